@@ -1,0 +1,312 @@
+"""What a published model is: ``model.json`` to and from frozen dataclasses, every field checked.
+
+``ModelArtifact.from_json`` is the only reader and ``to_json`` the only writer, so a file that loads
+is a file that keeps the contract. Knows nothing about where a model lies (``repository``) or how it
+runs (``service``).
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+FORMAT = 1
+
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
+    "FP16", "BF16", "FP32", "FP64", "BYTES",
+]  # fmt: skip
+Mode = Literal["RGB", "L"]
+Resize = Literal["stretch", "crop", "pad"]
+Interpolation = Literal["nearest", "linear", "cubic", "area"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+T = TypeVar("T")
+
+
+class ArtifactError(ValueError):
+    """A model on disk breaks the contract; the message says where, expected what, got what."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output, in the terms of the Open Inference Protocol; -1 is a free dimension."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """How encoded bytes become one row of the input.
+
+    Attributes:
+        mode: ``RGB`` or ``L`` (grey).
+        height: Rows of pixels.
+        width: Columns of pixels.
+        resize: ``stretch`` both sides, ``crop`` the centre, or ``pad`` with black.
+        interpolation: How pixels are computed when the size changes.
+    """
+
+    mode: Mode
+    height: int
+    width: int
+    resize: Resize = "stretch"
+    interpolation: Interpolation = "area"
+
+    @property
+    def channels(self) -> int:
+        """Return 3 for RGB, 1 for grey."""
+        return 3 if self.mode == "RGB" else 1
+
+    @property
+    def shape_HWC(self) -> tuple[int, int, int]:
+        """Return the shape of one decoded row."""
+        return self.height, self.width, self.channels
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One ONNX file of the version: path within its directory, precision, digest, size."""
+
+    path: str
+    precision: Precision
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What the model scored on images that training never saw.
+
+    Attributes:
+        split: Name of the split, normally ``test``.
+        images: How many images.
+        accuracy: Share of right labels, 0-1.
+        per_class: Label to share of right labels among images of that label, 0-1.
+        calibration_error: Expected calibration error, 15 equal bins (Guo et al. 2017), 0-1.
+    """
+
+    split: str
+    images: int
+    accuracy: float
+    per_class: dict[str, float]
+    calibration_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far onnxruntime's answers are from the network's that was trained.
+
+    Attributes:
+        images: How many real images were compared.
+        batch_sizes: Batch sizes at which they were run.
+        max_logit_difference: Largest absolute difference over all logits.
+        max_probability_difference: Largest absolute difference over all probabilities.
+        label_agreement: Share of images with the same label, 0-1.
+    """
+
+    images: int
+    batch_sizes: tuple[int, ...]
+    max_logit_difference: float
+    max_probability_difference: float
+    label_agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where the model came from: revision, command, seed, data and versions that made it."""
+
+    git: str
+    command: str
+    seed: int
+    dataset: str
+    dataset_sha256: str
+    versions: dict[str, str]
+    date: str
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """One image with a known answer, replayed by every load.
+
+    Attributes:
+        path: PNG within the version's directory, of exactly the model's size.
+        sha256: Digest of the file.
+        label: The image's true label.
+        probabilities: Expected probabilities [K], from onnxruntime on the CPU in fp32.
+    """
+
+    path: str
+    sha256: str
+    label: str
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelArtifact:
+    """One version of a model, as ``model.json`` states it.
+
+    Attributes:
+        name: Name of the model, also its directory.
+        version: Positive integer, also its directory.
+        labels: Class labels; the position is the index.
+        inputs: Exactly one: UINT8 [-1, H, W, C].
+        outputs: ``logits`` and ``probabilities``, both FP32 [-1, K].
+        image: How bytes become a row of the input.
+        files: One ONNX file a precision; fp32 is always there.
+        opset: ONNX opset of the fp32 file.
+        temperature: Divides the logits before the softmax, inside the graph.
+        golden: Images with known answers.
+        metrics: Scores, if it was evaluated here.
+        parity: Agreement with the network it was exported from, if it was.
+        provenance: Where it came from, if known.
+    """
+
+    name: str
+    version: int
+    labels: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    image: ImageSpec
+    files: tuple[ModelFile, ...]
+    opset: int
+    temperature: float = 1.0
+    golden: tuple[Golden, ...] = ()
+    metrics: Metrics | None = None
+    parity: Parity | None = None
+    provenance: Provenance | None = None
+    format: int = field(default=FORMAT)
+
+    def __post_init__(self) -> None:
+        """Check what the types alone do not: raise ArtifactError where fields contradict."""
+        _check(self)
+
+    @property
+    def reference(self) -> str:
+        """Return ``name:version``, as the command line takes it."""
+        return f"{self.name}:{self.version}"
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Return path to sha256 of every file of the version, model.json aside."""
+        models = {file.path: file.sha256 for file in self.files}
+        return models | {golden.path: golden.sha256 for golden in self.golden}
+
+    def file(self, precision: Precision) -> ModelFile | None:
+        """Return the ONNX file of a precision, or None if this version has none."""
+        return next((file for file in self.files if file.precision == precision), None)
+
+    def to_json(self) -> str:
+        """Write the text of ``model.json``: indented, fields in the order of this class."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str = "model.json") -> "ModelArtifact":
+        """Read and check the text of a ``model.json``.
+
+        Args:
+            text: The whole file.
+            where: How errors name the file.
+
+        Raises:
+            ArtifactError: Not JSON, an unknown format, a missing, unknown or mistyped field, or
+                fields that contradict each other.
+        """
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ArtifactError(f"{where}: expected JSON, got {error}; publish it again") from None
+        if not isinstance(document, dict):
+            raise ArtifactError(f"{where}: expected an object, got {type(document).__name__}")
+        if document.get("format") != FORMAT:
+            raise ArtifactError(
+                f"{where}: expected format {FORMAT}, got {document.get('format')!r}; "
+                "publish the model with this version of foveal"
+            )
+        try:
+            return _read_dataclass(cls, document, "$")
+        except ArtifactError as error:
+            raise ArtifactError(f"{where}: {error}") from None
+
+
+def _read(kind: Any, value: Any, path: str) -> Any:  # noqa: PLR0911 - one return a kind
+    """Turn a JSON value into ``kind``; errors name the path, the expected and the got."""
+    if dataclasses.is_dataclass(kind):
+        return _read_dataclass(typing.cast(type, kind), value, path)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        present = next(argument for argument in arguments if argument is not type(None))
+        return None if value is None else _read(present, value, path)
+    if origin is Literal:
+        if value not in arguments:
+            expected = " | ".join(map(str, arguments))
+            raise ArtifactError(f"{path}: expected {expected}, got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ArtifactError(f"{path}: expected a list, got {type(value).__name__}")
+        return tuple(_read(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ArtifactError(f"{path}: expected an object, got {type(value).__name__}")
+        return {key: _read(arguments[1], item, f"{path}.{key}") for key, item in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ArtifactError(f"{path}: expected {kind.__name__}, got {value!r:.60}")
+    return value
+
+
+def _read_dataclass(kind: type[T], value: Any, path: str) -> T:
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path}: expected an object, got {type(value).__name__}")
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(value) - set(fields))
+    if unknown:
+        raise ArtifactError(f"{path}: expected no field {unknown[0]!r}, this format has none")
+    required = [name for name, f in fields.items() if f.default is dataclasses.MISSING]
+    missing = [name for name in required if name not in value]
+    if missing:
+        raise ArtifactError(f"{path}: expected a field {missing[0]!r}, got none")
+    return kind(
+        **{name: _read(hints[name], item, f"{path}.{name}") for name, item in value.items()}
+    )
+
+
+def _check(artifact: ModelArtifact) -> None:
+    classes = len(artifact.labels)
+    if artifact.version < 1:
+        raise ArtifactError(f"$.version: expected a positive integer, got {artifact.version}")
+    if classes < 2 or len(set(artifact.labels)) != classes:
+        raise ArtifactError(f"$.labels: expected 2 or more different labels, got {classes}")
+    expected = TensorSpec("images", "UINT8", (-1, *artifact.image.shape_HWC))
+    if artifact.inputs != (expected,):
+        raise ArtifactError(
+            f"$.inputs: expected {_tensors(expected)}, got {_tensors(*artifact.inputs)}"
+        )
+    outputs = tuple(TensorSpec(name, "FP32", (-1, classes)) for name in ("logits", "probabilities"))
+    if artifact.outputs != outputs:
+        raise ArtifactError(
+            f"$.outputs: expected {_tensors(*outputs)} for {classes} labels, "
+            f"got {_tensors(*artifact.outputs)}"
+        )
+    if artifact.file("fp32") is None:
+        raise ArtifactError("$.files: expected an fp32 file, got none")
+    for path in artifact.digests:
+        if path.startswith("/") or ".." in path.split("/") or ":" in path:
+            raise ArtifactError(f"$.files: expected a path inside the version, got {path!r}")
+    for i, golden in enumerate(artifact.golden):
+        if len(golden.probabilities) != classes:
+            raise ArtifactError(
+                f"$.golden[{i}].probabilities: expected {classes} values, "
+                f"got {len(golden.probabilities)}"
+            )
+
+
+def _tensors(*tensors: TensorSpec) -> str:
+    return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors) or "none"

@@ -1,0 +1,194 @@
+"""The one decoder: encoded bytes and an ``ImageSpec`` to the pixels that a model takes.
+
+Used by training for folders of files and by the service for every protocol, so a pixel means the
+same on both sides. Reads JPEG, PNG, WebP and BMP; the size is read from the header and checked
+before the decoder allocates anything. Knows nothing about models, batches or HTTP.
+
+Layout legend: H height, W width, C channels (1 grey, 3 RGB).
+"""
+
+import struct
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.artifact import ImageSpec
+
+Pixels = NDArray[np.uint8]
+
+# 2^25 pixels are a 33-megapixel photograph and 100 MB of RGB: above what cameras in phones write by
+# default, below what hurts a small container.
+MAX_PIXELS = 1 << 25
+
+_FLAGS = {
+    "L": cv2.IMREAD_GRAYSCALE,
+    "RGB": cv2.IMREAD_COLOR_RGB,
+}
+_INTERPOLATION = {
+    "nearest": cv2.INTER_NEAREST,
+    "linear": cv2.INTER_LINEAR,
+    "cubic": cv2.INTER_CUBIC,
+    "area": cv2.INTER_AREA,
+}
+# JPEG start-of-frame markers: SOF0-SOF15 without DHT (C4), JPG (C8) and DAC (CC); ITU T.81, B.1.
+_JPEG_SOF = frozenset(
+    {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+)
+_PNG_HEADER = struct.Struct(">8x4x4sII")
+
+# One image never fans out over OpenCV's own pool: the service decides which thread decodes what.
+cv2.setNumThreads(1)
+
+
+class ImageError(ValueError):
+    """The bytes are not an image that can be decoded; the message says what was expected."""
+
+
+class ImageTooLargeError(ImageError):
+    """The header announces more pixels than allowed; nothing was decoded."""
+
+
+def decode(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode one image and bring it to the size that the model takes.
+
+    An EXIF orientation is applied, transparency is dropped, 16-bit channels are cut to 8 bits.
+
+    Args:
+        encoded: One JPEG, PNG, WebP or BMP file.
+        spec: Mode, height, width, resize rule and interpolation of the result.
+        max_pixels: Largest width times height that is decoded.
+
+    Returns:
+        image_HWC: uint8 [H, W, C], RGB or grey, 0-255, contiguous.
+
+    Raises:
+        ImageTooLargeError: The header announces more than ``max_pixels``.
+        ImageError: The bytes are empty, of another format, truncated or corrupt.
+    """
+    width, height = read_size(encoded)
+    if width * height > max_pixels:
+        raise ImageTooLargeError(
+            f"image: expected at most {max_pixels} pixels, got {width} x {height}"
+        )
+    try:
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS[spec.mode])
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ImageError(
+            f"image: expected a complete {_format(encoded)} file, "
+            f"got {len(encoded)} bytes that are truncated or corrupt"
+        )
+    pixels = fit(cast(Pixels, image), spec)
+    return pixels.reshape(spec.shape_HWC)
+
+
+def fit(image: NDArray[np.uint8], spec: ImageSpec) -> Pixels:
+    """Resize decoded pixels by the spec's rule; the same size comes back untouched.
+
+    Args:
+        image: uint8 [H, W] or [H, W, C], any H and W.
+        spec: Target size, rule (``stretch``: both sides to target; ``crop``: the shorter side to
+            target, then the centre; ``pad``: the longer side to target, then black), interpolation.
+
+    Returns:
+        uint8 [spec.height, spec.width] or with C, 0-255, contiguous.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == (spec.height, spec.width):
+        return image
+    scales = spec.height / height, spec.width / width
+    if spec.resize == "stretch":
+        size = spec.height, spec.width
+    else:
+        scale = max(scales) if spec.resize == "crop" else min(scales)
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+    resized = cv2.resize(image, size[::-1], interpolation=_INTERPOLATION[spec.interpolation])
+    top, left = (size[0] - spec.height) // 2, (size[1] - spec.width) // 2
+    if spec.resize == "crop":
+        resized = resized[top : top + spec.height, left : left + spec.width]
+    elif spec.resize == "pad":
+        bottom, right = spec.height - size[0] + top, spec.width - size[1] + left
+        resized = cv2.copyMakeBorder(resized, -top, bottom, -left, right, cv2.BORDER_CONSTANT)
+    return np.ascontiguousarray(resized, dtype=np.uint8)
+
+
+def read_size(encoded: bytes) -> tuple[int, int]:
+    """Read width and height from the header, without decoding.
+
+    Returns:
+        (width, height) in pixels, as stored: an EXIF orientation is not applied.
+
+    Raises:
+        ImageError: Empty, not one of the formats, or cut inside the header.
+    """
+    if not encoded:
+        raise ImageError("image: expected JPEG, PNG, WebP or BMP bytes, got an empty body")
+    try:
+        if encoded[:4] == b"\x89PNG":
+            kind, width, height = _PNG_HEADER.unpack_from(encoded)
+            if kind == b"IHDR":
+                return width, height
+        elif encoded[:3] == b"\xff\xd8\xff":
+            return _jpeg_size(encoded)
+        elif encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+            return _webp_size(encoded)
+        elif encoded[:2] == b"BM" and len(encoded) >= 26:
+            width, height = struct.unpack_from("<ii", encoded, 18)
+            return abs(width), abs(height)
+    except (struct.error, IndexError):
+        raise ImageError(
+            f"image: expected a complete {_format(encoded)} header, got {len(encoded)} bytes"
+        ) from None
+    raise ImageError(
+        f"image: expected JPEG, PNG, WebP or BMP, got {len(encoded)} bytes starting {encoded[:8]!r}"
+    )
+
+
+def encode_png(image_HWC: Pixels) -> bytes:
+    """Encode pixels without loss, for golden images and tests.
+
+    Args:
+        image_HWC: uint8 [H, W, 1] grey or [H, W, 3] RGB, 0-255.
+    """
+    pixels = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR) if image_HWC.shape[2] == 3 else image_HWC
+    done, encoded = cv2.imencode(".png", pixels)
+    if not done:
+        raise ImageError(f"image: expected pixels that PNG can hold, got {image_HWC.shape}")
+    return encoded.tobytes()
+
+
+def _jpeg_size(encoded: bytes) -> tuple[int, int]:
+    position = 2
+    while True:
+        if encoded[position] != 0xFF:
+            raise ImageError(f"image: expected a JPEG marker at byte {position}, got other bytes")
+        marker = encoded[position + 1]
+        if marker == 0xFF:  # a fill byte before the marker
+            position += 1
+        elif marker in _JPEG_SOF:
+            height, width = struct.unpack_from(">HH", encoded, position + 5)
+            return width, height
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
+            position += 2
+        else:
+            position += 2 + int(struct.unpack_from(">H", encoded, position + 2)[0])
+
+
+def _webp_size(encoded: bytes) -> tuple[int, int]:
+    """RFC 9649, sections 2.5-2.7: the first chunk says which of the three layouts follows."""
+    chunk = encoded[12:16]
+    if chunk == b"VP8X":
+        return (int.from_bytes(encoded[24:27], "little") + 1,
+                int.from_bytes(encoded[27:30], "little") + 1)  # fmt: skip
+    if chunk == b"VP8L":
+        bits = int(struct.unpack_from("<I", encoded, 21)[0])
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", encoded, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _format(encoded: bytes) -> str:
+    return {b"\x89PN": "PNG", b"\xff\xd8\xff": "JPEG", b"RIF": "WebP"}.get(encoded[:3], "BMP")

@@ -1,0 +1,212 @@
+"""Look into an ONNX file without onnx, onnxruntime or trust.
+
+Walks the protobuf wire format just far enough to answer what the contract asks before a runtime is
+allowed near the file: which tensors go in and out, which opset, which operator domains, which
+metadata, and whether anything asks for data outside the file. Knows nothing of what operators do.
+
+Field numbers: onnx/onnx.proto3 of the ONNX project, IR version 10. Wire types: Protocol Buffers
+encoding, "Message structure".
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+# TensorProto.DataType -> Open Inference Protocol datatype.
+DATATYPES = {
+    1: "FP32", 2: "UINT8", 3: "INT8", 4: "UINT16", 5: "INT16", 6: "INT32", 7: "INT64",
+    8: "BYTES", 9: "BOOL", 10: "FP16", 11: "FP64", 12: "UINT32", 13: "UINT64", 16: "BF16",
+}  # fmt: skip
+
+# Deeper nesting of graphs inside attributes (If, Loop, Scan) than any classifier needs is refused.
+_MAX_DEPTH = 16
+
+
+class OnnxFileError(ValueError):
+    """The bytes are not an ONNX model that the contract accepts; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphTensor:
+    """One graph input or output: name, protocol datatype, shape with -1 for a free dimension."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxSummary:
+    """What the wire format says of a model.
+
+    Attributes:
+        inputs: Graph inputs that are not initializers, in order.
+        outputs: Graph outputs, in order.
+        opset: Version of the default operator domain, 0 if none is imported.
+        domains: Operator domains that the file imports; "" is ONNX's own.
+        metadata: ``metadata_props`` of the model.
+        external: Names of tensors that ask for data outside the file.
+    """
+
+    inputs: tuple[GraphTensor, ...]
+    outputs: tuple[GraphTensor, ...]
+    opset: int
+    domains: tuple[str, ...]
+    metadata: dict[str, str]
+    external: tuple[str, ...]
+
+
+def summarize(content: bytes) -> OnnxSummary:
+    """Read the summary of a serialized ModelProto.
+
+    Args:
+        content: The whole file.
+
+    Raises:
+        OnnxFileError: The bytes are no protobuf message, or hold no graph.
+    """
+    view = memoryview(content)
+    graph: memoryview | None = None
+    opsets: dict[str, int] = {}
+    metadata: dict[str, str] = {}
+    for field, value in _fields(view):
+        if field == 7 and isinstance(value, memoryview):
+            graph = value
+        elif field == 8 and isinstance(value, memoryview):
+            domain = dict(_fields(value))
+            opsets[_text(domain.get(1, b""))] = _int(domain.get(2, 0))
+        elif field == 14 and isinstance(value, memoryview):
+            pair = dict(_fields(value))
+            metadata[_text(pair.get(1, b""))] = _text(pair.get(2, b""))
+    if graph is None:
+        raise OnnxFileError("expected an ONNX model with a graph, found none")
+    inputs, outputs, initializers, external = _graph(graph)
+    return OnnxSummary(
+        inputs=tuple(tensor for tensor in inputs if tensor.name not in initializers),
+        outputs=tuple(outputs),
+        opset=opsets.get("", opsets.get("ai.onnx", 0)),
+        domains=tuple(sorted(opsets)),
+        metadata=metadata,
+        external=tuple(external),
+    )
+
+
+def _graph(
+    graph: memoryview,
+) -> tuple[list[GraphTensor], list[GraphTensor], set[str], list[str]]:
+    inputs: list[GraphTensor] = []
+    outputs: list[GraphTensor] = []
+    initializers: set[str] = set()
+    for field, value in _fields(graph):
+        if not isinstance(value, memoryview):
+            continue
+        if field == 11:
+            inputs.append(_value_info(value))
+        elif field == 12:
+            outputs.append(_value_info(value))
+        elif field == 5:
+            initializers.add(_tensor_name(value))
+    return inputs, outputs, initializers, list(_external(graph, 0))
+
+
+def _external(graph: memoryview, depth: int) -> Iterator[str]:
+    """Yield the names of tensors with external data, in this graph and in every graph inside it."""
+    if depth > _MAX_DEPTH:
+        raise OnnxFileError(f"expected graphs nested at most {_MAX_DEPTH} deep, got more")
+    for field, value in _fields(graph):
+        if not isinstance(value, memoryview):
+            continue
+        if field == 5 and _is_external(value):
+            yield _tensor_name(value)
+        elif field == 15:  # SparseTensorProto: values, indices
+            for part, tensor in _fields(value):
+                if part in (1, 2) and isinstance(tensor, memoryview) and _is_external(tensor):
+                    yield _tensor_name(tensor)
+        elif field == 1:
+            yield from _external_in_node(value, depth)
+
+
+def _external_in_node(node: memoryview, depth: int) -> Iterator[str]:
+    for field, attribute in _fields(node):
+        if field != 5 or not isinstance(attribute, memoryview):
+            continue
+        for part, value in _fields(attribute):
+            if not isinstance(value, memoryview):
+                continue
+            if part in (5, 10) and _is_external(value):  # t, tensors
+                yield _tensor_name(value)
+            elif part in (6, 11):  # g, graphs
+                yield from _external(value, depth + 1)
+
+
+def _is_external(tensor: memoryview) -> bool:
+    return any(field == 13 or (field == 14 and value == 1) for field, value in _fields(tensor))
+
+
+def _tensor_name(tensor: memoryview) -> str:
+    return next((_text(value) for field, value in _fields(tensor) if field == 8), "")
+
+
+def _value_info(value_info: memoryview) -> GraphTensor:
+    parts = dict(_fields(value_info))
+    name = _text(parts.get(1, b""))
+    tensor_type = _message(_message(parts, 2), 1)
+    datatype = DATATYPES.get(_int(tensor_type.get(1, 0)), "UNKNOWN")
+    shape = tensor_type.get(2)
+    if not isinstance(shape, memoryview):
+        return GraphTensor(name, datatype, ())
+    dimensions = [dict(_fields(value)) for field, value in _fields(shape)
+                  if field == 1 and isinstance(value, memoryview)]  # fmt: skip
+    return GraphTensor(name, datatype, tuple(_int(d.get(1, -1)) for d in dimensions))
+
+
+def _message(parts: dict[int, "int | memoryview"], field: int) -> dict[int, "int | memoryview"]:
+    value = parts.get(field)
+    return dict(_fields(value)) if isinstance(value, memoryview) else {}
+
+
+def _text(value: "int | memoryview | bytes") -> str:
+    return "" if isinstance(value, int) else bytes(value).decode("utf-8", "replace")
+
+
+def _int(value: "int | memoryview | bytes") -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, "int | memoryview"]]:
+    """Yield (field number, value): an int for varints and fixed widths, a view for the rest."""
+    position, end = 0, len(message)
+    while position < end:
+        key, position = _varint(message, position)
+        field, wire = key >> 3, key & 7
+        if wire == _VARINT:
+            value, position = _varint(message, position)
+            yield field, value
+            continue
+        if wire == _BYTES:
+            size, position = _varint(message, position)
+        elif wire in (_FIXED32, _FIXED64):
+            size = 4 if wire == _FIXED32 else 8
+        else:
+            raise OnnxFileError(f"expected an ONNX model, got wire type {wire} at byte {position}")
+        if position + size > end:
+            raise OnnxFileError(f"expected {size} more bytes at byte {position}, the file ends")
+        body = message[position : position + size]
+        position += size
+        yield field, body if wire == _BYTES else int.from_bytes(body, "little")
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while shift < 70:
+        if position >= len(message):
+            raise OnnxFileError("expected an ONNX model, the file ends inside a number")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            # Negative int64 values are written as ten bytes of two's complement.
+            return (value - (1 << 64) if value >= 1 << 63 else value), position
+        shift += 7
+    raise OnnxFileError(f"expected an ONNX model, got an overlong number at byte {position}")

@@ -1,0 +1,323 @@
+"""The model repository: ``<root>/<name>/<version>/``, versions immutable, publishing atomic.
+
+Lists and resolves names and versions, verifies digests and graphs before anyone runs them, and
+publishes by building in a temporary directory beside the target and renaming it. Knows the files;
+``artifact`` knows what is in ``model.json``, ``service`` how a model runs.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from models.artifact import ArtifactError, ModelArtifact, TensorSpec
+from models.onnx_file import OnnxFileError, OnnxSummary, summarize
+
+MODEL_JSON = "model.json"
+_SETTINGS_JSON = "repository.json"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# ONNX's own operators and the ones that a stock onnxruntime adds.
+_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
+
+
+@dataclass(frozen=True, slots=True)
+class RepositorySettings:
+    """``repository.json``: what is served when a request names no model, or no version.
+
+    Attributes:
+        default_model: Name of the default model, None to leave it open.
+        default_versions: Name to pinned version; a model that is not named serves its newest.
+    """
+
+    default_model: str | None = None
+    default_versions: dict[str, int] = field(default_factory=dict)
+
+
+class ModelRepository:
+    """A folder of models.
+
+    Args:
+        root: The folder; its sub-folders with integer versions are the models.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self) -> list[str]:
+        """Return the names of all models that have at least one version, sorted."""
+        if not self.root.is_dir():
+            raise ArtifactError(f"{self.root}: expected a folder of <name>/<version>/, got none")
+        return sorted(
+            entry.name
+            for entry in self.root.iterdir()
+            if entry.is_dir() and _NAME.fullmatch(entry.name) and self.versions(entry.name)
+        )
+
+    def versions(self, name: str) -> list[int]:
+        """Return the versions of a model, ascending; empty if there is no such model."""
+        folder = self.root / name
+        if not _NAME.fullmatch(name) or not folder.is_dir():
+            return []
+        return sorted(
+            int(entry.name)
+            for entry in folder.iterdir()
+            if entry.is_dir() and re.fullmatch(r"[1-9][0-9]{0,8}", entry.name)
+        )
+
+    def path(self, name: str, version: int) -> Path:
+        """Return the directory of a version, whether or not it exists."""
+        return self.root / name / str(version)
+
+    def resolve(self, reference: str | None = None) -> tuple[str, int]:
+        """Turn ``name``, ``name:version`` or nothing into a name and a version that exist.
+
+        Args:
+            reference: Without a version the repository's default for the model, else its newest;
+                without a name the repository's default model.
+
+        Raises:
+            ArtifactError: No such model or version; the message lists what there is.
+        """
+        name, _, wanted = (reference or self.default_model()).partition(":")
+        versions = self.versions(name)
+        if not versions:
+            available = ", ".join(self.names()) or "none"
+            raise ArtifactError(f'model "{name}": expected one of {available}')
+        if not wanted:
+            version = self.settings().default_versions.get(name, versions[-1])
+        else:
+            version = int(wanted) if wanted.isdecimal() else 0
+        if version not in versions:
+            available = ", ".join(map(str, versions))
+            raise ArtifactError(
+                f'model "{name}": no version {wanted or version}; available: {available}'
+            )
+        return name, version
+
+    def default_model(self) -> str:
+        """Return the repository's default model: the one set, else the only one.
+
+        Raises:
+            ArtifactError: None is set and there is none, or more than one.
+        """
+        chosen = self.settings().default_model
+        if chosen:
+            return chosen
+        names = self.names()
+        if len(names) == 1:
+            return names[0]
+        raise ArtifactError(
+            f"{self.root}: expected a default model, got {', '.join(names) or 'no models'}; "
+            "name one, or run `foveal models default NAME`"
+        )
+
+    def settings(self) -> RepositorySettings:
+        """Return the repository's own settings; all open if it has no ``repository.json``."""
+        path = self.root / _SETTINGS_JSON
+        try:
+            document = json.loads(path.read_text())
+            return RepositorySettings(
+                document.get("default_model"),
+                {str(name): int(v) for name, v in document.get("default_versions", {}).items()},
+            )
+        except FileNotFoundError:
+            return RepositorySettings()
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ArtifactError(
+                f'{path}: expected {{"default_model": NAME, "default_versions": {{NAME: V}}}}, '
+                f"got {error}"
+            ) from None
+
+    def set_default(self, name: str, version: int | None = None) -> None:
+        """Make a model the default, or pin the version that it serves.
+
+        Args:
+            name: An existing model.
+            version: None: ``name`` becomes the default model. Else: ``name`` serves this version
+                until another is pinned, newer ones included.
+        """
+        reference = name if version is None else f"{name}:{version}"
+        self.resolve(reference)
+        settings = self.settings()
+        if version is None:
+            settings = RepositorySettings(name, settings.default_versions)
+        else:
+            pinned = {**settings.default_versions, name: version}
+            settings = RepositorySettings(settings.default_model, pinned)
+        _write_atomically(self.root / _SETTINGS_JSON, json.dumps(asdict(settings), indent=2) + "\n")
+
+    def load(self, name: str, version: int) -> ModelArtifact:
+        """Read ``model.json`` of a version and check that it belongs where it lies.
+
+        Raises:
+            ArtifactError: No ``model.json``, one that breaks the format, or one of another model.
+        """
+        path = self.path(name, version) / MODEL_JSON
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(
+                f"{path}: expected a file, got {error.strerror}; publish the model again"
+            ) from None
+        artifact = ModelArtifact.from_json(text, str(path))
+        if (artifact.name, artifact.version) != (name, version):
+            raise ArtifactError(
+                f"{path}: expected {name}:{version}, got {artifact.reference}; "
+                "versions are not copied or renamed by hand, publish instead"
+            )
+        return artifact
+
+    def read_file(self, artifact: ModelArtifact, path: str) -> bytes:
+        """Read a file that the artifact lists (ONNX or golden image) and check its digest.
+
+        Raises:
+            ArtifactError: Missing, or not the bytes that were published.
+        """
+        full = self.path(artifact.name, artifact.version) / path
+        try:
+            content = full.read_bytes()
+        except OSError as error:
+            raise ArtifactError(
+                f"{full}: expected a file, got {error.strerror}; publish the model again"
+            ) from None
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != artifact.digests[path]:
+            raise ArtifactError(
+                f"{full}: sha256 is {digest[:12]}…, "
+                f"model.json says {artifact.digests[path][:12]}…; "
+                "publish the model again"
+            )
+        return content
+
+    def read_model(self, artifact: ModelArtifact, path: str) -> bytes:
+        """Read one of the artifact's ONNX files: digest, graph and self-containedness checked.
+
+        Raises:
+            ArtifactError: As ``read_file``, or the graph is not the one that model.json describes.
+        """
+        content = self.read_file(artifact, path)
+        where = str(self.path(artifact.name, artifact.version) / path)
+        try:
+            _check_graph(summarize(content), artifact, where)
+        except OnnxFileError as error:
+            raise ArtifactError(f"{where}: {error}; publish the model again") from None
+        return content
+
+    def verify(self, name: str, version: int) -> ModelArtifact:
+        """Check everything that can be checked without running the model.
+
+        Raises:
+            ArtifactError: The first thing that is wrong.
+        """
+        artifact = self.load(name, version)
+        for file in artifact.files:
+            self.read_model(artifact, file.path)
+        for golden in artifact.golden:
+            self.read_file(artifact, golden.path)
+        return artifact
+
+    def publish(self, name: str, build: Callable[[Path, int], ModelArtifact]) -> ModelArtifact:
+        """Publish the next version of a model: all of it, or nothing.
+
+        Args:
+            name: Lower-case letters, digits, dots, dashes, underscores.
+            build: Called with an empty directory and the version's number; writes the ONNX and
+                golden files there and returns the artifact. Whatever it raises leaves no trace.
+
+        Returns:
+            The artifact as it now lies in the repository.
+
+        Raises:
+            ArtifactError: A bad name, or ``build`` made something that does not verify.
+        """
+        if not _NAME.fullmatch(name):
+            raise ArtifactError(
+                f"model name: expected a-z, 0-9, '.', '_', '-', at most 64, got {name!r}"
+            )
+        folder = self.root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".publish-", dir=folder))
+        try:
+            while True:
+                version = (self.versions(name) or [0])[-1] + 1
+                built = staging / name / str(version)
+                shutil.rmtree(staging / name, ignore_errors=True)
+                built.mkdir(parents=True)
+                artifact = build(built, version)
+                (built / MODEL_JSON).write_text(artifact.to_json(), encoding="utf-8")
+                ModelRepository(staging).verify(name, version)
+                _flush(built)
+                try:
+                    built.rename(folder / str(version))
+                except OSError:  # another publisher took this number: build again for the next
+                    if (folder / str(version)).exists():
+                        continue
+                    raise
+                return artifact
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+    def rollback(self, name: str) -> int:
+        """Pin the version before the one that is served now.
+
+        Returns:
+            The version that is served from now on.
+
+        Raises:
+            ArtifactError: There is no older version.
+        """
+        _, current = self.resolve(name)
+        older = [version for version in self.versions(name) if version < current]
+        if not older:
+            raise ArtifactError(f'model "{name}": expected a version before {current}, got none')
+        self.set_default(name, older[-1])
+        return older[-1]
+
+
+def _check_graph(summary: OnnxSummary, artifact: ModelArtifact, where: str) -> None:
+    if summary.external:
+        raise ArtifactError(
+            f"{where}: expected all data inside the file, got external data for tensor "
+            f'"{summary.external[0]}"; export with external_data=False'
+        )
+    foreign = sorted(set(summary.domains) - _DOMAINS)
+    if foreign:
+        raise ArtifactError(f"{where}: expected standard operators, got domain {foreign[0]!r}")
+    for kind, graph, specs in (
+        ("input", summary.inputs, artifact.inputs),
+        ("output", summary.outputs, artifact.outputs),
+    ):
+        got = [TensorSpec(t.name, t.datatype, t.shape) for t in graph]  # type: ignore[arg-type]
+        if got != list(specs):
+            raise ArtifactError(
+                f"{where}: expected {kind}s {_tensors(specs)}, got {_tensors(got)}; "
+                "model.json and the graph must be published together"
+            )
+
+
+def _tensors(tensors: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors) or "none"
+
+
+def _flush(folder: Path) -> None:
+    """Bring a directory's files to the disk, so that the rename never outlives its content."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, prefix=".") as file:
+        file.write(text)
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(path)

@@ -1,0 +1,137 @@
+"""Every error of the online half, on the arrow of the dataflow where it arises.
+
+    bytes --decode--> row --validate--> queue --batch--> run --scatter--> postprocess --> response
+      |                |                 |                |
+      |                |                 |                InferenceError 500
+      |                |                 QueueFullError 429, DeadlineError 504, NotReadyError 503
+      |                InvalidInputError 400, ModelNotFoundError 404
+      DecodeError 400, TooLargeError 413, UnsupportedMediaError 415, MethodError 405
+
+Each class carries its HTTP status; statuses are named nowhere else. A client is blamed (4xx) only
+for what the client did. One body for all of them: ``{"error": "<message>"}``.
+"""
+
+import orjson
+
+
+class ServiceError(Exception):
+    """Base of all errors that become a response.
+
+    Args:
+        message: One line: where: expected X, got Y; how to mend it.
+    """
+
+    status = 500
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return extra response headers, names in lower case."""
+        return ()
+
+
+class ClientError(ServiceError):
+    """The request is at fault; sent again unchanged it fails again."""
+
+    status = 400
+
+
+class DecodeError(ClientError):
+    """The bytes are no image, or a truncated or corrupt one."""
+
+
+class InvalidInputError(ClientError):
+    """A parameter, tensor or form is not what the route takes."""
+
+
+class ModelNotFoundError(ClientError):
+    """No such model, version or route."""
+
+    status = 404
+
+
+class MethodError(ClientError):
+    """The route exists, for another method."""
+
+    status = 405
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return ``allow``, as RFC 9110 15.5.6 asks."""
+        return ((b"allow", self.allowed.encode()),)
+
+
+class RequestTimeoutError(ClientError):
+    """The request did not arrive whole within the receive time-out."""
+
+    status = 408
+
+
+class TooLargeError(ClientError):
+    """More bytes, pixels or rows than the service takes."""
+
+    status = 413
+
+
+class UnsupportedMediaError(ClientError):
+    """The content type is none that the route reads."""
+
+    status = 415
+
+
+class HeadersTooLargeError(ClientError):
+    """The request line and headers are longer than the service reads."""
+
+    status = 431
+
+
+class ServerError(ServiceError):
+    """The service is at fault, or too busy; the same request may succeed later."""
+
+
+class QueueFullError(ServerError):
+    """Refused at the door: as many rows wait as may wait.
+
+    Args:
+        message: One line.
+        retry_after_s: Whole seconds after which the queue should have room, at least 1.
+    """
+
+    status = 429
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return ``retry-after`` in whole seconds."""
+        return ((b"retry-after", b"%d" % self.retry_after_s),)
+
+
+class InferenceError(ServerError):
+    """The run failed; the log says why, the client is not told."""
+
+
+class NotReadyError(ServerError):
+    """Loading, failed to load, or draining."""
+
+    status = 503
+
+
+class DeadlineError(ServerError):
+    """The request's deadline passed before its rows were run."""
+
+    status = 504
+
+
+def error_body(message: str) -> bytes:
+    """Return the one error body, ``{"error": message}``, as JSON."""
+    return orjson.dumps({"error": message})

@@ -1,0 +1,128 @@
+"""One HTTP request and its answer, as handlers see it: complete, and answered now or later.
+
+Handlers know neither uvicorn nor ASGI; whoever makes the exchange gives it a ``write``. The lane
+makes them from the parser's callbacks.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from service.errors import InvalidInputError, ServiceError, error_body
+
+if TYPE_CHECKING:
+    from service.pipeline.batcher import Job
+
+Header = tuple[bytes, bytes]
+Handler = Callable[["Exchange"], None]
+
+JSON = b"application/json"
+
+
+class Exchange:
+    """A request, and the place for its one answer.
+
+    Attributes:
+        method: Upper case.
+        path: Raw path, percent-encoding kept.
+        query: Raw query, without "?".
+        headers: (lower-case name, value), in order.
+        body: The whole body, once the handler is called.
+        received_at: ``time.monotonic`` when the request was whole, seconds.
+        status: Status of the answer, 0 before there is one.
+        disconnected: Whether the client left.
+        on_disconnect: Called once if the client leaves before the answer.
+    """
+
+    __slots__ = (
+        "_write", "body", "disconnected", "headers", "keep_alive", "method", "on_disconnect",
+        "path", "query", "received_at", "response_complete", "status",
+    )  # fmt: skip
+
+    def __init__(
+        self, method: str, path: bytes, query: bytes, headers: list[Header],
+        write: "Callable[[Exchange, int, bytes, bytes, bytes], None]",
+    ) -> None:  # fmt: skip
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.body = b""
+        self.received_at = 0.0
+        self.status = 0
+        self.keep_alive = True
+        self.disconnected = False
+        self.response_complete = False
+        self.on_disconnect: Callable[[], None] | None = None
+        self._write = write
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value of a header, by its lower-case name."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+    def respond(
+        self, status: int, body: bytes, content_type: bytes = JSON, extra: bytes = b""
+    ) -> None:
+        """Give the answer; a second one, or one to a client that left, is dropped.
+
+        Args:
+            status: HTTP status.
+            body: Whole body.
+            content_type: Its media type.
+            extra: Further header lines, each ending in CR LF.
+        """
+        if self.response_complete:
+            return
+        self.response_complete = True
+        self.status = status
+        self.on_disconnect = None
+        if not self.disconnected:
+            self._write(self, status, body, content_type, extra)
+
+    def fail(self, error: ServiceError) -> None:
+        """Give an error in its one shape."""
+        extra = b"".join(b"%s: %s\r\n" % header for header in error.headers)
+        self.respond(error.status, error_body(error.message), JSON, extra)
+
+    def disconnect(self) -> None:
+        """Note that the client left; whoever works for it is told once."""
+        self.disconnected = True
+        on_disconnect, self.on_disconnect = self.on_disconnect, None
+        if on_disconnect is not None:
+            on_disconnect()
+
+    def timeout_s(self, default_s: float) -> float:
+        """Return the time this request may take, from ``X-Request-Timeout-Ms`` or the default.
+
+        Raises:
+            InvalidInputError: The header is not a positive number of milliseconds.
+        """
+        value = self.header(b"x-request-timeout-ms")
+        if value is None:
+            return default_s
+        try:
+            timeout_ms = float(value)
+        except ValueError:
+            timeout_ms = 0.0
+        if not 0 < timeout_ms <= 86_400_000:
+            raise InvalidInputError(
+                "header X-Request-Timeout-Ms: expected milliseconds above 0, up to a day, "
+                f"got {value.decode('latin-1')!r}"
+            )
+        return timeout_ms / 1000
+
+
+def server_timing(job: "Job", exchange: Exchange, now: float) -> bytes:
+    """Return a ``Server-Timing`` line: queue and run of the job, total since the request was whole.
+
+    Durations are milliseconds, as the W3C's Server Timing has them.
+    """
+    first, last = job.parts[0][0], job.parts[-1][0]
+    queue_ms = (first.started_at - job.accepted_at) * 1e3
+    run_ms = (last.started_at + last.run_s - first.started_at) * 1e3
+    total_ms = (now - exchange.received_at) * 1e3
+    return b"server-timing: queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f\r\n" % (
+        queue_ms, run_ms, total_ms,
+    )  # fmt: skip

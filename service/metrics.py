@@ -1,0 +1,195 @@
+"""Every metric: name, labels, buckets; and how observations reach Prometheus without costing much.
+
+The lane answers tens of thousands of requests a second, and one observation in prometheus-client's
+multi-process mode costs a lock and a write to a mapped file. So observations are tallied in plain
+numbers and flushed a few times a second, and before this process answers ``/metrics``. Other
+workers' numbers are then at most ``FLUSH_S`` old.
+
+The stage's word is the metric's name: decode, queue, run, request.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from service.pipeline.batcher import Batch, Loop
+from service.pipeline.classifier import Classifier
+
+FLUSH_S = 0.2
+
+# 50 us (a lone small network) to 30 s (the default deadline), about a factor of two a step.
+_SECONDS = (
+    0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5,
+    10, 30,
+)  # fmt: skip
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_MODEL = ("model", "version")
+
+REQUESTS = Counter(
+    "foveal_requests", "Requests answered by the lane", (*_MODEL, "protocol", "status")
+)
+REQUEST_SECONDS = Histogram(
+    "foveal_request_seconds", "Request read to answer written", _MODEL, buckets=_SECONDS
+)
+DECODE_SECONDS = Histogram(
+    "foveal_decode_seconds", "Encoded bytes to pixels, per image", _MODEL, buckets=_SECONDS
+)
+QUEUE_SECONDS = Histogram(
+    "foveal_queue_seconds", "Accepted to taken into a batch, per request", _MODEL, buckets=_SECONDS
+)
+RUN_SECONDS = Histogram("foveal_run_seconds", "One onnxruntime call", _MODEL, buckets=_SECONDS)
+BATCH_ROWS = Histogram("foveal_batch_rows", "Rows of one onnxruntime call", _MODEL, buckets=_ROWS)
+QUEUE_ROWS = Gauge("foveal_queue_rows", "Rows waiting now", _MODEL, multiprocess_mode="livesum")
+DROPPED_ROWS = Counter(
+    "foveal_dropped_rows", "Rows not run: their client left or their deadline passed", _MODEL
+)
+MODEL_INFO = Gauge(
+    "foveal_model_info", "1 for each loaded version, with its plan",
+    (*_MODEL, "device", "precision", "threads", "runs_on"), multiprocess_mode="livemax",
+)  # fmt: skip
+MODEL_REFUSED = Gauge(
+    "foveal_model_refused", "1 for each version that could not be loaded", _MODEL,
+    multiprocess_mode="livemax",
+)  # fmt: skip
+
+
+class Tally:
+    """Observations of one histogram child, kept until ``flush``.
+
+    Leans on ``_upper_bounds``, ``_buckets`` and ``_sum`` of prometheus-client's Histogram; a test
+    names them.
+    """
+
+    __slots__ = ("_bounds", "_child", "_counts", "_sum", "is_empty")
+
+    def __init__(self, child: Any) -> None:
+        self._child = child
+        self._bounds = child._upper_bounds
+        self._counts = [0] * len(self._bounds)
+        self._sum = 0.0
+        self.is_empty = True
+
+    def observe(self, value: float) -> None:
+        """Count one value; same buckets as ``Histogram.observe`` (upper bounds inclusive)."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+        self.is_empty = False
+
+    def flush(self) -> None:
+        """Hand everything counted since the last flush to prometheus-client."""
+        if self.is_empty:
+            return
+        for i, count in enumerate(self._counts):
+            if count:
+                self._child._buckets[i].inc(count)
+                self._counts[i] = 0
+        self._child._sum.inc(self._sum)
+        self._sum = 0.0
+        self.is_empty = True
+
+
+class ModelMetrics:
+    """All tallies of one classifier; one object a version."""
+
+    __slots__ = (
+        "_dropped", "_labels", "_statuses", "batch_rows", "classifier", "decode", "queue",
+        "request", "run",
+    )  # fmt: skip
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+        self._labels = (classifier.artifact.name, str(classifier.artifact.version))
+        self.decode = Tally(DECODE_SECONDS.labels(*self._labels))
+        self.queue = Tally(QUEUE_SECONDS.labels(*self._labels))
+        self.run = Tally(RUN_SECONDS.labels(*self._labels))
+        self.batch_rows = Tally(BATCH_ROWS.labels(*self._labels))
+        self.request = Tally(REQUEST_SECONDS.labels(*self._labels))
+        self._statuses: dict[tuple[str, int], int] = {}
+        self._dropped = 0
+        plan = classifier.session.plan
+        where = "loop" if classifier.is_inline else "thread"
+        MODEL_INFO.labels(
+            *self._labels, plan.device, plan.precision, str(plan.threads), where
+        ).set(1)  # fmt: skip
+
+    def observe_batch(self, batch: Batch) -> None:
+        """Count one finished run."""
+        self.run.observe(batch.run_s)
+        self.batch_rows.observe(batch.rows)
+        started_at = batch.started_at
+        observe = self.queue.observe
+        for job, _, _ in batch.jobs:
+            observe(started_at - job.accepted_at)
+
+    def count_request(self, protocol: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
+        key = protocol, status
+        self._statuses[key] = self._statuses.get(key, 0) + 1
+        self.request.observe(seconds)
+
+    def flush(self) -> None:
+        """Hand everything to prometheus-client."""
+        for tally in (self.decode, self.queue, self.run, self.batch_rows, self.request):
+            tally.flush()
+        for (protocol, status), count in self._statuses.items():
+            REQUESTS.labels(*self._labels, protocol, str(status)).inc(count)
+        self._statuses.clear()
+        batcher = self.classifier.batcher
+        QUEUE_ROWS.labels(*self._labels).set(batcher.queued_rows + batcher.reserved_rows)
+        DROPPED_ROWS.labels(*self._labels).inc(batcher.dropped_rows - self._dropped)
+        self._dropped = batcher.dropped_rows
+
+
+class Meters:
+    """The metrics of all classifiers of this process, flushed by one timer while there is traffic.
+
+    Args:
+        loop: Scheduler.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._by_classifier: dict[Classifier, ModelMetrics] = {}
+        self._is_armed = False
+        self._refused: dict[tuple[str, int], int] = {}
+
+    def of(self, classifier: Classifier) -> ModelMetrics:
+        """Return the metrics of one classifier, made on first use."""
+        metrics = self._by_classifier.get(classifier)
+        if metrics is None:
+            metrics = self._by_classifier[classifier] = ModelMetrics(classifier)
+        return metrics
+
+    def observe_batch(self, classifier: Classifier, batch: Batch) -> None:
+        """Count one finished run and see to it that it is flushed soon."""
+        self.of(classifier).observe_batch(batch)
+        self.touch()
+
+    def count_refusal(self, protocol: str, status: int) -> None:
+        """Count a request that never found a classifier."""
+        key = protocol, status
+        self._refused[key] = self._refused.get(key, 0) + 1
+        self.touch()
+
+    def touch(self) -> None:
+        """Arm the flush if it is not."""
+        if not self._is_armed:
+            self._is_armed = True
+            self._loop.call_later(FLUSH_S, self._flush_later)
+
+    def _flush_later(self) -> None:
+        self._is_armed = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand everything to prometheus-client now."""
+        for metrics in self._by_classifier.values():
+            metrics.flush()
+        for (protocol, status), count in self._refused.items():
+            REQUESTS.labels("", "", protocol, str(status)).inc(count)
+        self._refused.clear()
+
+
+Observer = Callable[[Classifier, Batch], None]

@@ -1,0 +1,410 @@
+"""The queue and the batches made of it: work-conserving, bounded, one run at a time.
+
+When the runner is free and rows wait, they run now; company is waited for only if
+``max_queue_delay_s`` > 0. Rows, not requests, are counted. The laws, each with a test:
+
+1. only decoded, validated rows enter (callers see to it);  2. a failed run gives each member the
+same error and the queue lives on;  3. a job is done once;  4. a row whose client left or whose
+deadline passed is dropped before the run;  5. the queue is bounded and refuses at the door;
+6. monotonic clock, no polling, one timer at most;  7. outputs are counted (``session``);
+8. whatever happens, every accepted job is done.
+
+Everything here runs on one event loop's thread, except ``run``, which runs on the executor if there
+is one. Knows no HTTP and no model: it sees arrays of rows and a function that runs them.
+"""
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import (
+    DeadlineError,
+    InferenceError,
+    NotReadyError,
+    QueueFullError,
+    ServiceError,
+)
+from service.pipeline.session import Outputs
+
+logger = logging.getLogger("foveal.batcher")
+
+Rows = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+
+# Weight of the newest batch in the drain rate behind Retry-After: about the last ten count.
+_RATE_WEIGHT = 0.1
+
+
+class Timer(Protocol):
+    """What ``Loop.call_later`` gives: a call that can be called off."""
+
+    def cancel(self) -> None:
+        """Call it off."""
+
+
+class Loop(Protocol):
+    """The part of asyncio's event loop that the batcher uses; tests pass one of their own."""
+
+    def call_soon(self, callback: Callable[..., Any], *arguments: Any) -> Any:
+        """Call once the current turn of the loop is over."""
+
+    def call_soon_threadsafe(self, callback: Callable[..., Any], *arguments: Any) -> Any:
+        """Call on the loop's thread; may be called from any thread."""
+
+    def call_later(self, delay: float, callback: Callable[..., Any], *arguments: Any) -> Timer:
+        """Call after a delay in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """Bounds of one batcher.
+
+    Attributes:
+        max_batch_size: Rows one run gets at most.
+        max_queue_rows: Rows that may wait; one more is refused.
+        max_queue_delay_s: Longest wait for company while the runner is free, seconds.
+    """
+
+    max_batch_size: int = 64
+    max_queue_rows: int = 2048
+    max_queue_delay_s: float = 0.0
+
+
+class Batch:
+    """What one run gave: its outputs and its times (seconds of the batcher's clock).
+
+    ``notes`` belongs to whoever reads the batch, for what is computed once for all its rows.
+    """
+
+    __slots__ = ("jobs", "notes", "outputs", "rows", "run_s", "started_at")
+
+    def __init__(self, rows: int, jobs: "list[tuple[Job, int, int]]", started_at: float) -> None:
+        self.rows = rows
+        self.jobs = jobs
+        self.started_at = started_at
+        self.run_s = 0.0
+        self.outputs: Outputs | None = None
+        self.notes: dict[Any, Any] = {}
+
+
+class Job:
+    """The rows of one request, from acceptance until done.
+
+    Attributes:
+        rows: uint8 [H, W, C] each, as a sequence or one array [N, H, W, C].
+        count: How many.
+        deadline: Time of the batcher's clock after which the rows are not run.
+        accepted_at: Time of acceptance.
+        parts: (batch, first row in it, rows) in the order of the job's rows; whole when done.
+        error: Why there is no answer, or None.
+        is_done: Whether ``on_done`` was called, or never will be as the client left.
+    """
+
+    __slots__ = (
+        "accepted_at", "count", "deadline", "error", "is_done", "left", "on_done", "parts", "rows",
+        "taken",
+    )  # fmt: skip
+
+    def __init__(
+        self, rows: Rows, deadline: float, accepted_at: float, on_done: "Callable[[Job], None]"
+    ) -> None:
+        self.rows = rows
+        self.count = len(rows)
+        self.deadline = deadline
+        self.accepted_at = accepted_at
+        self.on_done = on_done
+        self.parts: list[tuple[Batch, int, int]] = []
+        self.error: ServiceError | None = None
+        self.taken = 0
+        self.left = self.count
+        self.is_done = False
+
+
+class Batcher:
+    """One queue in front of one runner.
+
+    Args:
+        run: uint8 [N, H, W, C] to outputs of N rows; raises ServiceError (or anything) on failure.
+        row_shape: (H, W, C) of every row.
+        limits: Bounds.
+        loop: Scheduler; all methods are called on its thread.
+        executor: Where ``run`` runs, one at a time; None: on the loop's own thread.
+        observe: Called after each run, before its jobs are done, with the batch.
+        clock: Monotonic seconds. Not the loop's own: uvloop's ticks in whole milliseconds.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[NDArray[np.uint8]], Outputs],
+        row_shape: tuple[int, int, int],
+        limits: BatchLimits,
+        *,
+        loop: Loop,
+        executor: Executor | None = None,
+        observe: Callable[[Batch], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run = run
+        self._limits = limits
+        self._loop = loop
+        self._executor = executor
+        self._observe = observe
+        self._clock = clock
+        self._queue: deque[Job] = deque()
+        # One buffer: a batch is put together only when no run reads the last one any more.
+        self._buffer = np.empty((limits.max_batch_size, *row_shape), np.uint8)
+        self._is_running = False
+        self._is_scheduled = False
+        self._is_closed = False
+        self._expiry: Timer | None = None
+        self._expiry_at = math.inf
+        self._delay: Timer | None = None
+        self._rows_per_s = 0.0
+        self.queued_rows = 0
+        self.reserved_rows = 0
+        self.dropped_rows = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._is_running and not self._queue and not self.reserved_rows
+
+    def reserve(self, rows: int) -> None:
+        """Take places for rows that are still being decoded; ``release`` gives them back.
+
+        Raises:
+            QueueFullError: No room for all of them.
+            NotReadyError: The batcher is closed.
+        """
+        self._admit(rows)
+        self.reserved_rows += rows
+
+    def release(self, rows: int) -> None:
+        """Give reserved places back."""
+        self.reserved_rows -= rows
+
+    def submit(self, rows: Rows, deadline: float, on_done: Callable[[Job], None]) -> Job:
+        """Queue the rows of one request.
+
+        Args:
+            rows: At least one uint8 [H, W, C], exactly of the batcher's shape; not modified after.
+            deadline: Time of the batcher's clock after which they are not run.
+            on_done: Called once with the job, its ``parts`` whole or its ``error`` set; never
+                called for a cancelled job.
+
+        Raises:
+            QueueFullError: No room for all of them.
+            NotReadyError: The batcher is closed.
+        """
+        self._admit(len(rows))
+        job = Job(rows, deadline, self._clock(), on_done)
+        self._queue.append(job)
+        self.queued_rows += job.count
+        if not self._is_running and not self._is_scheduled:
+            self._schedule()
+        if deadline < self._expiry_at and self._executor is not None:
+            self._arm_expiry(deadline)
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """Forget a job whose client left: what has not run never runs, nobody is called."""
+        job.is_done = True
+
+    def close(self) -> None:
+        """Refuse new jobs; what waits is answered with NotReadyError, what runs is let finish."""
+        self._is_closed = True
+        error = NotReadyError("the model was unloaded; retry")
+        for job in self._drain():
+            self._fail(job, error)
+        for timer in (self._expiry, self._delay):
+            if timer is not None:
+                timer.cancel()
+
+    def _admit(self, rows: int) -> None:
+        if self._is_closed:
+            raise NotReadyError("the model was unloaded; retry")
+        waiting = self.queued_rows + self.reserved_rows
+        if waiting + rows > self._limits.max_queue_rows:
+            raise QueueFullError(
+                f"queue full: {waiting} of {self._limits.max_queue_rows} rows waiting; "
+                "retry later or raise FOVEAL_MAX_QUEUE_ROWS",
+                math.ceil(waiting / self._rows_per_s) if self._rows_per_s else 1,
+            )
+
+    def _schedule(self) -> None:
+        """Run what waits when this turn of the loop is over, so that its other arrivals join."""
+        wait_s = self._limits.max_queue_delay_s
+        if wait_s and self.queued_rows < self._limits.max_batch_size:
+            left_s = self._queue[0].accepted_at + wait_s - self._clock()
+            if left_s > 0:
+                if self._delay is None:
+                    self._delay = self._loop.call_later(left_s, self._delay_over)
+                return
+        self._is_scheduled = True
+        self._loop.call_soon(self._start)
+
+    def _delay_over(self) -> None:
+        self._delay = None
+        if self._queue and not self._is_running and not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        """Make a batch of what waits and run it."""
+        self._is_scheduled = False
+        if self._is_running:
+            return
+        if self._delay is not None:
+            self._delay.cancel()
+            self._delay = None
+        members, rows = self._take()
+        if not members:
+            return
+        batch = Batch(rows, members, self._clock())
+        images = self._gather(members, rows)
+        if self._executor is None:
+            self._finish(batch, self._run_safely(images))
+            if self._queue and not self._is_scheduled:
+                self._schedule()
+            return
+        self._is_running = True
+        self._executor.submit(self._run_on_executor, batch, images)
+
+    def _take(self) -> tuple[list[tuple[Job, int, int]], int]:
+        """Take jobs off the queue, in order, up to a full batch; drop the dead on the way.
+
+        Returns:
+            (job, first row of it, rows) of each member, and the sum of rows.
+        """
+        members: list[tuple[Job, int, int]] = []
+        room = self._limits.max_batch_size
+        now = self._clock()
+        queue = self._queue
+        while queue and room:
+            job = queue[0]
+            waiting = job.count - job.taken
+            if job.is_done or job.deadline <= now:
+                queue.popleft()
+                self.queued_rows -= waiting
+                self._drop(job, waiting)
+                continue
+            count = min(waiting, room)
+            members.append((job, job.taken, count))
+            job.taken += count
+            room -= count
+            self.queued_rows -= count
+            if count == waiting:
+                queue.popleft()
+        return members, self._limits.max_batch_size - room
+
+    def _gather(self, members: list[tuple[Job, int, int]], rows: int) -> NDArray[np.uint8]:
+        job, first, count = members[0]
+        if len(members) == 1 and isinstance(job.rows, np.ndarray):
+            return job.rows[first : first + count]
+        buffer = self._buffer
+        position = 0
+        for job, first, count in members:
+            if count == 1:
+                buffer[position] = job.rows[first]
+            else:
+                for row in range(first, first + count):
+                    buffer[position + row - first] = job.rows[row]
+            position += count
+        return buffer[:rows]
+
+    def _run_safely(self, images: NDArray[np.uint8]) -> Outputs | ServiceError:
+        try:
+            return self._run(images)
+        except ServiceError as error:
+            logger.error("%s", error.message)
+            return error
+        except Exception as error:
+            logger.exception("run of batch %s failed", images.shape)
+            return InferenceError(str(error))
+
+    def _run_on_executor(self, batch: Batch, images: NDArray[np.uint8]) -> None:
+        outcome = self._run_safely(images)
+        self._loop.call_soon_threadsafe(self._finish_on_loop, batch, outcome)
+
+    def _finish_on_loop(self, batch: Batch, outcome: Outputs | ServiceError) -> None:
+        run_s = self._clock() - batch.started_at
+        self._is_running = False
+        if self._queue and not self._is_scheduled:
+            if self._limits.max_queue_delay_s:
+                self._schedule()
+            else:
+                self._start()  # before the answers go out: the runner must not wait for them
+        self._finish(batch, outcome, run_s)
+
+    def _finish(
+        self, batch: Batch, outcome: Outputs | ServiceError, run_s: float | None = None
+    ) -> None:
+        batch.run_s = self._clock() - batch.started_at if run_s is None else run_s
+        if isinstance(outcome, ServiceError):
+            error = InferenceError("inference failed; the server's log says why")
+            for job, _, _ in batch.jobs:
+                self._fail(job, error)
+            return
+        batch.outputs = outcome
+        if batch.run_s > 0:
+            rate = batch.rows / batch.run_s
+            self._rows_per_s += (rate - self._rows_per_s) * (
+                _RATE_WEIGHT if self._rows_per_s else 1
+            )
+        if self._observe is not None:
+            self._observe(batch)
+        position = 0
+        for job, _, count in batch.jobs:
+            job.parts.append((batch, position, count))
+            position += count
+            job.left -= count
+            if not job.left and not job.is_done:
+                self._done(job)
+
+    def _fail(self, job: Job, error: ServiceError) -> None:
+        if not job.is_done:
+            job.error = error
+            self._done(job)
+
+    def _done(self, job: Job) -> None:
+        job.is_done = True
+        try:
+            job.on_done(job)
+        except Exception:
+            logger.exception("answering a job failed; this is a bug")
+
+    def _drop(self, job: Job, rows: int) -> None:
+        self.dropped_rows += rows
+        self._fail(job, DeadlineError("the request's deadline passed while it waited; retry later"))
+
+    def _drain(self) -> list[Job]:
+        jobs = list(self._queue)
+        self._queue.clear()
+        self.queued_rows = 0
+        return jobs
+
+    def _arm_expiry(self, deadline: float) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry_at = deadline
+        self._expiry = self._loop.call_later(deadline - self._clock(), self._expire)
+
+    def _expire(self) -> None:
+        """Answer those whose deadline passed while a run holds the runner."""
+        self._expiry, self._expiry_at = None, math.inf
+        now = self._clock()
+        expired = [job for job in self._queue if job.deadline <= now or job.is_done]
+        self._queue = deque(job for job in self._queue if job.deadline > now and not job.is_done)
+        for job in expired:
+            waiting = job.count - job.taken
+            self.queued_rows -= waiting
+            self._drop(job, waiting)
+        if self._queue:
+            self._arm_expiry(min(job.deadline for job in self._queue))

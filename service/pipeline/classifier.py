@@ -1,0 +1,302 @@
+"""A loaded model, as every protocol holds it, and the set of those that are served.
+
+``Classifier`` puts decode, queue, run and postprocess of one version together; ``Catalog`` finds
+the classifier for a name and a version. No HTTP: protocols give bytes or arrays and a callback.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.artifact import ArtifactError, ModelArtifact
+from models.image import ImageError, ImageTooLargeError, Pixels, decode
+from models.repository import ModelRepository
+from service.errors import (
+    DecodeError,
+    ModelNotFoundError,
+    NotReadyError,
+    ServiceError,
+    TooLargeError,
+)
+from service.pipeline.batcher import Batch, Batcher, BatchLimits, Job, Loop, Rows
+from service.pipeline.postprocess import Postprocessor
+from service.pipeline.session import Plan, Session, available_cpus
+
+logger = logging.getLogger("foveal.classifier")
+
+# A batch this short runs on the event loop itself: handing it to a thread costs more than it frees.
+# Measured for the prototype: 16-30 % more requests/s for 1 ms runs; at 45 ms newcomers starve.
+INLINE_RUN_S = 0.002
+# Probabilities of a golden image may differ this much from the recorded ones: CPU kernels of other
+# instruction sets sum in another order. Exports are verified to 1e-5 where they are made.
+GOLDEN_TOLERANCE = 1e-4
+# More threads must make a full batch this much faster to be worth taking from decode and HTTP.
+THREADS_GAIN = 1.15
+
+
+@dataclass(frozen=True, slots=True)
+class ServingLimits:
+    """What bounds one classifier; units in the names."""
+
+    batch: BatchLimits = field(default_factory=BatchLimits)
+    max_image_pixels: int = 1 << 25
+    threads: int = 0
+    workers: int = 1
+
+
+class Classifier:
+    """One version of a model, loaded, self-tested and warm.
+
+    Build it with ``load``; call ``start`` on the event loop's thread before the first request.
+    """
+
+    def __init__(self, artifact: ModelArtifact, session: Session, limits: ServingLimits) -> None:
+        self.artifact = artifact
+        self.session = session
+        self.limits = limits
+        self.postprocessor = Postprocessor(artifact.labels)
+        self.full_batch_s = self._warm_up()
+        self._executor: Executor | None = None
+        self._batcher: Batcher | None = None
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether batches run on the event loop's own thread."""
+        return self.full_batch_s <= INLINE_RUN_S
+
+    @property
+    def batcher(self) -> Batcher:
+        """Return the queue; only a started classifier has one."""
+        if self._batcher is None:
+            raise NotReadyError(f'model "{self.artifact.reference}" is not started; retry')
+        return self._batcher
+
+    def start(
+        self, loop: Loop, observe: Callable[["Classifier", Batch], None] | None = None
+    ) -> None:
+        """Open the queue on an event loop.
+
+        Args:
+            loop: The loop that all requests arrive on.
+            observe: Called after each run with this classifier and the batch.
+        """
+        if not self.is_inline:
+            self._executor = ThreadPoolExecutor(1, f"run-{self.artifact.name}")
+        self._batcher = Batcher(
+            self.session.run,
+            self.artifact.image.shape_HWC,
+            self.limits.batch,
+            loop=loop,
+            executor=self._executor,
+            observe=None if observe is None else lambda batch: observe(self, batch),
+        )
+
+    def close(self) -> None:
+        """Refuse new work and let the run that is out finish."""
+        if self._batcher is not None:
+            self._batcher.close()
+        if self._executor is not None:
+            self._executor.shutdown(wait=False)
+
+    def decode(self, encoded: bytes) -> Pixels:
+        """Decode one image to a row of this model; may be called from any thread.
+
+        Returns:
+            uint8 [H, W, C], 0-255.
+
+        Raises:
+            TooLargeError: More pixels than the service takes.
+            DecodeError: No image, or a truncated or corrupt one.
+        """
+        try:
+            return decode(encoded, self.artifact.image, self.limits.max_image_pixels)
+        except ImageTooLargeError as error:
+            raise TooLargeError(str(error)) from None
+        except ImageError as error:
+            raise DecodeError(str(error)) from None
+
+    def submit(self, rows: Rows, deadline: float, on_done: Callable[[Job], None]) -> Job:
+        """Queue decoded rows; see ``Batcher.submit``."""
+        return self.batcher.submit(rows, deadline, on_done)
+
+    def _warm_up(self) -> float:
+        """Run every size class once and return the seconds of a full batch (best of three)."""
+        size = self.limits.batch.max_batch_size
+        images = np.zeros((size, *self.artifact.image.shape_HWC), np.uint8)
+        for rows in (1, 2, size):
+            self.session.run(images[:rows])
+        return _best_of(self.session, images, 3)
+
+
+def load(repository: ModelRepository, name: str, version: int, limits: ServingLimits) -> Classifier:
+    """Load a version: verify it, choose a plan, replay its golden images, warm it up.
+
+    Raises:
+        ArtifactError: The files break the contract, or a golden image gets another answer.
+        ServiceError: onnxruntime refuses the model.
+    """
+    started = time.perf_counter()
+    artifact = repository.verify(name, version)
+    content = repository.read_model(artifact, artifact.files[0].path)
+    session = _session(content, artifact, limits)
+    self_test(repository, artifact, session)
+    classifier = Classifier(artifact, session, limits)
+    logger.info(
+        "%s ready in %.0f ms: %s, %s, %d threads, full batch of %d in %.2f ms, runs on the %s",
+        artifact.reference, (time.perf_counter() - started) * 1e3, session.plan.device,
+        session.plan.precision, session.plan.threads, limits.batch.max_batch_size,
+        classifier.full_batch_s * 1e3, "loop" if classifier.is_inline else "session's thread",
+    )  # fmt: skip
+    return classifier
+
+
+def self_test(repository: ModelRepository, artifact: ModelArtifact, session: Session) -> None:
+    """Replay the golden images through decoder and session.
+
+    Raises:
+        ArtifactError: A probability is off by more than ``GOLDEN_TOLERANCE``.
+    """
+    for golden in artifact.golden:
+        row_HWC = decode(repository.read_file(artifact, golden.path), artifact.image)
+        got_K = session.run(row_HWC[None]).probabilities[0]
+        difference = float(np.abs(got_K - np.asarray(golden.probabilities, np.float32)).max())
+        if not difference <= GOLDEN_TOLERANCE:
+            raise ArtifactError(
+                f"{artifact.reference}: golden image {golden.path}: expected the recorded "
+                f"probabilities within {GOLDEN_TOLERANCE}, got a difference of {difference:.2g}; "
+                "export the model again on this version of onnxruntime"
+            )
+
+
+class Catalog:
+    """The classifiers that are served, by name and version; never changed, only replaced.
+
+    Args:
+        classifiers: All of them.
+        default_versions: Name to the version behind a request that names none.
+        default_model: Name behind a request that names none, "" if there is none.
+        refused: ``name:version`` to the reason why it is not served.
+    """
+
+    def __init__(
+        self,
+        classifiers: list[Classifier],
+        default_versions: dict[str, int],
+        default_model: str,
+        refused: dict[str, str],
+    ) -> None:
+        self.default_model = default_model
+        self.refused = refused
+        self._by_version = {(c.artifact.name, c.artifact.version): c for c in classifiers}
+        self._defaults = {
+            name: self._by_version[name, version] for name, version in default_versions.items()
+        }
+
+    @property
+    def defaults(self) -> dict[str, Classifier]:
+        """Return name to the classifier behind a request that names no version."""
+        return self._defaults
+
+    def __iter__(self) -> Iterator[Classifier]:
+        """Iterate over all classifiers."""
+        return iter(self._by_version.values())
+
+    def find(self, name: str = "", version: str = "") -> Classifier:
+        """Find the classifier for what a request names.
+
+        Args:
+            name: Empty: the default model.
+            version: Empty: the model's default version.
+
+        Raises:
+            ModelNotFoundError: None such; the message lists what there is.
+            NotReadyError: The model is there but no version of it could be loaded.
+        """
+        name = name or self.default_model
+        found = (
+            self._by_version.get((name, int(version) if version.isdecimal() else 0))
+            if version
+            else self._defaults.get(name)
+        )
+        if found is not None:
+            return found
+        served = sorted(f"{n}:{v}" for n, v in self._by_version)
+        refused = next(
+            (why for ref, why in self.refused.items() if ref.split(":")[0] == name), None
+        )
+        if refused is not None and name not in self._defaults:
+            raise NotReadyError(f'model "{name}": no version could be loaded; see the log')
+        wanted = f"{name}:{version}" if version else name
+        raise ModelNotFoundError(
+            f'model "{wanted}": expected one of {", ".join(served) or "none"}'
+            if wanted else f"no default model; name one of {', '.join(served) or 'none'}"
+        )  # fmt: skip
+
+
+def load_catalog(
+    repository: ModelRepository, default_model: str, loaded_versions: int, limits: ServingLimits
+) -> Catalog:
+    """Load the newest versions of every model in a repository; what fails is refused, not fatal.
+
+    Args:
+        repository: Where the models lie.
+        default_model: Overrides the repository's default model unless empty.
+        loaded_versions: How many of the newest versions of each model are loaded.
+        limits: For every classifier.
+
+    Raises:
+        ArtifactError: There is no repository, or ``default_model`` is not in it.
+    """
+    classifiers: list[Classifier] = []
+    defaults: dict[str, int] = {}
+    refused: dict[str, str] = {}
+    names = repository.names()
+    for name in names:
+        _, preferred = repository.resolve(name)
+        wanted = {preferred, *repository.versions(name)[-loaded_versions:]}
+        good = []
+        for version in sorted(wanted):
+            try:
+                classifiers.append(load(repository, name, version, limits))
+                good.append(version)
+            except (ArtifactError, ServiceError) as error:
+                refused[f"{name}:{version}"] = str(error)
+                logger.error("%s:%d refused: %s", name, version, error)
+        if good:
+            defaults[name] = preferred if preferred in good else good[-1]
+    if default_model and default_model not in names:
+        raise ArtifactError(
+            f"FOVEAL_DEFAULT_MODEL: expected one of {', '.join(names) or 'none'}, "
+            f"got {default_model!r}"
+        )
+    try:
+        default = default_model or repository.default_model()
+    except ArtifactError as error:
+        logger.warning("/predict has no model: %s", error)
+        default = ""
+    return Catalog(classifiers, defaults, default, refused)
+
+
+def _session(content: bytes, artifact: ModelArtifact, limits: ServingLimits) -> Session:
+    """Load under the number of threads asked for, or the one that is measured to pay."""
+    share = max(1, available_cpus() // limits.workers)
+    if limits.threads or share == 1:
+        return Session(content, Plan(threads=limits.threads or 1))
+    images = np.zeros((limits.batch.max_batch_size, *artifact.image.shape_HWC), np.uint8)
+    one, many = (Session(content, Plan(threads=threads)) for threads in (1, share))
+    return many if _best_of(one, images, 4) > THREADS_GAIN * _best_of(many, images, 4) else one
+
+
+def _best_of(session: Session, images_NHWC: NDArray[np.uint8], runs: int) -> float:
+    """Return the shortest of some runs, seconds; the first, which allocates, is not counted."""
+    times = []
+    for _ in range(runs + 1):
+        started = time.perf_counter()
+        session.run(images_NHWC)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])

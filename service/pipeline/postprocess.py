@@ -1,0 +1,100 @@
+"""Turn a batch's outputs into predictions: ranked labels, as values and as JSON.
+
+The ranking and the digits of all rows of a batch are computed once, when its first row is asked
+for; each further row is a lookup. Probabilities are written as the shortest decimal that reads
+back as the same float32, so the text depends on the row alone, never on its batch.
+
+Layout legend: N rows, K classes, T predictions a row.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from service.pipeline.batcher import Batch, Job
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One label of one row: its text, its index in the artifact's labels, its probability 0-1."""
+
+    label: str
+    index: int
+    probability: float
+
+
+def rank(probabilities_NK: NDArray[np.float32], top: int) -> NDArray[np.intp]:
+    """Return the classes of each row, most probable first; equal ones in the order of their index.
+
+    Args:
+        probabilities_NK: float32 [N, K].
+        top: How many to keep, 1 or more.
+
+    Returns:
+        int [N, min(top, K)].
+    """
+    return np.argsort(-probabilities_NK, axis=1, kind="stable")[:, :top]
+
+
+class Postprocessor:
+    """Predictions of one model.
+
+    Args:
+        labels: Label of each index, K of them.
+    """
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self.labels = labels
+        self._prefixes = [
+            b'{"label":%s,"index":%d,"probability":' % (orjson.dumps(label), index)
+            for index, label in enumerate(labels)
+        ]
+
+    def fragments(self, batch: Batch, top: int) -> list[bytes]:
+        """Return, for each row of a batch, its JSON object ``{"predictions": [...]}``."""
+        key = self, top
+        fragments: list[bytes] | None = batch.notes.get(key)
+        if fragments is None:
+            assert batch.outputs is not None, "only finished batches are asked; this is a bug"
+            fragments = batch.notes[key] = self._render(batch.outputs.probabilities, top)
+        return fragments
+
+    def job_fragments(self, job: Job, top: int) -> list[bytes]:
+        """Return the JSON object of each row of a finished job, in the job's order."""
+        return [
+            fragment
+            for batch, first, count in job.parts
+            for fragment in self.fragments(batch, top)[first : first + count]
+        ]
+
+    def predictions(
+        self, probabilities_NK: NDArray[np.float32], top: int
+    ) -> list[list[Prediction]]:
+        """Return the ``top`` predictions of each row as values.
+
+        Args:
+            probabilities_NK: float32 [N, K].
+            top: How many a row, 1 or more.
+        """
+        order_NT = rank(probabilities_NK, top)
+        values_NT = np.take_along_axis(probabilities_NK, order_NT, axis=1)
+        return [
+            [Prediction(self.labels[i], i, p) for i, p in zip(indexes, values, strict=True)]
+            for indexes, values in zip(order_NT.tolist(), values_NT.tolist(), strict=True)
+        ]
+
+    def _render(self, probabilities_NK: NDArray[np.float32], top: int) -> list[bytes]:
+        order_NT = rank(probabilities_NK, top)
+        values_NT = np.ascontiguousarray(np.take_along_axis(probabilities_NK, order_NT, axis=1))
+        # One call writes the digits of the whole batch: [[a,b],[c,d]] -> a,b and c,d.
+        text = orjson.dumps(values_NT, option=orjson.OPT_SERIALIZE_NUMPY)
+        prefixes = self._prefixes
+        fragments = []
+        for indexes, digits in zip(order_NT.tolist(), text[2:-2].split(b"],["), strict=True):
+            predictions = [
+                prefixes[i] + value for i, value in zip(indexes, digits.split(b","), strict=True)
+            ]
+            fragments.append(b'{"predictions":[' + b"},".join(predictions) + b"}]}")
+        return fragments

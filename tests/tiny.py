@@ -1,0 +1,116 @@
+"""A real ONNX model of a few nodes whose answer is a closed form of the pixels.
+
+Logit k is the sum of the pixels of the k-th horizontal stripe, exactly: every answer proves which
+row it came from. Built without torch.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from models.artifact import Golden, ImageSpec, ModelArtifact, ModelFile, TensorSpec
+from models.image import encode_png
+from models.repository import ModelRepository
+
+SIDE = 8
+LABELS = ("top", "upper", "lower", "bottom")
+# Softmax of sums of up to 16 * 255 would be all ones and zeros; this keeps digits to compare.
+TEMPERATURE = 1000.0
+
+
+def tiny_logits(images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The closed form: float32 [N, 4], whole numbers."""
+    stripes = images_NHWC.reshape(len(images_NHWC), len(LABELS), -1)
+    return stripes.astype(np.float32).sum(axis=2)
+
+
+def tiny_probabilities(images_NHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
+    scaled = tiny_logits(images_NHWC).astype(np.float64) / TEMPERATURE
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def random_images(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 1), dtype=np.uint8)
+
+
+def tiny_model(labels: tuple[str, ...] = LABELS, gain: float = 1.0) -> onnx.ModelProto:
+    classes = len(labels)
+    constants = [
+        numpy_helper.from_array(np.array([-1, classes, SIDE * SIDE // classes]), "stripes"),
+        numpy_helper.from_array(np.array([2]), "last"),
+        numpy_helper.from_array(np.array(TEMPERATURE, np.float32), "temperature"),
+        numpy_helper.from_array(np.array(gain, np.float32), "gain"),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["floats", "stripes"], ["striped"]),
+        helper.make_node("ReduceSum", ["striped", "last"], ["sums"], keepdims=0),
+        helper.make_node("Mul", ["sums", "gain"], ["logits"]),
+        helper.make_node("Div", ["logits", "temperature"], ["scaled"]),
+        helper.make_node("Softmax", ["scaled"], ["probabilities"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", SIDE, SIDE, 1])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", classes])
+            for name in ("logits", "probabilities")
+        ],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model
+
+
+def build_tiny(folder: Path, name: str, version: int, model: onnx.ModelProto) -> ModelArtifact:
+    """Write the files of a version into a folder and return the artifact that describes them."""
+    content = model.SerializeToString()
+    (folder / "model.onnx").write_bytes(content)
+    (folder / "golden").mkdir()
+    golden = []
+    images = random_images(8, seed=99)
+    for i, (image, probabilities) in enumerate(
+        zip(images, tiny_probabilities(images), strict=True)
+    ):
+        png = encode_png(image)
+        (folder / f"golden/{i}.png").write_bytes(png)
+        golden.append(
+            Golden(
+                f"golden/{i}.png",
+                hashlib.sha256(png).hexdigest(),
+                LABELS[int(probabilities.argmax())],
+                tuple(float(p) for p in probabilities.astype(np.float32)),
+            )
+        )
+    return ModelArtifact(
+        name=name,
+        version=version,
+        labels=LABELS,
+        inputs=(TensorSpec("images", "UINT8", (-1, SIDE, SIDE, 1)),),
+        outputs=(
+            TensorSpec("logits", "FP32", (-1, len(LABELS))),
+            TensorSpec("probabilities", "FP32", (-1, len(LABELS))),
+        ),
+        image=ImageSpec("L", SIDE, SIDE, "stretch", "area"),
+        files=(ModelFile("model.onnx", "fp32", hashlib.sha256(content).hexdigest(), len(content)),),
+        opset=18,
+        temperature=TEMPERATURE,
+        golden=tuple(golden),
+    )
+
+
+def publish_tiny(
+    root: Path, name: str = "tiny", model: onnx.ModelProto | None = None
+) -> ModelArtifact:
+    """Publish one more version of a tiny model."""
+    model = model or tiny_model()
+    return ModelRepository(root).publish(
+        name, lambda folder, version: build_tiny(folder, name, version, model)
+    )
