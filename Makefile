@@ -1,0 +1,50 @@
+# One command a task; CI calls the same. Everything lives in .venv of the checkout.
+PYTHON ?= python3
+PORT ?= 3000
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test check format clean train-demo
+
+help:                ## list the commands
+	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: expected Python 3.11 or newer, got $$($(PYTHON) --version); set PYTHON=" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp an environment: serving only, and all that tests and training need on top of it.
+$(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e '.[cpu]'
+	@touch $@
+
+$(VENV)/.all: $(VENV)/.serve
+	$(PIP) -e '.[cpu,train,score,loadtest,dev]'
+	@touch $@
+
+install: $(VENV)/.serve   ## the serving environment (no torch)
+
+serve: install       ## serve the shipped models on PORT (3000)
+	$(BIN)/foveal serve --port $(PORT)
+
+test: $(VENV)/.all   ## every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.all  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.all ## rewrite files to the format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+train-demo: $(VENV)/.all  ## train, export and publish a digits network: under a minute
+	$(BIN)/foveal train --dataset digits --network cnn --run runs/demo
+	$(BIN)/foveal export runs/demo --name digits-cnn
+
+clean:               ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
