@@ -1,0 +1,43 @@
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+if importlib.util.find_spec("torch") is None:
+    collect_ignore_glob = ["test_*.py"]
+else:
+    import numpy as np
+
+    from training.config import TrainConfig
+    from training.datasets import Dataset
+    from training.recipes import resolve
+    from training.splits import Split
+
+    @pytest.fixture
+    def config(tmp_path: Path) -> TrainConfig:
+        """A run that takes about a second."""
+        return resolve(
+            "digits", "cnn", tmp_path / "run", widths=(8, 16), depth=1, epochs=2, dropout=0.0
+        )
+
+    @pytest.fixture
+    def squares() -> Callable[..., Dataset]:
+        """Make a dataset whose class is the corner that is bright: a network must get it right."""
+
+        def make(channels: int = 1, side: int = 8, rows: int = 64) -> Dataset:
+            generator = np.random.default_rng(0)
+
+            def split(count: int) -> Split:
+                targets_N = np.arange(count) % 4
+                images = generator.integers(0, 40, (count, side, side, channels), dtype=np.uint8)
+                half = side // 2
+                for image, target in zip(images, targets_N, strict=True):
+                    y, x = half * (target // 2), half * (target % 2)
+                    image[y : y + half, x : x + half] += 200
+                return Split(images, targets_N.astype(np.int64))
+
+            labels = ("top left", "top right", "bottom left", "bottom right")
+            return Dataset("squares", labels, split(rows), split(16), split(16), "0" * 64)
+
+        return make

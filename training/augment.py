@@ -1,0 +1,77 @@
+"""The augment stage: change a whole batch of training images at once, still as uint8.
+
+Working on uint8 keeps the augmented batch a quarter of the size, and lets it enter the network by
+the same door as a served image. Legend: N rows, H height, W width, C channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class Augment:
+    """What to do to each batch; the defaults do nothing.
+
+    Attributes:
+        shift: Largest shift in each direction, pixels; what moves in is black.
+        flip: Mirror each image left to right with probability 0.5.
+        cutout: With probability 0.5, paint a square of this side (pixels, 0 for none) with noise,
+            anywhere in the image, cut off at its border.
+    """
+
+    shift: int = 0
+    flip: bool = False
+    cutout: int = 0
+
+    def __call__(self, images_NHWC: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a changed copy of a batch.
+
+        Args:
+            images_NHWC: uint8 [N, H, W, C], 0-255. Not modified.
+            generator: The only source of randomness.
+
+        Returns:
+            uint8 [N, H, W, C], 0-255.
+        """
+        if self.shift:
+            images_NHWC = _shift(images_NHWC, self.shift, generator)
+        if self.flip:
+            mirrored = torch.rand(len(images_NHWC), generator=generator) < 0.5
+            images_NHWC = torch.where(
+                mirrored[:, None, None, None], images_NHWC.flip(2), images_NHWC
+            )
+        if self.cutout:
+            images_NHWC = _cutout(images_NHWC, self.cutout, generator)
+        return images_NHWC
+
+
+def _shift(images_NHWC: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """Pad by the limit, then crop each image at its own place."""
+    rows, height, width, _ = images_NHWC.shape
+    padded = functional.pad(images_NHWC, (0, 0, limit, limit, limit, limit))
+    corners = torch.randint(0, 2 * limit + 1, (2, rows, 1), generator=generator)
+    y_NH = corners[0] + torch.arange(height)
+    x_NW = corners[1] + torch.arange(width)
+    return padded[torch.arange(rows)[:, None, None], y_NH[:, :, None], x_NW[:, None, :]]
+
+
+def _cutout(images_NHWC: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Paint one square of noise into half of the images (DeVries & Taylor 2017, Zhong et al. 2017).
+
+    Noise, not black: black is the background of the grey datasets, and a hole would look like one.
+    """
+    rows, height, width, channels = images_NHWC.shape
+    y_N = torch.randint(1 - side // 2, height - side // 2, (rows, 1), generator=generator)
+    x_N = torch.randint(1 - side // 2, width - side // 2, (rows, 1), generator=generator)
+    offset_NH, offset_NW = torch.arange(height) - y_N, torch.arange(width) - x_N
+    inside_NH = (offset_NH >= 0) & (offset_NH < side)
+    inside_NW = (offset_NW >= 0) & (offset_NW < side)
+    chosen_N = torch.rand(rows, generator=generator) < 0.5
+    mask_NHW = inside_NH[:, :, None] & inside_NW[:, None, :] & chosen_N[:, None, None]
+    noise = torch.randint(
+        0, 256, (rows, height, width, channels), dtype=torch.uint8, generator=generator
+    )
+    return torch.where(mask_NHW[..., None], noise, images_NHWC)

@@ -1,0 +1,97 @@
+"""Batches out of tensors that are already in memory: one index operation a batch.
+
+A per-image Dataset with workers and a collate function costs more than the networks here: 60,000
+Python calls an epoch. The order and the augmentation of an epoch depend only on the seed and the
+number of the epoch, so that an interrupted run can be continued exactly.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from training.augment import Augment
+from training.splits import Split
+
+Batch = tuple[Tensor, Tensor]
+
+# Rows a batch in evaluation, where nothing is learned and only memory limits the size.
+EVALUATION_ROWS = 512
+
+
+class Batches:
+    """An iterable over the batches of one epoch.
+
+    Args:
+        split: The images and targets, not modified.
+        batch_size: Rows a batch.
+        seed: None keeps the order and every row; a sequence of integers shuffles and augments by
+            it and drops the last, smaller batch (its noisier step would weigh as much as a full
+            one) unless it is the only one.
+        augment: Applied to each batch when shuffling.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        seed: tuple[int, ...] | None = None,
+        augment: Augment | None = None,
+    ):
+        self._images_NHWC = torch.from_numpy(split.images_NHWC)
+        self._targets_N = torch.from_numpy(split.targets_N)
+        self._batch_size = min(batch_size, len(split))
+        self._seed = seed
+        self._augment = augment or Augment()
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        batches = len(self._targets_N) / self._batch_size
+        return math.ceil(batches) if self._seed is None else int(batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield (uint8 [n, H, W, C], int64 [n]), the same ones each time."""
+        if self._seed is None:
+            yield from zip(
+                torch.split(self._images_NHWC, self._batch_size),
+                torch.split(self._targets_N, self._batch_size),
+                strict=True,
+            )
+            return
+        generator = torch.Generator()
+        # SeedSequence mixes its words; adding them up would repeat epochs across nearby seeds.
+        generator.manual_seed(int(np.random.SeedSequence(self._seed).generate_state(1)[0]))
+        order = torch.randperm(len(self._targets_N), generator=generator)
+        for rows in torch.split(order, self._batch_size)[: len(self)]:
+            yield self._augment(self._images_NHWC[rows], generator), self._targets_N[rows]
+
+
+class InMemoryData(LightningDataModule):
+    """What the trainer asks for batches; has no way to reach the test split.
+
+    Args:
+        train: The training split.
+        validation: The validation split.
+        batch_size: Rows a training batch.
+        seed: Of the run.
+        augment: Applied to training batches.
+    """
+
+    def __init__(
+        self, train: Split, validation: Split, *, batch_size: int, seed: int, augment: Augment
+    ):
+        super().__init__()
+        self._train, self._validation = train, validation
+        self._batch_size, self._seed, self._augment = batch_size, seed, augment
+
+    def train_dataloader(self) -> Batches:
+        """Return the batches of the current epoch; the trainer asks anew for each."""
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        return Batches(self._train, self._batch_size, (self._seed, epoch), self._augment)
+
+    def val_dataloader(self) -> Batches:
+        """Return the validation batches, in order."""
+        return Batches(self._validation, EVALUATION_ROWS)

@@ -1,0 +1,156 @@
+"""Everything that decides a run, as one frozen value that can be written down and read back.
+
+``TrainConfig`` has no defaults: ``recipes.resolve`` fills in what was not asked for, so that a
+recorded configuration never depends on defaults that may change later.
+"""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from training.errors import ConfigError
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """One training run; each field is the option of ``foveal train`` with dashes for underscores.
+
+    Attributes:
+        dataset: Name of the dataset.
+        network: Name of the network.
+        run: Folder to leave the run in.
+        data_dir: Folder of the dataset's files, None for its default.
+        epochs: Passes over the training split, >= 1.
+        batch_size: Rows a step, >= 1.
+        optimizer: Name of the optimizer.
+        lr: Largest learning rate of the schedule, > 0.
+        weight_decay: Applied to weight matrices and kernels only, >= 0.
+        schedule: Name of the learning-rate schedule.
+        warmup: Share of the steps during which the learning rate rises, 0 <= share < 1.
+        label_smoothing: Share of the target that is spread over all classes, 0 <= share < 1.
+        hidden: Widths of the hidden layers of ``fcnn``.
+        widths: Widths of the stages of ``cnn``.
+        depth: Convolutions in each stage of ``cnn`` after the first.
+        activation: Name of the activation.
+        dropout: Probability of zeroing a value before a linear layer, 0 <= p < 1.
+        shift: Largest shift of an image in each direction, pixels, >= 0.
+        flip: Whether images are mirrored left to right half of the time.
+        cutout: Side of the square that is painted over in half of the images, pixels, 0 for none.
+        ema: Decay of the moving average of the weights a step, 0 <= decay < 1, 0 for none.
+        autocast: Type of the matrix products in training; evaluation and export are float32.
+        validation: Share of the official training part that is held out, 0 < share < 1.
+        split_seed: Chooses who is held out; apart from ``seed``, so that seeds can be compared.
+        seed: Chooses first weights, order of rows, and augmentation.
+    """
+
+    dataset: str
+    network: str
+    run: Path
+    data_dir: Path | None
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    schedule: str
+    warmup: float
+    label_smoothing: float
+    hidden: tuple[int, ...]
+    widths: tuple[int, ...]
+    depth: int
+    activation: str
+    dropout: float
+    shift: int
+    flip: bool
+    cutout: int
+    ema: float
+    autocast: Literal["none", "bfloat16"]
+    validation: float
+    split_seed: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range; names are checked where they are looked up.
+
+        Raises:
+            ConfigError: Names every field that is wrong.
+        """
+        wrong = [
+            *(_expect(self, name, 1, None) for name in ("epochs", "batch_size", "depth")),
+            *(_expect(self, name, 0, None) for name in ("weight_decay", "shift", "cutout")),
+            *(_expect(self, name, 0, 1) for name in ("warmup", "label_smoothing", "dropout")),
+            *(_expect(self, name, 0, 1) for name in ("ema", "validation")),
+            "" if self.lr > 0 else f"lr: expected more than 0, got {self.lr}",
+            "" if self.autocast in ("none", "bfloat16") else
+            f"autocast: expected one of bfloat16, none, got {self.autocast!r}",
+            *(
+                "" if all(width >= 1 for width in getattr(self, name)) else
+                f"{name}: expected widths of at least 1, got {getattr(self, name)}"
+                for name in ("hidden", "widths")
+            ),
+        ]  # fmt: skip
+        if any(wrong):
+            raise ConfigError("; ".join(message for message in wrong if message))
+
+    def command(self) -> str:
+        """Return the ``foveal train`` command that repeats this run, every option spelled out."""
+        words = ["foveal", "train"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            option = field.name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            elif isinstance(value, tuple):
+                words += [f"--{option}", ",".join(map(str, value))] if value else []
+            elif value is not None:
+                words += [f"--{option}", str(value)]
+        return shlex.join(words)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "TrainConfig":
+        """Rebuild what ``to_json`` wrote.
+
+        Raises:
+            ConfigError: A field is missing or unknown, or out of range.
+        """
+        values = dict(record)
+        try:
+            for name in ("hidden", "widths"):
+                values[name] = tuple(values[name])
+            values["run"] = Path(values["run"])
+            values["data_dir"] = None if values["data_dir"] is None else Path(values["data_dir"])
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                f"configuration: expected the fields of TrainConfig, got {error}"
+            ) from error
+
+
+def check_name(kind: str, name: str, existing: Mapping[str, _Value]) -> _Value:
+    """Look a name up in a registry.
+
+    Raises:
+        ConfigError: It is not there; the message lists what is.
+    """
+    if name not in existing:
+        raise ConfigError(f"{kind}: expected one of {', '.join(sorted(existing))}, got {name!r}")
+    return existing[name]
+
+
+def _expect(config: TrainConfig, name: str, low: int, below: int | None) -> str:
+    value = getattr(config, name)
+    if value >= low and (below is None or value < below):
+        return ""
+    limit = "" if below is None else f" and below {below}"
+    return f"{name}: expected at least {low}{limit}, got {value}"

@@ -1,0 +1,87 @@
+"""The evaluate stage: what a network is worth, measured on a split that it has not seen.
+
+Legend: N rows, K classes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.batches import EVALUATION_ROWS, Batches
+from training.networks import ImageNetwork
+from training.splits import Split
+
+# Guo et al. 2017 and nearly everyone since.
+_BINS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Figures of one network on one split.
+
+    Attributes:
+        images: Number of rows.
+        accuracy: Share of rows whose label is right, 0-1.
+        per_class: Label to the share of its own rows that are right, 0-1.
+        calibration_error: Expected calibration error over 15 equal bins of confidence, 0-1.
+    """
+
+    images: int
+    accuracy: float
+    per_class: dict[str, float]
+    calibration_error: float
+
+
+def compute_logits(network: ImageNetwork, split: Split) -> Tensor:
+    """Run a network over a whole split, in float32 and in batches.
+
+    Args:
+        network: Put into evaluation mode.
+        split: N rows.
+
+    Returns:
+        logits_NK: float32 [N, K].
+    """
+    network.eval()
+    with torch.inference_mode():
+        return torch.cat([network(images) for images, _ in Batches(split, EVALUATION_ROWS)])
+
+
+def evaluate(
+    logits_NK: Tensor, targets_N: NDArray[np.int64], labels: tuple[str, ...], temperature: float
+) -> Evaluation:
+    """Turn logits and targets into figures.
+
+    Args:
+        logits_NK: float32 [N, K].
+        targets_N: int64 [N].
+        labels: K names.
+        temperature: Divides the logits before the softmax, > 0.
+    """
+    probabilities_NK = torch.softmax(logits_NK / temperature, dim=1).numpy()
+    is_right_N = probabilities_NK.argmax(axis=1) == targets_N
+    per_class = {
+        label: float(is_right_N[targets_N == index].mean())
+        for index, label in enumerate(labels)
+        if (targets_N == index).any()
+    }
+    error = calibration_error(probabilities_NK.max(axis=1), is_right_N)
+    return Evaluation(len(targets_N), float(is_right_N.mean()), per_class, error)
+
+
+def calibration_error(confidence_N: NDArray[np.floating], is_right_N: NDArray[np.bool_]) -> float:
+    """Compute the expected calibration error: how far confidence and accuracy are apart.
+
+    Args:
+        confidence_N: float [N], probability of the predicted class, 0-1.
+        is_right_N: bool [N].
+
+    Returns:
+        Mean over 15 equal bins of |accuracy - confidence|, weighted by rows, 0-1.
+    """
+    bins_N = np.minimum((confidence_N * _BINS).astype(np.int64), _BINS - 1)
+    gaps = np.bincount(bins_N, confidence_N - is_right_N, minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(confidence_N))

@@ -1,0 +1,150 @@
+"""The export stage: a fitted network becomes the ONNX graph of the contract.
+
+Input ``images`` UINT8 [-1, H, W, C]; outputs ``logits`` and ``probabilities`` FP32 [-1, K].
+Scaling, layout and temperature are nodes of the graph. Knows nothing about where the file will lie.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from models.artifact import TensorSpec
+from models.onnx_file import summarize
+from training.errors import ExportError
+from training.networks import ImageNetwork, ImageShape
+
+# The newest that torch 2.13's exporter writes without converting, and that onnxruntime has run
+# since 1.14 (2023).
+OPSET = 18
+
+
+class ServedNetwork(nn.Module):
+    """What is served: images in, logits and calibrated probabilities out.
+
+    Args:
+        network: The fitted network.
+        temperature: Divides the logits before the softmax, > 0.
+    """
+
+    temperature: Tensor
+
+    def __init__(self, network: ImageNetwork, temperature: float):
+        super().__init__()
+        self.network = network
+        self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute both outputs.
+
+        Args:
+            images: uint8 [N, H, W, C], 0-255.
+
+        Returns:
+            logits_NK and probabilities_NK: float32 [N, K]; the probabilities sum to 1.
+        """
+        logits_NK = self.network(images)
+        return logits_NK, torch.softmax(logits_NK / self.temperature, dim=1)
+
+
+def export_onnx(network: ServedNetwork, image_shape: ImageShape) -> onnx.ModelProto:
+    """Export with torch's dynamo exporter, with a free batch size.
+
+    Args:
+        network: Put into evaluation mode.
+        image_shape: H, W, C of the images.
+
+    Returns:
+        The model, checked by onnx, without metadata and without traces of this machine.
+    """
+    # Two rows: torch would take a single one for a constant.
+    example = torch.zeros((2, *image_shape), dtype=torch.uint8)
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            dynamo=True,
+            external_data=False,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["logits", "probabilities"],
+            dynamic_shapes={"images": {0: torch.export.Dim("rows", min=1)}},
+            verbose=False,
+        )
+    assert program is not None, "the dynamo exporter always returns a program; this is a bug"
+    model = program.model_proto
+    _forget_machine(model)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def stamp(model: onnx.ModelProto, name: str, version: int, labels: tuple[str, ...]) -> None:
+    """Write name, version and labels into the model, so that a stray file can be re-adopted."""
+    onnx.helper.set_model_props(
+        model,
+        {
+            "foveal.name": name,
+            "foveal.version": str(version),
+            "foveal.labels": json.dumps(labels, ensure_ascii=False),
+        },
+    )
+
+
+def check_contract(
+    content: bytes, image_shape: ImageShape, classes: int
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Check the tensors of a serialized model against the contract.
+
+    Args:
+        content: The whole ONNX file.
+        image_shape: H, W, C of the images.
+        classes: K.
+
+    Returns:
+        The inputs and the outputs, as ``model.json`` states them.
+
+    Raises:
+        ExportError: A tensor has another name, datatype or shape, or data lies outside the file.
+    """
+    inputs = (TensorSpec("images", "UINT8", (-1, *image_shape)),)
+    outputs = tuple(TensorSpec(name, "FP32", (-1, classes)) for name in ("logits", "probabilities"))
+    summary = summarize(content)
+    got = [(t.name, t.datatype, t.shape) for t in (*summary.inputs, *summary.outputs)]
+    expected = [(t.name, t.datatype, t.shape) for t in (*inputs, *outputs)]
+    if got != expected or summary.external:
+        raise ExportError(
+            f"exported graph: expected {expected} and no external data, "
+            f"got {got} and external {list(summary.external)}"
+        )
+    return inputs, outputs
+
+
+def _forget_machine(model: onnx.ModelProto) -> None:
+    """Drop the stack traces and source paths that the exporter leaves on every node."""
+    del model.metadata_props[:]
+    graph = model.graph
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silence the exporter's progress report and its warnings about its own internals."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,120 @@
+"""The two steps of the offline half, as the command line calls them.
+
+``train``: dataset -> augment -> fit -> evaluate, leaves a run folder.
+``export``: export -> verify -> publish, turns a run folder into a version of a model.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from models.artifact import ModelArtifact
+from models.repository import ModelRepository
+from training.calibrate import fit_temperature
+from training.config import TrainConfig
+from training.datasets import Dataset, load_dataset
+from training.errors import ConfigError, RunError
+from training.evaluate import compute_logits, evaluate
+from training.export import ServedNetwork
+from training.fit import fit, load_checkpoint
+from training.networks import ImageNetwork, multiply_adds
+from training.publish import publish
+from training.runs import Outcome, read_run, start_run, write_outcome
+
+_LOG = logging.getLogger(__name__)
+
+# What ``export`` can write.
+PRECISIONS = ("fp32",)
+
+
+def train(config: TrainConfig, *, show_progress: bool = False) -> Path:
+    """Train a network and measure it, once, on the test split.
+
+    Args:
+        config: Says everything about the run, see ``recipes.resolve``.
+        show_progress: Whether to draw a progress bar on stderr.
+
+    Returns:
+        The run folder, ``config.run``, ready for ``export``.
+
+    Raises:
+        ConfigError: A name or number in the configuration is wrong.
+        DatasetError: The data is missing or damaged.
+        RunError: The run folder is already in use.
+    """
+    dataset = _load(config)
+    start_run(config, dataset)
+    network = fit(config, dataset, show_progress=show_progress)
+    outcome = measure(network, dataset)
+    write_outcome(config.run, outcome)
+    _LOG.info(
+        "%s on %s: %d parameters, %d multiply-adds an image, test accuracy %.4f, "
+        "calibration error %.4f, temperature %.3f",
+        config.network,
+        dataset.name,
+        sum(parameter.numel() for parameter in network.parameters()),
+        multiply_adds(network.network, dataset.image_shape),
+        outcome.test.accuracy,
+        outcome.test.calibration_error,
+        outcome.temperature,
+    )
+    return config.run
+
+
+def export(
+    run: Path, name: str, repository: ModelRepository, precisions: Sequence[str] = ("fp32",)
+) -> ModelArtifact:
+    """Export the best checkpoint of a run, prove it, and publish it as the next version.
+
+    Args:
+        run: Folder that ``train`` finished.
+        name: Name of the model.
+        repository: Where to publish.
+        precisions: Which files to write; ``fp32`` is the one that exists.
+
+    Returns:
+        The published artifact.
+
+    Raises:
+        RunError: The run is unfinished, or its data has changed since.
+        ConfigError: A precision does not exist.
+        ParityError: onnxruntime does not answer as torch does.
+        ArtifactError: The repository refuses the name or what was built.
+    """
+    unknown = sorted(set(precisions) - set(PRECISIONS))
+    if unknown or not precisions:
+        raise ConfigError(
+            f"precision: expected {', '.join(PRECISIONS)}, got {', '.join(unknown) or 'none'}"
+        )
+    record, outcome = read_run(run)
+    dataset = _load(record.config)
+    if dataset.sha256 != record.dataset_sha256:
+        raise RunError(
+            f"{run}: expected data with sha256 {record.dataset_sha256[:12]}…, "
+            f"got {dataset.sha256[:12]}…; train again on this data"
+        )
+    served = ServedNetwork(load_checkpoint(record.config, dataset), outcome.temperature)
+    return publish(repository, name, served, dataset, record, outcome)
+
+
+def measure(network: ImageNetwork, dataset: Dataset) -> Outcome:
+    """Fit the temperature on the validation split, then measure validation and test."""
+    validation_NK = compute_logits(network, dataset.validation)
+    temperature = fit_temperature(validation_NK, torch.from_numpy(dataset.validation.targets_N))
+    test_NK = compute_logits(network, dataset.test)
+    return Outcome(
+        temperature,
+        evaluate(validation_NK, dataset.validation.targets_N, dataset.labels, temperature),
+        evaluate(test_NK, dataset.test.targets_N, dataset.labels, temperature),
+    )
+
+
+def _load(config: TrainConfig) -> Dataset:
+    return load_dataset(
+        config.dataset,
+        config.data_dir,
+        validation=config.validation,
+        split_seed=config.split_seed,
+    )

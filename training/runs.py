@@ -1,0 +1,157 @@
+"""A run folder: what was asked, on what, by which versions, and what came of it.
+
+``runs/<name>/run.json`` is written before training (so that a broken run can be explained) and
+``evaluation.json`` after it; the weights lie in ``checkpoints/``, the curves in ``metrics.csv``.
+"""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from training.config import TrainConfig
+from training.datasets import Dataset
+from training.errors import ConfigError, RunError
+from training.evaluate import Evaluation
+
+RUN_JSON = "run.json"
+EVALUATION_JSON = "evaluation.json"
+
+# What can change a weight or a node; read from the installed distributions.
+_DISTRIBUTIONS = ("torch", "pytorch-lightning", "numpy", "onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What ``run.json`` says.
+
+    Attributes:
+        config: The whole configuration.
+        command: The command line that repeats the run.
+        dataset_sha256: Checksum of the data.
+        versions: Distribution to version, Python included.
+        git: Revision of the working tree, with ``-dirty`` if its code was changed, or
+            ``unknown``.
+        date: When the run started, ISO 8601 in UTC.
+    """
+
+    config: TrainConfig
+    command: str
+    dataset_sha256: str
+    versions: dict[str, str]
+    git: str
+    date: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What ``evaluation.json`` says.
+
+    Attributes:
+        temperature: Fitted on the validation split.
+        validation: Figures on the split that the checkpoint and the temperature were chosen on.
+        test: Figures on the test split.
+    """
+
+    temperature: float
+    validation: Evaluation
+    test: Evaluation
+
+
+def start_run(config: TrainConfig, dataset: Dataset) -> Run:
+    """Create the folder of a run and write ``run.json``.
+
+    Raises:
+        RunError: The folder already holds a finished run; what an interrupted one left there is
+            written over.
+    """
+    if (config.run / EVALUATION_JSON).exists():
+        raise RunError(
+            f"{config.run}: expected a new folder, got a finished run; choose another with --run"
+        )
+    run = Run(
+        config=config,
+        command=config.command(),
+        dataset_sha256=dataset.sha256,
+        versions=_versions(),
+        git=_git_revision(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    config.run.mkdir(parents=True, exist_ok=True)
+    _write(config.run / RUN_JSON, asdict(run) | {"config": config.to_json()})
+    return run
+
+
+def write_outcome(folder: Path, outcome: Outcome) -> None:
+    """Write ``evaluation.json`` into the folder of a run."""
+    _write(folder / EVALUATION_JSON, asdict(outcome))
+
+
+def read_run(folder: Path) -> tuple[Run, Outcome]:
+    """Read a finished run.
+
+    The folder may have been moved since: ``config.run`` is where it is now.
+
+    Raises:
+        RunError: The folder holds no run, an unfinished one, or one of another program.
+    """
+    record, outcome = _read(folder / RUN_JSON), _read(folder / EVALUATION_JSON)
+    try:
+        config = TrainConfig.from_json(record.pop("config") | {"run": str(folder)})
+        return Run(config=config, **record), Outcome(
+            temperature=outcome["temperature"],
+            validation=Evaluation(**outcome["validation"]),
+            test=Evaluation(**outcome["test"]),
+        )
+    except (KeyError, TypeError, ConfigError) as error:
+        raise RunError(f"{folder}: expected a run of foveal train, got {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path}: expected a finished run, got {error}; run foveal train to its end"
+        ) from error
+    if not isinstance(record, dict):
+        raise RunError(f"{path}: expected an object, got {type(record).__name__}")
+    return record
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _git_revision() -> str:
+    """Ask git about the code that trains: this folder and the contract's modules.
+
+    ``git describe --dirty`` would overlook files that were never added.
+    """
+    here = Path(__file__).parent
+    revision = _git(here, "rev-parse", "HEAD")
+    changes = _git(here, "status", "--porcelain", "--", "*.py", "../models/*.py")
+    if revision is None or changes is None:
+        return "unknown"
+    return f"{revision}-dirty" if changes else revision
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

@@ -1,0 +1,107 @@
+"""The values that data has here: images with targets, what a source gives, and who is held out.
+
+Knows nothing about files or names of datasets. Legend: N rows, H height, W width, C channels.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Images with their targets.
+
+    Attributes:
+        images_NHWC: uint8 [N, H, W, C], grey (C = 1) or RGB (C = 3), 0-255.
+        targets_N: int64 [N], index into the labels.
+    """
+
+    images_NHWC: NDArray[np.uint8]
+    targets_N: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.targets_N)
+
+    def take(self, indices: NDArray[np.int64]) -> "Split":
+        """Return the rows at ``indices`` (int64 [n], 0 <= index < N), in that order, as a copy."""
+        return Split(self.images_NHWC[indices], self.targets_N[indices])
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a dataset's reader returns: the labels and the official two parts.
+
+    Attributes:
+        labels: The class names; a target is an index into them.
+        train: The official training part, before validation rows are held out.
+        test: The official test part.
+    """
+
+    labels: tuple[str, ...]
+    train: Split
+    test: Split
+
+
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Divide a split in two, class by class, so that both keep the shares of the classes.
+
+    Args:
+        split: What to divide. Not modified.
+        fraction: Share of each class to hold out, 0 < fraction < 1; at least one row a class.
+        seed: The same seed, fraction and split give the same two parts.
+
+    Returns:
+        The rest and the held-out part, each in the order of ``split``.
+
+    Raises:
+        ConfigError: ``fraction`` is out of range.
+    """
+    if not 0 < fraction < 1:
+        raise ConfigError(f"validation: expected a share between 0 and 1, got {fraction}")
+    generator = np.random.default_rng(seed)
+    is_held = np.zeros(len(split), dtype=np.bool_)
+    for target in np.unique(split.targets_N):
+        rows = np.flatnonzero(split.targets_N == target)
+        count = max(1, round(fraction * len(rows)))
+        is_held[generator.permutation(rows)[:count]] = True
+    return split.take(np.flatnonzero(~is_held)), split.take(np.flatnonzero(is_held))
+
+
+def checksum(source: Source) -> str:
+    """Return the sha256 of the data itself, as hex: labels, shapes, pixels and targets.
+
+    Independent of how the files were compressed, so that two packagings of the same dataset agree.
+    """
+    digest = hashlib.sha256("\n".join(source.labels).encode())
+    for split in (source.train, source.test):
+        digest.update(str(split.images_NHWC.shape).encode())
+        digest.update(np.ascontiguousarray(split.images_NHWC).data)
+        digest.update(np.ascontiguousarray(split.targets_N.astype("<i8")).data)
+    return digest.hexdigest()
+
+
+def pixel_statistics(split: Split) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the mean and the standard deviation of each channel.
+
+    In chunks, because numpy's own functions make a float64 copy eight times the size of the images.
+
+    Returns:
+        mean_C and std_C: float64 [C], 0-255; a channel without any deviation gets a std of 1, so
+        that dividing by it is harmless.
+    """
+    counts = np.zeros((split.images_NHWC.shape[3], 256), dtype=np.int64)
+    for start in range(0, len(split), 4096):
+        chunk = split.images_NHWC[start : start + 4096]
+        for channel in range(len(counts)):
+            counts[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    values = np.arange(256, dtype=np.float64)
+    mean_C = shares @ values
+    std_C = np.sqrt((shares * (values - mean_C[:, None]) ** 2).sum(axis=1))
+    return mean_C, np.where(std_C > 0, std_C, 1.0)
