@@ -38,6 +38,8 @@ _JPEG_SOF = frozenset(
 )
 _PNG_HEADER = struct.Struct(">8x4x4sII")
 
+# OpenCV writes a line for each bad image; our error says it already.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 # One image never fans out over OpenCV's own pool: the service decides which thread decodes what.
 cv2.setNumThreads(1)
 

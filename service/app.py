@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,17 +148,19 @@ class Foveal:
     @bentoml.api(route="/classify")  # type: ignore[untyped-decorator]
     async def classify(
         self,
+        ctx: bentoml.Context,
         image: Annotated[Path, ContentType("image/*")],
         model: str = "",
-        version: str = "",
+        version: int = 0,
         top: int = TOP,
     ) -> dict[str, Any]:
         """Classify one image file.
 
         Args:
+            ctx: BentoML's context; the status of an error is set on its response.
             image: An encoded image: JPEG, PNG, WebP or BMP.
             model: Name of a served model; empty: the default one.
-            version: One of its versions; empty: the default one.
+            version: One of its versions; 0: the default one.
             top: How many labels to return.
         """
         answer: asyncio.Future[tuple[int, bytes]] = self.loop.create_future()
@@ -168,26 +169,13 @@ class Foveal:
             if not answer.done():
                 answer.set_result((status, body))
 
-        path = "/models/" + model + (f"/versions/{version}" if version else "") + "/predict"
-        exchange = Exchange(
-            "POST", (path if model else "/predict").encode(), b"top=%d" % top, [], write
-        )
+        exchange = Exchange("POST", b"/classify", b"top=%d" % top, [], write)
         exchange.body = image.read_bytes()
         exchange.received_at = time.monotonic()
-        handler = self.predict.find(exchange.path)
-        if handler is None:
-            raise _as_bentoml(404, f"no such model {model!r}")
-        handler(exchange)
+        self.predict.handle(model, str(version or ""), exchange)
         try:
-            status, body = await answer
+            ctx.response.status_code, body = await answer
         finally:
             exchange.disconnect()
         said: dict[str, Any] = orjson.loads(body)
-        if status != 200:
-            raise _as_bentoml(status, said["error"])
         return said
-
-
-def _as_bentoml(status: int, message: str) -> bentoml.exceptions.BentoMLException:
-    """Return BentoML's exception for a status, so that its stack answers with it."""
-    return bentoml.exceptions.BentoMLException(message, error_code=HTTPStatus(status))

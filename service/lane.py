@@ -16,10 +16,13 @@ Leans on names inside uvicorn's HttpToolsProtocol; tests/service/test_uvicorn.py
 
 import asyncio
 import logging
+import socket
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
 
+import httptools
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -38,6 +41,8 @@ logger = logging.getLogger("foveal.lane")
 # Request line and headers of one request; nginx and Node.js read 8 to 32 KiB, cookies need some.
 MAX_HEAD_BYTES = 64 << 10
 SWEEP_S = 1.0
+# Requests that a client may send ahead before it is read no further.
+MAX_PIPELINE = 32
 # After a refusal, unread bytes are thrown away for this long before the connection is closed, so
 # that the client reads the answer and not a reset (RFC 9112, 9.6).
 LINGER_S = 2.0
@@ -58,18 +63,20 @@ class LaneExchange(Exchange):
     Attributes:
         handler: Who answers.
         chunks: Body bytes as they arrived.
-        size: Their sum.
+        expects_continue: Whether the client waits for ``100 Continue`` before it sends the body.
         is_started: Whether all earlier requests of the connection are answered.
         is_whole: Whether the body is complete.
     """
 
-    __slots__ = ("chunks", "handler", "is_started", "is_whole", "message_event", "size")
+    __slots__ = (
+        "chunks", "expects_continue", "handler", "is_started", "is_whole", "message_event",
+    )  # fmt: skip
 
     def __init__(self, handler: Handler, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.handler = handler
         self.chunks: list[bytes] = []
-        self.size = 0
+        self.expects_continue = False
         self.is_started = False
         self.is_whole = False
         self.message_event = _NoEvent()
@@ -161,7 +168,7 @@ class Lane:
         if self.connections:
             logger.error("%d connections cut: drain time-out", len(self.connections))
         for connection in list(self.connections):
-            connection.transport.abort()
+            connection.cut()
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = time.monotonic()
@@ -180,7 +187,13 @@ class LaneProtocol(HttpToolsProtocol):
         self.lane = lane
         self.url = b""
         self.headers = []
-        self._head_bytes = 0
+        self._is_answering = False  # whether a request has its turn and no answer yet
+        self._started: LaneExchange | None = None  # whose turn it is, if it is the lane's
+        self._head_bytes = self._fed_head_bytes = 0
+        self._body_bytes = 0
+        self._is_in_head = False
+        self._passed_over_bytes = 0  # of a body that the parser takes for another protocol's
+        self._stalled_at: float | None = None  # since when the client does not read its answers
         self._refusal: ServiceError | None = None
         self._is_deaf = False  # what arrives is thrown away: the last answer is given or refused
         self._is_receiving = False
@@ -205,7 +218,7 @@ class LaneProtocol(HttpToolsProtocol):
         """Tell whoever works for this client that it left."""
         self.lane.connections.discard(self)
         waiting = [cycle for cycle, _ in self.pipeline]
-        for cycle in (self.cycle, *waiting):
+        for cycle in (self._started, self.cycle, *waiting):
             if isinstance(cycle, LaneExchange) and not cycle.response_complete:
                 cycle.disconnect()
         self.pipeline.clear()
@@ -221,17 +234,28 @@ class LaneProtocol(HttpToolsProtocol):
         """Read no more from a client that does not read its answers."""
         super().pause_writing()
         self.flow.pause_reading()
+        self._stalled_at = time.monotonic()
 
     def resume_writing(self) -> None:
         """Read on."""
         super().resume_writing()
-        if not self.pipeline:
-            self.flow.resume_reading()
+        self._stalled_at = None
+        self._resume_reading()
+        self._start_next()
+
+    def cut(self) -> None:
+        """Reset the connection: what is not sent yet is dropped, the kernel keeps none of it."""
+        stream = self.transport.get_extra_info("socket")
+        if stream is not None:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     def sweep(self, now: float) -> None:
         """Close what idled, lingered or trickled too long; called about once a second."""
         waited_s = now - self._since
-        if self._is_receiving and not self._is_deaf:
+        if self._stalled_at is not None and now - self._stalled_at > self.lane.receive_timeout_s:
+            self.cut()
+        elif self._is_receiving and not self._is_deaf:
             if waited_s > self.lane.receive_timeout_s:
                 self._refuse(
                     RequestTimeoutError(
@@ -245,33 +269,72 @@ class LaneProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless the connection is on its way out."""
-        if not self._is_deaf:
-            super().data_received(data)
+        while data and not self._is_deaf:
+            if self._passed_over_bytes:
+                data = self._take_passed_over(data)
+                continue
+            is_head_alone = self._is_in_head or not self._is_receiving
+            try:
+                self.parser.feed_data(data)
+                rest = b""
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self.send_400_response("expected HTTP/1.1")
+                return
+            if self._is_in_head and is_head_alone:
+                # The parser keeps a header to itself until it is whole; count what it was fed.
+                self._fed_head_bytes += len(data)
+                if self._fed_head_bytes > MAX_HEAD_BYTES:
+                    self._refuse(self._head_too_large())
+            data = rest
+
+    def _should_upgrade_to_ws(self) -> bool:
+        """Never: nothing here speaks WebSocket, a request to upgrade is answered as HTTP/1.1."""
+        return False
+
+    def _take_passed_over(self, data: bytes) -> bytes:
+        """Take body bytes that follow an Upgrade header, where the parser no longer looks.
+
+        ``curl --http2`` and Java's client ask for h2c on their first request, with a body.
+        """
+        body, rest = data[: self._passed_over_bytes], data[self._passed_over_bytes :]
+        self._passed_over_bytes -= len(body)
+        self.on_body(body)
+        if not self._passed_over_bytes:
+            self._complete()
+        return rest
 
     def on_message_begin(self) -> None:
         """Start a request; uvicorn's scope is made only if the request turns out to be its own."""
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
-        self._head_bytes = 0
+        self._head_bytes = self._fed_head_bytes = 0
+        self._body_bytes = 0
+        self._is_in_head = True
         self._is_receiving = True
         self._since = time.monotonic()
 
     def on_url(self, url: bytes) -> None:
         """Collect the target, within the limit."""
-        self._count_head(len(url))
+        self._limit_head(len(url))
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect a header, within the limit."""
-        self._count_head(len(name) + len(value))
-        super().on_header(name, value)
+        """Collect a header, within the limit; trailers count but mean nothing here."""
+        self._limit_head(len(name) + len(value))
+        if self._is_in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Decide whose request this is."""
+        self._is_in_head = False
         path, _, query = self.url.partition(b"?")
+        if not path.startswith(b"/"):  # absolute form, RFC 9112, 3.2.2
+            path = httptools.parse_url(path).path or b"/"
         handler = self.lane.find(path)
-        if handler is None or (self.parser.should_upgrade() and self._should_upgrade()):
+        if handler is None:
             url, headers, expects = self.url, self.headers, self.expect_100_continue
             since = self._since
             super().on_message_begin()
@@ -279,6 +342,7 @@ class LaneProtocol(HttpToolsProtocol):
             self.headers.extend(headers)
             self._since = since
             super().on_headers_complete()
+            self._resume_reading()  # uvicorn pauses at the first pipelined request
             self._limit_declared_body()
             return
         exchange = LaneExchange(
@@ -290,22 +354,30 @@ class LaneProtocol(HttpToolsProtocol):
         )
         self._enter(exchange)
         self._limit_declared_body()
-        if self.expect_100_continue and exchange.is_started and not exchange.response_complete:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        exchange.expects_continue = self.expect_100_continue
+        if exchange.is_started:
+            self._continue(exchange)
 
     def on_body(self, body: bytes) -> None:
         """Collect body bytes, within the limit."""
+        self._body_bytes += len(body)
+        if self._body_bytes > self.lane.max_body_bytes:
+            self._refuse_body(self._body_bytes)
         cycle: Any = self.cycle
-        if not isinstance(cycle, LaneExchange):
+        if isinstance(cycle, LaneExchange):
+            cycle.chunks.append(body)
+        else:
             super().on_body(body)
-            return
-        cycle.size += len(body)
-        if cycle.size > self.lane.max_body_bytes:
-            self._refuse_body(cycle.size)
-        cycle.chunks.append(body)
 
     def on_message_complete(self) -> None:
-        """Hand a whole request on."""
+        """Hand a whole request on, unless the parser has left its body aside."""
+        if self.parser.should_upgrade():
+            self._passed_over_bytes = self._declared_bytes()
+            if self._passed_over_bytes:
+                return
+        self._complete()
+
+    def _complete(self) -> None:
         self._is_receiving = False
         cycle: Any = self.cycle
         if not isinstance(cycle, LaneExchange):
@@ -320,26 +392,46 @@ class LaneProtocol(HttpToolsProtocol):
         """Start an exchange, or queue it behind the request that is still being answered."""
         previous, self.cycle = self.cycle, exchange  # type: ignore[assignment]  # made to fit
         if previous is None or previous.response_complete:
-            exchange.is_started = True
+            exchange.is_started = self._is_answering = True
+            self._started = exchange
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
+            if len(self.pipeline) >= MAX_PIPELINE:
+                self.flow.pause_reading()
+
+    def _resume_reading(self) -> None:
+        """Read on, unless the client has sent ahead enough or does not read its answers.
+
+        Reading goes on behind a request that is being answered, as that is how a client that left
+        is noticed.
+        """
+        if len(self.pipeline) < MAX_PIPELINE and not self.flow.write_paused:
+            self.flow.resume_reading()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """Start the next request of the pipeline, a lane's or an application's."""
+        self._is_answering = True
         if isinstance(cycle, LaneExchange):
             cycle.is_started = True
+            self._started = cycle
+            self._continue(cycle)
             cycle.advance(time.monotonic())
         else:
+            self._started = None
             super()._start_asgi_task(cycle, app)
+
+    def _continue(self, exchange: LaneExchange) -> None:
+        """Ask for the body that the client holds back."""
+        if exchange.expects_continue and not (exchange.is_whole or exchange.response_complete):
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_response_complete(self) -> None:
         """Go on to the next request of the pipeline, or idle until the sweep."""
+        self._is_answering = False
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        if not self.flow.write_paused:
-            self.flow.resume_reading()
+        self._resume_reading()
         if self.pipeline:
             # Not called from here: a long pipeline would become as deep a stack.
             self.loop.call_soon(self._start_next)
@@ -349,7 +441,10 @@ class LaneProtocol(HttpToolsProtocol):
                 self.transport.close()
 
     def _start_next(self) -> None:
-        if self.pipeline and not self.transport.is_closing():
+        may_start = not (
+            self._is_answering or self.flow.write_paused or self.transport.is_closing()
+        )
+        if self.pipeline and may_start:
             self._start_asgi_task(*self.pipeline.pop())
 
     # -- answers
@@ -372,18 +467,23 @@ class LaneProtocol(HttpToolsProtocol):
 
     # -- refusals
 
-    def _count_head(self, size: int) -> None:
+    def _limit_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
-            self._refusal = HeadersTooLargeError(
-                f"request line and headers: expected at most {MAX_HEAD_BYTES} bytes"
-            )
+            self._refusal = self._head_too_large()
             raise ValueError(self._refusal.message)  # httptools turns it into HttpParserError
 
+    def _head_too_large(self) -> ServiceError:
+        return HeadersTooLargeError(
+            f"request line and headers: expected at most {MAX_HEAD_BYTES} bytes"
+        )
+
+    def _declared_bytes(self) -> int:
+        return next((int(value) for name, value in self.headers if name == b"content-length"), 0)
+
     def _limit_declared_body(self) -> None:
-        for name, value in self.headers:
-            if name == b"content-length" and int(value) > self.lane.max_body_bytes:
-                self._refuse_body(int(value))
+        if self._declared_bytes() > self.lane.max_body_bytes:
+            self._refuse_body(self._declared_bytes())
 
     def _refuse_body(self, size: int) -> None:
         self._refusal = TooLargeError(
@@ -414,17 +514,37 @@ class LaneProtocol(HttpToolsProtocol):
         cycle: Any = self.cycle
         if isinstance(cycle, LaneExchange) and not cycle.is_whole:
             cycle.handler = refuse
+            exchange = cycle
         else:
-            if cycle is not None and not isinstance(cycle, LaneExchange) and cycle.more_body:
-                # BentoML waits for a body that will not come; it is told that the client left.
-                cycle.disconnected = cycle.response_complete = True
-                cycle.message_event.set()
-            cycle = LaneExchange(refuse, "", b"", b"", [], self._write)
-            self._enter(cycle)
-        cycle.keep_alive = False
-        cycle.is_whole = True
+            exchange = LaneExchange(refuse, "", b"", b"", [], self._write)
+            if cycle is None or isinstance(cycle, LaneExchange) or not cycle.more_body:
+                self._enter(exchange)
+            elif not self._replace(cycle, exchange):
+                return
+        exchange.keep_alive = False
+        exchange.is_whole = True
         self.flow.resume_reading()
-        cycle.advance(self._since)
+        exchange.advance(self._since)
+
+    def _replace(self, cycle: Any, exchange: LaneExchange) -> bool:
+        """Put an exchange in the place of BentoML's request, whose body will never be whole.
+
+        Returns:
+            Whether there is still an answer to give: BentoML may have begun its own.
+        """
+        self.cycle = exchange  # type: ignore[assignment]  # made to fit, as in _enter
+        if self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline[0] = (exchange, self.app)  # type: ignore[assignment]
+            return True
+        cycle.disconnected = True
+        cycle.message_event.set()
+        exchange.is_started = True
+        self._started = exchange
+        if cycle.response_started:
+            exchange.response_complete = True
+            if not cycle.response_complete:
+                self.transport.close()
+        return not cycle.response_started
 
 
 def not_ready(_exchange: Exchange) -> None:

@@ -1,11 +1,12 @@
 """A real ONNX model of a few nodes whose answer is a closed form of the pixels.
 
-Logit k is the sum of the pixels of the k-th horizontal stripe, exactly: every answer proves which
-row it came from. Built without torch.
+Logit k is ``gain`` times the sum of the pixels of the k-th horizontal stripe, exactly: every answer
+proves which row it came from. Built without torch.
 """
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,14 +23,14 @@ LABELS = ("top", "upper", "lower", "bottom")
 TEMPERATURE = 1000.0
 
 
-def tiny_logits(images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The closed form: float32 [N, 4], whole numbers."""
+def tiny_logits(images_NHWC: NDArray[np.uint8], gain: float = 1.0) -> NDArray[np.float32]:
+    """The closed form: float32 [N, 4], whole numbers for a whole gain."""
     stripes = images_NHWC.reshape(len(images_NHWC), len(LABELS), -1)
-    return stripes.astype(np.float32).sum(axis=2)
+    return stripes.astype(np.float32).sum(axis=2) * np.float32(gain)
 
 
-def tiny_probabilities(images_NHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
-    scaled = tiny_logits(images_NHWC).astype(np.float64) / TEMPERATURE
+def tiny_probabilities(images_NHWC: NDArray[np.uint8], gain: float = 1.0) -> NDArray[np.float64]:
+    scaled = tiny_logits(images_NHWC, gain).astype(np.float64) / TEMPERATURE
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
@@ -69,7 +70,9 @@ def tiny_model(labels: tuple[str, ...] = LABELS, gain: float = 1.0) -> onnx.Mode
     return model
 
 
-def build_tiny(folder: Path, name: str, version: int, model: onnx.ModelProto) -> ModelArtifact:
+def build_tiny(
+    folder: Path, name: str, version: int, model: onnx.ModelProto, gain: float = 1.0
+) -> ModelArtifact:
     """Write the files of a version into a folder and return the artifact that describes them."""
     content = model.SerializeToString()
     (folder / "model.onnx").write_bytes(content)
@@ -77,7 +80,7 @@ def build_tiny(folder: Path, name: str, version: int, model: onnx.ModelProto) ->
     golden = []
     images = random_images(8, seed=99)
     for i, (image, probabilities) in enumerate(
-        zip(images, tiny_probabilities(images), strict=True)
+        zip(images, tiny_probabilities(images, gain), strict=True)
     ):
         png = encode_png(image)
         (folder / f"golden/{i}.png").write_bytes(png)
@@ -107,10 +110,24 @@ def build_tiny(folder: Path, name: str, version: int, model: onnx.ModelProto) ->
 
 
 def publish_tiny(
-    root: Path, name: str = "tiny", model: onnx.ModelProto | None = None
+    root: Path, name: str = "tiny", model: onnx.ModelProto | None = None, gain: float = 1.0
 ) -> ModelArtifact:
     """Publish one more version of a tiny model."""
-    model = model or tiny_model()
+    model = model or tiny_model(gain=gain)
     return ModelRepository(root).publish(
-        name, lambda folder, version: build_tiny(folder, name, version, model)
+        name, lambda folder, version: build_tiny(folder, name, version, model, gain)
+    )
+
+
+def assert_own_result(
+    result: dict[str, Any], image_HWC: NDArray[np.uint8], gain: float = 1.0, top: int = 4
+) -> None:
+    """Assert that one entry of ``results`` is the closed form of this very image."""
+    expected = tiny_probabilities(image_HWC[None], gain)[0]
+    order = np.argsort(-expected, kind="stable")[:top].tolist()
+    predictions = result["predictions"]
+    assert [p["index"] for p in predictions] == order, (result, expected)
+    assert [p["label"] for p in predictions] == [LABELS[i] for i in order]
+    np.testing.assert_allclose(
+        [p["probability"] for p in predictions], expected[order], rtol=0, atol=1e-6
     )

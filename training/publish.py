@@ -63,22 +63,20 @@ def publish(
         stamp(model, name, version, dataset.labels)
         content = model.SerializeToString()
         inputs, outputs = check_contract(content, dataset.image_shape, len(dataset.labels))
-        parity = verify(network, content, dataset.test)
         (staging / _MODEL_FILE).write_bytes(content)
-        image = _image_spec(dataset)
         return ModelArtifact(
             name=name,
             version=version,
             labels=dataset.labels,
             inputs=inputs,
             outputs=outputs,
-            image=image,
+            image=_image_spec(dataset),
             files=(ModelFile(_MODEL_FILE, "fp32", _sha256(content), len(content)),),
             opset=OPSET,
             temperature=outcome.temperature,
-            golden=write_golden(staging, open_session(content), dataset, image),
+            golden=write_golden(staging, open_session(content), dataset),
             metrics=Metrics(split="test", **asdict(outcome.test)),
-            parity=parity,
+            parity=verify(network, content, dataset.test),
             provenance=_provenance(run),
         )
 
@@ -86,7 +84,7 @@ def publish(
 
 
 def write_golden(
-    staging: Path, session: onnxruntime.InferenceSession, dataset: Dataset, image: ImageSpec
+    staging: Path, session: onnxruntime.InferenceSession, dataset: Dataset
 ) -> tuple[Golden, ...]:
     """Write golden images as PNG files, with what the model says to each file.
 
@@ -94,7 +92,6 @@ def write_golden(
         staging: Folder of the version; the images go into its ``golden`` folder.
         session: The model that is being published.
         dataset: Its test split gives the images.
-        image: How the files are decoded.
     """
     folder = staging / "golden"
     folder.mkdir()
@@ -105,7 +102,7 @@ def write_golden(
         path = folder / f"{len(golden)}.png"
         path.write_bytes(encoded)
         # Through the file's bytes, as every load will do it.
-        _, probabilities_NK = run_session(session, decode(encoded, image)[None])
+        _, probabilities_NK = run_session(session, decode(encoded, _image_spec(dataset))[None])
         golden.append(
             Golden(
                 path=path.relative_to(staging).as_posix(),

@@ -209,7 +209,8 @@ class Batcher:
         self.queued_rows += job.count
         if not self._is_running and not self._is_scheduled:
             self._schedule()
-        if deadline < self._expiry_at and self._executor is not None:
+        may_wait = self._executor is not None or self._limits.max_queue_delay_s > 0
+        if deadline < self._expiry_at and may_wait:
             self._arm_expiry(deadline)
         return job
 
@@ -235,7 +236,7 @@ class Batcher:
             raise QueueFullError(
                 f"queue full: {waiting} of {self._limits.max_queue_rows} rows waiting; "
                 "retry later or raise FOVEAL_MAX_QUEUE_ROWS",
-                math.ceil(waiting / self._rows_per_s) if self._rows_per_s else 1,
+                max(1, math.ceil(waiting / self._rows_per_s)) if self._rows_per_s else 1,
             )
 
     def _schedule(self) -> None:
@@ -268,7 +269,14 @@ class Batcher:
         if not members:
             return
         batch = Batch(rows, members, self._clock())
-        images = self._gather(members, rows)
+        try:
+            images = self._gather(members, rows)
+        except Exception as error:  # law 1 was broken; the neighbours get an answer all the same
+            logger.exception("putting a batch together failed; this is a bug")
+            self._finish(batch, InferenceError(str(error)))
+            if self._queue and not self._is_scheduled:
+                self._schedule()
+            return
         if self._executor is None:
             self._finish(batch, self._run_safely(images))
             if self._queue and not self._is_scheduled:
@@ -359,7 +367,10 @@ class Batcher:
                 _RATE_WEIGHT if self._rows_per_s else 1
             )
         if self._observe is not None:
-            self._observe(batch)
+            try:
+                self._observe(batch)
+            except Exception:
+                logger.exception("observing a batch failed; this is a bug")
         position = 0
         for job, _, count in batch.jobs:
             job.parts.append((batch, position, count))

@@ -218,11 +218,11 @@ class Catalog:
             NotReadyError: The model is there but no version of it could be loaded.
         """
         name = name or self.default_model
-        found = (
-            self._by_version.get((name, int(version) if version.isdecimal() else 0))
-            if version
-            else self._defaults.get(name)
-        )
+        if not version:
+            found = self._defaults.get(name)
+        else:
+            number = int(version) if version.isdecimal() and len(version) < 10 else 0
+            found = self._by_version.get((name, number))
         if found is not None:
             return found
         served = sorted(f"{n}:{v}" for n, v in self._by_version)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -61,18 +61,20 @@ class PredictProtocol:
         """Return the handler of a raw path, None if it is not this protocol's."""
         if path == b"/predict":
             return self._predict_default
-        parts = path.split(b"/")
-        match parts:
-            case [b"", b"models", name, b"predict"]:
-                return partial(self._handle, name.decode("latin-1"), "")
-            case [b"", b"models", name, b"versions", version, b"predict"]:
-                return partial(self._handle, name.decode("latin-1"), version.decode("latin-1"))
+        if not path.endswith(b"/predict"):
+            return None
+        match unquote(path.decode("latin-1")).split("/"):
+            case ["", "models", name, "predict"]:
+                return partial(self.handle, name, "")
+            case ["", "models", name, "versions", version, "predict"]:
+                return partial(self.handle, name, version)
         return None
 
     def _predict_default(self, exchange: Exchange) -> None:
-        self._handle("", "", exchange)
+        self.handle("", "", exchange)
 
-    def _handle(self, name: str, version: str, exchange: Exchange) -> None:
+    def handle(self, name: str, version: str, exchange: Exchange) -> None:
+        """Answer one request for a model, "" for the default one, and a version, "" likewise."""
         try:
             if exchange.method != "POST":
                 raise MethodError(f"{exchange.method}: expected POST with an image", "POST")
@@ -144,9 +146,10 @@ class PredictCall:
         self._deadline = self._protocol.deadline(exchange)
         if exchange.query:
             self._top = _top(exchange.query, len(self._classifier.artifact.labels))
-        content_type = exchange.header(b"content-type") or b""
+        declared = exchange.header(b"content-type") or b""
+        content_type = declared.lower()
         if content_type.startswith(b"multipart/form-data"):
-            files = read_files(content_type, exchange.body, self._protocol.max_request_rows)
+            files = read_files(declared, exchange.body, self._protocol.max_request_rows)
             self._decode(files)
             return
         if not (

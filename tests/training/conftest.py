@@ -8,11 +8,17 @@ if importlib.util.find_spec("torch") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
     import numpy as np
+    import torch
 
     from training.config import TrainConfig
     from training.datasets import Dataset
     from training.recipes import resolve
     from training.splits import Split
+
+    @pytest.fixture(scope="session", autouse=True)
+    def one_thread() -> None:
+        """Tiny tensors: threads that wait for each other on busy cores cost many times the work."""
+        torch.set_num_threads(1)
 
     @pytest.fixture
     def config(tmp_path: Path) -> TrainConfig:

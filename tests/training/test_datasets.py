@@ -163,11 +163,11 @@ def test_parts_that_do_not_belong_together_are_named(folder: Path) -> None:
     with pytest.raises(DatasetError, match="expected labels 0 to 9, got 10 at row 10"):
         read_pair(folder, "t10k", 10)
     labels.unlink()
-    with pytest.raises(DatasetError, match="expected a file t10k-labels-idx1-ubyte.gz or"):
+    with pytest.raises(DatasetError, match="expected a file t10k-labels-idx1-ubyte"):
         read_pair(folder, "t10k", 10)
 
 
 def test_a_class_without_images_is_named(folder: Path) -> None:
     write_idx(folder / "train-labels-idx1-ubyte.gz", np.arange(100) % 9)
-    with pytest.raises(DatasetError, match="at least 2 training images of each class.*Ankle boot"):
+    with pytest.raises(DatasetError, match=r"at least 2 training images of each class.*Ankle boot"):
         load_dataset("fashion-mnist", folder)

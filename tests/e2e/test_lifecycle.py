@@ -1,0 +1,241 @@
+"""Live, ready, stop: what an operator sees."""
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from models.image import encode_png
+from tests.server import ROOT, RunningServer, Wire, assert_error, post, running_server
+from tests.tiny import assert_own_result, publish_tiny, random_images
+
+pytestmark = pytest.mark.e2e
+
+IMAGES = random_images(16, seed=4)
+PNGS = [encode_png(image) for image in IMAGES]
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz"])
+def test_health(client: httpx.Client, path: str) -> None:
+    assert client.get(path).status_code == 200
+
+
+def test_openapi_names_classify(client: httpx.Client) -> None:
+    assert "/classify" in client.get("/docs.json").json()["paths"]
+
+
+def test_metrics_names(client: httpx.Client) -> None:
+    client.post("/predict", content=PNGS[0])
+    client.post("/predict", content=b"no image")
+    client.post("/models/large/predict", content=PNGS[0])
+    text = client.get("/metrics").text
+    for name in (
+        'foveal_requests_total{model="tiny",protocol="predict",status="200",version="1"}',
+        'foveal_requests_total{model="tiny",protocol="predict",status="400",version="1"}',
+        'foveal_requests_total{model="",protocol="predict",status="404",version=""}',
+        'foveal_request_seconds_count{model="tiny",version="1"}',
+        'foveal_decode_seconds_count{model="tiny",version="1"}',
+        'foveal_queue_seconds_count{model="tiny",version="1"}',
+        'foveal_run_seconds_count{model="tiny",version="1"}',
+        'foveal_run_seconds_bucket{le="0.001",model="tiny",version="1"}',
+        'foveal_batch_rows_bucket{le="64.0",model="tiny",version="1"}',
+        'foveal_queue_rows{model="tiny",version="1"}',
+        'foveal_dropped_rows_total{model="tiny",version="1"}',
+        'foveal_model_info{device="cpu",model="tiny",precision="fp32"',
+    ):
+        assert f"\n{name}" in text, name
+
+
+def test_metrics_count_each_stage_once(server: RunningServer, client: httpx.Client) -> None:
+    names = {
+        "foveal_requests_total": 1, "foveal_request_seconds_count": 1,
+        "foveal_decode_seconds_count": 1, "foveal_queue_seconds_count": 1,
+        "foveal_run_seconds_count": 1, "foveal_batch_rows_sum": 1,
+    }  # fmt: skip
+    before = {name: server.metric(name, version="2") for name in names}
+    client.post("/models/tiny/versions/2/predict", content=PNGS[0])
+    after = {name: server.metric(name, version="2") for name in names}
+    assert {name: after[name] - before[name] for name in names} == names
+
+
+def test_one_corrupt_model(tmp_path: Path) -> None:
+    """Not ready, and says which and why; the models that are whole answer."""
+    root = tmp_path / "repository"
+    publish_tiny(root, "whole")
+    publish_tiny(root, "broken")
+    publish_tiny(root, "half")
+    publish_tiny(root, "half")
+    for version in (root / "broken/1", root / "half/2"):
+        model = version / "model.onnx"
+        model.write_bytes(model.read_bytes()[:-1])
+    with running_server(root, tmp_path, is_ready=False, default_model="whole") as server:
+        readiness = httpx.get(f"{server.url}/readyz")
+        assert_error(readiness, 503, ".")
+        assert httpx.get(f"{server.url}/livez").status_code == 200
+        for path in ("/predict", "/models/whole/predict", "/models/half/predict"):
+            said = httpx.post(server.url + path, content=PNGS[0]).json()
+            assert said["version"] == 1
+            assert_own_result(said["results"][0], IMAGES[0])
+        answer = httpx.post(f"{server.url}/models/broken/predict", content=PNGS[0])
+        assert_error(answer, 503, 'model "broken": no version could be loaded; see the log')
+        assert server.metric("foveal_model_refused", model="broken", version="1") == 1
+        assert server.metric("foveal_model_refused", model="half", version="2") == 1
+        assert "broken:1 refused" in server.log
+        assert "sha256 is" in server.log
+
+
+def test_stop_under_load_answers_every_request(
+    tiny_repository: Path, tmp_path: Path
+) -> None:
+    """16 clients in a closed loop: whoever sent a request gets its answer."""
+    clients = 16
+    answered = [0] * clients
+    failures: list[str] = []
+    is_warm = threading.Barrier(clients + 1)
+
+    def ask(i: int) -> None:
+        request = post("/predict", PNGS[i])
+        try:
+            with Wire(server) as wire:
+                while True:
+                    answer = wire.send(request).answer()
+                    if answer.status != 200:
+                        failures.append(f"client {i}: {answer}")
+                        return
+                    assert_own_result(answer.json()["results"][0], IMAGES[i])
+                    answered[i] += 1
+                    if answered[i] == 20:
+                        is_warm.wait(30)
+                    if answer.headers.get("connection") == "close":
+                        if not wire.is_closed():
+                            failures.append(f"client {i}: more than the last answer")
+                        return
+        except BaseException as error:
+            failures.append(f"client {i} after {answered[i]} answers: {error!r}")
+
+    with running_server(tiny_repository, tmp_path) as server:
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(clients)]
+        for thread in threads:
+            thread.start()
+        is_warm.wait(30)
+        time.sleep(0.2)
+        server.signal_stop()
+        for thread in threads:
+            thread.join(30)
+        assert server.process.wait(30) == 0, server.log
+    assert not failures, failures
+    assert min(answered) > 20
+    assert "drain time-out" not in server.log
+
+
+def test_stop_answers_what_waits_and_refuses_what_is_new(
+    tiny_repository: Path, tmp_path: Path
+) -> None:
+    """Rows held back by the queue delay, pipelines and half a request, all at the stop."""
+    with running_server(tiny_repository, tmp_path, max_queue_delay_ms=800) as server:
+        with Wire(server) as one, Wire(server) as many, Wire(server) as late, Wire(server) as idle:
+            one.send(post("/predict", PNGS[0]))
+            many.send(*(post("/predict", png) for png in PNGS[1:5]))
+            request = post("/predict", PNGS[5])
+            late.send(request[:50])
+            time.sleep(0.1)
+            server.signal_stop()
+            late.send(request[50:])
+            assert_own_result(one.answer().json()["results"][0], IMAGES[0])
+            assert one.is_closed()
+            for i in range(1, 5):
+                answer = many.answer()
+                assert_own_result(answer.json()["results"][0], IMAGES[i])
+                assert (answer.headers.get("connection") == "close") == (i == 4)
+            assert many.is_closed()
+            answer = late.answer()
+            assert_own_result(answer.json()["results"][0], IMAGES[5])
+            assert answer.headers["connection"] == "close"
+            assert late.is_closed()
+            assert idle.is_closed()
+        assert server.process.wait(30) == 0, server.log
+
+
+def test_stop_cuts_who_never_finishes(tiny_repository: Path, tmp_path: Path) -> None:
+    with running_server(tiny_repository, tmp_path, drain_timeout_s=1) as server:
+        with Wire(server) as wire:
+            wire.send(post("/predict", PNGS[0])[:-5])
+            time.sleep(0.1)
+            server.signal_stop()
+            assert server.process.wait(15) == 0, server.log
+    assert "1 connections cut: drain time-out" in server.log
+
+
+def test_two_workers_give_the_same_bytes(
+    server: RunningServer, tiny_repository: Path, tmp_path: Path
+) -> None:
+    with Wire(server) as wire:
+        expected = [wire.send(post("/predict", png)).answer().body for png in PNGS]
+    with running_server(tiny_repository, tmp_path, workers=2) as two:
+        for _ in range(10):
+            for i, png in enumerate(PNGS):
+                with Wire(two) as wire:
+                    assert wire.send(post("/predict", png)).answer().body == expected[i]
+        time.sleep(0.5)  # the other worker's tallies are that old
+        assert two.metric("foveal_requests_total", status="200") == 160
+        assert two.log.count("Service foveal initialized") == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "match"),
+    [
+        ("max_batch_size", "0", "FOVEAL_MAX_BATCH_SIZE"),
+        ("models", "/nowhere", "/nowhere"),
+        ("default_model", "large", "FOVEAL_DEFAULT_MODEL: expected one of tiny"),
+    ],
+)
+def test_wrong_settings_are_named(
+    tiny_repository: Path, tmp_path: Path, setting: str, value: str, match: str
+) -> None:
+    settings = {"models": tiny_repository, setting: value}
+    program = (
+        "import asyncio\n"
+        "from service.app import Foveal\n"
+        "async def main():\n"
+        "    Foveal.inner()\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={
+            "PATH": "/usr/bin:/bin", "BENTOML_HOME": str(tmp_path),
+            **{f"FOVEAL_{name.upper()}": str(value) for name, value in settings.items()},
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert match in done.stderr.strip().splitlines()[-1], done.stderr
+
+
+def test_nothing_phones_home(tmp_path: Path) -> None:
+    program = (
+        "import service.app\n"
+        "from bentoml._internal.utils.analytics.usage_stats import do_not_track\n"
+        "assert do_not_track()\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "BENTOML_HOME": str(tmp_path)},
+        check=True,
+    )
+
+
+def test_onnxruntime_still_has_the_telemetry_switch() -> None:
+    import onnxruntime
+
+    assert callable(onnxruntime.disable_telemetry_events)
+    source = (ROOT / "service/pipeline/session.py").read_text()
+    assert "\nonnxruntime.disable_telemetry_events()\n" in source

@@ -1,0 +1,238 @@
+"""A real ``bentoml serve`` in a process of its own, and a raw connection to it."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+import psutil
+import orjson
+
+ROOT = Path(__file__).resolve().parent.parent
+START_S = 60.0
+STOP_S = 40.0
+
+
+@dataclass
+class RunningServer:
+    """One server and where it is; ``stop`` is safe to call twice."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log_path: Path
+    url: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum all samples of a metric whose labels include those given."""
+        text = httpx.get(f"{self.url}/metrics").text
+        total = 0.0
+        for found in re.finditer(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE):
+            got = dict(re.findall(r'(\w+)="([^"]*)"', found[1] or ""))
+            if labels.items() <= got.items():
+                total += float(found[2])
+        return total
+
+    def client_ports(self) -> set[int]:
+        """Return the remote ports of the connections that the server's processes hold."""
+        main = psutil.Process(self.process.pid)
+        return {
+            connection.raddr.port
+            for process in (main, *main.children(recursive=True))
+            for connection in process.net_connections("tcp")
+            if connection.raddr
+        }
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"server ended with {self.process.returncode}:\n{self.log}")
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/livez", timeout=5).status_code == 200:
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"server not live after {START_S} s:\n{self.log}")
+
+    def signal_stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> None:
+        """Stop by SIGTERM and see to it that nothing is left on the port."""
+        if self.process.poll() is None:
+            self.signal_stop()
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"server did not stop in {STOP_S} s:\n{self.log}") from None
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", self.port)) != 0, "the port is still served"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running_server(
+    repository: Path, folder: Path, *, is_ready: bool = True, **settings: object
+) -> Iterator[RunningServer]:
+    """Start ``bentoml serve`` with ``FOVEAL_<SETTING>`` for each setting; stop it at the end.
+
+    Args:
+        repository: The model repository.
+        folder: Where its log and BentoML's home go.
+        is_ready: Whether /readyz is expected to be 200.
+        settings: Names in lower case, without the prefix.
+    """
+    port = free_port()
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("FOVEAL_", "BENTOML_"))}
+    variables = {f"FOVEAL_{name.upper()}": str(value) for name, value in settings.items()}
+    environment = {
+        **inherited,
+        **variables,
+        "FOVEAL_MODELS": str(repository),
+        "BENTOML_HOME": str(folder / "bentoml"),
+    }
+    log_path = folder / f"server-{port}.log"
+    bentoml = Path(sys.executable).with_name("bentoml")
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [bentoml, "serve", "service.app:Foveal", "--host", "127.0.0.1", "--port", str(port)],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    server = RunningServer(port, process, log_path)
+    try:
+        server.wait_ready()
+        readiness = httpx.get(f"{server.url}/readyz").status_code
+        assert readiness == (200 if is_ready else 503), server.log
+        yield server
+    finally:
+        server.stop()
+    # BentoML logs tracebacks of its own for bad input; these are never anyone's input.
+    for sign in ("this is a bug", "in ASGI application", "in callback", "never retrieved"):
+        assert sign not in server.log, server.log
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response off the wire; headers in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+
+class Wire:
+    """One raw connection, to send what no client library would.
+
+    Args:
+        server: Whom to connect to.
+        timeout_s: For every read; a server that never answers fails the test.
+    """
+
+    def __init__(self, server: RunningServer, timeout_s: float = 15) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=timeout_s)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._file = self.socket.makefile("rb")
+
+    def __enter__(self) -> "Wire":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+        self.socket.close()
+
+    def send(self, *parts: bytes) -> "Wire":
+        self.socket.sendall(b"".join(parts))
+        return self
+
+    def answer(self, method: str = "POST") -> Answer:
+        """Read one response, framed by its own headers."""
+        line = self._file.readline()
+        assert line.startswith(b"HTTP/1.1 "), f"expected a status line, got {line!r}"
+        status = int(line.split()[1])
+        headers: dict[str, str] = {}
+        while (line := self._file.readline()) != b"\r\n":
+            assert line.endswith(b"\r\n"), f"expected a header, got {line!r}"
+            name, _, value = line.decode("latin-1").rstrip("\r\n").partition(":")
+            assert name.lower() not in headers or name.lower() == "set-cookie", f"{name} twice"
+            headers[name.lower()] = value.strip()
+        body = b""
+        if method == "HEAD" or status in (100, 204, 304):
+            pass
+        elif headers.get("transfer-encoding") == "chunked":
+            while size := int(self._file.readline(), 16):
+                body += self._file.read(size)
+                assert self._file.readline() == b"\r\n"
+            assert self._file.readline() == b"\r\n"
+        else:
+            size = int(headers["content-length"])
+            body = self._file.read(size)
+            assert len(body) == size, f"expected {size} bytes, got {body!r}"
+        return Answer(status, headers, body)
+
+    def is_closed(self) -> bool:
+        """Wait for the server's end of the connection: whether it closed and said nothing more."""
+        return self._file.read() == b""
+
+
+def post(path: str, body: bytes, *headers: str, version: str = "1.1") -> bytes:
+    """Write the bytes of a POST with its length."""
+    lines = [f"POST {path} HTTP/{version}", "Host: test", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+def get(path: str, *headers: str, method: str = "GET") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: test", *headers]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+
+
+def chunked(path: str, *chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+    """Write the bytes of a chunked POST."""
+    head = f"POST {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    return head + b"".join(b"%x\r\n%s\r\n" % (len(c), c) for c in chunks) + end
+
+
+def assert_error(answer: "Answer | httpx.Response", status: int, match: str) -> None:
+    """Assert the one error shape: ``{"error": "<message>"}`` and nothing else."""
+    body = answer.body if isinstance(answer, Answer) else answer.content
+    code = answer.status if isinstance(answer, Answer) else answer.status_code
+    assert code == status, f"expected {status}, got {code}: {body!r}"
+    assert answer.headers["content-type"] == "application/json"
+    said = orjson.loads(body)
+    assert list(said) == ["error"] and isinstance(said["error"], str), said
+    assert re.search(match, said["error"]), f"expected {match!r}, got {said['error']!r}"
+    assert "Traceback" not in said["error"] and "/site-packages/" not in said["error"]

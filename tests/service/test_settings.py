@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings, SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(f"FOVEAL_{field.upper()}", raising=False)
+
+
+def test_defaults_are_valid_and_point_at_the_shipped_models() -> None:
+    settings = load_settings()
+    assert settings.models == Path(__file__).resolve().parents[2] / "models"
+    assert settings.max_queue_delay_ms == 0, "work-conserving unless asked otherwise"
+
+
+def test_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOVEAL_MAX_BATCH_SIZE", "7")
+    monkeypatch.setenv("FOVEAL_KEEP_ALIVE_S", "1.5")
+    settings = load_settings()
+    assert (settings.max_batch_size, settings.keep_alive_s) == (7, 1.5)
+
+
+def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOVEAL_MAX_BATCH_SIZE", "0")
+    monkeypatch.setenv("FOVEAL_DEVICE", "abacus")
+    monkeypatch.setenv("FOVEAL_KEEP_ALIVE_S", "soon")
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    message = str(refused.value)
+    assert "\n" not in message
+    for words in (
+        "FOVEAL_MAX_BATCH_SIZE", "'0'", "FOVEAL_DEVICE", "'abacus'", "FOVEAL_KEEP_ALIVE_S", "'soon'",
+    ):  # fmt: skip
+        assert words in message
+
+
+@pytest.mark.parametrize("field", sorted(Settings.model_fields))
+def test_every_setting_is_described(field: str) -> None:
+    assert Settings.model_fields[field].description
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["request_timeout_s", "receive_timeout_s", "keep_alive_s", "drain_timeout_s", "max_batch_size"],
+)
+@pytest.mark.parametrize("value", ["0", "-1", "nan"])
+def test_limits_must_be_positive(
+    monkeypatch: pytest.MonkeyPatch, field: str, value: str
+) -> None:
+    monkeypatch.setenv(f"FOVEAL_{field.upper()}", value)
+    with pytest.raises(SettingsError, match=f"FOVEAL_{field.upper()}"):
+        load_settings()

@@ -1,0 +1,175 @@
+"""Every name inside other people's packages that the service leans on.
+
+An upgrade that renames one fails here, with its name, and not in production.
+"""
+
+import inspect
+
+import httptools
+import prometheus_client
+import pytest
+import uvicorn.config
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+
+def parameters(function: object) -> list[str]:
+    assert callable(function)
+    return list(inspect.signature(function).parameters)
+
+
+def test_protocol_is_looked_up_in_this_table() -> None:
+    assert "auto" in uvicorn.config.HTTP_PROTOCOLS
+    source = inspect.getsource(uvicorn.config.Config.load)
+    assert "HTTP_PROTOCOLS[self.http]" in source
+    assert "isinstance(self.http, str)" in source
+
+
+def test_protocol_is_constructed_so() -> None:
+    assert parameters(HttpToolsProtocol.__init__) == [
+        "self", "config", "server_state", "app_state", "_loop",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("connection_made", ["self", "transport"]),
+        ("connection_lost", ["self", "exc"]),
+        ("eof_received", ["self"]),
+        ("data_received", ["self", "data"]),
+        ("on_message_begin", ["self"]),
+        ("on_url", ["self", "url"]),
+        ("on_header", ["self", "name", "value"]),
+        ("on_headers_complete", ["self"]),
+        ("on_body", ["self", "body"]),
+        ("on_message_complete", ["self"]),
+        ("on_response_complete", ["self"]),
+        ("send_400_response", ["self", "msg"]),
+        ("shutdown", ["self"]),
+        ("pause_writing", ["self"]),
+        ("resume_writing", ["self"]),
+        ("_start_asgi_task", ["self", "cycle", "app"]),
+        ("_should_upgrade", ["self"]),
+        ("_should_upgrade_to_ws", ["self"]),
+        ("_unset_keepalive_if_required", ["self"]),
+    ],
+)
+def test_protocol_method(name: str, expected: list[str]) -> None:
+    assert parameters(getattr(HttpToolsProtocol, name)) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "app", "cycle", "expect_100_continue", "flow", "headers", "loop", "parser", "pipeline",
+        "scope", "server_state", "transport", "url",
+    ],
+)  # fmt: skip
+def test_protocol_attribute(name: str) -> None:
+    assert f"self.{name}" in inspect.getsource(HttpToolsProtocol)
+
+
+def test_pipeline_takes_new_requests_left_and_gives_old_ones_right() -> None:
+    source = inspect.getsource(HttpToolsProtocol)
+    assert "self.pipeline.appendleft((self.cycle, app))" in source
+    assert "cycle, app = self.pipeline.pop()" in source
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "disconnected", "keep_alive", "message_event", "more_body", "response_complete",
+        "response_started",
+    ],
+)  # fmt: skip
+def test_cycle_attribute(name: str) -> None:
+    assert f"self.{name} = " in inspect.getsource(RequestResponseCycle.__init__)
+
+
+def test_cycle_tells_the_protocol_when_it_is_over() -> None:
+    source = inspect.getsource(HttpToolsProtocol.on_headers_complete)
+    assert "on_response=self.on_response_complete" in source
+    assert "self._start_asgi_task(self.cycle, app)" in source
+    assert "existing_cycle.response_complete" in source
+
+
+def test_status_lines() -> None:
+    assert STATUS_LINE[200] == b"HTTP/1.1 200 OK\r\n"
+    for status in (400, 404, 405, 408, 413, 415, 429, 431, 500, 503, 504):
+        assert STATUS_LINE[status].startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_flow_control() -> None:
+    for name in ("pause_reading", "resume_reading", "pause_writing", "resume_writing"):
+        assert parameters(getattr(FlowControl, name)) == ["self"]
+    assert "self.write_paused = " in inspect.getsource(FlowControl.__init__)
+
+
+def test_server_state() -> None:
+    source = inspect.getsource(uvicorn.server.ServerState)
+    for name in ("total_requests", "connections", "tasks", "default_headers"):
+        assert f"self.{name}" in source
+
+
+def test_server_stops_connections_and_waits_for_them() -> None:
+    source = inspect.getsource(uvicorn.server.Server.shutdown)
+    assert "connection.shutdown()" in source
+    waiting = inspect.getsource(uvicorn.server.Server._wait_tasks_to_complete)
+    assert "while self.server_state.connections and not self.force_exit" in waiting
+
+
+def test_parser() -> None:
+    for name in ("feed_data", "get_http_version", "get_method", "should_keep_alive"):
+        assert hasattr(httptools.HttpRequestParser, name)
+    assert hasattr(httptools.HttpRequestParser, "should_upgrade")
+    assert issubclass(httptools.HttpParserUpgrade, Exception)
+    assert issubclass(httptools.HttpParserError, Exception)
+    assert httptools.parse_url(b"http://host/path?x=1").path == b"/path"
+    assert httptools_impl.httptools is httptools
+
+
+def test_parser_skips_the_body_of_an_upgrade_and_says_where() -> None:
+    """Why the lane reads such bodies itself."""
+    seen: list[str] = []
+
+    class Collector:
+        def on_body(self, _body: bytes) -> None:
+            seen.append("body")
+
+        def on_message_complete(self) -> None:
+            seen.append("complete")
+
+    head = b"POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\n"
+    with pytest.raises(httptools.HttpParserUpgrade) as upgrade:
+        httptools.HttpRequestParser(Collector()).feed_data(head + b"body")
+    assert upgrade.value.args[0] == len(head)
+    assert seen == ["complete"]
+
+
+def test_error_in_a_callback_becomes_a_parser_error() -> None:
+    class Raising:
+        def on_url(self, _url: bytes) -> None:
+            raise ValueError("over a limit")
+
+    with pytest.raises(httptools.HttpParserError):
+        httptools.HttpRequestParser(Raising()).feed_data(b"GET / HTTP/1.1\r\n\r\n")
+
+
+def test_prometheus_histogram() -> None:
+    registry = prometheus_client.CollectorRegistry()
+    histogram = prometheus_client.Histogram(
+        "h", "h", ["l"], buckets=(1, 2, 4), registry=registry
+    ).labels("a")
+    assert histogram._upper_bounds == [1.0, 2.0, 4.0, float("inf")]
+    histogram._buckets[1].inc(3)
+    histogram._sum.inc(4.5)
+    assert registry.get_sample_value("h_bucket", {"l": "a", "le": "1.0"}) == 0
+    assert registry.get_sample_value("h_bucket", {"l": "a", "le": "2.0"}) == 3
+    assert registry.get_sample_value("h_count", {"l": "a"}) == 3
+    assert registry.get_sample_value("h_sum", {"l": "a"}) == 4.5

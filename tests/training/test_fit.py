@@ -1,0 +1,93 @@
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from training.config import TrainConfig
+from training.datasets import Dataset
+from training.errors import ConfigError
+from training.evaluate import compute_logits
+from training.fit import CHECKPOINT, fit, load_checkpoint
+from training.splits import Split
+
+pytestmark = pytest.mark.training
+
+Squares = Callable[..., Dataset]
+
+
+def accuracy(logits_NK: torch.Tensor, split: Split) -> float:
+    return float((logits_NK.argmax(dim=1).numpy() == split.targets_N).mean())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"ema": 0.8},
+        {"autocast": "bfloat16"},
+        {"network": "fcnn", "hidden": (32,), "optimizer": "sgd", "lr": 0.02, "schedule": "linear"},
+    ],
+    ids=["plain", "ema", "bfloat16", "fcnn-sgd"],
+)
+def test_learns_what_can_be_learnt(
+    config: TrainConfig, squares: Squares, change: dict[str, object]
+) -> None:
+    dataset = squares()
+    options = {"epochs": 15, "batch_size": 16, "shift": 1, "lr": 0.01} | change
+    network = fit(replace(config, **options), dataset, show_progress=False)
+    assert not network.training
+    assert accuracy(compute_logits(network, dataset.test), dataset.test) == 1
+
+
+def test_the_test_split_is_never_touched(config: TrainConfig, squares: Squares) -> None:
+    dataset = squares()
+    poisoned = replace(dataset, test=Split(np.empty((0, 1, 1, 1), np.uint8), np.empty(0, np.int64)))
+    network = fit(config, poisoned, show_progress=False)
+    again = fit(replace(config, run=config.run.with_name("again")), dataset, show_progress=False)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_leaves_curves_and_the_best_checkpoint(config: TrainConfig, squares: Squares) -> None:
+    dataset = squares()
+    config = replace(config, epochs=4, batch_size=16, lr=0.01)
+    fit(config, dataset, show_progress=False)
+    with (config.run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    curve = [float(row["validation_accuracy"]) for row in rows if row["validation_accuracy"]]
+    assert len(curve) == 4
+    assert sum(bool(row["train_loss"]) for row in rows) == 4
+    assert all(row["lr"] for row in rows if row["train_loss"])
+    assert (config.run / CHECKPOINT).is_file()
+    best = compute_logits(load_checkpoint(config, dataset), dataset.validation)
+    assert accuracy(best, dataset.validation) == pytest.approx(max(curve))
+
+
+def test_the_seed_decides(config: TrainConfig, squares: Squares) -> None:
+    dataset = squares()
+
+    def weights(name: str, seed: int) -> torch.Tensor:
+        run = replace(config, run=config.run / name, seed=seed, shift=1, dropout=0.2)
+        return torch.cat([p.flatten() for p in fit(run, dataset, show_progress=False).parameters()])
+
+    first = weights("a", 1)
+    assert torch.equal(first, weights("b", 1))
+    assert not torch.equal(first, weights("c", 2))
+
+
+@pytest.mark.parametrize("field", ["network", "optimizer", "schedule", "activation"])
+def test_unknown_names_are_listed(config: TrainConfig, squares: Squares, field: str) -> None:
+    with pytest.raises(ConfigError, match=f"{field}: expected one of .*, got 'nonsense'"):
+        fit(replace(config, **{field: "nonsense"}), squares(), show_progress=False)
+
+
+def test_progress_is_drawn_on_request(
+    config: TrainConfig, squares: Squares, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fit(config, squares(), show_progress=False)
+    assert capfd.readouterr() == ("", "")
+    fit(replace(config, run=config.run / "b"), squares(), show_progress=True)
+    assert "Epoch 1" in "".join(capfd.readouterr())
