@@ -74,6 +74,11 @@ def decode(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> Pix
         raise ImageTooLargeError(
             f"image: expected at most {max_pixels} pixels, got {width} x {height}"
         )
+    return decode_sized(encoded, spec)
+
+
+def decode_sized(encoded: bytes, spec: ImageSpec) -> Pixels:
+    """Decode one image whose size the caller has read and found small enough; see ``decode``."""
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS[spec.mode])
     except cv2.error:
@@ -83,8 +88,10 @@ def decode(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> Pix
             f"image: expected a complete {_format(encoded)} file, "
             f"got {len(encoded)} bytes that are truncated or corrupt"
         )
-    pixels = fit(cast(Pixels, image), spec)
-    return pixels.reshape(spec.shape_HWC)
+    pixels = cast(Pixels, image)
+    if pixels.shape[0] != spec.height or pixels.shape[1] != spec.width:
+        pixels = fit(pixels, spec)
+    return pixels.reshape(spec.height, spec.width, spec.channels)
 
 
 def fit(image: NDArray[np.uint8], spec: ImageSpec) -> Pixels:
@@ -92,8 +99,8 @@ def fit(image: NDArray[np.uint8], spec: ImageSpec) -> Pixels:
 
     Args:
         image: uint8 [H, W] or [H, W, C], any H and W.
-        spec: Target size, rule (``stretch``: both sides to target; ``crop``: the shorter side to
-            target, then the centre; ``pad``: the longer side to target, then black), interpolation.
+        spec: Target size, rule (``stretch``: both sides to target; ``crop``: the centre of the
+            target's proportions; ``pad``: the longer side to target, then black), interpolation.
 
     Returns:
         uint8 [spec.height, spec.width] or with C, 0-255, contiguous.
@@ -102,18 +109,19 @@ def fit(image: NDArray[np.uint8], spec: ImageSpec) -> Pixels:
     if (height, width) == (spec.height, spec.width):
         return image
     scales = spec.height / height, spec.width / width
-    if spec.resize == "stretch":
-        size = spec.height, spec.width
-    else:
-        scale = max(scales) if spec.resize == "crop" else min(scales)
-        size = max(1, round(height * scale)), max(1, round(width * scale))
-    resized = cv2.resize(image, size[::-1], interpolation=_INTERPOLATION[spec.interpolation])
-    top, left = (size[0] - spec.height) // 2, (size[1] - spec.width) // 2
+    size = spec.height, spec.width
     if spec.resize == "crop":
-        resized = resized[top : top + spec.height, left : left + spec.width]
+        # Cut, then resize: a strip enlarged first, to be cut, would take any amount of memory.
+        kept = [max(1, round(side / max(scales))) for side in size]
+        top, left = (height - kept[0]) // 2, (width - kept[1]) // 2
+        image = image[top : top + kept[0], left : left + kept[1]]
     elif spec.resize == "pad":
-        bottom, right = spec.height - size[0] + top, spec.width - size[1] + left
-        resized = cv2.copyMakeBorder(resized, -top, bottom, -left, right, cv2.BORDER_CONSTANT)
+        size = max(1, round(height * min(scales))), max(1, round(width * min(scales)))
+    resized = cv2.resize(image, size[::-1], interpolation=_INTERPOLATION[spec.interpolation])
+    if spec.resize == "pad":
+        top, left = (spec.height - size[0]) // 2, (spec.width - size[1]) // 2
+        bottom, right = spec.height - size[0] - top, spec.width - size[1] - left
+        resized = cv2.copyMakeBorder(resized, top, bottom, left, right, cv2.BORDER_CONSTANT)
     return np.ascontiguousarray(resized, dtype=np.uint8)
 
 

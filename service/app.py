@@ -25,11 +25,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.repository import ModelRepository
 from service.asgi import OneErrorShape
+from service.connection import install
 from service.exchange import Exchange, Handler
 from service.lane import Lane, not_ready
 from service.metrics import MODEL_REFUSED, Meters
-from service.pipeline.batcher import BatchLimits
 from service.pipeline.classifier import Catalog, ServingLimits, load_catalog
+from service.pipeline.job import BatchLimits
 from service.pipeline.session import available_cpus
 from service.protocols.predict import TOP, PredictProtocol
 from service.settings import load_settings
@@ -43,7 +44,7 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Install the lane for the server that is about to be configured; return BentoML's app."""
-        lane.install()
+        install(lane)
         return OneErrorShape(FlushedMetrics(super().to_asgi(is_main)))
 
 
@@ -58,6 +59,14 @@ class FlushedMetrics:
         if scope["type"] == "http" and scope["path"] == "/metrics" and running:
             running[0].meters.flush()
         await self.app(scope, receive, send)
+
+
+def _log_as_bentoml() -> None:
+    """Let this service's messages go where BentoML's go, in its format."""
+    ours = logging.getLogger("foveal")
+    ours.handlers = logging.getLogger("bentoml").handlers
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
 
 
 def _find_while_loading(path: bytes) -> Handler | None:
@@ -86,6 +95,7 @@ class Foveal:
     """Foveal answers what is in a picture: POST an image to /predict."""
 
     def __init__(self) -> None:
+        _log_as_bentoml()
         self.loop = asyncio.get_running_loop()
         self.meters = Meters(self.loop)
         self.decoders = ThreadPoolExecutor(
@@ -102,8 +112,10 @@ class Foveal:
         self.is_draining = False
         running[:] = [self]
         # What is loaded now lives as long as the process: the collector need not look at it again.
+        # A request leaves no cycles behind, so young objects are looked at less often, too.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
 
     def _load(self) -> Catalog:
         catalog = load_catalog(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from service.errors import InvalidInputError, ServiceError, error_body
 
 if TYPE_CHECKING:
-    from service.pipeline.batcher import Job
+    from service.pipeline.job import Job
 
 Header = tuple[bytes, bytes]
 Handler = Callable[["Exchange"], None]
@@ -34,8 +34,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_write", "body", "disconnected", "headers", "keep_alive", "method", "on_disconnect",
-        "path", "query", "received_at", "response_complete", "status",
+        "_by_name", "_write", "body", "disconnected", "headers", "keep_alive", "method",
+        "on_disconnect", "path", "query", "received_at", "response_complete", "status",
     )  # fmt: skip
 
     def __init__(
@@ -54,13 +54,14 @@ class Exchange:
         self.response_complete = False
         self.on_disconnect: Callable[[], None] | None = None
         self._write = write
+        self._by_name: dict[bytes, bytes] | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of a header, by its lower-case name."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        by_name = self._by_name
+        if by_name is None:
+            by_name = self._by_name = dict(self.headers[::-1])
+        return by_name.get(name)
 
     def respond(
         self, status: int, body: bytes, content_type: bytes = JSON, extra: bytes = b""

@@ -14,8 +14,9 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from service.pipeline.batcher import Batch, Loop
+from service.pipeline.batcher import Loop
 from service.pipeline.classifier import Classifier
+from service.pipeline.job import Batch
 
 FLUSH_S = 0.2
 

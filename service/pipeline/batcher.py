@@ -17,9 +17,8 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,11 +31,10 @@ from service.errors import (
     QueueFullError,
     ServiceError,
 )
+from service.pipeline.job import Batch, BatchLimits, Job, Rows
 from service.pipeline.session import Outputs
 
 logger = logging.getLogger("foveal.batcher")
-
-Rows = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 
 # Weight of the newest batch in the drain rate behind Retry-After: about the last ten count.
 _RATE_WEIGHT = 0.1
@@ -62,71 +60,6 @@ class Loop(Protocol):
         """Call after a delay in seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """Bounds of one batcher.
-
-    Attributes:
-        max_batch_size: Rows one run gets at most.
-        max_queue_rows: Rows that may wait; one more is refused.
-        max_queue_delay_s: Longest wait for company while the runner is free, seconds.
-    """
-
-    max_batch_size: int = 64
-    max_queue_rows: int = 2048
-    max_queue_delay_s: float = 0.0
-
-
-class Batch:
-    """What one run gave: its outputs and its times (seconds of the batcher's clock).
-
-    ``notes`` belongs to whoever reads the batch, for what is computed once for all its rows.
-    """
-
-    __slots__ = ("jobs", "notes", "outputs", "rows", "run_s", "started_at")
-
-    def __init__(self, rows: int, jobs: "list[tuple[Job, int, int]]", started_at: float) -> None:
-        self.rows = rows
-        self.jobs = jobs
-        self.started_at = started_at
-        self.run_s = 0.0
-        self.outputs: Outputs | None = None
-        self.notes: dict[Any, Any] = {}
-
-
-class Job:
-    """The rows of one request, from acceptance until done.
-
-    Attributes:
-        rows: uint8 [H, W, C] each, as a sequence or one array [N, H, W, C].
-        count: How many.
-        deadline: Time of the batcher's clock after which the rows are not run.
-        accepted_at: Time of acceptance.
-        parts: (batch, first row in it, rows) in the order of the job's rows; whole when done.
-        error: Why there is no answer, or None.
-        is_done: Whether ``on_done`` was called, or never will be as the client left.
-    """
-
-    __slots__ = (
-        "accepted_at", "count", "deadline", "error", "is_done", "left", "on_done", "parts", "rows",
-        "taken",
-    )  # fmt: skip
-
-    def __init__(
-        self, rows: Rows, deadline: float, accepted_at: float, on_done: "Callable[[Job], None]"
-    ) -> None:
-        self.rows = rows
-        self.count = len(rows)
-        self.deadline = deadline
-        self.accepted_at = accepted_at
-        self.on_done = on_done
-        self.parts: list[tuple[Batch, int, int]] = []
-        self.error: ServiceError | None = None
-        self.taken = 0
-        self.left = self.count
-        self.is_done = False
-
-
 class Batcher:
     """One queue in front of one runner.
 
@@ -140,7 +73,7 @@ class Batcher:
         clock: Monotonic seconds. Not the loop's own: uvloop's ticks in whole milliseconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - wiring, called in one place
         self,
         run: Callable[[NDArray[np.uint8]], Outputs],
         row_shape: tuple[int, int, int],
@@ -183,7 +116,7 @@ class Batcher:
             QueueFullError: No room for all of them.
             NotReadyError: The batcher is closed.
         """
-        self._admit(rows)
+        self.admit(rows)
         self.reserved_rows += rows
 
     def release(self, rows: int) -> None:
@@ -203,7 +136,7 @@ class Batcher:
             QueueFullError: No room for all of them.
             NotReadyError: The batcher is closed.
         """
-        self._admit(len(rows))
+        self.admit(len(rows))
         job = Job(rows, deadline, self._clock(), on_done)
         self._queue.append(job)
         self.queued_rows += job.count
@@ -228,7 +161,13 @@ class Batcher:
             if timer is not None:
                 timer.cancel()
 
-    def _admit(self, rows: int) -> None:
+    def admit(self, rows: int) -> None:
+        """Check at the door that there is room.
+
+        Raises:
+            QueueFullError: No room for all of them.
+            NotReadyError: The batcher is closed.
+        """
         if self._is_closed:
             raise NotReadyError("the model was unloaded; retry")
         waiting = self.queued_rows + self.reserved_rows

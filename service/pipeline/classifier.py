@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import ArtifactError, ModelArtifact
-from models.image import ImageError, ImageTooLargeError, Pixels, decode
+from models.image import ImageError, ImageTooLargeError, Pixels, decode, decode_sized
 from models.repository import ModelRepository
 from service.errors import (
     DecodeError,
@@ -23,7 +23,8 @@ from service.errors import (
     ServiceError,
     TooLargeError,
 )
-from service.pipeline.batcher import Batch, Batcher, BatchLimits, Job, Loop, Rows
+from service.pipeline.batcher import Batcher, Loop
+from service.pipeline.job import Batch, BatchLimits, Job, Rows
 from service.pipeline.postprocess import Postprocessor
 from service.pipeline.session import Plan, Session, available_cpus
 
@@ -120,6 +121,13 @@ class Classifier:
         except ImageError as error:
             raise DecodeError(str(error)) from None
 
+    def decode_sized(self, encoded: bytes) -> Pixels:
+        """Decode one image whose header was read and found small; see ``decode``."""
+        try:
+            return decode_sized(encoded, self.artifact.image)
+        except ImageError as error:
+            raise DecodeError(str(error)) from None
+
     def submit(self, rows: Rows, deadline: float, on_done: Callable[[Job], None]) -> Job:
         """Queue decoded rows; see ``Batcher.submit``."""
         return self.batcher.submit(rows, deadline, on_done)
@@ -142,7 +150,9 @@ def load(repository: ModelRepository, name: str, version: int, limits: ServingLi
     """
     started = time.perf_counter()
     artifact = repository.verify(name, version)
-    content = repository.read_model(artifact, artifact.files[0].path)
+    file = artifact.file("fp32")
+    assert file is not None, "every artifact has one; this is a bug"
+    content = repository.read_model(artifact, file.path)
     session = _session(content, artifact, limits)
     self_test(repository, artifact, session)
     classifier = Classifier(artifact, session, limits)
@@ -256,9 +266,12 @@ def load_catalog(
     defaults: dict[str, int] = {}
     refused: dict[str, str] = {}
     names = repository.names()
+    pinned = repository.settings().default_versions
     for name in names:
-        _, preferred = repository.resolve(name)
-        wanted = {preferred, *repository.versions(name)[-loaded_versions:]}
+        versions = repository.versions(name)
+        # A pinned version that is gone is refused as any other that cannot be loaded.
+        preferred = pinned.get(name, versions[-1])
+        wanted = {preferred, *versions[-loaded_versions:]}
         good = []
         for version in sorted(wanted):
             try:

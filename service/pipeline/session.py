@@ -120,7 +120,7 @@ def _cgroup_quota(root: Path) -> float | None:
             quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
             period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
         return None if quota in ("max", "-1") else int(quota) / int(period)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         return None
 
 

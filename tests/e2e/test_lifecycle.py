@@ -88,9 +88,7 @@ def test_one_corrupt_model(tmp_path: Path) -> None:
         assert "sha256 is" in server.log
 
 
-def test_stop_under_load_answers_every_request(
-    tiny_repository: Path, tmp_path: Path
-) -> None:
+def test_stop_under_load_answers_every_request(tiny_repository: Path, tmp_path: Path) -> None:
     """16 clients in a closed loop: whoever sent a request gets its answer."""
     clients = 16
     answered = [0] * clients

@@ -134,9 +134,7 @@ def test_other_fields_of_a_form_are_passed_over(client: httpx.Client) -> None:
         ),
     ],
 )
-def test_broken_multipart(
-    client: httpx.Client, content_type: str, body: bytes, match: str
-) -> None:
+def test_broken_multipart(client: httpx.Client, content_type: str, body: bytes, match: str) -> None:
     response = client.post("/predict", content=body, headers={"content-type": content_type})
     assert_error(response, 400, match)
 
@@ -168,9 +166,7 @@ def test_wrong_top(client: httpx.Client, top: str) -> None:
         ("/models/t%69ny/predict", 1, 1.0),
     ],
 )
-def test_models_and_versions(
-    client: httpx.Client, path: str, version: int, gain: float
-) -> None:
+def test_models_and_versions(client: httpx.Client, path: str, version: int, gain: float) -> None:
     said = client.post(path, content=PNGS[6]).json()
     assert said["version"] == version, said
     assert_own_result(said["results"][0], IMAGES[6], gain)
@@ -389,7 +385,11 @@ def test_classify_errors(
 def test_classify_without_an_image(client: httpx.Client) -> None:
     assert_error(client.post("/classify", data={"top": "1"}), 400, "image")
     assert_error(client.post("/classify", json={}), 400, "image")
-    assert_error(client.post("/classify", content=b"{", headers={"content-type": "application/json"}), 400, "JSON")
+    assert_error(
+        client.post("/classify", content=b"{", headers={"content-type": "application/json"}),
+        400,
+        "JSON",
+    )
     assert_error(client.get("/classify"), 405, "method not allowed")
 
 

@@ -48,9 +48,7 @@ def test_every_setting_is_described(field: str) -> None:
     ["request_timeout_s", "receive_timeout_s", "keep_alive_s", "drain_timeout_s", "max_batch_size"],
 )
 @pytest.mark.parametrize("value", ["0", "-1", "nan"])
-def test_limits_must_be_positive(
-    monkeypatch: pytest.MonkeyPatch, field: str, value: str
-) -> None:
+def test_limits_must_be_positive(monkeypatch: pytest.MonkeyPatch, field: str, value: str) -> None:
     monkeypatch.setenv(f"FOVEAL_{field.upper()}", value)
     with pytest.raises(SettingsError, match=f"FOVEAL_{field.upper()}"):
         load_settings()

@@ -23,11 +23,15 @@ def parameters(function: object) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def test_protocol_is_looked_up_in_this_table() -> None:
-    assert "auto" in uvicorn.config.HTTP_PROTOCOLS
-    source = inspect.getsource(uvicorn.config.Config.load)
-    assert "HTTP_PROTOCOLS[self.http]" in source
-    assert "isinstance(self.http, str)" in source
+def test_protocol_is_looked_up_in_this_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(HttpToolsProtocol):
+        pass
+
+    monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", Mine)
+    config = uvicorn.config.Config("tests.service.test_uvicorn:parameters", log_config=None)
+    assert config.http == "auto"
+    config.load()
+    assert config.http_protocol_class is Mine
 
 
 def test_protocol_is_constructed_so() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InferenceError
-from service.pipeline.batcher import Batcher, BatchLimits, Job
+from service.pipeline.batcher import Batcher
+from service.pipeline.job import BatchLimits, Job
 from service.pipeline.session import Outputs
 from tests.tiny import tiny_logits
 
@@ -54,9 +55,7 @@ class FakeLoop:
 
     call_soon_threadsafe = call_soon
 
-    def call_later(
-        self, delay: float, callback: Callable[..., Any], *arguments: Any
-    ) -> FakeTimer:
+    def call_later(self, delay: float, callback: Callable[..., Any], *arguments: Any) -> FakeTimer:
         timer = FakeTimer(self.now + delay, lambda: callback(*arguments))
         heapq.heappush(self._timers, (timer.at, next(self._order), timer))
         return timer

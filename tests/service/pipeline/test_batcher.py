@@ -9,15 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.errors import DeadlineError, InferenceError, NotReadyError, QueueFullError
-from service.pipeline.batcher import BatchLimits, Job
+from service.pipeline.job import BatchLimits, Job
 from tests.service.pipeline.simulator import FAILURE, ROW_SHAPE, World, row
 
 THREADED = pytest.mark.parametrize("is_threaded", [False, True], ids=["loop", "thread"])
 
 
-def world(
-    is_threaded: bool, batch: int = 4, queue: int = 100, delay_s: float = 0.0
-) -> World:
+def world(is_threaded: bool, batch: int = 4, queue: int = 100, delay_s: float = 0.0) -> World:
     return World(BatchLimits(batch, queue, delay_s), is_threaded=is_threaded)
 
 
@@ -660,9 +658,7 @@ def play(limits: BatchLimits, is_threaded: bool, events: list[Any]) -> None:
 
 @settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(LIMITS, st.booleans(), EVENTS)
-def test_laws_under_any_schedule(
-    limits: BatchLimits, is_threaded: bool, events: list[Any]
-) -> None:
+def test_laws_under_any_schedule(limits: BatchLimits, is_threaded: bool, events: list[Any]) -> None:
     play(limits, is_threaded, events)
 
 

@@ -1,0 +1,118 @@
+"""What a person asks about models, as text: a table of them all, or one's whole story on a screen.
+
+Knows nothing about how a model runs.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from models.artifact import ModelArtifact, TensorSpec
+from models.repository import ModelRepository
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One version in the list of all.
+
+    Attributes:
+        name: Name of the model.
+        version: Its version.
+        accuracy: Share of right labels on the test split, 0-1; None if it was not measured here.
+        size_bytes: All its ONNX files.
+        routes: What the version answers for without being named by number.
+    """
+
+    name: str
+    version: int
+    accuracy: float | None
+    size_bytes: int
+    routes: tuple[str, ...]
+
+
+def list_entries(repository: ModelRepository) -> list[Entry]:
+    """List every version of every model, by name and version.
+
+    Raises:
+        ArtifactError: There is no repository, or a version breaks the contract.
+    """
+    default = repository.settings().default_model
+    entries = []
+    for name in repository.names():
+        _, served = repository.resolve(name)
+        for version in repository.versions(name):
+            artifact = repository.load(name, version)
+            accuracy = artifact.metrics.accuracy if artifact.metrics else None
+            size_bytes = sum(file.size_bytes for file in artifact.files)
+            routes = (f"/models/{name}/predict", *(["/predict"] if name == default else []))
+            routes = routes if version == served else ()
+            entries.append(Entry(name, version, accuracy, size_bytes, routes))
+    return entries
+
+
+def tabulate(entries: Iterable[Entry]) -> list[tuple[str, ...]]:
+    """Return the heading and the cells of a table of versions."""
+    lines: list[tuple[str, ...]] = [("name", "version", "accuracy", "size", "answers")]
+    for entry in entries:
+        accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.2%}"
+        size, routes = _size(entry.size_bytes), " and ".join(entry.routes)
+        lines.append((entry.name, str(entry.version), accuracy, size, routes))
+    return lines
+
+
+def tell(artifact: ModelArtifact) -> list[tuple[str, str]]:
+    """Return everything that ``model.json`` says, as (title, text) pairs, in a reader's order."""
+    image = artifact.image
+    lines = [
+        ("model", artifact.reference),
+        ("labels", f"{len(artifact.labels)}: {', '.join(artifact.labels)}"),
+        ("image", f"{image.mode} {image.width} x {image.height}, {image.resize} if of another size"
+         f" ({image.interpolation})"),
+        ("input", _tensors(artifact.inputs)),
+        ("outputs", _tensors(artifact.outputs)),
+        ("graph", f"opset {artifact.opset}, temperature {artifact.temperature:.4g}"),
+        *(("file", f"{file.path}: {file.precision}, {_size(file.size_bytes)}, "
+           f"sha256 {file.sha256}") for file in artifact.files),
+        ("golden", f"{len(artifact.golden)} images, replayed by every load"),
+    ]  # fmt: skip
+    return lines + _measured(artifact) + _origin(artifact)
+
+
+def _measured(artifact: ModelArtifact) -> list[tuple[str, str]]:
+    metrics, parity = artifact.metrics, artifact.parity
+    lines = []
+    if metrics:
+        each = sorted(metrics.per_class.items(), key=lambda item: item[1])
+        lines += [
+            ("accuracy", f"{metrics.accuracy:.2%} of {metrics.images} {metrics.split} images"),
+            ("", ", ".join(f"{label} {share:.1%}" for label, share in each)),
+            ("calibration", f"expected error {metrics.calibration_error:.4f}"),
+        ]
+    if parity:
+        sizes = ", ".join(map(str, parity.batch_sizes))
+        lines += [
+            ("parity", f"{parity.images} images at batch sizes {sizes}: logits within "
+             f"{parity.max_logit_difference:.2g}, probabilities within "
+             f"{parity.max_probability_difference:.2g}, {parity.label_agreement:.2%} same labels"),
+        ]  # fmt: skip
+    return lines
+
+
+def _origin(artifact: ModelArtifact) -> list[tuple[str, str]]:
+    origin = artifact.provenance
+    if origin is None:
+        return []
+    return [
+        ("dataset", f"{origin.dataset}, sha256 {origin.dataset_sha256}"),
+        ("made", f"{origin.date}, git {origin.git}, seed {origin.seed}"),
+        ("command", origin.command),
+        ("versions", ", ".join(f"{name} {v}" for name, v in origin.versions.items())),
+    ]
+
+
+def _tensors(tensors: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors)
+
+
+def _size(size_bytes: int) -> str:
+    kib = size_bytes / 1024
+    return f"{kib:.0f} KiB" if kib < 1024 else f"{kib / 1024:.1f} MiB"

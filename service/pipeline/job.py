@@ -1,0 +1,82 @@
+"""What the queue holds and what a run gives: jobs, batches, and the bounds of both.
+
+A job is the rows of one request from acceptance until done; a batch is what one run got. Plain
+values that ``batcher`` moves along; they decide nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import ServiceError
+from service.pipeline.session import Outputs
+
+Rows = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """Bounds of one batcher.
+
+    Attributes:
+        max_batch_size: Rows one run gets at most.
+        max_queue_rows: Rows that may wait; one more is refused.
+        max_queue_delay_s: Longest wait for company while the runner is free, seconds.
+    """
+
+    max_batch_size: int = 64
+    max_queue_rows: int = 2048
+    max_queue_delay_s: float = 0.0
+
+
+class Batch:
+    """What one run gave: its outputs and its times (seconds of the batcher's clock).
+
+    ``notes`` belongs to whoever reads the batch, for what is computed once for all its rows.
+    """
+
+    __slots__ = ("jobs", "notes", "outputs", "rows", "run_s", "started_at")
+
+    def __init__(self, rows: int, jobs: "list[tuple[Job, int, int]]", started_at: float) -> None:
+        self.rows = rows
+        self.jobs = jobs
+        self.started_at = started_at
+        self.run_s = 0.0
+        self.outputs: Outputs | None = None
+        self.notes: dict[Any, Any] = {}
+
+
+class Job:
+    """The rows of one request, from acceptance until done.
+
+    Attributes:
+        rows: uint8 [H, W, C] each, as a sequence or one array [N, H, W, C].
+        count: How many.
+        deadline: Time of the batcher's clock after which the rows are not run.
+        accepted_at: Time of acceptance.
+        parts: (batch, first row in it, rows) in the order of the job's rows; whole when done.
+        error: Why there is no answer, or None.
+        is_done: Whether ``on_done`` was called, or never will be as the client left.
+    """
+
+    __slots__ = (
+        "accepted_at", "count", "deadline", "error", "is_done", "left", "on_done", "parts", "rows",
+        "taken",
+    )  # fmt: skip
+
+    def __init__(
+        self, rows: Rows, deadline: float, accepted_at: float, on_done: "Callable[[Job], None]"
+    ) -> None:
+        self.rows = rows
+        self.count = len(rows)
+        self.deadline = deadline
+        self.accepted_at = accepted_at
+        self.on_done = on_done
+        self.parts: list[tuple[Batch, int, int]] = []
+        self.error: ServiceError | None = None
+        self.taken = 0
+        self.left = self.count
+        self.is_done = False

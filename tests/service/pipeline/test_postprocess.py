@@ -1,0 +1,112 @@
+import numpy as np
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from numpy.typing import NDArray
+
+from service.pipeline.job import Batch, Job
+from service.pipeline.postprocess import Postprocessor, rank
+from service.pipeline.session import Outputs
+
+LABELS = ("plain", 'with "quotes"', "naïve ☃", "back\\slash", "")
+FLOAT32 = st.floats(0, 1, width=32)
+PROBABILITIES = st.integers(1, 6).flatmap(
+    lambda rows: npst.arrays(np.float32, (rows, len(LABELS)), elements=FLOAT32)
+)
+
+
+def batch(probabilities_NK: NDArray[np.float32]) -> Batch:
+    finished = Batch(len(probabilities_NK), [], 0.0)
+    finished.outputs = Outputs(probabilities_NK, probabilities_NK)
+    return finished
+
+
+@given(PROBABILITIES, st.integers(1, 9))
+def test_text_is_the_json_of_the_values(probabilities_NK: NDArray[np.float32], top: int) -> None:
+    """orjson's own writing of the same values, digit for digit."""
+    postprocessor = Postprocessor(LABELS)
+    fragments = postprocessor.fragments(batch(probabilities_NK), top)
+    values = postprocessor.predictions(probabilities_NK, top)
+    assert len(fragments) == len(values) == len(probabilities_NK)
+    for fragment, predictions in zip(fragments, values, strict=True):
+        expected = {
+            "predictions": [
+                {"label": p.label, "index": p.index, "probability": np.float32(p.probability)}
+                for p in predictions
+            ]
+        }
+        assert fragment == orjson.dumps(expected, option=orjson.OPT_SERIALIZE_NUMPY)
+        assert len(predictions) == min(top, len(LABELS))
+
+
+@given(PROBABILITIES)
+def test_probabilities_read_back_as_the_same_float32(
+    probabilities_NK: NDArray[np.float32],
+) -> None:
+    fragments = Postprocessor(LABELS).fragments(batch(probabilities_NK), len(LABELS))
+    for fragment, row_K in zip(fragments, probabilities_NK, strict=True):
+        for prediction in orjson.loads(fragment)["predictions"]:
+            got = np.float32(prediction["probability"])
+            assert got.tobytes() == row_K[prediction["index"]].tobytes()
+            assert prediction["label"] == LABELS[prediction["index"]]
+
+
+@given(PROBABILITIES, st.integers(1, 9))
+def test_rank_is_a_stable_descending_sort(probabilities_NK: NDArray[np.float32], top: int) -> None:
+    for row_K, order in zip(probabilities_NK, rank(probabilities_NK, top), strict=True):
+        expected = sorted(range(len(row_K)), key=lambda i: (-row_K[i], i))[:top]
+        assert order.tolist() == expected
+
+
+def test_ties_go_to_the_lower_index() -> None:
+    tied = np.array([[0.2, 0.4, 0.0, 0.4, 0.0]], np.float32)
+    assert rank(tied, 5).tolist() == [[1, 3, 0, 2, 4]]
+
+
+@given(PROBABILITIES, st.integers(1, 6))
+def test_text_of_a_row_does_not_depend_on_its_batch(
+    probabilities_NK: NDArray[np.float32], top: int
+) -> None:
+    postprocessor = Postprocessor(LABELS)
+    together = postprocessor.fragments(batch(probabilities_NK), top)
+    alone = [postprocessor.fragments(batch(row_K[None]), top)[0] for row_K in probabilities_NK]
+    assert together == alone
+
+
+def test_batch_is_rendered_once_for_each_top_and_labels() -> None:
+    one, other = Postprocessor(("a", "b")), Postprocessor(("c", "d"))
+    finished = batch(np.array([[0.25, 0.75]], np.float32))
+    first = one.fragments(finished, 2)
+    assert one.fragments(finished, 2) is first
+    assert one.fragments(finished, 1) == [
+        b'{"predictions":[{"label":"b","index":1,"probability":0.75}]}'
+    ]
+    assert b'"label":"d"' in other.fragments(finished, 2)[0]
+
+
+def test_output_that_is_not_contiguous() -> None:
+    wide = np.array([[0.1, 9, 0.9, 9], [0.8, 9, 0.2, 9]], np.float32)[:, ::2]
+    fragments = Postprocessor(("a", "b")).fragments(batch(wide), 1)
+    assert fragments[1] == b'{"predictions":[{"label":"a","index":0,"probability":0.8}]}'
+
+
+def test_no_number_breaks_the_json() -> None:
+    odd = np.array([[np.nan, np.inf, 0.5], [1e-45, 1e-7, 1.0]], np.float32)
+    fragments = Postprocessor(("a", "b", "c")).fragments(batch(odd), 3)
+    assert orjson.loads(fragments[0])["predictions"][-1] == {
+        "label": "a", "index": 0, "probability": None,
+    }  # fmt: skip
+    assert orjson.loads(fragments[1])["predictions"][2]["probability"] == 1e-45
+
+
+def test_rows_of_a_job_come_from_all_its_batches() -> None:
+    postprocessor = Postprocessor(("a", "b"))
+    batches = [batch(np.array([[0, i], [1, i], [2, i]], np.float32)) for i in (0, 10)]
+    job = Job([np.zeros((1, 1, 1), np.uint8)] * 3, 0, 0, lambda _job: None)
+    job.parts = [(batches[0], 2, 1), (batches[1], 0, 2)]
+    got = [
+        [p["probability"] for p in sorted(orjson.loads(f)["predictions"], key=lambda p: p["index"])]
+        for f in postprocessor.job_fragments(job, 2)
+    ]
+    assert got == [[2, 0], [0, 10], [1, 10]]
