@@ -70,9 +70,14 @@ def summarize(content: bytes) -> OnnxSummary:
     graph: memoryview | None = None
     opsets: dict[str, int] = {}
     metadata: dict[str, str] = {}
+    in_functions: list[str] = []
     for field, value in _fields(view):
         if field == 7 and isinstance(value, memoryview):
+            if graph is not None:  # protobuf would merge them: what is read is not what would run
+                raise OnnxFileError("expected an ONNX model with one graph, found two")
             graph = value
+        elif field == 25 and isinstance(value, memoryview):
+            in_functions += _external_in_function(value)
         elif field == 8 and isinstance(value, memoryview):
             domain = dict(_fields(value))
             opsets[_text(domain.get(1, b""))] = _int(domain.get(2, 0))
@@ -88,7 +93,7 @@ def summarize(content: bytes) -> OnnxSummary:
         opset=opsets.get("", opsets.get("ai.onnx", 0)),
         domains=tuple(sorted(opsets)),
         metadata=metadata,
-        external=tuple(external),
+        external=(*external, *in_functions),
     )
 
 
@@ -119,29 +124,47 @@ def _external(graph: memoryview, depth: int) -> Iterator[str]:
             continue
         if field == 5 and _is_external(value):
             yield _tensor_name(value)
-        elif field == 15:  # SparseTensorProto: values, indices
-            for part, tensor in _fields(value):
-                if part in (1, 2) and isinstance(tensor, memoryview) and _is_external(tensor):
-                    yield _tensor_name(tensor)
+        elif field == 15:
+            yield from _external_in_sparse(value)
         elif field == 1:
             yield from _external_in_node(value, depth)
 
 
+def _external_in_function(function: memoryview) -> Iterator[str]:
+    for field, value in _fields(function):
+        if field == 7 and isinstance(value, memoryview):
+            yield from _external_in_node(value, 0)
+        elif field == 11 and isinstance(value, memoryview):  # default of an attribute
+            yield from _external_in_attribute(value, 0)
+
+
 def _external_in_node(node: memoryview, depth: int) -> Iterator[str]:
     for field, attribute in _fields(node):
-        if field != 5 or not isinstance(attribute, memoryview):
+        if field == 5 and isinstance(attribute, memoryview):
+            yield from _external_in_attribute(attribute, depth)
+
+
+def _external_in_attribute(attribute: memoryview, depth: int) -> Iterator[str]:
+    for field, value in _fields(attribute):
+        if not isinstance(value, memoryview):
             continue
-        for part, value in _fields(attribute):
-            if not isinstance(value, memoryview):
-                continue
-            if part in (5, 10) and _is_external(value):  # t, tensors
-                yield _tensor_name(value)
-            elif part in (6, 11):  # g, graphs
-                yield from _external(value, depth + 1)
+        if field in (5, 10) and _is_external(value):  # t, tensors
+            yield _tensor_name(value)
+        elif field in (6, 11):  # g, graphs
+            yield from _external(value, depth + 1)
+        elif field in (22, 23):  # sparse_tensor, sparse_tensors
+            yield from _external_in_sparse(value)
+
+
+def _external_in_sparse(sparse: memoryview) -> Iterator[str]:
+    for field, tensor in _fields(sparse):
+        if field in (1, 2) and isinstance(tensor, memoryview) and _is_external(tensor):
+            yield _tensor_name(tensor)  # values, indices
 
 
 def _is_external(tensor: memoryview) -> bool:
-    return any(field == 13 or (field == 14 and value == 1) for field, value in _fields(tensor))
+    """Whether a tensor has external_data (13) or a data_location (14) that is not the default."""
+    return any(field == 13 or (field == 14 and value != 0) for field, value in _fields(tensor))
 
 
 def _tensor_name(tensor: memoryview) -> str:
@@ -190,7 +213,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, "int | memoryview"]]:
             size = 4 if wire == _FIXED32 else 8
         else:
             raise OnnxFileError(f"expected an ONNX model, got wire type {wire} at byte {position}")
-        if position + size > end:
+        if size < 0 or position + size > end:
             raise OnnxFileError(f"expected {size} more bytes at byte {position}, the file ends")
         body = message[position : position + size]
         position += size
