@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check format clean train-demo
+.PHONY: help install serve test check format clean train-demo bench
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,9 @@ format: $(VENV)/.all ## rewrite files to the format
 train-demo: $(VENV)/.all  ## train, export and publish a digits network: under a minute
 	$(BIN)/foveal train --dataset digits --network cnn --run runs/demo
 	$(BIN)/foveal export runs/demo --name digits-cnn
+
+bench: $(VENV)/.all   ## side by side with other servers, one core each; needs wrk and taskset
+	$(BIN)/python -m loadtest.bench_peers
 
 clean:               ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

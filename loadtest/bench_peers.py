@@ -7,6 +7,7 @@ says: how much of one core is left for the model. What it does not: anything abo
 compare only within one run.
 """
 
+import argparse
 import dataclasses
 import json
 import os
@@ -16,6 +17,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -164,7 +166,7 @@ def environment(peer: Peer) -> Path:
     folder = Path(os.environ.get("FOVEAL_PEERS", ".peers")).absolute() / peer.name
     if not (folder / ".made").exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [folder / "bin/python", "-m", "pip", "install", "-q", *peer.requirements]
+        pip = [str(folder / "bin/python"), "-m", "pip", "install", "-q", *peer.requirements]
         subprocess.run(pip, check=True)
         (folder / ".made").touch()
     return folder / "bin"
@@ -250,7 +252,7 @@ def _serving(command: list[str], case: Case, port: int, plan: Plan) -> Iterator[
         "FOVEAL_WORKERS": str(len(plan.server_cpus.split(","))),
         "BENTOML_DO_NOT_TRACK": "True",
     }
-    log = Path(f"/tmp/foveal-bench-{port}.log")
+    log = Path(tempfile.gettempdir()) / f"foveal-bench-{port}.log"
     with log.open("w") as output:
         server = subprocess.Popen(
             ["taskset", "-c", plan.server_cpus, *command],
@@ -271,7 +273,7 @@ def _serving(command: list[str], case: Case, port: int, plan: Plan) -> Iterator[
 def _drive(
     case: Case, port: int, path: str, is_multipart: bool, plan: Plan
 ) -> Iterator[tuple[int, Figure]]:
-    body = Path(f"/tmp/foveal-bench-{case.name}-{'form' if is_multipart else 'raw'}")
+    body = Path(tempfile.gettempdir()) / f"foveal-bench-{'form' if is_multipart else 'raw'}"
     media_type = case.media_type
     content = case.image.read_bytes()
     if is_multipart:
@@ -333,3 +335,32 @@ def _milliseconds(text: str) -> float:
 
 def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.median(figures[key] for figures in rounds) for key in rounds[0]}
+
+
+def main() -> None:
+    """Measure the shipped fully connected network, write the report, print the JSON last."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=4, help="per measurement")
+    parser.add_argument("--only", default="", help="peers, comma-separated; default: all")
+    options = parser.parse_args()
+    models = HERE.parent / "models"
+    version = models / "fashion-fcnn/1"
+    case = Case(
+        "fcnn 28x28 PNG", version / "model.onnx", models, "fashion-fcnn", version / "golden/0.png"
+    )
+    only = tuple(name for name in options.only.split(",") if name)
+    plan = Plan(rounds=options.rounds, seconds=options.seconds, only=only)
+    results = run([case], plan, lambda line: print(line, file=sys.stderr, flush=True))
+    stem = HERE / "results" / f"peers_{datetime.now(UTC):%Y-%m-%d_%H%M}"
+    stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    head = (
+        f"# Peers, one server core\n\n{results['machine']}, {results['date']}, {' '.join(sys.argv)}"
+    )
+    stem.with_suffix(".md").write_text(f"{head}\n\n{table(results)}")
+    print(table(results))
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -41,7 +41,7 @@ def measure(
         artifact: Its version.
         threads: onnxruntime's intra-op threads.
     """
-    content = repository.read_model(artifact, artifact.files[0].path)
+    content = repository.read_model(artifact, artifact.fp32.path)
     session = Session(content, Plan(threads=threads))
     figures = []
     for rows in BATCH_SIZES:

@@ -7,6 +7,7 @@ runs (``service``).
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -196,6 +197,11 @@ class ModelArtifact:
         models = {file.path: file.sha256 for file in self.files}
         return models | {golden.path: golden.sha256 for golden in self.golden}
 
+    @property
+    def fp32(self) -> ModelFile:
+        """Return the ONNX file in full precision, which every version has."""
+        return next(file for file in self.files if file.precision == "fp32")
+
     def file(self, precision: Precision) -> ModelFile | None:
         """Return the ONNX file of a precision, or None if this version has none."""
         return next((file for file in self.files if file.precision == precision), None)
@@ -233,7 +239,7 @@ class ModelArtifact:
             raise ArtifactError(f"{where}: {error}") from None
 
 
-def _read(kind: Any, value: Any, path: str) -> Any:  # noqa: PLR0911 - one return a kind
+def _read(kind: Any, value: Any, path: str) -> Any:
     """Turn a JSON value into ``kind``; errors name the path, the expected and the got."""
     if dataclasses.is_dataclass(kind):
         return _read_dataclass(typing.cast(type, kind), value, path)
@@ -255,10 +261,19 @@ def _read(kind: Any, value: Any, path: str) -> Any:  # noqa: PLR0911 - one retur
             raise ArtifactError(f"{path}: expected an object, got {type(value).__name__}")
         return {key: _read(arguments[1], item, f"{path}.{key}") for key, item in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value) if abs(value) < 1 << 53 else math.inf
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ArtifactError(f"{path}: expected {kind.__name__}, got {value!r:.60}")
+    if kind is float and not math.isfinite(value):
+        raise ArtifactError(f"{path}: expected a finite number, got {value}")
+    if kind is str and not _is_unicode(value):
+        raise ArtifactError(f"{path}: expected Unicode text, got {value!a:.60}")
     return value
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a string is free of lone surrogates, which JSON can spell and UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _read_dataclass(kind: type[T], value: Any, path: str) -> T:
@@ -282,6 +297,8 @@ def _check(artifact: ModelArtifact) -> None:
     classes = len(artifact.labels)
     if artifact.version < 1:
         raise ArtifactError(f"$.version: expected a positive integer, got {artifact.version}")
+    if not artifact.temperature > 0:
+        raise ArtifactError(f"$.temperature: expected above 0, got {artifact.temperature}")
     if classes < 2 or len(set(artifact.labels)) != classes:
         raise ArtifactError(f"$.labels: expected 2 or more different labels, got {classes}")
     expected = TensorSpec("images", "UINT8", (-1, *artifact.image.shape_HWC))
@@ -298,7 +315,8 @@ def _check(artifact: ModelArtifact) -> None:
     if artifact.file("fp32") is None:
         raise ArtifactError("$.files: expected an fp32 file, got none")
     for path in artifact.digests:
-        if path.startswith("/") or ".." in path.split("/") or ":" in path:
+        outside = path.startswith("/") or ".." in path.split("/")
+        if not path or outside or ":" in path or "\0" in path:
             raise ArtifactError(f"$.files: expected a path inside the version, got {path!r}")
     for i, golden in enumerate(artifact.golden):
         if len(golden.probabilities) != classes:

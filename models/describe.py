@@ -3,6 +3,7 @@
 Knows nothing about how a model runs.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -114,5 +115,5 @@ def _tensors(tensors: tuple[TensorSpec, ...]) -> str:
 
 
 def _size(size_bytes: int) -> str:
-    kib = size_bytes / 1024
-    return f"{kib:.0f} KiB" if kib < 1024 else f"{kib / 1024:.1f} MiB"
+    mib = size_bytes / (1 << 20)
+    return f"{mib:.1f} MiB" if mib >= 1 else f"{math.ceil(size_bytes / 1024)} KiB"

@@ -37,6 +37,7 @@ _JPEG_SOF = frozenset(
     {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 )
 _PNG_HEADER = struct.Struct(">8x4x4sII")
+_PNG_CHUNK = struct.Struct(">I4s")
 
 # OpenCV writes a line for each bad image; our error says it already.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -140,6 +141,7 @@ def read_size(encoded: bytes) -> tuple[int, int]:
         if encoded[:4] == b"\x89PNG":
             kind, width, height = _PNG_HEADER.unpack_from(encoded)
             if kind == b"IHDR":
+                _check_png_chunks(encoded)
                 return width, height
         elif encoded[:3] == b"\xff\xd8\xff":
             return _jpeg_size(encoded)
@@ -168,6 +170,22 @@ def encode_png(image_HWC: Pixels) -> bytes:
     if not done:
         raise ImageError(f"image: expected pixels that PNG can hold, got {image_HWC.shape}")
     return encoded.tobytes()
+
+
+def _check_png_chunks(encoded: bytes) -> None:
+    """See to it that every chunk ends within the file.
+
+    OpenCV allocates what a chunk's length announces before it reads the chunk: 277 bytes took 4 GiB
+    and 5 s (measured on 4.14.0).
+    """
+    position, end, kind = 8, len(encoded), b""
+    while kind != b"IEND" and position < end:
+        length, kind = _PNG_CHUNK.unpack_from(encoded, position)
+        position += length + 12
+    if position > end:
+        raise ImageError(
+            f"image: expected a complete PNG file, got {end} bytes that are truncated or corrupt"
+        )
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int]:

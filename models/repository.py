@@ -21,6 +21,7 @@ from models.onnx_file import OnnxFileError, OnnxSummary, summarize
 MODEL_JSON = "model.json"
 _SETTINGS_JSON = "repository.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 # ONNX's own operators and the ones that a stock onnxruntime adds.
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
 
@@ -66,7 +67,7 @@ class ModelRepository:
         return sorted(
             int(entry.name)
             for entry in folder.iterdir()
-            if entry.is_dir() and re.fullmatch(r"[1-9][0-9]{0,8}", entry.name)
+            if entry.is_dir() and _VERSION.fullmatch(entry.name)
         )
 
     def path(self, name: str, version: int) -> Path:
@@ -91,7 +92,7 @@ class ModelRepository:
         if not wanted:
             version = self.settings().default_versions.get(name, versions[-1])
         else:
-            version = int(wanted) if wanted.isdecimal() else 0
+            version = int(wanted) if _VERSION.fullmatch(wanted) else 0
         if version not in versions:
             available = ", ".join(map(str, versions))
             raise ArtifactError(
@@ -121,8 +122,11 @@ class ModelRepository:
         path = self.root / _SETTINGS_JSON
         try:
             document = json.loads(path.read_text())
+            name = document.get("default_model")
+            if not isinstance(name, str | None):
+                raise TypeError(f"default_model {name!r}")
             return RepositorySettings(
-                document.get("default_model"),
+                name,
                 {str(name): int(v) for name, v in document.get("default_versions", {}).items()},
             )
         except FileNotFoundError:

@@ -69,3 +69,15 @@ def predict_files(answerer: Answerer, paths: Sequence[str], top: int) -> Answer:
         if "error" not in result:
             result.update(next(answers))
     return {**answer, "results": results}
+
+
+def tabulate(answer: Answer) -> list[tuple[str, str, str]]:
+    """Return the heading and the cells of a table: a line a label, the image in its first one."""
+    return [
+        ("image", "label", "probability"),
+        *(
+            ("" if place else result["image"], ranked["label"], f"{ranked['probability']:.4f}")
+            for result in answer["results"]
+            for place, ranked in enumerate(result.get("predictions", ()))
+        ),
+    ]

@@ -7,15 +7,11 @@ connection's pipeline, so answers keep the order of the requests whoever gives t
     bytes -> httptools -> LaneProtocol -- lane route --> Exchange -> handler -> respond
                                        -- any other --> uvicorn's RequestResponseCycle -> BentoML
 
-What it adds to uvicorn for both kinds: limits on heads and bodies before they are buffered, and no
-timer of its own: the lane's sweep cuts what trickles, idles or does not read.
-
+What a connection may cost is ``guard``'s; this module knows whose a request is and whose turn.
 Leans on names inside uvicorn's HttpToolsProtocol; tests/service/test_uvicorn.py lists them.
 """
 
 import asyncio
-import socket
-import struct
 import time
 from typing import Any
 
@@ -24,43 +20,22 @@ import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.cycle import LaneExchange
-from service.errors import (
-    ClientError,
-    HeadersTooLargeError,
-    RequestTimeoutError,
-    ServiceError,
-    TooLargeError,
-)
+from service.errors import ServiceError
 from service.exchange import Exchange, Header
+from service.guard import GuardedProtocol
 from service.lane import Lane
 
-# Request line and headers of one request; nginx and Node.js read 8 to 32 KiB, cookies need some.
-MAX_HEAD_BYTES = 64 << 10
-# After a refusal, unread bytes are thrown away for this long before the connection is closed, so
-# that the client reads the answer and not a reset (RFC 9112, 9.6).
-LINGER_S = 2.0
 # Requests that a client may send ahead before it is read no further.
 MAX_PIPELINE = 32
 
 
-class LaneProtocol(HttpToolsProtocol):
+class LaneProtocol(GuardedProtocol):
     """One connection; see the module's text for what it does differently from uvicorn."""
 
     def __init__(self, lane: Lane, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.lane = lane
-        self.url = b""
-        self.headers = []
+        super().__init__(lane, *arguments, **options)
         self._is_answering = False  # whether a request has its turn and no answer yet
         self._started: LaneExchange | None = None  # whose turn it is, if it is the lane's
-        self._head_bytes = self._fed_head_bytes = self._body_bytes = self._declared_bytes = 0
-        self._is_in_head = False
-        self._passed_over_bytes = 0  # of a body that the parser takes for another protocol's
-        self._stalled_at: float | None = None  # since when the client does not read its answers
-        self._refusal: ServiceError | None = None
-        self._is_deaf = False  # what arrives is thrown away: the last answer is given or refused
-        self._is_receiving = False
-        self._since = time.monotonic()
         self._give = self._write
         self._date_headers: list[Header] | None = None
         self._date_lines = b""
@@ -69,7 +44,7 @@ class LaneProtocol(HttpToolsProtocol):
     def is_idle(self) -> bool:
         """Whether every request that began to arrive is answered."""
         is_answered = self.cycle is None or self.cycle.response_complete
-        return is_answered and not self.pipeline and not self._is_receiving
+        return is_answered and not self.pipeline and not self.is_receiving
 
     # -- the connection
 
@@ -94,130 +69,31 @@ class LaneProtocol(HttpToolsProtocol):
         if self.cycle is not None:
             self.cycle.keep_alive = False
 
-    def pause_writing(self) -> None:
-        """Read no more from a client that does not read its answers."""
-        super().pause_writing()
-        self.flow.pause_reading()
-        self._stalled_at = time.monotonic()
-
     def resume_writing(self) -> None:
         """Read on."""
         super().resume_writing()
-        self._stalled_at = None
         self._resume_reading()
         self._start_next()
 
-    def cut(self) -> None:
-        """Reset the connection: what is not sent yet is dropped, the kernel keeps none of it."""
-        stream = self.transport.get_extra_info("socket")
-        if stream is not None:
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
-
-    def sweep(self, now: float) -> None:
-        """Close what idled, lingered or trickled too long; called about once a second."""
-        waited_s = now - self._since
-        if self._stalled_at is not None and now - self._stalled_at > self.lane.receive_timeout_s:
-            self.cut()
-        elif self._is_receiving and not self._is_deaf:
-            if waited_s > self.lane.receive_timeout_s:
-                self._refuse(
-                    RequestTimeoutError(
-                        f"request: expected to arrive whole within {self.lane.receive_timeout_s} s"
-                    )
-                )
-        elif self.is_idle and waited_s > (LINGER_S if self._is_deaf else self.lane.keep_alive_s):
-            self.transport.close()
-
     # -- the parser's callbacks
-
-    def data_received(self, data: bytes) -> None:
-        """Feed the parser, unless the connection is on its way out."""
-        while data and not self._is_deaf:
-            if self._passed_over_bytes:
-                data = self._take_passed_over(data)
-                continue
-            is_head_alone = self._is_in_head or not self._is_receiving
-            try:
-                self.parser.feed_data(data)
-                rest = b""
-            except httptools.HttpParserUpgrade as upgrade:
-                rest = data[upgrade.args[0] :]
-            except httptools.HttpParserError:
-                self.send_400_response("expected HTTP/1.1")
-                return
-            if self._is_in_head and is_head_alone:
-                # The parser keeps a header to itself until it is whole; count what it was fed.
-                self._fed_head_bytes += len(data)
-                if self._fed_head_bytes > MAX_HEAD_BYTES:
-                    self._refuse(self._head_too_large())
-            data = rest
-
-    def _should_upgrade_to_ws(self) -> bool:
-        """Never: nothing here speaks WebSocket, a request to upgrade is answered as HTTP/1.1."""
-        return False
-
-    def _take_passed_over(self, data: bytes) -> bytes:
-        """Take body bytes that follow an Upgrade header, where the parser no longer looks.
-
-        ``curl --http2`` and Java's client ask for h2c on their first request, with a body.
-        """
-        body, rest = data[: self._passed_over_bytes], data[self._passed_over_bytes :]
-        self._passed_over_bytes -= len(body)
-        self.on_body(body)
-        if not self._passed_over_bytes:
-            self._complete()
-        return rest
-
-    def on_message_begin(self) -> None:
-        """Start a request; uvicorn's scope is made only if the request turns out to be its own."""
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
-        self._head_bytes = self._fed_head_bytes = self._body_bytes = self._declared_bytes = 0
-        self._is_in_head = True
-        self._is_receiving = True
-        self._since = time.monotonic()
-
-    def on_url(self, url: bytes) -> None:
-        """Collect the target, within the limit."""
-        self._head_bytes += len(url)
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse_head()
-        self.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect a header, within the limit; trailers count but mean nothing here."""
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse_head()
-        if not self._is_in_head:
-            return
-        name = name.lower()
-        if name == b"content-length":
-            self._declared_bytes = int(value)
-        elif name == b"expect":
-            self.expect_100_continue = value.lower() == b"100-continue"
-        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Decide whose request this is."""
-        self._is_in_head = False
+        self.is_in_head = False
         path, _, query = self.url.partition(b"?")
         if not path.startswith(b"/"):  # absolute form, RFC 9112, 3.2.2
             path = httptools.parse_url(path).path or b"/"
         handler = self.lane.find(path)
         if handler is None:
             url, headers, expects = self.url, self.headers, self.expect_100_continue
-            since = self._since
-            super().on_message_begin()
+            since = self.since
+            HttpToolsProtocol.on_message_begin(self)  # uvicorn's own: it makes the scope
             self.url, self.expect_100_continue = url, expects
             self.headers.extend(headers)
-            self._since = since
+            self.since = since
             super().on_headers_complete()
             self._resume_reading()  # uvicorn pauses at the first pipelined request
-            if self._declared_bytes > self.lane.max_body_bytes:
-                self._refuse_body(self._declared_bytes)
+            self.limit_declared_body()
             return
         parser = self.parser
         method = parser.get_method()
@@ -225,11 +101,12 @@ class LaneProtocol(HttpToolsProtocol):
             handler, "POST" if method == b"POST" else method.decode("ascii"), path, query,
             self.headers, self._give,
         )  # fmt: skip
+        exchange.content_type = self.content_type
+        exchange.deadline_ms = self.deadline_ms
         if not parser.should_keep_alive() or parser.get_http_version() == "1.0":
             exchange.keep_alive = False
         self._enter(exchange)
-        if self._declared_bytes > self.lane.max_body_bytes:
-            self._refuse_body(self._declared_bytes)
+        self.limit_declared_body()
         if self.expect_100_continue:
             exchange.expects_continue = True
             if exchange.is_started:
@@ -237,9 +114,7 @@ class LaneProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Collect body bytes, within the limit."""
-        self._body_bytes += len(body)
-        if self._body_bytes > self.lane.max_body_bytes:
-            self._refuse_body(self._body_bytes)
+        self.count_body(len(body))
         cycle: Any = self.cycle
         if isinstance(cycle, LaneExchange):
             cycle.chunks.append(body)
@@ -249,13 +124,14 @@ class LaneProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Hand a whole request on, unless the parser has left its body aside."""
         if self.parser.should_upgrade():
-            self._passed_over_bytes = self._declared_bytes
-            if self._passed_over_bytes:
+            self.passed_over_bytes = self.declared_bytes
+            if self.passed_over_bytes:
                 return
-        self._complete()
+        self.complete()
 
-    def _complete(self) -> None:
-        self._is_receiving = False
+    def complete(self) -> None:
+        """Hand on the request that is whole now."""
+        self.is_receiving = False
         cycle: Any = self.cycle
         if not isinstance(cycle, LaneExchange):
             super().on_message_complete()
@@ -312,8 +188,8 @@ class LaneProtocol(HttpToolsProtocol):
         if self.pipeline:
             # Not called from here: a long pipeline would become as deep a stack.
             self.loop.call_soon(self._start_next)
-        elif not self._is_receiving:
-            self._since = time.monotonic()
+        elif not self.is_receiving:
+            self.since = time.monotonic()
             if self.lane.is_draining:
                 self.transport.close()
 
@@ -338,43 +214,21 @@ class LaneProtocol(HttpToolsProtocol):
             b"connection: close\r\n" if closes else b"",
         )  # fmt: skip
         self.transport.write(head if exchange.method == "HEAD" else head + body)
-        if closes and not self._is_deaf:
+        if closes and not self.is_deaf:
             self.transport.close()
         self.on_response_complete()
 
     # -- refusals
 
-    def _refuse_head(self) -> None:
-        self._refusal = self._head_too_large()
-        raise ValueError(self._refusal.message)  # httptools turns it into HttpParserError
-
-    def _head_too_large(self) -> ServiceError:
-        return HeadersTooLargeError(
-            f"request line and headers: expected at most {MAX_HEAD_BYTES} bytes"
-        )
-
-    def _refuse_body(self, size: int) -> None:
-        self._refusal = TooLargeError(
-            f"body: expected at most {self.lane.max_body_bytes} bytes, got {size}; "
-            "send less or raise FOVEAL_MAX_BODY_BYTES"
-        )
-        raise ValueError(self._refusal.message)
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what the parser or a limit refused, in the one error shape, then close."""
-        error = self._refusal or ClientError(f"request: {msg}")
-        self._refusal = None
-        self._refuse(error)
-
-    def _refuse(self, error: ServiceError) -> None:
+    def refuse(self, error: ServiceError) -> None:
         """Answer the request that is arriving with an error, in its turn, and hear no more.
 
         The connection lingers, throwing away what still comes, until its client closes it or the
         sweep does: a close with unread bytes would reset it and take the answer along.
         """
-        self._is_deaf = True
-        self._is_receiving = False
-        self._since = time.monotonic()
+        self.is_deaf = True
+        self.is_receiving = False
+        self.since = time.monotonic()
 
         def refuse(_exchange: Exchange) -> None:
             raise error
@@ -392,7 +246,7 @@ class LaneProtocol(HttpToolsProtocol):
         exchange.keep_alive = False
         exchange.is_whole = True
         self.flow.resume_reading()
-        exchange.advance(self._since)
+        exchange.advance(self.since)
 
     def _replace(self, cycle: Any, exchange: LaneExchange) -> bool:
         """Put an exchange in the place of BentoML's request, whose body will never be whole.

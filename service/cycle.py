@@ -27,17 +27,15 @@ class LaneExchange(Exchange):
         is_whole: Whether the body is complete.
     """
 
-    __slots__ = ("chunks", "expects_continue", "handler", "is_started", "is_whole")
-
+    expects_continue = False
+    is_started = False
+    is_whole = False
     message_event = _NoEvent()  # uvicorn sets it when the connection is lost
 
     def __init__(self, handler: Handler, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.handler = handler
         self.chunks: list[bytes] = []
-        self.expects_continue = False
-        self.is_started = False
-        self.is_whole = False
 
     def advance(self, now: float) -> None:
         """Call the handler once this request is at the head of its connection and whole."""

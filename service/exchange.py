@@ -27,16 +27,24 @@ class Exchange:
         query: Raw query, without "?".
         headers: (lower-case name, value), in order.
         body: The whole body, once the handler is called.
+        content_type: The header of that name, as it was sent.
+        deadline_ms: The header ``X-Request-Timeout-Ms``, as it was sent.
         received_at: ``time.monotonic`` when the request was whole, seconds.
         status: Status of the answer, 0 before there is one.
         disconnected: Whether the client left.
         on_disconnect: Called once if the client leaves before the answer.
     """
 
-    __slots__ = (
-        "_by_name", "_write", "body", "disconnected", "headers", "keep_alive", "method",
-        "on_disconnect", "path", "query", "received_at", "response_complete", "status",
-    )  # fmt: skip
+    # Not slots: what most requests leave as it is costs them nothing to make.
+    body = b""
+    content_type: bytes | None = None
+    deadline_ms: bytes | None = None
+    received_at = 0.0
+    status = 0
+    keep_alive = True
+    disconnected = False
+    response_complete = False
+    on_disconnect: Callable[[], None] | None = None
 
     def __init__(
         self, method: str, path: bytes, query: bytes, headers: list[Header],
@@ -46,22 +54,14 @@ class Exchange:
         self.path = path
         self.query = query
         self.headers = headers
-        self.body = b""
-        self.received_at = 0.0
-        self.status = 0
-        self.keep_alive = True
-        self.disconnected = False
-        self.response_complete = False
-        self.on_disconnect: Callable[[], None] | None = None
         self._write = write
-        self._by_name: dict[bytes, bytes] | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of a header, by its lower-case name."""
-        by_name = self._by_name
-        if by_name is None:
-            by_name = self._by_name = dict(self.headers[::-1])
-        return by_name.get(name)
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
 
     def respond(
         self, status: int, body: bytes, content_type: bytes = JSON, extra: bytes = b""
@@ -100,7 +100,7 @@ class Exchange:
         Raises:
             InvalidInputError: The header is not a positive number of milliseconds.
         """
-        value = self.header(b"x-request-timeout-ms")
+        value = self.deadline_ms
         if value is None:
             return default_s
         try:

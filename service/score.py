@@ -59,6 +59,13 @@ class Summary:
     errors: int
     seconds: float
 
+    def __str__(self) -> str:
+        """Say it on one line."""
+        return (
+            f"{self.out}: {self.rows} rows by {self.model}:{self.version}, "
+            f"{self.errors} with an error, {self.rows / self.seconds:.0f} rows/s"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedBatch:

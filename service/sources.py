@@ -48,15 +48,10 @@ class FileRow:
         try:
             # Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, no path
-                status = os.fstat(descriptor)
-                if not stat.S_ISREG(status.st_mode):
-                    raise ScoreError("file: expected a regular file, got a folder, pipe or device")
-                if status.st_size > MAX_FILE_BYTES:
-                    raise ScoreError(
-                        f"file: expected at most {MAX_FILE_BYTES} bytes, got {status.st_size}"
-                    )
-                return file.read()
+            try:
+                return _read(descriptor)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise ScoreError(f"file: expected a readable file, got: {error.strerror}") from None
 
@@ -81,6 +76,16 @@ def find_rows(sources: Sequence[str], skip: Path | None = None) -> list[FileRow]
         named = ", ".join(sources) or "none"
         raise ScoreError(f"sources: expected at least one file, got {named} without any")
     return [FileRow(path) for path in paths]
+
+
+def _read(descriptor: int) -> bytes:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise ScoreError("file: expected a regular file, got a folder, pipe or device")
+    if status.st_size > MAX_FILE_BYTES:
+        raise ScoreError(f"file: expected at most {MAX_FILE_BYTES} bytes, got {status.st_size}")
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        return file.read()
 
 
 def _expand(source: str) -> Iterator[str]:

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any
 
 import httpx
-import psutil
 import orjson
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 60.0
@@ -41,13 +41,7 @@ class RunningServer:
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum all samples of a metric whose labels include those given."""
-        text = httpx.get(f"{self.url}/metrics").text
-        total = 0.0
-        for found in re.finditer(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE):
-            got = dict(re.findall(r'(\w+)="([^"]*)"', found[1] or ""))
-            if labels.items() <= got.items():
-                total += float(found[2])
-        return total
+        return sample(httpx.get(f"{self.url}/metrics").text, name, **labels)
 
     def client_ports(self) -> set[int]:
         """Return the remote ports of the connections that the server's processes hold."""
@@ -85,6 +79,16 @@ class RunningServer:
             raise AssertionError(f"server did not stop in {STOP_S} s:\n{self.log}") from None
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", self.port)) != 0, "the port is still served"
+
+
+def sample(text: str, name: str, **labels: str) -> float:
+    """Sum all samples of a metric in Prometheus' text whose labels include those given."""
+    total = 0.0
+    for found in re.finditer(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE):
+        got = dict(re.findall(r'(\w+)="([^"]*)"', found[1] or ""))
+        if labels.items() <= got.items():
+            total += float(found[2])
+    return total
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import ArtifactError, ModelArtifact
-from models.image import ImageError, ImageTooLargeError, Pixels, decode, decode_sized
+from models.image import ImageError, ImageTooLargeError, Pixels, decode, decode_sized, read_size
 from models.repository import ModelRepository
 from service.errors import (
     DecodeError,
@@ -121,8 +121,26 @@ class Classifier:
         except ImageError as error:
             raise DecodeError(str(error)) from None
 
+    def pixels(self, encoded: bytes) -> int:
+        """Read from the header how many pixels an image has, and refuse what is not decoded.
+
+        Raises:
+            TooLargeError: More pixels than the service takes.
+            DecodeError: No image, or none of the formats.
+        """
+        try:
+            width, height = read_size(encoded)
+        except ImageError as error:
+            raise DecodeError(str(error)) from None
+        if width * height > self.limits.max_image_pixels:
+            raise TooLargeError(
+                f"image: expected at most {self.limits.max_image_pixels} pixels, "
+                f"got {width} x {height}"
+            )
+        return width * height
+
     def decode_sized(self, encoded: bytes) -> Pixels:
-        """Decode one image whose header was read and found small; see ``decode``."""
+        """Decode one image that ``pixels`` has let through; see ``decode``."""
         try:
             return decode_sized(encoded, self.artifact.image)
         except ImageError as error:

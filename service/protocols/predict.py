@@ -7,12 +7,11 @@ JSON. Turns bytes into rows and jobs into JSON; what happens between is the clas
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from functools import partial
 from urllib.parse import parse_qs, unquote
 
 import orjson
 
-from models.image import ImageError, Pixels, read_size
+from models.image import Pixels
 from service.errors import (
     DecodeError,
     InvalidInputError,
@@ -58,37 +57,56 @@ class PredictProtocol:
         self.meters = meters
         self.request_timeout_s = request_timeout_s
         self.max_request_rows = max_request_rows
-        self._catalog = catalog
-        self._handlers: dict[bytes, Handler] = {b"/predict": partial(self.handle, "", "")}
-        self._targets: dict[Classifier, Target] = {}
+        self.catalog = catalog
+        self._routes: dict[bytes, Route] = {b"/predict": Route(self, "", "")}
 
     def find(self, path: bytes) -> Handler | None:
         """Return the handler of a raw path, None if it is not this protocol's."""
-        handler = self._handlers.get(path)
-        if handler is None and path.startswith(b"/models/") and path.endswith(b"/predict"):
+        route = self._routes.get(path)
+        if route is None and path.startswith(b"/models/") and path.endswith(b"/predict"):
             match unquote(path.decode("latin-1")).split("/"):
                 case ["", "models", name, "predict"]:
-                    handler = partial(self.handle, name, "")
+                    route = Route(self, name, "")
                 case ["", "models", name, "versions", version, "predict"]:
-                    handler = partial(self.handle, name, version)
-            if handler is not None and len(self._handlers) < _MAX_ROUTES:
-                self._handlers[path] = handler
-        return handler
+                    route = Route(self, name, version)
+            if route is not None and len(self._routes) < _MAX_ROUTES:
+                self._routes[path] = route
+        return route
 
     def handle(self, name: str, version: str, exchange: Exchange) -> None:
         """Answer one request for a model, "" for the default one, and a version, "" likewise."""
-        try:
-            if exchange.method != "POST":
-                raise MethodError(f"{exchange.method}: expected POST with an image", "POST")
-            classifier = self._catalog().find(name, version)
-        except ServiceError as error:
-            self.meters.count_refusal("predict", error.status)
-            exchange.fail(error)
-            return
-        target = self._targets.get(classifier)
-        if target is None:
-            target = self._targets[classifier] = Target(classifier, self.meters.of(classifier))
-        call = PredictCall(self, exchange, target)
+        Route(self, name, version)(exchange)
+
+
+class Route:
+    """The handler of one path; looks its model up again only when the catalog was replaced."""
+
+    __slots__ = ("_catalog", "_name", "_protocol", "_target", "_version")
+
+    def __init__(self, protocol: PredictProtocol, name: str, version: str) -> None:
+        self._protocol = protocol
+        self._name = name
+        self._version = version
+        self._catalog: Catalog | None = None
+        self._target: Target | None = None
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        protocol = self._protocol
+        catalog = protocol.catalog()
+        target = self._target
+        if catalog is not self._catalog or target is None or exchange.method != "POST":
+            try:
+                if exchange.method != "POST":
+                    raise MethodError(f"{exchange.method}: expected POST with an image", "POST")
+                classifier = catalog.find(self._name, self._version)
+            except ServiceError as error:
+                protocol.meters.count_refusal("predict", error.status)
+                exchange.fail(error)
+                return
+            target = self._target = Target(classifier, protocol.meters.of(classifier))
+            self._catalog = catalog
+        call = PredictCall(protocol, exchange, target)
         try:
             call.begin()
         except ServiceError as error:
@@ -136,7 +154,7 @@ class PredictCall:
         self._deadline = exchange.received_at + exchange.timeout_s(self._protocol.request_timeout_s)
         if exchange.query:
             self._top = _top(exchange.query, len(target.classifier.artifact.labels))
-        content_type = exchange.header(b"content-type")
+        content_type = exchange.content_type
         if content_type is not None and not content_type.startswith(_IMAGE_TYPES):
             media_type = content_type.lower()
             if media_type.startswith(b"multipart/form-data"):
@@ -144,7 +162,7 @@ class PredictCall:
                 self._decode(files)
                 return
             _check_media_type(media_type)
-        if _pixels(exchange.body) > INLINE_PIXELS:
+        if target.classifier.pixels(exchange.body) > INLINE_PIXELS:
             self._decode([exchange.body])
             return
         target.batcher.admit(1)  # before the work of decoding
@@ -155,12 +173,19 @@ class PredictCall:
 
     def _decode(self, files: list[bytes]) -> None:
         batcher = self._target.batcher
-        if sum(map(_pixels, files)) <= INLINE_PIXELS:
+        if sum(map(self._pixels, files)) <= INLINE_PIXELS:
             batcher.admit(len(files))
             self._submit_files(*self._decode_files(files))
             return
         batcher.reserve(len(files))
         self._protocol.decoders.submit(self._decode_on_thread, files)
+
+    def _pixels(self, encoded: bytes) -> int:
+        """Return the pixels that decoding would take; 0 for what is refused at its header."""
+        try:
+            return self._target.classifier.pixels(encoded)
+        except ServiceError:
+            return 0
 
     def _decode_on_thread(self, files: list[bytes]) -> None:
         outcome = self._decode_files(files)
@@ -247,15 +272,6 @@ def _check_media_type(media_type: bytes) -> None:
             "content-type: expected image/*, application/octet-stream or multipart/form-data, "
             f"got {media_type.decode('latin-1')!r}"
         )
-
-
-def _pixels(encoded: bytes) -> int:
-    """Return the pixels that decoding would take; 0 for what is refused at its header."""
-    try:
-        width, height = read_size(encoded)
-    except ImageError:
-        return 0
-    return width * height
 
 
 def _top(query: bytes, classes: int) -> int:

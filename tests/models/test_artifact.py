@@ -29,7 +29,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> ModelArtifact:
         build_tiny(folder, "tiny", 3, tiny_model()),
         metrics=Metrics("test", 100, 0.5, dict.fromkeys(LABELS, 0.25), 0.01),
         parity=Parity(100, (1, 2, 64), 1e-5, 1e-6, 1.0),
-        provenance=Provenance("abc", "foveal train", 7, "digits", "0" * 64, {"torch": "2"}, "today"),
+        provenance=Provenance("abc", "foveal train", 7, "digits", "0" * 64, {"torch": "2"}, "now"),
     )
 
 
@@ -117,6 +117,8 @@ def test_every_mistyped_field_is_named_with_expected_and_got(document: dict[str,
             if isinstance(wrong, float) and takes_float(document, path):
                 continue
             if wrong is None and path in (("metrics",), ("parity",), ("provenance",)):
+                continue
+            if isinstance(wrong, dict) and path[-1] == "versions":  # any text to any text
                 continue
             with pytest.raises(ArtifactError) as refused:
                 read(changed(document, path, lambda _value, wrong=wrong: wrong))

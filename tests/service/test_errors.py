@@ -20,7 +20,7 @@ CLASSES = [
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: str(kind.__name__))
 def test_who_is_blamed(kind: type[ServiceError]) -> None:
-    """A client is blamed for what the client did; a full queue is not its fault, whatever 429 says."""
+    """A client is blamed for what it did; a full queue is not its fault, whatever 429 says."""
     if issubclass(kind, ClientError):
         assert 400 <= kind.status < 500
     elif issubclass(kind, ServerError):

@@ -59,7 +59,8 @@ def test_first_of_equal_headers_counts() -> None:
     ("value", "expected_s"), [(b"1500", 1.5), (b"0.5", 0.0005), (b"86400000", 86400.0)]
 )
 def test_timeout(value: bytes, expected_s: float) -> None:
-    e, _ = exchange((b"x-request-timeout-ms", value))
+    e, _ = exchange()
+    e.deadline_ms = value
     assert e.timeout_s(30) == expected_s
 
 
@@ -70,6 +71,7 @@ def test_timeout_is_the_default_where_none_is_asked_for() -> None:
 
 @pytest.mark.parametrize("value", [b"", b"0", b"-1", b"nan", b"inf", b"86400001", b"\xff"])
 def test_wrong_timeout(value: bytes) -> None:
-    e, _ = exchange((b"x-request-timeout-ms", value))
+    e, _ = exchange()
+    e.deadline_ms = value
     with pytest.raises(InvalidInputError, match="X-Request-Timeout-Ms"):
         e.timeout_s(30)

@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from service.errors import InferenceError
@@ -15,6 +16,9 @@ from service.pipeline.batcher import Batcher
 from service.pipeline.job import BatchLimits, Job
 from service.pipeline.session import Outputs
 from tests.tiny import tiny_logits
+
+FAILURE = InferenceError("the run failed")
+THREADED = pytest.mark.parametrize("is_threaded", [False, True], ids=["loop", "thread"])
 
 # One pixel a stripe: the closed form of a row is its four bytes, so a row is its own number.
 ROW_SHAPE = (4, 1, 1)
@@ -39,7 +43,7 @@ class FakeTimer:
 
 
 class FakeLoop:
-    """Time stands still until ``advance``; callbacks run in ``turn``, those they add in the next."""
+    """Time stands still until ``advance``; callbacks run in ``turn``, those they add later."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -200,4 +204,5 @@ class World:
         raise AssertionError("the world never comes to rest")
 
 
-FAILURE = InferenceError("the run failed")
+def world(is_threaded: bool, batch: int = 4, queue: int = 100, delay_s: float = 0.0) -> World:
+    return World(BatchLimits(batch, queue, delay_s), is_threaded=is_threaded)

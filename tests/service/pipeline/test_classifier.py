@@ -14,8 +14,8 @@ from models.artifact import ArtifactError, ModelArtifact
 from models.image import encode_png
 from models.repository import ModelRepository
 from service.errors import DecodeError, ModelNotFoundError, NotReadyError, TooLargeError
+from service.pipeline.classifier import Catalog, ServingLimits, load, load_catalog
 from service.pipeline.job import BatchLimits, Job
-from service.pipeline.classifier import Catalog, Classifier, ServingLimits, load, load_catalog
 from tests.service.pipeline.simulator import FakeLoop
 from tests.tiny import build_tiny, publish_tiny, random_images, tiny_logits, tiny_model
 
@@ -69,7 +69,7 @@ def test_self_test_reads_every_golden_image(repository: ModelRepository) -> None
         return replace(artifact, golden=(*artifact.golden[:-1], wrong))
 
     publish(repository, spoil_last)
-    with pytest.raises(ArtifactError, match="golden/7.png"):
+    with pytest.raises(ArtifactError, match=r"golden/7.png"):
         load(repository, "tiny", 1, LIMITS)
 
 

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+
+from models.describe import list_entries, tabulate, tell
+from models.repository import ModelRepository
+from tests.server import ROOT
+from tests.tiny import publish_tiny
+
+SHIPPED = ModelRepository(ROOT / "models")
+
+
+@pytest.mark.parametrize("name", SHIPPED.names())
+def test_the_story_of_a_shipped_model_is_whole(name: str) -> None:
+    artifact = SHIPPED.load(*SHIPPED.resolve(name))
+    lines = tell(artifact)
+    titles = [title for title, _ in lines]
+    assert titles == [
+        "model", "labels", "image", "input", "outputs", "graph", "file", "golden", "accuracy", "",
+        "calibration", "parity", "dataset", "made", "command", "versions",
+    ]  # fmt: skip
+    story = "\n".join(text for _, text in lines)
+    assert artifact.metrics is not None and artifact.provenance is not None
+    for known in (
+        artifact.reference,
+        artifact.files[0].sha256,
+        f"{artifact.metrics.accuracy:.2%} of {artifact.metrics.images} test images",
+        artifact.provenance.command,
+        artifact.provenance.git,
+        *artifact.labels,
+    ):
+        assert known in story
+
+
+def test_a_model_without_measurements_is_told_without_them(tmp_path: Path) -> None:
+    titles = [title for title, _ in tell(publish_tiny(tmp_path))]
+    assert titles[-1] == "golden"
+    assert tabulate(list_entries(ModelRepository(tmp_path))) == [
+        ("name", "version", "accuracy", "size", "answers"),
+        ("tiny", "1", "-", "1 KiB", "/models/tiny/predict"),
+    ]

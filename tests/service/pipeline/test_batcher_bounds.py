@@ -1,0 +1,219 @@
+"""The batcher at its bounds: deadlines, a full queue, timers, the end. Laws 4 to 8."""
+
+from typing import Any
+
+import pytest
+
+from service.errors import DeadlineError, InferenceError, NotReadyError, QueueFullError
+from tests.service.pipeline.simulator import ROW_SHAPE, THREADED, row, world
+
+# Law 4: deadlines
+
+
+def test_deadline_that_passes_while_waiting_is_answered_on_time() -> None:
+    """The runner is held by another run; the client is told at its deadline, not after the run."""
+    w = world(True)
+    w.submit()
+    w.loop.settle()
+    late, other = w.submit(timeout_s=2), w.submit(timeout_s=5)
+    w.loop.advance(1.9)
+    assert not w.done
+    w.loop.advance(0.2)
+    w.assert_failed(late, DeadlineError)
+    assert w.batcher.queued_rows == 1
+    w.run_all()
+    w.assert_answered(other)
+    assert w.batcher.dropped_rows == 1
+    assert w.runs == [[0], [2]], "a row past its deadline was run"
+
+
+@THREADED
+def test_deadline_shorter_than_the_delay_is_answered_on_time(is_threaded: bool) -> None:
+    w = world(is_threaded, delay_s=10)
+    late = w.submit(timeout_s=1)
+    w.loop.advance(1.5)
+    w.assert_failed(late, DeadlineError)
+
+
+@THREADED
+def test_row_past_its_deadline_is_not_run(is_threaded: bool) -> None:
+    w = world(is_threaded)
+    late, well = w.submit(timeout_s=0), w.submit()
+    w.run_all()
+    w.assert_failed(late, DeadlineError)
+    w.assert_answered(well)
+    assert w.runs == [[1]]
+
+
+def test_earlier_deadline_of_a_later_request_is_kept() -> None:
+    w = world(True)
+    w.submit()
+    w.loop.settle()
+    patient, hasty = w.submit(timeout_s=20), w.submit(timeout_s=1)
+    w.loop.advance(1.1)
+    w.assert_failed(hasty, DeadlineError)
+    w.run_all()
+    w.assert_answered(patient)
+
+
+# Law 5: bounded, refuses at the door
+
+
+@THREADED
+def test_full_queue_refuses(is_threaded: bool) -> None:
+    w = world(is_threaded, queue=5)
+    w.submit(3)
+    with pytest.raises(QueueFullError, match=r"3 of 5 rows waiting.*FOVEAL_MAX_QUEUE_ROWS"):
+        w.submit(3)
+    w.submit(2)
+    with pytest.raises(QueueFullError, match="5 of 5 rows waiting"):
+        w.submit(1)
+    w.run_all()
+    w.submit(5)
+
+
+def test_rows_that_run_no_longer_wait() -> None:
+    w = world(True, batch=4, queue=5)
+    w.submit(5)
+    w.loop.settle()
+    assert w.batcher.queued_rows == 1
+    w.submit(4)
+    with pytest.raises(QueueFullError):
+        w.submit(1)
+
+
+@THREADED
+def test_reserved_places_count(is_threaded: bool) -> None:
+    w = world(is_threaded, queue=5)
+    w.batcher.reserve(4)
+    assert not w.batcher.is_idle
+    with pytest.raises(QueueFullError, match="4 of 5"):
+        w.submit(2)
+    w.submit(1)
+    with pytest.raises(QueueFullError):
+        w.batcher.reserve(1)
+    w.run_all()
+    w.batcher.release(4)
+    assert w.batcher.is_idle
+    w.submit(5)
+
+
+def test_retry_after_is_the_time_that_the_queue_takes() -> None:
+    w = world(True, batch=4, queue=40)
+    w.submit(4)
+    w.loop.settle()
+    w.loop.advance(2)  # 2 rows a second
+    w.finish_run()
+    w.submit(40)
+    with pytest.raises(QueueFullError) as refused:
+        w.submit(1)
+    assert refused.value.retry_after_s == 20
+    assert refused.value.headers == ((b"retry-after", b"20"),)
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_retry_after_is_at_least_a_second(has_run: bool) -> None:
+    w = world(True, batch=4, queue=4)
+    if has_run:
+        w.submit(4)
+        w.loop.settle()
+        w.loop.advance(0.001)
+        w.finish_run()
+    with pytest.raises(QueueFullError) as refused:
+        w.submit(5)
+    assert refused.value.retry_after_s == 1
+
+
+# Law 6: no polling, one timer at most
+
+
+@THREADED
+def test_many_requests_leave_one_timer_at_most(is_threaded: bool) -> None:
+    w = world(is_threaded, batch=4)
+    for i in range(200):
+        w.submit(timeout_s=30 + i % 7)
+        w.loop.turn()
+        if w.executor is not None and w.executor.is_busy and i % 3 == 0:
+            w.executor.finish()
+        assert len(w.loop.timers) <= 1
+    while w.executor is not None and w.executor.is_busy:
+        w.finish_run()
+    assert w.batcher.is_idle
+    assert len(w.loop.timers) <= 1
+    w.loop.advance(100)
+    assert not w.loop.timers, "a timer that winds itself up again is polling"
+
+
+@THREADED
+def test_idle_batcher_has_no_callbacks(is_threaded: bool) -> None:
+    w = world(is_threaded)
+    w.submit()
+    w.run_all()
+    w.loop.settle()
+    assert not w.loop.timers
+
+
+# Law 8: whatever happens, every accepted job is done
+
+
+@THREADED
+def test_close_answers_what_waits(is_threaded: bool) -> None:
+    w = world(is_threaded, batch=2)
+    jobs = [w.submit() for _ in range(5)]
+    if is_threaded:
+        w.loop.settle()
+    w.batcher.close()
+    running = jobs[:2] if is_threaded else []
+    for job in jobs[len(running) :]:
+        w.assert_failed(job, NotReadyError)
+    w.run_all()
+    for job in running:
+        w.assert_answered(job)
+    assert w.batcher.is_idle
+    assert not w.loop.timers
+    with pytest.raises(NotReadyError):
+        w.submit()
+    with pytest.raises(NotReadyError):
+        w.batcher.reserve(1)
+
+
+def test_close_amid_a_request_of_several_batches() -> None:
+    w = world(True, batch=2)
+    job = w.submit(5)
+    w.loop.settle()
+    w.batcher.close()
+    w.assert_failed(job, NotReadyError)
+    w.run_all()
+    assert w.done == [job]
+
+
+@THREADED
+def test_observer_that_raises_leaves_nobody_waiting(is_threaded: bool) -> None:
+    w = world(is_threaded)
+
+    def burst(_batch: Any) -> None:
+        raise RuntimeError("a bug in the metrics")
+
+    w.batcher._observe = burst  # as the constructor would set it
+    job = w.submit()
+    w.run_all()
+    w.assert_answered(job)
+
+
+@THREADED
+def test_row_of_another_shape_leaves_nobody_waiting(is_threaded: bool) -> None:
+    """Law 1 is the callers' to keep; should one break it, its neighbours still get an answer."""
+    w = world(is_threaded)
+    well = w.submit()
+    poison = w.batcher.submit([row(1).repeat(2)], w.loop.now + 30, w.done.append)
+    w.run_all()
+    assert sorted(map(id, w.done)) == sorted(map(id, (well, poison)))
+    assert isinstance(poison.error, InferenceError)
+    after = w.submit()
+    w.run_all()
+    w.assert_answered(after)
+
+
+def test_row_shape_is_the_simulators() -> None:
+    assert row(0x01020304).shape == ROW_SHAPE
+    assert row(0x01020304).ravel().tolist() == [1, 2, 3, 4]

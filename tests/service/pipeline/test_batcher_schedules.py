@@ -1,0 +1,227 @@
+"""The batcher's laws under every schedule that hypothesis finds."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.errors import DeadlineError, InferenceError, NotReadyError, QueueFullError
+from service.pipeline.batcher import BatchLimits, Job
+from tests.service.pipeline.simulator import FAILURE, World
+
+
+@dataclass
+class Known:
+    """What the model of the queue knows of an accepted job."""
+
+    job: Job
+    rows: int
+    deadline: float
+    is_cancelled: bool = False
+    calls: int = 0
+
+
+ROWS = st.integers(1, 7)
+SECONDS = st.sampled_from([0.0, 0.1, 0.5, 1.0, 2.0, 30.0])
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("submit"), ROWS, SECONDS, st.booleans(),
+            st.sampled_from(["", "", "", "submit", "cancel", "raise"]),
+        ),
+        st.tuples(st.just("cancel"), st.integers(0, 30)),
+        st.tuples(st.just("turn")),
+        st.tuples(st.just("advance"), SECONDS),
+        st.tuples(st.just("finish"), st.sampled_from([False, False, True])),
+        st.tuples(st.just("reserve"), ROWS),
+        st.tuples(st.just("release")),
+        st.tuples(st.just("close")),
+    ),
+    max_size=40,
+)  # fmt: skip
+LIMITS = st.builds(
+    BatchLimits,
+    max_batch_size=st.integers(1, 5),
+    max_queue_rows=st.integers(1, 16),
+    max_queue_delay_s=st.sampled_from([0.0, 0.0, 0.3]),
+)
+
+
+class Schedule:
+    """Plays events into a batcher and holds every law after each of them."""
+
+    def __init__(self, limits: BatchLimits, is_threaded: bool) -> None:
+        self.w = World(limits, is_threaded=is_threaded)
+        self.w.on_run = self.check_run
+        self.known: list[Known] = []
+        self.reserved: list[int] = []
+        self.is_closed = False
+        self.started_at = self.w.loop.now
+
+    def submit(self, rows: int, timeout_s: float, is_array: bool, then: str) -> None:
+        w, batcher = self.w, self.w.batcher
+        waiting = batcher.queued_rows + batcher.reserved_rows
+        known: list[Known] = []
+
+        def on_done(job: Job) -> None:
+            mine = known[0]
+            assert mine.job is job
+            mine.calls += 1
+            assert mine.calls == 1, "done twice"
+            assert not mine.is_cancelled, "the client left; nobody is to be told"
+            self.check_outcome(mine)
+            if then == "submit" and len(self.known) < 60:
+                self.submit(rows, timeout_s, is_array, "")
+            elif then == "cancel":
+                self.cancel(len(self.known) // 2)
+            elif then == "raise":
+                raise RuntimeError("a bug in a protocol")
+
+        try:
+            job = w.submit(rows, timeout_s, is_array=is_array, then=on_done)
+        except QueueFullError as error:
+            assert waiting + rows > w.limits.max_queue_rows, "refused although there was room"
+            assert error.retry_after_s >= 1
+            return
+        except NotReadyError:
+            assert self.is_closed
+            return
+        assert not self.is_closed
+        assert waiting + rows <= w.limits.max_queue_rows, "the bound was passed"
+        known.append(Known(job, rows, w.loop.now + timeout_s))
+        self.known.append(known[0])
+
+    def cancel(self, index: int) -> None:
+        if self.known:
+            mine = self.known[index % len(self.known)]
+            if not mine.calls:
+                mine.is_cancelled = True
+            self.w.batcher.cancel(mine.job)
+
+    def reserve(self, rows: int) -> None:
+        try:
+            self.w.batcher.reserve(rows)
+        except (QueueFullError, NotReadyError):
+            return
+        self.reserved.append(rows)
+
+    def finish(self, is_failing: bool) -> None:
+        w = self.w
+        if is_failing:
+            w.failures = [FAILURE]
+        if w.executor is not None and w.executor.is_busy:
+            w.executor.finish()
+
+    def play(self, events: list[Any]) -> None:
+        loop = self.w.loop
+        for name, *arguments in events:
+            match name:
+                case "turn":
+                    loop.turn()
+                case "advance":
+                    loop.advance(*arguments)
+                    self.check_settled()
+                case "release":
+                    if self.reserved:
+                        self.w.batcher.release(self.reserved.pop())
+                case "close":
+                    self.is_closed = True
+                    self.w.batcher.close()
+                case _:
+                    getattr(self, name)(*arguments)
+            self.check_always()
+        while self.reserved:
+            self.w.batcher.release(self.reserved.pop())
+        self.w.failures.clear()
+        self.come_to_rest()
+
+    def come_to_rest(self) -> None:
+        """All runs finish; no time passes that the queue does not ask for."""
+        w = self.w
+        for _ in range(200):
+            w.loop.settle()
+            self.check_settled()
+            if w.executor is not None and w.executor.is_busy:
+                w.executor.finish()
+            elif w.batcher.is_idle:
+                break
+            else:
+                w.loop.advance(min(t.at for t in w.loop.timers) - w.loop.now)
+        assert w.batcher.is_idle
+        assert w.batcher.queued_rows == 0
+        assert len(w.loop.timers) <= 1
+        w.run_all()
+        for mine in self.known:
+            assert mine.calls == (not mine.is_cancelled), "an accepted job was left without answer"
+        assert w.batcher.queued_rows == w.batcher.reserved_rows == 0
+        ran = sum(map(len, w.runs))
+        assert ran + w.batcher.dropped_rows <= sum(mine.rows for mine in self.known)
+
+    def check_run(self, numbers: list[int]) -> None:
+        """Called as a run begins to read its rows."""
+        assert 1 <= len(numbers) <= self.w.limits.max_batch_size
+        flat = [number for run in self.w.runs for number in run]
+        assert flat == sorted(set(flat)), "rows ran twice, or not in the order of arrival"
+        if self.w.executor is None:
+            for mine in self.known:
+                if set(numbers) & set(self.w.numbers[id(mine.job)]):
+                    assert not mine.is_cancelled, "a row was run whose client had left"
+                    assert mine.deadline > self.w.loop.now, "a row was run past its deadline"
+
+    def check_outcome(self, mine: Known) -> None:
+        w, error = self.w, mine.job.error
+        numbers = self.w.numbers[id(mine.job)]
+        match error:
+            case None:
+                assert w.answer(mine.job) == list(numbers), "an answer is another row's"
+            case DeadlineError():
+                assert w.loop.now >= mine.deadline
+            case InferenceError():
+                assert w.failed_numbers & set(numbers), "failed although its run did not"
+            case NotReadyError():
+                assert self.is_closed
+            case _:
+                raise AssertionError(f"unexpected {error!r}")
+
+    def check_always(self) -> None:
+        batcher, limits = self.w.batcher, self.w.limits
+        assert batcher.queued_rows >= 0
+        assert batcher.queued_rows + batcher.reserved_rows <= limits.max_queue_rows
+        assert len(self.w.loop.timers) <= 2  # the next deadline, the end of the delay
+
+    def check_settled(self) -> None:
+        """Once a turn is over: no runner is idle while rows wait, nobody waits past a deadline."""
+        w = self.w
+        waiting = [mine for mine in self.known if not mine.calls and not mine.is_cancelled]
+        for mine in waiting:
+            untaken = mine.rows - mine.job.taken
+            assert not untaken or mine.deadline > w.loop.now, "a deadline passed in silence"
+        is_running = w.executor is not None and w.executor.is_busy
+        if not w.limits.max_queue_delay_s and not is_running:
+            assert not waiting, "the runner is free and rows wait"
+
+
+def play(limits: BatchLimits, is_threaded: bool, events: list[Any]) -> None:
+    logging.disable(logging.CRITICAL)
+    try:
+        Schedule(limits, is_threaded).play(events)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(LIMITS, st.booleans(), EVENTS)
+def test_laws_under_any_schedule(limits: BatchLimits, is_threaded: bool, events: list[Any]) -> None:
+    play(limits, is_threaded, events)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(LIMITS, st.booleans(), EVENTS)
+def test_laws_under_very_many_schedules(
+    limits: BatchLimits, is_threaded: bool, events: list[Any]
+) -> None:
+    play(limits, is_threaded, events)

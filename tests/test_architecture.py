@@ -1,0 +1,165 @@
+"""The house rules of DESIGN.md, held by reading the source: who may import whom, and how much."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("models", "service", "training", "loadtest")
+MAX_LINES = 400
+
+# Package -> which of our own packages it may import. `training -> models <- service`.
+OURS = {
+    "models": {"models"},
+    "service": {"service", "models"},
+    "training": {"training", "models"},
+    "loadtest": {"loadtest", "models", "service"},
+    "foveal": {"models", "service", "training", "loadtest"},
+}
+# Package -> the only third parties it may import; packages that are not named may import any.
+ONLY = {"models": {"numpy", "cv2"}}
+# Module prefix -> third parties that it must not import.
+NEVER = {
+    "service": {"torch", "onnx", "onnxscript", "pytorch_lightning", "sklearn", "torchmetrics"},
+    "service.pipeline": {"bentoml", "_bentoml_sdk", "starlette", "uvicorn", "httptools"},
+    "service.exchange": {"bentoml", "_bentoml_sdk", "starlette", "uvicorn", "httptools"},
+    "service.protocols": {"bentoml", "_bentoml_sdk", "starlette", "uvicorn", "httptools"},
+    "training": {"bentoml", "_bentoml_sdk", "starlette", "uvicorn"},
+}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {
+    module_name(path): path
+    for path in sorted([*(p for d in PACKAGES for p in (ROOT / d).rglob("*.py"))])
+    + [p for p in [ROOT / "foveal.py"] if p.exists()]
+}
+TREES = {name: ast.parse(path.read_text(), str(path)) for name, path in SOURCES.items()}
+EVERY = pytest.mark.parametrize("module", SOURCES)
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in (
+        "TYPE_CHECKING", "typing.TYPE_CHECKING",
+    )  # fmt: skip
+
+
+def imports(tree: ast.AST, *, at_run_time: bool = False) -> Iterator[tuple[str, int]]:
+    """Yield (dotted name, line) of every import; of those for type checkers only if asked."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: expected absolute imports"
+            assert node.module is not None
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield (whole if whole in SOURCES else node.module), node.lineno
+        elif not (at_run_time and is_type_checking(node)):
+            yield from imports(node, at_run_time=at_run_time)
+
+
+@EVERY
+def test_imports_are_allowed(module: str) -> None:
+    package = module.split(".", maxsplit=1)[0]
+    for name, line in imports(TREES[module]):
+        top = name.split(".")[0]
+        where = f"{SOURCES[module].relative_to(ROOT)}:{line} imports {name}"
+        if top in OURS:
+            assert top in OURS[package], where
+        elif package in ONLY and top not in sys.stdlib_module_names:
+            assert top in ONLY[package], where
+        for prefix, never in NEVER.items():
+            if module == prefix or module.startswith(prefix + "."):
+                assert top not in never, where
+
+
+@EVERY
+def test_no_import_inside_a_function(module: str) -> None:
+    if module == "foveal":  # imports a package only when its command runs
+        return
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            for inner in ast.walk(node):
+                assert not isinstance(inner, ast.Import | ast.ImportFrom), (
+                    f"{SOURCES[module].relative_to(ROOT)}:{inner.lineno}"
+                )
+
+
+def test_no_cycles() -> None:
+    graph = {
+        module: {name for name, _ in imports(tree, at_run_time=True) if name in SOURCES}
+        for module, tree in TREES.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path[path.index(module) :], module))
+        if module not in done:
+            for imported in sorted(graph[module]):
+                visit(imported, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize(
+    "path", [*SOURCES.values(), *sorted((ROOT / "tests").rglob("*.py"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)  # fmt: skip
+def test_file_is_short(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert lines <= MAX_LINES, f"{lines} lines: a stage is missing a name"
+
+
+@EVERY
+def test_module_says_what_it_is_for(module: str) -> None:
+    assert ast.get_docstring(TREES[module]), SOURCES[module]
+
+
+@EVERY
+def test_name_says_what_is_in_it(module: str) -> None:
+    nondescript = {"utils", "util", "common", "core", "helpers", "helper", "misc", "base"}
+    assert not nondescript & set(module.split("."))
+
+
+def test_rules_see_the_packages() -> None:
+    """A rule over no files would hold for ever."""
+    assert {"models.image", "service.app", "service.pipeline.batcher"} <= set(SOURCES)
+    assert ("models.repository" in dict(imports(TREES["service.app"]))) is True
+    assert "numpy" in dict(imports(TREES["models.image"]))
+    late = ast.parse("if TYPE_CHECKING:\n    import a\ndef f():\n    import b\nimport c")
+    assert [name for name, _ in imports(late)] == ["a", "b", "c"]
+    assert [name for name, _ in imports(late, at_run_time=True)] == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("service.app", ["torch", "onnx", "training", "pytorch_lightning", "sklearn", "pyarrow"]),
+        ("models.repository", ["torch", "onnx", "onnxruntime", "service", "training", "bentoml"]),
+        ("models.image", ["onnxruntime", "service", "training", "bentoml", "PIL"]),
+        ("service.pipeline.classifier", ["bentoml", "starlette", "uvicorn", "torch", "training"]),
+    ],
+)
+def test_import_leaves_out(module: str, absent: list[str], tmp_path: Path) -> None:
+    program = (
+        f"import sys, {module}\n"
+        f"found = [name for name in {absent!r} if name in sys.modules]\n"
+        "sys.exit(f'imported: {found}' if found else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={"PATH": "/usr/bin:/bin", "BENTOML_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
