@@ -253,7 +253,7 @@ class Batcher:
             members.append((job, job.taken, count))
             job.taken += count
             room -= count
-            pass
+            self.queued_rows -= count
             if count == waiting:
                 queue.popleft()
         return members, self._limits.max_batch_size - room

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.errors import InferenceError
 from service.pipeline.batcher import Batcher
-from service.pipeline.job import BatchLimits, Job
+from service.pipeline.job import Batch, BatchLimits, Job
 from service.pipeline.session import Outputs
 from tests.tiny import tiny_logits
 
@@ -102,6 +102,7 @@ class FakeExecutor(Executor):
 
     def __init__(self) -> None:
         self._call: Callable[[], None] | None = None
+        self.on_submit: Callable[[Batch], None] = lambda _batch: None
 
     @property
     def is_busy(self) -> bool:
@@ -110,6 +111,7 @@ class FakeExecutor(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         assert self._call is None, "two runs at once"
         self._call = lambda: fn(*args, **kwargs)
+        self.on_submit(args[0])
         return Future()
 
     def finish(self) -> None:
@@ -145,7 +147,7 @@ class World:
         if self.failures:
             self.failed_numbers.update(numbers)
             raise self.failures.pop(0)
-        return Outputs(logits, logits / 1000)
+        return Outputs(logits, logits / np.float32(1000))
 
     def submit(
         self,

@@ -3,7 +3,7 @@
 import pytest
 
 from service.errors import InferenceError
-from service.pipeline.batcher import Job
+from service.pipeline.job import Job
 from tests.service.pipeline.simulator import FAILURE, THREADED, world
 
 # Work conserving

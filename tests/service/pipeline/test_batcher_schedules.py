@@ -1,6 +1,7 @@
 """The batcher's laws under every schedule that hypothesis finds."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.errors import DeadlineError, InferenceError, NotReadyError, QueueFullError
-from service.pipeline.batcher import BatchLimits, Job
+from service.pipeline.job import Batch, BatchLimits, Job
 from tests.service.pipeline.simulator import FAILURE, World
 
 
@@ -21,27 +22,30 @@ class Known:
     rows: int
     deadline: float
     is_cancelled: bool = False
+    is_excused: bool = False  # cancelled by another's answer, maybe while its batch was made
     calls: int = 0
 
 
-ROWS = st.integers(1, 7)
-SECONDS = st.sampled_from([0.0, 0.1, 0.5, 1.0, 2.0, 30.0])
-EVENTS = st.lists(
-    st.one_of(
-        st.tuples(
-            st.just("submit"), ROWS, SECONDS, st.booleans(),
-            st.sampled_from(["", "", "", "submit", "cancel", "raise"]),
-        ),
-        st.tuples(st.just("cancel"), st.integers(0, 30)),
-        st.tuples(st.just("turn")),
-        st.tuples(st.just("advance"), SECONDS),
-        st.tuples(st.just("finish"), st.sampled_from([False, False, True])),
-        st.tuples(st.just("reserve"), ROWS),
-        st.tuples(st.just("release")),
-        st.tuples(st.just("close")),
-    ),
-    max_size=40,
+ROWS = st.sampled_from([1, 1, 1, 2, 3, 7])
+SECONDS = st.sampled_from([0.0, 0.1, 0.5, 1.0, 2.0, 30.0, 30.0, 30.0])
+SUBMIT = st.tuples(
+    st.just("submit"), ROWS, SECONDS, st.booleans(),
+    st.sampled_from(["", "", "", "submit", "cancel", "raise"]),
 )  # fmt: skip
+FINISH = st.tuples(st.just("finish"), st.booleans())
+OTHER = st.one_of(
+    st.tuples(st.just("cancel"), st.integers(0, 30)),
+    st.tuples(st.just("turn")),
+    st.tuples(st.just("advance"), SECONDS),
+    st.tuples(st.just("reserve"), ROWS),
+    st.tuples(st.just("release")),
+)
+# Most schedules are long, most events bring rows, and few schedules are closed before their end.
+EVENTS = st.builds(
+    lambda busy, last: [*busy, *last],
+    st.lists(st.one_of(SUBMIT, SUBMIT, FINISH, OTHER), min_size=8, max_size=40),
+    st.lists(st.one_of(st.tuples(st.just("close")), SUBMIT, OTHER), max_size=3),
+)
 LIMITS = st.builds(
     BatchLimits,
     max_batch_size=st.integers(1, 5),
@@ -55,28 +59,44 @@ class Schedule:
 
     def __init__(self, limits: BatchLimits, is_threaded: bool) -> None:
         self.w = World(limits, is_threaded=is_threaded)
-        self.w.on_run = self.check_run
+        # What these find is kept: the batcher, rightly, survives whatever its callbacks raise.
+        self.broken: list[AssertionError] = []
+        self.w.on_run = self.keeping(self.check_run)
+        if self.w.executor is not None:
+            self.w.executor.on_submit = self.keeping(self.check_members)
         self.known: list[Known] = []
         self.reserved: list[int] = []
         self.is_closed = False
         self.started_at = self.w.loop.now
+
+    def keeping(self, check: Callable[[Any], None]) -> Callable[[Any], None]:
+        def keep(argument: Any) -> None:
+            try:
+                check(argument)
+            except AssertionError as error:
+                self.broken.append(error)
+
+        return keep
 
     def submit(self, rows: int, timeout_s: float, is_array: bool, then: str) -> None:
         w, batcher = self.w, self.w.batcher
         waiting = batcher.queued_rows + batcher.reserved_rows
         known: list[Known] = []
 
-        def on_done(job: Job) -> None:
+        def check(job: Job) -> None:
             mine = known[0]
             assert mine.job is job
             mine.calls += 1
             assert mine.calls == 1, "done twice"
             assert not mine.is_cancelled, "the client left; nobody is to be told"
             self.check_outcome(mine)
+
+        def on_done(job: Job) -> None:
+            self.keeping(check)(job)
             if then == "submit" and len(self.known) < 60:
                 self.submit(rows, timeout_s, is_array, "")
             elif then == "cancel":
-                self.cancel(len(self.known) // 2)
+                self.cancel(len(self.known) // 2, is_excused=True)
             elif then == "raise":
                 raise RuntimeError("a bug in a protocol")
 
@@ -94,11 +114,12 @@ class Schedule:
         known.append(Known(job, rows, w.loop.now + timeout_s))
         self.known.append(known[0])
 
-    def cancel(self, index: int) -> None:
+    def cancel(self, index: int, *, is_excused: bool = False) -> None:
         if self.known:
             mine = self.known[index % len(self.known)]
             if not mine.calls:
                 mine.is_cancelled = True
+                mine.is_excused = is_excused
             self.w.batcher.cancel(mine.job)
 
     def reserve(self, rows: int) -> None:
@@ -154,6 +175,7 @@ class Schedule:
         assert w.batcher.queued_rows == 0
         assert len(w.loop.timers) <= 1
         w.run_all()
+        self.check_always()
         for mine in self.known:
             assert mine.calls == (not mine.is_cancelled), "an accepted job was left without answer"
         assert w.batcher.queued_rows == w.batcher.reserved_rows == 0
@@ -168,8 +190,16 @@ class Schedule:
         if self.w.executor is None:
             for mine in self.known:
                 if set(numbers) & set(self.w.numbers[id(mine.job)]):
-                    assert not mine.is_cancelled, "a row was run whose client had left"
-                    assert mine.deadline > self.w.loop.now, "a row was run past its deadline"
+                    self.check_alive(mine)
+
+    def check_members(self, batch: Batch) -> None:
+        """Called as the loop hands a batch to the executor, some time before it is read."""
+        for job, _, _ in batch.jobs:
+            self.check_alive(next(mine for mine in self.known if mine.job is job))
+
+    def check_alive(self, mine: Known) -> None:
+        assert not mine.is_cancelled or mine.is_excused, "a row was run whose client had left"
+        assert mine.deadline > self.w.loop.now, "a row was run past its deadline"
 
     def check_outcome(self, mine: Known) -> None:
         w, error = self.w, mine.job.error
@@ -188,6 +218,8 @@ class Schedule:
 
     def check_always(self) -> None:
         batcher, limits = self.w.batcher, self.w.limits
+        for error in self.broken:
+            raise error
         assert batcher.queued_rows >= 0
         assert batcher.queued_rows + batcher.reserved_rows <= limits.max_queue_rows
         assert len(self.w.loop.timers) <= 2  # the next deadline, the end of the delay
