@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check format clean train-demo bench
+.PHONY: help install serve test check format clean train-demo train-table bench
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,10 @@ train-demo: $(VENV)/.all  ## train, export and publish a digits network: under a
 
 bench: $(VENV)/.all   ## side by side with other servers, one core each; needs wrk and taskset
 	$(BIN)/python -m loadtest.bench_peers
+
+CIFAR10 ?= ../shared/data/cifar10
+train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md
+	$(BIN)/python -m training.table --data-dir cifar10=$(CIFAR10) --into training/README.md
 
 clean:               ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -7,17 +7,17 @@ always a bug.
 """
 
 import dataclasses
-import json
 import logging
-import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
+
+from foveal_console import explain, show
 
 if TYPE_CHECKING:
     from models.repository import ModelRepository
@@ -40,17 +40,6 @@ ModelsOption = Annotated[Path, typer.Option(
 ModelOption = Annotated[str | None, typer.Option(metavar="NAME[:V]", help="Else the default one.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
-# Errors whose message is for the user; one that was raised comes from a module that is imported.
-_MISTAKES = {
-    "models.artifact": "ArtifactError", "service.errors": "ServiceError",
-    "service.remote": "RemoteError", "service.settings": "SettingsError",
-    "service.sources": "ScoreError", "training.errors": "TrainingError",
-    "loadtest.headless": "LoadTestError",
-}  # fmt: skip
-# Packages that only an extra brings, and the extra.
-_TRAIN = "onnx", "onnxscript", "pooch", "pytorch_lightning", "sklearn", "torch", "torchmetrics"
-_EXTRAS = {"onnxruntime": "cpu", **dict.fromkeys(_TRAIN, "train")}
-
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its code.
@@ -61,31 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code = app(args=arguments, prog_name="foveal", standalone_mode=False)
     except Exception as error:
-        message = _explain(error)
+        message = explain(error)
         if message is None:
             raise
         print(message, file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
     sys.exit(code or 0)
-
-
-def _explain(error: Exception) -> str | None:
-    """Return what to say of an error, None if it is none of the user's."""
-    if isinstance(error, typer.TyperException):
-        context = getattr(error, "ctx", None)
-        message = error.format_message()
-        if context is None or "\n" in message:  # several lines: the help itself
-            return message
-        return f"{context.command_path}: {message.rstrip('.')}; see {context.command_path} --help"
-    package = (getattr(error, "name", None) or "").split(".")[0]
-    if isinstance(error, ModuleNotFoundError) and package in _EXTRAS:
-        extra = _EXTRAS[package]
-        return f"foveal: expected the package {package}, got none; pip install 'foveal[{extra}]'"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    imported = ((sys.modules.get(module), name) for module, name in _MISTAKES.items())
-    mistakes = tuple(getattr(module, name) for module, name in imported if module is not None)
-    return str(error) if isinstance(error, mistakes) else None
 
 
 @app.command()
@@ -120,7 +90,7 @@ def predict(
 
     Example: foveal predict boot.png --model fashion-cnn --top 2
     """
-    from service.answer import Answerer, predict_files
+    from service.answer import Answerer, predict_files, tabulate
 
     if url and local:
         raise typer.BadParameter("expected one of them, got both", param_hint="--url, --local")
@@ -133,12 +103,7 @@ def predict(
 
         answerer = LocalModel.load(_repository(models), model)
     answer = predict_files(answerer, images, top)
-    lines = (
-        ("" if position else result["image"], ranked["label"], f"{ranked['probability']:.4f}")
-        for result in answer["results"]
-        for position, ranked in enumerate(result.get("predictions", ()))
-    )
-    _print(answer, as_json, [("image", "label", "probability"), *lines])
+    show(answer, as_json, tabulate(answer))
     rejected = [result for result in answer["results"] if "error" in result]
     for result in rejected:
         print(f"{result['image']}: {result['error']}", file=sys.stderr)
@@ -179,11 +144,7 @@ def score(
             sources, loaded, out,
             on_progress=lambda now: bar.update(task, completed=now.rows, total=now.total),
         )  # fmt: skip
-    line = (
-        f"{summary.out}: {summary.rows} rows by {loaded.artifact.reference}, "
-        f"{summary.errors} with an error, {summary.rows / summary.seconds:.0f} rows/s"
-    )
-    _print(dataclasses.asdict(summary), as_json, [(line,)])
+    show(dataclasses.asdict(summary), as_json, [(str(summary),)])
     if summary.errors:
         raise typer.Exit(3)
 
@@ -191,31 +152,44 @@ def score(
 @app.command()
 def train(
     *,
-    dataset: Annotated[str, typer.Option(help="digits or fashion-mnist.")],
-    network: Annotated[str, typer.Option(help="fcnn or cnn.")],
+    dataset: Annotated[str, typer.Option(help="A name, as digits, or folder:PATH.")],
+    network: Annotated[str, typer.Option(help="neuron, fcnn, cnn, resnet, speednet.")],
     run: Annotated[Path | None, typer.Option(help="Folder; else runs/DATASET-NETWORK.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the dataset's files.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize files to it, pixels.")] = None,
+    grey: Annotated[bool | None, typer.Option(help="Read files as grey images.")] = None,
+    positive: Annotated[str | None, typer.Option(help="Tell one class from all others.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    loss: Annotated[str | None, typer.Option(help="Name of the loss.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="Name of the optimizer.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="sgd: share of the last step.")] = None,
+    nesterov: Annotated[bool | None, typer.Option(help="sgd: look ahead.")] = None,
     lr: Annotated[float | None, typer.Option(help="Largest learning rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="On matrices and kernels.")] = None,
     schedule: Annotated[str | None, typer.Option(help="Course of the learning rate.")] = None,
     warmup: Annotated[float | None, typer.Option(help="Share of the steps it rises.")] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="Share over all classes.")] = None,
     hidden: Annotated[str | None, typer.Option(help="fcnn: widths, as 512,512.")] = None,
-    widths: Annotated[str | None, typer.Option(help="cnn: widths, as 32,64.")] = None,
-    depth: Annotated[int | None, typer.Option(help="cnn: convolutions a stage.")] = None,
+    widths: Annotated[str | None, typer.Option(help="Widths of the stages, as 32,64.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Convolutions or blocks a stage.")] = None,
     activation: Annotated[str | None, typer.Option(help="Name of the activation.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Before linear layers.")] = None,
     shift: Annotated[int | None, typer.Option(help="Largest shift, pixels.")] = None,
     flip: Annotated[bool | None, typer.Option(help="Mirror half of the images.")] = None,
     cutout: Annotated[int | None, typer.Option(help="Side of a hole, pixels.")] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of the average of weights.")] = None,
-    autocast: Annotated[str | None, typer.Option(help="Matrix products: bfloat16, none.")] = None,
+    autocast: Annotated[
+        str | None, typer.Option(help="Matrix products: auto, bfloat16, float16, none.")
+    ] = None,
+    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs to wait for a better one.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Devices a machine.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Machines.")] = None,
     validation: Annotated[float | None, typer.Option(help="Share held out.")] = None,
     split_seed: Annotated[int | None, typer.Option(help="Chooses who is held out.")] = None,
     seed: Annotated[int | None, typer.Option(help="Chooses weights and order.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a network and measure it on the test split; what is not given, the recipe says.
@@ -223,25 +197,27 @@ def train(
     Example: foveal train --dataset digits --network cnn --run runs/digits
     """
     from training.pipeline import train as fit
-    from training.recipes import resolve
+    from training.recipes import default_run, resolve
     from training.runs import read_run
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("training").setLevel(logging.INFO)
     config = resolve(
-        dataset, network, run or Path("runs") / f"{dataset}-{network}", data_dir=data_dir,
-        epochs=epochs, batch_size=batch_size, optimizer=optimizer, lr=lr,
+        dataset, network, run or default_run(dataset, network), data_dir=data_dir,
+        image_size=image_size, grey=grey, positive=positive, epochs=epochs, batch_size=batch_size,
+        loss=loss, optimizer=optimizer, momentum=momentum, nesterov=nesterov, lr=lr,
         weight_decay=weight_decay, schedule=schedule, warmup=warmup,
         label_smoothing=label_smoothing, hidden=_widths("--hidden", hidden),
         widths=_widths("--widths", widths), depth=depth, activation=activation, dropout=dropout,
-        shift=shift, flip=flip, cutout=cutout, ema=ema, autocast=autocast, validation=validation,
+        shift=shift, flip=flip, cutout=cutout, ema=ema, autocast=autocast, clip=clip,
+        patience=patience, devices=devices, nodes=nodes, validation=validation,
         split_seed=split_seed, seed=seed,
     )  # fmt: skip
-    folder = fit(config, show_progress=sys.stderr.isatty())
+    folder = fit(config, show_progress=sys.stderr.isatty(), resume=resume)
     _, outcome = read_run(folder)
     accuracy = outcome.test.accuracy
     line = f"{folder}: test accuracy {accuracy:.2%}; next: foveal export {folder} --name NAME"
-    _print({"run": str(folder), "accuracy": accuracy}, as_json, [(line,)])
+    show({"run": str(folder), "accuracy": accuracy}, as_json, [(line,)])
 
 
 @app.command()
@@ -264,7 +240,7 @@ def export(
     line = f"{artifact.reference} published in {repository.path(name, artifact.version)}"
     if served != artifact.version:
         line += f"; version {served} is pinned: `foveal models default {name} {artifact.version}`"
-    _print(dataclasses.asdict(artifact), as_json, [(line,)])
+    show(dataclasses.asdict(artifact), as_json, [(line,)])
 
 
 @models_app.command("list")
@@ -276,7 +252,7 @@ def list_models(models: ModelsOption = SHIPPED, as_json: JsonOption = False) -> 
     from models.describe import list_entries, tabulate
 
     entries = list_entries(_repository(models))
-    _print([dataclasses.asdict(entry) for entry in entries], as_json, tabulate(entries))
+    show([dataclasses.asdict(entry) for entry in entries], as_json, tabulate(entries))
 
 
 @models_app.command("show")
@@ -293,7 +269,7 @@ def show_model(
 
     repository = _repository(models)
     artifact = repository.load(*repository.resolve(model))
-    _print(dataclasses.asdict(artifact), as_json, tell(artifact))
+    show(dataclasses.asdict(artifact), as_json, tell(artifact))
 
 
 @models_app.command("verify")
@@ -309,7 +285,7 @@ def verify_models(
     from service.local import verify
 
     verdicts = verify(_repository(models), model)
-    _print(verdicts, as_json, list(verdicts.items()))
+    show(verdicts, as_json, list(verdicts.items()))
     if set(verdicts.values()) != {"ok"}:
         raise typer.Exit(1)
 
@@ -366,7 +342,7 @@ def loadtest(
             address, repository, artifact, folder, users=users, duration_s=duration_s
         )
     document = dataclasses.asdict(figures)
-    _print(document, as_json, [(title, str(value)) for title, value in document.items()])
+    show(document, as_json, [(title, str(value)) for title, value in document.items()])
     if figures.failures or not figures.requests:
         raise typer.Exit(1)
 
@@ -383,17 +359,6 @@ def _widths(option: str, text: str | None) -> tuple[int, ...] | None:
     except ValueError:
         message = f"expected widths as 512,512, got {text!r}"
         raise typer.BadParameter(message, param_hint=option) from None
-
-
-def _print(document: Any, as_json: bool, lines: Iterable[Sequence[str]]) -> None:
-    """Print a document as JSON, or lines of cells as a table."""
-    if as_json:
-        print(json.dumps(document, indent=2, ensure_ascii=False))
-        return
-    table = list(lines)
-    sizes = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        print("  ".join(map(str.ljust, line, sizes)).rstrip())
 
 
 if __name__ == "__main__":

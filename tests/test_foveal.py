@@ -21,7 +21,8 @@ COMMANDS = {
     "serve": "--models --port --host --workers --device",
     "predict": "IMAGE… --model --top --url --local --models --json",
     "score": "SOURCE… --model --out --models --json",
-    "train": "--dataset --network --run --data-dir --epochs --batch-size --optimizer --lr "
+    "train": "--dataset --network --run --data-dir --image-size --grey --no-grey --positive "
+    "--epochs --batch-size --loss --optimizer --momentum --nesterov --no-nesterov --lr "
     "--weight-decay --schedule --warmup --label-smoothing --hidden --widths --depth --activation "
     "--dropout --shift --flip --no-flip --cutout --ema --autocast --clip --patience --devices "
     "--nodes --validation --split-seed --seed --resume --json",
@@ -133,7 +134,11 @@ WRONG = [
     (("serve", "--host", "203.0.113.1"), 1, "^203.0.113.1:3000: expected a free port of this mach"),
     (("loadtest", "http://127.0.0.1:9"), 1, "^http://127.0.0.1:9: expected a running service, got"),
     (("export", "nowhere", "--name", "a"), 1, "^nowhere/run.json: expected a finished run"),
-    (("train", "--dataset", "x", "--network", "cnn"), 1, "^dataset: expected one of digits"),
+    (
+        ("train", "--dataset", "x", "--network", "cnn"),
+        1,
+        "^dataset: expected one of cifar10, digits",
+    ),
     (
         ("train", "--dataset", "digits", "--network", "cnn", "--widths", "a"),
         2,

@@ -26,13 +26,15 @@ TEMPERATURE = 1000.0
 def tiny_logits(images_NHWC: NDArray[np.uint8], gain: float = 1.0) -> NDArray[np.float32]:
     """The closed form: float32 [N, 4], whole numbers for a whole gain."""
     stripes = images_NHWC.reshape(len(images_NHWC), len(LABELS), -1)
-    return stripes.astype(np.float32).sum(axis=2) * np.float32(gain)
+    logits: NDArray[np.float32] = stripes.astype(np.float32).sum(axis=2) * np.float32(gain)
+    return logits
 
 
 def tiny_probabilities(images_NHWC: NDArray[np.uint8], gain: float = 1.0) -> NDArray[np.float64]:
     scaled = tiny_logits(images_NHWC, gain).astype(np.float64) / TEMPERATURE
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def random_images(count: int, seed: int = 0) -> NDArray[np.uint8]:

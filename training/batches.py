@@ -2,11 +2,13 @@
 
 A per-image Dataset with workers and a collate function costs more than the networks here: 60,000
 Python calls an epoch. The order and the augmentation of an epoch depend only on the seed and the
-number of the epoch, so that an interrupted run can be continued exactly.
+number of the epoch, so that an interrupted run can be continued exactly. Of several devices each
+takes its share of the rows of every batch, so that a step sees the same rows as with one.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,16 +24,45 @@ Batch = tuple[Tensor, Tensor]
 EVALUATION_ROWS = 512
 
 
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Which rows of a batch belong to a process: every ``count``-th, from ``index``.
+
+    Attributes:
+        index: Rank of the process, 0 <= index < count.
+        count: Number of processes.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def rows(self) -> slice:
+        """Return the rows of this shard."""
+        return slice(self.index, None, self.count)
+
+
+WHOLE = Shard()
+
+
+def mix_seed(*words: int) -> int:
+    """Make one seed of several numbers, none negative; trailing zeros do not count.
+
+    Adding them up would repeat epochs across nearby seeds.
+    """
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
 class Batches:
     """An iterable over the batches of one epoch.
 
     Args:
         split: The images and targets, not modified.
-        batch_size: Rows a batch.
+        batch_size: Rows a batch, of all shards together.
         seed: None keeps the order and every row; a sequence of integers shuffles and augments by
             it and drops the last, smaller batch (its noisier step would weigh as much as a full
             one) unless it is the only one.
         augment: Applied to each batch when shuffling.
+        shard: Which rows of each batch to yield; an epoch has as many batches for every shard.
     """
 
     def __init__(
@@ -40,12 +71,14 @@ class Batches:
         batch_size: int,
         seed: tuple[int, ...] | None = None,
         augment: Augment | None = None,
+        shard: Shard = WHOLE,
     ):
         self._images_NHWC = torch.from_numpy(split.images_NHWC)
         self._targets_N = torch.from_numpy(split.targets_N)
         self._batch_size = min(batch_size, len(split))
         self._seed = seed
         self._augment = augment or Augment()
+        self._shard = shard
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -55,17 +88,23 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         """Yield (uint8 [n, H, W, C], int64 [n]), the same ones each time."""
         if self._seed is None:
-            yield from zip(
+            for images_NHWC, targets_N in zip(
                 torch.split(self._images_NHWC, self._batch_size),
                 torch.split(self._targets_N, self._batch_size),
                 strict=True,
-            )
+            ):
+                mine = self._shard.rows()
+                if len(targets_N[mine]):  # the last batch may be too small for all
+                    yield images_NHWC[mine], targets_N[mine]
             return
         generator = torch.Generator()
-        # SeedSequence mixes its words; adding them up would repeat epochs across nearby seeds.
-        generator.manual_seed(int(np.random.SeedSequence(self._seed).generate_state(1)[0]))
+        generator.manual_seed(mix_seed(*self._seed))
         order = torch.randperm(len(self._targets_N), generator=generator)
-        for rows in torch.split(order, self._batch_size)[: len(self)]:
+        if self._shard.count > 1:
+            # All agree on the order; each then augments its own rows in its own way.
+            generator.manual_seed(mix_seed(*self._seed, self._shard.index + 1))
+        for batch in torch.split(order, self._batch_size)[: len(self)]:
+            rows = batch[self._shard.rows()]
             yield self._augment(self._images_NHWC[rows], generator), self._targets_N[rows]
 
 
@@ -90,8 +129,14 @@ class InMemoryData(LightningDataModule):
     def train_dataloader(self) -> Batches:
         """Return the batches of the current epoch; the trainer asks anew for each."""
         epoch = self.trainer.current_epoch if self.trainer else 0
-        return Batches(self._train, self._batch_size, (self._seed, epoch), self._augment)
+        seed = (self._seed, epoch)
+        return Batches(self._train, self._batch_size, seed, self._augment, self._shard())
 
     def val_dataloader(self) -> Batches:
         """Return the validation batches, in order."""
-        return Batches(self._validation, EVALUATION_ROWS)
+        return Batches(self._validation, EVALUATION_ROWS, shard=self._shard())
+
+    def _shard(self) -> Shard:
+        if self.trainer is None:
+            return Shard()
+        return Shard(self.trainer.global_rank, self.trainer.world_size)

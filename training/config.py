@@ -24,17 +24,24 @@ class TrainConfig:
         network: Name of the network.
         run: Folder to leave the run in.
         data_dir: Folder of the dataset's files, None for its default.
+        image_size: Height and width that images of ``folder:`` and ``parquet:`` are resized to;
+            0 for the size that all of them must then have.
+        grey: Whether images of ``folder:`` and ``parquet:`` are read as grey.
+        positive: The one class to tell from all others, None to tell all classes apart.
         epochs: Passes over the training split, >= 1.
-        batch_size: Rows a step, >= 1.
+        batch_size: Rows a step, of all devices together, >= 1.
+        loss: Name of the loss.
         optimizer: Name of the optimizer.
+        momentum: Share of the last step that ``sgd`` repeats, 0 <= share < 1.
+        nesterov: Whether ``sgd`` takes the slope where the momentum will have led.
         lr: Largest learning rate of the schedule, > 0.
         weight_decay: Applied to weight matrices and kernels only, >= 0.
         schedule: Name of the learning-rate schedule.
         warmup: Share of the steps during which the learning rate rises, 0 <= share < 1.
         label_smoothing: Share of the target that is spread over all classes, 0 <= share < 1.
         hidden: Widths of the hidden layers of ``fcnn``.
-        widths: Widths of the stages of ``cnn``.
-        depth: Convolutions in each stage of ``cnn`` after the first.
+        widths: Widths of the stages of ``cnn``, ``resnet`` and ``speednet``.
+        depth: Convolutions in each stage of ``cnn`` after the first; blocks in each of ``resnet``.
         activation: Name of the activation.
         dropout: Probability of zeroing a value before a linear layer, 0 <= p < 1.
         shift: Largest shift of an image in each direction, pixels, >= 0.
@@ -42,6 +49,10 @@ class TrainConfig:
         cutout: Side of the square that is painted over in half of the images, pixels, 0 for none.
         ema: Decay of the moving average of the weights a step, 0 <= decay < 1, 0 for none.
         autocast: Type of the matrix products in training; evaluation and export are float32.
+        clip: Largest norm of the gradient of all weights together, > 0, or 0 for no limit.
+        patience: Epochs without a better validation accuracy after which to stop, 0 for never.
+        devices: Processes a node, each with its share of every batch, >= 1.
+        nodes: Machines, >= 1.
         validation: Share of the official training part that is held out, 0 < share < 1.
         split_seed: Chooses who is held out; apart from ``seed``, so that seeds can be compared.
         seed: Chooses first weights, order of rows, and augmentation.
@@ -51,9 +62,15 @@ class TrainConfig:
     network: str
     run: Path
     data_dir: Path | None
+    image_size: int
+    grey: bool
+    positive: str | None
     epochs: int
     batch_size: int
+    loss: str
     optimizer: str
+    momentum: float
+    nesterov: bool
     lr: float
     weight_decay: float
     schedule: str
@@ -68,7 +85,11 @@ class TrainConfig:
     flip: bool
     cutout: int
     ema: float
-    autocast: Literal["none", "bfloat16"]
+    autocast: Literal["none", "bfloat16", "float16"]
+    clip: float
+    patience: int
+    devices: int
+    nodes: int
     validation: float
     split_seed: int
     seed: int
@@ -81,12 +102,18 @@ class TrainConfig:
         """
         wrong = [
             *(_expect(self, name, 1, None) for name in ("epochs", "batch_size", "depth")),
+            *(_expect(self, name, 1, None) for name in ("devices", "nodes")),
+            *(_expect(self, name, 0, None) for name in ("clip", "patience")),
             *(_expect(self, name, 0, None) for name in ("weight_decay", "shift", "cutout")),
+            _expect(self, "image_size", 0, None),
             *(_expect(self, name, 0, 1) for name in ("warmup", "label_smoothing", "dropout")),
-            *(_expect(self, name, 0, 1) for name in ("ema", "validation")),
+            *(_expect(self, name, 0, 1) for name in ("ema", "validation", "momentum")),
             "" if self.lr > 0 else f"lr: expected more than 0, got {self.lr}",
-            "" if self.autocast in ("none", "bfloat16") else
-            f"autocast: expected one of bfloat16, none, got {self.autocast!r}",
+            "" if self.autocast in ("none", "bfloat16", "float16") else
+            f"autocast: expected one of bfloat16, float16, none, got {self.autocast!r}",
+            "" if self.batch_size % max(1, self.devices * self.nodes) == 0 else
+            f"batch_size: expected a multiple of devices times nodes, got {self.batch_size} rows "
+            f"for {self.devices} x {self.nodes}",
             *(
                 "" if all(width >= 1 for width in getattr(self, name)) else
                 f"{name}: expected widths of at least 1, got {getattr(self, name)}"

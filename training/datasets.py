@@ -1,7 +1,8 @@
 """The dataset stage: a name becomes images in memory, divided in train, validation and test.
 
-Readers (``digits``, ``idx``) know formats; this file knows their names and who is held out. Images
-stay uint8 [N, H, W, C] until the network, which is what keeps them small and the contract honest.
+Readers (``digits``, ``idx``, ``cifar``, ``encoded``, ``parquet``, ``vertical_line``) know formats;
+this file knows their names, which class is wanted and who is held out. Images stay uint8
+[N, H, W, C] until the network, which is what keeps them small and the contract honest.
 """
 
 from collections.abc import Callable
@@ -11,15 +12,55 @@ from typing import Literal
 
 import numpy as np
 
-from training.config import check_name
+from training.cifar import read_cifar10
 from training.digits import read_digits
-from training.errors import DatasetError
-from training.idx import read_fashion_mnist
+from training.encoded import read_folder
+from training.errors import ConfigError, DatasetError
+from training.idx import read_fashion_mnist, read_mnist
+from training.parquet import read_parquet
 from training.splits import Source, Split, checksum, hold_out
+from training.vertical_line import make_vertical_line
 
+# Datasets of a name: their reader takes the folder of their files, None for its default.
 SOURCES: dict[str, Callable[[Path | None], Source]] = {
+    "cifar10": read_cifar10,
     "digits": read_digits,
     "fashion-mnist": read_fashion_mnist,
+    "mnist": read_mnist,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How images of any size become those of a dataset, for the kinds that hold encoded images.
+
+    Attributes:
+        image_size: Height and width of the result, 0 for the size that all of them have.
+        grey: Whether they are read as grey.
+    """
+
+    image_size: int = 0
+    grey: bool = False
+
+
+_AS_THEY_ARE = Reading()
+
+
+def _read_vertical_line(side: str, _reading: Reading) -> Source:
+    if not side.isdecimal():
+        raise DatasetError(f"vertical-line: expected a side of 3 or 5, got {side!r}")
+    return make_vertical_line(int(side))
+
+
+# Datasets of a kind and an argument, ``kind:argument``.
+KINDS: dict[str, Callable[[str, Reading], Source]] = {
+    "folder": lambda path, reading: read_folder(
+        Path(path), image_size=reading.image_size, grey=reading.grey
+    ),
+    "parquet": lambda path, reading: read_parquet(
+        Path(path), image_size=reading.image_size, grey=reading.grey
+    ),
+    "vertical-line": _read_vertical_line,
 }
 
 
@@ -56,24 +97,62 @@ class Dataset:
 
 
 def load_dataset(
-    name: str, data_dir: Path | None = None, *, validation: float = 0.1, split_seed: int = 0
+    name: str,
+    data_dir: Path | None = None,
+    *,
+    validation: float = 0.1,
+    split_seed: int = 0,
+    positive: str | None = None,
+    reading: Reading = _AS_THEY_ARE,
 ) -> Dataset:
     """Read a dataset and hold validation rows out of its training part.
 
     Args:
-        name: A key of ``SOURCES``.
+        name: A key of ``SOURCES``, or a key of ``KINDS`` with its argument: ``folder:photos``.
         data_dir: Folder of its files; None means the dataset's own default.
         validation: Share of the training part to hold out, class by class, 0 < share < 1.
         split_seed: Chooses who is held out.
+        positive: The one class to tell from all others; None keeps all classes.
+        reading: How encoded images are read.
 
     Raises:
         ConfigError: The name or the share does not exist; the message lists what does.
         DatasetError: The files are missing, damaged, or do not make a classification problem.
     """
-    source = check_name("dataset", name, SOURCES)(data_dir)
+    source = _read(name, data_dir, reading)
+    if positive is not None:
+        source = _one_against_all(source, positive)
     _check(name, source)
     train, held_out = hold_out(source.train, validation, split_seed)
     return Dataset(name, source.labels, train, held_out, source.test, checksum(source))
+
+
+def _read(name: str, data_dir: Path | None, reading: Reading) -> Source:
+    if name in SOURCES:
+        return SOURCES[name](data_dir)
+    # The smaller of the two generated datasets needs no argument.
+    kind, _, argument = ("vertical-line:3" if name == "vertical-line" else name).partition(":")
+    if kind not in KINDS or not argument:
+        names = sorted([*SOURCES, "folder:PATH", "parquet:PATH", "vertical-line[:5]"])
+        raise ConfigError(f"dataset: expected one of {', '.join(names)}, got {name!r}")
+    if data_dir is not None:
+        raise DatasetError(f"{name}: expected no data folder, got {data_dir}; the name has it all")
+    return KINDS[kind](argument, reading)
+
+
+def _one_against_all(source: Source, positive: str) -> Source:
+    """Make a problem of two classes; the second is the one that is looked for."""
+    if positive not in source.labels:
+        raise ConfigError(
+            f"positive: expected one of {', '.join(sorted(source.labels))}, got {positive!r}"
+        )
+    train, test = (
+        Split(
+            split.images_NHWC, (split.targets_N == source.labels.index(positive)).astype(np.int64)
+        )
+        for split in (source.train, source.test)
+    )
+    return Source((f"not {positive}", positive), train, test)
 
 
 def _check(name: str, source: Source) -> None:

@@ -72,6 +72,56 @@ def evaluate(
     return Evaluation(len(targets_N), float(is_right_N.mean()), per_class, error)
 
 
+def count_confusions(
+    predictions_N: NDArray[np.int64], targets_N: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """Count who is taken for whom.
+
+    Returns:
+        int64 [K, K]: rows of the class of the first index that were given the label of the second.
+    """
+    pairs_N = targets_N * classes + predictions_N
+    return np.bincount(pairs_N, minlength=classes**2).reshape(classes, classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """What a confidence turned out to be worth, in 15 equal bins; B = 15.
+
+    Attributes:
+        rows_B: Rows in each bin.
+        confidence_B: Their mean confidence, 0-1; not a number where there are none.
+        accuracy_B: Share of them that were right, 0-1; the same.
+    """
+
+    rows_B: NDArray[np.int64]
+    confidence_B: NDArray[np.float64]
+    accuracy_B: NDArray[np.float64]
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean gap between the two, weighted by rows, 0-1."""
+        gaps = np.abs(self.accuracy_B - self.confidence_B) * self.rows_B
+        return float(np.nansum(gaps) / self.rows_B.sum())
+
+
+def reliability(confidence_N: NDArray[np.floating], is_right_N: NDArray[np.bool_]) -> Reliability:
+    """Compare confidence with accuracy.
+
+    Args:
+        confidence_N: float [N], probability of the predicted class, 0-1.
+        is_right_N: bool [N].
+    """
+    bins_N = np.minimum((confidence_N * _BINS).astype(np.int64), _BINS - 1)
+    rows_B = np.bincount(bins_N, minlength=_BINS)
+    with np.errstate(invalid="ignore"):
+        return Reliability(
+            rows_B,
+            np.bincount(bins_N, confidence_N, minlength=_BINS) / rows_B,
+            np.bincount(bins_N, is_right_N, minlength=_BINS) / rows_B,
+        )
+
+
 def calibration_error(confidence_N: NDArray[np.floating], is_right_N: NDArray[np.bool_]) -> float:
     """Compute the expected calibration error: how far confidence and accuracy are apart.
 
@@ -82,6 +132,4 @@ def calibration_error(confidence_N: NDArray[np.floating], is_right_N: NDArray[np
     Returns:
         Mean over 15 equal bins of |accuracy - confidence|, weighted by rows, 0-1.
     """
-    bins_N = np.minimum((confidence_N * _BINS).astype(np.int64), _BINS - 1)
-    gaps = np.bincount(bins_N, confidence_N - is_right_N, minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(confidence_N))
+    return reliability(confidence_N, is_right_N).error

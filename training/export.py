@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from models.artifact import TensorSpec
 from models.onnx_file import summarize
 from training.errors import ExportError
-from training.networks import ImageNetwork, ImageShape
+from training.layers import ImageShape
+from training.networks import ImageNetwork
 
 # The newest that torch 2.13's exporter writes without converting, and that onnxruntime has run
 # since 1.14 (2023).

@@ -5,37 +5,40 @@ given the test split.
 """
 
 import logging
-import time
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import (
-    Callback,
-    EMAWeightAveraging,
-    ModelCheckpoint,
-    TQDMProgressBar,
-)
-from pytorch_lightning.loggers import CSVLogger
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
 
 from training.augment import Augment
-from training.batches import Batch, InMemoryData
+from training.batches import Batch, InMemoryData, mix_seed
+from training.checkpoints import (
+    CHECKPOINT,
+    LAST_CHECKPOINT,
+    AtomicCheckpointIO,
+    BestAndLast,
+    Patience,
+)
 from training.config import TrainConfig
+from training.curves import Curves
 from training.datasets import Dataset
+from training.devices import PRECISIONS
+from training.errors import ConfigError
+from training.losses import compute_loss
 from training.networks import ImageNetwork, build_network
 from training.optimizers import build_optimizer, build_schedule
+from training.progress import EpochLog, RunBar
 from training.splits import pixel_statistics
-
-_LOG = logging.getLogger(__name__)
-
-CHECKPOINT = Path("checkpoints") / "best.ckpt"
 
 
 class FitModule(pl.LightningModule):
@@ -54,15 +57,17 @@ class FitModule(pl.LightningModule):
         self.train_accuracy = MulticlassAccuracy(num_classes=classes, average="micro")
         self.validation_accuracy = MulticlassAccuracy(num_classes=classes, average="micro")
 
+    def on_train_epoch_start(self) -> None:
+        """Seed dropout by the epoch, so that a resumed run draws what it would have drawn."""
+        torch.manual_seed(mix_seed(self.config.seed, self.current_epoch, self.global_rank + 1, 1))
+
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Return the loss of one batch, uint8 [N, H, W, C] and int64 [N]."""
         images_NHWC, targets_N = batch
         logits_NK = self.network(images_NHWC)
-        loss = functional.cross_entropy(
-            logits_NK, targets_N, label_smoothing=self.config.label_smoothing
-        )
+        loss = compute_loss(self.config.loss, logits_NK, targets_N, self.config.label_smoothing)
         self.train_accuracy(logits_NK, targets_N)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets_N))
+        self._log_loss("train_loss", loss, len(targets_N))
         self.log("train_accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
@@ -71,10 +76,16 @@ class FitModule(pl.LightningModule):
         images_NHWC, targets_N = batch
         with torch.autocast(self.device.type, enabled=False):
             logits_NK = self.network(images_NHWC)
-        loss = functional.cross_entropy(logits_NK, targets_N)
+        loss = compute_loss(self.config.loss, logits_NK, targets_N)
         self.validation_accuracy(logits_NK, targets_N)
-        self.log("validation_loss", loss, batch_size=len(targets_N))
+        self._log_loss("validation_loss", loss, len(targets_N))
         self.log("validation_accuracy", self.validation_accuracy, prog_bar=True)
+
+    def _log_loss(self, name: str, loss: Tensor, rows: int) -> None:
+        # A float: over several devices Lightning 2.6 averages the rows in the type it is given, and
+        # as integers 72 and 71 would make 71.
+        weight: Any = float(rows)
+        self.log(name, loss, on_step=False, on_epoch=True, batch_size=weight, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         """Write down the learning rate that the epoch ended with."""
@@ -91,44 +102,28 @@ class FitModule(pl.LightningModule):
         }
 
 
-class _EpochLog(Callback):
-    """One log line an epoch, for runs whose progress bar nobody watches."""
-
-    def on_train_epoch_start(self, *_: Any) -> None:
-        """Start the clock."""
-        self._started_s = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say how the epoch went; validation has run by now."""
-        assert isinstance(pl_module, FitModule), "fitted something else; this is a bug"
-        seen = trainer.callback_metrics
-        _LOG.info(
-            "epoch %d of %d: loss %.4f, train %.4f, validation %.4f, %.1f s",
-            trainer.current_epoch + 1,
-            pl_module.config.epochs,
-            seen["train_loss"],
-            seen["train_accuracy"],
-            seen["validation_accuracy"],
-            time.monotonic() - self._started_s,
-        )
-
-
-def fit(config: TrainConfig, dataset: Dataset, *, show_progress: bool) -> ImageNetwork:
+def fit(
+    config: TrainConfig, dataset: Dataset, *, show_progress: bool, resume: bool = False
+) -> ImageNetwork:
     """Fit a network and return it with the weights of the best checkpoint.
 
-    Writes ``metrics.csv`` and the checkpoint under ``config.run``.
+    Writes ``metrics.csv`` and the checkpoints under ``config.run``.
 
     Args:
         config: Says everything about the run.
         dataset: Only its training and validation splits are read.
         show_progress: Whether to draw a progress bar on stderr.
+        resume: Go on from the run's last checkpoint, if there is one. The weights come out as if
+            the run had never stopped.
 
     Returns:
-        The network with the weights that were best on validation, in evaluation mode.
+        The network with the weights that were best on validation, in evaluation mode; in any
+        process but the first, which may not see the run folder, those of the last epoch.
 
     Raises:
-        ConfigError: A name in the configuration does not exist.
+        ConfigError: A name in the configuration does not exist, or the devices do not.
     """
+    last = config.run / LAST_CHECKPOINT
     with _quiet_lightning():
         pl.seed_everything(config.seed, verbose=False)
         network = untrained(config, dataset)
@@ -141,7 +136,11 @@ def fit(config: TrainConfig, dataset: Dataset, *, show_progress: bool) -> ImageN
             seed=config.seed,
             augment=augment,
         )
-        _trainer(config, show_progress=show_progress).fit(module, data)
+        trainer = _trainer(config, show_progress=show_progress)
+        found = os.fspath(last) if resume and last.exists() else None
+        trainer.fit(module, data, ckpt_path=found, weights_only=True)
+    if not trainer.is_global_zero:
+        return network.eval()
     return load_checkpoint(config, dataset)
 
 
@@ -152,7 +151,9 @@ def untrained(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
         ConfigError: A name in the configuration does not exist.
     """
     network = build_network(config, dataset.image_shape, len(dataset.labels))
-    return ImageNetwork(network, *pixel_statistics(dataset.train))
+    image_network = ImageNetwork(network, *pixel_statistics(dataset.train))
+    image_network.whiten(torch.from_numpy(dataset.train.images_NHWC))
+    return image_network
 
 
 def load_checkpoint(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
@@ -175,36 +176,49 @@ def load_checkpoint(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
 
 
 def _trainer(config: TrainConfig, *, show_progress: bool) -> pl.Trainer:
-    best = ModelCheckpoint(
-        config.run / CHECKPOINT.parent,
-        CHECKPOINT.stem,
-        monitor="validation_accuracy",
-        mode="max",
-        enable_version_counter=False,
-    )
-    callbacks: list[Callback] = [best, _EpochLog()]
+    seen: Callback = RunBar(config.batch_size) if show_progress else EpochLog()
+    callbacks: list[Callback] = [seen, Curves(config.run), BestAndLast(config.run)]
+    if config.patience:
+        callbacks.append(Patience(config.patience))
     if config.ema:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
-    if show_progress:
-        callbacks.append(TQDMProgressBar())
-    return pl.Trainer(
-        max_epochs=config.epochs,
-        precision="bf16-mixed" if config.autocast == "bfloat16" else "32-true",
-        # An empty version leaves metrics.csv in the run folder itself.
-        logger=CSVLogger(config.run.parent, name=config.run.name, version=""),
-        callbacks=callbacks,
-        enable_progress_bar=show_progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        # Only epochs are logged; a larger number makes Lightning warn about short epochs.
-        log_every_n_steps=1,
-        # Each epoch has its own order and augmentation, see batches.
-        reload_dataloaders_every_n_epochs=1,
-    )
+    try:
+        return pl.Trainer(
+            max_epochs=config.epochs,
+            precision=PRECISIONS[config.autocast],  # type: ignore[arg-type]  # Lightning's words
+            gradient_clip_val=config.clip or None,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            strategy="ddp" if config.devices * config.nodes > 1 else "auto",
+            # Batches shard themselves.
+            use_distributed_sampler=False,
+            plugins=[AtomicCheckpointIO()],
+            logger=_logger(config),
+            callbacks=callbacks,
+            enable_progress_bar=show_progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            # Only epochs are logged; a larger number makes Lightning warn about short epochs.
+            log_every_n_steps=1,
+            # Each epoch has its own order and augmentation, see batches.
+            reload_dataloaders_every_n_epochs=1,
+        )
+    except MisconfigurationException as error:
+        message = " ".join(str(error).split())
+        raise ConfigError(
+            f"devices: expected {config.nodes} x {config.devices} to train on: {message}"
+        ) from error
 
 
-# The run folder holds run.json already; Lightning 2.6 calls a part of torch 2.13 by its old name.
-_IRRELEVANT = (r"Experiment logs directory .* exists and is not empty", r".*LeafSpec")
+def _logger(config: TrainConfig) -> TensorBoardLogger | bool:
+    """Log for TensorBoard where it is installed; ``metrics.csv`` is written in any case."""
+    if find_spec("tensorboard") is None:
+        return False
+    return TensorBoardLogger(config.run, name="tensorboard", version="")
+
+
+# Lightning 2.6 calls a part of torch 2.13 by its old name.
+_IRRELEVANT = (r".*LeafSpec",)
 
 
 @contextmanager

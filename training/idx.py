@@ -36,6 +36,15 @@ _FASHION_MNIST_MD5 = {
     "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
+# LeCun's own server asks for a password now; this copy and its checksums are torchvision's.
+_MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_MNIST_MD5 = {
+    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+_MNIST_LABELS = tuple(str(digit) for digit in range(10))
 _FASHION_MNIST_LABELS = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -52,10 +61,25 @@ def read_fashion_mnist(data_dir: Path | None) -> Source:
     Raises:
         DatasetError: A file is missing, damaged or of another dataset.
     """
-    folder = data_dir or _debian_or_download()
-    train = read_pair(folder, "train", len(_FASHION_MNIST_LABELS))
-    test = read_pair(folder, "t10k", len(_FASHION_MNIST_LABELS))
-    return Source(_FASHION_MNIST_LABELS, train, test)
+    folder = data_dir or (
+        DEBIAN_FASHION_MNIST
+        if DEBIAN_FASHION_MNIST.is_dir()
+        else _download("fashion-mnist", _FASHION_MNIST_URL, _FASHION_MNIST_MD5)
+    )
+    return _read_parts(folder, _FASHION_MNIST_LABELS)
+
+
+def read_mnist(data_dir: Path | None) -> Source:
+    """Read MNIST: 60,000 and 10,000 grey images of 28x28 pixels.
+
+    Args:
+        data_dir: Folder of the four idx files; None downloads into the user's cache, checking each
+            file.
+
+    Raises:
+        DatasetError: A file is missing, damaged or of another dataset.
+    """
+    return _read_parts(data_dir or _download("mnist", _MNIST_URL, _MNIST_MD5), _MNIST_LABELS)
 
 
 def read_pair(folder: Path, part: str, classes: int) -> Split:
@@ -123,6 +147,11 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape).copy()
 
 
+def _read_parts(folder: Path, labels: tuple[str, ...]) -> Source:
+    train, test = (read_pair(folder, part, len(labels)) for part in ("train", "t10k"))
+    return Source(labels, train, test)
+
+
 def _find(folder: Path, stem: str) -> Path:
     for path in (folder / f"{stem}.gz", folder / stem):
         if path.is_file():
@@ -132,18 +161,16 @@ def _find(folder: Path, stem: str) -> Path:
     )
 
 
-def _debian_or_download() -> Path:
-    if DEBIAN_FASHION_MNIST.is_dir():
-        return DEBIAN_FASHION_MNIST
-    folder = Path(pooch.os_cache("foveal")) / "fashion-mnist"
-    _LOG.info("fashion-mnist: fetching into %s", folder)
+def _download(name: str, url: str, files: dict[str, str]) -> Path:
+    """Fetch files, name to MD5, into the user's cache."""
+    folder = Path(pooch.os_cache("foveal")) / name
+    _LOG.info("%s: fetching into %s", name, folder)
     try:
-        for name, md5 in _FASHION_MNIST_MD5.items():
-            pooch.retrieve(f"{_FASHION_MNIST_URL}{name}", f"md5:{md5}", name, folder)
+        for file, md5 in files.items():
+            pooch.retrieve(f"{url}{file}", f"md5:{md5}", file, folder)
     except (OSError, ValueError) as error:  # requests' errors are OSErrors, pooch's ValueErrors
         reason = str(error).splitlines()[0]
         raise DatasetError(
-            f"fashion-mnist: expected the files at {_FASHION_MNIST_URL}, got {reason}; "
-            f"apt install dataset-fashion-mnist, or give a folder with --data-dir"
+            f"{name}: expected the files at {url}, got {reason}; give a folder with --data-dir"
         ) from error
     return folder

@@ -1,26 +1,44 @@
 """Optimizers and learning-rate schedules by name, all of them torch's own."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LambdaLR
 
 from training.config import TrainConfig, check_name
 
-# Momentum and betas are torch's documented defaults (0.9 for SGD, 0.9 and 0.999 for Adam).
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "sgd": lambda groups, lr: SGD(groups, lr=lr, momentum=0.9, nesterov=True),
-    "adam": lambda groups, lr: Adam(groups, lr=lr),
-    "adamw": lambda groups, lr: AdamW(groups, lr=lr),
+_Groups = Iterable[dict[str, Any]]
+
+
+def _sgd(groups: _Groups, config: TrainConfig) -> Optimizer:
+    # Without momentum there is nothing to look ahead along, and torch refuses.
+    nesterov = config.nesterov and config.momentum > 0
+    return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
+
+
+# Betas, decays and epsilons are torch's documented defaults (0.9 and 0.999 for Adam).
+OPTIMIZERS: dict[str, Callable[[_Groups, TrainConfig], Optimizer]] = {
+    "adagrad": lambda groups, config: Adagrad(groups, lr=config.lr),
+    "adam": lambda groups, config: Adam(groups, lr=config.lr),
+    "adamw": lambda groups, config: AdamW(groups, lr=config.lr),
+    "rmsprop": lambda groups, config: RMSprop(groups, lr=config.lr),
+    "sgd": _sgd,
 }
+
+# The first and the last rate of torch's OneCycleLR, as shares of the largest one.
+_ONECYCLE_FIRST, _ONECYCLE_LAST = 1 / 25, 1 / 25e4
 
 # Progress after the warm-up (0 to 1) to the share of the largest learning rate (1 to 0).
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda _progress: 1.0,
+    "cosine": lambda progress: _half_wave(1.0 - progress),
     "linear": lambda progress: 1.0 - progress,
-    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    "onecycle": lambda progress: _ONECYCLE_LAST + (1 - _ONECYCLE_LAST) * _half_wave(1.0 - progress),
+    # A tenth after each third (He et al. 2015 divide by 10 when the curve is flat).
+    "step": lambda progress: 0.1 ** min(2, int(3 * progress)),
 }
 
 
@@ -28,23 +46,24 @@ def build_optimizer(config: TrainConfig, module: nn.Module) -> Optimizer:
     """Build the optimizer that a configuration names.
 
     Weight decay is kept off biases and batch-normalisation parameters (every parameter with one
-    dimension): it would pull their scale, not their complexity.
+    dimension): it would pull their scale, not their complexity. Frozen parameters are left out.
 
     Raises:
         ConfigError: The name does not exist.
     """
+    trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
-        {
-            "params": [p for p in module.parameters() if p.ndim > 1],
-            "weight_decay": config.weight_decay,
-        },
-        {"params": [p for p in module.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return check_name("optimizer", config.optimizer, OPTIMIZERS)(groups, lr=config.lr)
+    return check_name("optimizer", config.optimizer, OPTIMIZERS)(groups, config)
 
 
 def build_schedule(config: TrainConfig, optimizer: Optimizer, steps: int) -> LambdaLR:
     """Build the schedule that a configuration names, to be stepped after each batch.
+
+    ``onecycle`` is the curve of torch's OneCycleLR, which itself divides by zero when the warm-up
+    is one step; the momentum is left alone. All the others warm up along a straight line.
 
     Args:
         config: Chooses the schedule, and the share of the steps during which the rate rises.
@@ -58,8 +77,15 @@ def build_schedule(config: TrainConfig, optimizer: Optimizer, steps: int) -> Lam
     warmup_steps = round(config.warmup * steps)
 
     def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        return schedule(min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps)))
+        if step >= warmup_steps:
+            return schedule(min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps)))
+        if config.schedule == "onecycle":
+            return _ONECYCLE_FIRST + (1 - _ONECYCLE_FIRST) * _half_wave(step / warmup_steps)
+        return (step + 1) / (warmup_steps + 1)
 
     return LambdaLR(optimizer, factor)
+
+
+def _half_wave(progress: float) -> float:
+    """Rise from 0 to 1 along half a cosine wave."""
+    return 0.5 * (1.0 - math.cos(math.pi * progress))

@@ -5,22 +5,26 @@
 """
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from models.artifact import ModelArtifact
 from models.repository import ModelRepository
 from training.calibrate import fit_temperature
 from training.config import TrainConfig
-from training.datasets import Dataset, load_dataset
+from training.datasets import Dataset, Reading, load_dataset
+from training.devices import is_first_process
 from training.errors import ConfigError, RunError
 from training.evaluate import compute_logits, evaluate
 from training.export import ServedNetwork
 from training.fit import fit, load_checkpoint
 from training.networks import ImageNetwork, multiply_adds
 from training.publish import publish
+from training.report import write_report
 from training.runs import Outcome, read_run, start_run, write_outcome
 
 _LOG = logging.getLogger(__name__)
@@ -29,12 +33,16 @@ _LOG = logging.getLogger(__name__)
 PRECISIONS = ("fp32",)
 
 
-def train(config: TrainConfig, *, show_progress: bool = False) -> Path:
+def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = False) -> Path:
     """Train a network and measure it, once, on the test split.
+
+    With several devices every process calls this; all but the first end here, by SystemExit, once
+    the weights are fitted.
 
     Args:
         config: Says everything about the run, see ``recipes.resolve``.
         show_progress: Whether to draw a progress bar on stderr.
+        resume: Go on where an interrupted run of the same configuration was, if there is one.
 
     Returns:
         The run folder, ``config.run``, ready for ``export``.
@@ -42,12 +50,15 @@ def train(config: TrainConfig, *, show_progress: bool = False) -> Path:
     Raises:
         ConfigError: A name or number in the configuration is wrong.
         DatasetError: The data is missing or damaged.
-        RunError: The run folder is already in use.
+        RunError: The run folder is already in use, or is not that of this configuration.
     """
     dataset = _load(config)
-    start_run(config, dataset)
-    network = fit(config, dataset, show_progress=show_progress)
-    outcome = measure(network, dataset)
+    run = start_run(config, dataset, resume=resume) if is_first_process() else None
+    network = fit(config, dataset, show_progress=show_progress, resume=resume)
+    if run is None:
+        sys.exit()
+    outcome, test_NK = measure(network, dataset)
+    write_report(run, outcome, dataset, network, test_NK)
     write_outcome(config.run, outcome)
     _LOG.info(
         "%s on %s: %d parameters, %d multiply-adds an image, test accuracy %.4f, "
@@ -99,16 +110,21 @@ def export(
     return publish(repository, name, served, dataset, record, outcome)
 
 
-def measure(network: ImageNetwork, dataset: Dataset) -> Outcome:
-    """Fit the temperature on the validation split, then measure validation and test."""
+def measure(network: ImageNetwork, dataset: Dataset) -> tuple[Outcome, Tensor]:
+    """Fit the temperature on the validation split, then measure validation and test.
+
+    Returns:
+        The figures, and the logits on the test split, float32 [N, K].
+    """
     validation_NK = compute_logits(network, dataset.validation)
     temperature = fit_temperature(validation_NK, torch.from_numpy(dataset.validation.targets_N))
     test_NK = compute_logits(network, dataset.test)
-    return Outcome(
+    outcome = Outcome(
         temperature,
         evaluate(validation_NK, dataset.validation.targets_N, dataset.labels, temperature),
         evaluate(test_NK, dataset.test.targets_N, dataset.labels, temperature),
     )
+    return outcome, test_NK
 
 
 def _load(config: TrainConfig) -> Dataset:
@@ -117,4 +133,6 @@ def _load(config: TrainConfig) -> Dataset:
         config.data_dir,
         validation=config.validation,
         split_seed=config.split_seed,
+        positive=config.positive,
+        reading=Reading(config.image_size, config.grey),
     )

@@ -6,17 +6,22 @@
 
 import importlib.metadata
 import json
+import logging
 import platform
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from training.checkpoints import CHECKPOINT, LAST_CHECKPOINT
 from training.config import TrainConfig
+from training.curves import METRICS_CSV
 from training.datasets import Dataset
 from training.errors import ConfigError, RunError
 from training.evaluate import Evaluation
+
+_LOG = logging.getLogger(__name__)
 
 RUN_JSON = "run.json"
 EVALUATION_JSON = "evaluation.json"
@@ -62,17 +67,27 @@ class Outcome:
     test: Evaluation
 
 
-def start_run(config: TrainConfig, dataset: Dataset) -> Run:
-    """Create the folder of a run and write ``run.json``.
+def start_run(config: TrainConfig, dataset: Dataset, *, resume: bool = False) -> Run:
+    """Create the folder of a run and write ``run.json``, or take up the run that is there.
+
+    Args:
+        config: Says everything about the run.
+        dataset: What it trains on.
+        resume: Keep what an interrupted run left in the folder; otherwise it is written over.
+            There may be nothing, so that a scheduler can repeat one command until it is done.
 
     Raises:
-        RunError: The folder already holds a finished run; what an interrupted one left there is
-            written over.
+        RunError: The folder already holds a finished run, or one that cannot be resumed because
+            it was another one.
     """
     if (config.run / EVALUATION_JSON).exists():
         raise RunError(
             f"{config.run}: expected a new folder, got a finished run; choose another with --run"
         )
+    if resume and (config.run / RUN_JSON).exists():
+        return _take_up(config, dataset)
+    for stale in (CHECKPOINT, LAST_CHECKPOINT, Path(METRICS_CSV)):
+        (config.run / stale).unlink(missing_ok=True)
     run = Run(
         config=config,
         command=config.command(),
@@ -101,14 +116,41 @@ def read_run(folder: Path) -> tuple[Run, Outcome]:
     """
     record, outcome = _read(folder / RUN_JSON), _read(folder / EVALUATION_JSON)
     try:
-        config = TrainConfig.from_json(record.pop("config") | {"run": str(folder)})
-        return Run(config=config, **record), Outcome(
+        return _run(folder, record), Outcome(
             temperature=outcome["temperature"],
             validation=Evaluation(**outcome["validation"]),
             test=Evaluation(**outcome["test"]),
         )
     except (KeyError, TypeError, ConfigError) as error:
         raise RunError(f"{folder}: expected a run of foveal train, got {error}") from error
+
+
+def _take_up(config: TrainConfig, dataset: Dataset) -> Run:
+    try:
+        run = _run(config.run, _read(config.run / RUN_JSON))
+    except (KeyError, TypeError, ConfigError) as error:
+        raise RunError(f"{config.run}: expected a run of foveal train, got {error}") from error
+    changes = [
+        f"{name.replace('_', '-')} {before} (now {now})"
+        for name in (field.name for field in fields(config))
+        if (before := getattr(run.config, name)) != (now := getattr(config, name))
+        and name != "data_dir"  # the checksum says more than the place
+    ]
+    if run.dataset_sha256 != dataset.sha256:
+        changes.append(f"data {run.dataset_sha256[:12]}… (now {dataset.sha256[:12]}…)")
+    if changes:
+        raise RunError(
+            f"{config.run}: expected the run that is to be resumed, got one with "
+            f"{', '.join(changes)}; repeat its options, or start anew without --resume"
+        )
+    if run.versions != (now := _versions()):
+        _LOG.warning("%s: other versions than before (%s): weights may differ", config.run, now)
+    return run
+
+
+def _run(folder: Path, record: dict[str, Any]) -> Run:
+    config = TrainConfig.from_json(record.pop("config") | {"run": str(folder)})
+    return Run(config=config, **record)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -124,7 +166,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write beside the target and rename: a kill leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.partial")
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def _versions() -> dict[str, str]:

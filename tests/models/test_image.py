@@ -112,8 +112,7 @@ def test_exif_orientation_is_applied(orientation: int, mode: Mode) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     encoded = save(RGB, "JPEG", exif=exif, quality=100, subsampling=0)
-    upright = Image.open(io.BytesIO(encoded))
-    upright = upright.convert(mode)
+    upright = Image.open(io.BytesIO(encoded)).convert(mode)
     transposed = _exif_transpose(upright, orientation)
     height, width = transposed.height, transposed.width
     assert (height, width) == ((WIDTH, HEIGHT) if orientation > 4 else (HEIGHT, WIDTH))
@@ -178,9 +177,8 @@ def test_pad_keeps_all_and_adds_black() -> None:
 
 
 def test_area_averages() -> None:
-    blocks = np.kron(np.array([[0, 100], [200, 250]], np.uint8), np.ones((8, 8), np.uint8))
-    noisy = blocks.copy()
-    noisy[::2, ::2] += 4
+    noisy = np.array([[0, 100], [200, 250]], np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    noisy[::2, ::2] += np.uint8(4)
     image = fit(noisy, ImageSpec("L", 2, 2, "stretch", "area"))
     np.testing.assert_array_equal(image, [[1, 101], [201, 251]])
 

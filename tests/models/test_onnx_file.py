@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from google.protobuf.message import Message
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
@@ -79,9 +79,10 @@ def test_agrees_on_the_tiny_model() -> None:
 
 @pytest.mark.parametrize("datatype", [*DATATYPES, TensorProto.FLOAT8E4M3FN, TensorProto.UNDEFINED])
 def test_agrees_on_every_datatype_and_shape(datatype: int) -> None:
+    shapes: list[list[int | str | None] | None]
+    shapes = [[], [1], [-1, 3], ["N", 2**40, 0], [None, 7], None]
     infos = [
-        helper.make_tensor_value_info(f"t{i}", datatype, shape)
-        for i, shape in enumerate([[], [1], [-1, 3], ["N", 2**40, 0], [None, 7], None])
+        helper.make_tensor_value_info(f"t{i}", datatype, shape) for i, shape in enumerate(shapes)
     ]
     nodes = [helper.make_node("Identity", ["t0"], ["x"])]
     assert_agrees(helper.make_model(helper.make_graph(nodes, "g", infos, infos[::-1])))

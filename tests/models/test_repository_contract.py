@@ -80,7 +80,7 @@ def renamed_version(repository: ModelRepository) -> None:
     shutil.rmtree(repository.path("tiny", 1))
 
 
-WRONG = {
+WRONG: dict[Callable[[ModelRepository], None], str] = {
     wrong_checksum: r"model.onnx: sha256 is \w{12}…, model.json says \w{12}…; publish",
     missing_model: "model.onnx: expected a file, got No such file or directory; publish",
     model_is_a_folder: "model.onnx: expected a file, got Is a directory; publish",

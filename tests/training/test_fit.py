@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from training.config import TrainConfig
 from training.datasets import Dataset
 from training.errors import ConfigError
 from training.evaluate import compute_logits
-from training.fit import CHECKPOINT, fit, load_checkpoint
+from training.fit import CHECKPOINT, fit, load_checkpoint, untrained
 from training.splits import Split
 
 pytestmark = pytest.mark.training
@@ -78,6 +79,24 @@ def test_the_seed_decides(config: TrainConfig, squares: Squares) -> None:
     assert not torch.equal(first, weights("c", 2))
 
 
+def test_clipping_limits_the_step(config: TrainConfig, squares: Squares) -> None:
+    """The gradient as a whole is cut, so one step of plain descent is as long as lr x clip."""
+    dataset = squares()
+    plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
+    plain |= {"warmup": 0.0, "ema": 0.0, "epochs": 1, "batch_size": 64, "lr": 0.5}
+
+    def distance(name: str, clip: float) -> float:
+        run = replace(config, run=config.run / name, clip=clip, **plain)
+        pl.seed_everything(run.seed, verbose=False)
+        before = untrained(run, dataset).parameters()
+        after = fit(run, dataset, show_progress=False).parameters()
+        moves = [(b - a).detach().flatten() for a, b in zip(before, after, strict=True)]
+        return float(torch.cat(moves).norm())
+
+    assert distance("clipped", 1e-3) == pytest.approx(5e-4, rel=0.01)
+    assert distance("free", 0.0) > 5e-2
+
+
 @pytest.mark.parametrize("field", ["network", "optimizer", "schedule", "activation"])
 def test_unknown_names_are_listed(config: TrainConfig, squares: Squares, field: str) -> None:
     with pytest.raises(ConfigError, match=f"{field}: expected one of .*, got 'nonsense'"):
@@ -90,4 +109,6 @@ def test_progress_is_drawn_on_request(
     fit(config, squares(), show_progress=False)
     assert capfd.readouterr() == ("", "")
     fit(replace(config, run=config.run / "b"), squares(), show_progress=True)
-    assert "Epoch 1" in "".join(capfd.readouterr())
+    drawn = "".join(capfd.readouterr().err.split())
+    for figure in ("2/2", "loss", "train", "validation", "images/s", "00:00left"):
+        assert figure in drawn

@@ -10,7 +10,8 @@ from training.datasets import Dataset
 from training.errors import ConfigError
 from training.export import ServedNetwork, check_contract, export_onnx
 from training.fit import FitModule, untrained
-from training.networks import ACTIVATIONS, NETWORKS, ImageNetwork, build_network, multiply_adds
+from training.layers import ACTIVATIONS
+from training.networks import NETWORKS, ImageNetwork, build_network, multiply_adds
 from training.verify import verify
 
 pytestmark = pytest.mark.training
@@ -77,7 +78,7 @@ def test_multiply_adds_are_those_on_paper(config: TrainConfig) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"network": "vgg"}, "network: expected one of cnn, fcnn, got 'vgg'"),
+        ({"network": "vgg"}, "network: expected one of cnn, fcnn, .*, speednet, got 'vgg'"),
         ({"activation": "mish"}, "activation: expected one of .*relu.*, got 'mish'"),
         ({"widths": (8, 8, 8, 8, 8)}, "widths: expected 1 to 4 stages for images of 8x8, got 5"),
         ({"widths": ()}, "widths: expected 1 to 4 stages for images of 8x8, got 0"),

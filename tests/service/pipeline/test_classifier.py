@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from models.artifact import ArtifactError, ModelArtifact
 from models.image import encode_png
@@ -124,7 +125,7 @@ def test_runs_on_the_loop_if_short_else_on_a_thread(
     images = random_images(9)
 
     async def main() -> list[Job]:
-        def noting(batch: np.ndarray) -> object:  # type: ignore[type-arg]
+        def noting(batch: NDArray[np.uint8]) -> object:
             names.append(threading.current_thread().name)
             return run(batch)
 

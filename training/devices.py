@@ -1,0 +1,31 @@
+"""Which processes and number formats a run computes with; all of it Lightning's own machinery.
+
+With several devices Lightning starts this command once more for each (or torchrun, or Slurm, has
+already done so): every process fits, and the first of them alone writes and measures.
+"""
+
+import os
+
+import torch
+
+# Lightning, torchrun and Slurm each number processes in their own words.
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+
+PRECISIONS = {"none": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+
+
+def is_first_process() -> bool:
+    """Say whether this process is the one that writes and measures."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
+
+
+def best_autocast() -> str:
+    """Choose the type of the matrix products that this machine computes fastest.
+
+    bfloat16 where the hardware has it (it needs no scaling of the loss), float16 on other GPUs,
+    and ``none`` on a CPU that would only emulate.
+    """
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    able = torch.cpu.get_capabilities()
+    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "none"

@@ -1,0 +1,63 @@
+"""The losses, by name: how far a network's answer is from the target.
+
+Every loss takes logits and compares their softmax, which is what is served, with the one-hot
+target, smoothed alike for all of them. Legend: N rows, K classes.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from training.config import check_name
+
+
+def compute_loss(
+    name: str, logits_NK: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    """Compute the mean loss of a batch.
+
+    Args:
+        name: A key of ``LOSSES``.
+        logits_NK: Floating, [N, K]; narrower types than float32 are widened first.
+        targets_N: int64 [N], 0 <= target < K.
+        label_smoothing: Share of the target that is spread over all classes, 0 <= share < 1.
+
+    Returns:
+        A scalar, >= 0.
+
+    Raises:
+        ConfigError: The name does not exist; the message lists what does.
+    """
+    loss = check_name("loss", name, LOSSES)
+    classes = logits_NK.shape[1]
+    # bfloat16 has no digits to spare for a logarithm, and torch forbids binary cross-entropy in it.
+    with torch.autocast(logits_NK.device.type, enabled=False):
+        wide_NK = logits_NK if logits_NK.dtype == torch.float64 else logits_NK.float()
+        wanted_NK = functional.one_hot(targets_N, classes).to(wide_NK.dtype)
+        wanted_NK = wanted_NK * (1 - label_smoothing) + label_smoothing / classes
+        return loss(wide_NK, wanted_NK)
+
+
+def _bce(logits_NK: Tensor, wanted_NK: Tensor) -> Tensor:
+    """Ask each class its own yes-or-no question; for two classes the same as cross-entropy."""
+    return functional.binary_cross_entropy(torch.softmax(logits_NK, dim=1), wanted_NK)
+
+
+def _mse(logits_NK: Tensor, wanted_NK: Tensor) -> Tensor:
+    return functional.mse_loss(torch.softmax(logits_NK, dim=1), wanted_NK)
+
+
+def _cosine(logits_NK: Tensor, wanted_NK: Tensor) -> Tensor:
+    """Measure the angle only: 0 for the same direction, 1 for a right angle."""
+    return (1 - functional.cosine_similarity(torch.softmax(logits_NK, dim=1), wanted_NK)).mean()
+
+
+# Logits and wanted probabilities, both floating [N, K], to a scalar.
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": _bce,
+    "cosine": _cosine,
+    "cross_entropy": functional.cross_entropy,
+    "mse": _mse,
+}

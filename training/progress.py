@@ -1,0 +1,131 @@
+"""What a person sees of a run while it lasts: a bar on a terminal, else a log line an epoch."""
+
+import logging
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+_LOG = logging.getLogger(__name__)
+
+# Reading a loss from a GPU waits for it; the eye needs no more than this.
+_REFRESH_S = 0.25
+
+
+class EpochLog(Callback):
+    """One log line an epoch, for runs whose progress bar nobody watches."""
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Start the clock."""
+        self._started_s = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
+        """Say how the epoch went; validation has run by now."""
+        if not trainer.is_global_zero:
+            return
+        seen = trainer.callback_metrics
+        _LOG.info(
+            "epoch %d of %s: loss %.4f, train %.4f, validation %.4f, %.1f s",
+            trainer.current_epoch + 1,
+            trainer.max_epochs,
+            seen["train_loss"],
+            seen["train_accuracy"],
+            seen["validation_accuracy"],
+            time.monotonic() - self._started_s,
+        )
+
+
+class RunBar(ProgressBar):
+    """One bar for the whole run: epoch, loss, accuracies, images/s, time left.
+
+    Args:
+        batch_size: Rows a step, of all devices together.
+        console: Where to draw; standard error unless told.
+    """
+
+    def __init__(self, batch_size: int, console: Console | None = None):
+        super().__init__()
+        self._batch_size = batch_size
+        self._console = console or Console(stderr=True)
+        self._bar: Progress | None = None
+        self._drawn_s = 0.0
+
+    def disable(self) -> None:
+        """Draw nothing: Lightning asks this of every process but the first."""
+        self._console = Console(quiet=True)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the bar, as far as a resumed run has already come."""
+        super().on_train_start(trainer, pl_module)
+        self._bar = Progress(
+            TextColumn("{task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            # Fits 80 columns; what is left over is the bar's.
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=self._console,
+            refresh_per_second=4,
+        )
+        self._task = self._bar.add_task(
+            "fit",
+            total=trainer.estimated_stepping_batches,
+            completed=trainer.global_step,
+            epoch="",
+            figures="",
+        )
+        self._bar.start()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
+        """Count images/s anew, so that validation does not slow the figure down."""
+        self._epoch_s, self._first_step = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(  # Lightning's signature
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        _batch: Any,
+        _index: int,
+    ) -> None:
+        """Move on by one step."""
+        now = time.monotonic()
+        rows = (trainer.global_step - self._first_step) * self._batch_size
+        self._images_s = rows / max(now - self._epoch_s, 1e-9)
+        if now - self._drawn_s >= _REFRESH_S:
+            self._drawn_s = now
+            self._draw(trainer, pl_module, float(outputs["loss"]))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the figures of the whole epoch."""
+        self._draw(trainer, pl_module, float(trainer.callback_metrics["train_loss"]))
+
+    def on_train_end(self, *_: Any) -> None:
+        """Leave the last line standing."""
+        self._stop()
+
+    def on_exception(self, *_: Any) -> None:
+        """Give the terminal back."""
+        self._stop()
+
+    def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: float) -> None:
+        if self._bar is None:
+            return
+        seen: dict[str, Any] = dict(self.get_metrics(trainer, pl_module))
+        names = {"train_accuracy": "train", "validation_accuracy": "validation"}
+        accuracies = [f"{names[name]} {float(seen[name]):.1%}" for name in names if name in seen]
+        figures = [f"loss {loss:.3f}", *accuracies, f"{self._images_s:,.0f} images/s"]
+        self._bar.update(
+            self._task,
+            completed=trainer.global_step,
+            epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
+            figures=", ".join(figures),
+        )
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
