@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import orjson
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 60.0

@@ -37,9 +37,15 @@ class FakeTimer:
         self.at = at
         self.callback = callback
         self.is_over = False
+        self._is_cancelled = False
 
     def cancel(self) -> None:
-        self.is_over = True
+        self.is_over = self._is_cancelled = True
+
+    def fire(self) -> None:
+        """As asyncio does: a timer cancelled in the turn that it is due in is not called."""
+        if not self._is_cancelled:
+            self.callback()
 
 
 class FakeLoop:
@@ -75,7 +81,7 @@ class FakeLoop:
             timer = heapq.heappop(self._timers)[2]
             if not timer.is_over:
                 timer.is_over = True
-                self._ready.append(timer.callback)
+                self._ready.append(timer.fire)
         for _ in range(len(self._ready)):
             self._ready.popleft()()
 
