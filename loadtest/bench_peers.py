@@ -177,7 +177,7 @@ def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
     name = names[0] if names else platform.processor()
-    return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+    return f"{name}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def table(results: dict[str, object]) -> str:
@@ -354,9 +354,8 @@ def main() -> None:
     results = run([case], plan, lambda line: print(line, file=sys.stderr, flush=True))
     stem = HERE / "results" / f"peers_{datetime.now(UTC):%Y-%m-%d_%H%M}"
     stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    head = (
-        f"# Peers, one server core\n\n{results['machine']}, {results['date']}, {' '.join(sys.argv)}"
-    )
+    command = " ".join(["python -m loadtest.bench_peers", *sys.argv[1:]])
+    head = f"# Peers, one server core\n\n{results['machine']}, {results['date']}, {command}"
     stem.with_suffix(".md").write_text(f"{head}\n\n{table(results)}")
     print(table(results))
     print(json.dumps(results))

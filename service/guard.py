@@ -108,7 +108,10 @@ class GuardedProtocol(HttpToolsProtocol):
                     )
                 )
         elif self.is_idle and waited_s > (LINGER_S if self.is_deaf else self.lane.keep_alive_s):
-            self.transport.close()
+            if self.transport.is_closing():  # and has unsent bytes that its client does not read
+                self.cut()
+            else:
+                self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless the connection is on its way out."""

@@ -147,9 +147,9 @@ def test_client_that_never_reads_is_cut(strict: RunningServer) -> None:
         with pytest.raises((ConnectionError, TimeoutError)):
             for _ in range(1000):
                 wire.send(flood)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while port in strict.client_ports():
-            assert time.monotonic() < deadline, "still held after 10 s"
+            assert time.monotonic() < deadline, "still held after 30 s"
             time.sleep(0.1)
 
 
