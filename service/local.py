@@ -49,9 +49,7 @@ class LocalModel:
             InferenceError: onnxruntime refuses the model.
         """
         artifact = repository.verify(*repository.resolve(reference))
-        file = artifact.file("fp32")
-        assert file is not None, "an artifact without fp32 does not load; this is a bug"
-        content = repository.read_model(artifact, file.path)
+        content = repository.read_model(artifact, artifact.fp32.path)
         session = Session(content, Plan(threads=threads or available_cpus()))
         self_test(repository, artifact, session)
         return cls(artifact, session)

@@ -9,7 +9,6 @@ The stage's word is the metric's name: decode, queue, run, request.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -191,6 +190,3 @@ class Meters:
         for (protocol, status), count in self._refused.items():
             REQUESTS.labels("", "", protocol, str(status)).inc(count)
         self._refused.clear()
-
-
-Observer = Callable[[Classifier, Batch], None]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import ArtifactError, ModelArtifact
-from models.image import ImageError, ImageTooLargeError, Pixels, decode, decode_sized, read_size
+from models.image import ImageError, Pixels, decode, decode_sized, read_size
 from models.repository import ModelRepository
 from service.errors import (
     DecodeError,
@@ -114,12 +114,8 @@ class Classifier:
             TooLargeError: More pixels than the service takes.
             DecodeError: No image, or a truncated or corrupt one.
         """
-        try:
-            return decode(encoded, self.artifact.image, self.limits.max_image_pixels)
-        except ImageTooLargeError as error:
-            raise TooLargeError(str(error)) from None
-        except ImageError as error:
-            raise DecodeError(str(error)) from None
+        self.pixels(encoded)
+        return self.decode_sized(encoded)
 
     def pixels(self, encoded: bytes) -> int:
         """Read from the header how many pixels an image has, and refuse what is not decoded.
@@ -168,9 +164,7 @@ def load(repository: ModelRepository, name: str, version: int, limits: ServingLi
     """
     started = time.perf_counter()
     artifact = repository.verify(name, version)
-    file = artifact.file("fp32")
-    assert file is not None, "every artifact has one; this is a bug"
-    content = repository.read_model(artifact, file.path)
+    content = repository.read_model(artifact, artifact.fp32.path)
     session = _session(content, artifact, limits)
     self_test(repository, artifact, session)
     classifier = Classifier(artifact, session, limits)
