@@ -1,0 +1,76 @@
+"""Look into and change the model repository: ``foveal models …``."""
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from commands.console import show
+from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
+
+
+def list_models(models: ModelsOption = SHIPPED, as_json: JsonOption = False) -> None:
+    """List every version: accuracy, size, and which one answers.
+
+    Example: foveal models list
+    """
+    from models.describe import list_entries, tabulate
+
+    entries = list_entries(open_repository(models))
+    show([dataclasses.asdict(entry) for entry in entries], as_json, tabulate(entries))
+
+
+def show_model(
+    model: Annotated[str, typer.Argument(metavar="NAME[:V]")],
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one version's whole story: what it takes and gives, how good, from where.
+
+    Example: foveal models show fashion-cnn
+    """
+    from models.describe import tell
+
+    repository = open_repository(models)
+    artifact = repository.load(*repository.resolve(model))
+    show(dataclasses.asdict(artifact), as_json, tell(artifact))
+
+
+def verify_models(
+    model: Annotated[str | None, typer.Argument(metavar="[NAME[:V]]", show_default="all")] = None,
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Check checksums and graphs, and replay the golden images; exit code 1 if any is wrong.
+
+    Example: foveal models verify fashion-cnn
+    """
+    from service.local import verify
+
+    verdicts = verify(open_repository(models), model)
+    show(verdicts, as_json, list(verdicts.items()))
+    if set(verdicts.values()) != {"ok"}:
+        raise typer.Exit(1)
+
+
+def rollback_model(name: str, models: ModelsOption = SHIPPED) -> None:
+    """Serve the version before the one that is served now; nothing is deleted.
+
+    Example: foveal models rollback fashion-cnn
+    """
+    version = open_repository(models).rollback(name)
+    print(f"{name}:{version} answers from the next start of the service")
+
+
+def set_default(
+    name: str,
+    version: Annotated[int | None, typer.Argument(metavar="[V]")] = None,
+    models: ModelsOption = SHIPPED,
+) -> None:
+    """Make a model the default, or with V: make V the version that answers for it.
+
+    Example: foveal models default fashion-cnn 2
+    """
+    open_repository(models).set_default(name, version)
+    answers = f"/predict is {name}'s" if version is None else f"{name}:{version} answers"
+    print(f"{answers} from the next start of the service")
