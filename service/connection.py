@@ -23,6 +23,7 @@ from service.cycle import LaneExchange
 from service.errors import ServiceError
 from service.exchange import Exchange, Header
 from service.guard import GuardedProtocol
+from service.heads import Frame, Head, frame
 from service.lane import Lane
 
 # Requests that a client may send ahead before it is read no further.
@@ -75,6 +76,52 @@ class LaneProtocol(GuardedProtocol):
         self._resume_reading()
         self._start_next()
 
+    def data_received(self, data: bytes) -> None:
+        """Take a whole request with a known head at once; anything else takes the parser."""
+        if self.is_receiving or self.is_deaf or self.passed_over_bytes:
+            super().data_received(data)
+            return
+        framed = frame(data)
+        if framed is None:
+            super().data_received(data)
+            return
+        key, head_bytes, body_bytes = framed
+        lane = self.lane
+        head = lane.heads.find(key)
+        if head is None or body_bytes > lane.max_body_bytes:
+            previous = self.cycle
+            super().data_received(data)
+            if self.cycle is not previous:
+                self._learn(framed)
+            return
+        path, query, headers, content_type, deadline_ms = head
+        handler = lane.find(path)
+        if handler is None:  # only routes of the lane are learned, but they may change
+            super().data_received(data)
+            return
+        exchange = LaneExchange(handler, "POST", path, query, headers, self._give)
+        exchange.content_type = content_type
+        if deadline_ms is not None:
+            exchange.deadline_ms = deadline_ms
+        exchange.body = data[head_bytes:]
+        exchange.is_whole = True
+        self.since = now = time.monotonic()
+        self._enter(exchange)
+        exchange.advance(now)
+
+    def _learn(self, framed: Frame) -> None:
+        """Remember the head of the request that the parser has just handed on."""
+        cycle: Any = self.cycle
+        if (
+            isinstance(cycle, LaneExchange) and cycle.method == "POST" and cycle.keep_alive
+            and not self.is_receiving and not self.is_deaf
+            and self.declared_bytes == framed[2]
+        ):  # fmt: skip
+            self.lane.heads.learn(
+                framed[0],
+                Head(cycle.path, cycle.query, cycle.headers, cycle.content_type, cycle.deadline_ms),
+            )
+
     # -- the parser's callbacks
 
     def on_headers_complete(self) -> None:
@@ -117,7 +164,10 @@ class LaneProtocol(GuardedProtocol):
         self.count_body(len(body))
         cycle: Any = self.cycle
         if isinstance(cycle, LaneExchange):
-            cycle.chunks.append(body)
+            if cycle.chunks:
+                cycle.chunks.append(body)
+            else:
+                cycle.chunks = [body]
         else:
             super().on_body(body)
 
@@ -182,9 +232,8 @@ class LaneProtocol(GuardedProtocol):
         """Go on to the next request of the pipeline, or idle until the sweep."""
         self._is_answering = False
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        self._resume_reading()
+        if self.flow.read_paused and not self.transport.is_closing():
+            self._resume_reading()
         if self.pipeline:
             # Not called from here: a long pipeline would become as deep a stack.
             self.loop.call_soon(self._start_next)
@@ -205,9 +254,17 @@ class LaneProtocol(GuardedProtocol):
     def _write(
         self, exchange: Exchange, status: int, body: bytes, content_type: bytes, extra: bytes
     ) -> None:
-        if self._date_headers is not self.server_state.default_headers:
-            self._date_headers = self.server_state.default_headers
-            self._date_lines = b"".join(b"%s: %s\r\n" % header for header in self._date_headers)
+        headers = self.server_state.default_headers
+        if self._date_headers is not headers:
+            self._date_headers = headers
+            self._date_lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+        if exchange.keep_alive and not self.lane.is_draining and exchange.method != "HEAD":
+            self.transport.write(
+                b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s"
+                % (STATUS_LINE[status], self._date_lines, content_type, len(body), extra, body)
+            )
+            self.on_response_complete()
+            return
         closes = not exchange.keep_alive or (self.lane.is_draining and not self.pipeline)
         head = b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n" % (
             STATUS_LINE[status], self._date_lines, content_type, len(body), extra,

@@ -1,10 +1,9 @@
 """A lane request in the shape of uvicorn's own cycle, so that both share one pipeline."""
 
 import logging
-from typing import Any
 
 from service.errors import ServiceError
-from service.exchange import Exchange, Handler
+from service.exchange import Exchange, Handler, Header, Write
 
 logger = logging.getLogger("foveal.lane")
 
@@ -14,6 +13,9 @@ class _NoEvent:
 
     def set(self) -> None:
         """Nobody waits."""
+
+
+_NONE: list[bytes] = []  # never added to
 
 
 class LaneExchange(Exchange):
@@ -32,17 +34,26 @@ class LaneExchange(Exchange):
     is_whole = False
     message_event = _NoEvent()  # uvicorn sets it when the connection is lost
 
-    def __init__(self, handler: Handler, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    chunks: list[bytes] = _NONE
+
+    def __init__(  # the base class's lines written out: one is made for every request
+        self, handler: Handler, method: str, path: bytes, query: bytes, headers: list[Header],
+        write: Write,
+    ) -> None:  # fmt: skip
         self.handler = handler
-        self.chunks: list[bytes] = []
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self._write = write
 
     def advance(self, now: float) -> None:
         """Call the handler once this request is at the head of its connection and whole."""
         if not (self.is_started and self.is_whole) or self.response_complete:
             return
-        self.body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-        self.chunks = []
+        if self.chunks:
+            self.body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+            self.chunks = _NONE
         self.received_at = now
         try:
             self.handler(self)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Header = tuple[bytes, bytes]
 Handler = Callable[["Exchange"], None]
+Write = Callable[["Exchange", int, bytes, bytes, bytes], None]
 
 JSON = b"application/json"
 
@@ -48,7 +49,7 @@ class Exchange:
 
     def __init__(
         self, method: str, path: bytes, query: bytes, headers: list[Header],
-        write: "Callable[[Exchange, int, bytes, bytes, bytes], None]",
+        write: Write,
     ) -> None:  # fmt: skip
         self.method = method
         self.path = path

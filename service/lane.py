@@ -13,6 +13,7 @@ from typing import Protocol
 
 from service.errors import NotReadyError
 from service.exchange import Exchange, Handler
+from service.heads import Heads
 
 logger = logging.getLogger("foveal.lane")
 
@@ -56,6 +57,7 @@ class Lane:
         self.keep_alive_s = keep_alive_s
         self.drain_timeout_s = drain_timeout_s
         self.connections: set[Connection] = set()
+        self.heads = Heads()
         self.is_draining = False
         self.on_drain: Callable[[], None] = lambda: None
         self._find: Callable[[bytes], Handler | None] = lambda _path: None

@@ -8,9 +8,9 @@ workers' numbers are then at most ``FLUSH_S`` old.
 The stage's word is the metric's name: decode, queue, run, request.
 """
 
-from bisect import bisect_left
 from typing import Any
 
+import numpy as np
 from prometheus_client import Counter, Gauge, Histogram
 
 from service.pipeline.batcher import Loop
@@ -60,34 +60,29 @@ class Tally:
 
     Leans on ``_upper_bounds``, ``_buckets`` and ``_sum`` of prometheus-client's Histogram; a test
     names them.
+
+    Attributes:
+        observe: Keeps one value; a list's own ``append``, as it is called for every request.
     """
 
-    __slots__ = ("_bounds", "_child", "_counts", "_sum", "is_empty")
+    __slots__ = ("_bounds", "_child", "_values", "observe")
 
     def __init__(self, child: Any) -> None:
         self._child = child
-        self._bounds = child._upper_bounds
-        self._counts = [0] * len(self._bounds)
-        self._sum = 0.0
-        self.is_empty = True
-
-    def observe(self, value: float) -> None:
-        """Count one value; same buckets as ``Histogram.observe`` (upper bounds inclusive)."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-        self.is_empty = False
+        self._bounds = np.asarray(child._upper_bounds)
+        self._values: list[float] = []
+        self.observe = self._values.append
 
     def flush(self) -> None:
-        """Hand everything counted since the last flush to prometheus-client."""
-        if self.is_empty:
+        """Hand everything kept to prometheus-client, in the buckets of ``Histogram.observe``."""
+        if not self._values:
             return
-        for i, count in enumerate(self._counts):
-            if count:
-                self._child._buckets[i].inc(count)
-                self._counts[i] = 0
-        self._child._sum.inc(self._sum)
-        self._sum = 0.0
-        self.is_empty = True
+        values = np.asarray(self._values)
+        self._values.clear()
+        counts = np.bincount(np.searchsorted(self._bounds, values))  # upper bounds inclusive
+        for i in np.flatnonzero(counts).tolist():
+            self._child._buckets[i].inc(int(counts[i]))
+        self._child._sum.inc(float(values.sum()))
 
 
 class ModelMetrics:

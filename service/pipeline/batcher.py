@@ -31,7 +31,7 @@ from service.errors import (
     QueueFullError,
     ServiceError,
 )
-from service.pipeline.job import Batch, BatchLimits, Job, Rows
+from service.pipeline.job import Batch, BatchLimits, CallbackJob, Job, Rows
 from service.pipeline.session import Outputs
 
 logger = logging.getLogger("foveal.batcher")
@@ -58,10 +58,6 @@ class Loop(Protocol):
 
     def call_later(self, delay: float, callback: Callable[..., Any], *arguments: Any) -> Timer:
         """Call after a delay in seconds."""
-
-
-def _nobody(_job: Job) -> None:
-    """Take the place of a job's callback once it was called: no cycle is left to collect."""
 
 
 class Batcher:
@@ -99,6 +95,8 @@ class Batcher:
         self._buffer = np.empty((limits.max_batch_size, *row_shape), np.uint8)
         self._row_lines = row_shape[0]
         self._buffer_lines = self._buffer.reshape(-1, *row_shape[1:])
+        # Where nothing can be waited for on the loop, deadlines are looked at when rows are taken.
+        self._may_wait = executor is not None or limits.max_queue_delay_s > 0
         self._is_running = False
         self._is_scheduled = False
         self._is_closed = False
@@ -142,21 +140,29 @@ class Batcher:
             QueueFullError: No room for all of them.
             NotReadyError: The batcher is closed.
         """
-        self.admit(len(rows))
-        job = Job(rows, deadline, self._clock(), on_done)
+        job = CallbackJob(rows, deadline, on_done)
+        self.enqueue(job)
+        return job
+
+    def enqueue(self, job: Job) -> None:
+        """Queue a job that was not queued before; see ``submit``.
+
+        Raises:
+            QueueFullError: No room for all of its rows.
+            NotReadyError: The batcher is closed.
+        """
+        self.admit(job.count)
+        job.accepted_at = self._clock()
         self._queue.append(job)
         self.queued_rows += job.count
         if not self._is_running and not self._is_scheduled:
             self._schedule()
-        may_wait = self._executor is not None or self._limits.max_queue_delay_s > 0
-        if deadline < self._expiry_at and may_wait:
-            self._arm_expiry(deadline)
-        return job
+        if self._may_wait and job.deadline < self._expiry_at:
+            self._arm_expiry(job.deadline)
 
     def cancel(self, job: Job) -> None:
         """Forget a job whose client left: what has not run never runs, nobody is called."""
         job.is_done = True
-        job.on_done = _nobody
 
     def close(self) -> None:
         """Refuse new jobs; what waits is answered with NotReadyError, what runs is let finish."""
@@ -264,7 +270,10 @@ class Batcher:
             return job.rows[first : first + count]
         images: list[NDArray[np.uint8]] = []
         for job, first, count in members:
-            images.extend(job.rows[first : first + count])
+            if job.count == 1:
+                images.append(job.rows[0])
+            else:
+                images.extend(job.rows[first : first + count])
         # One call copies all rows: assigning them one by one took 0.5 us each.
         np.concatenate(images, out=self._buffer_lines[: rows * self._row_lines])
         return self._buffer[:rows]
@@ -329,9 +338,8 @@ class Batcher:
 
     def _done(self, job: Job) -> None:
         job.is_done = True
-        on_done, job.on_done = job.on_done, _nobody  # no cycle is left for the collector
         try:
-            on_done(job)
+            job.done()
         except Exception:
             logger.exception("answering a job failed; this is a bug")
 

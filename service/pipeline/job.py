@@ -50,7 +50,7 @@ class Batch:
 
 
 class Job:
-    """The rows of one request, from acceptance until done.
+    """The rows of one request, from acceptance until done; a subclass says what happens then.
 
     Attributes:
         rows: uint8 [H, W, C] each, as a sequence or one array [N, H, W, C].
@@ -59,24 +59,45 @@ class Job:
         accepted_at: Time of acceptance.
         parts: (batch, first row in it, rows) in the order of the job's rows; whole when done.
         error: Why there is no answer, or None.
-        is_done: Whether ``on_done`` was called, or never will be as the client left.
+        is_done: Whether ``done`` was called, or never will be as the client left.
     """
 
     __slots__ = (
-        "accepted_at", "count", "deadline", "error", "is_done", "left", "on_done", "parts", "rows",
-        "taken",
+        "accepted_at", "count", "deadline", "error", "is_done", "left", "parts", "rows", "taken",
     )  # fmt: skip
 
-    def __init__(
-        self, rows: Rows, deadline: float, accepted_at: float, on_done: "Callable[[Job], None]"
-    ) -> None:
+    def __init__(self, rows: Rows, deadline: float) -> None:
         self.rows = rows
-        self.count = len(rows)
+        self.count = self.left = len(rows)
         self.deadline = deadline
-        self.accepted_at = accepted_at
-        self.on_done = on_done
+        self.accepted_at = 0.0
         self.parts: list[tuple[Batch, int, int]] = []
         self.error: ServiceError | None = None
         self.taken = 0
-        self.left = self.count
         self.is_done = False
+
+    def done(self) -> None:
+        """Take the answer: called once, ``parts`` whole or ``error`` set; never once cancelled."""
+        raise NotImplementedError
+
+
+class CallbackJob(Job):
+    """A job that calls a function when it is done.
+
+    Args:
+        rows: As in ``Job``.
+        deadline: As in ``Job``.
+        on_done: Called once, with the job.
+    """
+
+    __slots__ = ("_on_done",)
+
+    def __init__(self, rows: Rows, deadline: float, on_done: "Callable[[Job], None]") -> None:
+        super().__init__(rows, deadline)
+        self._on_done: Callable[[Job], None] | None = on_done
+
+    def done(self) -> None:
+        """Call the function, and hold it no longer: no cycle is left for the collector."""
+        on_done, self._on_done = self._on_done, None
+        assert on_done is not None, "a job is done once; this is a bug"
+        on_done(self)

@@ -21,7 +21,7 @@ from service.errors import (
     error_body,
 )
 from service.exchange import JSON, Exchange, Handler, server_timing
-from service.metrics import Meters, ModelMetrics
+from service.metrics import Meters
 from service.pipeline.batcher import Loop
 from service.pipeline.classifier import Catalog, Classifier
 from service.pipeline.job import Job
@@ -104,92 +104,160 @@ class Route:
                 protocol.meters.count_refusal("predict", error.status)
                 exchange.fail(error)
                 return
-            target = self._target = Target(classifier, protocol.meters.of(classifier))
+            target = self._target = Target(classifier, protocol)
             self._catalog = catalog
-        call = PredictCall(protocol, exchange, target)
         try:
-            call.begin()
+            _begin(exchange, target)
         except ServiceError as error:
-            call.fail(error)
+            target.fail(exchange, error)
 
 
 class Target:
-    """A classifier and what every answer for it shares."""
+    """A classifier and what every request for it shares."""
 
-    __slots__ = ("batcher", "classifier", "decode_sized", "fragments", "metrics", "opening")
+    __slots__ = (
+        "batcher", "classifier", "decode_sized", "fragments", "metrics", "opening", "pixels",
+        "protocol",
+    )  # fmt: skip
 
-    def __init__(self, classifier: Classifier, metrics: ModelMetrics) -> None:
+    def __init__(self, classifier: Classifier, protocol: PredictProtocol) -> None:
         artifact = classifier.artifact
         self.classifier = classifier
-        self.metrics = metrics
+        self.protocol = protocol
+        self.metrics = protocol.meters.of(classifier)
         self.batcher = classifier.batcher
+        self.pixels = classifier.pixels
         self.decode_sized = classifier.decode_sized
         self.fragments = classifier.postprocessor.fragments
         self.opening = orjson.dumps({"model": artifact.name, "version": artifact.version})[:-1]
 
+    def fail(self, exchange: Exchange, error: ServiceError) -> None:
+        """Answer with an error and count it."""
+        exchange.fail(error)
+        seconds = time.monotonic() - exchange.received_at
+        self.metrics.count_request("predict", error.status, seconds)
+        self.protocol.meters.touch()
 
-class PredictCall:
-    """One request on its way: decode, submit, answer.
+
+def _begin(exchange: Exchange, target: Target) -> None:
+    """Read a request and queue its rows, now or once they are decoded.
 
     The path of one small image, which is most requests, is written out; several files, or pixels
-    enough to keep the loop from others, take the same steps through ``_decode``.
+    enough to keep the loop from others, take the same steps in ``FilesDecoding``.
+
+    Raises:
+        ServiceError: The request is refused as a whole.
+    """
+    protocol = target.protocol
+    deadline = exchange.received_at + (
+        protocol.request_timeout_s
+        if exchange.deadline_ms is None
+        else exchange.timeout_s(protocol.request_timeout_s)
+    )
+    top = _top(exchange.query, len(target.classifier.artifact.labels)) if exchange.query else TOP
+    content_type = exchange.content_type
+    if content_type is not None and not content_type.startswith(_IMAGE_TYPES):
+        media_type = content_type.lower()
+        if media_type.startswith(b"multipart/form-data"):
+            files = read_files(content_type, exchange.body, protocol.max_request_rows)
+            FilesDecoding(exchange, target, top, deadline).begin(files)
+            return
+        _check_media_type(media_type)
+    if target.pixels(exchange.body) > INLINE_PIXELS:
+        FilesDecoding(exchange, target, top, deadline).begin([exchange.body])
+        return
+    target.batcher.admit(1)  # before the work of decoding
+    started = time.monotonic()
+    row_HWC = target.decode_sized(exchange.body)
+    target.metrics.decode.observe(time.monotonic() - started)
+    job = PredictJob([row_HWC], deadline, exchange, target, top)
+    target.batcher.enqueue(job)
+    exchange.on_disconnect = job.cancel
+
+
+class PredictJob(Job):
+    """The good rows of one request in the queue, and the answer made of them.
+
+    Args:
+        rows: As in ``Job``.
+        deadline: As in ``Job``.
+        exchange: Whom to answer.
+        target: Who classifies.
+        top: How many labels a row.
+        errors: A message, or None for a good row, for each file; None: a single good image.
     """
 
-    __slots__ = ("_deadline", "_errors", "_exchange", "_job", "_protocol", "_target", "_top")
+    __slots__ = ("_errors", "_exchange", "_target", "_top")
 
-    def __init__(self, protocol: PredictProtocol, exchange: Exchange, target: Target) -> None:
-        self._protocol = protocol
+    def __init__(
+        self, rows: list[Pixels], deadline: float, exchange: Exchange, target: Target, top: int,
+        errors: list[str | None] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(rows, deadline)
         self._exchange = exchange
         self._target = target
-        self._top = TOP
-        self._errors: list[str | None] | None = None  # one a file; None: a single good image
+        self._top = top
+        self._errors = errors
 
-    def begin(self) -> None:
-        """Read the request and queue its rows, now or once they are decoded.
+    def cancel(self) -> None:
+        """Leave the queue: the client left."""
+        self._target.batcher.cancel(self)
+
+    def done(self) -> None:
+        """Answer."""
+        exchange, target = self._exchange, self._target
+        if self.error is not None:
+            target.fail(exchange, self.error)
+            return
+        if self._errors is None:
+            batch, row, _ = self.parts[0]
+            results = target.fragments(batch, self._top)[row]
+        else:
+            good = iter(target.classifier.postprocessor.job_fragments(self, self._top))
+            results = b",".join(
+                next(good) if error is None else error_body(error) for error in self._errors
+            )
+        now = time.monotonic()
+        body = b'%s,"results":[%s]}' % (target.opening, results)
+        exchange.respond(200, body, JSON, server_timing(self, exchange, now))
+        target.metrics.count_request("predict", 200, now - exchange.received_at)
+
+
+class FilesDecoding:
+    """Files of one request on their way to rows: on the loop if they are small, else on threads."""
+
+    __slots__ = ("_deadline", "_exchange", "_target", "_top")
+
+    def __init__(self, exchange: Exchange, target: Target, top: int, deadline: float) -> None:
+        self._exchange = exchange
+        self._target = target
+        self._top = top
+        self._deadline = deadline
+
+    def begin(self, files: list[bytes]) -> None:
+        """Decode and queue all files of the request.
 
         Raises:
             ServiceError: The request is refused as a whole.
         """
-        exchange, target = self._exchange, self._target
-        self._deadline = exchange.received_at + exchange.timeout_s(self._protocol.request_timeout_s)
-        if exchange.query:
-            self._top = _top(exchange.query, len(target.classifier.artifact.labels))
-        content_type = exchange.content_type
-        if content_type is not None and not content_type.startswith(_IMAGE_TYPES):
-            media_type = content_type.lower()
-            if media_type.startswith(b"multipart/form-data"):
-                files = read_files(content_type, exchange.body, self._protocol.max_request_rows)
-                self._decode(files)
-                return
-            _check_media_type(media_type)
-        if target.classifier.pixels(exchange.body) > INLINE_PIXELS:
-            self._decode([exchange.body])
-            return
-        target.batcher.admit(1)  # before the work of decoding
-        started = time.monotonic()
-        row_HWC = target.decode_sized(exchange.body)
-        target.metrics.decode.observe(time.monotonic() - started)
-        self._submit([row_HWC])
-
-    def _decode(self, files: list[bytes]) -> None:
         batcher = self._target.batcher
         if sum(map(self._pixels, files)) <= INLINE_PIXELS:
             batcher.admit(len(files))
-            self._submit_files(*self._decode_files(files))
+            self._submit(*self._decode(files))
             return
         batcher.reserve(len(files))
-        self._protocol.decoders.submit(self._decode_on_thread, files)
+        self._target.protocol.decoders.submit(self._decode_on_thread, files)
 
     def _pixels(self, encoded: bytes) -> int:
         """Return the pixels that decoding would take; 0 for what is refused at its header."""
         try:
-            return self._target.classifier.pixels(encoded)
+            return self._target.pixels(encoded)
         except ServiceError:
             return 0
 
     def _decode_on_thread(self, files: list[bytes]) -> None:
-        outcome = self._decode_files(files)
-        self._protocol.loop.call_soon_threadsafe(self._back_on_loop, *outcome)
+        outcome = self._decode(files)
+        self._target.protocol.loop.call_soon_threadsafe(self._back_on_loop, *outcome)
 
     def _back_on_loop(
         self, rows: list[Pixels], errors: list[ServiceError | None], seconds: float
@@ -198,13 +266,11 @@ class PredictCall:
         if self._exchange.disconnected:
             return
         try:
-            self._submit_files(rows, errors, seconds)
+            self._submit(rows, errors, seconds)
         except ServiceError as error:
-            self.fail(error)
+            self._target.fail(self._exchange, error)
 
-    def _decode_files(
-        self, files: list[bytes]
-    ) -> tuple[list[Pixels], list[ServiceError | None], float]:
+    def _decode(self, files: list[bytes]) -> tuple[list[Pixels], list[ServiceError | None], float]:
         """Decode each file; may run on any thread.
 
         Returns:
@@ -223,46 +289,17 @@ class PredictCall:
                 errors.append(DecodeError(f"image: could not be decoded: {type(error).__name__}"))
         return rows, errors, time.monotonic() - started
 
-    def _submit_files(
+    def _submit(
         self, rows: list[Pixels], errors: list[ServiceError | None], seconds: float
     ) -> None:
-        self._target.metrics.decode.observe(seconds / len(errors))
+        exchange, target = self._exchange, self._target
+        target.metrics.decode.observe(seconds / len(errors))
         if not rows:
             raise next(error for error in errors if error is not None)
-        self._errors = [None if error is None else error.message for error in errors]
-        self._submit(rows)
-
-    def _submit(self, rows: list[Pixels]) -> None:
-        self._job = self._target.batcher.submit(rows, self._deadline, self._answer)
-        self._exchange.on_disconnect = self._cancel
-
-    def _cancel(self) -> None:
-        self._target.batcher.cancel(self._job)
-
-    def _answer(self, job: Job) -> None:
-        if job.error is not None:
-            self.fail(job.error)
-            return
-        exchange, target = self._exchange, self._target
-        if self._errors is None:
-            batch, row, _ = job.parts[0]
-            results = target.fragments(batch, self._top)[row]
-        else:
-            good = iter(target.classifier.postprocessor.job_fragments(job, self._top))
-            results = b",".join(
-                next(good) if error is None else error_body(error) for error in self._errors
-            )
-        now = time.monotonic()
-        body = b'%s,"results":[%s]}' % (target.opening, results)
-        exchange.respond(200, body, JSON, server_timing(job, exchange, now))
-        target.metrics.count_request("predict", 200, now - exchange.received_at)
-
-    def fail(self, error: ServiceError) -> None:
-        """Answer with an error and count it."""
-        self._exchange.fail(error)
-        seconds = time.monotonic() - self._exchange.received_at
-        self._target.metrics.count_request("predict", error.status, seconds)
-        self._protocol.meters.touch()
+        messages = [None if error is None else error.message for error in errors]
+        job = PredictJob(rows, self._deadline, exchange, target, self._top, messages)
+        target.batcher.enqueue(job)
+        exchange.on_disconnect = job.cancel
 
 
 def _check_media_type(media_type: bytes) -> None:

@@ -24,9 +24,8 @@ def test_tally_counts_as_observe_does(flushes: list[list[float]]) -> None:
         for value in values:
             tally.observe(value)
             observed.observe(value)
-        assert tally.is_empty == (not values)
         tally.flush()
-        assert tally.is_empty
+        tally.flush()  # nothing is counted twice
         for sample in ("bucket", "count", "sum"):
             for bound in ("1.0", "2.0", "4.0", "+Inf") if sample == "bucket" else ("",):
                 labels = {"l": "a"} | ({"le": bound} if bound else {})

@@ -103,7 +103,7 @@ def test_no_number_breaks_the_json() -> None:
 def test_rows_of_a_job_come_from_all_its_batches() -> None:
     postprocessor = Postprocessor(("a", "b"))
     batches = [batch(np.array([[0, i], [1, i], [2, i]], np.float32)) for i in (0, 10)]
-    job = Job([np.zeros((1, 1, 1), np.uint8)] * 3, 0, 0, lambda _job: None)
+    job = Job([np.zeros((1, 1, 1), np.uint8)] * 3, 0)
     job.parts = [(batches[0], 2, 1), (batches[1], 0, 2)]
     got = [
         [p["probability"] for p in sorted(orjson.loads(f)["predictions"], key=lambda p: p["index"])]
