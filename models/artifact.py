@@ -50,6 +50,8 @@ class ImageSpec:
         width: Columns of pixels.
         resize: ``stretch`` both sides, ``crop`` the centre, or ``pad`` with black.
         interpolation: How pixels are computed when the size changes.
+        scaled_decoding: Whether a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the
+            smallest that is still no smaller than the model's, and resized from there.
     """
 
     mode: Mode
@@ -57,6 +59,7 @@ class ImageSpec:
     width: int
     resize: Resize = "stretch"
     interpolation: Interpolation = "area"
+    scaled_decoding: bool = False
 
     @property
     def channels(self) -> int:
@@ -262,7 +265,7 @@ def _read(kind: Any, value: Any, path: str) -> Any:
         return {key: _read(arguments[1], item, f"{path}.{key}") for key, item in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 1 << 53 else math.inf
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ArtifactError(f"{path}: expected {kind.__name__}, got {value!r:.60}")
     if kind is float and not math.isfinite(value):
         raise ArtifactError(f"{path}: expected a finite number, got {value}")

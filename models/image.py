@@ -26,6 +26,12 @@ _FLAGS = {
     "L": cv2.IMREAD_GRAYSCALE,
     "RGB": cv2.IMREAD_COLOR_RGB,
 }
+# The JPEG library's own scales: a block of 8x8 coefficients becomes 4x4, 2x2 or 1x1 pixels. These
+# bits mean the same beside the flag of either mode.
+_SCALED = {
+    1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}  # fmt: skip
 _INTERPOLATION = {
     "nearest": cv2.INTER_NEAREST,
     "linear": cv2.INTER_LINEAR,
@@ -80,8 +86,10 @@ def decode(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> Pix
 
 def decode_sized(encoded: bytes, spec: ImageSpec) -> Pixels:
     """Decode one image whose size the caller has read and found small enough; see ``decode``."""
+    scale = _jpeg_scale(encoded, spec) if spec.scaled_decoding else 1
+    flag = _FLAGS[spec.mode] | _SCALED[scale]
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS[spec.mode])
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag)
     except cv2.error:
         image = None
     if image is None:
@@ -186,6 +194,17 @@ def _check_png_chunks(encoded: bytes) -> None:
         raise ImageError(
             f"image: expected a complete PNG file, got {end} bytes that are truncated or corrupt"
         )
+
+
+def _jpeg_scale(encoded: bytes, spec: ImageSpec) -> int:
+    """Return by how much a JPEG can be reduced as it is decoded: 1, 2, 4 or 8.
+
+    Its shorter side, and so both whatever the orientation, stays at least the model's longer one.
+    """
+    if encoded[:3] != b"\xff\xd8\xff":
+        return 1
+    spare = min(read_size(encoded)) / max(spec.height, spec.width)
+    return 8 if spare >= 8 else 4 if spare >= 4 else 2 if spare >= 2 else 1
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int]:

@@ -36,6 +36,7 @@ class TrainConfig:
         nesterov: Whether ``sgd`` takes the slope where the momentum will have led.
         lr: Largest learning rate of the schedule, > 0.
         weight_decay: Applied to weight matrices and kernels only, >= 0.
+        bias_lr: Learning rate of biases and normalisation, as a multiple of ``lr``, > 0.
         schedule: Name of the learning-rate schedule.
         warmup: Share of the steps during which the learning rate rises, 0 <= share < 1.
         label_smoothing: Share of the target that is spread over all classes, 0 <= share < 1.
@@ -73,6 +74,7 @@ class TrainConfig:
     nesterov: bool
     lr: float
     weight_decay: float
+    bias_lr: float
     schedule: str
     warmup: float
     label_smoothing: float
@@ -108,7 +110,11 @@ class TrainConfig:
             _expect(self, "image_size", 0, None),
             *(_expect(self, name, 0, 1) for name in ("warmup", "label_smoothing", "dropout")),
             *(_expect(self, name, 0, 1) for name in ("ema", "validation", "momentum")),
-            "" if self.lr > 0 else f"lr: expected more than 0, got {self.lr}",
+            *(
+                "" if getattr(self, name) > 0 else
+                f"{name}: expected more than 0, got {getattr(self, name)}"
+                for name in ("lr", "bias_lr")
+            ),
             "" if self.autocast in ("none", "bfloat16", "float16") else
             f"autocast: expected one of bfloat16, float16, none, got {self.autocast!r}",
             "" if self.batch_size % max(1, self.devices * self.nodes) == 0 else

@@ -17,8 +17,14 @@ from training.layers import (
     GlobalMean,
     ImageShape,
     Residual,
+    Scaled,
     Whitening,
 )
+
+# Batch normalisation of speednet averages over about this many of the last images, so that even in
+# a run of few steps the statistics are those of the weights as they are now (airbench94: 0.4 of
+# batches of 1,024).
+_STATISTICS_ROWS = 2560
 
 
 def cnn(config: TrainConfig, image_shape: ImageShape, classes: int) -> nn.Module:
@@ -57,7 +63,9 @@ def speednet(config: TrainConfig, image_shape: ImageShape, classes: int) -> nn.M
     """Build a network in the style of the CIFAR-10 speed records (airbench94, Jordan 2024).
 
     A frozen whitening layer sees 2x2 pixels; each stage halves the image after the first of its two
-    3x3 convolutions; the maximum over the last positions and one linear layer end it.
+    3x3 convolutions; the maximum over the last positions and one linear layer end it. As there,
+    convolutions begin as the identity, normalisation learns a bias and no scale, and the logits
+    are divided by 9.
     """
     height, width, channels = image_shape
     # One pixel is lost to the whitening, and every stage halves what is left.
@@ -67,14 +75,15 @@ def speednet(config: TrainConfig, image_shape: ImageShape, classes: int) -> nn.M
     layers: list[nn.Module] = [whitening, activation()]
     before = whitening.out_channels
     for after in config.widths:
-        first, *rest = _convolution(before, after, config.activation)
+        first, *rest = _identity_convolution(before, after, config)
         layers += [first, nn.MaxPool2d(2), *rest]
-        layers += _convolution(after, after, config.activation)
+        layers += _identity_convolution(after, after, config)
         before = after
-    return _finish([*layers, GlobalMax()], config, classes)
+    network = _finish([*layers, GlobalMax()], config, classes)
+    return nn.Sequential(*network, Scaled(1 / 9))
 
 
-def _finish(layers: list[nn.Module], config: TrainConfig, classes: int) -> nn.Module:
+def _finish(layers: list[nn.Module], config: TrainConfig, classes: int) -> nn.Sequential:
     """Add dropout and the linear layer, and put channels innermost."""
     if config.dropout:
         layers.append(nn.Dropout(config.dropout))
@@ -108,6 +117,18 @@ def _convolution(inputs: int, outputs: int, activation: str, stride: int = 1) ->
         nn.BatchNorm2d(outputs),
         check_name("activation", activation, ACTIVATIONS)(),
     ]
+
+
+def _identity_convolution(inputs: int, outputs: int, config: TrainConfig) -> list[nn.Module]:
+    """As ``_convolution``, but its first outputs begin as its inputs."""
+    layers = _convolution(inputs, outputs, config.activation)
+    convolution, normalisation = layers[0], layers[1]
+    assert isinstance(convolution, nn.Conv2d), "see _convolution; this is a bug"
+    assert isinstance(normalisation, nn.BatchNorm2d), "see _convolution; this is a bug"
+    nn.init.dirac_(convolution.weight[:inputs].detach())
+    normalisation.weight.requires_grad_(False)
+    normalisation.momentum = min(0.4, config.batch_size / _STATISTICS_ROWS)
+    return layers
 
 
 def _check_stages(widths: tuple[int, ...], image_shape: ImageShape, most: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.artifact import ImageSpec
+from models.artifact import ImageSpec, Mode
 from models.image import ImageError, decode, read_size
 from training.errors import DatasetError
 from training.splits import Source, Split, hold_out
@@ -33,6 +33,13 @@ class Encoded:
 
     where: str
     content: bytes
+
+
+def image_spec(mode: Mode, height: int, width: int) -> ImageSpec:
+    """Return how files become images of a size: in training here, in serving as published."""
+    return ImageSpec(
+        mode, height, width, resize="stretch", interpolation="area", scaled_decoding=True
+    )
 
 
 def decode_all(
@@ -59,7 +66,7 @@ def decode_all(
             width, height = read_size(image.content)
             if spec is None:
                 side = (image_size, image_size) if image_size else (height, width)
-                spec = ImageSpec("L" if grey else "RGB", *side)
+                spec = image_spec("L" if grey else "RGB", *side)
                 images_NHWC = np.empty((count, *spec.shape_HWC), np.uint8)
             if not image_size and (height, width) != (spec.height, spec.width):
                 raise DatasetError(

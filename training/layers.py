@@ -47,6 +47,18 @@ class GlobalMax(nn.Module):
         return features_NCHW.amax(dim=(2, 3))
 
 
+class Scaled(nn.Module):
+    """A constant factor; in front of the loss it sets how fast logits grow."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Multiply."""
+        return values * self.factor
+
+
 class OneLogit(nn.Module):
     """Give a single sum its second class: softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))."""
 

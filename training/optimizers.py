@@ -46,7 +46,8 @@ def build_optimizer(config: TrainConfig, module: nn.Module) -> Optimizer:
     """Build the optimizer that a configuration names.
 
     Weight decay is kept off biases and batch-normalisation parameters (every parameter with one
-    dimension): it would pull their scale, not their complexity. Frozen parameters are left out.
+    dimension): it would pull their scale, not their complexity; their learning rate is ``bias_lr``
+    times the others'. Frozen parameters are left out.
 
     Raises:
         ConfigError: The name does not exist.
@@ -54,7 +55,11 @@ def build_optimizer(config: TrainConfig, module: nn.Module) -> Optimizer:
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [p for p in trained if p.ndim <= 1],
+            "weight_decay": 0.0,
+            "lr": config.bias_lr * config.lr,
+        },
     ]
     return check_name("optimizer", config.optimizer, OPTIMIZERS)(groups, config)
 

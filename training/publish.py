@@ -22,6 +22,7 @@ from models.artifact import (
 from models.image import decode, encode_png
 from models.repository import ModelRepository
 from training.datasets import Dataset
+from training.encoded import image_spec
 from training.export import OPSET, ServedNetwork, check_contract, export_onnx, stamp
 from training.runs import Outcome, Run
 from training.splits import Split
@@ -132,7 +133,7 @@ def choose_golden(session: onnxruntime.InferenceSession, test: Split) -> list[in
 
 def _image_spec(dataset: Dataset) -> ImageSpec:
     height, width, _ = dataset.image_shape
-    return ImageSpec(dataset.mode, height, width, resize="stretch", interpolation="area")
+    return image_spec(dataset.mode, height, width)
 
 
 def _provenance(run: Run) -> Provenance:
