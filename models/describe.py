@@ -67,7 +67,7 @@ def tell(artifact: ModelArtifact) -> list[tuple[str, str]]:
         ("model", artifact.reference),
         ("labels", f"{len(artifact.labels)}: {', '.join(artifact.labels)}"),
         ("image", f"{image.mode} {image.width} x {image.height}, {image.resize} if of another size"
-         f" ({image.interpolation})"),
+         f" ({image.interpolation}{', JPEG at a scale' if image.scaled_decoding else ''})"),
         ("input", _tensors(artifact.inputs)),
         ("outputs", _tensors(artifact.outputs)),
         ("graph", f"opset {artifact.opset}, temperature {artifact.temperature:.4g}"),

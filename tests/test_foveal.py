@@ -23,9 +23,9 @@ COMMANDS = {
     "score": "SOURCE… --model --out --models --json",
     "train": "--dataset --network --run --data-dir --image-size --grey --no-grey --positive "
     "--epochs --batch-size --loss --optimizer --momentum --nesterov --no-nesterov --lr "
-    "--weight-decay --bias-lr --schedule --warmup --label-smoothing --hidden --widths --depth --activation "
-    "--dropout --shift --flip --no-flip --cutout --ema --autocast --clip --patience --devices "
-    "--nodes --validation --split-seed --seed --resume --json",
+    "--weight-decay --bias-lr --schedule --warmup --label-smoothing --hidden --widths --depth "
+    "--activation --dropout --shift --flip --no-flip --cutout --ema --autocast --clip --patience "
+    "--devices --nodes --validation --split-seed --seed --resume --json",
     "export": "RUN --name --precision --models --json",
     "loadtest": "[URL] --users --duration-s --out --model --start --models --json",
     "models list": "--models --json",

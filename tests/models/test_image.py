@@ -1,7 +1,9 @@
 """The decoder against Pillow."""
 
 import io
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ from models.image import (
     fit,
     read_size,
 )
-from tests.models.pictures import ENCODED, EXIF, GREY, HEIGHT, RGB, WIDTH, save, spec
+from tests.models.pictures import ENCODED, EXIF, GREY, HEIGHT, RGB, WIDTH, photograph, save, spec
 
 EXACT = ("png", "png-grey", "webp-lossless", "bmp", "bmp-grey")
 ONE = pytest.mark.parametrize("name", ENCODED)
@@ -215,3 +217,53 @@ def test_any_size_becomes_any_other(  # noqa: PLR0917 - what hypothesis draws
     scale = min(to_height / height, to_width / width)
     assert abs(kept_height - max(1, height * scale)) <= 0.5 + 1e-9
     assert abs(kept_width - max(1, width * scale)) <= 0.5 + 1e-9
+
+
+# Scaled decoding
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("height", "width", "scale"),
+    [(160, 240, 8), (159, 240, 4), (80, 200, 4), (79, 200, 2), (40, 40, 2), (39, 400, 1)],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_large_jpeg_is_decoded_at_the_smallest_scale_that_suffices(
+    mode: Mode, height: int, width: int, scale: int, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    encoded = save(photograph(1, height, width), "JPEG", quality=95, exif=exif)
+    flag = {
+        1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+        8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    }[scale]  # fmt: skip
+    colour = cv2.IMREAD_COLOR_RGB if mode == "RGB" else cv2.IMREAD_GRAYSCALE
+    reduced = cv2.imdecode(np.frombuffer(encoded, np.uint8), colour | flag)
+    assert reduced is not None
+    sides = (height, width) if orientation == 1 else (width, height)
+    assert reduced.shape[:2] == tuple(-(-side // scale) for side in sides)
+    to = ImageSpec(mode, 16, 20, scaled_decoding=True)
+    expected = fit(reduced.astype(np.uint8), to).reshape(to.shape_HWC)
+    np.testing.assert_array_equal(decode(encoded, to), expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(["stretch", "crop", "pad"]))
+def test_scaled_decoding_is_close_to_decoding_whole(
+    height: int, width: int, resize: Resize
+) -> None:
+    encoded = save(photograph(2, height, width), "JPEG", quality=95)
+    whole, scaled = (
+        decode(encoded, ImageSpec("RGB", 12, 12, resize, scaled_decoding=is_scaled)).astype(int)
+        for is_scaled in (False, True)
+    )
+    assert np.abs(whole - scaled).mean() < 4
+
+
+@pytest.mark.parametrize("name", [name for name in ENCODED if not name.startswith("jpeg")])
+def test_only_jpegs_are_decoded_at_a_scale(name: str) -> None:
+    small = replace(spec(height=2, width=2), scaled_decoding=True)
+    np.testing.assert_array_equal(
+        decode(ENCODED[name], small), decode(ENCODED[name], spec(height=2, width=2))
+    )

@@ -85,9 +85,22 @@ def test_decay_spares_biases_and_what_is_frozen(config: TrainConfig, name: str) 
         replace(config, optimizer=name, weight_decay=0.1), network
     ).param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+    assert vectors["lr"] == matrices["lr"] == config.lr
     assert [p.shape for p in matrices["params"]] == [(3, 2)]
     assert all(p.ndim == 1 for p in vectors["params"])
     assert not any(p is frozen for p in (*matrices["params"], *vectors["params"]))
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_biases_may_learn_faster_all_along_the_schedule(config: TrainConfig, name: str) -> None:
+    config = replace(config, optimizer=name, bias_lr=64.0, lr=0.5, schedule="linear", warmup=0.5)
+    optimizer = build_optimizer(config, nn.Linear(2, 2))
+    schedule = build_schedule(config, optimizer, steps=8)
+    for _ in range(8):
+        matrices, vectors = optimizer.param_groups
+        assert vectors["lr"] == pytest.approx(64 * matrices["lr"])
+        optimizer.step()
+        schedule.step()
 
 
 RATES = {"sgd": 0.05, "adagrad": 0.05}

@@ -29,7 +29,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         # A report takes as long as the training and the export here; it has its own tests.
         patch.setattr("training.pipeline.write_report", lambda *_: None)
-        measure_all(folder, data_dirs=data_dirs, epochs=1, batch_size=32)
+        measure_all(folder, data_dirs=data_dirs, epochs=1, batch_size=32, lr=1e-3)
     return folder
 
 
@@ -86,7 +86,7 @@ def test_what_is_measured_is_not_measured_again(
     assert main(["--out", str(out), "--into", str(document)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("\n") == 2 + len(CELLS)
-    assert "| cifar10 | speednet | 294,786 | 24,089,568 |" in printed
+    assert "| cifar10 | speednet | 1,972,802 | 118,147,360 |" in printed
     assert document.read_text() == f"before\n{BEGIN}\n{printed}{END}\nafter\n"
 
 
