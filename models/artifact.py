@@ -51,7 +51,7 @@ class ImageSpec:
         resize: ``stretch`` both sides, ``crop`` the centre, or ``pad`` with black.
         interpolation: How pixels are computed when the size changes.
         scaled_decoding: Whether a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the
-            smallest that is still no smaller than the model's, and resized from there.
+            smallest that is still at least twice the model's, and resized from there.
     """
 
     mode: Mode

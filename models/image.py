@@ -199,11 +199,13 @@ def _check_png_chunks(encoded: bytes) -> None:
 def _jpeg_scale(encoded: bytes, spec: ImageSpec) -> int:
     """Return by how much a JPEG can be reduced as it is decoded: 1, 2, 4 or 8.
 
-    Its shorter side, and so both whatever the orientation, stays at least the model's longer one.
+    Its shorter side, and so both whatever the orientation, stays at least twice the model's longer
+    one: the resize rule then makes up for the scale's own, slightly different filter. The library
+    rounds sizes up, so what is at the far edges moves, by less than half a pixel of the result.
     """
     if encoded[:3] != b"\xff\xd8\xff":
         return 1
-    spare = min(read_size(encoded)) / max(spec.height, spec.width)
+    spare = min(read_size(encoded)) / (2 * max(spec.height, spec.width))
     return 8 if spare >= 8 else 4 if spare >= 4 else 2 if spare >= 2 else 1
 
 
