@@ -46,8 +46,10 @@ train-demo: $(VENV)/.all  ## train, export and publish a digits network: under a
 	$(BIN)/foveal train --dataset digits --network cnn --run runs/demo
 	$(BIN)/foveal export runs/demo --name digits-cnn
 
-bench: $(VENV)/.all   ## side by side with other servers, one core each; needs wrk and taskset
-	$(BIN)/python -m loadtest.bench_peers
+bench: $(VENV)/.all   ## beside other servers, stage by stage, at length; needs wrk and taskset
+	$(BIN)/foveal bench peers --cases fcnn,cnn,photo
+	$(BIN)/foveal bench stages
+	$(BIN)/foveal bench endurance
 
 CIFAR10 ?= ../shared/data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md

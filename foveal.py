@@ -27,6 +27,13 @@ models_app.command("verify")(repository.verify_models)
 models_app.command("rollback")(repository.rollback_model)
 models_app.command("default")(repository.set_default)
 
+bench_app = typer.Typer(help="Benchmarks: ratios, measured in one run.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+bench_app.command("peers")(measure.bench_peers)
+bench_app.command("session")(measure.bench_session)
+bench_app.command("stages")(measure.bench_stages)
+bench_app.command("endurance")(measure.bench_endurance)
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its code.

@@ -1,11 +1,11 @@
-"""Measure: ``loadtest`` a service."""
+"""Measure: ``loadtest`` a service, ``bench`` it beside others and stage by stage."""
 
 import dataclasses
 import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,3 +42,104 @@ def loadtest(
     show(document, as_json, [(title, str(value)) for title, value in document.items()])
     if figures.failures or not figures.requests:
         raise typer.Exit(1)
+
+
+def bench_peers(
+    *,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of a figure.")] = 3,
+    seconds: Annotated[int, typer.Option(min=1, help="Of one measurement.")] = 4,
+    cases: Annotated[str, typer.Option(help="fcnn, cnn, photo.")] = "fcnn,cnn",
+    only: Annotated[str, typer.Option(help="Peers, else all: bentoml,mosec.")] = "",
+    cpus: Annotated[str, typer.Option(help="The servers' cores, as 0,1.")] = "0",
+    load_cpu: Annotated[str, typer.Option(help="The load generator's core.")] = "1",
+    multipart: Annotated[bool, typer.Option(help="Send Foveal forms, too.")] = False,
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure Foveal beside other servers in one run; needs wrk, and installs the others.
+
+    Example: foveal bench peers --rounds 1 --only fastapi
+    """
+    from loadtest.bench_peers import CASES, Plan, make_cases, run, table
+    from loadtest.peer_servers import ALL_PEERS
+
+    chosen = _names("--cases", cases, CASES)
+    peers = _names("--only", only, tuple(peer.name for peer in ALL_PEERS))
+    plan = Plan(
+        rounds=rounds, seconds=seconds, server_cpus=cpus, load_cpu=load_cpu, only=peers,
+        is_multipart=multipart,
+    )  # fmt: skip
+    results = run(make_cases(models.resolve(), chosen), plan, _say)
+    _write("peers", "Peers side by side", table(results), results, as_json=as_json)
+
+
+def bench_session(
+    model: ModelOption = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of one run.")] = 1,
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a model's session alone at every batch size: what the server cannot exceed.
+
+    Example: foveal bench session --model fashion-cnn --threads 2
+    """
+    from loadtest.bench_session import measure, table
+
+    repository = open_repository(models)
+    artifact = repository.load(*repository.resolve(model))
+    figures = measure(repository, artifact, threads)
+    show([dataclasses.asdict(figure) for figure in figures], as_json, table(figures))
+
+
+def bench_stages(
+    model: ModelOption = "fashion-fcnn",
+    seconds: Annotated[int, typer.Option(min=1, help="Of load.")] = 5,
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure where a request's time goes, in microseconds a stage; needs wrk.
+
+    Example: foveal bench stages --model fashion-fcnn
+    """
+    from loadtest.bench_stages import run, table
+
+    results = run(models.resolve(), model or "", seconds)
+    _write("stages", "Where a request's time goes", table(results), results, as_json=as_json)
+
+
+def bench_endurance(
+    seconds: Annotated[int, typer.Option(min=1, help="Of the run that looks for pauses.")] = 60,
+    requests: Annotated[int, typer.Option(min=1000, help="Of the run that looks at memory.")] = (
+        1_000_000
+    ),
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what grows: pauses, newcomers, connections, memory, workers; needs wrk.
+
+    Example: foveal bench endurance --seconds 10 --requests 100000
+    """
+    from loadtest.bench_endurance import run, table
+
+    results = run(models.resolve(), seconds, requests, _say)
+    _write("endurance", "What grows and what does not", table(results), results, as_json=as_json)
+
+
+def _names(option: str, text: str, existing: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(name for name in text.split(",") if name)
+    for name in names:
+        if name not in existing:
+            expected = f"expected one of {', '.join(existing)}, got {name!r}"
+            raise typer.BadParameter(expected, param_hint=option)
+    return names
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _write(name: str, title: str, text: str, results: dict[str, Any], *, as_json: bool) -> None:
+    from loadtest.results_file import write
+
+    path = write(name, title, " ".join(["foveal", *sys.argv[1:]]), text, results)
+    show(results, as_json, [(line,) for line in [*text.splitlines(), str(path)]])

@@ -53,6 +53,17 @@ def measure(
     return figures
 
 
+def table(figures: list[SessionFigure]) -> list[tuple[str, ...]]:
+    """Return the figures as lines of cells, a heading first."""
+    return [
+        ("model", "threads", "rows", "ms a run", "rows/s"),
+        *(
+            (f.model, str(f.threads), str(f.rows), f"{f.run_ms:.3f}", f"{f.rows_per_s:,.0f}")
+            for f in figures
+        ),
+    ]
+
+
 def _median_s(
     session: Session, images_NHWC: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"
 ) -> float:

@@ -28,6 +28,11 @@ COMMANDS = {
     "--devices --nodes --validation --split-seed --seed --resume --json",
     "export": "RUN --name --precision --models --json",
     "loadtest": "[URL] --users --duration-s --out --model --start --models --json",
+    "bench peers": "--rounds --seconds --cases --only --cpus --load-cpu --multipart "
+    "--no-multipart --models --json",
+    "bench session": "--model --threads --models --json",
+    "bench stages": "--model --seconds --models --json",
+    "bench endurance": "--seconds --requests --models --json",
     "models list": "--models --json",
     "models show": "NAME[:V] --models --json",
     "models verify": "[NAME[:V]] --models --json",

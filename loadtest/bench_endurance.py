@@ -1,0 +1,220 @@
+"""What grows and what does not: pauses, newcomers, connections, memory, workers, watching.
+
+One server of this checkout at a time, on one core (two for the runs with two workers), wrk on
+another. Every figure is a ratio within this run; what is absolute depends on the machine.
+"""
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from loadtest.peer_servers import foveal, serving, wait_ready
+from loadtest.wrk import drive
+from models.repository import ModelRepository
+
+MODEL = "fashion-fcnn"
+SWEEP = (1, 4, 16, 64, 256, 512)
+NEWCOMERS = 512
+_PORT = 4190
+
+
+def run(models: Path, seconds: int, requests: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure everything, one after the other.
+
+    Args:
+        models: Repository that holds ``fashion-fcnn``.
+        seconds: Of the run that looks for pauses.
+        requests: Of the run that looks at memory.
+        say: Called with a line of progress after each part.
+
+    Returns:
+        ``sweep`` (requests/s by connections), ``pauses``, ``newcomers``, ``memory``, ``workers``.
+    """
+    repository = ModelRepository(models)
+    artifact = repository.load(*repository.resolve(MODEL))
+    image = repository.read_file(artifact, artifact.golden[0].path)
+    results: dict[str, Any] = {}
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(image)
+        file.flush()
+        body = Path(file.name)
+        with _server(models, image, "0", 1) as (url, pid):
+            results["sweep"] = {
+                count: drive(url, count, 3, body, "image/png", "1").requests_per_s
+                for count in SWEEP
+            }
+            say(f"sweep {results['sweep']}")
+            results["newcomers"] = asyncio.run(_newcomers(url, image))
+            say(f"newcomers {results['newcomers']}")
+            results["pauses"] = _pauses(url, image, body, seconds)
+            say(f"pauses {results['pauses']}")
+        with _server(models, image, "0", 1) as (url, pid):
+            results["memory"] = _memory(url, body, pid, requests)
+            say(f"memory {results['memory']}")
+        results["workers"] = {}
+        for workers in (1, 2):
+            cpus = "0" if workers == 1 else "0,1"
+            with _server(models, image, cpus, workers) as (url, _):
+                figure = drive(url, 64, 5, body, "image/png", "0-1")
+                results["workers"][workers] = figure.requests_per_s
+        say(f"workers {results['workers']}")
+    return results
+
+
+def table(results: dict[str, Any]) -> str:
+    """Render the results as Markdown."""
+    sweep = {int(count): rate for count, rate in results["sweep"].items()}
+    workers = {int(count): rate for count, rate in results["workers"].items()}
+    pauses, newcomers, memory = results["pauses"], results["newcomers"], results["memory"]
+    peak = max(sweep.values())
+    return "\n".join([
+        f"| connections | {' | '.join(str(count) for count in sweep)} |",
+        "|---" * (len(sweep) + 1) + "|",
+        f"| requests/s | {' | '.join(f'{rate:,.0f}' for rate in sweep.values())} |",
+        f"| of the peak | {' | '.join(f'{rate / peak:.2f}' for rate in sweep.values())} |",
+        "",
+        "| what | measured |",
+        "|---|---|",
+        f"| {pauses['seconds']} s at 64 connections: p50, p99 of the answers to one more client "
+        f"that asks every 2 ms | {pauses['p50_ms']:.2f} ms, {pauses['p99_ms']:.2f} ms |",
+        f"| longest answer to it | {pauses['max_ms']:.1f} ms |",
+        f"| the same client's longest late wake-up (the machine's own pauses) | "
+        f"{pauses['max_late_ms']:.1f} ms |",
+        f"| {newcomers['connections']} connections opened at once, one request each: all answered "
+        f"| {newcomers['wall_ms']:.0f} ms, {newcomers['failed']} failed |",
+        f"| the same requests one after the other's answer over 64 open connections | "
+        f"{newcomers['steady_ms']:.0f} ms |",
+        f"| resident memory after {memory['first_requests']:,} requests | "
+        f"{memory['first_mib']:.1f} MiB |",
+        f"| after {memory['requests']:,} | {memory['mib']:.1f} MiB, "
+        f"{memory['mib'] / memory['first_mib'] - 1:+.1%} |",
+        f"| two workers on two cores, wrk on the same two | {workers[2] / workers[1]:.2f} times "
+        "one worker |",
+    ]) + "\n"  # fmt: skip
+
+
+@contextmanager
+def _server(models: Path, image: bytes, cpus: str, workers: int) -> Iterator[tuple[str, int]]:
+    variables = {"FOVEAL_MODELS": str(models), "FOVEAL_WORKERS": str(workers)}
+    url = f"http://127.0.0.1:{_PORT}/models/{MODEL}/predict"
+    with serving(foveal(_PORT), _PORT, cpus, variables) as pid:
+        wait_ready(url, image, "image/png")
+        yield url, pid
+
+
+def _request(image: bytes) -> bytes:
+    return (
+        b"POST /models/%s/predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (MODEL.encode(), len(image), image)
+    )
+
+
+def _address(url: str) -> tuple[str, int]:
+    return "127.0.0.1", int(url.split(":")[2].split("/", maxsplit=1)[0])
+
+
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> bool:
+    """Send a request and read its answer; say whether it was 200."""
+    writer.write(data)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length: ")[1].split(b"\r")[0])
+    await reader.readexactly(length)
+    return head.startswith(b"HTTP/1.1 200")
+
+
+async def _newcomers(url: str, image: bytes) -> dict[str, Any]:
+    """Open many connections at once, one request each; then the same number over a few."""
+    data = _request(image)
+
+    async def one() -> bool:
+        reader, writer = await asyncio.open_connection(*_address(url))
+        good = await _ask(reader, writer, data)
+        writer.close()
+        return good
+
+    async def many(count: int) -> int:
+        reader, writer = await asyncio.open_connection(*_address(url))
+        good = sum([await _ask(reader, writer, data) for _ in range(count)])
+        writer.close()
+        return good
+
+    await many(100)
+    started = time.monotonic()
+    good = await asyncio.gather(*(one() for _ in range(NEWCOMERS)))
+    wall_s = time.monotonic() - started
+    started = time.monotonic()
+    await asyncio.gather(*(many(NEWCOMERS // 64) for _ in range(64)))
+    steady_s = time.monotonic() - started
+    return {
+        "connections": NEWCOMERS, "failed": NEWCOMERS - sum(good), "wall_ms": wall_s * 1e3,
+        "steady_ms": steady_s * 1e3,
+    }  # fmt: skip
+
+
+def _pauses(url: str, image: bytes, body: Path, seconds: int) -> dict[str, Any]:
+    """Ask every 2 ms beside wrk, and note how long each answer takes."""
+
+    async def watch() -> tuple[list[float], float]:
+        reader, writer = await asyncio.open_connection(*_address(url))
+        data, times, late_s = _request(image), [], 0.0
+        end = time.monotonic() + seconds
+        while (started := time.monotonic()) < end:
+            assert await _ask(reader, writer, data), "expected 200"
+            times.append(time.monotonic() - started)
+            planned = time.monotonic() + 0.002
+            await asyncio.sleep(0.002)
+            late_s = max(late_s, time.monotonic() - planned)
+        writer.close()
+        return times, late_s
+
+    async def both() -> tuple[list[float], float]:
+        load = asyncio.to_thread(drive, url, 64, seconds, body, "image/png", "1")
+        watched, _ = await asyncio.gather(watch(), load)
+        return watched
+
+    times, late_s = asyncio.run(both())
+    times.sort()
+    return {
+        "seconds": seconds, "answers": len(times), "p50_ms": times[len(times) // 2] * 1e3,
+        "p99_ms": times[len(times) * 99 // 100] * 1e3, "max_ms": times[-1] * 1e3,
+        "max_late_ms": late_s * 1e3,
+    }  # fmt: skip
+
+
+def _memory(url: str, body: Path, pid: int, requests: int) -> dict[str, Any]:
+    """Read the server's resident memory after a tenth of the requests, and after all."""
+    rate, done, first = 0.0, 0.0, 0.0
+    first_mib = 0.0
+    while done < requests:
+        figure = drive(url, 64, 2, body, "image/png", "1")
+        rate = figure.requests_per_s
+        done += rate * 2
+        if not first_mib and done >= requests / 10:
+            first, first_mib = done, _resident_mib(pid)
+    return {
+        "first_requests": round(first), "first_mib": first_mib, "requests": round(done),
+        "mib": _resident_mib(pid),
+    }  # fmt: skip
+
+
+def _resident_mib(pid: int) -> float:
+    """Add up the resident memory of a process and all that it started."""
+    parents: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents.setdefault(int(fields[1]), []).append(int(folder.name))
+    todo, pages = [pid], 0
+    while todo:
+        process = todo.pop()
+        todo += parents.get(process, [])
+        pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)

@@ -1,0 +1,41 @@
+"""A dated results file: a table to read, the JSON to compute with, and what it was measured on."""
+
+import json
+import os
+import platform
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def machine() -> str:
+    """Return processor, number of cores and system, for the head of a results file."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    name = names[0] if names else platform.processor()
+    return f"{name}, {os.cpu_count()} cores, {platform.system()}"
+
+
+def write(name: str, title: str, command: str, table: str, results: dict[str, Any]) -> Path:
+    """Write ``NAME_<date>.md`` and ``.json`` into ``results/``.
+
+    Args:
+        name: Of the benchmark.
+        title: First line of the text.
+        command: What repeats it.
+        table: Markdown.
+        results: For the JSON; ``machine`` and ``date`` are added.
+
+    Returns:
+        The path of the text.
+    """
+    now = datetime.now(UTC)
+    results |= {"machine": machine(), "date": now.isoformat(timespec="seconds"), "command": command}
+    stem = RESULTS / f"{name}_{now:%Y-%m-%d_%H%M}"
+    stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    text = f"# {title}\n\n{results['machine']}, {results['date']}, `{command}`\n\n{table}"
+    stem.with_suffix(".md").write_text(text)
+    return stem.with_suffix(".md")
