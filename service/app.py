@@ -20,6 +20,7 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 import bentoml
 import orjson
 from _bentoml_sdk import Service
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.validators import ContentType
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -29,6 +30,7 @@ from service.connection import install
 from service.exchange import Exchange, Handler
 from service.lane import Lane, not_ready
 from service.metrics import MODEL_REFUSED, Meters
+from service.observers import AccessLog, Observer, Tracing
 from service.pipeline.classifier import Catalog, ServingLimits, load_catalog
 from service.pipeline.job import BatchLimits
 from service.pipeline.session import available_cpus
@@ -59,6 +61,16 @@ class FlushedMetrics:
         if scope["type"] == "http" and scope["path"] == "/metrics" and running:
             running[0].meters.flush()
         await self.app(scope, receive, send)
+
+
+def _observers() -> list[Observer]:
+    """Return what looks at every answer: nothing, unless a setting or BentoML's asks for it."""
+    observers: list[Observer] = []
+    if settings.access_log:
+        observers.append(AccessLog(settings.access_log))
+    if BentoMLContainer.tracing.exporter_type.get() is not None:
+        observers.append(Tracing(BentoMLContainer.tracer_provider.get()))
+    return observers
 
 
 def _log_as_bentoml() -> None:
@@ -109,6 +121,7 @@ class Foveal:
         )  # fmt: skip
         lane.route(self.predict.find)
         lane.on_drain = self._drain
+        lane.observers = _observers()
         self.is_draining = False
         running[:] = [self]
         # What is loaded now lives as long as the process: the collector need not look at it again.

@@ -12,6 +12,7 @@ Leans on names inside uvicorn's HttpToolsProtocol; tests/service/test_uvicorn.py
 """
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -25,6 +26,8 @@ from service.exchange import Exchange, Header
 from service.guard import GuardedProtocol
 from service.heads import Frame, Head, frame
 from service.lane import Lane
+
+logger = logging.getLogger("foveal.lane")
 
 # Requests that a client may send ahead before it is read no further.
 MAX_PIPELINE = 32
@@ -263,6 +266,8 @@ class LaneProtocol(GuardedProtocol):
                 b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s"
                 % (STATUS_LINE[status], self._date_lines, content_type, len(body), extra, body)
             )
+            if self.lane.observers:
+                self._observe(exchange)
             self.on_response_complete()
             return
         closes = not exchange.keep_alive or (self.lane.is_draining and not self.pipeline)
@@ -273,7 +278,15 @@ class LaneProtocol(GuardedProtocol):
         self.transport.write(head if exchange.method == "HEAD" else head + body)
         if closes and not self.is_deaf:
             self.transport.close()
+        self._observe(exchange)
         self.on_response_complete()
+
+    def _observe(self, exchange: Exchange) -> None:
+        for observe in self.lane.observers:
+            try:
+                observe(exchange)
+            except Exception:
+                logger.exception("observing an answer failed; this is a bug")
 
     # -- refusals
 

@@ -34,6 +34,7 @@ class Exchange:
         status: Status of the answer, 0 before there is one.
         disconnected: Whether the client left.
         on_disconnect: Called once if the client leaves before the answer.
+        job: The rows that were queued for it, None if there are none (yet).
     """
 
     # Not slots: what most requests leave as it is costs them nothing to make.
@@ -46,6 +47,7 @@ class Exchange:
     disconnected = False
     response_complete = False
     on_disconnect: Callable[[], None] | None = None
+    job: "Job | None" = None
 
     def __init__(
         self, method: str, path: bytes, query: bytes, headers: list[Header],
@@ -82,6 +84,7 @@ class Exchange:
         self.on_disconnect = None
         if not self.disconnected:
             self._write(self, status, body, content_type, extra)
+        self.job = None  # it holds this exchange: no cycle is left for the collector
 
     def fail(self, error: ServiceError) -> None:
         """Give an error in its one shape."""
@@ -91,6 +94,7 @@ class Exchange:
     def disconnect(self) -> None:
         """Note that the client left; whoever works for it is told once."""
         self.disconnected = True
+        self.job = None
         on_disconnect, self.on_disconnect = self.on_disconnect, None
         if on_disconnect is not None:
             on_disconnect()

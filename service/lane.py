@@ -58,6 +58,7 @@ class Lane:
         self.drain_timeout_s = drain_timeout_s
         self.connections: set[Connection] = set()
         self.heads = Heads()
+        self.observers: list[Callable[[Exchange], None]] = []  # told of every answer
         self.is_draining = False
         self.on_drain: Callable[[], None] = lambda: None
         self._find: Callable[[bytes], Handler | None] = lambda _path: None

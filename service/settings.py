@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         default=25, gt=0, description="On stop, time for accepted requests to be answered"
     )
+    access_log: float = Field(
+        default=0, ge=0, le=1, description="Share of answers that get a line of JSON on stdout"
+    )
 
 
 def load_settings() -> Settings:

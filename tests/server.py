@@ -99,14 +99,16 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_server(
-    repository: Path, folder: Path, *, is_ready: bool = True, **settings: object
-) -> Iterator[RunningServer]:
+    repository: Path, folder: Path, *, is_ready: bool = True, bentoml_config: Path | None = None,
+    **settings: object,
+) -> Iterator[RunningServer]:  # fmt: skip
     """Start ``bentoml serve`` with ``FOVEAL_<SETTING>`` for each setting; stop it at the end.
 
     Args:
         repository: The model repository.
         folder: Where its log and BentoML's home go.
         is_ready: Whether /readyz is expected to be 200.
+        bentoml_config: BentoML's own configuration file.
         settings: Names in lower case, without the prefix.
     """
     port = free_port()
@@ -118,6 +120,8 @@ def running_server(
         "FOVEAL_MODELS": str(repository),
         "BENTOML_HOME": str(folder / "bentoml"),
     }
+    if bentoml_config is not None:
+        environment["BENTOML_CONFIG"] = str(bentoml_config)
     log_path = folder / f"server-{port}.log"
     bentoml = Path(sys.executable).with_name("bentoml")
     with log_path.open("wb") as log:

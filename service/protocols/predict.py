@@ -172,6 +172,7 @@ def _begin(exchange: Exchange, target: Target) -> None:
     target.metrics.decode.observe(time.monotonic() - started)
     job = PredictJob([row_HWC], deadline, exchange, target, top)
     target.batcher.enqueue(job)
+    exchange.job = job
     exchange.on_disconnect = job.cancel
 
 
@@ -299,6 +300,7 @@ class FilesDecoding:
         messages = [None if error is None else error.message for error in errors]
         job = PredictJob(rows, self._deadline, exchange, target, self._top, messages)
         target.batcher.enqueue(job)
+        exchange.job = job
         exchange.on_disconnect = job.cancel
 
 
