@@ -29,10 +29,14 @@ from service.connection import install
 from service.exchange import Exchange, Handler
 from service.lane import Lane, not_ready
 from service.metrics import MODEL_REFUSED, Meters
-from service.pipeline.classifier import Catalog, ServingLimits, load_catalog
-from service.pipeline.job import BatchLimits
+from service.model_control import ModelControl
+from service.pipeline.classifier import Classifier, ServingLimits, load_catalog
+from service.pipeline.job import Batch, BatchLimits
 from service.pipeline.session import available_cpus
 from service.protocols.predict import TOP, PredictProtocol
+from service.protocols.v2_documents import Statistics
+from service.protocols.v2_http import V2Http
+from service.protocols.v2_infer import InferEngine
 from service.settings import load_settings
 
 logger = logging.getLogger("foveal.app")
@@ -70,7 +74,8 @@ def _log_as_bentoml() -> None:
 
 
 def _find_while_loading(path: bytes) -> Handler | None:
-    return not_ready if path == b"/predict" or path.startswith(b"/models/") else None
+    is_ours = path in (b"/predict", b"/v2") or path.startswith((b"/models/", b"/v2/"))
+    return not_ready if is_ours else None
 
 
 lane = Lane(
@@ -101,13 +106,22 @@ class Foveal:
         self.decoders = ThreadPoolExecutor(
             settings.decode_threads or available_cpus(), thread_name_prefix="decode"
         )
-        self.catalog = self._load()
+        self.statistics = Statistics(self.meters)
+        self.control = self._load()
         self.predict = PredictProtocol(
-            lambda: self.catalog, self.loop, self.decoders, self.meters,
+            lambda: self.control.catalog, self.loop, self.decoders, self.meters,
             request_timeout_s=settings.request_timeout_s,
             max_request_rows=settings.max_request_rows,
         )  # fmt: skip
-        lane.route(self.predict.find)
+        self.engine = InferEngine(
+            lambda: self.control.catalog, self.loop, self.decoders, self.meters,
+            request_timeout_s=settings.request_timeout_s,
+            max_request_rows=settings.max_request_rows,
+        )  # fmt: skip
+        self.v2 = V2Http(
+            self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
+        )
+        lane.route(lambda path: self.predict.find(path) or self.v2.find(path))
         lane.on_drain = self._drain
         self.is_draining = False
         running[:] = [self]
@@ -117,43 +131,56 @@ class Foveal:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
 
-    def _load(self) -> Catalog:
-        catalog = load_catalog(
-            ModelRepository(settings.models),
-            settings.default_model,
-            settings.loaded_versions,
-            ServingLimits(
-                BatchLimits(
-                    settings.max_batch_size,
-                    settings.max_queue_rows,
-                    settings.max_queue_delay_ms / 1000,
-                ),
-                settings.max_image_pixels,
-                settings.threads,
-                settings.workers,
+    def _load(self) -> ModelControl:
+        repository = ModelRepository(settings.models)
+        limits = ServingLimits(
+            BatchLimits(
+                settings.max_batch_size,
+                settings.max_queue_rows,
+                settings.max_queue_delay_ms / 1000,
             ),
+            settings.max_image_pixels,
+            settings.threads,
+            settings.workers,
         )
+        catalog = load_catalog(repository, settings.default_model, settings.loaded_versions, limits)
         for classifier in catalog:
-            classifier.start(self.loop, self.meters.observe_batch)
-            self.meters.of(classifier)
+            self._start(classifier)
         for reference in catalog.refused:
             MODEL_REFUSED.labels(*reference.split(":")).set(1)
-        return catalog
+        return ModelControl(
+            repository, settings.loaded_versions, limits, self.meters, catalog, self._start,
+            token=settings.admin_token, workers=settings.workers,
+        )  # fmt: skip
+
+    def _start(self, classifier: Classifier) -> None:
+        classifier.start(self.loop, self._observe_batch)
+        self.meters.of(classifier)
+
+    def _observe_batch(self, classifier: Classifier, batch: Batch) -> None:
+        self.meters.observe_batch(classifier, batch)
+        self.statistics.observe_batch(classifier, batch)
 
     def _drain(self) -> None:
         self.is_draining = True
 
-    async def __is_ready__(self) -> bool:
+    def _is_ready(self) -> bool:
         """Ready: every model of the repository has a version that passed its self-test."""
-        names = {reference.split(":")[0] for reference in self.catalog.refused}
-        missing = names - set(self.catalog.defaults)
-        return not self.is_draining and bool(self.catalog.defaults) and not missing
+        catalog = self.control.catalog
+        names = {reference.split(":")[0] for reference in catalog.refused}
+        missing = names - set(catalog.defaults)
+        return not self.is_draining and bool(catalog.defaults) and not missing
+
+    async def __is_ready__(self) -> bool:
+        """Tell BentoML's /readyz."""
+        return self._is_ready()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def stop(self) -> None:
         """Close sessions and threads; every accepted request has been answered by now."""
-        for classifier in self.catalog:
+        for classifier in self.control.catalog:
             classifier.close()
+        self.control.close()
         self.decoders.shutdown(wait=False)
         self.meters.flush()
 

@@ -114,6 +114,7 @@ def running_server(
     variables = {f"FOVEAL_{name.upper()}": str(value) for name, value in settings.items()}
     environment = {
         **inherited,
+        "FOVEAL_GRPC_PORT": "0",
         **variables,
         "FOVEAL_MODELS": str(repository),
         "BENTOML_HOME": str(folder / "bentoml"),
