@@ -39,6 +39,16 @@ from service.protocols.v2_http import V2Http
 from service.protocols.v2_infer import InferEngine
 from service.settings import load_settings
 
+try:
+    from service.grpc_server import GrpcLimits, GrpcServer
+    from service.protocols.v2_grpc import V2Grpc
+except ModuleNotFoundError as error:  # the grpc extra is not installed
+    if (error.name or "").split(".")[0] not in ("grpc", "grpc_health", "tritonclient", "google"):
+        raise
+    has_grpc = False
+else:
+    has_grpc = True
+
 logger = logging.getLogger("foveal.app")
 settings = load_settings()
 
@@ -122,8 +132,9 @@ class Foveal:
             self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
         )
         lane.route(lambda path: self.predict.find(path) or self.v2.find(path))
-        lane.on_drain = self._drain
         self.is_draining = False
+        self.grpc = self._serve_grpc()
+        lane.on_drain = self._drain
         running[:] = [self]
         # What is loaded now lives as long as the process: the collector need not look at it again.
         # A request leaves no cycles behind, so young objects are looked at less often, too.
@@ -161,8 +172,25 @@ class Foveal:
         self.meters.observe_batch(classifier, batch)
         self.statistics.observe_batch(classifier, batch)
 
+    def _serve_grpc(self) -> "GrpcServer | None":
+        if not settings.grpc_port:
+            return None
+        if not has_grpc:
+            logger.warning("V2 over gRPC is off: install foveal[grpc], or set FOVEAL_GRPC_PORT=0")
+            return None
+        servicer = V2Grpc(self.engine, self.control, self.statistics, self._is_ready)
+        limits = GrpcLimits(
+            f"{settings.grpc_host}:{settings.grpc_port}",
+            settings.workers > 1,
+            settings.max_body_bytes,
+            settings.drain_timeout_s,
+        )
+        return GrpcServer(servicer, limits)
+
     def _drain(self) -> None:
         self.is_draining = True
+        if self.grpc is not None:
+            self.grpc.drain()
 
     def _is_ready(self) -> bool:
         """Ready: every model of the repository has a version that passed its self-test."""
@@ -176,8 +204,11 @@ class Foveal:
         return self._is_ready()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
-    def stop(self) -> None:
-        """Close sessions and threads; every accepted request has been answered by now."""
+    async def stop(self) -> None:
+        """Close sessions and threads; every request over HTTP has been answered by now."""
+        self._drain()
+        if self.grpc is not None:
+            await self.grpc.stop()
         for classifier in self.control.catalog:
             classifier.close()
         self.control.close()

@@ -40,13 +40,16 @@ def launch(
     for name, value in (("FOVEAL_WORKERS", workers), ("FOVEAL_DEVICE", device)):
         if value is not None:
             os.environ[name] = str(value)
-    load_settings()
+    os.environ.setdefault("FOVEAL_GRPC_HOST", host)
+    settings = load_settings()
+    if settings.grpc_port:
+        _check_port(settings.grpc_host, settings.grpc_port, "FOVEAL_GRPC_HOST and FOVEAL_GRPC_PORT")
     words = ["bentoml", "serve", "service.app:Foveal", "--working-dir", str(HOME)]
     words += ["--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", *words])
 
 
-def _check_port(host: str, port: int) -> None:
+def _check_port(host: str, port: int, how: str = "--host and --port") -> None:
     """See to it that the service could listen there."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -56,5 +59,5 @@ def _check_port(host: str, port: int) -> None:
     except OSError as error:
         raise SettingsError(
             f"{host}:{port}: expected a free port of this machine, got: {error.strerror}; "
-            "choose others with --host and --port"
+            f"choose others with {how}"
         ) from None

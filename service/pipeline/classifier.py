@@ -229,6 +229,13 @@ class Catalog:
         """Iterate over all classifiers."""
         return iter(self._by_version.values())
 
+    def matching(self, name: str, version: str) -> list[Classifier]:
+        """Return what a name and a version mean, "" for all of them; raises as ``find`` does."""
+        if not name:
+            return list(self)
+        found = self.find(name, version)
+        return [found] if version else [c for c in self if c.artifact.name == found.artifact.name]
+
     def find(self, name: str = "", version: str = "") -> Classifier:
         """Find the classifier for what a request names.
 

@@ -130,15 +130,10 @@ class V2Http:
         _tell(exchange, model_config(self._catalog.find(name, version)))
 
     def _statistics(self, exchange: Exchange, name: str, version: str) -> None:
-        found = self._catalog.find(name, version)
-        if version:
-            wanted = [found]
-        else:
-            wanted = [c for c in self._catalog if c.artifact.name == found.artifact.name]
-        _tell(exchange, self.statistics.of(wanted))
+        _tell(exchange, self.statistics.of(self._catalog.matching(name, version)))
 
     def _all_statistics(self, exchange: Exchange) -> None:
-        _tell(exchange, self.statistics.of(list(self._catalog)))
+        self._statistics(exchange, "", "")
 
     @property
     def _catalog(self) -> Catalog:
