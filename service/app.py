@@ -20,6 +20,7 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 import bentoml
 import orjson
 from _bentoml_sdk import Service
+from bentoml._internal.service.openapi.specification import PathItem
 from bentoml.validators import ContentType
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -30,6 +31,7 @@ from service.exchange import Exchange, Handler
 from service.lane import Lane, not_ready
 from service.metrics import MODEL_REFUSED, Meters
 from service.model_control import ModelControl
+from service.openapi import lane_paths
 from service.pipeline.classifier import Classifier, ServingLimits, load_catalog
 from service.pipeline.job import Batch, BatchLimits
 from service.pipeline.session import available_cpus
@@ -60,6 +62,14 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
         """Install the lane for the server that is about to be configured; return BentoML's app."""
         install(lane)
         return OneErrorShape(FlushedMetrics(super().to_asgi(is_main)))
+
+    @property
+    def openapi_spec(self) -> Any:
+        """Return what BentoML says of itself, and the lane's paths."""
+        specification = super().openapi_spec
+        for path, methods in lane_paths().items():
+            specification.paths[path] = PathItem(**methods)
+        return specification
 
 
 class FlushedMetrics:
