@@ -86,6 +86,19 @@ def check_tensor(tensor: InputTensor) -> None:
         )
 
 
+def refuse_shared_memory(parameters: dict[str, Any], name: str) -> None:
+    """Refuse a tensor that is said to lie in shared memory, which no client is let into here.
+
+    Raises:
+        InvalidInputError: It is.
+    """
+    if any(key.startswith("shared_memory_") for key in parameters):
+        raise InvalidInputError(
+            f'tensor "{name}": expected its data in the request, got shared memory; '
+            "this server has none"
+        )
+
+
 def read_pixels(
     tensor: InputTensor, row_shape: tuple[int, int, int], max_rows: int
 ) -> NDArray[np.uint8]:

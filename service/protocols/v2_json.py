@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from service.errors import InvalidInputError
-from service.protocols.v2_codec import InputTensor, OutputTensor, check_tensor
+from service.protocols.v2_codec import InputTensor, OutputTensor, check_tensor, refuse_shared_memory
 from service.protocols.v2_infer import InferRequest, RequestedOutput
 
 OPT_NUMPY = orjson.OPT_SERIALIZE_NUMPY
@@ -156,7 +156,9 @@ def _read_input(document: dict[str, Any]) -> tuple[InputTensor, int | None]:
         )
     tensor = InputTensor(_short(name), datatype, shape)
     check_tensor(tensor)
-    size = _parameters(document, f'input "{tensor.name}"').get("binary_data_size")
+    parameters = _parameters(document, f'input "{tensor.name}"')
+    refuse_shared_memory(parameters, tensor.name)
+    size = parameters.get("binary_data_size")
     if size is not None and (type(size) is not int or size < 0):
         raise InvalidInputError(
             f'input "{tensor.name}": expected "binary_data_size" to be a whole number of bytes, '
@@ -181,6 +183,7 @@ def _read_output(document: Any, is_binary: bool) -> RequestedOutput:
         raise InvalidInputError('outputs: expected objects with a string "name"')
     name = _short(document["name"])
     parameters = _parameters(document, f'output "{name}"')
+    refuse_shared_memory(parameters, name)
     return RequestedOutput(
         name, parameters.get("classification", 0), parameters.get("binary_data", is_binary) is True
     )

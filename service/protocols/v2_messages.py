@@ -10,7 +10,7 @@ from google.protobuf.json_format import ParseDict
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from service.errors import InvalidInputError
-from service.protocols.v2_codec import InputTensor, check_tensor
+from service.protocols.v2_codec import InputTensor, check_tensor, refuse_shared_memory
 from service.protocols.v2_infer import InferCall, InferRequest, RequestedOutput
 
 # Datatype -> the field of InferTensorContents that carries it, of those that any model takes.
@@ -36,12 +36,7 @@ def read_message(message: Any) -> InferRequest:
     ]
     outputs = None
     if message.outputs:
-        outputs = [
-            RequestedOutput(
-                output.name[:80], read_parameters(output.parameters).get("classification", 0)
-            )
-            for output in message.outputs
-        ]
+        outputs = [_read_output(output) for output in message.outputs]
     return InferRequest(inputs, outputs, message.id, read_parameters(message.parameters))
 
 
@@ -80,9 +75,16 @@ def write_config(document: dict[str, Any]) -> Any:
     return service_pb2.ModelConfigResponse(config=config)
 
 
+def _read_output(output: Any) -> RequestedOutput:
+    name, parameters = output.name[:80], read_parameters(output.parameters)
+    refuse_shared_memory(parameters, name)
+    return RequestedOutput(name, parameters.get("classification", 0))
+
+
 def _read_input(tensor: Any, raw: bytes | None) -> InputTensor:
     read = InputTensor(tensor.name[:80], tensor.datatype, list(tensor.shape))
     check_tensor(read)
+    refuse_shared_memory(read_parameters(tensor.parameters), read.name)
     contents = [field.name for field, _ in tensor.contents.ListFields()]
     if raw is not None:
         if contents:

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
 
 from models.artifact import ModelArtifact
 from models.image import decode
 from models.repository import ModelRepository
 from tests.e2e.triton import WIRES, Triton, objects, triton
 from tests.server import ROOT, RunningServer
-
-tritonclient = pytest.importorskip("tritonclient.utils")
 
 pytestmark = pytest.mark.e2e
 
@@ -200,7 +199,7 @@ ROW = np.zeros((1, 28, 28, 1), np.uint8)
     ],
 )
 def test_wrong_tensors(client: Triton, values: NDArray[Any], datatype: str, match: str) -> None:
-    with pytest.raises(tritonclient.InferenceServerException, match=match):
+    with pytest.raises(InferenceServerException, match=match):
         client.infer("fashion-fcnn", [client.input(values, datatype=datatype)])
     assert client.infer("fashion-fcnn", [client.input(ROW)]).as_numpy("logits").shape == (1, 10)
 
@@ -210,21 +209,22 @@ def test_wrong_names(client: Triton) -> None:
     for match, named, words in (
         ("expected one of digits-cnn:1", "nothing", {"inputs": good}),
         ("expected one of digits-cnn:1", "fashion-fcnn", {"inputs": good, "model_version": "7"}),
-        ('expected "images", got "image"', "fashion-fcnn", {"inputs": [client.input(ROW, "image")]}),
+        ('expected "images", got "image"', "fashion-fcnn",
+         {"inputs": [client.input(ROW, "image")]}),
         ('expected one, "images", got 2', "fashion-fcnn", {"inputs": good * 2}),
         ("expected logits or probabilities", "fashion-fcnn",
          {"inputs": good, "outputs": [client.output("label")]}),
         ("got one twice", "fashion-fcnn",
          {"inputs": good, "outputs": [client.output("logits"), client.output("logits")]}),
     ):  # fmt: skip
-        with pytest.raises(tritonclient.InferenceServerException, match=match) as refused:
+        with pytest.raises(InferenceServerException, match=match) as refused:
             client.infer(named, **words)
         status = refused.value.status()
         assert status in ("400", "404", "StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND")
 
 
 def test_time_out_in_microseconds(client: Triton) -> None:
-    with pytest.raises(tritonclient.InferenceServerException, match="deadline passed") as refused:
+    with pytest.raises(InferenceServerException, match="deadline passed") as refused:
         client.infer("fashion-fcnn", [client.input(ROW)], timeout=1)
     assert refused.value.status() in ("504", "StatusCode.DEADLINE_EXCEEDED")
 
