@@ -250,6 +250,7 @@ def _serving(command: list[str], case: Case, port: int, plan: Plan) -> Iterator[
         "PEER_PORT": str(port),
         "FOVEAL_MODELS": str(case.models),
         "FOVEAL_WORKERS": str(len(plan.server_cpus.split(","))),
+        "FOVEAL_GRPC_PORT": "0",
         "BENTOML_DO_NOT_TRACK": "True",
     }
     log = Path(tempfile.gettempdir()) / f"foveal-bench-{port}.log"
