@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check format clean train-demo train-table bench
+.PHONY: help install serve test check format clean train-demo train-table bench bench-v2
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,9 @@ train-demo: $(VENV)/.all  ## train, export and publish a digits network: under a
 
 bench: $(VENV)/.all   ## side by side with other servers, one core each; needs wrk and taskset
 	$(BIN)/python -m loadtest.bench_peers
+
+bench-v2: $(VENV)/.all  ## the wires of V2 side by side; needs wrk and taskset
+	$(BIN)/python -m loadtest.bench_v2
 
 CIFAR10 ?= ../shared/data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md

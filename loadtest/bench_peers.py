@@ -136,14 +136,16 @@ def run(cases: list[Case], plan: Plan, say: Callable[[str], None]) -> dict[str, 
     limits: dict[str, list[dict[str, float]]] = {}
     for _ in range(plan.rounds):
         for case in cases:
-            limits.setdefault(case.name, []).append(_raw(case, plan))
-            servers = [("foveal", _foveal(4100), 4100, f"/models/{case.model}/predict", False)]
+            limits.setdefault(case.name, []).append(raw_figures(case, plan))
+            servers = [
+                ("foveal", foveal_command(4100), 4100, f"/models/{case.model}/predict", False)
+            ]
             servers += [
                 (p.name, [*_words(binaries[p.name], p, 4101 + i)], 4101 + i, p.path, p.is_multipart)
                 for i, p in enumerate(peers)
             ]
             for name, command, port, path, is_multipart in servers:
-                with _serving(command, case, port, plan):
+                with serving(command, case, port, plan):
                     for connections, figure in _drive(case, port, path, is_multipart, plan):
                         figures.setdefault((case.name, name, connections), []).append(figure)
                         say(f"{case.name} {name} {connections}: {figure}")
@@ -152,10 +154,10 @@ def run(cases: list[Case], plan: Plan, say: Callable[[str], None]) -> dict[str, 
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "plan": dataclasses.asdict(plan),
         "peers": {peer.name: list(peer.requirements) for peer in peers},
-        "limits": {name: _medians(rounds) for name, rounds in limits.items()},
+        "limits": {name: medians(rounds) for name, rounds in limits.items()},
         "figures": [
             {"case": case, "server": server, "connections": connections,
-             **_medians([dataclasses.asdict(figure) for figure in rounds])}
+             **medians([dataclasses.asdict(figure) for figure in rounds])}
             for (case, server, connections), rounds in figures.items()
         ],
     }  # fmt: skip
@@ -219,7 +221,8 @@ def table(results: dict[str, object]) -> str:
     return "\n".join(lines)
 
 
-def _foveal(port: int) -> list[str]:
+def foveal_command(port: int) -> list[str]:
+    """Return the words that start this service on a port."""
     bentoml = Path(sys.executable).parent / "bentoml"
     return [str(bentoml), "serve", "service.app:Foveal", "--port", str(port),
             "--working-dir", str(HERE.parent)]  # fmt: skip
@@ -231,7 +234,8 @@ def _words(binaries: Path, peer: Peer, port: int) -> Iterator[str]:
     yield from rest
 
 
-def _raw(case: Case, plan: Plan) -> dict[str, float]:
+def raw_figures(case: Case, plan: Plan) -> dict[str, float]:
+    """Measure decode and session alone on the server's CPU."""
     done = subprocess.run(
         ["taskset", "-c", plan.server_cpus.split(",")[0], sys.executable,
          str(HERE / "raw_session.py"), str(case.onnx), str(case.image)],
@@ -242,7 +246,9 @@ def _raw(case: Case, plan: Plan) -> dict[str, float]:
 
 
 @contextmanager
-def _serving(command: list[str], case: Case, port: int, plan: Plan) -> Iterator[None]:
+def serving(
+    command: list[str], case: Case, port: int, plan: Plan, grpc_port: int = 0
+) -> Iterator[None]:
     """Run a server pinned to its CPUs, from the peers' folder, until the block ends."""
     variables = {
         **os.environ,
@@ -250,7 +256,7 @@ def _serving(command: list[str], case: Case, port: int, plan: Plan) -> Iterator[
         "PEER_PORT": str(port),
         "FOVEAL_MODELS": str(case.models),
         "FOVEAL_WORKERS": str(len(plan.server_cpus.split(","))),
-        "FOVEAL_GRPC_PORT": "0",
+        "FOVEAL_GRPC_PORT": str(grpc_port),
         "BENTOML_DO_NOT_TRACK": "True",
     }
     log = Path(tempfile.gettempdir()) / f"foveal-bench-{port}.log"
@@ -285,13 +291,14 @@ def _drive(
         ).encode() + content + f"\r\n--{_BOUNDARY}--\r\n".encode()  # fmt: skip
     body.write_bytes(content)
     url = f"http://127.0.0.1:{port}{path}"
-    _wait_ready(url, content, media_type)
-    _wrk(url, 16, 2, body, media_type, plan)
+    wait_ready(url, content, media_type)
+    wrk(url, 16, 2, body, media_type, plan)
     for connections in plan.connections:
-        yield connections, _wrk(url, connections, plan.seconds, body, media_type, plan)
+        yield connections, wrk(url, connections, plan.seconds, body, media_type, plan)
 
 
-def _wait_ready(url: str, content: bytes, media_type: str) -> None:
+def wait_ready(url: str, content: bytes, media_type: str) -> None:
+    """Ask until the answer is 200, a minute at most."""
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -304,14 +311,26 @@ def _wait_ready(url: str, content: bytes, media_type: str) -> None:
             time.sleep(0.25)
 
 
-def _wrk(
-    url: str, connections: int, seconds: int, body: Path, media_type: str, plan: Plan
-) -> Figure:
+def wrk(  # noqa: PLR0913 - one run's words
+    url: str, connections: int, seconds: int, body: Path, media_type: str, plan: Plan, *,
+    headers: str = "",
+) -> Figure:  # fmt: skip
+    """Drive a URL with one body from the load's CPU.
+
+    Args:
+        url: Where.
+        connections: Kept open and busy.
+        seconds: How long.
+        body: File that every request carries.
+        media_type: Its content type.
+        plan: Which CPU.
+        headers: Further ones, ``Name:value`` separated by semicolons.
+    """
     done = subprocess.run(
         ["taskset", "-c", plan.load_cpu, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s",
          "--latency", "-s", str(PEERS / "post.lua"), url],
         capture_output=True, text=True, check=True,
-        env={**os.environ, "BODY": str(body), "CT": media_type},
+        env={**os.environ, "BODY": str(body), "CT": media_type, "HDR": headers},
     )  # fmt: skip
     said = done.stdout
 
@@ -334,7 +353,8 @@ def _milliseconds(text: str) -> float:
     return float(match[1]) * factors[match[2]] if match else 0.0
 
 
-def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """Return the median of each figure over some rounds."""
     return {key: statistics.median(figures[key] for figures in rounds) for key in rounds[0]}
 
 

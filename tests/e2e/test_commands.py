@@ -53,7 +53,8 @@ def test_serve_serves_from_anywhere_and_stops(tiny_repository: Path, tmp_path: P
         process = subprocess.Popen(
             [sys.executable, ROOT / "foveal.py", "serve", "--models", "here", "--host",
              "127.0.0.1", "--port", str(port)],
-            cwd=tmp_path, env={**os.environ, "FOVEAL_GRPC_PORT": str(free_port())}, stdout=log, stderr=subprocess.STDOUT,
+            env={**os.environ, "FOVEAL_GRPC_PORT": str(free_port())},
+            cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
     server = RunningServer(port, process, tmp_path / "log")
     try:
