@@ -265,7 +265,7 @@ class InferCall:
                     shape = list(values_NK.shape)
                     self.outputs.append(OutputTensor(output.name, "FP32", shape, values_NK))
                     continue
-                order_NT = rank(values_NK, output.top)
+                order_NT = rank(values_NK, min(output.top, len(labels)))
                 strings = classify(values_NK, order_NT, labels)
                 shape = list(order_NT.shape)
                 self.outputs.append(OutputTensor(output.name, "BYTES", shape, strings))
@@ -290,9 +290,6 @@ def _the_input(inputs: list[InputTensor]) -> InputTensor:
 
 
 def _check_outputs(outputs: list[RequestedOutput]) -> None:
-    if not outputs:
-        raise InvalidInputError(f"outputs: expected {' or '.join(OUTPUTS)}, or no list, got none")
-    names = [output.name for output in outputs]
     for output in outputs:
         if output.name not in OUTPUTS:
             raise InvalidInputError(
@@ -302,9 +299,10 @@ def _check_outputs(outputs: list[RequestedOutput]) -> None:
             raise InvalidInputError(
                 f'output "{output.name}": expected classification to be a whole number from 0'
             )
-        output.top = min(output.top, 1 << 31)
-    if len(set(names)) != len(names):
+    if len(outputs) != 1 and len({output.name for output in outputs}) != len(outputs):
         raise InvalidInputError("outputs: expected each once, got one twice")
+    if not outputs:
+        raise InvalidInputError(f"outputs: expected {' or '.join(OUTPUTS)}, or no list, got none")
 
 
 def _timeout_s(parameters: dict[str, Any]) -> float:

@@ -6,7 +6,8 @@
 bytes that are there. Knows no routes, no headers and no model.
 """
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -14,7 +15,9 @@ from service.errors import InvalidInputError
 from service.protocols.v2_codec import InputTensor, OutputTensor, check_tensor, refuse_shared_memory
 from service.protocols.v2_infer import InferRequest, RequestedOutput
 
-OPT_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+# JSON heads up to this size are remembered, so many of them: 256 KiB, and what was read of them.
+_REMEMBERED_BYTES = 1024
+_REMEMBERED = 256
 
 
 def read_request(body: bytes, head_bytes: int | None) -> InferRequest:
@@ -27,32 +30,51 @@ def read_request(body: bytes, head_bytes: int | None) -> InferRequest:
     Raises:
         InvalidInputError: Anything is not as the protocol says; the message names it.
     """
-    size = len(body)
     if head_bytes is None:
-        rest, head = None, body
-    elif head_bytes <= size:
-        rest = memoryview(body)[head_bytes:]
-        head = body[:head_bytes]
+        head, rest = _read_head(body), None
+    elif head_bytes <= len(body):
+        read = _remembered_head if head_bytes <= _REMEMBERED_BYTES else _read_head
+        head, rest = read(body[:head_bytes]), memoryview(body)[head_bytes:]
     else:
         raise InvalidInputError(
-            f"header Inference-Header-Content-Length: expected at most the body's {size} bytes, "
-            f"got {head_bytes}"
+            "header Inference-Header-Content-Length: expected at most the body's "
+            f"{len(body)} bytes, got {head_bytes}"
         )
-    document = read_object(head, "body")
+    return InferRequest(
+        _attach(head.inputs, rest), head.outputs, head.id, head.parameters, head.are_outputs_binary
+    )
+
+
+class _Head(NamedTuple):
+    """What the JSON says; never changed, as it may be remembered.
+
+    ``inputs`` are tensors without their buffers, each with the size of its buffer if it says one.
+    """
+
+    inputs: list[tuple[InputTensor, int | None]]
+    outputs: list[RequestedOutput] | None
+    id: str | None
+    parameters: dict[str, Any]
+    are_outputs_binary: bool
+
+
+def _read_head(text: bytes) -> _Head:
+    document = read_object(text, "body")
     parameters = _parameters(document, "request")
-    inputs = _read_inputs(document.get("inputs"), rest)
+    inputs = [_read_input(tensor) for tensor in _list(document.get("inputs"), "inputs")]
     is_binary = parameters.get("binary_data_output", False) is True
     identity = document.get("id")
     if not isinstance(identity, str | None):
         raise InvalidInputError(f"id: expected a string, got {kind(identity)}")
     outputs = document.get("outputs")
-    return InferRequest(
-        inputs,
-        None if outputs is None else [_read_output(output, is_binary) for output in _list(outputs)],
-        identity,
-        parameters,
-        is_binary,
-    )
+    wanted = None
+    if outputs is not None:
+        wanted = [_read_output(output, is_binary) for output in _list(outputs, "outputs")]
+    return _Head(inputs, wanted, identity, parameters, is_binary)
+
+
+# A client's requests for tensors of one shape differ in what follows the JSON, not in it.
+_remembered_head = lru_cache(_REMEMBERED)(_read_head)
 
 
 def read_object(text: bytes, where: str) -> dict[str, Any]:
@@ -98,7 +120,7 @@ def write_response(
             document["data"] = [value.decode() for value in values]
         else:
             document["data"] = values.ravel()
-        texts.append(orjson.dumps(document, option=OPT_NUMPY))
+        texts.append(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY))
     identity = b"" if request.id is None else b',"id":%s' % orjson.dumps(request.id)
     head = b'%s%s,"outputs":[%s]}' % (opening, identity, b",".join(texts))
     if not buffers:
@@ -112,38 +134,43 @@ def kind(value: Any) -> str:
     return names.get(type(value), "null" if value is None else "a number")
 
 
-def _read_inputs(inputs: Any, rest: memoryview | None) -> list[InputTensor]:
+def _attach(
+    inputs: list[tuple[InputTensor, int | None]], rest: memoryview | None
+) -> list[InputTensor]:
+    """Give each tensor its bytes of what follows the JSON; no byte may be left over."""
     tensors: list[InputTensor] = []
-    position = 0
-    for document in _list(inputs, "inputs"):
-        if type(document) is not dict:
-            raise InvalidInputError(f"inputs: expected objects, got {kind(document)}")
-        tensor, size = _read_input(document)
-        if size is None and tensor.elements is None and rest is not None and len(inputs) == 1:
-            size = len(rest)  # the only tensor is all that follows, as in OpenVINO Model Server
-        if size is None and tensor.elements is None:
-            raise InvalidInputError(
-                f'input "{tensor.name}": expected "data", or "binary_data_size" among its '
-                "parameters and header Inference-Header-Content-Length, got neither"
-            )
-        if size is not None:
-            if rest is None or position + size > len(rest):
+    position, end = 0, 0 if rest is None else len(rest)
+    # The only tensor may be all that follows, as in OpenVINO Model Server.
+    remainder = end if rest is not None and len(inputs) == 1 else None
+    for tensor, stated in inputs:
+        size = remainder if stated is None and tensor.elements is None else stated
+        if size is None:
+            if tensor.elements is None:
                 raise InvalidInputError(
-                    f'input "{tensor.name}": expected {size} bytes of binary data, '
-                    f"got {0 if rest is None else len(rest) - position} after the JSON"
+                    f'input "{tensor.name}": expected "data", or "binary_data_size" among its '
+                    "parameters and header Inference-Header-Content-Length, got neither"
                 )
-            tensor.buffer = rest[position : position + size]
-            position += size
-        tensors.append(tensor)
-    if rest is not None and position != len(rest):
+            tensors.append(tensor)
+            continue
+        if rest is None or position + size > end:
+            raise InvalidInputError(
+                f'input "{tensor.name}": expected {size} bytes of binary data, '
+                f"got {end - position} after the JSON"
+            )
+        buffer = rest[position : position + size]
+        tensors.append(InputTensor(tensor.name, tensor.datatype, tensor.shape, buffer))
+        position += size
+    if position != end:
         raise InvalidInputError(
-            f"body: expected {position} bytes of binary data after the JSON, got {len(rest)}"
+            f"body: expected {position} bytes of binary data after the JSON, got {end}"
         )
     return tensors
 
 
-def _read_input(document: dict[str, Any]) -> tuple[InputTensor, int | None]:
+def _read_input(document: Any) -> tuple[InputTensor, int | None]:
     """Read one input, and the size of its binary data if it says one."""
+    if type(document) is not dict:
+        raise InvalidInputError(f"inputs: expected objects, got {kind(document)}")
     name, datatype, shape = document.get("name"), document.get("datatype"), document.get("shape")
     if type(name) is not str or type(datatype) is not str:
         raise InvalidInputError(
@@ -204,7 +231,7 @@ def _parameters(document: dict[str, Any], where: str) -> dict[str, Any]:
     return parameters
 
 
-def _list(value: Any, where: str = "outputs") -> list[Any]:
+def _list(value: Any, where: str) -> list[Any]:
     if type(value) is not list:
         raise InvalidInputError(f'body: expected "{where}" to be an array, got {kind(value)}')
     return value

@@ -104,6 +104,17 @@ def test_an_output_overrides_the_request(client: httpx.Client) -> None:
     assert behind == tiny_logits(IMAGES[:1]).tobytes()
 
 
+def test_equal_heads_before_other_pixels(client: httpx.Client) -> None:
+    """What is remembered of a head says nothing of what follows it."""
+    body, headers = binary(1)
+    head = body[: int(headers[HEAD])]
+    for image in IMAGES[:5]:
+        response = client.post(INFER, content=head + image.tobytes(), headers=headers)
+        assert response.json()["outputs"][0]["data"] == tiny_logits(image[None]).ravel().tolist()
+    short = client.post(INFER, content=head + IMAGES[0].tobytes()[:-1], headers=headers)
+    assert_error(short, 400, "expected 64 bytes of binary data, got 63")
+
+
 @pytest.mark.parametrize("rows", [1, 5])
 def test_raw_body_is_the_one_tensor(client: httpx.Client, rows: int) -> None:
     content = IMAGES[:rows].tobytes()
