@@ -141,6 +141,7 @@ class Foveal:
         self.v2 = V2Http(
             self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
         )
+        self.control.on_replace = self._forget
         lane.route(lambda path: self.predict.find(path) or self.v2.find(path))
         self.is_draining = False
         self.grpc = self._serve_grpc()
@@ -178,6 +179,10 @@ class Foveal:
         classifier.start(self.loop, self._observe_batch)
         self.meters.of(classifier)
 
+    def _forget(self) -> None:
+        self.predict.forget()
+        self.v2.forget()
+
     def _observe_batch(self, classifier: Classifier, batch: Batch) -> None:
         self.meters.observe_batch(classifier, batch)
         self.statistics.observe_batch(classifier, batch)
@@ -190,7 +195,8 @@ class Foveal:
             return None
         servicer = V2Grpc(self.engine, self.control, self.statistics, self._is_ready)
         limits = GrpcLimits(
-            f"{settings.grpc_host}:{settings.grpc_port}",
+            settings.grpc_host,
+            settings.grpc_port,
             settings.workers > 1,
             settings.max_body_bytes,
             settings.drain_timeout_s,

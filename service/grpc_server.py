@@ -18,6 +18,9 @@ from service.protocols.v2_grpc import V2Grpc
 
 logger = logging.getLogger("foveal.grpc")
 
+# On stop, how often calls in flight are looked at, and the time for their answers to get out.
+POLL_S = 0.05
+STOP_GRACE_S = 0.3
 SERVICE = "inference.GRPCInferenceService"
 
 
@@ -45,16 +48,23 @@ class GrpcLimits:
     """Where the server listens and what a call may cost.
 
     Attributes:
-        address: ``host:port``.
+        host: Address to listen on.
+        port: Port to listen on.
         is_shared: Whether other workers listen there, too.
         max_message_bytes: Largest request, expanded.
         drain_timeout_s: On stop, time for accepted requests to be answered.
     """
 
-    address: str
+    host: str
+    port: int
     is_shared: bool
     max_message_bytes: int
     drain_timeout_s: float
+
+    @property
+    def address(self) -> str:
+        """Return ``host:port``, as gRPC writes it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class GrpcServer:
@@ -70,6 +80,7 @@ class GrpcServer:
 
     def __init__(self, servicer: V2Grpc, limits: GrpcLimits) -> None:
         self._limits = limits
+        self._servicer = servicer
         self._health = Health(servicer.is_ready)
         self._server = grpc.aio.server(
             options=[
@@ -98,12 +109,18 @@ class GrpcServer:
     def drain(self) -> None:
         """Refuse new calls, let accepted ones be answered within the drain time-out."""
         if self._stopping is None:
+            self._servicer.is_draining = True
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
 
     async def _stop(self) -> None:
         await self._starting
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(self._limits.drain_timeout_s)
+        stopping = asyncio.create_task(self._server.stop(self._limits.drain_timeout_s))
+        while self._servicer.in_flight and not stopping.done():
+            await asyncio.sleep(POLL_S)
+        # Only streams that wait for their clients are left, and answers on their way out.
+        await self._server.stop(STOP_GRACE_S)
+        await stopping
 
     async def stop(self) -> None:
         """Drain, and wait for it."""

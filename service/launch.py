@@ -3,6 +3,7 @@
 Knows the command line of BentoML; the service itself is ``app``.
 """
 
+import importlib.util
 import os
 import socket
 import sys
@@ -42,7 +43,7 @@ def launch(
             os.environ[name] = str(value)
     os.environ.setdefault("FOVEAL_GRPC_HOST", host)
     settings = load_settings()
-    if settings.grpc_port:
+    if settings.grpc_port and importlib.util.find_spec("grpc") is not None:
         _check_port(settings.grpc_host, settings.grpc_port, "FOVEAL_GRPC_HOST and FOVEAL_GRPC_PORT")
     words = ["bentoml", "serve", "service.app:Foveal", "--working-dir", str(HOME)]
     words += ["--host", host, "--port", str(port)]

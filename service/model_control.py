@@ -47,6 +47,10 @@ class ModelControl:
         start: Called on the loop with each new classifier.
         token: What an administrator must know; empty: nobody may.
         workers: Processes of the service.
+
+    Attributes:
+        catalog: What is served now.
+        on_replace: Called when that was replaced, for whoever remembers what it found in it.
     """
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
@@ -62,6 +66,7 @@ class ModelControl:
         self._start = start
         self._token = token.encode()
         self._workers = workers
+        self.on_replace: Callable[[], None] = lambda: None
         self._unloaded: frozenset[str] = frozenset()
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "model-control")
@@ -154,6 +159,7 @@ class ModelControl:
             old.default_model,
             refused | loaded.refused,
         )
+        self.on_replace()
         for classifier in old:
             if classifier.artifact.name == name:
                 self._retire(classifier)
@@ -165,3 +171,4 @@ class ModelControl:
             return
         self._meters.forget(classifier)
         classifier.close()
+        classifier.release()

@@ -105,6 +105,10 @@ class Classifier:
         if self._executor is not None:
             self._executor.shutdown(wait=False)
 
+    def release(self) -> None:
+        """Let go of the closed queue, which refers back: frozen objects are never collected."""
+        self._batcher = None
+
     def decode(self, encoded: bytes) -> Pixels:
         """Decode one image to a row of this model; may be called from any thread.
 

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from service.errors import InvalidInputError, ServiceError
+from service.errors import InvalidInputError, NotReadyError, ServiceError
 from service.model_control import ModelControl
 from service.protocols.v2_documents import (
     Statistics,
@@ -80,6 +80,10 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         control: What is served, and who may change it.
         statistics: What was counted.
         is_ready: Whether the service takes requests.
+
+    Attributes:
+        in_flight: Inferences that are not answered yet.
+        is_draining: Whether open streams bring nothing new any more.
     """
 
     def __init__(
@@ -90,6 +94,8 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         self.control = control
         self.statistics = statistics
         self.is_ready = is_ready
+        self.in_flight = 0
+        self.is_draining = False
 
     @_answered
     async def ServerLive(self, _request: Any, _context: Context) -> Any:
@@ -191,6 +197,8 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
 
     async def _infer_in_stream(self, request: Any) -> Any:
         try:
+            if self.is_draining:
+                raise NotReadyError("not ready: draining; connect again")
             response = await self._infer(request, None)
         except ServiceError as error:
             return service_pb2.ModelStreamInferResponse(
@@ -203,6 +211,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         engine = self.engine
         received_at = time.monotonic()
         target: Target | None = None
+        self.in_flight += 1
         try:
             target = engine.find(message.model_name, message.model_version)
             call = await self._run(message, target, received_at, time_remaining_s)
@@ -214,6 +223,8 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
                 target.metrics.count_request(PROTOCOL, error.status, seconds)
                 engine.meters.touch()
             raise
+        finally:
+            self.in_flight -= 1
         artifact = target.classifier.artifact
         response = write_message(call, artifact.name, artifact.version)
         target.metrics.count_request(PROTOCOL, 200, time.monotonic() - received_at)

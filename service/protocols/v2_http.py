@@ -80,6 +80,10 @@ class V2Http:
                 self._routes[path] = handler
         return handler
 
+    def forget(self) -> None:
+        """Forget what routes found: a model that was unloaded must not be held on to."""
+        self._routes.clear()
+
     def _route(self, parts: list[str]) -> Handler:
         if parts and not parts[-1]:
             parts.pop()

@@ -4,6 +4,7 @@ Headers and content codings are here; the body's JSON is ``v2_json``'s, what a r
 ``v2_infer``'s.
 """
 
+import logging
 import time
 
 from service.errors import InvalidInputError, MethodError, ServiceError
@@ -13,6 +14,8 @@ from service.protocols import compression
 from service.protocols.v2_codec import InputTensor
 from service.protocols.v2_infer import INPUT, InferCall, InferEngine, InferRequest, Target
 from service.protocols.v2_json import read_request, write_response
+
+logger = logging.getLogger("foveal.v2")
 
 OCTETS = b"application/octet-stream"
 PROTOCOL = "v2_http"
@@ -87,6 +90,9 @@ class HttpInfer:
             outcome = compression.decompress(self._exchange.body, coding, self._max_body_bytes)
         except ServiceError as error:
             outcome = error
+        except Exception:  # nobody looks at what an executor's work raised
+            logger.exception("expanding a body failed; this is a bug")
+            outcome = ServiceError("internal error; the server's log says more")
         self._engine.loop.call_soon_threadsafe(self._expanded, outcome)
 
     def _expanded(self, outcome: bytes | ServiceError) -> None:

@@ -236,6 +236,30 @@ def test_workers_share_the_port_and_stop_answers_what_waits(
             )
 
 
+def test_streams_that_wait_for_their_clients_do_not_hold_up_a_stop(
+    tiny_repository: Path, tmp_path: Path
+) -> None:
+    """The server is given longer to drain than the test gives it to stop."""
+    with (
+        running_server(
+            tiny_repository, tmp_path, grpc_port=free_port(), drain_timeout_s=1000
+        ) as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        requests: queue.Queue[Any] = queue.Queue()
+        requests.put(request())
+        stream = stub.ModelStreamInfer(iter(requests.get, None))
+        assert not next(stream).error_message
+        health = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        server.signal_stop()
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        server.stop()
+        requests.put(None)
+
+
 def test_a_port_that_is_taken_is_named(two_wires: RunningServer, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "foveal.py", "serve", "--host", "127.0.0.1",

@@ -1,6 +1,8 @@
 """Who may change what is served; that it is changed is in tests/e2e/test_v2_control.py."""
 
 import asyncio
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from service.errors import ForbiddenError, ServiceError, UnauthorizedError
 from service.metrics import Meters
 from service.model_control import ModelControl
 from service.pipeline.classifier import Catalog, ServingLimits
+from tests.service.protocols.desk import TOKEN, Desk
+from tests.tiny import SIDE
 
 
 def authorize(token: str, workers: int, authorization: bytes) -> None:
@@ -52,3 +56,21 @@ def test_nothing_else_does(
 ) -> None:
     with pytest.raises(error, match=match):
         authorize(token, workers, authorization)
+
+
+def test_an_unloaded_model_is_let_go_of(tiny_repository: Path) -> None:
+    """Without the collector: what is loaded at start is frozen, and never collected."""
+    desk = Desk(tiny_repository)
+    gc.disable()
+    try:
+        head = {"Inference-Header-Content-Length": "0"}.items()
+        assert desk.ask("/v2/models/tiny/infer", bytes(SIDE * SIDE), head).status == 200
+        classifiers = [weakref.ref(classifier) for classifier in desk.control.catalog]
+        bearer = {"Authorization": f"Bearer {TOKEN}"}.items()
+        assert desk.ask("/v2/repository/models/tiny/unload", b"", bearer).status == 200
+        assert [classifier() for classifier in classifiers] == [None, None]
+        assert desk.ask("/v2/repository/models/tiny/load", b"", bearer).status == 200
+        assert desk.ask("/v2/models/tiny/infer", bytes(SIDE * SIDE), head).status == 200
+    finally:
+        gc.enable()
+        desk.close()

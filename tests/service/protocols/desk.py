@@ -48,6 +48,7 @@ class Desk:
             request_timeout_s=10, max_request_rows=MAX_ROWS,
         )  # fmt: skip
         self.http = V2Http(self.engine, self.control, statistics, lambda: True, MAX_BODY_BYTES)
+        self.control.on_replace = self.http.forget
 
     def ask(
         self, path: str, body: bytes = b"", headers: Iterable[tuple[str, str]] = (),
