@@ -44,7 +44,11 @@ def launch(
     os.environ.setdefault("FOVEAL_GRPC_HOST", host)
     settings = load_settings()
     if settings.grpc_port and importlib.util.find_spec("grpc") is not None:
-        _check_port(settings.grpc_host, settings.grpc_port, "FOVEAL_GRPC_HOST and FOVEAL_GRPC_PORT")
+        _check_port(
+            settings.grpc_host,
+            settings.grpc_port,
+            "FOVEAL_GRPC_HOST and FOVEAL_GRPC_PORT, 0 for none",
+        )
     words = ["bentoml", "serve", "service.app:Foveal", "--working-dir", str(HOME)]
     words += ["--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", *words])

@@ -157,9 +157,26 @@ def test_a_message_beyond_the_limit_is_refused(stub: Any) -> None:
     )  # fmt: skip
 
 
-def test_the_calls_own_deadline_counts(stub: Any) -> None:
-    refused(lambda: stub.ModelInfer(request(), timeout=0.0001), "DEADLINE_EXCEEDED", "")
-    assert stub.ModelInfer(request(), timeout=20).outputs
+def test_a_call_whose_deadline_passes_or_that_is_cancelled_never_runs(
+    tiny_repository: Path, tmp_path: Path
+) -> None:
+    """Rows wait a second for company; these three have no second, the fourth has."""
+    with running_server(
+        tiny_repository, tmp_path, grpc_port=free_port(), max_queue_delay_ms=1000
+    ) as server:
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            late = request()
+            late.parameters["timeout"].int64_param = 100_000
+            refused(lambda: stub.ModelInfer(late), "DEADLINE_EXCEEDED", "deadline passed")
+            refused(lambda: stub.ModelInfer(request(), timeout=0.1), "DEADLINE_EXCEEDED", "")
+            cancelled = stub.ModelInfer.future(request())
+            with pytest.raises(grpc.FutureTimeoutError):
+                cancelled.result(timeout=0.1)
+            cancelled.cancel()
+            assert stub.ModelInfer(request(), timeout=20).outputs
+        assert server.metric("foveal_batch_rows_sum") == 1
+        assert server.metric("foveal_dropped_rows_total") == 3
 
 
 def test_a_stream_answers_in_order_and_goes_on_after_an_error(two_wires: RunningServer) -> None:
