@@ -22,7 +22,7 @@ $(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.all: $(VENV)/.serve
-	$(PIP) -e '.[cpu,train,score,loadtest,dev]'
+	$(PIP) -e '.[cpu,grpc,train,score,loadtest,dev]'
 	@touch $@
 
 install: $(VENV)/.serve   ## the serving environment (no torch)
@@ -48,6 +48,7 @@ train-demo: $(VENV)/.all  ## train, export and publish a digits network: under a
 
 bench: $(VENV)/.all   ## beside other servers, stage by stage, at length; needs wrk and taskset
 	$(BIN)/foveal bench peers --cases fcnn,cnn,photo
+	$(BIN)/foveal bench v2
 	$(BIN)/foveal bench stages
 	$(BIN)/foveal bench endurance
 

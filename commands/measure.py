@@ -1,6 +1,7 @@
 """Measure: ``loadtest`` a service, ``bench`` it beside others and stage by stage."""
 
 import dataclasses
+import json
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -71,6 +72,34 @@ def bench_peers(
     )  # fmt: skip
     results = run(make_cases(models.resolve(), chosen), plan, _say)
     _write("peers", "Peers side by side", table(results), results, as_json=as_json)
+
+
+def bench_v2(
+    *,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of a figure.")] = 3,
+    seconds: Annotated[int, typer.Option(min=1, help="Of one measurement.")] = 4,
+    case: Annotated[str, typer.Option(help="fcnn or cnn.")] = "fcnn",
+    beside: Annotated[Path | None, typer.Option(help="JSON of others' rows/s: name to runs.")] = (
+        None
+    ),
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure V2's wires beside the session alone: JSON, binary, gRPC; needs wrk.
+
+    Example: foveal bench v2 --rounds 1
+    """
+    from statistics import median
+
+    from loadtest.bench_peers import CASES, Plan, make_cases
+    from loadtest.bench_v2 import run, table
+
+    (chosen,) = make_cases(models.resolve(), _names("--case", case, CASES))
+    results = run(chosen, Plan(rounds=rounds, seconds=seconds), _say)
+    others: dict[str, list[float]] = json.loads(beside.read_text()) if beside else {}
+    results["beside"] = {name: median(figures) for name, figures in others.items()}
+    text = table(results, results["beside"])
+    _write("v2", "V2's wires, one server core", text, results, as_json=as_json)
 
 
 def bench_session(

@@ -101,7 +101,7 @@ def run(cases: list[Case], plan: Plan, say: Callable[[str], None]) -> dict[str, 
     limits: dict[str, list[dict[str, float]]] = {}
     for _ in range(plan.rounds):
         for case in cases:
-            limits.setdefault(case.name, []).append(_raw(case, plan))
+            limits.setdefault(case.name, []).append(raw_figures(case, plan))
             servers = [
                 ("foveal", foveal(4100), 4100, f"/models/{case.model}/predict", plan.is_multipart)
             ]
@@ -118,10 +118,10 @@ def run(cases: list[Case], plan: Plan, say: Callable[[str], None]) -> dict[str, 
     return {
         "plan": dataclasses.asdict(plan),
         "peers": {peer.name: list(peer.requirements) for peer in peers},
-        "limits": {name: _medians(rounds) for name, rounds in limits.items()},
+        "limits": {name: medians(rounds) for name, rounds in limits.items()},
         "figures": [
             {"case": case, "server": server, "connections": connections,
-             **_medians([dataclasses.asdict(figure) for figure in rounds])}
+             **medians([dataclasses.asdict(figure) for figure in rounds])}
             for (case, server, connections), rounds in figures.items()
         ],
     }  # fmt: skip
@@ -190,7 +190,8 @@ def _photo(case: Case) -> Case:
     return dataclasses.replace(case, body=body, only=("fastapi",))
 
 
-def _raw(case: Case, plan: Plan) -> dict[str, float]:
+def raw_figures(case: Case, plan: Plan) -> dict[str, float]:
+    """Measure decode and session alone on the server's first CPU; see ``raw_session``."""
     with tempfile.NamedTemporaryFile() as image:
         image.write(case.body)
         image.flush()
@@ -230,5 +231,6 @@ def _drive(
             )
 
 
-def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """Return the median of each figure over some rounds."""
     return {key: statistics.median(figures[key] for figures in rounds) for key in rounds[0]}

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import importlib.util
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -132,6 +133,7 @@ def running_service(command: Sequence[str], log: Path) -> Iterator[str]:
     with log.open("wb") as file:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
+            env={**os.environ, "FOVEAL_GRPC_PORT": "0"},  # beside any other service
             stdout=file,
             stderr=subprocess.STDOUT,
         )

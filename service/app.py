@@ -21,6 +21,7 @@ import bentoml
 import orjson
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.service.openapi.specification import PathItem
 from bentoml.validators import ContentType
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -30,12 +31,27 @@ from service.connection import install
 from service.exchange import Exchange, Handler
 from service.lane import Lane, not_ready
 from service.metrics import MODEL_REFUSED, Meters
+from service.model_control import ModelControl
 from service.observers import AccessLog, Observer, Tracing
-from service.pipeline.classifier import Catalog, ServingLimits, load_catalog
-from service.pipeline.job import BatchLimits
+from service.openapi import lane_paths
+from service.pipeline.classifier import Classifier, ServingLimits, load_catalog
+from service.pipeline.job import Batch, BatchLimits
 from service.pipeline.session import available_cpus
 from service.protocols.predict import TOP, PredictProtocol
+from service.protocols.v2_documents import Statistics
+from service.protocols.v2_http import V2Http
+from service.protocols.v2_infer import InferEngine
 from service.settings import load_settings
+
+try:
+    from service.grpc_server import GrpcLimits, GrpcServer
+    from service.protocols.v2_grpc import V2Grpc
+except ModuleNotFoundError as error:  # the grpc extra is not installed
+    if (error.name or "").split(".")[0] not in ("grpc", "grpc_health", "tritonclient", "google"):
+        raise
+    has_grpc = False
+else:
+    has_grpc = True
 
 logger = logging.getLogger("foveal.app")
 settings = load_settings()
@@ -48,6 +64,14 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
         """Install the lane for the server that is about to be configured; return BentoML's app."""
         install(lane)
         return OneErrorShape(FlushedMetrics(super().to_asgi(is_main)))
+
+    @property
+    def openapi_spec(self) -> Any:
+        """Return what BentoML says of itself, and the lane's paths."""
+        specification = super().openapi_spec
+        for path, methods in lane_paths().items():
+            specification.paths[path] = PathItem(**methods)
+        return specification
 
 
 class FlushedMetrics:
@@ -82,7 +106,8 @@ def _log_as_bentoml() -> None:
 
 
 def _find_while_loading(path: bytes) -> Handler | None:
-    return not_ready if path == b"/predict" or path.startswith(b"/models/") else None
+    is_ours = path in (b"/predict", b"/v2") or path.startswith((b"/models/", b"/v2/"))
+    return not_ready if is_ours else None
 
 
 lane = Lane(
@@ -113,16 +138,27 @@ class Foveal:
         self.decoders = ThreadPoolExecutor(
             settings.decode_threads or available_cpus(), thread_name_prefix="decode"
         )
-        self.catalog = self._load()
+        self.statistics = Statistics(self.meters)
+        self.control = self._load()
         self.predict = PredictProtocol(
-            lambda: self.catalog, self.loop, self.decoders, self.meters,
+            lambda: self.control.catalog, self.loop, self.decoders, self.meters,
             request_timeout_s=settings.request_timeout_s,
             max_request_rows=settings.max_request_rows,
         )  # fmt: skip
-        lane.route(self.predict.find)
-        lane.on_drain = self._drain
+        self.engine = InferEngine(
+            lambda: self.control.catalog, self.loop, self.decoders, self.meters,
+            request_timeout_s=settings.request_timeout_s,
+            max_request_rows=settings.max_request_rows,
+        )  # fmt: skip
+        self.v2 = V2Http(
+            self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
+        )
+        self.control.on_replace = self._forget
         lane.observers = _observers()
+        lane.route(lambda path: self.predict.find(path) or self.v2.find(path))
         self.is_draining = False
+        self.grpc = self._serve_grpc()
+        lane.on_drain = self._drain
         running[:] = [self]
         # What is loaded now lives as long as the process: the collector need not look at it again.
         # A request leaves no cycles behind, so young objects are looked at less often, too.
@@ -130,43 +166,81 @@ class Foveal:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
 
-    def _load(self) -> Catalog:
-        catalog = load_catalog(
-            ModelRepository(settings.models),
-            settings.default_model,
-            settings.loaded_versions,
-            ServingLimits(
-                BatchLimits(
-                    settings.max_batch_size,
-                    settings.max_queue_rows,
-                    settings.max_queue_delay_ms / 1000,
-                ),
-                settings.max_image_pixels,
-                settings.threads,
-                settings.workers,
+    def _load(self) -> ModelControl:
+        repository = ModelRepository(settings.models)
+        limits = ServingLimits(
+            BatchLimits(
+                settings.max_batch_size,
+                settings.max_queue_rows,
+                settings.max_queue_delay_ms / 1000,
             ),
+            settings.max_image_pixels,
+            settings.threads,
+            settings.workers,
         )
+        catalog = load_catalog(repository, settings.default_model, settings.loaded_versions, limits)
         for classifier in catalog:
-            classifier.start(self.loop, self.meters.observe_batch)
-            self.meters.of(classifier)
+            self._start(classifier)
         for reference in catalog.refused:
             MODEL_REFUSED.labels(*reference.split(":")).set(1)
-        return catalog
+        return ModelControl(
+            repository, settings.loaded_versions, limits, self.meters, catalog, self._start,
+            token=settings.admin_token, workers=settings.workers,
+        )  # fmt: skip
+
+    def _start(self, classifier: Classifier) -> None:
+        classifier.start(self.loop, self._observe_batch)
+        self.meters.of(classifier)
+
+    def _forget(self) -> None:
+        self.predict.forget()
+        self.v2.forget()
+
+    def _observe_batch(self, classifier: Classifier, batch: Batch) -> None:
+        self.meters.observe_batch(classifier, batch)
+        self.statistics.observe_batch(classifier, batch)
+
+    def _serve_grpc(self) -> "GrpcServer | None":
+        if not settings.grpc_port:
+            return None
+        if not has_grpc:
+            logger.warning("V2 over gRPC is off: install foveal[grpc], or set FOVEAL_GRPC_PORT=0")
+            return None
+        servicer = V2Grpc(self.engine, self.control, self.statistics, self._is_ready)
+        limits = GrpcLimits(
+            settings.grpc_host,
+            settings.grpc_port,
+            settings.workers > 1,
+            settings.max_body_bytes,
+            settings.drain_timeout_s,
+        )
+        return GrpcServer(servicer, limits)
 
     def _drain(self) -> None:
         self.is_draining = True
+        if self.grpc is not None:
+            self.grpc.drain()
+
+    def _is_ready(self) -> bool:
+        """Ready: every model of the repository has a version that passed its self-test."""
+        catalog = self.control.catalog
+        names = {reference.split(":")[0] for reference in catalog.refused}
+        missing = names - set(catalog.defaults)
+        return not self.is_draining and bool(catalog.defaults) and not missing
 
     async def __is_ready__(self) -> bool:
-        """Ready: every model of the repository has a version that passed its self-test."""
-        names = {reference.split(":")[0] for reference in self.catalog.refused}
-        missing = names - set(self.catalog.defaults)
-        return not self.is_draining and bool(self.catalog.defaults) and not missing
+        """Tell BentoML's /readyz."""
+        return self._is_ready()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
-    def stop(self) -> None:
-        """Close sessions and threads; every accepted request has been answered by now."""
-        for classifier in self.catalog:
+    async def stop(self) -> None:
+        """Close sessions and threads; every request over HTTP has been answered by now."""
+        self._drain()
+        if self.grpc is not None:
+            await self.grpc.stop()
+        for classifier in self.control.catalog:
             classifier.close()
+        self.control.close()
         self.decoders.shutdown(wait=False)
         self.meters.flush()
 

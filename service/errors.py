@@ -5,7 +5,8 @@
       |                |                 |                InferenceError 500
       |                |                 QueueFullError 429, DeadlineError 504, NotReadyError 503
       |                InvalidInputError 400, ModelNotFoundError 404
-      DecodeError 400, TooLargeError 413, UnsupportedMediaError 415, MethodError 405
+      DecodeError 400, TooLargeError 413, UnsupportedMediaError 415, MethodError 405,
+      UnauthorizedError 401, ForbiddenError 403
 
 Each class carries its HTTP status; statuses are named nowhere else. A client is blamed (4xx) only
 for what the client did. One body for all of them: ``{"error": "<message>"}``.
@@ -45,6 +46,23 @@ class DecodeError(ClientError):
 
 class InvalidInputError(ClientError):
     """A parameter, tensor or form is not what the route takes."""
+
+
+class UnauthorizedError(ClientError):
+    """The route asks for a credential, and got none or a wrong one."""
+
+    status = 401
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return ``www-authenticate``, as RFC 9110 15.5.2 asks."""
+        return ((b"www-authenticate", b"Bearer"),)
+
+
+class ForbiddenError(ClientError):
+    """The route is switched off."""
+
+    status = 403
 
 
 class ModelNotFoundError(ClientError):

@@ -3,6 +3,7 @@
 Knows the command line of BentoML; the service itself is ``app``.
 """
 
+import importlib.util
 import os
 import socket
 import sys
@@ -40,13 +41,20 @@ def launch(
     for name, value in (("FOVEAL_WORKERS", workers), ("FOVEAL_DEVICE", device)):
         if value is not None:
             os.environ[name] = str(value)
-    load_settings()
+    os.environ.setdefault("FOVEAL_GRPC_HOST", host)
+    settings = load_settings()
+    if settings.grpc_port and importlib.util.find_spec("grpc") is not None:
+        _check_port(
+            settings.grpc_host,
+            settings.grpc_port,
+            "FOVEAL_GRPC_HOST and FOVEAL_GRPC_PORT, 0 for none",
+        )
     words = ["bentoml", "serve", "service.app:Foveal", "--working-dir", str(HOME)]
     words += ["--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", *words])
 
 
-def _check_port(host: str, port: int) -> None:
+def _check_port(host: str, port: int, how: str = "--host and --port") -> None:
     """See to it that the service could listen there."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -56,5 +64,5 @@ def _check_port(host: str, port: int) -> None:
     except OSError as error:
         raise SettingsError(
             f"{host}:{port}: expected a free port of this machine, got: {error.strerror}; "
-            "choose others with --host and --port"
+            f"choose others with {how}"
         ) from None

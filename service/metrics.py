@@ -89,7 +89,7 @@ class ModelMetrics:
     """All tallies of one classifier; one object a version."""
 
     __slots__ = (
-        "_dropped", "_labels", "_statuses", "batch_rows", "classifier", "decode", "queue",
+        "_dropped", "_info", "_labels", "_statuses", "batch_rows", "classifier", "decode", "queue",
         "request", "run",
     )  # fmt: skip
 
@@ -105,9 +105,10 @@ class ModelMetrics:
         self._dropped = 0
         plan = classifier.session.plan
         where = "loop" if classifier.is_inline else "thread"
-        MODEL_INFO.labels(
+        self._info = MODEL_INFO.labels(
             *self._labels, plan.device, plan.precision, str(plan.threads), where
-        ).set(1)  # fmt: skip
+        )
+        self._info.set(1)
 
     def observe_batch(self, batch: Batch) -> None:
         """Count one finished run."""
@@ -123,6 +124,15 @@ class ModelMetrics:
         key = protocol, status
         self._statuses[key] = self._statuses.get(key, 0) + 1
         self.request.observe(seconds)
+
+    def close(self) -> None:
+        """Hand over what is left and say that this version is not served."""
+        self.flush()
+        self._info.set(0)
+
+    def reopen(self) -> None:
+        """Say that this version is served."""
+        self._info.set(1)
 
     def flush(self) -> None:
         """Hand everything to prometheus-client."""
@@ -156,6 +166,14 @@ class Meters:
         if metrics is None:
             metrics = self._by_classifier[classifier] = ModelMetrics(classifier)
         return metrics
+
+    def forget(self, classifier: Classifier) -> None:
+        """Count a classifier no more, once it is unloaded and idle."""
+        metrics = self._by_classifier.pop(classifier, None)
+        if metrics is not None:
+            metrics.close()
+        for other in self._by_classifier.values():  # a reload serves under the same labels
+            other.reopen()
 
     def observe_batch(self, classifier: Classifier, batch: Batch) -> None:
         """Count one finished run and see to it that it is flushed soon."""

@@ -60,6 +60,11 @@ class Settings(BaseSettings):
     keep_alive_s: float = Field(
         default=75, gt=0, description="Idle connections are closed after this"
     )
+    grpc_port: int = Field(default=8001, ge=0, le=65535, description="Port of V2 over gRPC; 0: off")
+    grpc_host: str = Field(default="0.0.0.0", description="Address of V2 over gRPC")
+    admin_token: str = Field(
+        default="", repr=False, description="Bearer token of load and unload; empty: both are off"
+    )
     drain_timeout_s: float = Field(
         default=25, gt=0, description="On stop, time for accepted requests to be answered"
     )

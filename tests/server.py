@@ -30,6 +30,7 @@ class RunningServer:
     port: int
     process: subprocess.Popen[bytes]
     log_path: Path
+    grpc_port: int = 0
     url: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -38,6 +39,12 @@ class RunningServer:
     @property
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
+
+    @property
+    def grpc_address(self) -> str:
+        """Where V2 over gRPC is; only of a server that was started with ``grpc_port``."""
+        assert self.grpc_port, "start it with grpc_port=free_port()"
+        return f"127.0.0.1:{self.grpc_port}"
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum all samples of a metric whose labels include those given."""
@@ -116,6 +123,8 @@ def running_server(
     variables = {f"FOVEAL_{name.upper()}": str(value) for name, value in settings.items()}
     environment = {
         **inherited,
+        "FOVEAL_GRPC_PORT": "0",  # unless asked for: servers of tests run side by side
+        "FOVEAL_GRPC_HOST": "127.0.0.1",
         **variables,
         "FOVEAL_MODELS": str(repository),
         "BENTOML_HOME": str(folder / "bentoml"),
@@ -132,7 +141,7 @@ def running_server(
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    server = RunningServer(port, process, log_path)
+    server = RunningServer(port, process, log_path, int(str(settings.get("grpc_port", 0))))
     try:
         server.wait_ready()
         readiness = httpx.get(f"{server.url}/readyz").status_code

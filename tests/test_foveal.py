@@ -30,6 +30,7 @@ COMMANDS = {
     "loadtest": "[URL] --users --duration-s --out --model --start --models --json",
     "bench peers": "--rounds --seconds --cases --only --cpus --load-cpu --multipart "
     "--no-multipart --models --json",
+    "bench v2": "--rounds --seconds --case --beside --models --json",
     "bench session": "--model --threads --models --json",
     "bench stages": "--model --seconds --models --json",
     "bench endurance": "--seconds --requests --models --json",

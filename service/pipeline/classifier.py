@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +104,10 @@ class Classifier:
             self._batcher.close()
         if self._executor is not None:
             self._executor.shutdown(wait=False)
+
+    def release(self) -> None:
+        """Let go of the closed queue, which refers back: frozen objects are never collected."""
+        self._batcher = None
 
     def decode(self, encoded: bytes) -> Pixels:
         """Decode one image to a row of this model; may be called from any thread.
@@ -228,6 +233,13 @@ class Catalog:
         """Iterate over all classifiers."""
         return iter(self._by_version.values())
 
+    def matching(self, name: str, version: str) -> list[Classifier]:
+        """Return what a name and a version mean, "" for all of them; raises as ``find`` does."""
+        if not name:
+            return list(self)
+        found = self.find(name, version)
+        return [found] if version else [c for c in self if c.artifact.name == found.artifact.name]
+
     def find(self, name: str = "", version: str = "") -> Classifier:
         """Find the classifier for what a request names.
 
@@ -278,22 +290,12 @@ def load_catalog(
     defaults: dict[str, int] = {}
     refused: dict[str, str] = {}
     names = repository.names()
-    pinned = repository.settings().default_versions
     for name in names:
-        versions = repository.versions(name)
-        # A pinned version that is gone is refused as any other that cannot be loaded.
-        preferred = pinned.get(name, versions[-1])
-        wanted = {preferred, *versions[-loaded_versions:]}
-        good = []
-        for version in sorted(wanted):
-            try:
-                classifiers.append(load(repository, name, version, limits))
-                good.append(version)
-            except (ArtifactError, ServiceError) as error:
-                refused[f"{name}:{version}"] = str(error)
-                logger.error("%s:%d refused: %s", name, version, error)
-        if good:
-            defaults[name] = preferred if preferred in good else good[-1]
+        loaded = load_versions(repository, name, loaded_versions, limits)
+        classifiers += loaded.classifiers
+        refused |= loaded.refused
+        if loaded.default is not None:
+            defaults[name] = loaded.default
     if default_model and default_model not in names:
         raise ArtifactError(
             f"FOVEAL_DEFAULT_MODEL: expected one of {', '.join(names) or 'none'}, "
@@ -305,6 +307,33 @@ def load_catalog(
         logger.warning("/predict has no model: %s", error)
         default = ""
     return Catalog(classifiers, defaults, default, refused)
+
+
+class LoadedVersions(NamedTuple):
+    """The versions of one model: those that serve, which is the default, why others do not."""
+
+    classifiers: list[Classifier]
+    default: int | None
+    refused: dict[str, str]
+
+
+def load_versions(
+    repository: ModelRepository, name: str, loaded_versions: int, limits: ServingLimits
+) -> LoadedVersions:
+    """Load the newest versions of a model, and the pinned one; what fails is refused, not fatal."""
+    versions = repository.versions(name)
+    # A pinned version that is gone is refused as any other that cannot be loaded.
+    preferred = repository.settings().default_versions.get(name, versions[-1])
+    good: dict[int, Classifier] = {}
+    refused: dict[str, str] = {}
+    for version in sorted({preferred, *versions[-loaded_versions:]}):
+        try:
+            good[version] = load(repository, name, version, limits)
+        except (ArtifactError, ServiceError) as error:
+            refused[f"{name}:{version}"] = str(error)
+            logger.error("%s:%d refused: %s", name, version, error)
+    default = preferred if preferred in good else max(good, default=None)
+    return LoadedVersions(list(good.values()), default, refused)
 
 
 def _session(content: bytes, artifact: ModelArtifact, limits: ServingLimits) -> Session:

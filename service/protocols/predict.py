@@ -73,6 +73,10 @@ class PredictProtocol:
                 self._routes[path] = route
         return route
 
+    def forget(self) -> None:
+        """Forget what routes found: a model that was unloaded must not be held on to."""
+        self._routes = {b"/predict": Route(self, "", "")}
+
     def handle(self, name: str, version: str, exchange: Exchange) -> None:
         """Answer one request for a model, "" for the default one, and a version, "" likewise."""
         Route(self, name, version)(exchange)

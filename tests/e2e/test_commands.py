@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def test_serve_serves_from_anywhere_and_stops(tiny_repository: Path, tmp_path: P
         process = subprocess.Popen(
             [sys.executable, ROOT / "foveal.py", "serve", "--models", "here", "--host",
              "127.0.0.1", "--port", str(port)],
+            env={**os.environ, "FOVEAL_GRPC_PORT": str(free_port())},
             cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
     server = RunningServer(port, process, tmp_path / "log")

@@ -1,5 +1,6 @@
 """Live, ready, stop: what an operator sees."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -32,8 +33,18 @@ def test_health(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code == 200
 
 
-def test_openapi_names_classify(client: httpx.Client) -> None:
-    assert "/classify" in client.get("/docs.json").json()["paths"]
+def test_openapi_names_what_is_answered(client: httpx.Client) -> None:
+    """Every path that it names is answered, and every name in braces is a declared parameter."""
+    paths = client.get("/docs.json").json()["paths"]
+    assert {"/classify", "/predict", "/v2", "/v2/models/{name}/infer"} <= set(paths)
+    for path, methods in paths.items():
+        if not path.startswith(("/v2", "/predict", "/models")):
+            continue
+        ((method, operation),) = methods.items()
+        declared = {p["name"] for p in operation["parameters"] if p["in"] == "path"}
+        assert declared == set(re.findall(r"{(\w+)}", path)), path
+        response = client.request(method, path.format(name="tiny", version="1"))
+        assert response.status_code in (200, 400, 403), path
 
 
 def test_metrics_names(client: httpx.Client) -> None:

@@ -1,0 +1,128 @@
+"""Load and unload while requests go on, by whoever knows the token."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from models.image import encode_png
+from models.repository import ModelRepository
+from tests.e2e.triton import WIRES, triton
+from tests.server import RunningServer, assert_error, free_port, running_server
+from tests.tiny import assert_own_result, publish_tiny, random_images
+
+pytestmark = pytest.mark.e2e
+
+TOKEN = "open sesame"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+IMAGES = random_images(4, seed=14)
+PNGS = [encode_png(image) for image in IMAGES]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> ModelRepository:
+    root = tmp_path / "models"
+    publish_tiny(root)
+    publish_tiny(root, "other")
+    repository = ModelRepository(root)
+    repository.set_default("tiny")
+    return repository
+
+
+@pytest.fixture
+def controlled(repository: ModelRepository, tmp_path: Path) -> Iterator[RunningServer]:
+    with running_server(
+        repository.root, tmp_path, admin_token=TOKEN, grpc_port=free_port(), loaded_versions=1
+    ) as running:
+        yield running
+
+
+def post(server: RunningServer, path: str, **words: object) -> httpx.Response:
+    return httpx.post(f"{server.url}/v2/repository/{path}", timeout=60, **words)  # type: ignore[arg-type]
+
+
+def index(server: RunningServer) -> dict[str, str]:
+    return {f"{m['name']}:{m['version']}": m["state"] for m in post(server, "index").json()}
+
+
+def test_load_brings_a_new_version_while_requests_go_on(
+    controlled: RunningServer, repository: ModelRepository
+) -> None:
+    answers: list[httpx.Response] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=controlled.url, timeout=30) as client:
+            while not stop.is_set():
+                answers.append(client.post("/predict", content=PNGS[0]))
+
+    publish_tiny(repository.root, gain=2.0)
+    assert index(controlled) == {"other:1": "READY", "tiny:1": "READY", "tiny:2": "UNAVAILABLE"}
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(3):
+            assert post(controlled, "models/tiny/load", headers=BEARER).status_code == 200
+    finally:
+        stop.set()
+        asking.join()
+    assert index(controlled) == {"other:1": "READY", "tiny:1": "UNAVAILABLE", "tiny:2": "READY"}
+    said = [answer.json() for answer in answers]
+    assert {document["version"] for document in said} <= {1, 2}
+    for document in said:
+        assert_own_result(document["results"][0], IMAGES[0], gain=float(document["version"]))
+    assert httpx.post(f"{controlled.url}/predict", content=PNGS[0]).json()["version"] == 2
+    assert controlled.metric("foveal_model_info", model="tiny", version="2") == 1
+    assert controlled.metric("foveal_model_info", model="tiny", version="1") == 0
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_unload_and_load_again(controlled: RunningServer, wire: str) -> None:
+    bearer = {"authorization": BEARER["Authorization"]}
+    with triton(controlled, wire) as client:
+        client.unload_model("other", headers=bearer)
+        assert not client.is_model_ready("other") and client.is_model_ready("tiny")
+        assert index(controlled)["other:1"] == "UNAVAILABLE"
+        response = httpx.post(f"{controlled.url}/models/other/predict", content=PNGS[0])
+        assert_error(response, 404, "expected one of tiny:1")
+        assert httpx.get(f"{controlled.url}/readyz").status_code == 200
+        client.load_model("other", headers=bearer)
+        assert client.is_model_ready("other")
+    response = httpx.post(f"{controlled.url}/models/other/predict", content=PNGS[1])
+    assert_own_result(response.json()["results"][0], IMAGES[1])
+
+
+def test_a_load_that_fails_leaves_what_was_served(
+    controlled: RunningServer, repository: ModelRepository
+) -> None:
+    (repository.path("other", 1) / "model.onnx").write_bytes(b"broken")
+    response = post(controlled, "models/other/load", headers=BEARER)
+    assert_error(response, 400, "no version could be loaded: .*sha256")
+    response = httpx.post(f"{controlled.url}/models/other/predict", content=PNGS[1])
+    assert_own_result(response.json()["results"][0], IMAGES[1])
+
+
+def test_who_may(controlled: RunningServer) -> None:
+    for verb in ("load", "unload"):
+        for headers in (
+            {}, {"Authorization": TOKEN}, {"Authorization": "Bearer wrong"},
+            {"Authorization": f"Basic {TOKEN}"}, {"Authorization": "Bearer"},
+        ):  # fmt: skip
+            response = post(controlled, f"models/tiny/{verb}", headers=headers)
+            assert_error(response, 401, "expected Bearer")
+            assert response.headers["www-authenticate"] == "Bearer"
+        response = post(controlled, f"models/nothing/{verb}", headers=BEARER)
+        assert_error(response, 404, "expected one of other")
+    config = {"parameters": {"config": "{}"}}
+    response = post(controlled, "models/tiny/load", headers=BEARER, json=config)
+    assert_error(response, 400, "models come from the repository")
+    response = post(controlled, "models/tiny/unload", headers=BEARER, content=b"{")
+    assert_error(response, 400, "expected JSON")
+    response = post(
+        controlled, "models/other/unload", headers=BEARER,
+        json={"parameters": {"unload_dependents": True}},
+    )  # fmt: skip
+    assert response.status_code == 200
+    assert TOKEN not in controlled.log
