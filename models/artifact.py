@@ -24,6 +24,10 @@ Resize = Literal["stretch", "crop", "pad"]
 Interpolation = Literal["nearest", "linear", "cubic", "area"]
 Precision = Literal["fp32", "fp16", "int8"]
 
+# Fields that format 1 gained after its first release: optional, and not written where they say
+# nothing, so that a version without them still loads where they are not known.
+_LATER = frozenset({"gate"})
+
 T = TypeVar("T")
 
 
@@ -70,13 +74,44 @@ class ImageSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Gate:
+    """What a file of lower precision measured when it passed its gate, against the fp32 file.
+
+    Attributes:
+        split: Name of the split, normally ``test``.
+        images: How many images.
+        accuracy: Share of right labels, 0-1.
+        accuracy_drop: Accuracy of the fp32 file less this one's; negative where it gained.
+        max_accuracy_drop: The largest drop that was let through.
+        label_agreement: Share of images with the fp32 file's label, 0-1.
+        min_label_agreement: The smallest share that was let through.
+        max_probability_difference: Largest absolute difference over all probabilities.
+        golden: Expected probabilities of each golden image in this precision, [golden][K].
+    """
+
+    split: str
+    images: int
+    accuracy: float
+    accuracy_drop: float
+    max_accuracy_drop: float
+    label_agreement: float
+    min_label_agreement: float
+    max_probability_difference: float
+    golden: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One ONNX file of the version: path within its directory, precision, digest, size."""
+    """One ONNX file of the version: path within its directory, precision, digest, size, gate.
+
+    A file of lower precision is served only with its ``gate``; the fp32 file needs none.
+    """
 
     path: str
     precision: Precision
     sha256: str
     size_bytes: int
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +243,8 @@ class ModelArtifact:
 
     def to_json(self) -> str:
         """Write the text of ``model.json``: indented, fields in the order of this class."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        document = dataclasses.asdict(self, dict_factory=_said)
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str = "model.json") -> "ModelArtifact":
@@ -237,6 +273,10 @@ class ModelArtifact:
             return _read_dataclass(cls, document, "$")
         except ArtifactError as error:
             raise ArtifactError(f"{where}: {error}") from None
+
+
+def _said(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in fields if value is not None or name not in _LATER}
 
 
 def _read(kind: Any, value: Any, path: str) -> Any:
@@ -323,6 +363,13 @@ def _check(artifact: ModelArtifact) -> None:
             raise ArtifactError(
                 f"$.golden[{i}].probabilities: expected {classes} values, "
                 f"got {len(golden.probabilities)}"
+            )
+    for i, gate in enumerate(file.gate for file in artifact.files):
+        shape = [classes] * len(artifact.golden)
+        if gate is not None and list(map(len, gate.golden)) != shape:
+            raise ArtifactError(
+                f"$.files[{i}].gate.golden: expected {len(shape)} lists of {classes} values, "
+                f"got lists of {list(map(len, gate.golden))}"
             )
 
 

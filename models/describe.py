@@ -73,6 +73,11 @@ def tell(artifact: ModelArtifact) -> list[tuple[str, str]]:
         ("graph", f"opset {artifact.opset}, temperature {artifact.temperature:.4g}"),
         *(("file", f"{file.path}: {file.precision}, {_size(file.size_bytes)}, "
            f"sha256 {file.sha256}") for file in artifact.files),
+        *(("", f"{file.precision} on {gate.images} {gate.split} images: accuracy "
+           f"{gate.accuracy:.2%} ({-gate.accuracy_drop * 100:+.2f} points), "
+           f"{gate.label_agreement:.2%} of fp32's labels, probabilities within "
+           f"{gate.max_probability_difference:.2g}")
+          for file in artifact.files if (gate := file.gate)),
         ("golden", f"{len(artifact.golden)} images, replayed by every load"),
     ]  # fmt: skip
     return lines + _measured(artifact) + _origin(artifact)

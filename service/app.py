@@ -131,6 +131,7 @@ class Foveal:
                 settings.max_image_pixels,
                 settings.threads,
                 settings.workers,
+                settings.precision,
             ),
         )
         for classifier in catalog:
