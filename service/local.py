@@ -100,9 +100,24 @@ class LocalModel:
         ranked = self._rank(rows, top)
         for result in results:
             if "error" not in result:
-                result["predictions"] = next(ranked)
+                result.update(self._verdict(next(ranked)))
         artifact = self.artifact
         return {"model": artifact.name, "version": artifact.version, "results": results}
+
+    def _verdict(self, ranked: list[Ranked]) -> Result:
+        result: Result = {"predictions": ranked}
+        if self.artifact.abstain is not None:
+            best = ranked[0]
+            label = self.answer(best["index"], np.float32(best["probability"]))
+            result |= {"label": label, "abstained": label is None}
+        return result
+
+    def answer(self, index: int, probability: np.float32) -> str | None:
+        """Return the label of the most probable class, None where the model abstains."""
+        abstain = self.artifact.abstain
+        if abstain is not None and not probability >= np.float32(abstain.threshold):
+            return None
+        return self.artifact.labels[index]
 
     def _rank(self, rows: Sequence[Pixels], top: int) -> Iterator[list[Ranked]]:
         labels = self.artifact.labels

@@ -26,7 +26,7 @@ COMMANDS = {
     "--weight-decay --schedule --warmup --label-smoothing --hidden --widths --depth --activation "
     "--dropout --shift --flip --no-flip --cutout --ema --autocast --clip --patience --devices "
     "--nodes --validation --split-seed --seed --resume --json",
-    "export": "RUN --name --precision --max-accuracy-drop --models --json",
+    "export": "RUN --name --precision --max-accuracy-drop --abstain-precision --models --json",
     "adopt": "FILE.onnx --name --labels --toml --layout --scale --mean --std --channels --resize "
     "--interpolation --size --output --gives --images --memory-gib --models --json",
     "loadtest": "[URL] --users --duration-s --out --model --start --models --json",

@@ -79,6 +79,7 @@ def export(
     precisions: Sequence[str] = ("fp32",),
     *,
     max_accuracy_drop: float = MAX_ACCURACY_DROP,
+    abstain_precision: float | None = None,
 ) -> ModelArtifact:
     """Export the best checkpoint of a run, prove it, and publish it as the next version.
 
@@ -88,13 +89,15 @@ def export(
         repository: Where to publish.
         precisions: Which files to write; ``fp32`` is written in any case.
         max_accuracy_drop: What a file of lower precision may lose, as a share.
+        abstain_precision: Share of the answers that shall be right, see ``abstain``; None: the
+            model always answers.
 
     Returns:
         The published artifact.
 
     Raises:
         RunError: The run is unfinished, or its data has changed since.
-        ConfigError: A precision does not exist.
+        ConfigError: A precision does not exist, or no threshold is as precise as asked.
         ExportError: The network has no layer that a lower precision could be used in.
         ParityError: onnxruntime does not answer as torch does.
         GateError: A file of lower precision loses more than it may.
@@ -114,7 +117,7 @@ def export(
         )
     served = ServedNetwork(load_checkpoint(record.config, dataset), outcome.temperature)
     lower = tuple(p for p in PRECISIONS if p in precisions and p != "fp32")
-    wishes = Wishes(lower, max_accuracy_drop)
+    wishes = Wishes(lower, max_accuracy_drop, abstain_precision)
     return publish(repository, name, served, dataset, record, outcome, wishes=wishes)
 
 

@@ -24,7 +24,9 @@ from models.artifact import (
 )
 from models.image import decode, encode_png
 from models.repository import ModelRepository
+from training.abstain import choose_abstain
 from training.datasets import Dataset
+from training.evaluate import describe_training, error_before
 from training.export import OPSET, ServedNetwork, check_contract, export_onnx, stamp
 from training.precision import (
     MAX_ACCURACY_DROP,
@@ -35,7 +37,7 @@ from training.precision import (
 )
 from training.runs import Outcome, Run
 from training.splits import Split
-from training.verify import open_session, run_session, verify
+from training.verify import Outputs, open_session, run_session, verify
 
 _MODEL_FILE = "model.onnx"
 _GOLDEN_IMAGES = 8
@@ -48,10 +50,13 @@ class Wishes:
     Attributes:
         precisions: Files of lower precision to write.
         max_accuracy_drop: Accuracy that each of them may lose, as a share.
+        abstain_precision: Share of the answers that shall be right, the others being withheld;
+            None: the model always answers.
     """
 
     precisions: Sequence[Precision] = ()
     max_accuracy_drop: float = MAX_ACCURACY_DROP
+    abstain_precision: float | None = None
 
 
 PLAIN = Wishes()
@@ -84,6 +89,7 @@ def publish(  # noqa: PLR0913 - all that a version is made of
     Raises:
         ParityError: onnxruntime does not answer as torch does.
         GateError: A file of lower precision loses too much.
+        ConfigError: No threshold is as precise as was asked for.
         ExportError: The exported graph breaks the contract, or has nothing to convert.
         ArtifactError: The repository refuses the name or what was built.
     """
@@ -96,7 +102,9 @@ def publish(  # noqa: PLR0913 - all that a version is made of
         (staging / _MODEL_FILE).write_bytes(content)
         parity = verify(network, content, dataset.test)
         golden = write_golden(staging, open_session(content), dataset)
-        lower = _write_lower(staging, model, dataset, golden, wishes)
+        test = run_split(content, dataset.test)
+        lower = _write_lower(staging, model, test, dataset, golden, wishes)
+        _, validation_NK = run_split(content, dataset.validation)
         return ModelArtifact(
             name=name,
             version=version,
@@ -108,9 +116,23 @@ def publish(  # noqa: PLR0913 - all that a version is made of
             opset=OPSET,
             temperature=outcome.temperature,
             golden=golden,
-            metrics=Metrics(split="test", **asdict(outcome.test)),
+            metrics=Metrics(
+                split="test",
+                **asdict(outcome.test),
+                calibration_error_before=error_before(test[0], dataset.test.targets_N),
+            ),
             parity=parity,
             provenance=_provenance(run),
+            abstain=None
+            if wishes.abstain_precision is None
+            else choose_abstain(
+                validation_NK,
+                dataset.validation.targets_N,
+                test[1],
+                dataset.test.targets_N,
+                wishes.abstain_precision,
+            ),
+            statistics=describe_training(dataset, validation_NK),
         )
 
     return repository.publish(name, build)
@@ -119,14 +141,12 @@ def publish(  # noqa: PLR0913 - all that a version is made of
 def _write_lower(
     staging: Path,
     model: onnx.ModelProto,
+    test: Outputs,
     dataset: Dataset,
     golden: Sequence[Golden],
     wishes: Wishes,
 ) -> list[ModelFile]:
     """Convert the fp32 graph to each precision asked for, let it pass its gate, and write it."""
-    if not wishes.precisions:
-        return []
-    _, expected_NK = run_split(model.SerializeToString(), dataset.test)
     spec = _image_spec(dataset)
     images = np.stack([decode((staging / one.path).read_bytes(), spec) for one in golden])
     files = []
@@ -136,7 +156,7 @@ def _write_lower(
         lower.metadata_props.extend(model.metadata_props)
         content = lower.SerializeToString()
         check_contract(content, dataset.image_shape, len(dataset.labels))
-        gate = measure_gate(expected_NK, content, dataset.test, images, wishes.max_accuracy_drop)
+        gate = measure_gate(test[1], content, dataset.test, images, wishes.max_accuracy_drop)
         check_gate(gate, precision)
         path = f"model.{precision}.onnx"
         (staging / path).write_bytes(content)

@@ -63,7 +63,8 @@ class Classifier:
         self.artifact = artifact
         self.session = session
         self.limits = limits
-        self.postprocessor = Postprocessor(artifact.labels)
+        threshold = artifact.abstain.threshold if artifact.abstain else None
+        self.postprocessor = Postprocessor(artifact.labels, threshold)
         self.full_batch_s = self._warm_up()
         self._executor: Executor | None = None
         self._batcher: Batcher | None = None

@@ -35,8 +35,10 @@ def lively(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(node)
             continue
         shape = [int(side) for side in shapes[node.input[0]].ravel()]
-        if len(shape) == 1:  # bias, or scale, shift, mean and variance of a normalisation
+        if len(shape) == 1 and is_factor(model.graph, node.output[0]):
             weights = generator.uniform(0.5, 1.0, shape)
+        elif len(shape) == 1:
+            weights = generator.normal(0, 0.05, shape)
         else:
             weights = generator.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
         named = numpy_helper.from_array(weights.astype(np.float32), node.output[0])
@@ -56,6 +58,15 @@ def lively(model: onnx.ModelProto) -> onnx.ModelProto:
             weights = numpy_helper.to_array(tensor) / scores.std()
             tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
     return model
+
+
+def is_factor(graph: onnx.GraphProto, name: str) -> bool:
+    """Whether a vector is a scale or a variance, as against a bias, shift or mean."""
+    (node,) = (node for node in graph.node if name in node.input)
+    if node.op_type == "Unsqueeze":
+        return is_factor(graph, node.output[0])
+    place = list(node.input).index(name)
+    return node.op_type == "Mul" or (node.op_type == "BatchNormalization" and place in (1, 4))
 
 
 @pytest.mark.e2e
