@@ -25,18 +25,32 @@ class Drift:
         pixel_mean: Sum of the rows' mean pixels, 0-255 each.
         pixel_spread: Sum of the rows' standard deviations.
         entropy: Sum of the rows' entropies, nats.
+        abstained: How many rows the model had rather say nothing to.
         classes: Index to how many rows it came first in.
+
+    Args:
+        threshold: Below this probability of the first label it abstains.
     """
 
-    __slots__ = ("_next_at", "classes", "entropy", "pixel_mean", "pixel_spread", "rows")
+    __slots__ = (
+        "_next_at",
+        "_threshold",
+        "abstained",
+        "classes",
+        "entropy",
+        "pixel_mean",
+        "pixel_spread",
+        "rows",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, threshold: float = 0.0) -> None:
+        self._threshold = np.float32(threshold)
         self._next_at = -float("inf")
         self.clear()
 
     def clear(self) -> None:
         """Begin anew."""
-        self.rows = 0
+        self.rows = self.abstained = 0
         self.pixel_mean = self.pixel_spread = self.entropy = 0.0
         self.classes: Counter[int] = Counter()
 
@@ -53,6 +67,7 @@ class Drift:
             self.pixel_spread += spread
         self.entropy += float(entropy(probabilities_NK).sum())
         self.classes.update(probabilities_NK.argmax(axis=1).tolist())
+        self.abstained += int((probabilities_NK.max(axis=1) < self._threshold).sum())
         self.rows += len(images)
 
 

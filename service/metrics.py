@@ -62,7 +62,7 @@ DRIFT_CLASS_ROWS = Counter(
     "foveal_drift_class_rows", "Rows looked at in which a label came first", (*_MODEL, "label")
 )
 DRIFT_SUMS = Counter(
-    "foveal_drift_sums", "Sums over the rows looked at: pixel_mean, pixel_spread, entropy",
+    "foveal_drift_sums", "Sums over such rows: pixel_mean, pixel_spread, entropy, abstained",
     (*_MODEL, "quantity"),
 )  # fmt: skip
 TRAINING = Gauge(
@@ -128,7 +128,8 @@ class ModelMetrics:
         self.request = Tally(REQUEST_SECONDS.labels(*self._labels))
         self._statuses: dict[tuple[str, int], int] = {}
         self._dropped = 0
-        self._drift = Drift()
+        abstain = classifier.artifact.abstain
+        self._drift = Drift(abstain.threshold if abstain else 0.0)
         self._expose_training()
         plan = classifier.session.plan
         where = "loop" if classifier.is_inline else "thread"
@@ -180,7 +181,7 @@ class ModelMetrics:
         if not drift.rows:
             return
         DRIFT_ROWS.labels(*self._labels).inc(drift.rows)
-        for quantity in _DRIFT:
+        for quantity in (*_DRIFT, "abstained"):
             DRIFT_SUMS.labels(*self._labels, quantity).inc(getattr(drift, quantity))
         for index, rows in drift.classes.items():
             label = self.classifier.artifact.labels[index]

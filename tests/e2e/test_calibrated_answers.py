@@ -108,6 +108,7 @@ def test_drift_can_be_read_from_the_metrics(models: Path, tmp_path: Path) -> Non
             assert got == pytest.approx(expected, rel=1e-4)
             trained = server.metric("foveal_training", quantity=quantity, **picky)
             assert trained == getattr(SEEN, quantity)
+        assert server.metric("foveal_drift_sums_total", quantity="abstained", **picky) == 6
         first = PROBABILITIES.argmax(axis=1)
         for index, label in enumerate(LABELS):
             got = server.metric("foveal_drift_class_rows_total", label=label, **picky)

@@ -113,6 +113,18 @@ def test_every_precision_replays_its_golden_images(repository: ModelRepository) 
             assert local.run([image])[0].tolist() == list(golden)
 
 
+def test_the_story_tells_what_each_file_lost(
+    repository: ModelRepository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = Shell(capsys, repository.root)("models", "show", "digits").out
+    artifact = repository.load("digits", 1)
+    for precision in LOWER:
+        file = artifact.file(precision)
+        assert file is not None and file.gate is not None
+        assert f"{precision} on 359 test images: accuracy {file.gate.accuracy:.2%}" in shown
+        assert f"{file.gate.label_agreement:.2%} of fp32's labels" in shown
+
+
 def test_answers_of_int8_do_not_depend_on_the_batch(repository: ModelRepository) -> None:
     local = LocalModel.load(repository, "digits", 1, "int8")
     images = list(load_dataset("digits").test.images_NHWC[:64])
