@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check format clean train-demo train-table bench
+.PHONY: help install serve test test-slow check format clean train-demo train-table bench
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,8 +30,11 @@ install: $(VENV)/.serve   ## the serving environment (no torch)
 serve: install       ## serve the shipped models on PORT (3000)
 	$(BIN)/foveal serve --port $(PORT)
 
-test: $(VENV)/.all   ## every test
-	$(BIN)/python -m pytest
+test: $(VENV)/.all   ## every test but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.all  ## the slow ones: minutes, and gigabytes
+	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.all  ## format, lint, types
 	$(BIN)/ruff format --check .

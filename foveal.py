@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from commands import answer, make, measure, repository
+from commands import adoption, answer, make, measure, repository
 from commands.console import explain
 
 app = typer.Typer(
@@ -15,7 +15,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 for command in (
-    answer.serve, answer.predict, answer.score, make.train, make.export, measure.loadtest,
+    answer.serve, answer.predict, answer.score, make.train, make.export,
+    adoption.adopt, measure.loadtest,
 ):  # fmt: skip
     app.command()(command)
 

@@ -8,7 +8,14 @@ from typing import Annotated, Literal
 import typer
 
 from commands.console import show
-from commands.options import SHIPPED, JsonOption, ModelOption, ModelsOption, open_repository
+from commands.options import (
+    SHIPPED,
+    JsonOption,
+    ModelOption,
+    ModelsOption,
+    PrecisionOption,
+    open_repository,
+)
 
 
 def serve(
@@ -34,6 +41,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Labels an image.")] = 5,
     url: Annotated[str | None, typer.Option(help="Ask the service there.")] = None,
     local: Annotated[bool, typer.Option("--local", help="Here; so it is without --url.")] = False,
+    precision: PrecisionOption = "fp32",
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,7 +60,7 @@ def predict(
     else:
         from service.local import LocalModel
 
-        answerer = LocalModel.load(open_repository(models), model)
+        answerer = LocalModel.load(open_repository(models), model, precision=precision)
     answer = predict_files(answerer, images, top)
     show(answer, as_json, tabulate(answer))
     rejected = [result for result in answer["results"] if "error" in result]
@@ -68,6 +76,7 @@ def score(
     ],
     model: Annotated[str, typer.Option(metavar="NAME[:V]", help="Who answers.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Table: .parquet, .csv or .jsonl.")],
+    precision: PrecisionOption = "fp32",
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
@@ -85,7 +94,7 @@ def score(
     if out.suffix not in SINKS:
         expected = f"expected a name ending in {', '.join(SINKS)}, got {out.name!r}"
         raise typer.BadParameter(expected, param_hint="--out")
-    loaded = LocalModel.load(open_repository(models), model)
+    loaded = LocalModel.load(open_repository(models), model, precision=precision)
     columns = *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

@@ -13,6 +13,7 @@ import typer
 
 # Errors whose message is for the user; one that was raised comes from a module that is imported.
 _MISTAKES = {
+    "adopt.errors": "AdoptError",
     "models.artifact": "ArtifactError", "service.errors": "ServiceError",
     "service.remote": "RemoteError", "service.settings": "SettingsError",
     "service.sources": "ScoreError", "training.errors": "TrainingError",
@@ -20,10 +21,10 @@ _MISTAKES = {
 }  # fmt: skip
 # Packages that only an extra brings, and the extra.
 _TRAIN = (
-    "matplotlib", "onnx", "onnxscript", "pooch", "pyarrow", "pytorch_lightning", "sklearn",
+    "matplotlib", "onnxscript", "pooch", "pyarrow", "pytorch_lightning", "sklearn",
     "torch", "torchmetrics",
 )  # fmt: skip
-_EXTRAS = {"onnxruntime": "cpu", **dict.fromkeys(_TRAIN, "train")}
+_EXTRAS = {**dict.fromkeys(_TRAIN, "train"), "onnx": "adopt", "onnxruntime": "cpu"}
 
 
 def explain(error: Exception) -> str | None:

@@ -84,20 +84,36 @@ def train(
 
 
 def export(
+    *,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `foveal train` left.")],
     name: Annotated[str, typer.Option(help="Name of the model.")],
-    precision: Annotated[str, typer.Option(help="Files to write, as fp32.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Files: fp32, also int8, fp16.")] = "fp32",
+    max_accuracy_drop: Annotated[
+        float, typer.Option(min=0, max=100, help="What int8, fp16 may lose, points.")
+    ] = 0.5,
+    abstain_precision: Annotated[
+        float | None, typer.Option(help="Answer only where this share is right, as 0.99.")
+    ] = None,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
     """Export a run to ONNX, prove that nothing changed, publish it as the model's next version.
 
-    Example: foveal export runs/digits --name digits-cnn
+    int8 and fp16 are measured on the test split; one that loses too much stops the export.
+
+    Example: foveal export runs/digits --name digits-cnn --precision fp32,int8
     """
     from training.pipeline import export as publish
 
     repository = open_repository(models)
-    artifact = publish(run, name, repository, precision.split(","))
+    artifact = publish(
+        run,
+        name,
+        repository,
+        precision.split(","),
+        max_accuracy_drop=max_accuracy_drop / 100,
+        abstain_precision=abstain_precision,
+    )
     served = repository.resolve(name)[1]
     line = f"{artifact.reference} published in {repository.path(name, artifact.version)}"
     if served != artifact.version:

@@ -1,7 +1,7 @@
 """Options that several commands share, and the repository that one of them names."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,9 @@ ModelsOption = Annotated[Path, typer.Option(
     show_default="the shipped models",
 )]  # fmt: skip
 ModelOption = Annotated[str | None, typer.Option(metavar="NAME[:V]", help="Else the default one.")]
+PrecisionOption = Annotated[Literal["auto", "fp32", "int8", "fp16"], typer.Option(
+    envvar="FOVEAL_PRECISION", help="Which file answers; auto: the fastest here.",
+)]  # fmt: skip
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

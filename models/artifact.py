@@ -7,11 +7,10 @@ runs (``service``).
 
 import dataclasses
 import json
-import math
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
+
+from models.fields import FieldError, read_dataclass
 
 FORMAT = 1
 
@@ -24,7 +23,9 @@ Resize = Literal["stretch", "crop", "pad"]
 Interpolation = Literal["nearest", "linear", "cubic", "area"]
 Precision = Literal["fp32", "fp16", "int8"]
 
-T = TypeVar("T")
+# Fields that format 1 gained after its first release: optional, and not written where they say
+# nothing, so that a version without them still loads where they are not known.
+_LATER = frozenset({"gate", "calibration_error_before", "abstain", "statistics"})
 
 
 class ArtifactError(ValueError):
@@ -73,13 +74,44 @@ class ImageSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Gate:
+    """What a file of lower precision measured when it passed its gate, against the fp32 file.
+
+    Attributes:
+        split: Name of the split, normally ``test``.
+        images: How many images.
+        accuracy: Share of right labels, 0-1.
+        accuracy_drop: Accuracy of the fp32 file less this one's; negative where it gained.
+        max_accuracy_drop: The largest drop that was let through.
+        label_agreement: Share of images with the fp32 file's label, 0-1.
+        min_label_agreement: The smallest share that was let through.
+        max_probability_difference: Largest absolute difference over all probabilities.
+        golden: Expected probabilities of each golden image in this precision, [golden][K].
+    """
+
+    split: str
+    images: int
+    accuracy: float
+    accuracy_drop: float
+    max_accuracy_drop: float
+    label_agreement: float
+    min_label_agreement: float
+    max_probability_difference: float
+    golden: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One ONNX file of the version: path within its directory, precision, digest, size."""
+    """One ONNX file of the version: path within its directory, precision, digest, size, gate.
+
+    A file of lower precision is served only with its ``gate``; the fp32 file needs none.
+    """
 
     path: str
     precision: Precision
     sha256: str
     size_bytes: int
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +124,7 @@ class Metrics:
         accuracy: Share of right labels, 0-1.
         per_class: Label to share of right labels among images of that label, 0-1.
         calibration_error: Expected calibration error, 15 equal bins (Guo et al. 2017), 0-1.
+        calibration_error_before: The same without the temperature.
     """
 
     split: str
@@ -99,6 +132,60 @@ class Metrics:
     accuracy: float
     per_class: dict[str, float]
     calibration_error: float
+    calibration_error_before: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selective:
+    """What answering only above a threshold is worth on one split.
+
+    Attributes:
+        split: Name of the split.
+        images: How many images.
+        answered: Share of them that get a label, 0-1.
+        precision: Share of right labels among those, 0-1.
+    """
+
+    split: str
+    images: int
+    answered: float
+    precision: float
+
+
+@dataclass(frozen=True, slots=True)
+class Abstain:
+    """When a model had rather say nothing.
+
+    Attributes:
+        threshold: Probability that the first label must reach, 0-1.
+        target_precision: Share of right labels that was asked for.
+        chosen: What the threshold gives on the split that it was chosen on.
+        measured: What it gives on the test split.
+    """
+
+    threshold: float
+    target_precision: float
+    chosen: Selective
+    measured: Selective
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What images and answers looked like in training, to tell drift from; see ``drift``.
+
+    Attributes:
+        images: Images of the training split.
+        pixel_mean: Mean pixel of an image, 0-255, averaged over images.
+        pixel_spread: Standard deviation of the pixels of an image, averaged over images.
+        class_shares: Share of each label, 0-1, in the order of the labels.
+        entropy: Entropy of the probabilities, nats, averaged over the validation split.
+    """
+
+    images: int
+    pixel_mean: float
+    pixel_spread: float
+    class_shares: tuple[float, ...]
+    entropy: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +255,8 @@ class ModelArtifact:
         metrics: Scores, if it was evaluated here.
         parity: Agreement with the network it was exported from, if it was.
         provenance: Where it came from, if known.
+        abstain: When it says nothing, if it may.
+        statistics: What it was trained on looked like, if it was trained here.
     """
 
     name: str
@@ -183,6 +272,8 @@ class ModelArtifact:
     metrics: Metrics | None = None
     parity: Parity | None = None
     provenance: Provenance | None = None
+    abstain: Abstain | None = None
+    statistics: Statistics | None = None
     format: int = field(default=FORMAT)
 
     def __post_init__(self) -> None:
@@ -211,7 +302,8 @@ class ModelArtifact:
 
     def to_json(self) -> str:
         """Write the text of ``model.json``: indented, fields in the order of this class."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        document = dataclasses.asdict(self, dict_factory=_said)
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str = "model.json") -> "ModelArtifact":
@@ -237,63 +329,13 @@ class ModelArtifact:
                 "publish the model with this version of foveal"
             )
         try:
-            return _read_dataclass(cls, document, "$")
-        except ArtifactError as error:
+            return read_dataclass(cls, document, "$")
+        except (ArtifactError, FieldError) as error:
             raise ArtifactError(f"{where}: {error}") from None
 
 
-def _read(kind: Any, value: Any, path: str) -> Any:
-    """Turn a JSON value into ``kind``; errors name the path, the expected and the got."""
-    if dataclasses.is_dataclass(kind):
-        return _read_dataclass(typing.cast(type, kind), value, path)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        present = next(argument for argument in arguments if argument is not type(None))
-        return None if value is None else _read(present, value, path)
-    if origin is Literal:
-        if value not in arguments:
-            expected = " | ".join(map(str, arguments))
-            raise ArtifactError(f"{path}: expected {expected}, got {value!r}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ArtifactError(f"{path}: expected a list, got {type(value).__name__}")
-        return tuple(_read(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ArtifactError(f"{path}: expected an object, got {type(value).__name__}")
-        return {key: _read(arguments[1], item, f"{path}.{key}") for key, item in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 1 << 53 else math.inf
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ArtifactError(f"{path}: expected {kind.__name__}, got {value!r:.60}")
-    if kind is float and not math.isfinite(value):
-        raise ArtifactError(f"{path}: expected a finite number, got {value}")
-    if kind is str and not _is_unicode(value):
-        raise ArtifactError(f"{path}: expected Unicode text, got {value!a:.60}")
-    return value
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a string is free of lone surrogates, which JSON can spell and UTF-8 cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _read_dataclass(kind: type[T], value: Any, path: str) -> T:
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path}: expected an object, got {type(value).__name__}")
-    hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(value) - set(fields))
-    if unknown:
-        raise ArtifactError(f"{path}: expected no field {unknown[0]!r}, this format has none")
-    required = [name for name, f in fields.items() if f.default is dataclasses.MISSING]
-    missing = [name for name in required if name not in value]
-    if missing:
-        raise ArtifactError(f"{path}: expected a field {missing[0]!r}, got none")
-    return kind(
-        **{name: _read(hints[name], item, f"{path}.{name}") for name, item in value.items()}
-    )
+def _said(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in fields if value is not None or name not in _LATER}
 
 
 def _check(artifact: ModelArtifact) -> None:
@@ -321,11 +363,31 @@ def _check(artifact: ModelArtifact) -> None:
         outside = path.startswith("/") or ".." in path.split("/")
         if not path or outside or ":" in path or "\0" in path:
             raise ArtifactError(f"$.files: expected a path inside the version, got {path!r}")
+    _check_measured(artifact, classes)
+
+
+def _check_measured(artifact: ModelArtifact, classes: int) -> None:
     for i, golden in enumerate(artifact.golden):
         if len(golden.probabilities) != classes:
             raise ArtifactError(
                 f"$.golden[{i}].probabilities: expected {classes} values, "
                 f"got {len(golden.probabilities)}"
+            )
+    if artifact.abstain is not None and not 0 <= artifact.abstain.threshold <= 1:
+        raise ArtifactError(
+            f"$.abstain.threshold: expected 0 to 1, got {artifact.abstain.threshold}"
+        )
+    if artifact.statistics is not None and len(artifact.statistics.class_shares) != classes:
+        raise ArtifactError(
+            f"$.statistics.class_shares: expected {classes} values, "
+            f"got {len(artifact.statistics.class_shares)}"
+        )
+    for i, gate in enumerate(file.gate for file in artifact.files):
+        shape = [classes] * len(artifact.golden)
+        if gate is not None and list(map(len, gate.golden)) != shape:
+            raise ArtifactError(
+                f"$.files[{i}].gate.golden: expected {len(shape)} lists of {classes} values, "
+                f"got lists of {list(map(len, gate.golden))}"
             )
 
 

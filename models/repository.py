@@ -23,7 +23,7 @@ _SETTINGS_JSON = "repository.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 # ONNX's own operators and the ones that a stock onnxruntime adds.
-_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
+DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +291,7 @@ def _check_graph(summary: OnnxSummary, artifact: ModelArtifact, where: str) -> N
             f"{where}: expected all data inside the file, got external data for tensor "
             f'"{summary.external[0]}"; export with external_data=False'
         )
-    foreign = sorted(set(summary.domains) - _DOMAINS)
+    foreign = sorted(set(summary.domains) - DOMAINS)
     if foreign:
         raise ArtifactError(f"{where}: expected standard operators, got domain {foreign[0]!r}")
     for kind, graph, specs in (

@@ -20,11 +20,14 @@ class Ranked(TypedDict):
 class Result(TypedDict):
     """One image: its labels, most probable first, or why there are none.
 
-    ``image`` is the file's name where one was asked about; the service does not know it.
+    ``image`` is the file's name where one was asked about; the service does not know it. ``label``
+    and ``abstained`` are there where the model may abstain; it did where the label is None.
     """
 
     image: NotRequired[str]
     predictions: NotRequired[list[Ranked]]
+    label: NotRequired[str | None]
+    abstained: NotRequired[bool]
     error: NotRequired[str]
 
 
@@ -72,12 +75,14 @@ def predict_files(answerer: Answerer, paths: Sequence[str], top: int) -> Answer:
 
 
 def tabulate(answer: Answer) -> list[tuple[str, str, str]]:
-    """Return the heading and the cells of a table: a line a label, the image in its first one."""
-    return [
-        ("image", "label", "probability"),
-        *(
-            ("" if place else result["image"], ranked["label"], f"{ranked['probability']:.4f}")
-            for result in answer["results"]
-            for place, ranked in enumerate(result.get("predictions", ()))
-        ),
-    ]
+    """Return the heading and the cells of a table: a line a label, the image in its first one.
+
+    A model that abstains says so in a line of its own, before the labels that it was unsure of.
+    """
+    lines = [("image", "label", "probability")]
+    for result in answer["results"]:
+        labels = [(r["label"], f"{r['probability']:.4f}") for r in result.get("predictions", ())]
+        if result.get("abstained"):
+            labels.insert(0, ("(abstains)", ""))
+        lines += [("" if place else result["image"], *cells) for place, cells in enumerate(labels)]
+    return lines

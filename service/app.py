@@ -177,6 +177,7 @@ class Foveal:
             settings.max_image_pixels,
             settings.threads,
             settings.workers,
+            settings.precision,
         )
         catalog = load_catalog(repository, settings.default_model, settings.loaded_versions, limits)
         for classifier in catalog:

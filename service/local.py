@@ -17,9 +17,9 @@ from models.image import ImageError, Pixels, decode
 from models.repository import ModelRepository
 from service.answer import Answer, Ranked, Result
 from service.errors import ServiceError
-from service.pipeline.classifier import self_test
+from service.pipeline.planning import Choice, PlanLimits, open_all, open_best
 from service.pipeline.postprocess import rank
-from service.pipeline.session import Plan, Session, available_cpus
+from service.pipeline.session import Session, available_cpus
 
 # Rows a run gets at most: as in the service's default.
 BATCH_SIZE = 64
@@ -34,7 +34,11 @@ class LocalModel:
 
     @classmethod
     def load(
-        cls, repository: ModelRepository, reference: str | None = None, threads: int = 0
+        cls,
+        repository: ModelRepository,
+        reference: str | None = None,
+        threads: int = 0,
+        precision: Choice = "fp32",
     ) -> "LocalModel":
         """Load a version: checksums, graph, session, golden images.
 
@@ -42,6 +46,7 @@ class LocalModel:
             repository: Where the models lie.
             reference: ``name``, ``name:version``, or None for the repository's default.
             threads: onnxruntime's intra-op threads; 0: as many as there are cores.
+            precision: Which file answers, chosen as the service does it.
 
         Raises:
             ArtifactError: No such model, its files break the contract, or a golden image gets
@@ -49,10 +54,8 @@ class LocalModel:
             InferenceError: onnxruntime refuses the model.
         """
         artifact = repository.verify(*repository.resolve(reference))
-        content = repository.read_model(artifact, artifact.fp32.path)
-        session = Session(content, Plan(threads=threads or available_cpus()))
-        self_test(repository, artifact, session)
-        return cls(artifact, session)
+        limits = PlanLimits(precision, (threads or available_cpus(),), BATCH_SIZE)
+        return cls(artifact, open_best(repository, artifact, limits))
 
     def decode(self, encoded: bytes) -> Pixels:
         """Decode one image to a row of this model; may be called from any thread.
@@ -97,9 +100,24 @@ class LocalModel:
         ranked = self._rank(rows, top)
         for result in results:
             if "error" not in result:
-                result["predictions"] = next(ranked)
+                result.update(self._verdict(next(ranked)))
         artifact = self.artifact
         return {"model": artifact.name, "version": artifact.version, "results": results}
+
+    def _verdict(self, ranked: list[Ranked]) -> Result:
+        result: Result = {"predictions": ranked}
+        if self.artifact.abstain is not None:
+            best = ranked[0]
+            label = self.answer(best["index"], np.float32(best["probability"]))
+            result |= {"label": label, "abstained": label is None}
+        return result
+
+    def answer(self, index: int, probability: np.float32) -> str | None:
+        """Return the label of the most probable class, None where the model abstains."""
+        abstain = self.artifact.abstain
+        if abstain is not None and not probability >= np.float32(abstain.threshold):
+            return None
+        return self.artifact.labels[index]
 
     def _rank(self, rows: Sequence[Pixels], top: int) -> Iterator[list[Ranked]]:
         labels = self.artifact.labels
@@ -116,7 +134,7 @@ class LocalModel:
 
 
 def verify(repository: ModelRepository, reference: str | None = None) -> dict[str, str]:
-    """Load versions and throw them away again: checksums, graphs, golden images.
+    """Load every file of versions and throw it away again: checksums, graphs, golden images.
 
     Args:
         repository: Where the models lie.
@@ -139,7 +157,9 @@ def verify(repository: ModelRepository, reference: str | None = None) -> dict[st
     verdicts = {}
     for each in wanted:
         try:
-            LocalModel.load(repository, each)
+            artifact = repository.verify(*repository.resolve(each))
+            for _ in open_all(repository, artifact):
+                pass
             verdicts[each] = "ok"
         except (ArtifactError, ServiceError) as error:
             verdicts[each] = str(error)

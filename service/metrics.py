@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from prometheus_client import Counter, Gauge, Histogram
 
+from service.drift import Drift
 from service.pipeline.batcher import Loop
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch
@@ -26,6 +27,7 @@ _SECONDS = (
 )  # fmt: skip
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _MODEL = ("model", "version")
+_DRIFT = ("pixel_mean", "pixel_spread", "entropy")
 
 REQUESTS = Counter(
     "foveal_requests", "Requests answered by the lane", (*_MODEL, "protocol", "status")
@@ -51,6 +53,24 @@ MODEL_INFO = Gauge(
 )  # fmt: skip
 MODEL_REFUSED = Gauge(
     "foveal_model_refused", "1 for each version that could not be loaded", _MODEL,
+    multiprocess_mode="livemax",
+)  # fmt: skip
+
+# Drift: sums over sampled rows. Divide by the rows, compare with what training wrote down.
+DRIFT_ROWS = Counter("foveal_drift_rows", "Rows looked at for drift", _MODEL)
+DRIFT_CLASS_ROWS = Counter(
+    "foveal_drift_class_rows", "Rows looked at in which a label came first", (*_MODEL, "label")
+)
+DRIFT_SUMS = Counter(
+    "foveal_drift_sums", "Sums over such rows: pixel_mean, pixel_spread, entropy, abstained",
+    (*_MODEL, "quantity"),
+)  # fmt: skip
+TRAINING = Gauge(
+    "foveal_training", "What one such row was in training: pixel_mean, pixel_spread, entropy",
+    (*_MODEL, "quantity"), multiprocess_mode="livemax",
+)  # fmt: skip
+TRAINING_CLASS_SHARE = Gauge(
+    "foveal_training_class_share", "Share of a label in the training split", (*_MODEL, "label"),
     multiprocess_mode="livemax",
 )  # fmt: skip
 
@@ -89,7 +109,8 @@ class ModelMetrics:
     """All tallies of one classifier; one object a version."""
 
     __slots__ = (
-        "_dropped", "_info", "_labels", "_statuses", "batch_rows", "classifier", "decode", "queue",
+        "_drift", "_dropped", "_info", "_labels", "_statuses", "batch_rows", "classifier", "decode",
+        "queue",
         "request", "run",
     )  # fmt: skip
 
@@ -103,6 +124,9 @@ class ModelMetrics:
         self.request = Tally(REQUEST_SECONDS.labels(*self._labels))
         self._statuses: dict[tuple[str, int], int] = {}
         self._dropped = 0
+        abstain = classifier.artifact.abstain
+        self._drift = Drift(abstain.threshold if abstain else 0.0)
+        self._expose_training()
         plan = classifier.session.plan
         where = "loop" if classifier.is_inline else "thread"
         self._info = MODEL_INFO.labels(
@@ -114,6 +138,7 @@ class ModelMetrics:
         """Count one finished run."""
         self.run.observe(batch.run_s)
         self.batch_rows.observe(batch.rows)
+        self._drift.observe(batch)
         started_at = batch.started_at
         observe = self.queue.observe
         for job, _, _ in batch.jobs:
@@ -145,6 +170,29 @@ class ModelMetrics:
         QUEUE_ROWS.labels(*self._labels).set(batcher.queued_rows + batcher.reserved_rows)
         DROPPED_ROWS.labels(*self._labels).inc(batcher.dropped_rows - self._dropped)
         self._dropped = batcher.dropped_rows
+        self._flush_drift()
+
+    def _expose_training(self) -> None:
+        artifact = self.classifier.artifact
+        if artifact.statistics is None:
+            return
+        for quantity in _DRIFT:
+            value = getattr(artifact.statistics, quantity)
+            TRAINING.labels(*self._labels, quantity).set(value)
+        for label, share in zip(artifact.labels, artifact.statistics.class_shares, strict=True):
+            TRAINING_CLASS_SHARE.labels(*self._labels, label).set(share)
+
+    def _flush_drift(self) -> None:
+        drift = self._drift
+        if not drift.rows:
+            return
+        DRIFT_ROWS.labels(*self._labels).inc(drift.rows)
+        for quantity in (*_DRIFT, "abstained"):
+            DRIFT_SUMS.labels(*self._labels, quantity).inc(getattr(drift, quantity))
+        for index, rows in drift.classes.items():
+            label = self.classifier.artifact.labels[index]
+            DRIFT_CLASS_ROWS.labels(*self._labels, label).inc(rows)
+        drift.clear()
 
 
 class Meters:

@@ -146,7 +146,7 @@ def run(model: LocalModel, batch: DecodedBatch) -> list[ScoredRow]:
     return [
         _rejected(artifact, id_, row)
         if isinstance(row, str)
-        else _scored(artifact, id_, *next(answers))
+        else _scored(model, id_, *next(answers))
         for id_, row in zip(batch.ids, batch.decoded, strict=True)
     ]
 
@@ -160,10 +160,11 @@ def _decode_row(model: LocalModel, row: FileRow) -> Pixels | str:
         return f"image: could not be decoded: {type(error).__name__}"
 
 
-def _scored(artifact: ModelArtifact, id_: str, index: int, probability: np.float32) -> ScoredRow:
+def _scored(model: LocalModel, id_: str, index: int, probability: np.float32) -> ScoredRow:
+    artifact = model.artifact
     if not np.isfinite(probability):
         return _rejected(artifact, id_, f"probability: expected a number, got {probability}")
-    label = artifact.labels[index]
+    label = model.answer(index, probability)
     return ScoredRow(id_, label, index, probability, None, artifact.name, artifact.version)
 
 

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
         default=2, ge=1, description="Newest versions of each model kept loaded, pinned one aside"
     )
     device: Literal["auto", "cpu"] = Field(default="auto", description="Where sessions run")
+    precision: Literal["auto", "fp32", "int8", "fp16"] = Field(
+        default="fp32", description="Which file of a model answers; auto: the fastest, measured"
+    )
     workers: int = Field(default=1, ge=1, le=256, description="Processes sharing the port")
     threads: int = Field(
         default=0,

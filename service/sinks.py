@@ -32,7 +32,10 @@ _GROUP_ROWS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class ScoredRow:
-    """One row of the output; ``error`` is None, or the three fields of the answer are."""
+    """One row of the output; ``error`` is None, or the three fields of the answer are.
+
+    The label alone is None where the model abstained.
+    """
 
     id: str
     label: str | None

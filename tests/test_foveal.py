@@ -19,14 +19,16 @@ from tests.tiny import LABELS, publish_tiny, random_images, tiny_probabilities
 # What is on the command line is a promise: a change here is a change that users see.
 COMMANDS = {
     "serve": "--models --port --host --workers --device",
-    "predict": "IMAGE… --model --top --url --local --models --json",
-    "score": "SOURCE… --model --out --models --json",
+    "predict": "IMAGE… --model --top --url --local --precision --models --json",
+    "score": "SOURCE… --model --out --precision --models --json",
     "train": "--dataset --network --run --data-dir --image-size --grey --no-grey --positive "
     "--epochs --batch-size --loss --optimizer --momentum --nesterov --no-nesterov --lr "
     "--weight-decay --bias-lr --schedule --warmup --label-smoothing --hidden --widths --depth "
     "--activation --dropout --shift --flip --no-flip --cutout --ema --autocast --clip --patience "
     "--devices --nodes --validation --split-seed --seed --resume --json",
-    "export": "RUN --name --precision --models --json",
+    "export": "RUN --name --precision --max-accuracy-drop --abstain-precision --models --json",
+    "adopt": "FILE.onnx --name --labels --toml --layout --scale --mean --std --channels --resize "
+    "--interpolation --size --output --gives --images --memory-gib --models --json",
     "loadtest": "[URL] --users --duration-s --out --model --start --models --json",
     "bench peers": "--rounds --seconds --cases --only --cpus --load-cpu --multipart "
     "--no-multipart --models --json",

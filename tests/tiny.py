@@ -13,7 +13,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models.artifact import Golden, ImageSpec, ModelArtifact, ModelFile, TensorSpec
+from models.artifact import (
+    Gate,
+    Golden,
+    ImageSpec,
+    ModelArtifact,
+    ModelFile,
+    Precision,
+    TensorSpec,
+)
 from models.image import encode_png
 from models.repository import ModelRepository
 
@@ -41,7 +49,10 @@ def random_images(count: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 1), dtype=np.uint8)
 
 
-def tiny_model(labels: tuple[str, ...] = LABELS, gain: float = 1.0) -> onnx.ModelProto:
+def tiny_model(
+    labels: tuple[str, ...] = LABELS, gain: float = 1.0, *, is_slow: bool = False
+) -> onnx.ModelProto:
+    """The closed form as a graph; a slow one first does the work of a large matrix, for nothing."""
     classes = len(labels)
     constants = [
         numpy_helper.from_array(np.array([-1, classes, SIDE * SIDE // classes]), "stripes"),
@@ -53,7 +64,8 @@ def tiny_model(labels: tuple[str, ...] = LABELS, gain: float = 1.0) -> onnx.Mode
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("Reshape", ["floats", "stripes"], ["striped"]),
         helper.make_node("ReduceSum", ["striped", "last"], ["sums"], keepdims=0),
-        helper.make_node("Mul", ["sums", "gain"], ["logits"]),
+        helper.make_node("Mul", ["sums", "gain"], ["scores" if is_slow else "logits"]),
+        *(_wasted_work(constants) if is_slow else []),
         helper.make_node("Div", ["logits", "temperature"], ["scaled"]),
         helper.make_node("Softmax", ["scaled"], ["probabilities"], axis=1),
     ]
@@ -72,10 +84,28 @@ def tiny_model(labels: tuple[str, ...] = LABELS, gain: float = 1.0) -> onnx.Mode
     return model
 
 
+def _wasted_work(constants: list[TensorProto]) -> list[onnx.NodeProto]:
+    """Nodes that add nothing to the scores, in about a megaflop a row."""
+    constants.append(numpy_helper.from_array(np.zeros((16, 8192), np.float32), "zeros"))
+    return [
+        helper.make_node("MatMul", ["striped", "zeros"], ["wide"]),
+        helper.make_node("ReduceSum", ["wide", "last"], ["nothing"], keepdims=0),
+        helper.make_node("Add", ["scores", "nothing"], ["logits"]),
+    ]
+
+
 def build_tiny(
-    folder: Path, name: str, version: int, model: onnx.ModelProto, gain: float = 1.0
+    folder: Path,
+    name: str,
+    version: int,
+    model: onnx.ModelProto,
+    gain: float = 1.0,
+    lower: dict[Precision, float] | None = None,
 ) -> ModelArtifact:
-    """Write the files of a version into a folder and return the artifact that describes them."""
+    """Write the files of a version into a folder and return the artifact that describes them.
+
+    ``lower`` gives files of lower precision, each with a gain of its own: who answers is seen.
+    """
     content = model.SerializeToString()
     (folder / "model.onnx").write_bytes(content)
     (folder / "golden").mkdir()
@@ -104,20 +134,37 @@ def build_tiny(
             TensorSpec("probabilities", "FP32", (-1, len(LABELS))),
         ),
         image=ImageSpec("L", SIDE, SIDE, "stretch", "area"),
-        files=(ModelFile("model.onnx", "fp32", hashlib.sha256(content).hexdigest(), len(content)),),
+        files=(
+            ModelFile("model.onnx", "fp32", hashlib.sha256(content).hexdigest(), len(content)),
+            *(_write_lower(folder, precision, own) for precision, own in (lower or {}).items()),
+        ),
         opset=18,
         temperature=TEMPERATURE,
         golden=tuple(golden),
     )
 
 
+def _write_lower(folder: Path, precision: Precision, gain: float) -> ModelFile:
+    content = tiny_model(gain=gain).SerializeToString()
+    path = f"model.{precision}.onnx"
+    (folder / path).write_bytes(content)
+    answers = tiny_probabilities(random_images(8, seed=99), gain).astype(np.float32)
+    golden = tuple(tuple(float(p) for p in row) for row in answers)
+    gate = Gate("test", 100, 0.9, 0.001, 0.005, 0.99, 0.98, 0.01, golden)
+    return ModelFile(path, precision, hashlib.sha256(content).hexdigest(), len(content), gate)
+
+
 def publish_tiny(
-    root: Path, name: str = "tiny", model: onnx.ModelProto | None = None, gain: float = 1.0
+    root: Path,
+    name: str = "tiny",
+    model: onnx.ModelProto | None = None,
+    gain: float = 1.0,
+    lower: dict[Precision, float] | None = None,
 ) -> ModelArtifact:
     """Publish one more version of a tiny model."""
     model = model or tiny_model(gain=gain)
     return ModelRepository(root).publish(
-        name, lambda folder, version: build_tiny(folder, name, version, model, gain)
+        name, lambda folder, version: build_tiny(folder, name, version, model, gain, lower)
     )
 
 

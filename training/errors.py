@@ -1,7 +1,8 @@
 """What can go wrong offline, by the stage that notices it.
 
 ``dataset -> augment -> fit -> evaluate -> export -> verify -> publish``
-``DatasetError (dataset), ConfigError (before any stage), RunError (export), ParityError (verify)``
+``DatasetError (dataset), ConfigError (before any stage), RunError (export),
+ParityError and GateError (verify)``
 
 Every message is one line: ``where: expected X, got Y; how to fix it``.
 """
@@ -29,3 +30,7 @@ class ExportError(TrainingError):
 
 class ParityError(TrainingError):
     """onnxruntime does not answer as torch does; nothing is published."""
+
+
+class GateError(TrainingError):
+    """A file of lower precision loses more than it may; nothing is published."""

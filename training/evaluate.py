@@ -10,7 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.artifact import Statistics
+from models.drift import entropy, pixel_statistics
 from training.batches import EVALUATION_ROWS, Batches
+from training.datasets import Dataset
 from training.networks import ImageNetwork
 from training.splits import Split
 
@@ -133,3 +136,31 @@ def calibration_error(confidence_N: NDArray[np.floating], is_right_N: NDArray[np
         Mean over 15 equal bins of |accuracy - confidence|, weighted by rows, 0-1.
     """
     return reliability(confidence_N, is_right_N).error
+
+
+def error_before(logits_NK: NDArray[np.float32], targets_N: NDArray[np.int64]) -> float:
+    """Compute the expected calibration error that the logits have without any temperature."""
+    probabilities_NK = torch.softmax(torch.from_numpy(logits_NK), dim=1).numpy()
+    is_right_N = probabilities_NK.argmax(axis=1) == targets_N
+    return calibration_error(probabilities_NK.max(axis=1), is_right_N)
+
+
+def describe_training(dataset: Dataset, validation_NK: NDArray[np.float32]) -> Statistics:
+    """Write down what the training images look like, for the service to tell drift from.
+
+    Args:
+        dataset: Pixels and shares of the labels are those of its training split.
+        validation_NK: Probabilities on the validation split, float32 [N, K]: on the training
+            split itself a network is surer than it will ever be again.
+    """
+    train = dataset.train
+    pixels_N2 = np.array([pixel_statistics(image) for image in train.images_NHWC])
+    mean, spread = pixels_N2.mean(axis=0)
+    counts_K = np.bincount(train.targets_N, minlength=len(dataset.labels))
+    return Statistics(
+        images=len(train),
+        pixel_mean=float(mean),
+        pixel_spread=float(spread),
+        class_shares=tuple(float(share) for share in counts_K / len(train)),
+        entropy=float(entropy(validation_NK).mean()),
+    )

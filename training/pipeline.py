@@ -23,14 +23,12 @@ from training.evaluate import compute_logits, evaluate
 from training.export import ServedNetwork
 from training.fit import fit, load_checkpoint
 from training.networks import ImageNetwork, multiply_adds
-from training.publish import publish
+from training.precision import MAX_ACCURACY_DROP, PRECISIONS
+from training.publish import Wishes, publish
 from training.report import write_report
 from training.runs import Outcome, read_run, start_run, write_outcome
 
 _LOG = logging.getLogger(__name__)
-
-# What ``export`` can write.
-PRECISIONS = ("fp32",)
 
 
 def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = False) -> Path:
@@ -75,7 +73,13 @@ def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = Fa
 
 
 def export(
-    run: Path, name: str, repository: ModelRepository, precisions: Sequence[str] = ("fp32",)
+    run: Path,
+    name: str,
+    repository: ModelRepository,
+    precisions: Sequence[str] = ("fp32",),
+    *,
+    max_accuracy_drop: float = MAX_ACCURACY_DROP,
+    abstain_precision: float | None = None,
 ) -> ModelArtifact:
     """Export the best checkpoint of a run, prove it, and publish it as the next version.
 
@@ -83,15 +87,20 @@ def export(
         run: Folder that ``train`` finished.
         name: Name of the model.
         repository: Where to publish.
-        precisions: Which files to write; ``fp32`` is the one that exists.
+        precisions: Which files to write; ``fp32`` is written in any case.
+        max_accuracy_drop: What a file of lower precision may lose, as a share.
+        abstain_precision: Share of the answers that shall be right, see ``abstain``; None: the
+            model always answers.
 
     Returns:
         The published artifact.
 
     Raises:
         RunError: The run is unfinished, or its data has changed since.
-        ConfigError: A precision does not exist.
+        ConfigError: A precision does not exist, or no threshold is as precise as asked.
+        ExportError: The network has no layer that a lower precision could be used in.
         ParityError: onnxruntime does not answer as torch does.
+        GateError: A file of lower precision loses more than it may.
         ArtifactError: The repository refuses the name or what was built.
     """
     unknown = sorted(set(precisions) - set(PRECISIONS))
@@ -107,7 +116,9 @@ def export(
             f"got {dataset.sha256[:12]}…; train again on this data"
         )
     served = ServedNetwork(load_checkpoint(record.config, dataset), outcome.temperature)
-    return publish(repository, name, served, dataset, record, outcome)
+    lower = tuple(p for p in PRECISIONS if p in precisions and p != "fp32")
+    wishes = Wishes(lower, max_accuracy_drop, abstain_precision)
+    return publish(repository, name, served, dataset, record, outcome, wishes=wishes)
 
 
 def measure(network: ImageNetwork, dataset: Dataset) -> tuple[Outcome, Tensor]:

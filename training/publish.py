@@ -5,10 +5,12 @@ proved and what is published are the same bytes.
 """
 
 import hashlib
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 
 from models.artifact import (
@@ -17,28 +19,59 @@ from models.artifact import (
     Metrics,
     ModelArtifact,
     ModelFile,
+    Precision,
     Provenance,
 )
 from models.image import decode, encode_png
 from models.repository import ModelRepository
+from training.abstain import choose_abstain
 from training.datasets import Dataset
 from training.encoded import image_spec
+from training.evaluate import describe_training, error_before
 from training.export import OPSET, ServedNetwork, check_contract, export_onnx, stamp
+from training.precision import (
+    MAX_ACCURACY_DROP,
+    check_gate,
+    convert,
+    measure_gate,
+    run_split,
+)
 from training.runs import Outcome, Run
 from training.splits import Split
-from training.verify import open_session, run_session, verify
+from training.verify import Outputs, open_session, run_session, verify
 
 _MODEL_FILE = "model.onnx"
 _GOLDEN_IMAGES = 8
 
 
-def publish(
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is published beside the fp32 file.
+
+    Attributes:
+        precisions: Files of lower precision to write.
+        max_accuracy_drop: Accuracy that each of them may lose, as a share.
+        abstain_precision: Share of the answers that shall be right, the others being withheld;
+            None: the model always answers.
+    """
+
+    precisions: Sequence[Precision] = ()
+    max_accuracy_drop: float = MAX_ACCURACY_DROP
+    abstain_precision: float | None = None
+
+
+PLAIN = Wishes()
+
+
+def publish(  # noqa: PLR0913 - all that a version is made of
     repository: ModelRepository,
     name: str,
     network: ServedNetwork,
     dataset: Dataset,
     run: Run,
     outcome: Outcome,
+    *,
+    wishes: Wishes = PLAIN,
 ) -> ModelArtifact:
     """Export, verify and publish a fitted network as the next version of a model.
 
@@ -49,13 +82,16 @@ def publish(
         dataset: What it was fitted on; the test split gives the images for parity and golden.
         run: Where it came from.
         outcome: What it scored.
+        wishes: What else is written.
 
     Returns:
         The published artifact.
 
     Raises:
         ParityError: onnxruntime does not answer as torch does.
-        ExportError: The exported graph breaks the contract.
+        GateError: A file of lower precision loses too much.
+        ConfigError: No threshold is as precise as was asked for.
+        ExportError: The exported graph breaks the contract, or has nothing to convert.
         ArtifactError: The repository refuses the name or what was built.
     """
 
@@ -65,6 +101,11 @@ def publish(
         content = model.SerializeToString()
         inputs, outputs = check_contract(content, dataset.image_shape, len(dataset.labels))
         (staging / _MODEL_FILE).write_bytes(content)
+        parity = verify(network, content, dataset.test)
+        golden = write_golden(staging, open_session(content), dataset)
+        test = run_split(content, dataset.test)
+        lower = _write_lower(staging, model, test, dataset, golden, wishes)
+        _, validation_NK = run_split(content, dataset.validation)
         return ModelArtifact(
             name=name,
             version=version,
@@ -72,16 +113,56 @@ def publish(
             inputs=inputs,
             outputs=outputs,
             image=_image_spec(dataset),
-            files=(ModelFile(_MODEL_FILE, "fp32", _sha256(content), len(content)),),
+            files=(ModelFile(_MODEL_FILE, "fp32", _sha256(content), len(content)), *lower),
             opset=OPSET,
             temperature=outcome.temperature,
-            golden=write_golden(staging, open_session(content), dataset),
-            metrics=Metrics(split="test", **asdict(outcome.test)),
-            parity=verify(network, content, dataset.test),
+            golden=golden,
+            metrics=Metrics(
+                split="test",
+                **asdict(outcome.test),
+                calibration_error_before=error_before(test[0], dataset.test.targets_N),
+            ),
+            parity=parity,
             provenance=_provenance(run),
+            abstain=None
+            if wishes.abstain_precision is None
+            else choose_abstain(
+                validation_NK,
+                dataset.validation.targets_N,
+                test[1],
+                dataset.test.targets_N,
+                wishes.abstain_precision,
+            ),
+            statistics=describe_training(dataset, validation_NK),
         )
 
     return repository.publish(name, build)
+
+
+def _write_lower(
+    staging: Path,
+    model: onnx.ModelProto,
+    test: Outputs,
+    dataset: Dataset,
+    golden: Sequence[Golden],
+    wishes: Wishes,
+) -> list[ModelFile]:
+    """Convert the fp32 graph to each precision asked for, let it pass its gate, and write it."""
+    spec = _image_spec(dataset)
+    images = np.stack([decode((staging / one.path).read_bytes(), spec) for one in golden])
+    files = []
+    for precision in wishes.precisions:
+        lower = convert(model, precision, dataset.train)
+        del lower.metadata_props[:]
+        lower.metadata_props.extend(model.metadata_props)
+        content = lower.SerializeToString()
+        check_contract(content, dataset.image_shape, len(dataset.labels))
+        gate = measure_gate(test[1], content, dataset.test, images, wishes.max_accuracy_drop)
+        check_gate(gate, precision)
+        path = f"model.{precision}.onnx"
+        (staging / path).write_bytes(content)
+        files.append(ModelFile(path, precision, _sha256(content), len(content), gate))
+    return files
 
 
 def write_golden(

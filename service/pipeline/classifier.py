@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.artifact import ArtifactError, ModelArtifact
-from models.image import ImageError, Pixels, decode, decode_sized, read_size
+from models.image import ImageError, Pixels, decode_sized, read_size
 from models.repository import ModelRepository
 from service.errors import (
     DecodeError,
@@ -26,19 +25,15 @@ from service.errors import (
 )
 from service.pipeline.batcher import Batcher, Loop
 from service.pipeline.job import Batch, BatchLimits, Job, Rows
+from service.pipeline.planning import Choice, PlanLimits, best_of, open_best
 from service.pipeline.postprocess import Postprocessor
-from service.pipeline.session import Plan, Session, available_cpus
+from service.pipeline.session import Session, available_cpus
 
 logger = logging.getLogger("foveal.classifier")
 
 # A batch this short runs on the event loop itself: handing it to a thread costs more than it frees.
 # Measured for the prototype: 16-30 % more requests/s for 1 ms runs; at 45 ms newcomers starve.
 INLINE_RUN_S = 0.002
-# Probabilities of a golden image may differ this much from the recorded ones: CPU kernels of other
-# instruction sets sum in another order. Exports are verified to 1e-5 where they are made.
-GOLDEN_TOLERANCE = 1e-4
-# More threads must make a full batch this much faster to be worth taking from decode and HTTP.
-THREADS_GAIN = 1.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +44,14 @@ class ServingLimits:
     max_image_pixels: int = 1 << 25
     threads: int = 0
     workers: int = 1
+    precision: Choice = "fp32"
+
+    @property
+    def plan(self) -> PlanLimits:
+        """Return what a session may choose from: threads asked for, else one or its share."""
+        share = max(1, available_cpus() // self.workers)
+        threads = (self.threads,) if self.threads else (1, share)
+        return PlanLimits(self.precision, threads, self.batch.max_batch_size)
 
 
 class Classifier:
@@ -61,7 +64,8 @@ class Classifier:
         self.artifact = artifact
         self.session = session
         self.limits = limits
-        self.postprocessor = Postprocessor(artifact.labels)
+        threshold = artifact.abstain.threshold if artifact.abstain else None
+        self.postprocessor = Postprocessor(artifact.labels, threshold)
         self.full_batch_s = self._warm_up()
         self._executor: Executor | None = None
         self._batcher: Batcher | None = None
@@ -157,7 +161,7 @@ class Classifier:
         images = np.zeros((size, *self.artifact.image.shape_HWC), np.uint8)
         for rows in (1, 2, size):
             self.session.run(images[:rows])
-        return _best_of(self.session, images, 3)
+        return best_of(self.session, images, 3)
 
 
 def load(repository: ModelRepository, name: str, version: int, limits: ServingLimits) -> Classifier:
@@ -169,10 +173,8 @@ def load(repository: ModelRepository, name: str, version: int, limits: ServingLi
     """
     started = time.perf_counter()
     artifact = repository.verify(name, version)
-    content = repository.read_model(artifact, artifact.fp32.path)
-    session = _session(content, artifact, limits)
-    self_test(repository, artifact, session)
-    classifier = Classifier(artifact, session, limits)
+    classifier = Classifier(artifact, open_best(repository, artifact, limits.plan), limits)
+    session = classifier.session
     logger.info(
         "%s ready in %.0f ms: %s, %s, %d threads, full batch of %d in %.2f ms, runs on the %s",
         artifact.reference, (time.perf_counter() - started) * 1e3, session.plan.device,
@@ -180,24 +182,6 @@ def load(repository: ModelRepository, name: str, version: int, limits: ServingLi
         classifier.full_batch_s * 1e3, "loop" if classifier.is_inline else "session's thread",
     )  # fmt: skip
     return classifier
-
-
-def self_test(repository: ModelRepository, artifact: ModelArtifact, session: Session) -> None:
-    """Replay the golden images through decoder and session.
-
-    Raises:
-        ArtifactError: A probability is off by more than ``GOLDEN_TOLERANCE``.
-    """
-    for golden in artifact.golden:
-        row_HWC = decode(repository.read_file(artifact, golden.path), artifact.image)
-        got_K = session.run(row_HWC[None]).probabilities[0]
-        difference = float(np.abs(got_K - np.asarray(golden.probabilities, np.float32)).max())
-        if not difference <= GOLDEN_TOLERANCE:
-            raise ArtifactError(
-                f"{artifact.reference}: golden image {golden.path}: expected the recorded "
-                f"probabilities within {GOLDEN_TOLERANCE}, got a difference of {difference:.2g}; "
-                "export the model again on this version of onnxruntime"
-            )
 
 
 class Catalog:
@@ -334,23 +318,3 @@ def load_versions(
             logger.error("%s:%d refused: %s", name, version, error)
     default = preferred if preferred in good else max(good, default=None)
     return LoadedVersions(list(good.values()), default, refused)
-
-
-def _session(content: bytes, artifact: ModelArtifact, limits: ServingLimits) -> Session:
-    """Load under the number of threads asked for, or the one that is measured to pay."""
-    share = max(1, available_cpus() // limits.workers)
-    if limits.threads or share == 1:
-        return Session(content, Plan(threads=limits.threads or 1))
-    images = np.zeros((limits.batch.max_batch_size, *artifact.image.shape_HWC), np.uint8)
-    one, many = (Session(content, Plan(threads=threads)) for threads in (1, share))
-    return many if _best_of(one, images, 4) > THREADS_GAIN * _best_of(many, images, 4) else one
-
-
-def _best_of(session: Session, images_NHWC: NDArray[np.uint8], runs: int) -> float:
-    """Return the shortest of some runs, seconds; the first, which allocates, is not counted."""
-    times = []
-    for _ in range(runs + 1):
-        started = time.perf_counter()
-        session.run(images_NHWC)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from service.pipeline.job import Batch, Job
 
+_ABSTAINED = b',"label":null,"abstained":true}'
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -44,17 +46,24 @@ class Postprocessor:
 
     Args:
         labels: Label of each index, K of them.
+        threshold: Where the first label is less probable, the model abstains; None: it never does,
+            and answers do not mention it.
     """
 
-    def __init__(self, labels: tuple[str, ...]) -> None:
+    def __init__(self, labels: tuple[str, ...], threshold: float | None = None) -> None:
         self.labels = labels
+        self._threshold = None if threshold is None else np.float32(threshold)
+        self._verdicts = [b',"label":%s,"abstained":false}' % orjson.dumps(x) for x in labels]
         self._prefixes = [
             b'{"label":%s,"index":%d,"probability":' % (orjson.dumps(label), index)
             for index, label in enumerate(labels)
         ]
 
     def fragments(self, batch: Batch, top: int) -> list[bytes]:
-        """Return, for each row of a batch, its JSON object ``{"predictions": [...]}``."""
+        """Return, for each row of a batch, its JSON object ``{"predictions": [...]}``.
+
+        With a threshold it also has ``"label"``, null for none, and ``"abstained"``.
+        """
         key = self, top
         fragments: list[bytes] | None = batch.notes.get(key)
         if fragments is None:
@@ -97,7 +106,16 @@ class Postprocessor:
         labels = map(self._prefixes.__getitem__, order_NT.ravel().tolist())
         predictions = list(map(add, labels, digits))
         width = order_NT.shape[1]
-        return [
+        fragments = [
             b'{"predictions":[%s}]}' % b"},".join(predictions[start : start + width])
             for start in range(0, len(predictions), width)
+        ]
+        if self._threshold is None:
+            return fragments
+        is_answered_N = (values_NT[:, 0] >= self._threshold).tolist()
+        return [
+            fragment[:-1] + (self._verdicts[index] if is_answered else _ABSTAINED)
+            for fragment, index, is_answered in zip(
+                fragments, order_NT[:, 0].tolist(), is_answered_N, strict=True
+            )
         ]

@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from models.artifact import Precision
 from service.errors import InferenceError
 
 # Nothing phones home; on Linux the calls are empty today, the switch stays in case they stop being.
@@ -42,7 +43,7 @@ class Plan:
     """
 
     device: str = "cpu"
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     threads: int = 1
 
 

@@ -10,25 +10,39 @@ import orjson
 import pytest
 
 from models.artifact import (
+    Abstain,
     ArtifactError,
+    Gate,
     ImageSpec,
     Metrics,
     ModelArtifact,
     ModelFile,
     Parity,
     Provenance,
+    Selective,
+    Statistics,
     TensorSpec,
 )
 from tests.tiny import LABELS, build_tiny, tiny_model
+
+# Fields that format 1 did not have at first.
+LATER = ("abstain", "statistics", "gate", "calibration_error_before")
 
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> ModelArtifact:
     """One with every field filled."""
     folder: Path = tmp_path_factory.mktemp("artifact")
+    built = build_tiny(folder, "tiny", 3, tiny_model())
+    golden = tuple(golden.probabilities for golden in built.golden)
+    gate = Gate("test", 100, 0.5, 0.001, 0.005, 0.99, 0.98, 0.01, golden)
+    worth = Selective("test", 100, 0.9, 0.99)
     return replace(
-        build_tiny(folder, "tiny", 3, tiny_model()),
-        metrics=Metrics("test", 100, 0.5, dict.fromkeys(LABELS, 0.25), 0.01),
+        built,
+        files=(replace(built.files[0], gate=gate),),
+        abstain=Abstain(0.75, 0.99, worth, worth),
+        statistics=Statistics(1000, 100.5, 50.5, (0.25,) * len(LABELS), 0.5),
+        metrics=Metrics("test", 100, 0.5, dict.fromkeys(LABELS, 0.25), 0.01, 0.02),
         parity=Parity(100, (1, 2, 64), 1e-5, 1e-6, 1.0),
         provenance=Provenance("abc", "foveal train", 7, "digits", "0" * 64, {"torch": "2"}, "now"),
     )
@@ -58,12 +72,26 @@ def test_round_trip_of_odd_text(artifact: ModelArtifact) -> None:
 
 
 def test_optional_fields_may_be_left_out(document: dict[str, Any]) -> None:
-    for name in ("temperature", "golden", "metrics", "parity", "provenance"):
+    for name in ("temperature", "golden", "metrics", "parity", "provenance", *LATER[:2]):
         del document[name]
+    del document["files"][0]["gate"]
     bare = read(document)
     assert (bare.temperature, bare.golden, bare.metrics) == (1.0, (), None)
-    document |= {"metrics": None, "parity": None, "provenance": None}
+    document |= {"metrics": None, "parity": None, "provenance": None, **dict.fromkeys(LATER[:2])}
     assert read(document) == bare
+
+
+def test_fields_that_came_later_are_written_only_where_they_say_something(
+    artifact: ModelArtifact, document: dict[str, Any]
+) -> None:
+    """What says nothing new still loads where nothing new is known."""
+    assert all(f'"{name}"' in artifact.to_json() for name in LATER)
+    for name in LATER[:2]:
+        del document[name]
+    del document["files"][0]["gate"], document["metrics"]["calibration_error_before"]
+    text = read(document).to_json()
+    assert not any(f'"{name}"' in text for name in LATER)
+    assert json.loads(text) == document
 
 
 def test_properties(artifact: ModelArtifact) -> None:
@@ -123,7 +151,7 @@ def test_every_mistyped_field_is_named_with_expected_and_got(document: dict[str,
                 continue
             if isinstance(wrong, float) and takes_float(document, path):
                 continue
-            if wrong is None and path in (("metrics",), ("parity",), ("provenance",)):
+            if wrong is None and path[-1] in ("metrics", "parity", "provenance", *LATER):
                 continue
             if isinstance(wrong, dict) and path[-1] == "versions":  # any text to any text
                 continue
@@ -157,14 +185,19 @@ def takes_float(document: Any, path: tuple[str | int, ...]) -> bool:
 
 def test_every_required_field_that_is_missing_is_named(document: dict[str, Any]) -> None:
     optional = {
-        "temperature", "golden", "metrics", "parity", "provenance", "resize", "interpolation",
-        "scaled_decoding",
+        "temperature", "metrics", "parity", "provenance", "resize", "interpolation",
+        "scaled_decoding", *LATER,
     }  # fmt: skip
     free = ("per_class", "versions")
     count = 0
     for path in paths(document):
         name = path[-1]
-        if name in optional or isinstance(name, int) or (len(path) > 1 and path[-2] in free):
+        if (
+            name in optional
+            or path == ("golden",)
+            or isinstance(name, int)
+            or (len(path) > 1 and path[-2] in free)
+        ):
             continue
         broken = copy.deepcopy(document)
         parent: Any = broken
@@ -245,6 +278,13 @@ def test_wrong_documents(text: str | bytes, match: str) -> None:
         (("files", 0, "path"), "model\0.onnx", r"expected a path inside"),
         (("golden", 0, "path"), "../../x.png", r"expected a path inside"),
         (("golden", 0, "probabilities"), [0.5, 0.5], r"golden\[0\].probabilities: expected 4"),
+        (
+            ("files", 0, "gate", "golden"),
+            [[0.5]],
+            r"\$.files\[0\].gate.golden: expected 8 lists of 4",
+        ),
+        (("abstain", "threshold"), 1.5, r"\$.abstain.threshold: expected 0 to 1, got 1.5"),
+        (("statistics", "class_shares"), [1.0], r"\$.statistics.class_shares: expected 4 values"),
         (("temperature",), 0, r"\$.temperature"),
         (("temperature",), -1.0, r"\$.temperature"),
         (("temperature",), float("nan"), r"\$.temperature"),

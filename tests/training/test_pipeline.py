@@ -166,7 +166,7 @@ def test_changed_data_and_unknown_precisions_and_names_are_refused(
     run: Path, tmp_path: Path
 ) -> None:
     repository = ModelRepository(tmp_path / "models")
-    with pytest.raises(ConfigError, match="precision: expected fp32, got int7"):
+    with pytest.raises(ConfigError, match="precision: expected fp32, int8, fp16, got int7"):
         export(run, "digits", repository, precisions=["fp32", "int7"])
     with pytest.raises(ArtifactError, match="model name"):
         export(run, "Not A Name", repository)

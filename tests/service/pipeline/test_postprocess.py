@@ -110,3 +110,16 @@ def test_rows_of_a_job_come_from_all_its_batches() -> None:
         for f in postprocessor.job_fragments(job, 2)
     ]
     assert got == [[2, 0], [0, 10], [1, 10]]
+
+
+@given(PROBABILITIES, st.integers(1, 9), FLOAT32)
+def test_a_threshold_adds_a_verdict_and_changes_nothing_else(
+    probabilities_NK: NDArray[np.float32], top: int, threshold: float
+) -> None:
+    plain = Postprocessor(LABELS).fragments(batch(probabilities_NK), top)
+    picky = Postprocessor(LABELS, threshold).fragments(batch(probabilities_NK), top)
+    for row_K, without, fragment in zip(probabilities_NK, plain, picky, strict=True):
+        best = LABELS[rank(row_K[None], 1)[0, 0]]
+        abstains = bool(row_K.max() < np.float32(threshold))
+        verdict = {"label": None if abstains else best, "abstained": abstains}
+        assert fragment == without[:-1] + b"," + orjson.dumps(verdict)[1:]

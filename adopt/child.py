@@ -1,0 +1,37 @@
+"""The process that runs a foreign graph: its own limits, then onnxruntime, then it ends.
+
+    python child.py FOLDER MEMORY_BYTES SECONDS
+
+Reads ``model.onnx`` and the batches ``<i>.npy`` of the folder, writes ``<i>-<output>.npy``. Imports
+nothing of this project, so that it can be started by its path.
+"""
+
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+
+def main(folder: Path, memory_bytes: int, seconds: int) -> None:
+    """Limit this process, run every batch, write every output."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        (folder / "model.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
+    (given,) = session.get_inputs()
+    for batch in range(len(list(folder.glob("?*.npy")))):
+        outputs = session.run(None, {given.name: np.load(folder / f"{batch}.npy")})
+        for number, output in enumerate(outputs):
+            np.save(folder / f"{batch}-{number}.npy", output, allow_pickle=False)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

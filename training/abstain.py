@@ -1,0 +1,87 @@
+"""Choose when a model had rather say nothing: the least probability that is worth an answer.
+
+Chosen on the validation split, measured on the test split. Legend: N rows, K classes.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.artifact import Abstain, Selective
+from training.errors import ConfigError
+
+
+def choose_threshold(
+    probabilities_NK: NDArray[np.float32], targets_N: NDArray[np.int64], target_precision: float
+) -> float:
+    """Find the lowest threshold at which enough of the answers are right.
+
+    Args:
+        probabilities_NK: float32 [N, K], of the validation split.
+        targets_N: int64 [N].
+        target_precision: Share of right labels among the answered, 0 < share <= 1.
+
+    Returns:
+        A probability that occurs: rows with it or more are answered.
+
+    Raises:
+        ConfigError: The share is out of range, or no threshold reaches it.
+    """
+    if not 0 < target_precision <= 1:
+        raise ConfigError(f"abstain-precision: expected above 0, at most 1, got {target_precision}")
+    confidence_N = probabilities_NK.max(axis=1)
+    is_right_N = probabilities_NK.argmax(axis=1) == targets_N
+    order = np.argsort(-confidence_N, kind="stable")
+    sorted_N = confidence_N[order]
+    precision_N = np.cumsum(is_right_N[order]) / np.arange(1, len(order) + 1)
+    # A threshold answers all rows of one confidence or none of them: only the last of each counts.
+    is_last_N = np.append(sorted_N[1:] != sorted_N[:-1], True)
+    good = np.flatnonzero(is_last_N & (precision_N >= target_precision))
+    if not len(good):
+        best = float(precision_N[is_last_N].max())
+        raise ConfigError(
+            f"abstain-precision: expected a share that is reached on the validation split, got "
+            f"{target_precision:.2%}; the most is {best:.2%}"
+        )
+    return float(sorted_N[good[-1]])
+
+
+def measure_threshold(
+    split: str, probabilities_NK: NDArray[np.float32], targets_N: NDArray[np.int64],
+    threshold: float,
+) -> Selective:  # fmt: skip
+    """Measure how many rows of a split are answered and how many of those rightly."""
+    is_answered_N = probabilities_NK.max(axis=1) >= np.float32(threshold)
+    is_right_N = probabilities_NK.argmax(axis=1) == targets_N
+    answered = int(is_answered_N.sum())
+    right = int((is_answered_N & is_right_N).sum())
+    return Selective(
+        split, len(targets_N), answered / len(targets_N), right / answered if answered else 0.0
+    )
+
+
+def choose_abstain(
+    validation_NK: NDArray[np.float32],
+    validation_targets_N: NDArray[np.int64],
+    test_NK: NDArray[np.float32],
+    test_targets_N: NDArray[np.int64],
+    target_precision: float,
+) -> Abstain:
+    """Choose the threshold and say what it is worth.
+
+    Args:
+        validation_NK: Probabilities on the validation split, float32 [N, K].
+        validation_targets_N: Its targets, int64 [N].
+        test_NK: Probabilities on the test split.
+        test_targets_N: Its targets.
+        target_precision: Share of right labels among the answered, 0 < share <= 1.
+
+    Raises:
+        ConfigError: See ``choose_threshold``.
+    """
+    threshold = choose_threshold(validation_NK, validation_targets_N, target_precision)
+    return Abstain(
+        threshold,
+        target_precision,
+        measure_threshold("validation", validation_NK, validation_targets_N, threshold),
+        measure_threshold("test", test_NK, test_targets_N, threshold),
+    )
