@@ -15,7 +15,7 @@ import typer
 _MISTAKES = {
     "models.artifact": "ArtifactError", "service.errors": "ServiceError",
     "service.remote": "RemoteError", "service.settings": "SettingsError",
-    "service.sources": "ScoreError", "training.errors": "TrainingError",
+    "service.scoring.rows": "ScoreError", "training.errors": "TrainingError",
     "loadtest.headless": "LoadTestError",
 }  # fmt: skip
 # Packages that only an extra brings, and the extra.

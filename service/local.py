@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from models.artifact import ArtifactError, ModelArtifact
+from models.artifact import ArtifactError, ModelArtifact, ModelFile, Precision
 from models.image import ImageError, Pixels, decode
 from models.repository import ModelRepository
 from service.answer import Answer, Ranked, Result
@@ -28,13 +28,18 @@ BATCH_SIZE = 64
 class LocalModel:
     """One version of a model, verified, loaded and self-tested. Build it with ``load``."""
 
-    def __init__(self, artifact: ModelArtifact, session: Session) -> None:
+    def __init__(self, artifact: ModelArtifact, session: Session, file: ModelFile) -> None:
         self.artifact = artifact
+        self.file = file
         self._session = session
 
     @classmethod
     def load(
-        cls, repository: ModelRepository, reference: str | None = None, threads: int = 0
+        cls,
+        repository: ModelRepository,
+        reference: str | None = None,
+        threads: int = 0,
+        precision: Precision = "fp32",
     ) -> "LocalModel":
         """Load a version: checksums, graph, session, golden images.
 
@@ -42,17 +47,25 @@ class LocalModel:
             repository: Where the models lie.
             reference: ``name``, ``name:version``, or None for the repository's default.
             threads: onnxruntime's intra-op threads; 0: as many as there are cores.
+            precision: Which of its files. The golden images' answers are fp32's; they are replayed
+                in that precision alone.
 
         Raises:
-            ArtifactError: No such model, its files break the contract, or a golden image gets
-                another answer.
+            ArtifactError: No such model or precision, its files break the contract, or a golden
+                image gets another answer.
             InferenceError: onnxruntime refuses the model.
         """
         artifact = repository.verify(*repository.resolve(reference))
-        content = repository.read_model(artifact, artifact.fp32.path)
-        session = Session(content, Plan(threads=threads or available_cpus()))
-        self_test(repository, artifact, session)
-        return cls(artifact, session)
+        file = artifact.file(precision)
+        if file is None:
+            there = ", ".join(each.precision for each in artifact.files)
+            raise ArtifactError(f"{artifact.reference}: expected {there}, got {precision}")
+        content = repository.read_model(artifact, file.path)
+        plan = Plan(threads=threads or available_cpus(), precision=precision)
+        session = Session(content, plan)
+        if precision == "fp32":
+            self_test(repository, artifact, session)
+        return cls(artifact, session, file)
 
     def decode(self, encoded: bytes) -> Pixels:
         """Decode one image to a row of this model; may be called from any thread.
@@ -77,7 +90,21 @@ class LocalModel:
         Raises:
             InferenceError: onnxruntime failed.
         """
-        return self._session.run(np.stack(rows)).probabilities
+        return self.run_batch(np.stack(rows))
+
+    def run_batch(self, images_NHWC: Pixels) -> NDArray[np.float32]:
+        """Classify one batch on the calling thread; several threads may do so at once.
+
+        Args:
+            images_NHWC: uint8 [N, H, W, C], N >= 1, contiguous.
+
+        Returns:
+            probabilities_NK: float32 [N, K].
+
+        Raises:
+            InferenceError: onnxruntime failed.
+        """
+        return self._session.run(images_NHWC).probabilities
 
     def predict(self, images: Sequence[bytes], top: int) -> Answer:
         """Classify encoded images; a bad one gets its own error.

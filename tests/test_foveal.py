@@ -20,7 +20,9 @@ from tests.tiny import LABELS, publish_tiny, random_images, tiny_probabilities
 COMMANDS = {
     "serve": "--models --port --host --workers --device",
     "predict": "IMAGE… --model --top --url --local --models --json",
-    "score": "SOURCE… --model --out --models --json",
+    "score": "SOURCE… --model --out --resume --glob --image-column --label-column --id-column "
+    "--keep --top --probabilities --max-errors --precision --engine --ray-address --models "
+    "--quiet --json",
     "train": "--dataset --network --run --data-dir --image-size --grey --no-grey --positive "
     "--epochs --batch-size --loss --optimizer --momentum --nesterov --no-nesterov --lr "
     "--weight-decay --schedule --warmup --label-smoothing --hidden --widths --depth --activation "
@@ -277,8 +279,10 @@ def test_score_writes_a_table_and_counts_what_it_rejected(shell: Shell, tmp_path
     assert said.error == ""
     document = said.document
     assert document.pop("seconds") > 0
+    assert document.pop("rows_per_s") > 0
     assert document == {
         "out": str(out), "model": "tiny", "version": 1, "rows": 6, "errors": 3,
+        "resumed_rows": 0, "accuracy": None,
     }  # fmt: skip
     assert len(out.read_text().splitlines()) == 7
     said = shell("score", folder / "[0-2].png", "--model", "tiny:2", "--out", out)
