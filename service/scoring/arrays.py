@@ -27,6 +27,10 @@ from service.scoring.rows import (
 
 _IMAGES = ("images", "image", "x", "x_test", "arr_0")
 _LABELS = ("labels", "label", "y", "y_test")
+# Chunks of small rows are larger than others, as there is no decoding to share out: a small
+# network's run takes less than what surrounds it.
+_ARRAY_ROWS = 256
+_ARRAY_BYTES = 1 << 20
 _READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -77,7 +81,8 @@ class ArraySource:
         """Stream rows ``start`` to ``stop``; damage is rows with an error."""
         stop = self.shape[0] if stop is None else min(stop, self.shape[0])
         row_bytes = math.prod(self.shape[1:])
-        step = max(1, min(CHUNK_ROWS, CHUNK_BYTES // row_bytes))
+        usual = min(CHUNK_ROWS, CHUNK_BYTES // row_bytes)
+        step = max(1, usual, min(_ARRAY_ROWS, _ARRAY_BYTES // row_bytes))
         truths = self._truths()
         with ExitStack() as stack:
             file = self._open(stack, self._member)

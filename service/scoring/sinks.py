@@ -34,6 +34,7 @@ COLUMNS = ("id", "label", "index", "probability", "error", "model", "version")
 _GROUP_ROWS = 1 << 16
 _GROUP_BYTES = 64 << 20
 _COPY_BYTES = 1 << 20
+_REPEATING = ("string", "int32", "int64", "bool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +162,17 @@ class ParquetSink:
         """Write rows to a new part."""
         columns = list(_arrays(self._layout, scored))
         table = pyarrow.Table.from_arrays(columns, schema=self._schema)
-        pyarrow.parquet.write_table(table, path, compression="lz4")
+        pyarrow.parquet.write_table(
+            table, path, compression="lz4", use_dictionary=_repeating(self._layout)
+        )
 
     def join(self, parts: Sequence[Path], path: Path) -> None:
         """Write the rows of all parts, in row groups of the same size whatever the parts'."""
         rows = self._layout.group_rows
         waiting = self._schema.empty_table()
-        with pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd") as writer:
+        with pyarrow.parquet.ParquetWriter(
+            path, self._schema, compression="zstd", use_dictionary=_repeating(self._layout)
+        ) as writer:
             for part in parts:
                 table = pyarrow.parquet.read_table(part, schema=self._schema, partitioning=None)
                 waiting = pyarrow.concat_tables([waiting, table])
@@ -224,8 +229,7 @@ def _text_rows(layout: Layout, scored: Scored, digits: Any) -> Iterator[tuple[An
     if scored.probabilities_NK is not None:
         lists = [b"[%s]" % b",".join(_digits(row)) for row in scored.probabilities_NK]
         columns.append(_without(errors, [digits(text) for text in lists]))
-    said = [errors.get(row) for row in range(rows)] if errors else [None] * rows
-    columns += [said, [layout.model] * rows, [layout.version] * rows]
+    columns += [_errors(scored), [layout.model] * rows, [layout.version] * rows]
     columns += _kept(layout, scored)
     return zip(*columns, strict=True)
 
@@ -233,8 +237,9 @@ def _text_rows(layout: Layout, scored: Scored, digits: Any) -> Iterator[tuple[An
 def _arrays(layout: Layout, scored: Sequence[Scored]) -> Iterator[Any]:
     """Yield pyarrow's array of each column."""
     ids = [id_ for each in scored for id_ in each.ids]
-    errors = [each.errors.get(row) for each in scored for row in range(len(each))]
-    bad_N = np.array([error is not None for error in errors])
+    errors = [error for each in scored for error in _errors(each)]
+    bad_N = np.zeros(len(ids), bool)
+    bad_N[[row for row, error in enumerate(errors) if error is not None]] = True
     labels = pyarrow.array(layout.labels, "string")
     yield pyarrow.array(ids, "string")
     index_NT = np.concatenate([each.index_NT for each in scored])
@@ -284,6 +289,19 @@ def _text(value: Any) -> str | None:
     return (
         orjson.dumps(value, default=str).decode() if isinstance(value, dict | list) else str(value)
     )
+
+
+def _errors(scored: Scored) -> list[str | None]:
+    """Return the error of each row, None for good ones."""
+    said: list[str | None] = [None] * len(scored)
+    for row, error in scored.errors.items():
+        said[row] = error
+    return said
+
+
+def _repeating(layout: Layout) -> list[str]:
+    """Return the columns that a dictionary makes smaller; trying it on the others costs time."""
+    return [name for name, kind in layout.types.items() if name != "id" and kind in _REPEATING]
 
 
 def _without(errors: dict[int, str], values: list[Any]) -> list[Any]:
