@@ -23,7 +23,7 @@ _TRAIN = (
     "matplotlib", "onnx", "onnxscript", "pooch", "pyarrow", "pytorch_lightning", "sklearn",
     "torch", "torchmetrics",
 )  # fmt: skip
-_EXTRAS = {"onnxruntime": "cpu", **dict.fromkeys(_TRAIN, "train")}
+_EXTRAS = {"onnxruntime": "cpu", "ray": "ray", **dict.fromkeys(_TRAIN, "train")}
 
 
 def explain(error: Exception) -> str | None:

@@ -72,8 +72,13 @@ def score(
     repository = open_repository(models)
     # One thread a run: there is one run a core.
     loaded = LocalModel.load(repository, model, threads=1, precision=precision)
+    elsewhere = None
+    if engine == "ray":
+        from service.scoring.cluster import RayEngine
+
+        elsewhere = RayEngine(repository, loaded, options.answers, ray_address)
     with _Bar(loaded.artifact.reference, quiet) as bar:
-        summary = score(sources, loaded, out, options, on_progress=bar.show)
+        summary = score(sources, loaded, out, options, engine=elsewhere, on_progress=bar.show)
     show(dataclasses.asdict(summary), as_json, [(str(summary),)])
     if not as_json:
         _show_confusion(summary)
