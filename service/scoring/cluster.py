@@ -80,12 +80,14 @@ class Scorer:
         self._stages = Stages(model, sent.answers)
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Score one task; give the answers a chunk at a time."""
+        """Score one task; give the answers a chunk at a time, or at the end what went wrong."""
         for task in batch["task"]:
             number, source, start, stop = pickle.loads(task)
-            for chunk in source.chunks(start, stop):
-                answers = pickle.dumps((number, self._stages(chunk)))
-                yield {"answers": np.array([answers], dtype=object)}
+            try:
+                for chunk in source.chunks(start, stop):
+                    yield _packed((number, self._stages(chunk)))
+            except (ScoreError, InferenceError) as error:
+                yield _packed(error)  # raised here, it would come out as Ray's, without its class
 
 
 class RayEngine:
@@ -129,9 +131,20 @@ class RayEngine:
                     fn_constructor_args=(self._shipment,),
                 )
                 for row in dataset.iter_rows():
-                    yield pickle.loads(row["answers"])
+                    answered = pickle.loads(row["answers"])
+                    if isinstance(answered, Exception):
+                        raise answered
+                    yield answered
+        except ray.exceptions.RayTaskError:
+            raise  # our own bug, with its traceback
         except (ray.exceptions.RayError, ConnectionError) as error:
-            raise _unwrapped(error) from error
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise ScoreError(f"ray: expected a cluster that works, got: {said[0]}") from error
+
+
+def _packed(answered: tuple[int, Scored] | Exception) -> dict[str, Any]:
+    """Return one row for Ray Data."""
+    return {"answers": np.array([pickle.dumps(answered)], dtype=object)}
 
 
 def _tasks(
@@ -157,7 +170,7 @@ def _connected(address: str) -> Iterator[int]:
     # What fails is raised; at lower levels Ray warns the terminal of its own inner workings.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     code = [str(Path(package.__path__[0])) for package in (models, service)]
-    own = {} if address else {
+    own: dict[str, Any] = {} if address else {
         "num_cpus": available_cpus(), "include_dashboard": False,
         "object_store_memory": _STORE_BYTES,
     }  # fmt: skip
@@ -171,17 +184,7 @@ def _connected(address: str) -> Iterator[int]:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        yield max(1, int(ray.cluster_resources().get("CPU", 1)))
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        yield max(1, int(resources.get("CPU", 1)))
     finally:
         ray.shutdown()
-
-
-def _unwrapped(error: Exception) -> Exception:
-    """Return our own error that failed in a worker, or one that says what failed in Ray."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ScoreError | InferenceError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    said = str(error).strip().splitlines()
-    return ScoreError(f"ray: expected a cluster that works, got: {said[-1] if said else error!r}")

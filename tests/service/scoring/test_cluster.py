@@ -98,7 +98,7 @@ def test_a_cluster_that_is_not_there_is_said(
 ) -> None:
     repository = ModelRepository(tiny_repository)
     engine = cluster.RayEngine(repository, model, Answers(), "auto")
-    with pytest.raises(ScoreError, match="^ray: expected a cluster that works, got: "):
+    with pytest.raises(ScoreError, match=r"^ray: expected a cluster that works, got: "):
         score([str(files[0])], model, tmp_path / "out.csv", engine=engine)
 
 
