@@ -126,6 +126,16 @@ WRONG = [
     (("score", ".", "--model", "tiny", "--out", "scores.xlsx"), 2, "got 'scores.xlsx'"),
     (("score", "nowhere", "--model", "tiny", "--out", "a.csv"), 1, '^source "nowhere": expected a'),
     (("score", ".", "--model", "tiny", "--out", "nowhere/a.csv"), 1, "got no folder nowhere$"),
+    (
+        ("score", ".", "--model", "tiny", "--out", "a.csv", "--ray-address", "auto"),
+        2,
+        "--ray-address: expected --engine ray with it",
+    ),
+    (
+        ("score", ".", "--model", "tiny", "--out", "a.csv", "--precision", "int8"),
+        1,
+        "^tiny:1: expected fp32, got int8$",
+    ),
     (("models", "show", "none"), 1, '^model "none": expected one of tiny$'),
     (("models", "verify", "none"), 1, '^model "none": expected one of tiny$'),
     (("models", "rollback", "tiny"), 1, "expected a version before 1, got none$"),
@@ -186,6 +196,8 @@ def test_a_missing_repository_is_said(shell: Shell, tmp_path: Path) -> None:
         ("torch", "train", ("export", "runs/x", "--name", "x")),
         ("onnxruntime", "cpu", ("predict", "x.png")),
         ("pyarrow", "score", ("score", ".", "--model", "tiny", "--out", "a.parquet")),
+        ("fsspec", "remote", ("score", "s3://a/b", "--model", "tiny", "--out", "a.csv")),
+        ("ray", "ray", ("score", ".", "--model", "tiny", "--out", "a.csv", "--engine", "ray")),
         ("locust", "loadtest", ("loadtest",)),
     ],
 )
