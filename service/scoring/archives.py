@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import PurePosixPath
 
-from service.scoring.files import MAX_FILE_BYTES, is_url, open_binary, pin_files
+from service.scoring.files import MAX_FILE_BYTES, FileRow, is_url, open_binary, pin_files
 from service.scoring.rows import Chunk, Image, Pin, Row, ScoreError, Truth, chunked
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -39,7 +39,8 @@ class ArchiveSource:
     """
 
     def __init__(self, path: str) -> None:
-        self.name = path
+        self.name = FileRow(path).id
+        self._path = path
         self._is_zip = path.lower().endswith(".zip")
 
     def count(self) -> int | None:
@@ -60,7 +61,7 @@ class ArchiveSource:
 
     def pin(self) -> Pin:
         """Return a digest of the archive's path, size and date."""
-        return pin_files(self.name, [self.name])
+        return pin_files(self.name, [self._path])
 
     def _rows(self, start: int, stop: int | None) -> Iterator[Row]:
         yield from islice(self._samples(start), start, stop)
@@ -72,14 +73,14 @@ class ArchiveSource:
         key = ""
         last = "its beginning"
         try:
-            for number, (name, read) in enumerate(files(self.name)):
+            for number, (name, read) in enumerate(files(self._path)):
                 if _key(name) != key or len(sample) >= _SAMPLE_FILES:
                     yield from self._sample(sample)
                     sample, key = [], _key(name)
                 sample.append((name, b"" if number < start else read()))
                 last = name
         except _DAMAGED as error:
-            if is_url(self.name) and isinstance(error, OSError):
+            if is_url(self._path) and isinstance(error, OSError):
                 raise  # the network's fault: a job that goes on later loses nothing
             yield from self._sample(sample)
             said = str(error).strip() or type(error).__name__

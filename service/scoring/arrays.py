@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from service.scoring.files import open_binary, pin_files
+from service.scoring.files import FileRow, open_binary, pin_files
 from service.scoring.rows import (
     CHUNK_BYTES,
     CHUNK_ROWS,
@@ -59,7 +59,8 @@ class ArraySource:
     """
 
     def __init__(self, path: str) -> None:
-        self.name = path
+        self.name = FileRow(path).id
+        self._path = path
         self._member = self._labels = ""
         try:
             if path.lower().endswith(".npz"):
@@ -111,10 +112,10 @@ class ArraySource:
 
     def pin(self) -> Pin:
         """Return a digest of the file's path, size and date."""
-        return pin_files(self.name, [self.name])
+        return pin_files(self.name, [self._path])
 
     def _open(self, stack: ExitStack, member: str) -> BinaryIO:
-        file = stack.enter_context(open_binary(self.name))
+        file = stack.enter_context(open_binary(self._path))
         if not member:
             return file
         archive = stack.enter_context(zipfile.ZipFile(file))

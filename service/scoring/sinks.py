@@ -162,19 +162,24 @@ class ParquetSink:
         """Write rows to a new part."""
         columns = list(_arrays(self._layout, scored))
         table = pyarrow.Table.from_arrays(columns, schema=self._schema)
-        pyarrow.parquet.write_table(
-            table, path, compression="lz4", use_dictionary=_repeating(self._layout)
-        )
+        with path.open("wb") as file:  # pyarrow itself opens no path that is not UTF-8
+            pyarrow.parquet.write_table(
+                table, file, compression="lz4", use_dictionary=_repeating(self._layout)
+            )
 
     def join(self, parts: Sequence[Path], path: Path) -> None:
         """Write the rows of all parts, in row groups of the same size whatever the parts'."""
         rows = self._layout.group_rows
         waiting = self._schema.empty_table()
-        with pyarrow.parquet.ParquetWriter(
-            path, self._schema, compression="zstd", use_dictionary=_repeating(self._layout)
-        ) as writer:
+        with (
+            path.open("wb") as file,
+            pyarrow.parquet.ParquetWriter(
+                file, self._schema, compression="zstd", use_dictionary=_repeating(self._layout)
+            ) as writer,
+        ):
             for part in parts:
-                table = pyarrow.parquet.read_table(part, schema=self._schema, partitioning=None)
+                with part.open("rb") as done:
+                    table = pyarrow.parquet.ParquetFile(done).read().cast(self._schema)
                 waiting = pyarrow.concat_tables([waiting, table])
                 while waiting.num_rows >= rows:
                     _write_group(writer, waiting.slice(0, rows))

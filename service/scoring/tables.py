@@ -66,7 +66,8 @@ class ParquetSource:
     def __init__(self, path: str, columns: Columns) -> None:
         if pyarrow is None:
             raise ScoreError(f"{path}: expected pyarrow, got none; pip install 'foveal[score]'")
-        self.name = path
+        self.name = FileRow(path).id
+        self._path = path
         with open_binary(path) as file:
             try:
                 table = pyarrow.parquet.ParquetFile(file)
@@ -95,7 +96,7 @@ class ParquetSource:
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """Stream rows ``start`` to ``stop``; those of a damaged page are rows with an error."""
         stop = self.count() if stop is None else min(stop, self.count())
-        with open_binary(self.name) as file:
+        with open_binary(self._path) as file:
             table = pyarrow.parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES)
             first = 0
             for group, rows in enumerate(self._rows):
@@ -115,7 +116,7 @@ class ParquetSource:
 
     def pin(self) -> Pin:
         """Return a digest of the file's path, size and date."""
-        return pin_files(self.name, [self.name])
+        return pin_files(self.name, [self._path])
 
     def _group(self, table: Any, group: int, first: int, lower: int, upper: int) -> Iterator[Chunk]:
         row_bytes = max(1, self._bytes[group] // self._rows[group])
@@ -129,7 +130,7 @@ class ParquetSource:
                     yield self._chunk(batch.slice(begin, end - begin), first + begin)
                 first += batch.num_rows
         except (pyarrow.ArrowException, OSError) as error:
-            if is_url(self.name) and isinstance(error, OSError):
+            if is_url(self._path) and isinstance(error, OSError):
                 raise  # the network's fault: a job that goes on later loses nothing
             damage = ScoreError(f"table: expected a whole row group {group}, got: {_line(error)}")
             ids = (f"{self.name}#{i}" for i in range(max(lower, first), upper))
@@ -161,12 +162,12 @@ class ParquetSource:
         if _is_text(column.type):
             paths, values = values, [None] * len(values)
         return [
-            value if value is not None else self._path(paths[i] if paths else None)
+            value if value is not None else self._file(paths[i] if paths else None)
             for i, value in enumerate(values)
         ]
 
-    def _path(self, path: str | None) -> Image:
-        return FileRow(beside(self.name, path)) if path else _nothing()
+    def _file(self, path: str | None) -> Image:
+        return FileRow(beside(self._path, path)) if path else _nothing()
 
     def _image_columns(self) -> list[str]:
         return [field.name for field in self._schema if _holds_images(field.type)]
@@ -184,7 +185,8 @@ class CsvSource:
     """
 
     def __init__(self, path: str, columns: Columns) -> None:
-        self.name = path
+        self.name = FileRow(path).id
+        self._path = path
         self._delimiter = "\t" if path.lower().endswith(".tsv") else ","
         try:
             self._header = next(self._lines(), [])
@@ -214,7 +216,7 @@ class CsvSource:
 
     def pin(self) -> Pin:
         """Return a digest of the file's path, size and date, not those of the images it names."""
-        return pin_files(self.name, [self.name])
+        return pin_files(self.name, [self._path])
 
     def _rows(self, start: int, stop: int | None) -> Iterator[Row]:
         columns = self._columns
@@ -228,7 +230,7 @@ class CsvSource:
                     path = cell(columns.image) or ""
                     yield Row(
                         (cell(columns.id) if columns.id else path) or f"{self.name}#{number - 1}",
-                        FileRow(beside(self.name, path)) if path else _nothing(),
+                        FileRow(beside(self._path, path)) if path else _nothing(),
                         cell(columns.label) if columns.label else None,
                         tuple(cell(name) for name in columns.keep),
                     )
@@ -240,7 +242,7 @@ class CsvSource:
 
     def _lines(self) -> Iterator[list[str]]:
         with (
-            open_binary(self.name) as file,
+            open_binary(self._path) as file,
             io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
         ):
             yield from filter(None, csv.reader(text, delimiter=self._delimiter, strict=True))

@@ -1,6 +1,7 @@
 """Every kind of source gives the same rows for the same images."""
 
 import io
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -341,3 +342,21 @@ def test_a_sample_of_a_tar_is_one_row(model: LocalModel, tmp_path: Path) -> None
     assert [row["index"] for row in rows] == tiny_probabilities(
         random_images(COUNT)
     ).argmax(axis=1).tolist()  # fmt: skip
+
+
+def test_a_container_whose_name_is_no_utf8_is_read(
+    files: list[Path], expected: list[Row], model: LocalModel, tmp_path: Path
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xfcn"))
+    folder.mkdir()
+    sources = [
+        as_tar(folder / "a.tar", files),
+        as_parquet(tmp_path / "b.parquet", files).rename(folder / "b.parquet"),
+    ]
+    (folder / "c.csv").write_text(f"path\n{files[0]}\n")
+    np.save(folder / "d.npy", random_images(1))
+    run([*sources, folder / "c.csv", folder / "d.npy"], model, folder / "out.parquet")
+    ids = [row["id"] for row in read((folder / "out.parquet").rename(tmp_path / "out.parquet"))]
+    assert ids[0] == f"{tmp_path}/gr\\xfcn/a.tar/images/{files[0].name}"
+    assert ids[-1] == f"{tmp_path}/gr\\xfcn/d.npy#0"
+    assert len(ids) == 2 * len(expected) + 2
