@@ -12,9 +12,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import PurePosixPath
 
-from service.scoring.files import MAX_FILE_BYTES, FileRow, is_url, open_binary, pin_files
+from service.scoring.files import MAX_FILE_BYTES, FileRow, folder_of, is_url, open_binary, pin_files
 from service.scoring.rows import Chunk, Image, Pin, Row, ScoreError, Truth, chunked
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -94,8 +93,7 @@ class ArchiveSource:
         images = [(name, image) for name, image in sample if _ending(name) in _IMAGE_ENDINGS]
         declared = [image for name, image in sample if images and _ending(name) == "cls"]
         for name, image in images or sample:
-            path = PurePosixPath(name)
-            truth = _index_or_label(declared[0]) if declared else path.parent.name
+            truth = _index_or_label(declared[0]) if declared else folder_of(name)
             yield Row(f"{self.name}/{_text(name)}", image, truth)
 
 

@@ -360,3 +360,20 @@ def test_a_container_whose_name_is_no_utf8_is_read(
     assert ids[0] == f"{tmp_path}/gr\\xfcn/a.tar/images/{files[0].name}"
     assert ids[-1] == f"{tmp_path}/gr\\xfcn/d.npy#0"
     assert len(ids) == 2 * len(expected) + 2
+
+
+def test_a_folder_opens_what_holds_images_but_not_a_table_of_paths(
+    files: list[Path], model: LocalModel, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    as_tar(folder / "a.tar", files[:2])
+    (folder / "b.png").write_bytes(files[0].read_bytes())
+    (folder / "labels.csv").write_text("name,label\nb.png,top\n")
+    np.save(folder / "z.npy", random_images(1))
+    run([folder], model, tmp_path / "out.jsonl")
+    rows = read(tmp_path / "out.jsonl")
+    assert [(row["id"].removeprefix(f"{folder}/"), row["error"] is None) for row in rows] == [
+        ("a.tar/images/0000.png", True), ("a.tar/images/0001.png", True), ("b.png", True),
+        ("labels.csv", False), ("z.npy#0", True),
+    ]  # fmt: skip
