@@ -8,7 +8,6 @@ the job is: a job goes on only as the same job. Knows nothing about formats.
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,8 @@ class Parts:
         """Unlock the folder; remove it when the job is done or has nothing to go on from."""
         try:
             if kind is None or not self.paths:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                self._clear()
+                self._folder.rmdir()
         finally:
             os.close(self._lock)
 
@@ -99,20 +99,33 @@ class Parts:
             _check_same(self._out, self._pin, json.loads(job.read_bytes()))
             self._find()
             return
+        self._clear()
+        _write_json(job, self._pin)
+
+    def _clear(self) -> None:
+        # Without its job no part counts: a kill in the midst of this leaves nothing to go on from.
+        (self._folder / _JOB).unlink(missing_ok=True)
         for path in self._folder.iterdir():
             path.unlink()
-        _write_json(job, self._pin)
 
     def _find(self) -> None:
         while True:
             path = self._folder / f"{len(self.paths):06}"
             count = path.with_suffix(".json")
-            if not count.exists():
+            if not count.exists() or not path.exists():
+                self._forget_others()
                 return
             document = json.loads(count.read_bytes())
             self.tally.add(Tally.from_json(document))
             self.position = document["position"][0], document["position"][1]
             self.paths.append(path)
+
+    def _forget_others(self) -> None:
+        """Remove what is no part, so that it is not taken for one after the next kill."""
+        known = {self._folder / _JOB, *self.paths, *(p.with_suffix(".json") for p in self.paths)}
+        for path in self._folder.iterdir():
+            if path not in known:
+                path.unlink()
 
 
 def _check_same(out: Path, pin: dict[str, Any], found: dict[str, Any]) -> None:

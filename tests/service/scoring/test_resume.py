@@ -240,6 +240,25 @@ def test_a_part_without_its_count_was_never_written(
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+def test_a_part_after_a_gap_is_never_taken_for_the_next(
+    files: list[Path], model: LocalModel, tmp_path: Path
+) -> None:
+    """Parts end where time said so: a later part of another run would not fit."""
+    out = tmp_path / "out.csv"
+    words = [str(files[0].parent)]
+    folder = tmp_path / ".out.csv.parts"
+    run(files, model, tmp_path / "whole.csv")
+    for lost in ("000000.json", "000000"):
+        begin(words, model, out, Options(part_rows=1))
+        (folder / lost).unlink()
+        with pytest.raises(KeyboardInterrupt):  # one part of two chunks takes the place of one
+            resume = Options(resume=True, part_rows=128)
+            score(words, model, out, resume, engine=stopped_after(LocalEngine(model, Answers()), 2))
+        assert go_on(words, model, out).resumed_rows == 128
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "whole.csv"]
+        assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
 def test_two_jobs_do_not_write_one_file(
     files: list[Path], model: LocalModel, tmp_path: Path
 ) -> None:
