@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Self
 
 from service.scoring.files import MAX_FILE_BYTES, FileRow, folder_of, is_url, open_binary, pin_files
 from service.scoring.rows import Chunk, Image, Pin, Row, ScoreError, Truth, chunked
@@ -25,6 +26,22 @@ _DAMAGED = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError,
     NotImplementedError, ValueError,
 )  # fmt: skip
+
+# Subclasses that typeshed does not know.
+_CUT = (tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]
+
+
+class _WholeTar(tarfile.TarInfo):
+    """A header that must be there: the standard library takes a tar that was cut for its end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        """Read the next header; raise ReadError where the file ends without the end's mark."""
+        try:
+            return super().fromtarfile(tarfile_)
+        except _CUT:
+            raise tarfile.ReadError("the file ends before the archive's end") from None
+
 
 # A file of an archive: its name, and how to read it now.
 _Member = tuple[str, Callable[[], Image]]
@@ -107,7 +124,10 @@ def zip_members(path: str) -> Iterator[_Member]:
 
 def tar_members(path: str) -> Iterator[_Member]:
     """Yield the files of a tar in its order, reading it once from its beginning to its end."""
-    with open_binary(path) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+    with (
+        open_binary(path) as file,
+        tarfile.open(fileobj=file, mode="r|*", tarinfo=_WholeTar) as tar,
+    ):
         while (info := tar.next()) is not None:
             # Else it would remember every file it has seen; the attribute is not in typeshed.
             tar.members.clear()  # type: ignore[attr-defined]
