@@ -158,6 +158,7 @@ class Bench:
         image = self.repository.path(artifact.name, artifact.version) / artifact.golden[0].path
         started = time.perf_counter()
         _run(HOME / "foveal.py", "score", image, "--model", artifact.reference,
+             "--models", self.repository.root,
              "--out", self._folder / "one.parquet")  # fmt: skip
         return time.perf_counter() - started
 

@@ -53,7 +53,8 @@ def test_there_are_five() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", EXAMPLES)
-def test_an_example_runs(line: str, folder: Path) -> None:
+def test_an_example_runs(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FOVEAL_MODELS", raising=False)  # `serve` in this process sets it
     if "--engine ray" in line:
         pytest.importorskip("ray", reason="the ray extra")
     command = line.replace(".venv/bin/foveal", f"{sys.executable} {ROOT / 'foveal.py'}")
