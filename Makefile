@@ -22,7 +22,7 @@ $(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.all: $(VENV)/.serve
-	$(PIP) -e '.[cpu,grpc,train,score,loadtest,dev]'
+	$(PIP) -e '.[cpu,grpc,train,score,remote,ray,loadtest,dev]'
 	@touch $@
 
 install: $(VENV)/.serve   ## the serving environment (no torch)

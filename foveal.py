@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from commands import adoption, answer, make, measure, repository
+from commands import adoption, answer, make, measure, repository, score
 from commands.console import explain
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 for command in (
-    answer.serve, answer.predict, answer.score, make.train, make.export,
+    answer.serve, answer.predict, score.score, make.train, make.export,
     adoption.adopt, measure.loadtest,
 ):  # fmt: skip
     app.command()(command)

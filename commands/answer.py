@@ -1,8 +1,6 @@
-"""Ask a model: ``serve`` it, ``predict`` a few images, ``score`` many."""
+"""Ask a model: ``serve`` it, ``predict`` a few images; ``score`` has a module of its own."""
 
-import dataclasses
 import sys
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -67,42 +65,4 @@ def predict(
     for result in rejected:
         print(f"{result['image']}: {result['error']}", file=sys.stderr)
     if rejected:
-        raise typer.Exit(3)
-
-
-def score(
-    sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE…", help="Folders, files, patterns: 'a/*.png'.")
-    ],
-    model: Annotated[str, typer.Option(metavar="NAME[:V]", help="Who answers.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Table: .parquet, .csv or .jsonl.")],
-    precision: PrecisionOption = "fp32",
-    models: ModelsOption = SHIPPED,
-    as_json: JsonOption = False,
-) -> None:
-    """Classify many images into one table, one row a file; a bad file is a row with an error.
-
-    Example: foveal score photos --model fashion-cnn --out scores.parquet
-    """
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    from service import score as scorer
-    from service.local import LocalModel
-    from service.sinks import SINKS
-
-    if out.suffix not in SINKS:
-        expected = f"expected a name ending in {', '.join(SINKS)}, got {out.name!r}"
-        raise typer.BadParameter(expected, param_hint="--out")
-    loaded = LocalModel.load(open_repository(models), model, precision=precision)
-    columns = *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(loaded.artifact.reference, total=None)
-        summary = scorer.score(
-            sources, loaded, out,
-            on_progress=lambda now: bar.update(task, completed=now.rows, total=now.total),
-        )  # fmt: skip
-    show(dataclasses.asdict(summary), as_json, [(str(summary),)])
-    if summary.errors:
         raise typer.Exit(3)

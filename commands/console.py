@@ -16,7 +16,7 @@ _MISTAKES = {
     "adopt.errors": "AdoptError",
     "models.artifact": "ArtifactError", "service.errors": "ServiceError",
     "service.remote": "RemoteError", "service.settings": "SettingsError",
-    "service.sources": "ScoreError", "training.errors": "TrainingError",
+    "service.scoring.rows": "ScoreError", "training.errors": "TrainingError",
     "loadtest.headless": "LoadTestError",
 }  # fmt: skip
 # Packages that only an extra brings, and the extra.
@@ -24,7 +24,7 @@ _TRAIN = (
     "matplotlib", "onnxscript", "pooch", "pyarrow", "pytorch_lightning", "sklearn",
     "torch", "torchmetrics",
 )  # fmt: skip
-_EXTRAS = {**dict.fromkeys(_TRAIN, "train"), "onnx": "adopt", "onnxruntime": "cpu"}
+_EXTRAS = {**dict.fromkeys(_TRAIN, "train"), "onnx": "adopt", "onnxruntime": "cpu", "ray": "ray"}
 
 
 def explain(error: Exception) -> str | None:

@@ -6,7 +6,8 @@ Probabilities are the shortest decimals that read back as the model's float32, w
 from collections.abc import Sequence
 from typing import NotRequired, Protocol, TypedDict
 
-from service.sources import FileRow, ScoreError
+from service.scoring.files import FileRow
+from service.scoring.rows import ScoreError
 
 
 class Ranked(TypedDict):

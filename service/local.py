@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from models.artifact import ArtifactError, ModelArtifact
+from models.artifact import ArtifactError, ModelArtifact, ModelFile
 from models.image import ImageError, Pixels, decode
 from models.repository import ModelRepository
 from service.answer import Answer, Ranked, Result
@@ -28,8 +28,9 @@ BATCH_SIZE = 64
 class LocalModel:
     """One version of a model, verified, loaded and self-tested. Build it with ``load``."""
 
-    def __init__(self, artifact: ModelArtifact, session: Session) -> None:
+    def __init__(self, artifact: ModelArtifact, session: Session, file: ModelFile) -> None:
         self.artifact = artifact
+        self.file = file
         self._session = session
 
     @classmethod
@@ -49,13 +50,16 @@ class LocalModel:
             precision: Which file answers, chosen as the service does it.
 
         Raises:
-            ArtifactError: No such model, its files break the contract, or a golden image gets
-                another answer.
+            ArtifactError: No such model or precision, its files break the contract, or a golden
+                image gets another answer.
             InferenceError: onnxruntime refuses the model.
         """
         artifact = repository.verify(*repository.resolve(reference))
         limits = PlanLimits(precision, (threads or available_cpus(),), BATCH_SIZE)
-        return cls(artifact, open_best(repository, artifact, limits))
+        session = open_best(repository, artifact, limits)
+        file = artifact.file(session.plan.precision)
+        assert file is not None, "the session was opened from one of the files; this is a bug"
+        return cls(artifact, session, file)
 
     def decode(self, encoded: bytes) -> Pixels:
         """Decode one image to a row of this model; may be called from any thread.
@@ -80,7 +84,21 @@ class LocalModel:
         Raises:
             InferenceError: onnxruntime failed.
         """
-        return self._session.run(np.stack(rows)).probabilities
+        return self.run_batch(np.stack(rows))
+
+    def run_batch(self, images_NHWC: Pixels) -> NDArray[np.float32]:
+        """Classify one batch on the calling thread; several threads may do so at once.
+
+        Args:
+            images_NHWC: uint8 [N, H, W, C], N >= 1, contiguous.
+
+        Returns:
+            probabilities_NK: float32 [N, K].
+
+        Raises:
+            InferenceError: onnxruntime failed.
+        """
+        return self._session.run(images_NHWC).probabilities
 
     def predict(self, images: Sequence[bytes], top: int) -> Answer:
         """Classify encoded images; a bad one gets its own error.

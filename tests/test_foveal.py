@@ -20,7 +20,9 @@ from tests.tiny import LABELS, publish_tiny, random_images, tiny_probabilities
 COMMANDS = {
     "serve": "--models --port --host --workers --device",
     "predict": "IMAGE… --model --top --url --local --precision --models --json",
-    "score": "SOURCE… --model --out --precision --models --json",
+    "score": "SOURCE… --model --out --resume --glob --image-column --label-column --id-column "
+    "--keep --top --probabilities --max-errors --precision --engine --ray-address --models "
+    "--quiet --json",
     "train": "--dataset --network --run --data-dir --image-size --grey --no-grey --positive "
     "--epochs --batch-size --loss --optimizer --momentum --nesterov --no-nesterov --lr "
     "--weight-decay --bias-lr --schedule --warmup --label-smoothing --hidden --widths --depth "
@@ -132,6 +134,16 @@ WRONG = [
     (("score", ".", "--model", "tiny", "--out", "scores.xlsx"), 2, "got 'scores.xlsx'"),
     (("score", "nowhere", "--model", "tiny", "--out", "a.csv"), 1, '^source "nowhere": expected a'),
     (("score", ".", "--model", "tiny", "--out", "nowhere/a.csv"), 1, "got no folder nowhere$"),
+    (
+        ("score", ".", "--model", "tiny", "--out", "a.csv", "--ray-address", "auto"),
+        2,
+        "--ray-address: expected --engine ray with it",
+    ),
+    (
+        ("score", ".", "--model", "tiny", "--out", "a.csv", "--precision", "int8"),
+        1,
+        "^tiny:1: expected fp32, got int8$",
+    ),
     (("models", "show", "none"), 1, '^model "none": expected one of tiny$'),
     (("models", "verify", "none"), 1, '^model "none": expected one of tiny$'),
     (("models", "rollback", "tiny"), 1, "expected a version before 1, got none$"),
@@ -192,6 +204,8 @@ def test_a_missing_repository_is_said(shell: Shell, tmp_path: Path) -> None:
         ("torch", "train", ("export", "runs/x", "--name", "x")),
         ("onnxruntime", "cpu", ("predict", "x.png")),
         ("pyarrow", "score", ("score", ".", "--model", "tiny", "--out", "a.parquet")),
+        ("fsspec", "remote", ("score", "s3://a/b", "--model", "tiny", "--out", "a.csv")),
+        ("ray", "ray", ("score", ".", "--model", "tiny", "--out", "a.csv", "--engine", "ray")),
         ("locust", "loadtest", ("loadtest",)),
     ],
 )
@@ -285,8 +299,10 @@ def test_score_writes_a_table_and_counts_what_it_rejected(shell: Shell, tmp_path
     assert said.error == ""
     document = said.document
     assert document.pop("seconds") > 0
+    assert document.pop("rows_per_s") > 0
     assert document == {
         "out": str(out), "model": "tiny", "version": 1, "rows": 6, "errors": 3,
+        "resumed_rows": 0, "accuracy": None,
     }  # fmt: skip
     assert len(out.read_text().splitlines()) == 7
     said = shell("score", folder / "[0-2].png", "--model", "tiny:2", "--out", out)

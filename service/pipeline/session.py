@@ -1,7 +1,8 @@
 """Run a model: one onnxruntime session under a plan, outputs counted and typed.
 
-Knows ONNX bytes, arrays and threads; nothing about requests, queues or files. Not thread-safe by
-promise: the batcher runs one batch at a time.
+Knows ONNX bytes, arrays and threads; nothing about requests, queues or files. ``run`` keeps no
+state of its own and onnxruntime's is thread-safe: the batcher runs one batch at a time, the batch
+scorer one a core.
 
 Layout legend: N rows, H height, W width, C channels, K classes.
 """

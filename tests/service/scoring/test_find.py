@@ -3,11 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from service.sources import MAX_FILE_BYTES, FileRow, ScoreError, find_rows
+from service.scoring.files import MAX_FILE_BYTES, FileRow
+from service.scoring.find import find_sources
+from service.scoring.rows import ScoreError
+from service.scoring.tables import Columns
 
 
 def ids(*sources: Path | str, skip: Path | None = None) -> list[str]:
-    return [row.id for row in find_rows([str(source) for source in sources], skip)]
+    found = find_sources([str(source) for source in sources], Columns(), skip=skip)
+    return [id_ for source in found for chunk in source.chunks() for id_ in chunk.ids]
 
 
 def write(folder: Path, *names: str) -> None:
@@ -77,8 +81,8 @@ def test_an_empty_folder_says_so(tmp_path: Path) -> None:
 def test_a_name_that_is_no_utf8_becomes_text(tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/gr\xfcn.png"
     Path(os.fsdecode(path)).write_bytes(b"1")
-    (row,) = find_rows([str(tmp_path)])
-    assert row.id == f"{tmp_path}/gr\\xfcn.png"
+    row = FileRow(os.fsdecode(path))
+    assert ids(tmp_path) == [row.id] == [f"{tmp_path}/gr\\xfcn.png"]
     assert row.read() == b"1"
 
 
