@@ -144,6 +144,7 @@ class HttpInfer:
         return InferRequest([tensor], are_outputs_binary=True)
 
     def _answer(self, call: InferCall) -> None:
+        self._exchange.job = call.job
         if call.error is not None:
             self._fail(call.error)
             return

@@ -145,6 +145,19 @@ def test_the_access_log_has_a_line_of_json_for_each_answer(
     assert "rows" not in bad
 
 
+def test_v2_is_observed_as_well(server: RunningServer, collector: Collector) -> None:
+    collector.spans.clear()
+    document = {"inputs": [{
+        "name": "images", "datatype": "UINT8", "shape": [2, *random_images(2).shape[1:]],
+        "data": random_images(2).ravel().tolist(),
+    }]}  # fmt: skip
+    answer = httpx.post(f"{server.url}/v2/models/tiny/infer", json=document)
+    assert answer.status_code == 200, answer.text
+    spans = {span.name: span for span in collector.wait_for(3)}
+    assert set(spans) == {"POST /v2/models/tiny/infer", "queue", "run"}
+    assert attributes(spans["run"])["foveal.rows"] == 2
+
+
 def test_nothing_observes_by_default(tmp_path: Path, image: bytes) -> None:
     publish_tiny(tmp_path / "models")
     with running_server(tmp_path / "models", tmp_path) as running:
