@@ -6,18 +6,21 @@ another. Every figure is a ratio within this run; what is absolute depends on th
 
 import asyncio
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from loadtest.bench_peers import make_cases
 from loadtest.peer_servers import foveal, serving, wait_ready
-from loadtest.wrk import drive
+from loadtest.wrk import Figure, drive
 from models.repository import ModelRepository
 
-MODEL = "fashion-fcnn"
+MODEL, PHOTO_MODEL = "fashion-fcnn", "cifar10-cnn"
 SWEEP = (1, 4, 16, 64, 256, 512)
 NEWCOMERS = 512
 _PORT = 4190
@@ -53,6 +56,8 @@ def run(models: Path, seconds: int, requests: int, say: Callable[[str], None]) -
             say(f"newcomers {results['newcomers']}")
             results["pauses"] = _pauses(url, image, body, seconds)
             say(f"pauses {results['pauses']}")
+            results["photos"] = _photos(models, url, body)
+            say(f"photos {results['photos']}")
         with _server(models, image, "0", 1) as (url, pid):
             results["memory"] = _memory(url, body, pid, requests)
             say(f"memory {results['memory']}")
@@ -71,6 +76,7 @@ def table(results: dict[str, Any]) -> str:
     sweep = {int(count): rate for count, rate in results["sweep"].items()}
     workers = {int(count): rate for count, rate in results["workers"].items()}
     pauses, newcomers, memory = results["pauses"], results["newcomers"], results["memory"]
+    photos = results["photos"]
     peak = max(sweep.values())
     return "\n".join([
         f"| connections | {' | '.join(str(count) for count in sweep)} |",
@@ -89,6 +95,10 @@ def table(results: dict[str, Any]) -> str:
         f"| {newcomers['wall_ms']:.0f} ms, {newcomers['failed']} failed |",
         f"| the same requests one after the other's answer over 64 open connections | "
         f"{newcomers['steady_ms']:.0f} ms |",
+        f"| small images at 16 connections: p99 alone, and while 2 connections send 2-megapixel "
+        f"JPEGs to {PHOTO_MODEL} ({photos['photos_per_s']:.0f} a second) | "
+        f"{photos['alone_p99_ms']:.2f} ms, {photos['beside_p99_ms']:.2f} ms: "
+        f"{photos['beside_p99_ms'] / photos['alone_p99_ms']:.2f} times |",
         f"| resident memory after {memory['first_requests']:,} requests | "
         f"{memory['first_mib']:.1f} MiB |",
         f"| after {memory['requests']:,} | {memory['mib']:.1f} MiB, "
@@ -100,7 +110,11 @@ def table(results: dict[str, Any]) -> str:
 
 @contextmanager
 def _server(models: Path, image: bytes, cpus: str, workers: int) -> Iterator[tuple[str, int]]:
-    variables = {"FOVEAL_MODELS": str(models), "FOVEAL_WORKERS": str(workers)}
+    variables = {
+        "FOVEAL_MODELS": str(models),
+        "FOVEAL_WORKERS": str(workers),
+        "FOVEAL_GRPC_PORT": "0",
+    }
     url = f"http://127.0.0.1:{_PORT}/models/{MODEL}/predict"
     with serving(foveal(_PORT), _PORT, cpus, variables) as pid:
         wait_ready(url, image, "image/png")
@@ -184,6 +198,30 @@ def _pauses(url: str, image: bytes, body: Path, seconds: int) -> dict[str, Any]:
         "p99_ms": times[len(times) * 99 // 100] * 1e3, "max_ms": times[-1] * 1e3,
         "max_late_ms": late_s * 1e3,
     }  # fmt: skip
+
+
+def _photos(models: Path, url: str, body: Path) -> dict[str, Any]:
+    """Measure small images alone and beside a stream of photographs, twice each, in turns."""
+    (photo,) = make_cases(models, ("photo",))
+    figures: dict[str, list[Figure]] = {"alone": [], "beside": [], "photos": []}
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(photo.body)
+        file.flush()
+        photo_url = url.replace(MODEL, PHOTO_MODEL)
+        for _ in range(2):
+            figures["alone"].append(drive(url, 16, 4, body, "image/png", "1"))
+            with ThreadPoolExecutor(1) as pool:
+                stream = pool.submit(drive, photo_url, 2, 6, Path(file.name), photo.media_type, "1")
+                time.sleep(1)
+                figures["beside"].append(drive(url, 16, 4, body, "image/png", "1"))
+                figures["photos"].append(stream.result())
+    return {
+        "alone_p99_ms": statistics.median(f.p99_ms for f in figures["alone"]),
+        "beside_p99_ms": statistics.median(f.p99_ms for f in figures["beside"]),
+        "alone_per_s": statistics.median(f.requests_per_s for f in figures["alone"]),
+        "beside_per_s": statistics.median(f.requests_per_s for f in figures["beside"]),
+        "photos_per_s": statistics.median(f.requests_per_s for f in figures["photos"]),
+    }
 
 
 def _memory(url: str, body: Path, pid: int, requests: int) -> dict[str, Any]:

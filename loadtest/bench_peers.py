@@ -209,6 +209,7 @@ def _variables(case: Case, plan: Plan) -> dict[str, str]:
     return {
         "PEER_ONNX": str(case.onnx), "PEER_RESIZE": "1" if case.only else "",
         "FOVEAL_MODELS": str(case.models), "FOVEAL_WORKERS": workers, "PEER_WORKERS": workers,
+        "WEB_CONCURRENCY": workers, "FOVEAL_GRPC_PORT": "0",
     }  # fmt: skip
 
 

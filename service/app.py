@@ -9,6 +9,8 @@ import asyncio
 import gc
 import logging
 import os
+import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,6 +56,8 @@ else:
     has_grpc = True
 
 logger = logging.getLogger("foveal.app")
+# Of the decode threads, above the process's own: about a third of the weight.
+_DECODE_NICE = 5
 settings = load_settings()
 
 
@@ -85,6 +89,13 @@ class FlushedMetrics:
         if scope["type"] == "http" and scope["path"] == "/metrics" and running:
             running[0].meters.flush()
         await self.app(scope, receive, send)
+
+
+def _yield_to_loop() -> None:
+    """Let the loop's thread run first: a photograph may wait a little, small images may not."""
+    if sys.platform == "linux":  # elsewhere priorities belong to processes, not to threads
+        nice = os.getpriority(os.PRIO_PROCESS, os.getpid()) + _DECODE_NICE
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 def _observers() -> list[Observer]:
@@ -136,7 +147,7 @@ class Foveal:
         self.loop = asyncio.get_running_loop()
         self.meters = Meters(self.loop)
         self.decoders = ThreadPoolExecutor(
-            settings.decode_threads or available_cpus(), thread_name_prefix="decode"
+            settings.decode_threads or available_cpus(), "decode", initializer=_yield_to_loop
         )
         self.statistics = Statistics(self.meters)
         self.control = self._load()

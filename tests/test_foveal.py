@@ -139,11 +139,6 @@ WRONG = [
         2,
         "--ray-address: expected --engine ray with it",
     ),
-    (
-        ("score", ".", "--model", "tiny", "--out", "a.csv", "--precision", "int8"),
-        1,
-        "^tiny:1: expected fp32, got int8$",
-    ),
     (("models", "show", "none"), 1, '^model "none": expected one of tiny$'),
     (("models", "verify", "none"), 1, '^model "none": expected one of tiny$'),
     (("models", "rollback", "tiny"), 1, "expected a version before 1, got none$"),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import bentoml
 import model
 from PIL import Image
 
 
-@bentoml.service(workers=1, traffic={"timeout": 30}, logging={"access": {"enabled": False}})
+@bentoml.service(
+    workers=int(os.environ.get("PEER_WORKERS", "1")),
+    traffic={"timeout": 30},
+    logging={"access": {"enabled": False}},
+)
 class Stock:
     """One batchable method; BentoML's adaptive batching does the rest."""
 

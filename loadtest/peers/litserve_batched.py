@@ -38,11 +38,11 @@ if __name__ == "__main__":
     litserve.LitServer(
         Api(max_batch_size=64, batch_timeout=0.001),
         accelerator="cpu",
-        workers_per_device=1,
+        workers_per_device=int(os.environ.get("PEER_WORKERS", "1")),
         timeout=30,
     ).run(
         port=int(os.environ["PEER_PORT"]),
         generate_client_file=False,
         log_level="warning",
-        num_api_servers=1,
+        num_api_servers=int(os.environ.get("PEER_WORKERS", "1")),
     )

@@ -1,6 +1,7 @@
 """mosec: a Rust front, one worker, batches of up to 64."""
 
 import io
+import os
 
 import model
 from mosec import Server, Worker
@@ -21,5 +22,7 @@ class Infer(Worker):
 
 if __name__ == "__main__":
     server = Server()
-    server.append_worker(Infer, num=1, max_batch_size=64, max_wait_time=1)
+    server.append_worker(
+        Infer, num=int(os.environ.get("PEER_WORKERS", "1")), max_batch_size=64, max_wait_time=1
+    )
     server.run()

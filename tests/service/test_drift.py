@@ -11,7 +11,7 @@ def finished(rows_of_jobs: tuple[int, ...], started_at: float, seed: int = 0) ->
     jobs, taken = [], []
     for number, rows in enumerate(rows_of_jobs):
         images = random_images(rows + 1, seed + number)
-        jobs.append((Job(images, 1e9, 0.0, lambda _: None), 1, rows))
+        jobs.append((Job(images, 1e9), 1, rows))
         taken.append(images[1:])
     batch = Batch(sum(rows_of_jobs), jobs, started_at)
     probabilities = tiny_probabilities(np.concatenate(taken)).astype(np.float32)
