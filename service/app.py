@@ -201,7 +201,7 @@ class Foveal:
         )  # fmt: skip
 
     def _start(self, classifier: Classifier) -> None:
-        classifier.start(self.loop, self._observe_batch)
+        classifier.start(self.loop, self._observe_batch, lane.outbox)
         self.meters.of(classifier)
 
     def _forget(self) -> None:

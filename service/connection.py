@@ -262,10 +262,14 @@ class LaneProtocol(GuardedProtocol):
             self._date_headers = headers
             self._date_lines = b"".join(b"%s: %s\r\n" % header for header in headers)
         if exchange.keep_alive and not self.lane.is_draining and exchange.method != "HEAD":
-            self.transport.write(
-                b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s"
-                % (STATUS_LINE[status], self._date_lines, content_type, len(body), extra, body)
-            )
+            answer = b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s" % (
+                STATUS_LINE[status], self._date_lines, content_type, len(body), extra, body,
+            )  # fmt: skip
+            outbox = self.lane.outbox
+            if outbox.is_open:
+                outbox.answers.append((self.transport, answer))
+            else:
+                self.transport.write(answer)
             if self.lane.observers:
                 self._observe(exchange)
             self.on_response_complete()

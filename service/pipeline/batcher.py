@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,6 +71,7 @@ class Batcher:
         loop: Scheduler; all methods are called on its thread.
         executor: Where ``run`` runs, one at a time; None: on the loop's own thread.
         observe: Called after each run, before its jobs are done, with the batch.
+        answering: Entered while the jobs of one run are done.
         clock: Monotonic seconds. Not the loop's own: uvloop's ticks in whole milliseconds.
     """
 
@@ -82,6 +84,7 @@ class Batcher:
         loop: Loop,
         executor: Executor | None = None,
         observe: Callable[[Batch], None] | None = None,
+        answering: AbstractContextManager[None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
@@ -89,6 +92,7 @@ class Batcher:
         self._loop = loop
         self._executor = executor
         self._observe = observe
+        self._answering = answering or nullcontext()
         self._clock = clock
         self._queue: deque[Job] = deque()
         # One buffer: a batch is put together only when no run reads the last one any more.
@@ -323,12 +327,13 @@ class Batcher:
             except Exception:
                 logger.exception("observing a batch failed; this is a bug")
         position = 0
-        for job, _, count in batch.jobs:
-            job.parts.append((batch, position, count))
-            position += count
-            job.left -= count
-            if not job.left and not job.is_done:
-                self._done(job)
+        with self._answering:
+            for job, _, count in batch.jobs:
+                job.parts.append((batch, position, count))
+                position += count
+                job.left -= count
+                if not job.left and not job.is_done:
+                    self._done(job)
         batch.jobs = []
 
     def _fail(self, job: Job, error: ServiceError) -> None:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -83,13 +84,17 @@ class Classifier:
         return self._batcher
 
     def start(
-        self, loop: Loop, observe: Callable[["Classifier", Batch], None] | None = None
+        self,
+        loop: Loop,
+        observe: Callable[["Classifier", Batch], None] | None = None,
+        answering: AbstractContextManager[None] | None = None,
     ) -> None:
         """Open the queue on an event loop.
 
         Args:
             loop: The loop that all requests arrive on.
             observe: Called after each run with this classifier and the batch.
+            answering: Entered while the jobs of one run are done.
         """
         if not self.is_inline:
             self._executor = ThreadPoolExecutor(1, f"run-{self.artifact.name}")
@@ -100,6 +105,7 @@ class Classifier:
             loop=loop,
             executor=self._executor,
             observe=None if observe is None else lambda batch: observe(self, batch),
+            answering=answering,
         )
 
     def close(self) -> None:
