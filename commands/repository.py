@@ -8,6 +8,9 @@ import typer
 from commands.console import show
 from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
 
+# What a running service does with a change of the repository.
+_WHEN = "in a running service within FOVEAL_RELOAD_S seconds"
+
 
 def list_models(models: ModelsOption = SHIPPED, as_json: JsonOption = False) -> None:
     """List every version: accuracy, size, and which one answers.
@@ -59,7 +62,7 @@ def rollback_model(name: str, models: ModelsOption = SHIPPED) -> None:
     Example: foveal models rollback fashion-cnn
     """
     version = open_repository(models).rollback(name)
-    print(f"{name}:{version} answers from the next start of the service")
+    print(f"{name}:{version} answers, {_WHEN}")
 
 
 def set_default(
@@ -73,4 +76,4 @@ def set_default(
     """
     open_repository(models).set_default(name, version)
     answers = f"/predict is {name}'s" if version is None else f"{name}:{version} answers"
-    print(f"{answers} from the next start of the service")
+    print(f"{answers}, {_WHEN}")

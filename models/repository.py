@@ -18,6 +18,8 @@ from pathlib import Path
 from models.artifact import ArtifactError, ModelArtifact, TensorSpec
 from models.onnx_file import OnnxFileError, OnnxSummary, summarize
 
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+
 MODEL_JSON = "model.json"
 _SETTINGS_JSON = "repository.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -175,6 +177,23 @@ class ModelRepository:
                 "versions are not copied or renamed by hand, publish instead"
             )
         return artifact
+
+    def fingerprint(self, name: str, version: int) -> Fingerprint:
+        """Return what changes when a file of a version does; reads no file, () if there are none.
+
+        Returns:
+            (path, inode, bytes, nanoseconds of the last change) of each file, by path.
+        """
+        entries = []
+        for folder, _, files in os.walk(self.path(name, version)):
+            for file in files:
+                path = os.path.join(folder, file)  # noqa: PTH118 - a poll's inner loop
+                try:
+                    stat = os.stat(path)  # noqa: PTH116
+                except OSError:  # gone since it was listed
+                    continue
+                entries.append((path, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        return tuple(sorted(entries))
 
     def read_file(self, artifact: ModelArtifact, path: str) -> bytes:
         """Read a file that the artifact lists (ONNX or golden image) and check its digest.

@@ -30,7 +30,7 @@ from service.asgi import OneErrorShape
 from service.connection import install
 from service.exchange import Exchange, Handler
 from service.lane import Lane, not_ready
-from service.metrics import MODEL_REFUSED, Meters
+from service.metrics import Meters
 from service.model_control import ModelControl
 from service.observers import AccessLog, Observer, Tracing
 from service.openapi import lane_paths
@@ -42,6 +42,7 @@ from service.protocols.v2_documents import Statistics
 from service.protocols.v2_http import V2Http
 from service.protocols.v2_infer import InferEngine
 from service.settings import load_settings
+from service.watch import Watch
 
 try:
     from service.grpc_server import GrpcLimits, GrpcServer
@@ -154,6 +155,7 @@ class Foveal:
             self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
         )
         self.control.on_replace = self._forget
+        self.watch = Watch(self.control.look, settings.reload_s)
         lane.observers = _observers()
         lane.route(lambda path: self.predict.find(path) or self.v2.find(path))
         self.is_draining = False
@@ -182,11 +184,10 @@ class Foveal:
         catalog = load_catalog(repository, settings.default_model, settings.loaded_versions, limits)
         for classifier in catalog:
             self._start(classifier)
-        for reference in catalog.refused:
-            MODEL_REFUSED.labels(*reference.split(":")).set(1)
         return ModelControl(
             repository, settings.loaded_versions, limits, self.meters, catalog, self._start,
-            token=settings.admin_token, workers=settings.workers,
+            token=settings.admin_token, workers=settings.workers, reload_s=settings.reload_s,
+            default_model=settings.default_model,
         )  # fmt: skip
 
     def _start(self, classifier: Classifier) -> None:
@@ -223,11 +224,12 @@ class Foveal:
             self.grpc.drain()
 
     def _is_ready(self) -> bool:
-        """Ready: every model of the repository has a version that passed its self-test."""
-        catalog = self.control.catalog
-        names = {reference.split(":")[0] for reference in catalog.refused}
-        missing = names - set(catalog.defaults)
-        return not self.is_draining and bool(catalog.defaults) and not missing
+        """Ready: every model that was there at the start has a version that serves.
+
+        What is published later never takes that back.
+        """
+        control = self.control
+        return not self.is_draining and bool(control.catalog.defaults) and not control.missing
 
     async def __is_ready__(self) -> bool:
         """Tell BentoML's /readyz."""
@@ -237,6 +239,7 @@ class Foveal:
     async def stop(self) -> None:
         """Close sessions and threads; every request over HTTP has been answered by now."""
         self._drain()
+        self.watch.close()
         if self.grpc is not None:
             await self.grpc.stop()
         for classifier in self.control.catalog:

@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     loaded_versions: int = Field(
         default=2, ge=1, description="Newest versions of each model kept loaded, pinned one aside"
     )
+    reload_s: float = Field(
+        default=2.0, ge=0, le=3600, description="How often the repository is looked at; 0: never"
+    )
     device: Literal["auto", "cpu"] = Field(default="auto", description="Where sessions run")
     precision: Literal["auto", "fp32", "int8", "fp16"] = Field(
         default="fp32", description="Which file of a model answers; auto: the fastest, measured"

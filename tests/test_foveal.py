@@ -341,7 +341,7 @@ def test_models_default_and_rollback(shell: Shell, repository: ModelRepository) 
     assert shell("models", "default", "other", models=repository.root).code == 0
     assert repository.default_model() == "other"
     said = shell("models", "rollback", "tiny", models=repository.root)
-    assert said == (0, "tiny:1 answers from the next start of the service\n", "")
+    assert said == (0, "tiny:1 answers, in a running service within FOVEAL_RELOAD_S seconds\n", "")
     assert repository.resolve("tiny") == ("tiny", 1)
     assert shell("models", "default", "tiny", 2, models=repository.root).code == 0
     assert repository.resolve("tiny") == ("tiny", 2)

@@ -15,7 +15,7 @@ import numpy as np
 
 from models.artifact import ArtifactError, ModelArtifact
 from models.image import ImageError, Pixels, decode_sized, read_size
-from models.repository import ModelRepository
+from models.repository import Fingerprint, ModelRepository
 from service.errors import (
     DecodeError,
     ModelNotFoundError,
@@ -58,10 +58,20 @@ class Classifier:
     """One version of a model, loaded, self-tested and warm.
 
     Build it with ``load``; call ``start`` on the event loop's thread before the first request.
+
+    Attributes:
+        artifact: What it is.
+        fingerprint: Of the files that it was loaded from.
+        session: What runs it.
+        limits: What bounds it.
     """
 
-    def __init__(self, artifact: ModelArtifact, session: Session, limits: ServingLimits) -> None:
+    def __init__(
+        self, artifact: ModelArtifact, session: Session, limits: ServingLimits,
+        fingerprint: Fingerprint = (),
+    ) -> None:  # fmt: skip
         self.artifact = artifact
+        self.fingerprint = fingerprint
         self.session = session
         self.limits = limits
         threshold = artifact.abstain.threshold if artifact.abstain else None
@@ -172,9 +182,10 @@ def load(repository: ModelRepository, name: str, version: int, limits: ServingLi
         ServiceError: onnxruntime refuses the model.
     """
     started = time.perf_counter()
+    fingerprint = repository.fingerprint(name, version)  # before: a change meanwhile is seen later
     artifact = repository.verify(name, version)
-    classifier = Classifier(artifact, open_best(repository, artifact, limits.plan), limits)
-    session = classifier.session
+    session = open_best(repository, artifact, limits.plan)
+    classifier = Classifier(artifact, session, limits, fingerprint)
     logger.info(
         "%s ready in %.0f ms: %s, %s, %d threads, full batch of %d in %.2f ms, runs on the %s",
         artifact.reference, (time.perf_counter() - started) * 1e3, session.plan.device,
@@ -276,8 +287,8 @@ def load_catalog(
     names = repository.names()
     for name in names:
         loaded = load_versions(repository, name, loaded_versions, limits)
-        classifiers += loaded.classifiers
-        refused |= loaded.refused
+        classifiers += loaded.good.values()
+        refused |= {f"{name}:{v}": refusal.reason for v, refusal in loaded.refused.items()}
         if loaded.default is not None:
             defaults[name] = loaded.default
     if default_model and default_model not in names:
@@ -293,28 +304,94 @@ def load_catalog(
     return Catalog(classifiers, defaults, default, refused)
 
 
-class LoadedVersions(NamedTuple):
-    """The versions of one model: those that serve, which is the default, why others do not."""
+class Refusal(NamedTuple):
+    """Why a version is not served, and the files that it was refused for."""
 
-    classifiers: list[Classifier]
+    reason: str
+    fingerprint: Fingerprint
+
+
+class LoadedVersions(NamedTuple):
+    """What is known of one model.
+
+    Attributes:
+        good: The versions that serve.
+        default: Which of them answers where none is named, None if there are none.
+        refused: Why others do not.
+        preferred: Which should answer: the pinned one, else the newest.
+    """
+
+    good: dict[int, Classifier]
     default: int | None
-    refused: dict[str, str]
+    refused: dict[int, Refusal]
+    preferred: int
+
+
+NOTHING = LoadedVersions({}, None, {}, 0)
 
 
 def load_versions(
-    repository: ModelRepository, name: str, loaded_versions: int, limits: ServingLimits
-) -> LoadedVersions:
-    """Load the newest versions of a model, and the pinned one; what fails is refused, not fatal."""
+    repository: ModelRepository, name: str, loaded_versions: int, limits: ServingLimits,
+    known: LoadedVersions = NOTHING,
+) -> LoadedVersions:  # fmt: skip
+    """Load a model's newest good versions, and the pinned one; what fails is refused, not fatal.
+
+    Args:
+        repository: Where the model lies, in at least one version.
+        name: The model's.
+        loaded_versions: How many of the newest that can be served are loaded.
+        limits: For every classifier.
+        known: What came of the last time: versions whose files are as they were then stay as they
+            are, loaded or refused; one that was loaded and cannot be loaded again goes on.
+    """
     versions = repository.versions(name)
     # A pinned version that is gone is refused as any other that cannot be loaded.
     preferred = repository.settings().default_versions.get(name, versions[-1])
     good: dict[int, Classifier] = {}
-    refused: dict[str, str] = {}
-    for version in sorted({preferred, *versions[-loaded_versions:]}):
-        try:
-            good[version] = load(repository, name, version, limits)
-        except (ArtifactError, ServiceError) as error:
-            refused[f"{name}:{version}"] = str(error)
-            logger.error("%s:%d refused: %s", name, version, error)
-    default = preferred if preferred in good else max(good, default=None)
-    return LoadedVersions(list(good.values()), default, refused)
+    refused: dict[int, Refusal] = {}
+
+    def take(version: int) -> bool:
+        outcome = _load_if_changed(repository, name, version, limits, known)
+        if isinstance(outcome, Refusal):
+            refused[version] = outcome
+            if version not in known.good:
+                return False
+            outcome = known.good[version]
+        good[version] = outcome
+        return True
+
+    left = loaded_versions
+    for version in reversed(versions):
+        if not left:
+            break
+        left -= take(version)
+    if preferred not in good and preferred not in refused:
+        take(preferred)
+    if preferred in good:
+        default: int | None = preferred
+    else:
+        default = known.default if known.default in good else max(good, default=None)
+    return LoadedVersions(dict(sorted(good.items())), default, refused, preferred)
+
+
+def _load_if_changed(
+    repository: ModelRepository, name: str, version: int, limits: ServingLimits,
+    known: LoadedVersions,
+) -> Classifier | Refusal:  # fmt: skip
+    fingerprint = repository.fingerprint(name, version)
+    loaded, refusal = known.good.get(version), known.refused.get(version)
+    if loaded is not None and loaded.fingerprint == fingerprint:
+        return loaded
+    if refusal is not None and refusal.fingerprint == fingerprint:
+        return refusal
+    try:
+        return load(repository, name, version, limits)
+    except (ArtifactError, ServiceError) as error:
+        reason = str(error)
+    except Exception as error:  # whatever a file made a library do, the other versions serve
+        logger.exception("%s:%d: loading failed", name, version)
+        reason = f"{type(error).__name__}: {error}"
+    if refusal is None or refusal.reason != reason:
+        goes_on = "; what was loaded goes on" if loaded is not None else ""
+        logger.error("%s:%d refused: %s%s", name, version, reason, goes_on)
+    return Refusal(reason, fingerprint)

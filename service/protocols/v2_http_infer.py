@@ -79,10 +79,15 @@ class HttpInfer:
                 coding = value
             elif name == b"accept-encoding":
                 self._accepted = value
-        if coding:
-            self._engine.decoders.submit(self._expand, coding)
-        else:
+        if not coding:
             self._infer(self._exchange.body)
+            return
+        try:  # a place in the queue: meanwhile the version is neither full nor unloaded
+            self._target.batcher.reserve(1)
+        except ServiceError as error:
+            self._fail(error)
+            return
+        self._engine.decoders.submit(self._expand, coding)
 
     def _expand(self, coding: bytes) -> None:
         outcome: bytes | ServiceError
@@ -96,6 +101,7 @@ class HttpInfer:
         self._engine.loop.call_soon_threadsafe(self._expanded, outcome)
 
     def _expanded(self, outcome: bytes | ServiceError) -> None:
+        self._target.batcher.release(1)
         if self._exchange.disconnected:
             return
         if isinstance(outcome, ServiceError):

@@ -16,12 +16,12 @@ from tests.service.protocols.desk import TOKEN, Desk
 from tests.tiny import SIDE
 
 
-def authorize(token: str, workers: int, authorization: bytes) -> None:
+def authorize(token: str, authorization: bytes) -> None:
     async def ask() -> None:
         meters = Meters(asyncio.get_running_loop())
         control = ModelControl(
             ModelRepository(Path("nowhere")), 1, ServingLimits(), meters, Catalog([], {}, "", {}),
-            lambda _classifier: None, token=token, workers=workers,
+            lambda _classifier: None, token=token,
         )  # fmt: skip
         try:
             control.authorize(authorization)
@@ -32,30 +32,29 @@ def authorize(token: str, workers: int, authorization: bytes) -> None:
 
 
 def test_the_token_opens() -> None:
-    authorize("secret", 1, b"Bearer secret")
-    authorize("secret", 1, b"bearer  secret ")
-    authorize("pässword", 1, "Bearer pässword".encode())
+    authorize("secret", b"Bearer secret")
+    authorize("secret", b"bearer  secret ")
+    authorize("pässword", "Bearer pässword".encode())
 
 
 @pytest.mark.parametrize(
-    ("token", "workers", "authorization", "error", "match"),
+    ("token", "authorization", "error", "match"),
     [
-        ("", 1, b"", ForbiddenError, "set FOVEAL_ADMIN_TOKEN"),
-        ("", 1, b"Bearer ", ForbiddenError, "set FOVEAL_ADMIN_TOKEN"),
-        ("secret", 1, b"", UnauthorizedError, "expected Bearer"),
-        ("secret", 1, b"Bearer", UnauthorizedError, "expected Bearer"),
-        ("secret", 1, b"Bearer secrets", UnauthorizedError, "expected Bearer"),
-        ("secret", 1, b"Basic secret", UnauthorizedError, "expected Bearer"),
-        ("secret", 1, b"Bearer \xff", UnauthorizedError, "expected Bearer"),
-        ("secret", 4, b"Bearer secret", ForbiddenError, "expected one worker, got 4"),
-        ("secret", 4, b"Bearer wrong", UnauthorizedError, "expected Bearer"),
+        ("", b"", ForbiddenError, "set FOVEAL_ADMIN_TOKEN"),
+        ("", b"Bearer ", ForbiddenError, "set FOVEAL_ADMIN_TOKEN"),
+        ("secret", b"", UnauthorizedError, "expected Bearer"),
+        ("secret", b"Bearer", UnauthorizedError, "expected Bearer"),
+        ("secret", b"Bearer secrets", UnauthorizedError, "expected Bearer"),
+        ("secret", b"Basic secret", UnauthorizedError, "expected Bearer"),
+        ("secret", b"Bearer \xff", UnauthorizedError, "expected Bearer"),
+        ("secret", b"Bearer wrong", UnauthorizedError, "expected Bearer"),
     ],
 )
 def test_nothing_else_does(
-    token: str, workers: int, authorization: bytes, error: type[ServiceError], match: str
+    token: str, authorization: bytes, error: type[ServiceError], match: str
 ) -> None:
     with pytest.raises(error, match=match):
-        authorize(token, workers, authorization)
+        authorize(token, authorization)
 
 
 def test_an_unloaded_model_is_let_go_of(tiny_repository: Path) -> None:
