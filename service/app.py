@@ -34,14 +34,17 @@ from service.metrics import Meters
 from service.model_control import ModelControl
 from service.observers import AccessLog, Observer, Tracing
 from service.openapi import lane_paths
-from service.pipeline.classifier import Classifier, ServingLimits, load_catalog
+from service.pipeline.catalog import load_catalog
+from service.pipeline.classifier import Classifier, ServingLimits
 from service.pipeline.job import Batch, BatchLimits
 from service.pipeline.session import available_cpus
 from service.protocols.predict import TOP, PredictProtocol
+from service.protocols.traffic import TrafficProtocol
 from service.protocols.v2_documents import Statistics
 from service.protocols.v2_http import V2Http
 from service.protocols.v2_infer import InferEngine
 from service.settings import load_settings
+from service.shadow import Shadows
 from service.watch import Watch
 
 try:
@@ -141,6 +144,8 @@ class Foveal:
         )
         self.statistics = Statistics(self.meters)
         self.control = self._load()
+        self.shadows = Shadows(lambda: self.control.catalog, self.loop)
+        self.traffic = TrafficProtocol(self.control)
         self.predict = PredictProtocol(
             lambda: self.control.catalog, self.loop, self.decoders, self.meters,
             request_timeout_s=settings.request_timeout_s,
@@ -157,7 +162,9 @@ class Foveal:
         self.control.on_replace = self._forget
         self.watch = Watch(self.control.look, settings.reload_s)
         lane.observers = _observers()
-        lane.route(lambda path: self.predict.find(path) or self.v2.find(path))
+        lane.route(
+            lambda path: self.predict.find(path) or self.v2.find(path) or self.traffic.find(path)
+        )
         self.is_draining = False
         self.grpc = self._serve_grpc()
         lane.on_drain = self._drain
@@ -201,6 +208,7 @@ class Foveal:
     def _observe_batch(self, classifier: Classifier, batch: Batch) -> None:
         self.meters.observe_batch(classifier, batch)
         self.statistics.observe_batch(classifier, batch)
+        self.shadows.observe_batch(classifier, batch)
 
     def _serve_grpc(self) -> "GrpcServer | None":
         if not settings.grpc_port:
@@ -245,6 +253,7 @@ class Foveal:
         for classifier in self.control.catalog:
             classifier.close()
         self.control.close()
+        self.shadows.close()
         self.decoders.shutdown(wait=False)
         self.meters.flush()
 

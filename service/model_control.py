@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from models.artifact import ArtifactError
 from models.repository import ModelRepository
+from models.traffic import NO_TRAFFIC, Traffic
 from service.errors import (
     ForbiddenError,
     InvalidInputError,
@@ -21,15 +22,8 @@ from service.errors import (
     UnauthorizedError,
 )
 from service.metrics import MODEL_REFUSED, Meters
-from service.pipeline.classifier import (
-    NOTHING,
-    Catalog,
-    Classifier,
-    LoadedVersions,
-    Refusal,
-    ServingLimits,
-    load_versions,
-)
+from service.pipeline.catalog import NOTHING, Catalog, LoadedVersions, Refusal, load_versions
+from service.pipeline.classifier import Classifier, ServingLimits
 from service.protocols.v2_documents import Document, index
 
 logger = logging.getLogger("foveal.model_control")
@@ -179,6 +173,23 @@ class ModelControl:
             self._serve(name, NOTHING)
         logger.info("%s unloaded", name)
 
+    async def set_traffic(self, name: str, traffic: Traffic) -> None:
+        """Give candidates a share of a model's requests, in this worker now.
+
+        Other workers follow when they look the next time.
+
+        Raises:
+            InvalidInputError: No such model or version, or the repository cannot be written.
+            ForbiddenError, ModelNotFoundError: As ``load``.
+        """
+        try:
+            await self._loop.run_in_executor(
+                self._thread, self.repository.set_traffic, name, traffic
+            )
+        except (ArtifactError, OSError) as error:
+            raise InvalidInputError(str(error)) from None
+        await self.load(name)
+
     def close(self) -> None:
         """Stop the thread."""
         self._thread.shutdown(wait=False)
@@ -232,7 +243,8 @@ class ModelControl:
         good = {c.artifact.version: c for c in catalog if c.artifact.name == name}
         default = catalog.defaults.get(name)
         version = None if default is None else default.artifact.version
-        return LoadedVersions(good, version, self._refused.get(name, {}), 0)
+        traffic = catalog.traffic.get(name, NO_TRAFFIC)
+        return LoadedVersions(good, version, self._refused.get(name, {}), 0, traffic)
 
     def _serve(self, name: str, loaded: LoadedVersions) -> None:
         """Serve a catalog with these versions of one model, if it is not what is served already."""
@@ -247,14 +259,21 @@ class ModelControl:
             defaults[name] = loaded.default
             self.missing.discard(name)
         default_model = self._wanted_model if self._wanted_model in defaults else old.default_model
-        is_same = loaded.good == known.good and loaded.default == known.default
+        is_same = (loaded.good, loaded.default, loaded.traffic) == (
+            known.good, known.default, known.traffic,
+        )  # fmt: skip
         if is_same and (refused, default_model) == (old.refused, old.default_model):
             return
         for version, classifier in loaded.good.items():
             if classifier is not known.good.get(version):
                 self._start(classifier)
         others = [c for c in old if c.artifact.name != name]
-        self.catalog = Catalog([*others, *loaded.good.values()], defaults, default_model, refused)
+        traffic = {**old.traffic, name: loaded.traffic}
+        self.catalog = Catalog(
+            [*others, *loaded.good.values()], defaults, default_model, refused, traffic
+        )
+        if loaded.traffic != known.traffic:
+            logger.info("%s: %s", name, loaded.traffic)
         for reference in old.refused.keys() | refused.keys():
             MODEL_REFUSED.labels(*reference.split(":")).set(reference in refused)
         if loaded.default not in (None, known.default):

@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     grpc_port: int = Field(default=8001, ge=0, le=65535, description="Port of V2 over gRPC; 0: off")
     grpc_host: str = Field(default="0.0.0.0", description="Address of V2 over gRPC")
     admin_token: str = Field(
-        default="", repr=False, description="Bearer token of load and unload; empty: both are off"
+        default="", repr=False, description="Bearer token of load, unload and traffic; empty: off"
     )
     drain_timeout_s: float = Field(
         default=25, gt=0, description="On stop, time for accepted requests to be answered"

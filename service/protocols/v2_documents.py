@@ -19,7 +19,8 @@ from service.metrics import (
     RUN_SECONDS,
     Meters,
 )
-from service.pipeline.classifier import Catalog, Classifier
+from service.pipeline.catalog import Catalog
+from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch
 
 Document = dict[str, Any]

@@ -11,7 +11,8 @@ from models.repository import ModelRepository
 from service.errors import ForbiddenError, ServiceError, UnauthorizedError
 from service.metrics import Meters
 from service.model_control import ModelControl
-from service.pipeline.classifier import Catalog, ServingLimits
+from service.pipeline.catalog import Catalog
+from service.pipeline.classifier import ServingLimits
 from tests.service.protocols.desk import TOKEN, Desk
 from tests.tiny import SIDE
 

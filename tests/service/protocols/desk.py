@@ -10,7 +10,8 @@ from service.errors import ServiceError
 from service.exchange import Exchange
 from service.metrics import Meters
 from service.model_control import ModelControl
-from service.pipeline.classifier import Classifier, ServingLimits, load_catalog
+from service.pipeline.catalog import load_catalog
+from service.pipeline.classifier import Classifier, ServingLimits
 from service.protocols.v2_documents import Statistics
 from service.protocols.v2_http import V2Http
 from service.protocols.v2_infer import InferEngine
