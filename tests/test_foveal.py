@@ -357,6 +357,8 @@ def test_models_shadow_and_canary(shell: Shell, repository: ModelRepository) -> 
     assert shell("models", "shadow", "tiny", 1, 1, models=repository.root).code == 0
     traffic = Traffic(shadow=Share(1, 1.0), canary=Share(2, 0.1))
     assert repository.settings().traffic == {"tiny": traffic}
+    said = shell("models", "list", models=repository.root)
+    assert "1 as shadow" in said.out and "0.1 as canary" in said.out
     assert shell("models", "canary", "tiny", 2, 0, models=repository.root).code == 0
     assert repository.settings().traffic == {"tiny": Traffic(shadow=Share(1, 1.0))}
     said = shell("models", "canary", "tiny", 9, 0.1, models=repository.root)
