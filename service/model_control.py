@@ -273,7 +273,7 @@ class ModelControl:
             [*others, *loaded.good.values()], defaults, default_model, refused, traffic
         )
         if loaded.traffic != known.traffic:
-            logger.info("%s: %s", name, loaded.traffic)
+            logger.info("%s: traffic is %s", name, loaded.traffic.document)
         for reference in old.refused.keys() | refused.keys():
             MODEL_REFUSED.labels(*reference.split(":")).set(reference in refused)
         if loaded.default not in (None, known.default):

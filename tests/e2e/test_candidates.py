@@ -10,7 +10,7 @@ import pytest
 from models.artifact import ModelArtifact
 from models.image import encode_png
 from models.repository import ModelRepository
-from tests.e2e.test_swap import wait_for
+from tests.e2e.test_swap import WORKERS, wait_for, wait_for_workers
 from tests.e2e.triton import WIRES, triton
 from tests.server import RunningServer, Wire, assert_error, free_port, post, running_server
 from tests.tiny import assert_own_result, build_tiny, publish_tiny, random_images, tiny_model
@@ -103,10 +103,11 @@ def test_v2_goes_by_its_own_id(server: RunningServer, wire: str) -> None:
 
 
 def test_workers_send_an_id_to_the_same_version(root: Path, tmp_path: Path) -> None:
-    with running_server(root, tmp_path, reload_s=0.1, workers=2, admin_token=TOKEN) as server:
+    with running_server(root, tmp_path, reload_s=0.1, workers=WORKERS, admin_token=TOKEN) as server:
+        wait_for_workers(server)
         put(server, CANARY)
-        line = "tiny: Traffic"
-        wait_for(lambda: server.log.count(line) == 2, server, "workers differ")
+        line = "tiny: traffic is "
+        wait_for(lambda: server.log.count(line) == WORKERS, server, "workers differ")
         first = answered_by(server)
         assert 2 in first
         for _ in range(8):  # each on a connection of its own, to either worker

@@ -178,6 +178,12 @@ class Load:
                     self.failures.append(f"/readyz was {status}")
 
 
+def wait_for_workers(server: RunningServer) -> None:
+    """Whoever answered /readyz was one of them."""
+    line = "Service foveal initialized"
+    wait_for(lambda: server.log.count(line) == WORKERS, server, line)
+
+
 def workers(server: RunningServer) -> list[psutil.Process]:
     children = psutil.Process(server.process.pid).children(recursive=True)
     return [child for child in children if "_bentoml_impl.worker.service" in child.cmdline()]
@@ -194,6 +200,7 @@ def test_twenty_swaps_under_load_fail_no_request(tmp_path: Path) -> None:
     with running_server(
         root, tmp_path, workers=WORKERS, reload_s=0.1, loaded_versions=1
     ) as server:  # fmt: skip
+        wait_for_workers(server)
         load = Load(server)
         with load.running():
             time.sleep(1)
@@ -328,6 +335,7 @@ def test_load_reaches_all_workers(root: Path, tmp_path: Path) -> None:
     with running_server(
         root, tmp_path, workers=WORKERS, reload_s=1, admin_token="secret"
     ) as server:  # fmt: skip
+        wait_for_workers(server)
         publish(root)
         path = f"{server.url}/v2/repository/models/tiny"
         assert httpx.post(f"{path}/load", headers=bearer).status_code == 200
