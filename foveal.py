@@ -27,6 +27,8 @@ models_app.command("show")(repository.show_model)
 models_app.command("verify")(repository.verify_models)
 models_app.command("rollback")(repository.rollback_model)
 models_app.command("default")(repository.set_default)
+models_app.command("shadow")(repository.set_shadow)
+models_app.command("canary")(repository.set_canary)
 
 bench_app = typer.Typer(help="Benchmarks: ratios, measured in one run.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")

@@ -1,12 +1,19 @@
 """Look into and change the model repository: ``foveal models …``."""
 
 import dataclasses
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from commands.console import show
 from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
+
+if TYPE_CHECKING:
+    from models.repository import ModelRepository
+
+FractionArgument = Annotated[float, typer.Argument(metavar="FRACTION", min=0, max=1)]
+# What a running service does with a change of the repository.
+_WHEN = "in a running service within FOVEAL_RELOAD_S seconds"
 
 
 def list_models(models: ModelsOption = SHIPPED, as_json: JsonOption = False) -> None:
@@ -59,7 +66,43 @@ def rollback_model(name: str, models: ModelsOption = SHIPPED) -> None:
     Example: foveal models rollback fashion-cnn
     """
     version = open_repository(models).rollback(name)
-    print(f"{name}:{version} answers from the next start of the service")
+    print(f"{name}:{version} answers, {_WHEN}")
+
+
+def set_shadow(
+    name: str, version: int, fraction: FractionArgument, models: ModelsOption = SHIPPED
+) -> None:
+    """Let V answer a share of NAME's requests beside the version that serves, to compare the two.
+
+    No client sees its answers; a FRACTION of 0 ends it.
+
+    Example: foveal models shadow fashion-cnn 2 0.1
+    """
+    _set_share("shadow", open_repository(models), name, version, fraction)
+
+
+def set_canary(
+    name: str, version: int, fraction: FractionArgument, models: ModelsOption = SHIPPED
+) -> None:
+    """Let V answer a share of NAME's requests in place of the version that serves.
+
+    The same X-Request-Id gets the same version; a FRACTION of 0 ends it.
+
+    Example: foveal models canary fashion-cnn 2 0.1
+    """
+    _set_share("canary", open_repository(models), name, version, fraction)
+
+
+def _set_share(
+    kind: str, repository: "ModelRepository", name: str, version: int, fraction: float
+) -> None:
+    from models.traffic import NO_TRAFFIC, Share
+
+    repository.resolve(f"{name}:{version}")
+    traffic = repository.settings().traffic.get(name, NO_TRAFFIC)
+    share = Share(version, fraction) if fraction else None
+    repository.set_traffic(name, dataclasses.replace(traffic, **{kind: share}))
+    print(f"{name}:{version} is {kind} of {fraction:.4g} of the requests, {_WHEN}")
 
 
 def set_default(
@@ -73,4 +116,4 @@ def set_default(
     """
     open_repository(models).set_default(name, version)
     answers = f"/predict is {name}'s" if version is None else f"{name}:{version} answers"
-    print(f"{answers} from the next start of the service")
+    print(f"{answers}, {_WHEN}")

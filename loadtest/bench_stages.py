@@ -29,7 +29,8 @@ from service.exchange import Exchange
 from service.lane import Lane, Outbox
 from service.metrics import Meters, ModelMetrics, Tally
 from service.pipeline.batcher import Batcher
-from service.pipeline.classifier import Catalog, Classifier, ServingLimits, load_catalog
+from service.pipeline.catalog import Catalog, load_catalog
+from service.pipeline.classifier import Classifier, ServingLimits
 from service.pipeline.postprocess import Postprocessor
 from service.protocols.predict import PredictJob, PredictProtocol, Route
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from models.artifact import ModelArtifact, TensorSpec
 from models.repository import ModelRepository
+from models.traffic import NO_TRAFFIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class Entry:
         version: Its version.
         accuracy: Share of right labels on the test split, 0-1; None if it was not measured here.
         size_bytes: All its ONNX files.
-        routes: What the version answers for without being named by number.
+        routes: What the version answers for without being named by number; as a candidate, of what
+            share.
     """
 
     name: str
@@ -36,7 +38,8 @@ def list_entries(repository: ModelRepository) -> list[Entry]:
     Raises:
         ArtifactError: There is no repository, or a version breaks the contract.
     """
-    default = repository.settings().default_model
+    settings = repository.settings()
+    default = settings.default_model
     entries = []
     for name in repository.names():
         _, served = repository.resolve(name)
@@ -46,6 +49,10 @@ def list_entries(repository: ModelRepository) -> list[Entry]:
             size_bytes = sum(file.size_bytes for file in artifact.files)
             routes = (f"/models/{name}/predict", *(["/predict"] if name == default else []))
             routes = routes if version == served else ()
+            traffic = settings.traffic.get(name, NO_TRAFFIC)
+            for kind, share in (("shadow", traffic.shadow), ("canary", traffic.canary)):
+                if share is not None and share.version == version:
+                    routes = (*routes, f"{share.fraction:.4g} as {kind}")
             entries.append(Entry(name, version, accuracy, size_bytes, routes))
     return entries
 

@@ -12,11 +12,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models.artifact import ArtifactError, ModelArtifact, TensorSpec
 from models.onnx_file import OnnxFileError, OnnxSummary, summarize
+from models.traffic import NO_TRAFFIC, Traffic, read_traffic
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 MODEL_JSON = "model.json"
 _SETTINGS_JSON = "repository.json"
@@ -33,10 +36,12 @@ class RepositorySettings:
     Attributes:
         default_model: Name of the default model, None to leave it open.
         default_versions: Name to pinned version; a model that is not named serves its newest.
+        traffic: Name to the candidates that see a share of its requests.
     """
 
     default_model: str | None = None
     default_versions: dict[str, int] = field(default_factory=dict)
+    traffic: dict[str, Traffic] = field(default_factory=dict)
 
 
 class ModelRepository:
@@ -128,6 +133,7 @@ class ModelRepository:
             return RepositorySettings(
                 name,
                 {str(name): int(v) for name, v in document.get("default_versions", {}).items()},
+                {str(name): read_traffic(t) for name, t in document.get("traffic", {}).items()},
             )
         except FileNotFoundError:
             return RepositorySettings()
@@ -149,11 +155,32 @@ class ModelRepository:
         self.resolve(reference)
         settings = self.settings()
         if version is None:
-            settings = RepositorySettings(name, settings.default_versions)
+            settings = replace(settings, default_model=name)
         else:
             pinned = {**settings.default_versions, name: version}
-            settings = RepositorySettings(settings.default_model, pinned)
-        _write_atomically(self.root / _SETTINGS_JSON, json.dumps(asdict(settings), indent=2) + "\n")
+            settings = replace(settings, default_versions=pinned)
+        self._write_settings(settings)
+
+    def set_traffic(self, name: str, traffic: Traffic) -> None:
+        """Give candidates a share of a model's requests, in place of those that had one.
+
+        Raises:
+            ArtifactError: No such model, or a candidate is no version of it.
+        """
+        self.resolve(name)
+        for version in traffic.versions:
+            self.resolve(f"{name}:{version}")
+        settings = self.settings()
+        self._write_settings(replace(settings, traffic={**settings.traffic, name: traffic}))
+
+    def _write_settings(self, settings: RepositorySettings) -> None:
+        document: dict[str, object] = {
+            "default_model": settings.default_model, "default_versions": settings.default_versions,
+        }  # fmt: skip
+        # Written only where it says something: earlier readers had no such field.
+        if traffic := {n: t.document for n, t in settings.traffic.items() if t != NO_TRAFFIC}:
+            document["traffic"] = traffic
+        _write_atomically(self.root / _SETTINGS_JSON, json.dumps(document, indent=2) + "\n")
 
     def load(self, name: str, version: int) -> ModelArtifact:
         """Read ``model.json`` of a version and check that it belongs where it lies.
@@ -175,6 +202,23 @@ class ModelRepository:
                 "versions are not copied or renamed by hand, publish instead"
             )
         return artifact
+
+    def fingerprint(self, name: str, version: int) -> Fingerprint:
+        """Return what changes when a file of a version does; reads no file, () if there are none.
+
+        Returns:
+            (path, inode, bytes, nanoseconds of the last change) of each file, by path.
+        """
+        entries = []
+        for folder, _, files in os.walk(self.path(name, version)):
+            for file in files:
+                path = os.path.join(folder, file)  # noqa: PTH118 - a poll's inner loop
+                try:
+                    stat = os.stat(path)  # noqa: PTH116
+                except OSError:  # gone since it was listed
+                    continue
+                entries.append((path, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        return tuple(sorted(entries))
 
     def read_file(self, artifact: ModelArtifact, path: str) -> bytes:
         """Read a file that the artifact lists (ONNX or golden image) and check its digest.

@@ -32,18 +32,22 @@ from service.asgi import OneErrorShape
 from service.connection import install
 from service.exchange import Exchange, Handler
 from service.lane import Lane, not_ready
-from service.metrics import MODEL_REFUSED, Meters
+from service.metrics import Meters
 from service.model_control import ModelControl
 from service.observers import AccessLog, Observer, Tracing
 from service.openapi import lane_paths
-from service.pipeline.classifier import Classifier, ServingLimits, load_catalog
+from service.pipeline.catalog import load_catalog
+from service.pipeline.classifier import Classifier, ServingLimits
 from service.pipeline.job import Batch, BatchLimits
 from service.pipeline.session import available_cpus
 from service.protocols.predict import TOP, PredictProtocol
+from service.protocols.traffic import TrafficProtocol
 from service.protocols.v2_documents import Statistics
 from service.protocols.v2_http import V2Http
 from service.protocols.v2_infer import InferEngine
 from service.settings import load_settings
+from service.shadow import Shadows
+from service.watch import Watch
 
 try:
     from service.grpc_server import GrpcLimits, GrpcServer
@@ -151,6 +155,8 @@ class Foveal:
         )
         self.statistics = Statistics(self.meters)
         self.control = self._load()
+        self.shadows = Shadows(lambda: self.control.catalog, self.loop)
+        self.traffic = TrafficProtocol(self.control)
         self.predict = PredictProtocol(
             lambda: self.control.catalog, self.loop, self.decoders, self.meters,
             request_timeout_s=settings.request_timeout_s,
@@ -165,8 +171,11 @@ class Foveal:
             self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
         )
         self.control.on_replace = self._forget
+        self.watch = Watch(self.control.look, settings.reload_s)
         lane.observers = _observers()
-        lane.route(lambda path: self.predict.find(path) or self.v2.find(path))
+        lane.route(
+            lambda path: self.predict.find(path) or self.v2.find(path) or self.traffic.find(path)
+        )
         self.is_draining = False
         self.grpc = self._serve_grpc()
         lane.on_drain = self._drain
@@ -193,11 +202,10 @@ class Foveal:
         catalog = load_catalog(repository, settings.default_model, settings.loaded_versions, limits)
         for classifier in catalog:
             self._start(classifier)
-        for reference in catalog.refused:
-            MODEL_REFUSED.labels(*reference.split(":")).set(1)
         return ModelControl(
             repository, settings.loaded_versions, limits, self.meters, catalog, self._start,
-            token=settings.admin_token, workers=settings.workers,
+            token=settings.admin_token, workers=settings.workers, reload_s=settings.reload_s,
+            default_model=settings.default_model,
         )  # fmt: skip
 
     def _start(self, classifier: Classifier) -> None:
@@ -211,6 +219,7 @@ class Foveal:
     def _observe_batch(self, classifier: Classifier, batch: Batch) -> None:
         self.meters.observe_batch(classifier, batch)
         self.statistics.observe_batch(classifier, batch)
+        self.shadows.observe_batch(classifier, batch)
 
     def _serve_grpc(self) -> "GrpcServer | None":
         if not settings.grpc_port:
@@ -234,11 +243,12 @@ class Foveal:
             self.grpc.drain()
 
     def _is_ready(self) -> bool:
-        """Ready: every model of the repository has a version that passed its self-test."""
-        catalog = self.control.catalog
-        names = {reference.split(":")[0] for reference in catalog.refused}
-        missing = names - set(catalog.defaults)
-        return not self.is_draining and bool(catalog.defaults) and not missing
+        """Ready: every model that was there at the start has a version that serves.
+
+        What is published later never takes that back.
+        """
+        control = self.control
+        return not self.is_draining and bool(control.catalog.defaults) and not control.missing
 
     async def __is_ready__(self) -> bool:
         """Tell BentoML's /readyz."""
@@ -248,11 +258,13 @@ class Foveal:
     async def stop(self) -> None:
         """Close sessions and threads; every request over HTTP has been answered by now."""
         self._drain()
+        self.watch.close()
         if self.grpc is not None:
             await self.grpc.stop()
         for classifier in self.control.catalog:
             classifier.close()
         self.control.close()
+        self.shadows.close()
         self.decoders.shutdown(wait=False)
         self.meters.flush()
 

@@ -17,6 +17,8 @@ Handler = Callable[["Exchange"], None]
 Write = Callable[["Exchange", int, bytes, bytes, bytes], None]
 
 JSON = b"application/json"
+# The header whose value keeps a client's requests with one version while there is a canary.
+REQUEST_ID = b"x-request-id"
 
 
 class Exchange:

@@ -56,6 +56,20 @@ MODEL_REFUSED = Gauge(
     multiprocess_mode="livemax",
 )  # fmt: skip
 
+# Shadow: a candidate's answers beside those of the version that serves.
+SHADOW_ROWS = Counter(
+    "foveal_shadow_rows",
+    "Rows of a shadow by outcome: agreed or differed in the first label, dropped (busy), failed",
+    (*_MODEL, "outcome"),
+)
+SHADOW_SECONDS = Histogram(
+    "foveal_shadow_seconds", "One onnxruntime call of a shadow", _MODEL, buckets=_SECONDS
+)
+SHADOW_DIFFERENCE = Histogram(
+    "foveal_shadow_difference", "Largest difference of a row's probabilities from those served",
+    _MODEL, buckets=(0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
+)  # fmt: skip
+
 # Drift: sums over sampled rows. Divide by the rows, compare with what training wrote down.
 DRIFT_ROWS = Counter("foveal_drift_rows", "Rows looked at for drift", _MODEL)
 DRIFT_CLASS_ROWS = Counter(

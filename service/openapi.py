@@ -66,6 +66,14 @@ _PREDICTIONS = {
     },
 }
 _OBJECT = {"type": "object"}
+_SHARE = {
+    "type": ["object", "null"], "required": ["version", "fraction"],
+    "properties": {
+        "version": {"type": "integer", "minimum": 1},
+        "fraction": {"type": "number", "minimum": 0, "maximum": 1},
+    },
+}  # fmt: skip
+_TRAFFIC = {"type": "object", "properties": {"shadow": _SHARE, "canary": _SHARE}}
 _TOP = {
     "name": "top", "in": "query", "description": "Labels an image",
     "schema": {"type": "integer", "minimum": 1, "default": 5},
@@ -92,13 +100,25 @@ _TENSORS = {
 
 
 def lane_paths() -> dict[str, Document]:
-    """Return the paths of ``/predict`` and of V2, each with its methods."""
+    """Return the paths of ``/predict``, of candidates and of V2, each with its methods."""
     paths: dict[str, Document] = {}
     for prefix in ("", "/models/{name}", "/models/{name}/versions/{version}"):
         paths[f"{prefix}/predict"] = _operation(
             "post", prefix, "Classify one image, or several files", _PREDICTIONS,
             tag="Images", body=_IMAGES, parameters=[_TOP, _DEADLINE],
         )  # fmt: skip
+    path = "/models/{name}/traffic"
+    for method, summary, given in (
+        ("get", "Which candidates see a share of the requests", None),
+        (
+            "put",
+            "Give candidates a share of the requests",
+            {"application/json": {"schema": _TRAFFIC}},
+        ),
+    ):
+        told = f"{summary}; needs FOVEAL_ADMIN_TOKEN as Bearer token"
+        operation = _operation(method, path, told, _OBJECT, tag="Models", body=given)
+        paths[path] = {**paths.get(path, {}), **operation}
     for path, summary in (
         ("/v2", "Name, version and extensions of the server"),
         ("/v2/health/live", "Whether the server answers"),

@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     loaded_versions: int = Field(
         default=2, ge=1, description="Newest versions of each model kept loaded, pinned one aside"
     )
+    reload_s: float = Field(
+        default=2.0, ge=0, le=3600, description="How often the repository is looked at; 0: never"
+    )
     device: Literal["auto", "cpu"] = Field(default="auto", description="Where sessions run")
     precision: Literal["auto", "fp32", "int8", "fp16"] = Field(
         default="fp32", description="Which file of a model answers; auto: the fastest, measured"
@@ -66,7 +69,7 @@ class Settings(BaseSettings):
     grpc_port: int = Field(default=8001, ge=0, le=65535, description="Port of V2 over gRPC; 0: off")
     grpc_host: str = Field(default="0.0.0.0", description="Address of V2 over gRPC")
     admin_token: str = Field(
-        default="", repr=False, description="Bearer token of load and unload; empty: both are off"
+        default="", repr=False, description="Bearer token of load, unload and traffic; empty: off"
     )
     drain_timeout_s: float = Field(
         default=25, gt=0, description="On stop, time for accepted requests to be answered"

@@ -1,27 +1,24 @@
-"""A loaded model, as every protocol holds it, and the set of those that are served.
+"""A loaded model, as every protocol holds it.
 
-``Classifier`` puts decode, queue, run and postprocess of one version together; ``Catalog`` finds
-the classifier for a name and a version. No HTTP: protocols give bytes or arrays and a callback.
+``Classifier`` puts decode, queue, run and postprocess of one version together. No HTTP: protocols
+give bytes or arrays and a callback.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
-from models.artifact import ArtifactError, ModelArtifact
+from models.artifact import ModelArtifact
 from models.image import ImageError, Pixels, decode_sized, read_size
-from models.repository import ModelRepository
+from models.repository import Fingerprint, ModelRepository
 from service.errors import (
     DecodeError,
-    ModelNotFoundError,
     NotReadyError,
-    ServiceError,
     TooLargeError,
 )
 from service.pipeline.batcher import Batcher, Loop
@@ -59,10 +56,20 @@ class Classifier:
     """One version of a model, loaded, self-tested and warm.
 
     Build it with ``load``; call ``start`` on the event loop's thread before the first request.
+
+    Attributes:
+        artifact: What it is.
+        fingerprint: Of the files that it was loaded from.
+        session: What runs it.
+        limits: What bounds it.
     """
 
-    def __init__(self, artifact: ModelArtifact, session: Session, limits: ServingLimits) -> None:
+    def __init__(
+        self, artifact: ModelArtifact, session: Session, limits: ServingLimits,
+        fingerprint: Fingerprint = (),
+    ) -> None:  # fmt: skip
         self.artifact = artifact
+        self.fingerprint = fingerprint
         self.session = session
         self.limits = limits
         threshold = artifact.abstain.threshold if artifact.abstain else None
@@ -178,9 +185,10 @@ def load(repository: ModelRepository, name: str, version: int, limits: ServingLi
         ServiceError: onnxruntime refuses the model.
     """
     started = time.perf_counter()
+    fingerprint = repository.fingerprint(name, version)  # before: a change meanwhile is seen later
     artifact = repository.verify(name, version)
-    classifier = Classifier(artifact, open_best(repository, artifact, limits.plan), limits)
-    session = classifier.session
+    session = open_best(repository, artifact, limits.plan)
+    classifier = Classifier(artifact, session, limits, fingerprint)
     logger.info(
         "%s ready in %.0f ms: %s, %s, %d threads, full batch of %d in %.2f ms, runs on the %s",
         artifact.reference, (time.perf_counter() - started) * 1e3, session.plan.device,
@@ -188,139 +196,3 @@ def load(repository: ModelRepository, name: str, version: int, limits: ServingLi
         classifier.full_batch_s * 1e3, "loop" if classifier.is_inline else "session's thread",
     )  # fmt: skip
     return classifier
-
-
-class Catalog:
-    """The classifiers that are served, by name and version; never changed, only replaced.
-
-    Args:
-        classifiers: All of them.
-        default_versions: Name to the version behind a request that names none.
-        default_model: Name behind a request that names none, "" if there is none.
-        refused: ``name:version`` to the reason why it is not served.
-    """
-
-    def __init__(
-        self,
-        classifiers: list[Classifier],
-        default_versions: dict[str, int],
-        default_model: str,
-        refused: dict[str, str],
-    ) -> None:
-        self.default_model = default_model
-        self.refused = refused
-        self._by_version = {(c.artifact.name, c.artifact.version): c for c in classifiers}
-        self._defaults = {
-            name: self._by_version[name, version] for name, version in default_versions.items()
-        }
-
-    @property
-    def defaults(self) -> dict[str, Classifier]:
-        """Return name to the classifier behind a request that names no version."""
-        return self._defaults
-
-    def __iter__(self) -> Iterator[Classifier]:
-        """Iterate over all classifiers."""
-        return iter(self._by_version.values())
-
-    def matching(self, name: str, version: str) -> list[Classifier]:
-        """Return what a name and a version mean, "" for all of them; raises as ``find`` does."""
-        if not name:
-            return list(self)
-        found = self.find(name, version)
-        return [found] if version else [c for c in self if c.artifact.name == found.artifact.name]
-
-    def find(self, name: str = "", version: str = "") -> Classifier:
-        """Find the classifier for what a request names.
-
-        Args:
-            name: Empty: the default model.
-            version: Empty: the model's default version.
-
-        Raises:
-            ModelNotFoundError: None such; the message lists what there is.
-            NotReadyError: The model is there but no version of it could be loaded.
-        """
-        name = name or self.default_model
-        if not version:
-            found = self._defaults.get(name)
-        else:
-            number = int(version) if version.isdecimal() and len(version) < 10 else 0
-            found = self._by_version.get((name, number))
-        if found is not None:
-            return found
-        served = sorted(f"{n}:{v}" for n, v in self._by_version)
-        refused = next(
-            (why for ref, why in self.refused.items() if ref.split(":")[0] == name), None
-        )
-        if refused is not None and name not in self._defaults:
-            raise NotReadyError(f'model "{name}": no version could be loaded; see the log')
-        wanted = f"{name}:{version}" if version else name
-        raise ModelNotFoundError(
-            f'model "{wanted}": expected one of {", ".join(served) or "none"}'
-            if wanted else f"no default model; name one of {', '.join(served) or 'none'}"
-        )  # fmt: skip
-
-
-def load_catalog(
-    repository: ModelRepository, default_model: str, loaded_versions: int, limits: ServingLimits
-) -> Catalog:
-    """Load the newest versions of every model in a repository; what fails is refused, not fatal.
-
-    Args:
-        repository: Where the models lie.
-        default_model: Overrides the repository's default model unless empty.
-        loaded_versions: How many of the newest versions of each model are loaded.
-        limits: For every classifier.
-
-    Raises:
-        ArtifactError: There is no repository, or ``default_model`` is not in it.
-    """
-    classifiers: list[Classifier] = []
-    defaults: dict[str, int] = {}
-    refused: dict[str, str] = {}
-    names = repository.names()
-    for name in names:
-        loaded = load_versions(repository, name, loaded_versions, limits)
-        classifiers += loaded.classifiers
-        refused |= loaded.refused
-        if loaded.default is not None:
-            defaults[name] = loaded.default
-    if default_model and default_model not in names:
-        raise ArtifactError(
-            f"FOVEAL_DEFAULT_MODEL: expected one of {', '.join(names) or 'none'}, "
-            f"got {default_model!r}"
-        )
-    try:
-        default = default_model or repository.default_model()
-    except ArtifactError as error:
-        logger.warning("/predict has no model: %s", error)
-        default = ""
-    return Catalog(classifiers, defaults, default, refused)
-
-
-class LoadedVersions(NamedTuple):
-    """The versions of one model: those that serve, which is the default, why others do not."""
-
-    classifiers: list[Classifier]
-    default: int | None
-    refused: dict[str, str]
-
-
-def load_versions(
-    repository: ModelRepository, name: str, loaded_versions: int, limits: ServingLimits
-) -> LoadedVersions:
-    """Load the newest versions of a model, and the pinned one; what fails is refused, not fatal."""
-    versions = repository.versions(name)
-    # A pinned version that is gone is refused as any other that cannot be loaded.
-    preferred = repository.settings().default_versions.get(name, versions[-1])
-    good: dict[int, Classifier] = {}
-    refused: dict[str, str] = {}
-    for version in sorted({preferred, *versions[-loaded_versions:]}):
-        try:
-            good[version] = load(repository, name, version, limits)
-        except (ArtifactError, ServiceError) as error:
-            refused[f"{name}:{version}"] = str(error)
-            logger.error("%s:%d refused: %s", name, version, error)
-    default = preferred if preferred in good else max(good, default=None)
-    return LoadedVersions(list(good.values()), default, refused)

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, unquote
 import orjson
 
 from models.image import Pixels
+from service.canary import Canary
 from service.errors import (
     DecodeError,
     InvalidInputError,
@@ -20,10 +21,11 @@ from service.errors import (
     UnsupportedMediaError,
     error_body,
 )
-from service.exchange import JSON, Exchange, Handler, server_timing
+from service.exchange import JSON, REQUEST_ID, Exchange, Handler, server_timing
 from service.metrics import Meters
 from service.pipeline.batcher import Loop
-from service.pipeline.classifier import Catalog, Classifier
+from service.pipeline.catalog import Catalog
+from service.pipeline.classifier import Classifier
 from service.pipeline.job import Job
 from service.protocols.multipart import read_files
 
@@ -85,7 +87,7 @@ class PredictProtocol:
 class Route:
     """The handler of one path; looks its model up again only when the catalog was replaced."""
 
-    __slots__ = ("_catalog", "_name", "_protocol", "_target", "_version")
+    __slots__ = ("_canary", "_catalog", "_name", "_protocol", "_target", "_version")
 
     def __init__(self, protocol: PredictProtocol, name: str, version: str) -> None:
         self._protocol = protocol
@@ -93,6 +95,7 @@ class Route:
         self._version = version
         self._catalog: Catalog | None = None
         self._target: Target | None = None
+        self._canary: Canary[Target] | None = None
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
@@ -109,7 +112,11 @@ class Route:
                 exchange.fail(error)
                 return
             target = self._target = Target(classifier, protocol)
+            self._canary = None if self._version else _find_canary(catalog, classifier, protocol)
             self._catalog = catalog
+        canary = self._canary
+        if canary is not None and canary.takes(exchange.header(REQUEST_ID) or b""):
+            target = canary.target
         try:
             _begin(exchange, target)
         except ServiceError as error:
@@ -141,6 +148,16 @@ class Target:
         seconds = time.monotonic() - exchange.received_at
         self.metrics.count_request("predict", error.status, seconds)
         self.protocol.meters.touch()
+
+
+def _find_canary(
+    catalog: Catalog, default: Classifier, protocol: PredictProtocol
+) -> Canary[Target] | None:
+    name = default.artifact.name
+    candidate = catalog.canaries.get(name)
+    if candidate is None:
+        return None
+    return Canary(Target(candidate.classifier, protocol), name, candidate.fraction)
 
 
 def _begin(exchange: Exchange, target: Target) -> None:

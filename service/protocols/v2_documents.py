@@ -19,7 +19,8 @@ from service.metrics import (
     RUN_SECONDS,
     Meters,
 )
-from service.pipeline.classifier import Catalog, Classifier
+from service.pipeline.catalog import Catalog
+from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch
 
 Document = dict[str, Any]
@@ -102,13 +103,14 @@ def index(
         found = set()
     documents: list[Document] = []
     for name, number in sorted(served | found):
-        reason = ""
-        if (name, number) not in served:
-            if ready:
-                continue
-            refused = catalog.refused.get(f"{name}:{number}")
-            reason = refused or ("unloaded" if name in unloaded else "not loaded")
-        state = "UNAVAILABLE" if reason else "READY"
+        is_served = (name, number) in served
+        if ready and not is_served:
+            continue
+        # A version that serves has a reason, too, if its files were changed for the worse since.
+        reason = catalog.refused.get(f"{name}:{number}", "")
+        if not is_served:
+            reason = reason or ("unloaded" if name in unloaded else "not loaded")
+        state = "READY" if is_served else "UNAVAILABLE"
         documents.append({"name": name, "version": str(number), "state": state, "reason": reason})
     return documents
 

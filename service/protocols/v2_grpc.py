@@ -214,6 +214,8 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         self.in_flight += 1
         try:
             target = engine.find(message.model_name, message.model_version)
+            if target.canary is not None and target.canary.takes(message.id.encode()):
+                target = target.canary.target
             call = await self._run(message, target, received_at, time_remaining_s)
         except ServiceError as error:
             if target is None:

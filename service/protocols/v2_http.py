@@ -20,7 +20,7 @@ from service.errors import (
 )
 from service.exchange import Exchange, Handler
 from service.model_control import ModelControl
-from service.pipeline.classifier import Catalog
+from service.pipeline.catalog import Catalog
 from service.protocols.v2_documents import (
     Statistics,
     model_config,

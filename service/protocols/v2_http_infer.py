@@ -8,8 +8,8 @@ import logging
 import time
 
 from service.errors import InvalidInputError, MethodError, ServiceError
-from service.exchange import JSON, Exchange, server_timing
-from service.pipeline.classifier import Catalog
+from service.exchange import JSON, REQUEST_ID, Exchange, server_timing
+from service.pipeline.catalog import Catalog
 from service.protocols import compression
 from service.protocols.v2_codec import InputTensor
 from service.protocols.v2_infer import INPUT, InferCall, InferEngine, InferRequest, Target
@@ -79,10 +79,15 @@ class HttpInfer:
                 coding = value
             elif name == b"accept-encoding":
                 self._accepted = value
-        if coding:
-            self._engine.decoders.submit(self._expand, coding)
-        else:
+        if not coding:
             self._infer(self._exchange.body)
+            return
+        try:  # a place in the queue: meanwhile the version is neither full nor unloaded
+            self._target.batcher.reserve(1)
+        except ServiceError as error:
+            self._fail(error)
+            return
+        self._engine.decoders.submit(self._expand, coding)
 
     def _expand(self, coding: bytes) -> None:
         outcome: bytes | ServiceError
@@ -96,6 +101,7 @@ class HttpInfer:
         self._engine.loop.call_soon_threadsafe(self._expanded, outcome)
 
     def _expanded(self, outcome: bytes | ServiceError) -> None:
+        self._target.batcher.release(1)
         if self._exchange.disconnected:
             return
         if isinstance(outcome, ServiceError):
@@ -108,6 +114,9 @@ class HttpInfer:
         try:
             timeout_s = exchange.timeout_s(self._engine.request_timeout_s)
             request = self._read(body)
+            canary = self._target.canary
+            if canary is not None and canary.takes(self._id(request)):
+                self._target = canary.target
             call = InferCall(self._engine, self._target, request, self._answer)
             call.begin(exchange.received_at, timeout_s)
         except ServiceError as error:
@@ -115,6 +124,12 @@ class HttpInfer:
             return
         if not exchange.response_complete:
             exchange.on_disconnect = call.cancel
+
+    def _id(self, request: InferRequest) -> bytes:
+        """Return what tells this request from others, empty if nothing does."""
+        if request.id:
+            return request.id.encode()
+        return self._exchange.header(REQUEST_ID) or b""
 
     def _read(self, body: bytes) -> InferRequest:
         value = self._head_bytes

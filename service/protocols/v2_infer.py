@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.image import Pixels
+from service.canary import Canary
 from service.errors import DecodeError, InvalidInputError, ServiceError
 from service.metrics import Meters, ModelMetrics
 from service.pipeline.batcher import Loop
-from service.pipeline.classifier import Catalog, Classifier
+from service.pipeline.catalog import Catalog
+from service.pipeline.classifier import Classifier
 from service.pipeline.job import Job, Rows
 from service.pipeline.postprocess import rank
 from service.protocols.predict import INLINE_PIXELS
@@ -77,14 +79,17 @@ class InferRequest:
 
 
 class Target:
-    """A classifier and what every answer for it shares."""
+    """A classifier and what every answer for it shares; who answers a share in its place."""
 
-    __slots__ = ("batcher", "classifier", "metrics")
+    __slots__ = ("batcher", "canary", "classifier", "metrics")
 
-    def __init__(self, classifier: Classifier, metrics: ModelMetrics) -> None:
+    def __init__(
+        self, classifier: Classifier, metrics: ModelMetrics, canary: "Canary[Target] | None" = None
+    ) -> None:
         self.classifier = classifier
         self.metrics = metrics
         self.batcher = classifier.batcher
+        self.canary = canary
 
 
 class InferEngine:
@@ -117,8 +122,14 @@ class InferEngine:
             ModelNotFoundError: None such.
             NotReadyError: No version of it could be loaded.
         """
-        classifier = self.catalog().find(name, version)
-        return Target(classifier, self.meters.of(classifier))
+        catalog = self.catalog()
+        classifier = catalog.find(name, version)
+        candidate = None if version else catalog.canaries.get(classifier.artifact.name)
+        canary = None
+        if candidate is not None:
+            target = Target(candidate.classifier, self.meters.of(candidate.classifier))
+            canary = Canary(target, classifier.artifact.name, candidate.fraction)
+        return Target(classifier, self.meters.of(classifier), canary)
 
 
 class InferCall:

@@ -99,7 +99,7 @@ def test_a_load_that_fails_leaves_what_was_served(
 ) -> None:
     (repository.path("other", 1) / "model.onnx").write_bytes(b"broken")
     response = post(controlled, "models/other/load", headers=BEARER)
-    assert_error(response, 400, "no version could be loaded: .*sha256")
+    assert_error(response, 400, "1 answers; 1 refused: .*sha256")
     response = httpx.post(f"{controlled.url}/models/other/predict", content=PNGS[1])
     assert_own_result(response.json()["results"][0], IMAGES[1])
 

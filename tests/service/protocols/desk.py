@@ -1,16 +1,18 @@
 """V2's real HTTP handlers over real tiny models, asked in this process: no socket, real loop."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from models.repository import ModelRepository
 from service.errors import ServiceError
 from service.exchange import Exchange
 from service.metrics import Meters
 from service.model_control import ModelControl
-from service.pipeline.classifier import Classifier, ServingLimits, load_catalog
+from service.pipeline.catalog import load_catalog
+from service.pipeline.classifier import Classifier, ServingLimits
 from service.protocols.v2_documents import Statistics
 from service.protocols.v2_http import V2Http
 from service.protocols.v2_infer import InferEngine
@@ -56,6 +58,20 @@ class Desk:
     ) -> Answer:  # fmt: skip
         return self._runner.run(self._ask(path, body, headers, method))
 
+    def ask_during(
+        self, work: Callable[[], Awaitable[None]], path: str, body: bytes,
+        headers: Iterable[tuple[str, str]],
+    ) -> Answer:  # fmt: skip
+        """Ask first, then do some work, then wait for the answer."""
+
+        async def both() -> Answer:
+            asking = asyncio.create_task(self._ask(path, body, headers, "POST"))
+            await asyncio.sleep(0)
+            await work()
+            return await asking
+
+        return self._runner.run(both())
+
     async def _ask(
         self, path: str, body: bytes, headers: Iterable[tuple[str, str]], method: str
     ) -> Answer:
@@ -78,6 +94,10 @@ class Desk:
         except ServiceError as error:  # as the lane does
             exchange.fail(error)
         return await asyncio.wait_for(answered, 10)
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do some work on the loop."""
+        self._runner.run(work)
 
     def close(self) -> None:
         self.control.close()

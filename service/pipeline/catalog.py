@@ -1,0 +1,267 @@
+"""The set of classifiers that are served, and how it is loaded from a repository.
+
+``Catalog`` finds the classifier for a name and a version; ``load_versions`` decides which versions
+of a model are loaded, and keeps those that already are.
+"""
+
+import logging
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from models.artifact import ArtifactError
+from models.repository import Fingerprint, ModelRepository
+from models.traffic import NO_TRAFFIC, Share, Traffic
+from service.errors import ModelNotFoundError, NotReadyError, ServiceError
+from service.pipeline.classifier import Classifier, ServingLimits, load
+
+logger = logging.getLogger("foveal.catalog")
+
+
+class Catalog:
+    """The classifiers that are served, by name and version; never changed, only replaced.
+
+    Args:
+        classifiers: All of them.
+        default_versions: Name to the version behind a request that names none.
+        default_model: Name behind a request that names none, "" if there is none.
+        refused: ``name:version`` to the reason why it is not served.
+        traffic: Name to the candidates that see a share of its requests.
+
+    Attributes:
+        shadows: Default classifier to the candidate that is compared with it.
+        canaries: Name to the candidate that answers some requests in the default's place.
+    """
+
+    def __init__(
+        self,
+        classifiers: list[Classifier],
+        default_versions: dict[str, int],
+        default_model: str,
+        refused: dict[str, str],
+        traffic: dict[str, Traffic] | None = None,
+    ) -> None:
+        self.default_model = default_model
+        self.traffic = traffic or {}
+        self.refused = refused
+        self._by_version = {(c.artifact.name, c.artifact.version): c for c in classifiers}
+        self._defaults = {
+            name: self._by_version[name, version] for name, version in default_versions.items()
+        }
+        self.shadows: dict[Classifier, Candidate] = {}
+        self.canaries: dict[str, Candidate] = {}
+        for name, default in self._defaults.items():
+            shares = self.traffic.get(name, NO_TRAFFIC)
+            if shadow := self._candidate(default, shares.shadow):
+                self.shadows[default] = shadow
+            if canary := self._candidate(default, shares.canary):
+                self.canaries[name] = canary
+
+    def _candidate(self, default: Classifier, share: Share | None) -> "Candidate | None":
+        """Return who takes a share of a default's requests, if it can."""
+        if share is None:
+            return None
+        found = self._by_version.get((default.artifact.name, share.version))
+        if found is None or found is default:
+            return None
+        if (found.artifact.image, found.artifact.labels) != (
+            default.artifact.image, default.artifact.labels,
+        ):  # fmt: skip
+            logger.warning(
+                "%s gets no share of the requests: expected the images and labels of %s",
+                found.artifact.reference, default.artifact.reference,
+            )  # fmt: skip
+            return None
+        return Candidate(found, share.fraction)
+
+    @property
+    def defaults(self) -> dict[str, Classifier]:
+        """Return name to the classifier behind a request that names no version."""
+        return self._defaults
+
+    def __iter__(self) -> Iterator[Classifier]:
+        """Iterate over all classifiers."""
+        return iter(self._by_version.values())
+
+    def matching(self, name: str, version: str) -> list[Classifier]:
+        """Return what a name and a version mean, "" for all of them; raises as ``find`` does."""
+        if not name:
+            return list(self)
+        found = self.find(name, version)
+        return [found] if version else [c for c in self if c.artifact.name == found.artifact.name]
+
+    def find(self, name: str = "", version: str = "") -> Classifier:
+        """Find the classifier for what a request names.
+
+        Args:
+            name: Empty: the default model.
+            version: Empty: the model's default version.
+
+        Raises:
+            ModelNotFoundError: None such; the message lists what there is.
+            NotReadyError: The model is there but no version of it could be loaded.
+        """
+        name = name or self.default_model
+        if not version:
+            found = self._defaults.get(name)
+        else:
+            number = int(version) if version.isdecimal() and len(version) < 10 else 0
+            found = self._by_version.get((name, number))
+        if found is not None:
+            return found
+        served = sorted(f"{n}:{v}" for n, v in self._by_version)
+        refused = next(
+            (why for ref, why in self.refused.items() if ref.split(":")[0] == name), None
+        )
+        if refused is not None and name not in self._defaults:
+            raise NotReadyError(f'model "{name}": no version could be loaded; see the log')
+        wanted = f"{name}:{version}" if version else name
+        raise ModelNotFoundError(
+            f'model "{wanted}": expected one of {", ".join(served) or "none"}'
+            if wanted else f"no default model; name one of {', '.join(served) or 'none'}"
+        )  # fmt: skip
+
+
+def load_catalog(
+    repository: ModelRepository, default_model: str, loaded_versions: int, limits: ServingLimits
+) -> Catalog:
+    """Load the newest versions of every model in a repository; what fails is refused, not fatal.
+
+    Args:
+        repository: Where the models lie.
+        default_model: Overrides the repository's default model unless empty.
+        loaded_versions: How many of the newest versions of each model are loaded.
+        limits: For every classifier.
+
+    Raises:
+        ArtifactError: There is no repository, or ``default_model`` is not in it.
+    """
+    classifiers: list[Classifier] = []
+    defaults: dict[str, int] = {}
+    refused: dict[str, str] = {}
+    traffic: dict[str, Traffic] = {}
+    names = repository.names()
+    for name in names:
+        loaded = load_versions(repository, name, loaded_versions, limits)
+        classifiers += loaded.good.values()
+        refused |= {f"{name}:{v}": refusal.reason for v, refusal in loaded.refused.items()}
+        traffic[name] = loaded.traffic
+        if loaded.default is not None:
+            defaults[name] = loaded.default
+    if default_model and default_model not in names:
+        raise ArtifactError(
+            f"FOVEAL_DEFAULT_MODEL: expected one of {', '.join(names) or 'none'}, "
+            f"got {default_model!r}"
+        )
+    try:
+        default = default_model or repository.default_model()
+    except ArtifactError as error:
+        logger.warning("/predict has no model: %s", error)
+        default = ""
+    return Catalog(classifiers, defaults, default, refused, traffic)
+
+
+class Candidate(NamedTuple):
+    """A version that sees a share of another's requests, above 0 to 1."""
+
+    classifier: Classifier
+    fraction: float
+
+
+class Refusal(NamedTuple):
+    """Why a version is not served, and the files that it was refused for."""
+
+    reason: str
+    fingerprint: Fingerprint
+
+
+class LoadedVersions(NamedTuple):
+    """What is known of one model.
+
+    Attributes:
+        good: The versions that serve.
+        default: Which of them answers where none is named, None if there are none.
+        refused: Why others do not.
+        preferred: Which should answer: the pinned one, else the newest.
+        traffic: Which candidates should see a share of the requests.
+    """
+
+    good: dict[int, Classifier]
+    default: int | None
+    refused: dict[int, Refusal]
+    preferred: int
+    traffic: Traffic
+
+
+NOTHING = LoadedVersions({}, None, {}, 0, NO_TRAFFIC)
+
+
+def load_versions(
+    repository: ModelRepository, name: str, loaded_versions: int, limits: ServingLimits,
+    known: LoadedVersions = NOTHING,
+) -> LoadedVersions:  # fmt: skip
+    """Load a model's newest good versions, its pinned one and its candidates.
+
+    What fails is refused, not fatal.
+
+    Args:
+        repository: Where the model lies, in at least one version.
+        name: The model's.
+        loaded_versions: How many of the newest that can be served are loaded.
+        limits: For every classifier.
+        known: What came of the last time: versions whose files are as they were then stay as they
+            are, loaded or refused; one that was loaded and cannot be loaded again goes on.
+    """
+    versions = repository.versions(name)
+    # A pinned version that is gone is refused as any other that cannot be loaded.
+    settings = repository.settings()
+    preferred = settings.default_versions.get(name, versions[-1])
+    traffic = settings.traffic.get(name, NO_TRAFFIC)
+    good: dict[int, Classifier] = {}
+    refused: dict[int, Refusal] = {}
+
+    def take(version: int) -> bool:
+        outcome = _load_if_changed(repository, name, version, limits, known)
+        if isinstance(outcome, Refusal):
+            refused[version] = outcome
+            if version not in known.good:
+                return False
+            outcome = known.good[version]
+        good[version] = outcome
+        return True
+
+    left = loaded_versions
+    for version in reversed(versions):
+        if not left:
+            break
+        left -= take(version)
+    for version in (preferred, *traffic.versions):
+        if version not in good and version not in refused:
+            take(version)
+    if preferred in good:
+        default: int | None = preferred
+    else:
+        default = known.default if known.default in good else max(good, default=None)
+    return LoadedVersions(dict(sorted(good.items())), default, refused, preferred, traffic)
+
+
+def _load_if_changed(
+    repository: ModelRepository, name: str, version: int, limits: ServingLimits,
+    known: LoadedVersions,
+) -> Classifier | Refusal:  # fmt: skip
+    fingerprint = repository.fingerprint(name, version)
+    loaded, refusal = known.good.get(version), known.refused.get(version)
+    if loaded is not None and loaded.fingerprint == fingerprint:
+        return loaded
+    if refusal is not None and refusal.fingerprint == fingerprint:
+        return refusal
+    try:
+        return load(repository, name, version, limits)
+    except (ArtifactError, ServiceError) as error:
+        reason = str(error)
+    except Exception as error:  # whatever a file made a library do, the other versions serve
+        logger.exception("%s:%d: loading failed", name, version)
+        reason = f"{type(error).__name__}: {error}"
+    if refusal is None or refusal.reason != reason:
+        goes_on = "; what was loaded goes on" if loaded is not None else ""
+        logger.error("%s:%d refused: %s%s", name, version, reason, goes_on)
+    return Refusal(reason, fingerprint)

@@ -1,0 +1,77 @@
+"""``/models/{name}/traffic``: which candidates see a share of a model's requests, and how much.
+
+``GET`` tells it, ``PUT`` sets it for all workers, by way of ``repository.json``.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+
+from models.traffic import read_traffic
+from service.errors import InvalidInputError, MethodError, ServiceError
+from service.exchange import Exchange, Handler
+from service.model_control import ModelControl
+from service.protocols.v2_json import read_object
+
+
+class TrafficProtocol:
+    """The handlers of the route, for an administrator.
+
+    Args:
+        control: Who may, and what is served.
+    """
+
+    def __init__(self, control: ModelControl) -> None:
+        self._control = control
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def find(self, path: bytes) -> Handler | None:
+        """Return the handler of a raw path, None if it is not this protocol's."""
+        match unquote(path.decode("latin-1")).split("/"):
+            case ["", "models", name, "traffic"]:
+                return lambda exchange: self._handle(exchange, name)
+        return None
+
+    def _handle(self, exchange: Exchange, name: str) -> None:
+        self._control.authorize(exchange.header(b"authorization") or b"")
+        if exchange.method == "PUT":
+            try:
+                traffic = read_traffic(read_object(exchange.body, "body"))
+            except ValueError as error:
+                raise InvalidInputError(str(error)) from None
+            self._later(exchange, name, self._control.set_traffic(name, traffic))
+        elif exchange.method in ("GET", "HEAD"):
+            self._tell(exchange, name)
+        else:
+            raise MethodError(f"{exchange.method}: expected GET or PUT", "GET, HEAD, PUT")
+
+    def _tell(self, exchange: Exchange, name: str) -> None:
+        """Answer with what is in effect."""
+        catalog = self._control.catalog
+        default = catalog.find(name)
+        document: dict[str, Any] = {"model": name, "version": default.artifact.version}
+        for kind, candidate in (
+            ("shadow", catalog.shadows.get(default)), ("canary", catalog.canaries.get(name)),
+        ):  # fmt: skip
+            document[kind] = candidate and {
+                "version": candidate.classifier.artifact.version, "fraction": candidate.fraction,
+            }  # fmt: skip
+        exchange.respond(200, orjson.dumps(document))
+
+    def _later(self, exchange: Exchange, name: str, work: Coroutine[Any, Any, None]) -> None:
+        async def answer() -> None:
+            try:
+                await work
+                self._tell(exchange, name)
+            except ServiceError as error:
+                exchange.fail(error)
+            finally:
+                if not exchange.response_complete:
+                    exchange.fail(ServiceError("internal error; the server's log says more"))
+
+        task = asyncio.get_running_loop().create_task(answer())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
