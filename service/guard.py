@@ -63,6 +63,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = self._fed_head_bytes = self._body_bytes = 0
         self._stalled_at: float | None = None  # since when the client does not read its answers
         self._refusal: ServiceError | None = None
+        self._begun = 0  # requests that began to arrive
 
     @property
     @abstractmethod
@@ -119,7 +120,9 @@ class GuardedProtocol(HttpToolsProtocol):
             if self.passed_over_bytes:
                 data = self._take_passed_over(data)
                 continue
-            is_head_alone = self.is_in_head or not self.is_receiving
+            # How many requests this read may begin for its unfinished head to be all of it.
+            alone = 0 if self.is_in_head else 1 if not self.is_receiving else -1
+            begun = self._begun
             try:
                 self.parser.feed_data(data)
                 rest = b""
@@ -128,8 +131,9 @@ class GuardedProtocol(HttpToolsProtocol):
             except httptools.HttpParserError:
                 self.send_400_response("expected HTTP/1.1")
                 return
-            if self.is_in_head and is_head_alone:
-                # The parser keeps a header to itself until it is whole; count what it was fed.
+            # The parser keeps a header to itself until it is whole; count what it was fed. Behind
+            # other requests in the same bytes, the head is no longer than one read.
+            if self.is_in_head and self._begun - begun <= alone:
                 self._fed_head_bytes += len(data)
                 if self._fed_head_bytes > MAX_HEAD_BYTES:
                     self.refuse(self._head_too_large())
@@ -158,6 +162,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
         self.content_type = self.deadline_ms = None
         self._head_bytes = self._fed_head_bytes = self._body_bytes = self.declared_bytes = 0
+        self._begun += 1
         self.is_in_head = True
         self.is_receiving = True
         self.since = time.monotonic()

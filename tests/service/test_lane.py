@@ -109,6 +109,15 @@ def test_pipelined_requests_in_any_pieces(server: RunningServer) -> None:
         assert_mixed_answers(wire)
 
 
+def test_a_long_pipeline_is_no_long_head(server: RunningServer) -> None:
+    with Wire(server) as wire:
+        wire.send(get("/predict") * 3000, get("/predict")[:-2])
+        for _ in range(3000):
+            assert wire.answer().status == 405
+        wire.send(b"\r\n")
+        assert wire.answer().status == 405
+
+
 def test_pipelined_requests_byte_by_byte(server: RunningServer) -> None:
     stream = post("/predict", PNGS[0]) + get("/livez") + post("/predict", PNGS[1])
     with Wire(server) as wire:
