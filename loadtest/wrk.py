@@ -54,8 +54,8 @@ def drive(  # noqa: PLR0913 - one run's words
     sockets = [int(n) for n in re.findall(r"(?:connect|read|write|timeout) (\d+)", said)]
     return Figure(
         float(find(r"Requests/sec:\s+([\d.]+)") or 0),
-        _milliseconds(find(r"50%\s+(\S+)")),
-        _milliseconds(find(r"99%\s+(\S+)")),
+        _milliseconds(find(r"\n\s+50%\s+(\S+)")),
+        _milliseconds(find(r"\n\s+99%\s+(\S+)")),
         int(find(r"Non-2xx or 3xx responses: (\d+)") or 0) + sum(sockets),
     )
 
