@@ -208,7 +208,11 @@ def test_wrong_names(client: Triton) -> None:
     good = [client.input(ROW)]
     for match, named, words in (
         ("expected one of cifar10-cnn:1", "nothing", {"inputs": good}),
-        ("expected one of cifar10-cnn:1", "fashion-fcnn", {"inputs": good, "model_version": "7"}),
+        (
+            "expected one of cifar10-cnn:1",
+            "fashion-fcnn",
+            {"inputs": good, "model_version": "7"},
+        ),
         ('expected "images", got "image"', "fashion-fcnn",
          {"inputs": [client.input(ROW, "image")]}),
         ('expected one, "images", got 2', "fashion-fcnn", {"inputs": good * 2}),
