@@ -46,6 +46,7 @@ def test_every_metric_is_in_base_units_and_of_this_service() -> None:
         "foveal_drift_rows", "foveal_drift_sums", "foveal_dropped_rows", "foveal_model_info",
         "foveal_model_refused", "foveal_queue_rows", "foveal_queue_seconds",
         "foveal_request_seconds", "foveal_requests", "foveal_run_seconds",
-        "foveal_shadow_difference", "foveal_shadow_rows", "foveal_shadow_seconds", "foveal_training",
+        "foveal_shadow_difference", "foveal_shadow_rows", "foveal_shadow_seconds",
+        "foveal_training",
         "foveal_training_class_share",
     ]  # fmt: skip
