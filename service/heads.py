@@ -2,7 +2,8 @@
 
 A client repeats its head byte for byte, but for the length of the body. What the parser made of
 such a head once holds for every equal one, as parsing depends on nothing but the bytes, so a known
-head costs a dictionary lookup instead of ten callbacks (4 us of 48 a request, measured 2026-11-21).
+head costs a dictionary lookup instead of ten callbacks (half of the 4.9 us that HTTP took a request
+in process, measured 2026-11-21).
 Everything that is not plain (a body in chunks, an upgrade, an expectation) is never remembered and
 always takes the parser.
 """

@@ -3,17 +3,16 @@
 ``GET`` tells it, ``PUT`` sets it for all workers, by way of ``repository.json``.
 """
 
-import asyncio
-from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import unquote
 
 import orjson
 
 from models.traffic import read_traffic
-from service.errors import InvalidInputError, MethodError, ServiceError
+from service.errors import InvalidInputError, MethodError
 from service.exchange import Exchange, Handler
 from service.model_control import ModelControl
+from service.protocols.later import Later
 from service.protocols.v2_json import read_object
 
 
@@ -26,7 +25,7 @@ class TrafficProtocol:
 
     def __init__(self, control: ModelControl) -> None:
         self._control = control
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._later = Later()
 
     def find(self, path: bytes) -> Handler | None:
         """Return the handler of a raw path, None if it is not this protocol's."""
@@ -42,7 +41,12 @@ class TrafficProtocol:
                 traffic = read_traffic(read_object(exchange.body, "body"))
             except ValueError as error:
                 raise InvalidInputError(str(error)) from None
-            self._later(exchange, name, self._control.set_traffic(name, traffic))
+
+            async def set_traffic() -> None:
+                await self._control.set_traffic(name, traffic)
+                self._tell(exchange, name)
+
+            self._later(exchange, set_traffic())
         elif exchange.method in ("GET", "HEAD"):
             self._tell(exchange, name)
         else:
@@ -60,18 +64,3 @@ class TrafficProtocol:
                 "version": candidate.classifier.artifact.version, "fraction": candidate.fraction,
             }  # fmt: skip
         exchange.respond(200, orjson.dumps(document))
-
-    def _later(self, exchange: Exchange, name: str, work: Coroutine[Any, Any, None]) -> None:
-        async def answer() -> None:
-            try:
-                await work
-                self._tell(exchange, name)
-            except ServiceError as error:
-                exchange.fail(error)
-            finally:
-                if not exchange.response_complete:
-                    exchange.fail(ServiceError("internal error; the server's log says more"))
-
-        task = asyncio.get_running_loop().create_task(answer())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -4,8 +4,7 @@ Health, metadata and model control; ``infer`` is ``v2_http_infer``'s, what is to
 ``v2_documents``'.
 """
 
-import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,11 +15,11 @@ from service.errors import (
     MethodError,
     ModelNotFoundError,
     NotReadyError,
-    ServiceError,
 )
 from service.exchange import Exchange, Handler
 from service.model_control import ModelControl
 from service.pipeline.catalog import Catalog
+from service.protocols.later import Later
 from service.protocols.v2_documents import (
     Statistics,
     model_config,
@@ -69,7 +68,7 @@ class V2Http:
             ("stats",): self._statistics,
         }
         self._routes: dict[bytes, Handler] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._later = Later()
 
     def find(self, path: bytes) -> Handler | None:
         """Return the handler of a raw path, None if it is not this protocol's."""
@@ -181,22 +180,6 @@ class V2Http:
             exchange.respond(200, b"{}")
 
         self._later(exchange, unload())
-
-    def _later(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
-        """Answer when some work is done; what it is refused for is the answer, too."""
-
-        async def answer() -> None:
-            try:
-                await work
-            except ServiceError as error:
-                exchange.fail(error)
-            finally:
-                if not exchange.response_complete:
-                    exchange.fail(ServiceError("internal error; the server's log says more"))
-
-        task = asyncio.get_running_loop().create_task(answer())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _get(handler: Handler) -> Handler:

@@ -1,4 +1,3 @@
-import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -6,7 +5,6 @@ from typing import Any
 import httpx
 import numpy as np
 import onnx
-import orjson
 import pyarrow.parquet
 import pytest
 from onnx import helper, numpy_helper
@@ -20,6 +18,7 @@ from service.scoring.rows import ScoreError
 from service.scoring.sinks import COLUMNS
 from service.scoring.stages import Answers
 from tests.server import RunningServer
+from tests.service.scoring.containers import read
 from tests.tiny import LABELS, publish_tiny, random_images, tiny_model, tiny_probabilities
 
 COUNT = 150  # two full batches and a part of one
@@ -47,21 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path | str, model: LocalModel, out: Path, **options: Any) -> Summary:
     return score([str(folder)], model, out, **options)
-
-
-def read(out: Path) -> list[Row]:
-    """Read any of the formats back; CSV's text as the types that the others carry."""
-    if out.suffix == ".parquet":
-        rows: list[Row] = pyarrow.parquet.read_table(out).to_pylist()
-        return rows
-    if out.suffix == ".jsonl":
-        return [orjson.loads(line) for line in out.read_bytes().splitlines()]
-    kinds = {"index": int, "probability": float, "version": int}
-    with out.open(newline="") as file:
-        return [
-            {k: kinds.get(k, str)(v) if v else None for k, v in row.items()}
-            for row in csv.DictReader(file)
-        ]
 
 
 @pytest.mark.parametrize("ending", FORMATS)
