@@ -211,7 +211,7 @@ class Foveal:
         )  # fmt: skip
 
     def _start(self, classifier: Classifier) -> None:
-        classifier.start(self.loop, self._observe_batch, lane.outbox)
+        classifier.start(self.loop, self._observe_batch, lane.outbox, lane.newcomers)
         self.meters.of(classifier)
 
     def _forget(self) -> None:

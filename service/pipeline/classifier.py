@@ -103,6 +103,7 @@ class Classifier:
         loop: Loop,
         observe: Callable[["Classifier", Batch], None] | None = None,
         answering: AbstractContextManager[None] | None = None,
+        newcomers: Callable[[], int] = lambda: 0,
     ) -> None:
         """Open the queue on an event loop.
 
@@ -110,6 +111,7 @@ class Classifier:
             loop: The loop that all requests arrive on.
             observe: Called after each run with this classifier and the batch.
             answering: Entered while the jobs of one run are done.
+            newcomers: Clients so far; see ``Batcher``.
         """
         instances = self.limits.instances
         if not self.is_inline:
@@ -121,6 +123,7 @@ class Classifier:
             executor=self._executor,
             observe=None if observe is None else lambda batch: observe(self, batch),
             answering=answering,
+            newcomers=newcomers,
         )
 
     def close(self) -> None:
