@@ -25,6 +25,7 @@ from models.repository import ModelRepository
 MODEL, PHOTO_MODEL = "fashion-fcnn", "cifar10-cnn"
 SWEEP = (1, 4, 16, 64, 256, 512)
 NEWCOMERS = 512
+_CROWDS = 5
 _PORT = 4190
 
 
@@ -94,7 +95,8 @@ def table(results: dict[str, Any]) -> str:
         f"| the same client's longest late wake-up (the machine's own pauses) | "
         f"{pauses['max_late_ms']:.1f} ms |",
         f"| {newcomers['connections']} connections opened at once, one request each: all answered "
-        f"| {newcomers['wall_ms']:.0f} ms, {newcomers['failed']} failed |",
+        f"| {newcomers['wall_ms']:.0f} ms (median of {_CROWDS} crowds, the first "
+        f"{newcomers['first_ms']:.0f} ms), {newcomers['failed']} failed |",
         f"| the same requests one after the other's answer over 64 open connections | "
         f"{newcomers['steady_ms']:.0f} ms |",
         f"| small images at 16 connections: p99 alone, and while 2 connections send 2-megapixel "
@@ -182,11 +184,13 @@ def _newcomers(url: str, image: bytes) -> dict[str, Any]:
             return time.perf_counter() - started, failed
 
     timed(64, 8)
-    wall_s, failed = timed(NEWCOMERS, 1)
-    steady_s, _ = timed(64, NEWCOMERS // 64)
+    crowds = [timed(NEWCOMERS, 1) for _ in range(_CROWDS)]
+    steady = [timed(64, NEWCOMERS // 64) for _ in range(_CROWDS)]
     return {
-        "connections": NEWCOMERS, "failed": failed, "wall_ms": wall_s * 1e3,
-        "steady_ms": steady_s * 1e3,
+        "connections": NEWCOMERS, "failed": sum(failed for _, failed in crowds + steady),
+        "wall_ms": statistics.median(seconds for seconds, _ in crowds) * 1e3,
+        "first_ms": crowds[0][0] * 1e3,
+        "steady_ms": statistics.median(seconds for seconds, _ in steady) * 1e3,
     }  # fmt: skip
 
 
