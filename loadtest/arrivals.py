@@ -1,0 +1,359 @@
+"""Open arrivals at a service: offer a rate and see what comes of it; find the most it keeps up.
+
+    from loadtest.arrivals import find_max, offer
+    found = find_max(lambda rate: offer(url, calls, Offer(rate, 3.0, p99_ms=20)), first_rate=500)
+    found.rate_per_s, found.best.goodput_per_s, found.bound     # bound: "service" or "client"
+
+``calls`` come from ``payloads.make_calls(repository, artifact)``. The service is someone else's to
+start. Sending is done by processes of ``sender``; this module neither imports nor patches anything
+that a caller would notice.
+"""
+
+import contextlib
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from loadtest.calls import DO_NOTHING, Call, write_calls
+from loadtest.errors import LoadTestError
+from loadtest.samples import (
+    EXPIRED,
+    FAILED,
+    REFUSED,
+    RIGHT,
+    TIMEOUT,
+    WRONG,
+    Samples,
+    percentile,
+    read_samples,
+)
+from loadtest.sender import SendPlan
+
+_HOME = Path(__file__).resolve().parent.parent
+# From the word to the first arrival: connections are opened meanwhile.
+_START_S = 0.3
+# A client process that used more of its core, or came to more than 5 % of its requests this late,
+# measured itself. Lateness is judged against the promise: 2 ms of 20 are its tenth.
+_CPU_SHARE = 0.9
+_LATE_SHARE = 0.1
+_LATE_MS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A load of independent clients.
+
+    Attributes:
+        rate_per_s: Requests a second, a Poisson process.
+        duration_s: How long it is measured.
+        p99_ms: The promise: an answer that takes longer is worth nothing.
+        warm_up_s: The same load before, not counted.
+        timeout_ms: An answer is given up after this; also the longest wait at the end.
+        deadline_ms: Sent as ``X-Request-Timeout-Ms`` with each request; None: none.
+        processes: That send; 0: as many as the rate needs.
+        connections: At most, of all processes.
+        cpus: What they are pinned to, as ``taskset -c`` takes it; empty: not pinned.
+        seed: Of the arrivals.
+    """
+
+    rate_per_s: float
+    duration_s: float
+    p99_ms: float
+    warm_up_s: float = 0.5
+    timeout_ms: float = 5000.0
+    deadline_ms: float | None = None
+    processes: int = 0
+    connections: int = 4096
+    cpus: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What came of an offer; rates are a second of its duration, times from the intended start.
+
+    Attributes:
+        rate_per_s: What was asked for.
+        offered_per_s: Requests that came; Poisson, so not quite what was asked for.
+        answered_per_s: Answers with 200 and the recorded labels.
+        goodput_per_s: Of them, those within the promise.
+        kept_share: Goodput as a share of what was offered.
+        p50_ms: Of answers with 200.
+        p95_ms: Of answers with 200.
+        p99_ms: Of answers with 200; NaN where there were none.
+        refused: Answers with 429.
+        refused_p99_ms: How long those took.
+        expired: Answers with 504.
+        errors: Other statuses, broken connections and answers given up.
+        wrong: Answers with 200 and other labels.
+        retry_after_s: Values of ``Retry-After`` to how often.
+        causes: What went wrong to how often.
+        late_p95_ms: How long after the intended start the client came to a request.
+        cpu_share: Largest share of one core that a process of the client used.
+        is_client_saturated: Whether the client, not the service, made these figures.
+    """
+
+    rate_per_s: float
+    offered_per_s: float
+    answered_per_s: float
+    goodput_per_s: float
+    kept_share: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    refused: int
+    refused_p99_ms: float
+    expired: int
+    errors: int
+    wrong: int
+    retry_after_s: Mapping[int, int]
+    causes: Mapping[str, int]
+    late_p95_ms: float
+    cpu_share: float
+    is_client_saturated: bool
+
+    @property
+    def keeps(self) -> bool:
+        """Whether 99 % of all that came were answered rightly within the promise, none wrongly."""
+        return self.kept_share >= 0.99 and not self.wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The highest rate that kept its promise.
+
+    Attributes:
+        rate_per_s: 0 if even the lowest that was tried did not.
+        best: What came of it; None likewise.
+        bound: What stopped the search: the service, the client that could send no more, or the
+            highest rate that was to be tried.
+        trail: Every measurement in the order it was made.
+    """
+
+    rate_per_s: float
+    best: Offered | None
+    bound: str
+    trail: tuple[Offered, ...]
+
+
+def offer(url: str, calls: Sequence[Call], load: Offer) -> Offered:
+    """Offer a load to a service and count what comes back.
+
+    Takes warm-up and duration, under a second to start, and at most the time-out to end.
+
+    Args:
+        url: ``http://host:port`` of a running service.
+        calls: Requests, sent in random order; HTTP ones.
+        load: How many, how long.
+
+    Raises:
+        LoadTestError: The sending processes broke; the message has the last line they said.
+    """
+    if load.deadline_ms is not None:
+        header = "X-Request-Timeout-Ms", f"{load.deadline_ms:g}"
+        calls = [call.with_headers(header) for call in calls]
+    end_s = load.warm_up_s + load.duration_s
+    samples = send(url, calls, ((0.0, load.rate_per_s),), end_s, load)
+    return summarise(samples.between(load.warm_up_s, end_s), load)
+
+
+def client_limit(url: str, load: Offer, duration_s: float = 2.0) -> float:
+    """Return how many answers/s the same client takes from a route that does nothing.
+
+    A closed loop of 64 connections on ``/v2/health/live``. Client and service share the machine, so
+    it is a lower bound of what the client can do. NaN where the service has no such route.
+    """
+    samples = send(url, [DO_NOTHING], (), duration_s, load)
+    if samples.count(RIGHT) < len(samples):
+        return math.nan
+    return len(samples) / duration_s
+
+
+def find_max(  # noqa: PLR0913 - one search's words
+    measure: Callable[[float], Offered], *, first_rate: float, tolerance: float = 0.05,
+    highest: float = math.inf, tries: int = 2, budget_s: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
+) -> Found:  # fmt: skip
+    """Find the highest rate that keeps its promise: doubling or halving, then bisection.
+
+    Args:
+        measure: Offers a rate; ``Offered.keeps`` decides.
+        first_rate: Where to begin, requests/s; a guess within a factor of 4 saves most time.
+        tolerance: The end is this close: kept and broken rates are at most this share apart.
+        highest: No higher rate is tried.
+        tries: A rate is broken if it breaks so often in turn; more than one forgives a machine
+            that stumbles.
+        budget_s: After this no new rate is begun.
+        clock: Monotonic seconds.
+
+    Returns:
+        The best; its trail says how it was found.
+    """
+    begun = clock()
+    trail: list[Offered] = []
+    kept: Offered | None = None
+    broken: Offered | None = None
+    rate = min(first_rate, highest)
+    while clock() - begun < budget_s:
+        outcome = _attempt(measure, rate, tries, trail)
+        if outcome.keeps:
+            kept = outcome
+        else:
+            broken = outcome
+        if kept is not None and broken is not None:
+            if broken.rate_per_s - kept.rate_per_s <= tolerance * kept.rate_per_s:
+                break
+            rate = math.sqrt(kept.rate_per_s * broken.rate_per_s)
+        elif kept is not None:
+            if rate >= highest:
+                break
+            rate = min(2 * rate, highest)
+        elif rate < 1.0:
+            break
+        else:
+            rate /= 2
+    if broken is None:
+        bound = "highest rate"
+    else:
+        bound = "client" if broken.is_client_saturated else "service"
+    return Found(kept.rate_per_s if kept else 0.0, kept, bound, tuple(trail))
+
+
+def _attempt(
+    measure: Callable[[float], Offered], rate: float, tries: int, trail: list[Offered]
+) -> Offered:
+    for _ in range(tries):
+        trail.append(measure(rate))
+        if trail[-1].keeps:
+            break
+    return trail[-1]
+
+
+def send(
+    url: str, calls: Sequence[Call], steps: Sequence[tuple[float, float]], duration_s: float,
+    load: Offer,
+) -> Samples:  # fmt: skip
+    """Run the sending processes once.
+
+    Args:
+        url: ``http://host:port``.
+        calls: Requests, sent in random order.
+        steps: (from that second on, arrivals/s), the first from 0; empty: a closed loop.
+        duration_s: Requests are sent until then.
+        load: Processes, connections, pinning, time-out, seed; its rate and duration are not used.
+
+    Returns:
+        Every request, times counted from the common start.
+
+    Raises:
+        LoadTestError: A process broke; the message has the last line that it said.
+    """
+    count = load.processes or _processes(max((rate for _, rate in steps), default=0.0), load.cpus)
+    connections = load.connections if steps else 64
+    with tempfile.TemporaryDirectory(prefix="foveal-load-") as folder:
+        files = Path(folder)
+        write_calls(files / "calls.json", calls)
+        plans = [
+            SendPlan(
+                url=url,
+                calls=str(files / "calls.json"),
+                out=str(files / f"{number}.npz"),
+                duration_s=duration_s,
+                steps=tuple((begin, rate / count) for begin, rate in steps),
+                connections=max(1, connections // count),
+                timeout_s=load.timeout_ms / 1e3,
+                seed=1000 * load.seed + 2 * number,
+            )
+            for number in range(count)
+        ]
+        _run(plans, files, load.cpus, duration_s + load.timeout_ms / 1e3 + 30)
+        return read_samples([Path(plan.out) for plan in plans])
+
+
+def summarise(samples: Samples, load: Offer) -> Offered:
+    """Return the figures of the requests of one steady load."""
+    count = len(samples)
+    good = (samples.outcome_N == RIGHT) & (samples.latency_s_N <= load.p99_ms / 1e3)
+    late_ms = percentile(samples.late_s_N, 0.95) * 1e3 if count else 0.0
+    cpu_share = max(samples.cpu_shares, default=0.0)
+    return Offered(
+        rate_per_s=load.rate_per_s,
+        offered_per_s=count / load.duration_s,
+        answered_per_s=samples.count(RIGHT) / load.duration_s,
+        goodput_per_s=int(good.sum()) / load.duration_s,
+        kept_share=int(good.sum()) / count if count else 0.0,
+        p50_ms=samples.latency_ms(0.5),
+        p95_ms=samples.latency_ms(0.95),
+        p99_ms=samples.latency_ms(0.99),
+        refused=samples.count(REFUSED),
+        refused_p99_ms=samples.latency_ms(0.99, (REFUSED,)),
+        expired=samples.count(EXPIRED),
+        errors=samples.count(FAILED) + samples.count(TIMEOUT),
+        wrong=samples.count(WRONG),
+        retry_after_s=samples.retry_after_s,
+        causes=samples.causes,
+        late_p95_ms=late_ms,
+        cpu_share=cpu_share,
+        is_client_saturated=cpu_share > _CPU_SHARE
+        or late_ms > max(_LATE_MS, _LATE_SHARE * load.p99_ms),
+    )
+
+
+def _processes(rate_per_s: float, cpus: str) -> int:
+    """Return how many processes a rate needs, at most one a core that is left for them."""
+    cores = len(cpus.split(",")) if cpus else max(1, len(os.sched_getaffinity(0)) - 1)
+    return max(1, min(cores, math.ceil(rate_per_s / _RATE_OF_ONE)))
+
+
+# Half of what one process does of the cheapest requests on one 2.x GHz core; see README.md.
+_RATE_OF_ONE = 8000.0
+
+
+def _run(plans: Sequence[SendPlan], folder: Path, cpus: str, limit_s: float) -> None:
+    """Start a process a plan, let them begin together, wait for their ends."""
+    pin = ["taskset", "-c", cpus] if cpus else []
+    processes: list[subprocess.Popen[str]] = []
+    logs = [folder / f"{number}.log" for number in range(len(plans))]
+    try:
+        for plan, log in zip(plans, logs, strict=True):
+            plan.write(log.with_suffix(".json"))
+            command = [*pin, sys.executable, "-m", "loadtest.sender", str(log.with_suffix(".json"))]
+            with log.open("w") as said:
+                process = subprocess.Popen(
+                    command, cwd=_HOME, text=True, stderr=said,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                )  # fmt: skip
+            processes.append(process)
+        for process in processes:
+            _pipe(process.stdout).readline()  # its line that it is ready, or its end
+        start_at = time.monotonic() + _START_S
+        deadline = start_at + limit_s
+        for process in processes:
+            with contextlib.suppress(BrokenPipeError):
+                _pipe(process.stdin).write(f"{start_at!r}\n")
+                _pipe(process.stdin).flush()
+        for process, log in zip(processes, logs, strict=True):
+            if process.wait(max(0.1, deadline - time.monotonic())):
+                last = log.read_text().strip().splitlines()[-1:]
+                why = last[0] if last else f"exit code {process.returncode}"
+                raise LoadTestError(f"sender: expected samples, got: {why}")
+    except subprocess.TimeoutExpired:
+        raise LoadTestError(f"sender: expected an end within {limit_s:.0f} s, got none") from None
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            _pipe(process.stdin).close()
+            _pipe(process.stdout).close()
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None, "a pipe was asked for; this is a bug"
+    return pipe
