@@ -37,8 +37,9 @@ from service.model_control import ModelControl
 from service.observers import AccessLog, Observer, Tracing
 from service.openapi import lane_paths
 from service.pipeline.catalog import load_catalog
-from service.pipeline.classifier import Classifier, ServingLimits
+from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch, BatchLimits
+from service.pipeline.limits import ServingLimits
 from service.pipeline.session import available_cpus
 from service.protocols.predict import TOP, PredictProtocol
 from service.protocols.traffic import TrafficProtocol
@@ -200,6 +201,7 @@ class Foveal:
             settings.workers,
             settings.precision,
             settings.instances,
+            frozenset(settings.model_fields_set),
         )
         catalog = load_catalog(repository, settings.default_model, settings.loaded_versions, limits)
         for classifier in catalog:

@@ -80,7 +80,7 @@ class Batcher:
         self._may_wait = executor is not None or limits.max_queue_delay_s > 0
         self._is_scheduled = False
         self._is_closed = False
-        self._expiry = Alarm(loop, clock, self._expire)
+        self._expiry = Alarm(loop, clock)
         self._delay: Timer | None = None
         self._drain_rate = DrainRate()
         self.queued_rows = 0
@@ -137,7 +137,7 @@ class Batcher:
         if self._free and not self._is_scheduled:
             self._schedule()
         if self._may_wait and job.deadline < self._expiry.at:
-            self._expiry.set(job.deadline)
+            self._expiry.set(job.deadline, self._expire)
 
     def cancel(self, job: Job) -> None:
         """Forget a job whose client left: what has not run never runs, nobody is called."""
@@ -339,4 +339,4 @@ class Batcher:
             self.queued_rows -= waiting
             self._drop(job, waiting)
         if self._queue:
-            self._expiry.set(min(job.deadline for job in self._queue))
+            self._expiry.set(min(job.deadline for job in self._queue), self._expire)

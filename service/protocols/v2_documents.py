@@ -62,6 +62,8 @@ def model_metadata(catalog: Catalog, classifier: Classifier) -> Document:
 def model_config(classifier: Classifier) -> Document:
     """Return the model's configuration in the terms of Triton's ModelConfig."""
     artifact, limits = classifier.artifact, classifier.limits.batch
+    tuned = classifier.limits.tuned
+    plan = {"plan": {"string_value": f"tuned {tuned.date}"}} if tuned else None
     return {
         "name": artifact.name,
         "platform": "onnxruntime_onnx",
@@ -84,6 +86,7 @@ def model_config(classifier: Classifier) -> Document:
             {"name": artifact.name, "count": classifier.limits.instances, "kind": "KIND_CPU"}
         ],
         "default_model_filename": artifact.fp32.path,
+        **({"parameters": plan} if plan else {}),
     }
 
 
