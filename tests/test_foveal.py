@@ -13,11 +13,9 @@ import foveal
 from models.image import encode_png
 from models.repository import ModelRepository
 from models.traffic import Share, Traffic
-from models.tuned import write_plan
 from tests.server import ROOT, free_port
 from tests.shell import Shell
 from tests.tiny import LABELS, publish_tiny, random_images, tiny_probabilities
-from tests.tuned import plan_for
 
 # What is on the command line is a promise: a change here is a change that users see.
 COMMANDS = {
@@ -34,6 +32,8 @@ COMMANDS = {
     "export": "RUN --name --precision --max-accuracy-drop --abstain-precision --models --json",
     "adopt": "FILE.onnx --name --labels --toml --layout --scale --mean --std --channels --resize "
     "--interpolation --size --output --gives --images --memory-gib --models --json",
+    "tune": "[NAME[:V]] --p99-ms --precision --device --cores --workers --budget-s --out --fresh "
+    "--reset --models --json",
     "loadtest": "[URL] --users --duration-s --out --model --start --models --json",
     "bench peers": "--rounds --seconds --cases --only --cpus --load-cpu --multipart "
     "--no-multipart --models --json",
@@ -371,18 +371,6 @@ def test_models_show_is_the_whole_story(shell: Shell) -> None:
     document = shell("models", "show", "tiny:2", "--json").document
     assert document["version"] == 2
     assert document["plan"] is None
-
-
-def test_models_show_tells_the_plan(shell: Shell, repository: ModelRepository) -> None:
-    plan = plan_for(repository.load("tiny", 2))
-    write_plan(repository, "tiny", 2, plan)
-    said = shell("models", "show", "tiny:2", models=repository.root)
-    assert "2 x 1 threads, batches up to 7" in said.out
-    said = shell("models", "show", "tiny:2", "--json", models=repository.root)
-    assert said.document["plan"]["max_batch_size"] == 7
-    repository.plan_path("tiny", 2).write_text("{")
-    said = shell("models", "show", "tiny:2", models=repository.root)
-    assert said.code == 0 and "expected a plan, got" in said.out
 
 
 def test_models_verify_finds_what_is_wrong(shell: Shell, repository: ModelRepository) -> None:

@@ -1,0 +1,201 @@
+"""What can be chosen for a version, what was measured of it, and which of it to serve in earnest.
+
+Plain values and pure functions; nothing here runs anything.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from models.artifact import Precision
+from models.tuned import TunedPlan
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# A larger batch must bring so much more throughput to be worth the longer runs.
+_BATCH_GAIN = 1.03
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Configuration:
+    """One way to serve a version; ``threads`` 0 leaves them to the service, as the defaults do."""
+
+    precision: Precision
+    threads: int
+    instances: int
+    max_batch_size: int
+    max_queue_delay_ms: float = 0.0
+    buckets: tuple[int, ...] = ()
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Return the settings that make the service run this and nothing else."""
+        return {
+            "FOVEAL_PRECISION": self.precision,
+            "FOVEAL_THREADS": str(self.threads),
+            "FOVEAL_INSTANCES": str(self.instances),
+            "FOVEAL_MAX_BATCH_SIZE": str(self.max_batch_size),
+            "FOVEAL_MAX_QUEUE_DELAY_MS": f"{self.max_queue_delay_ms:g}",
+        }
+
+    @property
+    def title(self) -> str:
+        """Return what a reader calls it."""
+        if self == DEFAULTS:
+            return "defaults"
+        delay = f", waits {self.max_queue_delay_ms:g} ms" if self.max_queue_delay_ms else ""
+        buckets = f", padded to {'/'.join(map(str, self.buckets))}" if self.buckets else ""
+        return (
+            f"{self.precision}, {self.instances} x {self.threads} threads, "
+            f"batch {self.max_batch_size}{buckets}{delay}"
+        )
+
+    @property
+    def trio(self) -> tuple[Precision, int, int]:
+        """Return what decides how a session runs: precision, threads, instances."""
+        return self.precision, self.threads, self.instances
+
+
+# What the service does when nothing is set and there is no plan.
+DEFAULTS = Configuration("fp32", 0, 1, 64)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SessionPoint:
+    """``instances`` runs at once of ``rows`` rows each, on ``threads`` threads each."""
+
+    precision: Precision
+    threads: int
+    instances: int
+    rows: int
+
+    @property
+    def trio(self) -> tuple[Precision, int, int]:
+        """As ``Configuration.trio``."""
+        return self.precision, self.threads, self.instances
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFigure:
+    """What the session alone did at a point: rows/s of all runs together, and one run's time."""
+
+    rows_per_s: float
+    p50_ms: float
+    p99_ms: float
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the service did under one configuration.
+
+    Attributes:
+        goodput_per_s: Right answers a second within the promise, at the highest rate that kept it.
+        rate_per_s: That rate; 0 if none did.
+        p50_ms: Of the answers at that rate; NaN if there was none.
+        p99_ms: Likewise.
+        bound: What stopped the search: ``service``, ``client`` or ``highest rate``.
+        trail: (rate, share that kept the promise, p99 in ms) of each offer, in their order.
+    """
+
+    goodput_per_s: float
+    rate_per_s: float
+    p50_ms: float
+    p99_ms: float
+    bound: str
+    trail: tuple[tuple[float, float, float], ...]
+
+
+def grid(precisions: Sequence[Precision], cores: int) -> list[SessionPoint]:
+    """Return every point that makes sense on so many cores, the likeliest first.
+
+    Threads x instances never exceed the cores; threads are powers of two, and all cores.
+    """
+    powers = sorted({cores, *(1 << n for n in range(cores.bit_length()) if 1 << n <= cores)})
+    shapes = [(t, i) for t in powers for i in powers if t * i <= cores]
+    # One run alone first, then those that use all cores, then the rest.
+    shapes.sort(key=lambda shape: (shape != (1, 1), shape[0] * shape[1] != cores, shape))
+    return [
+        SessionPoint(precision, threads, instances, rows)
+        for threads, instances in shapes
+        for precision in precisions
+        for rows in BATCH_SIZES
+    ]
+
+
+def latency_ms(figure: SessionFigure) -> float:
+    """Return what a row waits at most under full load: the run that is out, and its own."""
+    return 2 * figure.p50_ms
+
+
+def frontier(figures: dict[SessionPoint, SessionFigure]) -> list[SessionPoint]:
+    """Return the points that no other beats in both latency and throughput, fastest first."""
+    best = 0.0
+    points = []
+    for point, figure in sorted(figures.items(), key=lambda item: (
+        latency_ms(item[1]), -item[1].rows_per_s, item[0],
+    )):  # fmt: skip
+        if figure.rows_per_s > best:
+            best = figure.rows_per_s
+            points.append(point)
+    return points
+
+
+def survivors(
+    figures: dict[SessionPoint, SessionFigure], p99_ms: float, most: int = 4
+) -> list[Configuration]:
+    """Return what is worth serving in earnest: the best batch of the best shapes.
+
+    Args:
+        figures: What the session alone did.
+        p99_ms: The promise; a row under full load must make it.
+        most: How many.
+
+    Returns:
+        By throughput, highest first; empty if nothing keeps the promise. One thread and one
+        instance is among them where it keeps it at all: only that runs on the event loop, which
+        the session alone does not show.
+    """
+    best: dict[tuple[Precision, int, int], tuple[float, Configuration]] = {}
+    for point, figure in sorted(figures.items()):  # batch sizes ascend within a trio
+        known = best.get(point.trio, (0.0, None))[0]
+        if latency_ms(figure) <= p99_ms and figure.rows_per_s > known * _BATCH_GAIN:
+            best[point.trio] = figure.rows_per_s, Configuration(*point.trio, point.rows)
+    ranked = [c for _, c in sorted(best.values(), key=lambda item: (-item[0], item[1]))]
+    chosen = ranked[:most]
+    single = next((c for c in ranked if c.trio[1:] == (1, 1)), None)
+    if single is not None and single not in chosen:
+        chosen[-1] = single
+    return chosen
+
+
+def variants(best: Configuration, p99_ms: float) -> list[Configuration]:
+    """Return the neighbours of a configuration: a little company waited for, other batch sizes.
+
+    What a queue makes of batch size and delay is nothing that the session alone could tell.
+    """
+    precision, threads, instances = best.trio
+    delay_ms = min(2.0, round(p99_ms / 10, 2))
+    size = best.max_batch_size
+    options = [
+        Configuration(precision, threads, instances, size, delay_ms),
+        Configuration(precision, threads, instances, min(2 * size, BATCH_SIZES[-1])),
+        Configuration(precision, threads, instances, max(1, size // 2)),
+    ]
+    return [option for option in options if option != best]
+
+
+def configuration_of(plan: TunedPlan) -> Configuration:
+    """Return the configuration that a plan makes the service run."""
+    return Configuration(
+        plan.precision, plan.threads, plan.instances, plan.max_batch_size,
+        plan.max_queue_delay_ms, plan.buckets,
+    )  # fmt: skip
+
+
+def offered_capacity(figures: Iterable[SessionFigure]) -> float:
+    """Guess the requests/s that a service with these sessions takes at first."""
+    rows_per_s = max((figure.rows_per_s for figure in figures), default=1000.0)
+    return 0.5 / (1 / rows_per_s + _REQUEST_S)
+
+
+# What HTTP and decoding of a small image cost the loop, by loadtest/results' tables: 25,000/s.
+_REQUEST_S = 40e-6

@@ -1,0 +1,201 @@
+"""Which measurement when, and what to choose in the end: the order of a tuning within its budget.
+
+The session alone tells which shapes are worth serving; the service tells what they are worth. Knows
+how to spend time, not how anything is measured: ``sweep`` and ``serve`` are handed in.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from models.artifact import Precision
+from tune.journal import Journal
+from tune.points import (
+    DEFAULTS,
+    Configuration,
+    Served,
+    SessionFigure,
+    SessionPoint,
+    grid,
+    offered_capacity,
+    survivors,
+    variants,
+)
+
+# Of the budget; the service's own answers need most of it.
+_SESSION_SHARE = 0.25
+# A choice must be so much better than the defaults: what one search leaves open, and some noise.
+MARGIN = 1.05
+# A service starts, and tries three rates at least.
+_LEAST_S = 8.0
+# Rounds of the favourite and of the defaults: the first chooses it, so only later ones judge it.
+_ROUNDS = 2
+
+Sweep = Callable[[Sequence[SessionPoint], float], Iterator[tuple[SessionPoint, SessionFigure]]]
+Serve = Callable[[Configuration, float, float], Served]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be found, and within what.
+
+    Attributes:
+        p99_ms: The promise.
+        cores: That the service may use, of one worker.
+        precisions: Files that may answer.
+        budget_s: For everything.
+    """
+
+    p99_ms: float
+    cores: int
+    precisions: tuple[Precision, ...]
+    budget_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a tuning came to.
+
+    Attributes:
+        choice: What to run; None: the defaults are best, or nothing better could be shown.
+        best: What it did in its last round; the defaults' where there is no choice.
+        default: What the defaults did in their last round.
+        verdict: One sentence for a reader.
+        is_kept: Whether anything keeps the promise at all.
+        is_whole: Whether everything that was planned was measured within the budget.
+    """
+
+    choice: Configuration | None
+    best: Served
+    default: Served
+    verdict: str
+    is_kept: bool
+    is_whole: bool
+
+
+class Search:
+    """One tuning.
+
+    Args:
+        wish: What for.
+        journal: What is known already, and where measurements go.
+        sweep: Measures the session alone: points and seconds in, figures out as they come.
+        serve: Measures the service: configuration, first rate, seconds.
+        progress: Told what is done now.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self, wish: Wish, journal: Journal, sweep: Sweep, serve: Serve, *,
+        progress: Callable[[str], None] = lambda _what: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._wish = wish
+        self._journal = journal
+        self._sweep = sweep
+        self._serve = serve
+        self._progress = progress
+        self._clock = clock
+        self._end = clock() + wish.budget_s
+        self._is_whole = True
+
+    def run(self) -> Outcome:
+        """Measure, within the budget, and choose."""
+        self._sweep_sessions()
+        wish, known = self._wish, self._journal.served
+        plan = [DEFAULTS, *survivors(self._journal.sessions, wish.p99_ms)]
+        self._measure_each(plan, 1, reserve=2)
+        favourite = self._favourite()
+        if favourite is not None:
+            plan += [c for c in variants(favourite, wish.p99_ms) if c not in plan]
+            self._measure_each(plan, 1, reserve=2)
+            favourite = self._favourite()
+        if favourite is not None:
+            for number in range(2, _ROUNDS + 1):
+                self._measure_each([favourite, DEFAULTS], number)
+        if DEFAULTS not in known:  # whatever the budget: there is nothing to compare with else
+            self._measure(DEFAULTS, _LEAST_S)
+        return self._judge(favourite)
+
+    @property
+    def _left_s(self) -> float:
+        return self._end - self._clock()
+
+    def _sweep_sessions(self) -> None:
+        wish, known = self._wish, self._journal.sessions
+        points = [p for p in grid(wish.precisions, wish.cores) if p not in known]
+        # A batch is not tried again that was left out as its smaller ones ran too long.
+        long = {(p.trio, p.rows) for p, f in known.items() if f.p50_ms > wish.p99_ms}
+        points = [p for p in points if not any(t == p.trio and p.rows > rows for t, rows in long)]
+        budget_s = min(_SESSION_SHARE * wish.budget_s, self._left_s)
+        for count, (point, figure) in enumerate(self._sweep(points, budget_s)):
+            self._journal.add_session(point, figure)
+            self._progress(
+                f"session {count + 1}/{len(points)}: {point.precision}, {point.instances} x "
+                f"{point.threads} threads, {point.rows} rows: {figure.rows_per_s:,.0f}/s"
+            )
+
+    def _measure_each(
+        self, configurations: Sequence[Configuration], rounds: int, reserve: int = 0
+    ) -> None:
+        """Serve what has fewer rounds than that; share what time is left, less what is reserved."""
+        known = self._journal.served
+        missing = [c for c in configurations if len(known.get(c, ())) < rounds]
+        for count, configuration in enumerate(missing):
+            share_s = self._left_s / (len(missing) - count + reserve)
+            if share_s < _LEAST_S and configuration != DEFAULTS:
+                self._is_whole = False
+                continue
+            self._measure(configuration, share_s)
+
+    def _measure(self, configuration: Configuration, share_s: float) -> None:
+        self._progress(f"serving: {configuration.title}")
+        known = self._journal.served
+        rates = [s[-1].rate_per_s for s in (known.get(configuration), known.get(DEFAULTS)) if s]
+        first = next((r for r in rates if r), offered_capacity(self._journal.sessions.values()))
+        # A service takes seconds to start and to stop, and the rate that is out is let end.
+        served = self._serve(configuration, first, max(1.0, share_s - _LEAST_S / 2))
+        self._journal.add_served(configuration, served)
+        self._progress(f"{configuration.title}: {served.goodput_per_s:,.0f} requests/s")
+
+    def _favourite(self) -> Configuration | None:
+        """Return what did best in its first round, the defaults aside; None if nothing did."""
+        first = {c: s[0] for c, s in self._journal.served.items() if c != DEFAULTS}
+        best = max(first, key=lambda c: first[c].goodput_per_s, default=None)
+        return best if best is not None and first[best].goodput_per_s else None
+
+    def _judge(self, favourite: Configuration | None) -> Outcome:
+        known, p99_ms = self._journal.served, self._wish.p99_ms
+        default = known[DEFAULTS][-1]
+        # Judged by the round after the one that made it the favourite, which flatters it.
+        best = known[favourite][-1] if favourite is not None else default
+        if not best.goodput_per_s and not default.goodput_per_s:
+            return self._outcome(
+                None, default, default,
+                f"nothing keeps p99 within {p99_ms:g} ms here; promise more milliseconds", False,
+            )  # fmt: skip
+        if favourite is not None and best.goodput_per_s > MARGIN * default.goodput_per_s:
+            gain = (
+                f", {best.goodput_per_s / default.goodput_per_s - 1:+.0%} to the defaults"
+                if default.goodput_per_s else "; the defaults do not keep it"
+            )  # fmt: skip
+            return self._outcome(
+                favourite, best, default,
+                f"{favourite.title}: {best.goodput_per_s:,.0f} requests/s with p99 within "
+                f"{p99_ms:g} ms{gain}", True,
+            )  # fmt: skip
+        bound = (
+            " as far as this client can tell: it sends no more; give it cores with --cores"
+            if "client" in (best.bound, default.bound) else ""
+        )  # fmt: skip
+        return self._outcome(
+            None, default, default,
+            f"the defaults are best{bound}: {default.goodput_per_s:,.0f} requests/s with p99 "
+            f"within {p99_ms:g} ms", True,
+        )  # fmt: skip
+
+    def _outcome(  # one place that adds what the search alone knows
+        self, choice: Configuration | None, best: Served, default: Served, verdict: str,
+        is_kept: bool,
+    ) -> Outcome:  # fmt: skip
+        return Outcome(choice, best, default, verdict, is_kept, self._is_whole)
