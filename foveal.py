@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from commands import adoption, answer, make, measure, repository, score
+from commands import adoption, answer, load, make, measure, repository, score
 from commands.console import explain
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
 )  # fmt: skip
 for command in (
     answer.serve, answer.predict, score.score, make.train, make.export,
-    adoption.adopt, measure.loadtest,
+    adoption.adopt, load.loadtest,
 ):  # fmt: skip
     app.command()(command)
 

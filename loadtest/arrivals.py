@@ -261,6 +261,12 @@ def summarise(samples: Samples, load: Offer) -> Offered:
         causes=samples.causes,
         late_p95_ms=late_ms,
         cpu_share=cpu_share,
-        is_client_saturated=cpu_share > _CPU_SHARE
-        or late_ms > max(_LATE_MS, _LATE_SHARE * load.p99_ms),
+        is_client_saturated=judge_client(samples, load.p99_ms),
     )
+
+
+def judge_client(samples: Samples, p99_ms: float) -> bool:
+    """Return whether the client was too busy or too late for these figures to be the service's."""
+    late_ms = percentile(samples.late_s_N, 0.95) * 1e3 if len(samples) else 0.0
+    is_busy = max(samples.cpu_shares, default=0.0) > _CPU_SHARE
+    return is_busy or late_ms > max(_LATE_MS, _LATE_SHARE * p99_ms)

@@ -99,10 +99,7 @@ def send(
     Raises:
         LoadTestError: A process broke, locust is not installed, or the engine knows no such call.
     """
-    if traffic.engine == "locust" and importlib.util.find_spec("locust") is None:
-        raise LoadTestError("loadtest: expected locust, got none; pip install 'foveal[loadtest]'")
-    if traffic.engine == "sender" and any(call.kind == "grpc" for call in calls):
-        raise LoadTestError("sender: expected calls over HTTP, got gRPC; choose --engine locust")
+    check_engine(traffic.engine, calls)
     count = traffic.process_count
     with tempfile.TemporaryDirectory(prefix="foveal-load-") as name:
         folder = Path(name)
@@ -115,6 +112,18 @@ def send(
         logs = [folder / f"{number}.log" for number in range(count)]
         run_together(commands, logs, traffic.duration_s + traffic.timeout_s + _END_S, on_time)
         return read_samples([folder / f"{number}.npz" for number in range(count)])
+
+
+def check_engine(engine: Engine, calls: Sequence[Call]) -> None:
+    """Check that an engine is there and can send some calls.
+
+    Raises:
+        LoadTestError: It is not, or cannot.
+    """
+    if engine == "locust" and importlib.util.find_spec("locust") is None:
+        raise LoadTestError("loadtest: expected locust, got none; pip install 'foveal[loadtest]'")
+    if engine == "sender" and any(call.kind == "grpc" for call in calls):
+        raise LoadTestError("sender: expected calls over HTTP, got gRPC; choose --engine locust")
 
 
 def _share(url: str, traffic: Traffic, number: int, count: int, folder: Path) -> SendPlan:

@@ -32,7 +32,9 @@ COMMANDS = {
     "export": "RUN --name --precision --max-accuracy-drop --abstain-precision --models --json",
     "adopt": "FILE.onnx --name --labels --toml --layout --scale --mean --std --channels --resize "
     "--interpolation --size --output --gives --images --memory-gib --models --json",
-    "loadtest": "[URL] --users --duration-s --out --model --start --models --json",
+    "loadtest": "[URL] --kind --rows --users --rate --shape --duration-s --p99-ms --find-max "
+    "--budget-s --expect --deadline-ms --timeout-s --engine --processes --grpc --out --model "
+    "--start --models --json",
     "bench peers": "--rounds --seconds --cases --only --cpus --load-cpu --multipart "
     "--no-multipart --models --json",
     "bench v2": "--rounds --seconds --case --beside --models --json",
