@@ -57,7 +57,7 @@ def make_mixed_calls(
     """Return traffic as it comes: several models, sizes of images and forms of requests.
 
     Images are enlarged by whole factors, pixel by pixel, which the service's own resizing undoes:
-    the recorded labels hold. Where a model's resizing does not undo it, its images stay as they are.
+    the recorded labels hold. Where a model's resizing does not, only its own size is sent.
 
     Args:
         repository: Where the images lie.
