@@ -36,6 +36,7 @@ bench_app.command("peers")(measure.bench_peers)
 bench_app.command("v2")(measure.bench_v2)
 bench_app.command("session")(measure.bench_session)
 bench_app.command("stages")(measure.bench_stages)
+bench_app.command("overload")(measure.bench_overload)
 bench_app.command("endurance")(measure.bench_endurance)
 
 

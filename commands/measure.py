@@ -103,6 +103,39 @@ def bench_stages(
     _write("stages", "Where a request's time goes", table(results), results, as_json=as_json)
 
 
+def bench_overload(
+    *,
+    model: ModelOption = "cifar10-cnn",
+    deadline_ms: Annotated[float, typer.Option(min=1, help="Later answers do not count.")] = 500,
+    loads: Annotated[str, typer.Option(help="Multiples of the capacity.")] = (
+        "0.25,0.5,0.75,1,1.5,2,3,4"
+    ),
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of a figure.")] = 3,
+    seconds: Annotated[int, typer.Option(min=1, help="Of one measurement.")] = 5,
+    only: Annotated[str, typer.Option(help="Servers, else all: foveal,mosec.")] = "",
+    cpus: Annotated[str, typer.Option(help="The servers' cores, as 0,1.")] = "0",
+    load_cpus: Annotated[str, typer.Option(help="The client's cores.")] = "1",
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure 0.25 to 4 times the capacity beside BentoML and mosec, which are installed.
+
+    Example: foveal bench overload --rounds 1 --only foveal
+    """
+    from loadtest.bench_overload import SERVERS, OverloadPlan, run, table
+    from loadtest.overload_plot import plot_overload
+
+    plan = OverloadPlan(
+        model=model or "", deadline_ms=deadline_ms, loads=_numbers("--loads", loads),
+        rounds=rounds, seconds=seconds, server_cpus=cpus, load_cpus=load_cpus,
+        only=_names("--only", only, SERVERS),
+    )  # fmt: skip
+    results = run(models, plan, _say)
+    title = "Overload: what is left of a server that is asked for more than it can do"
+    text, picture = table(results), plot_overload(results)
+    _write("overload", title, text, results, as_json=as_json, picture=picture)
+
+
 def bench_endurance(
     seconds: Annotated[int, typer.Option(min=1, help="Of the run that looks for pauses.")] = 60,
     requests: Annotated[int, typer.Option(min=1000, help="Of the run that looks at memory.")] = (
@@ -130,12 +163,24 @@ def _names(option: str, text: str, existing: tuple[str, ...]) -> tuple[str, ...]
     return names
 
 
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected numbers as 0.5,1,2, got {text!r}", param_hint=option
+        ) from None
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _write(name: str, title: str, text: str, results: dict[str, Any], *, as_json: bool) -> None:
+def _write(
+    name: str, title: str, text: str, results: dict[str, Any], *, as_json: bool,
+    picture: bytes | None = None,
+) -> None:  # fmt: skip
     from loadtest.results_file import write
 
-    path = write(name, title, " ".join(["foveal", *sys.argv[1:]]), text, results)
+    path = write(name, title, " ".join(["foveal", *sys.argv[1:]]), text, results, picture)
     show(results, as_json, [(line,) for line in [*text.splitlines(), str(path)]])

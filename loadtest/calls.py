@@ -148,6 +148,8 @@ def _largest(values: NDArray[Any], shape: list[int]) -> tuple[int, ...]:
 
 def _index(_headers: dict[str, str], body: bytes) -> tuple[int, ...]:
     document = orjson.loads(body)
+    if isinstance(document, list):
+        (document,) = document
     return (int(document["label"] if isinstance(document, dict) else document),)
 
 

@@ -150,7 +150,8 @@ def _command(traffic: Traffic, calls: Sequence[Call], plan: Path) -> list[str]:
     url = SendPlan.read(plan).url
     return [
         *pin, sys.executable, "-m", "locust", "--headless", "--only-summary", "--users", "1",
-        "--loglevel", "WARNING", "--stop-timeout", str(traffic.timeout_s),
+        "--loglevel", "WARNING", "--exit-code-on-error", "0",
+        "--stop-timeout", str(math.ceil(traffic.timeout_s)),
         "--locustfile", str(_LOCUSTFILE), "--host", url, "--plan", str(plan),
         traffic.user or USERS[calls[0].kind],
     ]  # fmt: skip

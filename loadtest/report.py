@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -243,12 +244,13 @@ def _points(outcome: Outcome, windows: list[Window]) -> tuple[list[Point], str, 
         return points, (
             f"Every measurement of the search: {best} requests/s are the most that kept the "
             f"promise; bound by the {outcome.found.bound}."
-        ), True  # fmt: skip
+        ), False  # fmt: skip
     steps = outcome.traffic.steps
     if len(steps) > 1:
         slices = windows_of_steps(outcome.samples, steps, outcome.traffic.duration_s)
         points = [Point(w.answered_per_s, w.p50_ms, w.p99_ms) for w in slices]
-        return points, "One point a step of the load.", True
+        is_climbing = all(one[1] < next_[1] for one, next_ in pairwise(steps))
+        return points, "One point a step of the load.", is_climbing
     points = [Point(w.answered_per_s, w.p50_ms, w.p99_ms) for w in windows]
     return points, (
         "One point a slice of time. A whole curve comes from --shape steps or --find-max."
@@ -256,14 +258,15 @@ def _points(outcome: Outcome, windows: list[Window]) -> tuple[list[Point], str, 
 
 
 def _stage_means(outcome: Outcome, server: ServerFigures) -> dict[str, float]:
-    """Return mean ms of a request by stage; what is left of the whole goes to the last two."""
+    """Return mean ms of a request by stage; what is left of the whole goes to the last ones."""
     stages = server.stages
-    if not stages["run"].count or not stages["request"].count:
+    if not stages["queue"].count or not stages["request"].count:
         return {}
-    means = {name: stages[name].mean_ms for name in ("decode", "queue", "run")}
+    means = {name: stages[name].mean_ms for name in ("decode", "queue")}
     means = {name: value for name, value in means.items() if not math.isnan(value)}
     request_ms = stages["request"].mean_ms
-    means["rest of the service"] = max(0.0, request_ms - sum(means.values()))
+    # Not the mean run: that is a batch's, and most requests are in the longer ones.
+    means["run and answer"] = max(0.0, request_ms - sum(means.values()))
     answered = outcome.samples.latency_s_N[outcome.samples.outcome_N == RIGHT]
     if len(answered):
         means["beside the service"] = max(0.0, float(answered.mean()) * 1e3 - request_ms)

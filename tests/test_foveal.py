@@ -40,6 +40,8 @@ COMMANDS = {
     "bench v2": "--rounds --seconds --case --beside --models --json",
     "bench session": "--model --threads --models --json",
     "bench stages": "--model --seconds --models --json",
+    "bench overload": "--model --deadline-ms --loads --rounds --seconds --only --cpus --load-cpus "
+    "--models --json",
     "bench endurance": "--seconds --requests --models --json",
     "models list": "--models --json",
     "models show": "NAME[:V] --models --json",
