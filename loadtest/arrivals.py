@@ -5,24 +5,17 @@
     found.rate_per_s, found.best.goodput_per_s, found.bound     # bound: "service" or "client"
 
 ``calls`` come from ``payloads.make_calls(repository, artifact)``. The service is someone else's to
-start. Sending is done by processes of ``sender``; this module neither imports nor patches anything
+start. Sending is done by processes of its own; this module neither imports nor patches anything
 that a caller would notice.
 """
 
-import contextlib
 import math
-import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
+from dataclasses import dataclass, replace
 
-from loadtest.calls import DO_NOTHING, Call, write_calls
-from loadtest.errors import LoadTestError
+from loadtest.calls import DO_NOTHING, Call
+from loadtest.engines import Engine, Traffic, send
 from loadtest.samples import (
     EXPIRED,
     FAILED,
@@ -32,13 +25,8 @@ from loadtest.samples import (
     WRONG,
     Samples,
     percentile,
-    read_samples,
 )
-from loadtest.sender import SendPlan
 
-_HOME = Path(__file__).resolve().parent.parent
-# From the word to the first arrival: connections are opened meanwhile.
-_START_S = 0.3
 # A client process that used more of its core, or came to more than 5 % of its requests this late,
 # measured itself. Lateness is judged against the promise: 2 ms of 20 are its tenth.
 _CPU_SHARE = 0.9
@@ -61,6 +49,8 @@ class Offer:
         connections: At most, of all processes.
         cpus: What they are pinned to, as ``taskset -c`` takes it; empty: not pinned.
         seed: Of the arrivals.
+        engine: Who sends; the sender knows HTTP only.
+        grpc_address: ``host:port``, for calls of gRPC.
     """
 
     rate_per_s: float
@@ -73,6 +63,8 @@ class Offer:
     connections: int = 4096
     cpus: str = ""
     seed: int = 0
+    engine: Engine = "sender"
+    grpc_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +83,7 @@ class Offered:
         refused: Answers with 429.
         refused_p99_ms: How long those took.
         expired: Answers with 504.
-        errors: Other statuses, broken connections and answers given up.
+        failed: Other statuses, broken connections and answers given up.
         wrong: Answers with 200 and other labels.
         retry_after_s: Values of ``Retry-After`` to how often.
         causes: What went wrong to how often.
@@ -111,7 +103,7 @@ class Offered:
     refused: int
     refused_p99_ms: float
     expired: int
-    errors: int
+    failed: int
     wrong: int
     retry_after_s: Mapping[int, int]
     causes: Mapping[str, int]
@@ -160,8 +152,8 @@ def offer(url: str, calls: Sequence[Call], load: Offer) -> Offered:
         header = "X-Request-Timeout-Ms", f"{load.deadline_ms:g}"
         calls = [call.with_headers(header) for call in calls]
     end_s = load.warm_up_s + load.duration_s
-    samples = send(url, calls, ((0.0, load.rate_per_s),), end_s, load)
-    return summarise(samples.between(load.warm_up_s, end_s), load)
+    traffic = replace(_traffic(load), steps=((0.0, load.rate_per_s),), duration_s=end_s)
+    return summarise(send(url, calls, traffic).between(load.warm_up_s, end_s), load)
 
 
 def client_limit(url: str, load: Offer, duration_s: float = 2.0) -> float:
@@ -170,10 +162,19 @@ def client_limit(url: str, load: Offer, duration_s: float = 2.0) -> float:
     A closed loop of 64 connections on ``/v2/health/live``. Client and service share the machine, so
     it is a lower bound of what the client can do. NaN where the service has no such route.
     """
-    samples = send(url, [DO_NOTHING], (), duration_s, load)
+    traffic = replace(_traffic(load), is_open=False, steps=((0.0, 64.0),), duration_s=duration_s)
+    samples = send(url, [DO_NOTHING], traffic).between(0.0, duration_s)
     if samples.count(RIGHT) < len(samples):
         return math.nan
     return len(samples) / duration_s
+
+
+def _traffic(load: Offer) -> Traffic:
+    return Traffic(
+        steps=(), is_open=True, duration_s=0.0, engine=load.engine, processes=load.processes,
+        connections=load.connections, timeout_s=load.timeout_ms / 1e3, cpus=load.cpus,
+        seed=load.seed, grpc_address=load.grpc_address,
+    )  # fmt: skip
 
 
 def find_max(  # noqa: PLR0913 - one search's words
@@ -236,47 +237,6 @@ def _attempt(
     return trail[-1]
 
 
-def send(
-    url: str, calls: Sequence[Call], steps: Sequence[tuple[float, float]], duration_s: float,
-    load: Offer,
-) -> Samples:  # fmt: skip
-    """Run the sending processes once.
-
-    Args:
-        url: ``http://host:port``.
-        calls: Requests, sent in random order.
-        steps: (from that second on, arrivals/s), the first from 0; empty: a closed loop.
-        duration_s: Requests are sent until then.
-        load: Processes, connections, pinning, time-out, seed; its rate and duration are not used.
-
-    Returns:
-        Every request, times counted from the common start.
-
-    Raises:
-        LoadTestError: A process broke; the message has the last line that it said.
-    """
-    count = load.processes or _processes(max((rate for _, rate in steps), default=0.0), load.cpus)
-    connections = load.connections if steps else 64
-    with tempfile.TemporaryDirectory(prefix="foveal-load-") as folder:
-        files = Path(folder)
-        write_calls(files / "calls.json", calls)
-        plans = [
-            SendPlan(
-                url=url,
-                calls=str(files / "calls.json"),
-                out=str(files / f"{number}.npz"),
-                duration_s=duration_s,
-                steps=tuple((begin, rate / count) for begin, rate in steps),
-                connections=max(1, connections // count),
-                timeout_s=load.timeout_ms / 1e3,
-                seed=1000 * load.seed + 2 * number,
-            )
-            for number in range(count)
-        ]
-        _run(plans, files, load.cpus, duration_s + load.timeout_ms / 1e3 + 30)
-        return read_samples([Path(plan.out) for plan in plans])
-
-
 def summarise(samples: Samples, load: Offer) -> Offered:
     """Return the figures of the requests of one steady load."""
     count = len(samples)
@@ -295,65 +255,18 @@ def summarise(samples: Samples, load: Offer) -> Offered:
         refused=samples.count(REFUSED),
         refused_p99_ms=samples.latency_ms(0.99, (REFUSED,)),
         expired=samples.count(EXPIRED),
-        errors=samples.count(FAILED) + samples.count(TIMEOUT),
+        failed=samples.count(FAILED) + samples.count(TIMEOUT),
         wrong=samples.count(WRONG),
         retry_after_s=samples.retry_after_s,
         causes=samples.causes,
         late_p95_ms=late_ms,
         cpu_share=cpu_share,
-        is_client_saturated=cpu_share > _CPU_SHARE
-        or late_ms > max(_LATE_MS, _LATE_SHARE * load.p99_ms),
+        is_client_saturated=judge_client(samples, load.p99_ms),
     )
 
 
-def _processes(rate_per_s: float, cpus: str) -> int:
-    """Return how many processes a rate needs, at most one a core that is left for them."""
-    cores = len(cpus.split(",")) if cpus else max(1, len(os.sched_getaffinity(0)) - 1)
-    return max(1, min(cores, math.ceil(rate_per_s / _RATE_OF_ONE)))
-
-
-# Half of what one process does of the cheapest requests on one 2.x GHz core; see README.md.
-_RATE_OF_ONE = 8000.0
-
-
-def _run(plans: Sequence[SendPlan], folder: Path, cpus: str, limit_s: float) -> None:
-    """Start a process a plan, let them begin together, wait for their ends."""
-    pin = ["taskset", "-c", cpus] if cpus else []
-    processes: list[subprocess.Popen[str]] = []
-    logs = [folder / f"{number}.log" for number in range(len(plans))]
-    try:
-        for plan, log in zip(plans, logs, strict=True):
-            plan.write(log.with_suffix(".json"))
-            command = [*pin, sys.executable, "-m", "loadtest.sender", str(log.with_suffix(".json"))]
-            with log.open("w") as said:
-                process = subprocess.Popen(
-                    command, cwd=_HOME, text=True, stderr=said,
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                )  # fmt: skip
-            processes.append(process)
-        for process in processes:
-            _pipe(process.stdout).readline()  # its line that it is ready, or its end
-        start_at = time.monotonic() + _START_S
-        deadline = start_at + limit_s
-        for process in processes:
-            with contextlib.suppress(BrokenPipeError):
-                _pipe(process.stdin).write(f"{start_at!r}\n")
-                _pipe(process.stdin).flush()
-        for process, log in zip(processes, logs, strict=True):
-            if process.wait(max(0.1, deadline - time.monotonic())):
-                last = log.read_text().strip().splitlines()[-1:]
-                why = last[0] if last else f"exit code {process.returncode}"
-                raise LoadTestError(f"sender: expected samples, got: {why}")
-    except subprocess.TimeoutExpired:
-        raise LoadTestError(f"sender: expected an end within {limit_s:.0f} s, got none") from None
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-            _pipe(process.stdin).close()
-            _pipe(process.stdout).close()
-
-
-def _pipe(pipe: IO[str] | None) -> IO[str]:
-    assert pipe is not None, "a pipe was asked for; this is a bug"
-    return pipe
+def judge_client(samples: Samples, p99_ms: float) -> bool:
+    """Return whether the client was too busy or too late for these figures to be the service's."""
+    late_ms = percentile(samples.late_s_N, 0.95) * 1e3 if len(samples) else 0.0
+    is_busy = max(samples.cpu_shares, default=0.0) > _CPU_SHARE
+    return is_busy or late_ms > max(_LATE_MS, _LATE_SHARE * p99_ms)

@@ -16,11 +16,14 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from loadtest.samples import EXPIRED, FAILED, REFUSED, RIGHT, WRONG
+
 Kind = Literal["raw", "multipart", "v2-json", "v2-binary", "grpc", "nothing"]
 KINDS: tuple[Kind, ...] = ("raw", "multipart", "v2-json", "v2-binary", "grpc")
 # How the labels are found in an answer; "index" is what the peers of the benchmarks say.
 Answer = Literal["predict", "v2-json", "v2-binary", "grpc", "index", "any"]
 
+_BY_STATUS = {429: REFUSED, 504: EXPIRED}
 _INFERENCE_HEADER = "inference-header-content-length"
 
 
@@ -77,6 +80,26 @@ def read_indices(call: Call, headers: dict[str, str], body: bytes) -> tuple[int,
         raise ValueError(f"no labels in the answer: {body[:100]!r}") from error
 
 
+def judge(call: Call, status: int, headers: dict[str, str], body: bytes) -> tuple[int, str]:
+    """Return the outcome of an answer, and what is wrong with it, if anything.
+
+    Args:
+        call: What was asked.
+        status: Of HTTP.
+        headers: Names in lower case.
+        body: Whole.
+    """
+    if status != 200:
+        return _BY_STATUS.get(status, FAILED), f"status {status}: {_said(body)}"
+    try:
+        got = read_indices(call, headers, body)
+    except ValueError as error:
+        return FAILED, str(error)
+    if got == call.expected:
+        return RIGHT, ""
+    return WRONG, f"expected labels {call.expected}, got {got}"
+
+
 def write_calls(path: Path, calls: Iterable[Call]) -> None:
     """Write calls to a file for the processes that send them."""
     documents = [{**asdict(c), "body": base64.b64encode(c.body).decode()} for c in calls]
@@ -125,6 +148,8 @@ def _largest(values: NDArray[Any], shape: list[int]) -> tuple[int, ...]:
 
 def _index(_headers: dict[str, str], body: bytes) -> tuple[int, ...]:
     document = orjson.loads(body)
+    if isinstance(document, list):
+        (document,) = document
     return (int(document["label"] if isinstance(document, dict) else document),)
 
 
@@ -136,3 +161,12 @@ _READERS = {
     "predict": _predict, "v2-json": _v2_json, "v2-binary": _v2_binary, "index": _index,
     "any": _any,
 }  # fmt: skip
+
+
+def _said(body: bytes) -> str:
+    """Return an error's message without its numbers, so that like counts with like."""
+    try:
+        text = str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        text = body[:60].decode("latin-1")
+    return "".join("#" if c.isdigit() else c for c in text)

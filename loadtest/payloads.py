@@ -5,6 +5,7 @@ The labels that the model gave them when it was published are expected back.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 from loadtest.calls import Call, Kind
 from loadtest.errors import LoadTestError
 from models.artifact import ModelArtifact
-from models.image import decode
+from models.image import decode, encode_png
 from models.repository import ModelRepository
 
 _BOUNDARY = "foveal-load"
+# 28 x 28 pixels become 112 x 112 and 448 x 448: what is decoded at once, and what on threads.
+_FACTORS = (4, 16)
 
 
 def make_calls(
@@ -46,6 +49,42 @@ def make_calls(
         expected = tuple(indices[i] for i in order)
         calls.append(_make(kind, artifact, chosen, expected))
     return calls
+
+
+def make_mixed_calls(
+    repository: ModelRepository, artifacts: Sequence[ModelArtifact], rows: int = 4
+) -> list[Call]:
+    """Return traffic as it comes: several models, sizes of images and forms of requests.
+
+    Images are enlarged by whole factors, pixel by pixel, which the service's own resizing undoes:
+    the recorded labels hold. Where a model's resizing does not, only its own size is sent.
+
+    Args:
+        repository: Where the images lie.
+        artifacts: The versions that are asked.
+        rows: Images in a request that takes several.
+
+    Raises:
+        LoadTestError: A version has no golden images.
+    """
+    calls = []
+    for artifact in artifacts:
+        small = make_calls(repository, artifact, "raw")
+        calls += small
+        for factor in _FACTORS:
+            larger = [_enlarged(call.body, artifact, factor) for call in small]
+            calls += [replace(c, body=b) for c, b in zip(small, larger, strict=True) if b]
+        for kind in ("multipart", "v2-json", "v2-binary"):
+            calls += make_calls(repository, artifact, kind, rows)
+    return calls
+
+
+def _enlarged(encoded: bytes, artifact: ModelArtifact, factor: int) -> bytes | None:
+    """Return an image of ``factor`` times the sides that is the same to the model, as PNG."""
+    spec = artifact.image
+    plain = decode(encoded, spec)
+    larger = encode_png(np.repeat(np.repeat(plain, factor, axis=0), factor, axis=1))
+    return larger if np.array_equal(decode(larger, spec), plain) else None
 
 
 def as_form(images: Sequence[bytes], field: str = "images") -> tuple[bytes, str]:

@@ -18,12 +18,6 @@ from numpy.typing import NDArray
 # failed: any other status, or no answer; timeout: none in the client's time.
 OUTCOMES = ("right", "wrong", "refused", "expired", "failed", "timeout")
 RIGHT, WRONG, REFUSED, EXPIRED, FAILED, TIMEOUT = range(len(OUTCOMES))
-_BY_STATUS = {429: REFUSED, 504: EXPIRED}
-
-
-def outcome_of(status: int) -> int:
-    """Return the outcome that a status other than 200 stands for."""
-    return _BY_STATUS.get(status, FAILED)
 
 
 @dataclass(frozen=True, slots=True)

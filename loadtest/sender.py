@@ -7,8 +7,8 @@ Prints a line when it is ready and reads the moment to start from its standard i
 
 Open arrivals: a request is sent when its time has come, on a connection of its own, so a slow
 service is not asked less. Latency counts from the intended start: what a request waits in the
-client because the service let others pile up is part of it. With ``rate_per_s`` 0 a closed loop:
-``connections`` requests are always out.
+client because the service let others pile up is part of it. A closed loop, too: then so many
+requests as the first step says are always out.
 
 One process is one core. asyncio on uvloop with httptools, the service's own parts; locust's user
 takes 5 to 10 times as long for a request (README.md has the measurement), too long for a model that
@@ -16,13 +16,12 @@ answers thousands a second. HTTP/1.1 only.
 """
 
 import asyncio
-import json
 import resource
 import sys
 import threading
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,68 +30,14 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from loadtest.calls import Call, read_calls, read_indices
-from loadtest.samples import FAILED, RIGHT, TIMEOUT, WRONG, Recorder, outcome_of
+from loadtest.calls import Call, judge, read_calls
+from loadtest.plan import SendPlan, arrival_times
+from loadtest.samples import FAILED, TIMEOUT, Recorder
 
 # Arrivals closer together than this are sent in one go: each wake-up costs a hand-over of the
 # interpreter. It is the most that this alone makes a request late.
 _TICK_S = 0.0002
 _SWEEP_S = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class SendPlan:
-    """What one process sends.
-
-    Attributes:
-        url: ``http://host:port``; a path before the routes is kept.
-        calls: File of ``write_calls``; sent in random order.
-        out: File for the samples.
-        duration_s: Arrivals are meant to come until then.
-        steps: (from that second on, arrivals/s); of one process.
-        connections: At most so many; in a closed loop, so many requests are always out.
-        timeout_s: After which an answer is given up, counted from the intended start.
-        seed: Of the arrivals.
-    """
-
-    url: str
-    calls: str
-    out: str
-    duration_s: float
-    steps: tuple[tuple[float, float], ...]
-    connections: int
-    timeout_s: float
-    seed: int
-
-    def write(self, path: Path) -> None:
-        """Write it to a file for a process."""
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> "SendPlan":
-        """Read what ``write`` wrote."""
-        document = json.loads(path.read_text(encoding="utf-8"))
-        document["steps"] = tuple((begin, rate) for begin, rate in document["steps"])
-        return cls(**document)
-
-
-def arrival_times(
-    steps: tuple[tuple[float, float], ...], duration_s: float, seed: int
-) -> NDArray[np.float64]:
-    """Return when requests of independent clients come: a Poisson process, seconds, in order.
-
-    Args:
-        steps: (from that second on, arrivals/s), in order, the first from 0.
-        duration_s: None comes later.
-        seed: The same seed gives the same arrivals.
-    """
-    random = np.random.default_rng(seed)
-    ends = [begin for begin, _ in steps[1:]] + [duration_s]
-    parts = []
-    for (begin, rate), end in zip(steps, ends, strict=True):
-        count = random.poisson(rate * (end - begin))
-        parts.append(np.sort(random.uniform(begin, end, count)))
-    return np.concatenate(parts)
 
 
 @dataclass(slots=True)
@@ -183,11 +128,12 @@ class Sender:
     async def run(self) -> None:
         """Send everything, wait for the last answers, write the samples."""
         plan = self._plan
-        is_open = bool(plan.steps)
+        is_open = plan.is_open
         if is_open:
             times = arrival_times(plan.steps, plan.duration_s, plan.seed)
             self._due = self._start_at + times
-        for _ in range(min(plan.connections, 32) if is_open else plan.connections):
+        users = int(plan.steps[0][1])
+        for _ in range(min(plan.connections, 32) if is_open else users):
             self._connect()
         await asyncio.sleep(max(0.0, self._start_at - time.monotonic()))
         used_s = _cpu_s()
@@ -195,7 +141,7 @@ class Sender:
         if is_open:
             threading.Thread(target=self._pace, daemon=True).start()
         else:
-            for _ in range(plan.connections):
+            for _ in range(users):
                 self._begin(time.monotonic(), 0.0)
             self._loop.call_later(plan.duration_s, self._stop)
         await asyncio.sleep(max(0.0, self._start_at + plan.duration_s - time.monotonic()))
@@ -269,21 +215,9 @@ class Sender:
             self.idle(connection)
         if shot is None:
             return
-        call = self._calls[shot.call]
-        if status != 200:
-            if "retry-after" in headers:
-                self._recorder.retry_after_s[int(headers["retry-after"])] += 1
-            self._finish(shot, outcome_of(status), f"status {status}: {_said(body)}")
-            return
-        try:
-            got = read_indices(call, headers, body)
-        except ValueError as error:
-            self._finish(shot, FAILED, str(error))
-            return
-        if got == call.expected:
-            self._finish(shot, RIGHT)
-        else:
-            self._finish(shot, WRONG, f"expected labels {call.expected}, got {got}")
+        if "retry-after" in headers:
+            self._recorder.retry_after_s[int(headers["retry-after"])] += 1
+        self._finish(shot, *judge(self._calls[shot.call], status, headers, body))
 
     def give_up(self, connection: _Connection, outcome: int, why: str) -> None:
         """Record that what is out on a connection gets no answer; the connection is cut."""
@@ -314,7 +248,7 @@ class Sender:
         self._unfinished -= 1
         if not self._is_sending:
             self._check_done()
-        elif not self._plan.steps:
+        elif not self._plan.is_open:
             self._begin(time.monotonic(), 0.0)
 
     def _stop(self) -> None:
@@ -345,15 +279,6 @@ def _request(call: Call, host: str, prefix: str) -> bytes:
     if call.body or call.method == "POST":
         lines.append(f"Content-Length: {len(call.body)}")
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + call.body
-
-
-def _said(body: bytes) -> str:
-    """Return an error's message without its numbers, so that like counts with like."""
-    try:
-        text = str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        text = body[:60].decode("latin-1")
-    return "".join("#" if c.isdigit() else c for c in text)
 
 
 def _cpu_s() -> float:

@@ -1,6 +1,5 @@
 """The pictures of a tuning, each a PNG. Knows matplotlib and the measurements; nothing of files."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -9,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from loadtest.report_plots import BLUE, GREEN, GREY, ORANGE, PURPLE, YELLOW, to_png
 from tune.points import (
     DEFAULTS,
     Configuration,
@@ -19,12 +19,9 @@ from tune.points import (
     latency_ms,
 )
 
-# Okabe and Ito: apart for the colour-blind.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW)
 _MARKERS = "osD^v<>P*X"
-_GREY, _CHOICE = "#666666", "#D55E00"
 _WIDTH = 8.5  # inches; the page is one column
-_DPI = 110
 
 
 def plot_sessions(
@@ -44,7 +41,7 @@ def plot_sessions(
         last = points[-1]
         axes.annotate(
             f"{last.rows}", (latency_ms(figures[last]), figures[last].rows_per_s),
-            xytext=(4, 3), textcoords="offset points", fontsize=7, color=_GREY,
+            xytext=(4, 3), textcoords="offset points", fontsize=7, color=GREY,
         )  # fmt: skip
     best = frontier(dict(figures))
     axes.plot(
@@ -57,13 +54,13 @@ def plot_sessions(
         [latency_ms(figures[p]) for p in rings], [figures[p].rows_per_s for p in rings],
         s=130, facecolors="none", edgecolors="black", label="served, too",
     )  # fmt: skip
-    axes.axvline(p99_ms, color=_GREY, linestyle=":", label=f"promise, {p99_ms:g} ms")
+    axes.axvline(p99_ms, color=GREY, linestyle=":", label=f"promise, {p99_ms:g} ms")
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("two runs, ms: what a row waits at most under full load")
     axes.set_ylabel("rows/s of all instances")
     _plain(axes)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return _to_png(figure)
+    return to_png(figure)
 
 
 def plot_goodput(
@@ -76,7 +73,7 @@ def plot_goodput(
     chosen = choice or DEFAULTS
     axes.barh(
         [c.title for c in order], [served[c][-1].goodput_per_s for c in order],
-        color=[_CHOICE if c == chosen else _GREY if c == DEFAULTS else _COLOURS[0] for c in order],
+        color=[ORANGE if c == chosen else GREY if c == DEFAULTS else _COLOURS[0] for c in order],
         height=0.65,
     )  # fmt: skip
     for line, configuration in enumerate(order):
@@ -91,7 +88,7 @@ def plot_goodput(
     axes.margins(x=0.2)
     axes.set_xlabel("goodput: requests/s answered rightly within the promise; dots are rounds")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    return _to_png(figure)
+    return to_png(figure)
 
 
 def plot_offers(
@@ -112,16 +109,16 @@ def plot_offers(
             [rate for rate, _ in trail], [p99 for _, p99 in trail],
             marker=_MARKERS[number % len(_MARKERS)], markersize=4,
             linewidth=2 if is_special else 0.8, label=configuration.title,
-            color=_GREY if configuration == DEFAULTS else
-            _CHOICE if configuration == choice else _COLOURS[number % len(_COLOURS)],
+            color=GREY if configuration == DEFAULTS else
+            ORANGE if configuration == choice else _COLOURS[number % len(_COLOURS)],
         )  # fmt: skip
-    axes.axhline(p99_ms, color=_GREY, linestyle=":", label=f"promise, {p99_ms:g} ms")
+    axes.axhline(p99_ms, color=GREY, linestyle=":", label=f"promise, {p99_ms:g} ms")
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("requests/s offered, open arrivals")
     axes.set_ylabel("p99 of the answers, ms")
     _plain(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    return _to_png(figure)
+    return to_png(figure)
 
 
 def _plain(axes: Axes) -> None:
@@ -130,9 +127,3 @@ def _plain(axes: Axes) -> None:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
         axis.set_minor_formatter(NullFormatter())
     axes.grid(which="major", color="#e3e3e3", linewidth=0.6)
-
-
-def _to_png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=_DPI)
-    return stream.getvalue()

@@ -3,6 +3,7 @@
 Plain values and pure functions; nothing here runs anything.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from models.tuned import TunedPlan
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # A larger batch must bring so much more throughput to be worth the longer runs.
 _BATCH_GAIN = 1.03
+# What the service adds to the session, as loadtest/results' tables have it for one core of 2.6 GHz:
+# HTTP, decoding a small image and answering a request; putting a batch together and handing it on.
+_REQUEST_S, _BATCH_S = 40e-6, 60e-6
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -92,7 +96,8 @@ class Served:
         rate_per_s: That rate; 0 if none did.
         p50_ms: Of the answers at that rate; NaN if there was none.
         p99_ms: Likewise.
-        bound: What stopped the search: ``service``, ``client`` or ``highest rate``.
+        bound: What stopped the search: ``service``, ``client``, or ``time``: then the service
+            may do better.
         trail: (rate, share that kept the promise, p99 in ms) of each offer, in their order.
     """
 
@@ -102,6 +107,12 @@ class Served:
     p99_ms: float
     bound: str
     trail: tuple[tuple[float, float, float], ...]
+
+    @property
+    def at_most_per_s(self) -> float:
+        """Return the lowest rate above the highest kept one that broke; infinite if none did."""
+        broken = [rate for rate, _, _ in self.trail if rate > self.rate_per_s]
+        return min(broken, default=math.inf)
 
 
 def grid(precisions: Sequence[Precision], cores: int) -> list[SessionPoint]:
@@ -157,8 +168,9 @@ def survivors(
     best: dict[tuple[Precision, int, int], tuple[float, Configuration]] = {}
     for point, figure in sorted(figures.items()):  # batch sizes ascend within a trio
         known = best.get(point.trio, (0.0, None))[0]
-        if latency_ms(figure) <= p99_ms and figure.rows_per_s > known * _BATCH_GAIN:
-            best[point.trio] = figure.rows_per_s, Configuration(*point.trio, point.rows)
+        rate = 1 / (1 / figure.rows_per_s + _BATCH_S / point.rows)
+        if latency_ms(figure) <= p99_ms and rate > known * _BATCH_GAIN:
+            best[point.trio] = rate, Configuration(*point.trio, point.rows)
     ranked = [c for _, c in sorted(best.values(), key=lambda item: (-item[0], item[1]))]
     chosen = ranked[:most]
     single = next((c for c in ranked if c.trio[1:] == (1, 1)), None)
@@ -195,7 +207,3 @@ def offered_capacity(figures: Iterable[SessionFigure]) -> float:
     """Guess the requests/s that a service with these sessions takes at first."""
     rows_per_s = max((figure.rows_per_s for figure in figures), default=1000.0)
     return 0.5 / (1 / rows_per_s + _REQUEST_S)
-
-
-# What HTTP and decoding of a small image cost the loop, by loadtest/results' tables: 25,000/s.
-_REQUEST_S = 40e-6

@@ -7,6 +7,7 @@ how to spend time, not how anything is measured: ``sweep`` and ``serve`` are han
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from models.artifact import Precision
 from tune.journal import Journal
@@ -32,7 +33,15 @@ _LEAST_S = 8.0
 _ROUNDS = 2
 
 Sweep = Callable[[Sequence[SessionPoint], float], Iterator[tuple[SessionPoint, SessionFigure]]]
-Serve = Callable[[Configuration, float, float], Served]
+
+
+class Serve(Protocol):
+    """Measures the service; see ``serve.Service.measure``."""
+
+    def __call__(
+        self, configuration: Configuration, first_rate: float, budget_s: float, *, is_rough: bool
+    ) -> Served:
+        """Return what it did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +89,7 @@ class Search:
         wish: What for.
         journal: What is known already, and where measurements go.
         sweep: Measures the session alone: points and seconds in, figures out as they come.
-        serve: Measures the service: configuration, first rate, seconds.
+        serve: Measures the service, the first round of a configuration roughly.
         progress: Told what is done now.
         clock: Monotonic seconds.
     """
@@ -98,11 +107,17 @@ class Search:
         self._clock = clock
         self._end = clock() + wish.budget_s
         self._is_whole = True
+        # Rounds that their time cut short are made again.
+        self._rounds = {
+            configuration: done
+            for configuration, rounds in journal.served.items()
+            if (done := [served for served in rounds if served.bound != "time"])
+        }
 
     def run(self) -> Outcome:
         """Measure, within the budget, and choose."""
         self._sweep_sessions()
-        wish, known = self._wish, self._journal.served
+        wish = self._wish
         plan = [DEFAULTS, *survivors(self._journal.sessions, wish.p99_ms)]
         self._measure_each(plan, 1, reserve=2)
         favourite = self._favourite()
@@ -113,7 +128,9 @@ class Search:
         if favourite is not None:
             for number in range(2, _ROUNDS + 1):
                 self._measure_each([favourite, DEFAULTS], number)
-        if DEFAULTS not in known:  # whatever the budget: there is nothing to compare with else
+        if (
+            DEFAULTS not in self._rounds
+        ):  # whatever the budget: there is nothing to compare with else
             self._measure(DEFAULTS, _LEAST_S)
         return self._judge(favourite)
 
@@ -139,8 +156,7 @@ class Search:
         self, configurations: Sequence[Configuration], rounds: int, reserve: int = 0
     ) -> None:
         """Serve what has fewer rounds than that; share what time is left, less what is reserved."""
-        known = self._journal.served
-        missing = [c for c in configurations if len(known.get(c, ())) < rounds]
+        missing = [c for c in configurations if len(self._rounds.get(c, ())) < rounds]
         for count, configuration in enumerate(missing):
             share_s = self._left_s / (len(missing) - count + reserve)
             if share_s < _LEAST_S and configuration != DEFAULTS:
@@ -150,31 +166,43 @@ class Search:
 
     def _measure(self, configuration: Configuration, share_s: float) -> None:
         self._progress(f"serving: {configuration.title}")
-        known = self._journal.served
+        known = self._rounds
         rates = [s[-1].rate_per_s for s in (known.get(configuration), known.get(DEFAULTS)) if s]
         first = next((r for r in rates if r), offered_capacity(self._journal.sessions.values()))
         # A service takes seconds to start and to stop, and the rate that is out is let end.
-        served = self._serve(configuration, first, max(1.0, share_s - _LEAST_S / 2))
+        served = self._serve(
+            configuration, first, max(1.0, share_s - _LEAST_S / 2),
+            is_rough=configuration not in known,
+        )  # fmt: skip
+        known.setdefault(configuration, []).append(served)
         self._journal.add_served(configuration, served)
         self._progress(f"{configuration.title}: {served.goodput_per_s:,.0f} requests/s")
 
     def _favourite(self) -> Configuration | None:
         """Return what did best in its first round, the defaults aside; None if nothing did."""
-        first = {c: s[0] for c, s in self._journal.served.items() if c != DEFAULTS}
+        first = {c: s[0] for c, s in self._rounds.items() if c != DEFAULTS}
         best = max(first, key=lambda c: first[c].goodput_per_s, default=None)
         return best if best is not None and first[best].goodput_per_s else None
 
     def _judge(self, favourite: Configuration | None) -> Outcome:
-        known, p99_ms = self._journal.served, self._wish.p99_ms
+        known, p99_ms = self._rounds, self._wish.p99_ms
         default = known[DEFAULTS][-1]
         # Judged by the round after the one that made it the favourite, which flatters it.
         best = known[favourite][-1] if favourite is not None else default
+        self._is_whole &= "time" not in (best.bound, default.bound)
+        is_better = best.goodput_per_s > MARGIN * default.goodput_per_s
         if not best.goodput_per_s and not default.goodput_per_s:
             return self._outcome(
                 None, default, default,
                 f"nothing keeps p99 within {p99_ms:g} ms here; promise more milliseconds", False,
             )  # fmt: skip
-        if favourite is not None and best.goodput_per_s > MARGIN * default.goodput_per_s:
+        if is_better and default.bound == "time" and best.goodput_per_s < default.at_most_per_s:
+            return self._outcome(
+                None, default, default,
+                f"too little time to tell: the defaults serve {default.goodput_per_s:,.0f} "
+                f"requests/s with p99 within {p99_ms:g} ms, or more", True,
+            )  # fmt: skip
+        if favourite is not None and is_better:
             gain = (
                 f", {best.goodput_per_s / default.goodput_per_s - 1:+.0%} to the defaults"
                 if default.goodput_per_s else "; the defaults do not keep it"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.arrivals import Offer, find_max, offer
+from loadtest.arrivals import Found, Offer, find_max, offer
 from loadtest.calls import Call
-from loadtest.headless import running_service
+from loadtest.serving import running_service
 from tune.cores import Cores
 from tune.points import Configuration, Served
 
@@ -17,8 +17,8 @@ _HOME = Path(__file__).resolve().parent.parent
 # Requests that a p99 wants to be told from; an offer is as long as they take, within bounds.
 _REQUESTS = 600
 _SHORTEST_S, _LONGEST_S = 1.5, 5.0
-# The search ends this close: what differs less is not told apart.
-TOLERANCE = 0.06
+# A search ends this close: what differs less is not told apart. A rough one finds a favourite.
+_TOLERANCE, _ROUGH = 0.06, 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,16 @@ class Service:
     device: str
     out: Path
 
-    def measure(self, configuration: Configuration, first_rate: float, budget_s: float) -> Served:
+    def measure(
+        self, configuration: Configuration, first_rate: float, budget_s: float, *, is_rough: bool
+    ) -> Served:
         """Start the service, find its highest rate, stop it.
 
         Args:
             configuration: What it runs under.
             first_rate: Requests/s to begin with.
             budget_s: After this no new rate is tried.
+            is_rough: Whether to search less closely, and to forgive no stumble.
 
         Raises:
             LoadTestError: The service does not start, or the load breaks.
@@ -61,7 +64,8 @@ class Service:
                 )
             found = find_max(
                 lambda rate: offer(url, self.calls, self._offer(rate)),
-                first_rate=first_rate, tolerance=TOLERANCE, budget_s=budget_s,
+                first_rate=first_rate, tolerance=_ROUGH if is_rough else _TOLERANCE,
+                tries=1 if is_rough else 2, budget_s=budget_s,
             )  # fmt: skip
         best = found.best
         return Served(
@@ -69,7 +73,7 @@ class Service:
             rate_per_s=found.rate_per_s,
             p50_ms=best.p50_ms if best else float("nan"),
             p99_ms=best.p99_ms if best else float("nan"),
-            bound=found.bound,
+            bound=found.bound if _is_done(found, _ROUGH if is_rough else _TOLERANCE) else "time",
             trail=tuple((o.rate_per_s, o.kept_share, o.p99_ms) for o in found.trail),
         )
 
@@ -92,3 +96,11 @@ class Service:
             *(f"{name}={value}" for name, value in variables.items()),
             sys.executable, str(_HOME / "foveal.py"), "serve", "--models", str(self.models),
         ]  # fmt: skip
+
+
+def _is_done(found: Found, tolerance: float) -> bool:
+    """Return whether a search came to its end, not only to the end of its time."""
+    broken = [o.rate_per_s for o in found.trail if o.rate_per_s > found.rate_per_s]
+    if not broken:
+        return False
+    return found.best is None or min(broken) <= (1 + tolerance) * found.rate_per_s * 1.001

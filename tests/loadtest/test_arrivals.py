@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.arrivals import Offer, Offered, client_limit, find_max, offer, send, summarise
+from loadtest.arrivals import Offer, Offered, client_limit, find_max, offer, summarise
 from loadtest.calls import KINDS, Call, Kind
+from loadtest.engines import Traffic, send
 from loadtest.errors import LoadTestError
 from loadtest.payloads import make_calls
+from loadtest.plan import arrival_times
 from loadtest.samples import REFUSED, RIGHT, WRONG, Recorder, read_samples
-from loadtest.sender import arrival_times
 from models.repository import ModelRepository
 from tests.loadtest.slow_service import slow_service
 from tests.server import RunningServer, free_port
@@ -31,8 +32,9 @@ def test_latency_counts_from_the_intended_start() -> None:
         assert open_loop.p99_ms > 600, "queueing does not show"
         assert open_loop.goodput_per_s < 50 and not open_loop.keeps
         # The same service, asked only when it has answered: never a queue, however slow it is.
-        closed = send(url, [label_call(3, 3)], (), 1.0, replace(load, connections=1))
+        closed = send(url, [label_call(3, 3)], Traffic(((0.0, 2.0),), False, 1.0))
         assert closed.count(RIGHT) == len(closed)
+        assert closed.latency_ms(0.99) < open_loop.p99_ms / 3
 
 
 def test_every_outcome_is_told_apart() -> None:
@@ -42,7 +44,7 @@ def test_every_outcome_is_told_apart() -> None:
     assert outcome.refused > 50 and outcome.retry_after_s == {2: outcome.refused}
     assert outcome.wrong > 5 and outcome.answered_per_s > 5
     assert not outcome.keeps
-    total = outcome.refused + outcome.wrong + round(outcome.answered_per_s) + outcome.errors
+    total = outcome.refused + outcome.wrong + round(outcome.answered_per_s) + outcome.failed
     assert total == round(outcome.offered_per_s)
     assert any("expected labels (2,), got (1,)" in cause for cause in outcome.causes)
     assert all("x-request-timeout-ms: 700" in head for head in service.headers)
@@ -52,7 +54,7 @@ def test_answers_that_never_come_are_errors() -> None:
     with slow_service(30.0) as (url, _):
         load = Offer(40, 0.5, p99_ms=100, warm_up_s=0, timeout_ms=300)
         outcome = offer(url, [label_call(1, 1)], load)
-    assert outcome.errors == round(outcome.offered_per_s * 0.5) > 0
+    assert outcome.failed == round(outcome.offered_per_s * 0.5) > 0
     assert list(outcome.causes) == ["no answer in 0.3 s"]
     assert math.isnan(outcome.p99_ms)
 
@@ -60,12 +62,12 @@ def test_answers_that_never_come_are_errors() -> None:
 def test_a_service_that_is_not_there_is_errors() -> None:
     load = Offer(40, 0.5, p99_ms=100, warm_up_s=0)
     outcome = offer(f"http://127.0.0.1:{free_port()}", [label_call(1, 1)], load)
-    assert outcome.errors == round(outcome.offered_per_s * 0.5) > 0
+    assert outcome.failed == round(outcome.offered_per_s * 0.5) > 0
     assert all("no connection" in cause for cause in outcome.causes)
 
 
 def test_a_sender_that_breaks_is_one_line() -> None:
-    with pytest.raises(LoadTestError, match=r"^sender: expected samples, got: "):
+    with pytest.raises(LoadTestError, match=r"^load: expected samples of every process, got: "):
         offer("http://127.0.0.1:port", [label_call(1, 1)], Offer(1, 0.1, 1, warm_up_s=0))
 
 
@@ -156,7 +158,7 @@ def kept(rate: float) -> Offered:
     return Offered(
         rate_per_s=rate, offered_per_s=rate, answered_per_s=rate, goodput_per_s=rate,
         kept_share=1.0, p50_ms=1, p95_ms=1, p99_ms=1, refused=0, refused_p99_ms=math.nan,
-        expired=0, errors=0, wrong=0, retry_after_s={}, causes={}, late_p95_ms=0, cpu_share=0,
+        expired=0, failed=0, wrong=0, retry_after_s={}, causes={}, late_p95_ms=0, cpu_share=0,
         is_client_saturated=False,
     )  # fmt: skip
 

@@ -49,14 +49,18 @@ class Machine:
             rate = point.instances * point.rows / run_ms * 1e3
             yield point, SessionFigure(rate, run_ms, run_ms, 10)
 
-    def serve(self, configuration: Configuration, first_rate: float, budget_s: float) -> Served:
+    def serve(
+        self, configuration: Configuration, first_rate: float, budget_s: float, *, is_rough: bool
+    ) -> Served:
         assert first_rate > 0
         assert budget_s > 0
+        assert is_rough == (configuration not in self.served)
         self.now += min(self._serve_s, budget_s)
         self.served.append(configuration)
         rate = self._goodput(configuration, self.served.count(configuration))
         p99_ms = 10.0 if rate else math.nan
-        return Served(rate, rate, p99_ms, p99_ms, self._bound, ((rate, 1.0, p99_ms),))
+        bound = "time" if budget_s < self._serve_s else self._bound
+        return Served(rate, rate, p99_ms, p99_ms, bound, ((rate, 1.0, p99_ms),))
 
 
 def search(machine: Machine, folder: Path, budget_s: float = 300, p99_ms: float = 20) -> Outcome:
@@ -126,6 +130,14 @@ def test_a_short_budget_is_kept_and_ends_with_a_verdict(tmp_path: Path, budget_s
     assert not outcome.is_whole
     assert DEFAULTS in machine.served
     assert machine.now <= budget_s + 4, "what was begun may end, nothing else"
+
+
+def test_defaults_that_were_not_measured_to_the_end_are_not_beaten(tmp_path: Path) -> None:
+    """Who stopped at a rate that it kept may keep twice that."""
+    outcome = search(Machine(best_is(WINNER), serve_s=100), tmp_path)
+    assert outcome.choice is None
+    assert outcome.verdict.startswith("too little time to tell: the defaults serve 1,000")
+    assert not outcome.is_whole
 
 
 def test_a_repeated_command_measures_nothing_twice(tmp_path: Path) -> None:
