@@ -4,7 +4,7 @@ Plain values and pure functions; nothing here runs anything.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.artifact import Precision
@@ -16,6 +16,8 @@ _BATCH_GAIN = 1.03
 # What the service adds to the session, as loadtest/results' tables have it for one core of 2.6 GHz:
 # HTTP, decoding a small image and answering a request; putting a batch together and handing it on.
 _REQUEST_S, _BATCH_S = 40e-6, 60e-6
+# What the client takes for one request, of cores that may be the service's.
+_CLIENT_S = 90e-6
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -174,7 +176,7 @@ def survivors(
     ranked = [c for _, c in sorted(best.values(), key=lambda item: (-item[0], item[1]))]
     chosen = ranked[:most]
     single = next((c for c in ranked if c.trio[1:] == (1, 1)), None)
-    if single is not None and single not in chosen:
+    if single is not None and single not in chosen and most > 1:
         chosen[-1] = single
     return chosen
 
@@ -203,7 +205,13 @@ def configuration_of(plan: TunedPlan) -> Configuration:
     )  # fmt: skip
 
 
-def offered_capacity(figures: Iterable[SessionFigure]) -> float:
-    """Guess the requests/s that a service with these sessions takes at first."""
-    rows_per_s = max((figure.rows_per_s for figure in figures), default=1000.0)
-    return 0.5 / (1 / rows_per_s + _REQUEST_S)
+def guess_rate(configuration: Configuration, figures: dict[SessionPoint, SessionFigure]) -> float:
+    """Guess the requests/s that a service of a configuration takes, client beside it."""
+    rates = [
+        figure.rows_per_s
+        for point, figure in figures.items()
+        if point.rows <= configuration.max_batch_size
+        and (point.trio == configuration.trio or not configuration.threads)
+        and point.precision == configuration.precision
+    ]
+    return 0.5 / (1 / max(rates, default=1000.0) + _REQUEST_S + _CLIENT_S)

@@ -18,7 +18,7 @@ from tune.points import (
     SessionFigure,
     SessionPoint,
     grid,
-    offered_capacity,
+    guess_rate,
     survivors,
     variants,
 )
@@ -27,8 +27,10 @@ from tune.points import (
 _SESSION_SHARE = 0.25
 # A choice must be so much better than the defaults: what one search leaves open, and some noise.
 MARGIN = 1.05
-# A service starts, and tries three rates at least.
-_LEAST_S = 8.0
+# A service starts and tries three rates at least; it starts and comes to an end with luck.
+_LEAST_S, _ENOUGH_S = 8.0, 12.0
+# What one search costs, to tell how many there is time for.
+_SEARCH_S = 25.0
 # Rounds of the favourite and of the defaults: the first chooses it, so only later ones judge it.
 _ROUNDS = 2
 
@@ -118,7 +120,9 @@ class Search:
         """Measure, within the budget, and choose."""
         self._sweep_sessions()
         wish = self._wish
-        plan = [DEFAULTS, *survivors(self._journal.sessions, wish.p99_ms)]
+        # Beside the defaults there are the neighbours of the best, and the last rounds.
+        most = min(4, max(1, int(self._left_s / _SEARCH_S) - 4))
+        plan = [DEFAULTS, *survivors(self._journal.sessions, wish.p99_ms, most)]
         self._measure_each(plan, 1, reserve=2)
         favourite = self._favourite()
         if favourite is not None:
@@ -159,6 +163,8 @@ class Search:
         missing = [c for c in configurations if len(self._rounds.get(c, ())) < rounds]
         for count, configuration in enumerate(missing):
             share_s = self._left_s / (len(missing) - count + reserve)
+            if share_s < _ENOUGH_S:  # better one search that ends than two that do not
+                share_s = self._left_s / (len(missing) - count)
             if share_s < _LEAST_S and configuration != DEFAULTS:
                 self._is_whole = False
                 continue
@@ -167,8 +173,7 @@ class Search:
     def _measure(self, configuration: Configuration, share_s: float) -> None:
         self._progress(f"serving: {configuration.title}")
         known = self._rounds
-        rates = [s[-1].rate_per_s for s in (known.get(configuration), known.get(DEFAULTS)) if s]
-        first = next((r for r in rates if r), offered_capacity(self._journal.sessions.values()))
+        first = self._first_rate(configuration)
         # A service takes seconds to start and to stop, and the rate that is out is let end.
         served = self._serve(
             configuration, first, max(1.0, share_s - _LEAST_S / 2),
@@ -177,6 +182,16 @@ class Search:
         known.setdefault(configuration, []).append(served)
         self._journal.add_served(configuration, served)
         self._progress(f"{configuration.title}: {served.goodput_per_s:,.0f} requests/s")
+
+    def _first_rate(self, configuration: Configuration) -> float:
+        """Return where to begin: where it ended before, else a guess by what the defaults did."""
+        known, figures = self._rounds, self._journal.sessions
+        guess = guess_rate(configuration, figures)
+        if known.get(configuration) and known[configuration][-1].rate_per_s:
+            return known[configuration][-1].rate_per_s
+        if known.get(DEFAULTS) and known[DEFAULTS][-1].rate_per_s:
+            return known[DEFAULTS][-1].rate_per_s * guess / guess_rate(DEFAULTS, figures)
+        return guess
 
     def _favourite(self) -> Configuration | None:
         """Return what did best in its first round, the defaults aside; None if nothing did."""
@@ -192,10 +207,12 @@ class Search:
         self._is_whole &= "time" not in (best.bound, default.bound)
         is_better = best.goodput_per_s > MARGIN * default.goodput_per_s
         if not best.goodput_per_s and not default.goodput_per_s:
-            return self._outcome(
-                None, default, default,
-                f"nothing keeps p99 within {p99_ms:g} ms here; promise more milliseconds", False,
+            why = (
+                f"nothing keeps p99 within {p99_ms:g} ms here; promise more milliseconds"
+                if self._is_whole else
+                f"too little time: no rate that was tried keeps p99 within {p99_ms:g} ms"
             )  # fmt: skip
+            return self._outcome(None, default, default, why, False)
         if is_better and default.bound == "time" and best.goodput_per_s < default.at_most_per_s:
             return self._outcome(
                 None, default, default,

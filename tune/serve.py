@@ -1,6 +1,7 @@
 """The real service under one configuration: the highest rate at which it keeps the promise."""
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ _HOME = Path(__file__).resolve().parent.parent
 # Requests that a p99 wants to be told from; an offer is as long as they take, within bounds.
 _REQUESTS = 600
 _SHORTEST_S, _LONGEST_S = 1.5, 5.0
+# Requests/s below which nothing is looked for.
+_LOWEST = 2.0
 # A search ends this close: what differs less is not told apart. A rough one finds a favourite.
 _TOLERANCE, _ROUGH = 0.06, 0.15
 
@@ -100,7 +103,8 @@ class Service:
 
 def _is_done(found: Found, tolerance: float) -> bool:
     """Return whether a search came to its end, not only to the end of its time."""
-    broken = [o.rate_per_s for o in found.trail if o.rate_per_s > found.rate_per_s]
-    if not broken:
-        return False
-    return found.best is None or min(broken) <= (1 + tolerance) * found.rate_per_s * 1.001
+    higher = (o.rate_per_s for o in found.trail if o.rate_per_s > found.rate_per_s)
+    broken = min(higher, default=math.inf)
+    if found.best is None:
+        return broken < _LOWEST
+    return broken <= (1 + tolerance) * found.rate_per_s * 1.001

@@ -1,5 +1,6 @@
 """``foveal tune`` on a tiny model: real sessions, service and arrivals, small budgets."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -7,14 +8,17 @@ import sys
 from pathlib import Path
 
 import httpx
+import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from models.repository import ModelRepository
 from models.tuned import read_plan, write_plan
 from service.pipeline.tuned import this_machine
 from tests.server import ROOT, running_server
 from tests.shell import Shell
-from tests.tiny import publish_tiny, tiny_model
+from tests.tiny import LABELS, SIDE, publish_tiny, tiny_model
 from tests.tuned import plan_for
 from tune.cores import Cores, choose_cores
 from tune.errors import TuneError
@@ -105,6 +109,27 @@ def test_cores_are_those_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_cores(4)
 
 
+def very_slow_model() -> onnx.ModelProto:
+    """The closed form, and some 30 megaflops a row that add nothing to it."""
+    model = tiny_model()
+    sizes = (SIDE * SIDE // len(LABELS), 1024, 1024, 1024, 1024)
+    nodes, last = [], "striped"
+    for number, shape in enumerate(itertools.pairwise(sizes)):
+        zeros = numpy_helper.from_array(np.zeros(shape, np.float32), f"zeros{number}")
+        model.graph.initializer.append(zeros)
+        nodes.append(helper.make_node("MatMul", [last, zeros.name], [f"wide{number}"]))
+        last = f"wide{number}"
+    nodes.append(helper.make_node("ReduceSum", [last, "last"], ["nothing"], keepdims=0))
+    nodes.append(helper.make_node("Add", ["scores", "nothing"], ["logits"]))
+    score = next(node for node in model.graph.node if node.output[0] == "logits")
+    score.output[0] = "scores"
+    where = list(model.graph.node).index(score) + 1
+    for node in reversed(nodes):
+        model.graph.node.insert(where, node)
+    onnx.checker.check_model(model)
+    return model
+
+
 ONE_CPU = """
 import os, sys
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -150,7 +175,7 @@ def test_a_winner_is_written_beside_the_model_and_the_next_start_follows_it(
     repository: ModelRepository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An int8 file that is very much faster than fp32: whatever the noise, it wins."""
-    publish_tiny(repository.root, model=tiny_model(is_slow=True), lower={"int8": 3.0})
+    publish_tiny(repository.root, model=very_slow_model(), lower={"int8": 3.0})
     shell = Shell(capsys, repository.root)
     words = ("tune", "tiny", "--p99-ms", 50, "--budget-s", 50, "--out", tmp_path / "out")
     said = shell(*words, "--json")
