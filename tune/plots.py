@@ -17,6 +17,7 @@ from tune.points import (
     SessionPoint,
     frontier,
     latency_ms,
+    settled,
 )
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW)
@@ -66,13 +67,13 @@ def plot_sessions(
 def plot_goodput(
     served: Mapping[Configuration, Sequence[Served]], choice: Configuration | None
 ) -> bytes:
-    """Draw each configuration's goodput, a bar for its last round and a dot for each."""
-    order = sorted(served, key=lambda c: served[c][-1].goodput_per_s)
+    """Draw each configuration's goodput, a bar for its last whole round and a dot for each."""
+    order = sorted(served, key=lambda c: settled(served[c]).goodput_per_s)
     figure = Figure((_WIDTH, 1.2 + 0.42 * len(order)), layout="constrained")
     axes = figure.subplots()
     chosen = choice or DEFAULTS
     axes.barh(
-        [c.title for c in order], [served[c][-1].goodput_per_s for c in order],
+        [c.title for c in order], [settled(served[c]).goodput_per_s for c in order],
         color=[ORANGE if c == chosen else GREY if c == DEFAULTS else _COLOURS[0] for c in order],
         height=0.65,
     )  # fmt: skip
@@ -80,9 +81,10 @@ def plot_goodput(
         rounds = served[configuration]
         values = [r.goodput_per_s for r in rounds]
         axes.plot(values, [line] * len(values), "o", color="black", markersize=4)
-        bound = ", bound by the client" if rounds[-1].bound == "client" else ""
+        shown = settled(rounds)
+        bound = f", bound by the {shown.bound}" if shown.bound != "service" else ""
         axes.annotate(
-            f"{values[-1]:,.0f}{bound}", (max(values), line), xytext=(6, 0),
+            f"{shown.goodput_per_s:,.0f}{bound}", (max(values), line), xytext=(6, 0),
             textcoords="offset points", va="center", fontsize=8,
         )  # fmt: skip
     axes.margins(x=0.2)

@@ -117,6 +117,11 @@ class Served:
         return min(broken, default=math.inf)
 
 
+def settled(rounds: Sequence[Served]) -> Served:
+    """Return the last round that came to its end, else the last."""
+    return next((served for served in reversed(rounds) if served.bound != "time"), rounds[-1])
+
+
 def grid(precisions: Sequence[Precision], cores: int) -> list[SessionPoint]:
     """Return every point that makes sense on so many cores, the likeliest first.
 

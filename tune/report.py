@@ -16,7 +16,7 @@ from loadtest.page import heading, image, page, paragraph, table, without_nan
 from models.tuned import Machine
 from tune.journal import Journal
 from tune.plots import plot_goodput, plot_offers, plot_sessions
-from tune.points import DEFAULTS, Configuration, SessionPoint, frontier, latency_ms
+from tune.points import DEFAULTS, Configuration, SessionPoint, frontier, latency_ms, settled
 from tune.search import Outcome, Wish
 
 
@@ -102,13 +102,13 @@ def write_report(out: Path, journal: Journal, story: Story) -> Path:
 def _served_table(journal: Journal, outcome: Outcome) -> str:
     def cells(configuration: Configuration) -> list[str]:
         rounds = journal.served[configuration]
-        last = rounds[-1]
+        last = settled(rounds)
         return [
             configuration.title, ", ".join(f"{r.goodput_per_s:,.0f}" for r in rounds),
             _ms(last.p50_ms), _ms(last.p99_ms), last.bound, str(sum(len(r.trail) for r in rounds)),
         ]  # fmt: skip
 
-    order = sorted(journal.served, key=lambda c: -journal.served[c][-1].goodput_per_s)
+    order = sorted(journal.served, key=lambda c: -settled(journal.served[c]).goodput_per_s)
     names = ("configuration", "goodput, requests/s", "p50, ms", "p99, ms", "bound", "offers")
     chosen = outcome.choice or DEFAULTS
     return table(

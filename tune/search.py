@@ -131,10 +131,8 @@ class Search:
             favourite = self._favourite()
         if favourite is not None:
             for number in range(2, _ROUNDS + 1):
-                self._measure_each([favourite, DEFAULTS], number)
-        if (
-            DEFAULTS not in self._rounds
-        ):  # whatever the budget: there is nothing to compare with else
+                self._measure_each([favourite, DEFAULTS], number, least_s=_ENOUGH_S)
+        if DEFAULTS not in self._rounds:  # whatever the budget: what else is it compared with?
             self._measure(DEFAULTS, _LEAST_S)
         return self._judge(favourite)
 
@@ -157,15 +155,16 @@ class Search:
             )
 
     def _measure_each(
-        self, configurations: Sequence[Configuration], rounds: int, reserve: int = 0
-    ) -> None:
+        self, configurations: Sequence[Configuration], rounds: int, reserve: int = 0,
+        least_s: float = _LEAST_S,
+    ) -> None:  # fmt: skip
         """Serve what has fewer rounds than that; share what time is left, less what is reserved."""
         missing = [c for c in configurations if len(self._rounds.get(c, ())) < rounds]
         for count, configuration in enumerate(missing):
             share_s = self._left_s / (len(missing) - count + reserve)
             if share_s < _ENOUGH_S:  # better one search that ends than two that do not
                 share_s = self._left_s / (len(missing) - count)
-            if share_s < _LEAST_S and configuration != DEFAULTS:
+            if share_s < least_s and (rounds > 1 or configuration != DEFAULTS):
                 self._is_whole = False
                 continue
             self._measure(configuration, share_s)
@@ -201,9 +200,12 @@ class Search:
 
     def _judge(self, favourite: Configuration | None) -> Outcome:
         known, p99_ms = self._rounds, self._wish.p99_ms
-        default = known[DEFAULTS][-1]
-        # Judged by the round after the one that made it the favourite, which flatters it.
-        best = known[favourite][-1] if favourite is not None else default
+        # Judged by the round after the one that made it the favourite, which flatters it; by the
+        # first where the time was too short for another.
+        pair = [known[c] for c in (favourite or DEFAULTS, DEFAULTS)]
+        is_judged = all(len(rounds) >= _ROUNDS and rounds[-1].bound != "time" for rounds in pair)
+        best, default = (rounds[-1 if is_judged else 0] for rounds in pair)
+        self._is_whole &= is_judged or favourite is None
         self._is_whole &= "time" not in (best.bound, default.bound)
         is_better = best.goodput_per_s > MARGIN * default.goodput_per_s
         if not best.goodput_per_s and not default.goodput_per_s:

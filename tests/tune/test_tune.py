@@ -110,9 +110,9 @@ def test_cores_are_those_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def very_slow_model() -> onnx.ModelProto:
-    """The closed form, and some 30 megaflops a row that add nothing to it."""
+    """The closed form, and some 100 megaflops a row that add nothing to it."""
     model = tiny_model()
-    sizes = (SIDE * SIDE // len(LABELS), 1024, 1024, 1024, 1024)
+    sizes = (SIDE * SIDE // len(LABELS), 2048, 2048, 2048, 2048)
     nodes, last = [], "striped"
     for number, shape in enumerate(itertools.pairwise(sizes)):
         zeros = numpy_helper.from_array(np.zeros(shape, np.float32), f"zeros{number}")
