@@ -6,7 +6,7 @@ from itertools import groupby
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from loadtest.report_plots import BLUE, GREEN, GREY, ORANGE, PURPLE, YELLOW, to_png
 from tune.points import (
@@ -47,7 +47,7 @@ def plot_sessions(
     best = frontier(dict(figures))
     axes.plot(
         [latency_ms(figures[p]) for p in best], [figures[p].rows_per_s for p in best],
-        color="black", linewidth=3, alpha=0.15, label="frontier",
+        color="black", linewidth=6, alpha=0.2, label="frontier",
     )  # fmt: skip
     rings = [SessionPoint(*c.trio, c.max_batch_size) for c in served]
     rings = [p for p in rings if p in figures]
@@ -82,12 +82,12 @@ def plot_goodput(
         values = [r.goodput_per_s for r in rounds]
         axes.plot(values, [line] * len(values), "o", color="black", markersize=4)
         shown = settled(rounds)
-        bound = f", bound by the {shown.bound}" if shown.bound != "service" else ""
+        bound = {"client": ", bound by the client", "time": ", cut short"}.get(shown.bound, "")
         axes.annotate(
             f"{shown.goodput_per_s:,.0f}{bound}", (max(values), line), xytext=(6, 0),
             textcoords="offset points", va="center", fontsize=8,
         )  # fmt: skip
-    axes.margins(x=0.2)
+    axes.margins(x=0.35)
     axes.set_xlabel("goodput: requests/s answered rightly within the promise; dots are rounds")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     return to_png(figure)
@@ -107,13 +107,15 @@ def plot_offers(
             if math.isfinite(p99)
         )
         is_special = configuration in (choice, DEFAULTS)
+        best = {rate: p99 for rate, p99 in reversed(trail)}  # the lowest of each rate
+        colour = _COLOURS[number % len(_COLOURS)]
+        colour = {DEFAULTS: GREY, choice: ORANGE}.get(configuration, colour)
         axes.plot(
-            [rate for rate, _ in trail], [p99 for _, p99 in trail],
+            sorted(best), [best[rate] for rate in sorted(best)], color=colour,
             marker=_MARKERS[number % len(_MARKERS)], markersize=4,
             linewidth=2 if is_special else 0.8, label=configuration.title,
-            color=GREY if configuration == DEFAULTS else
-            ORANGE if configuration == choice else _COLOURS[number % len(_COLOURS)],
         )  # fmt: skip
+        axes.scatter([rate for rate, _ in trail], [p99 for _, p99 in trail], color=colour, s=5)
     axes.axhline(p99_ms, color=GREY, linestyle=":", label=f"promise, {p99_ms:g} ms")
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("requests/s offered, open arrivals")
@@ -124,8 +126,10 @@ def plot_offers(
 
 
 def _plain(axes: Axes) -> None:
-    """Write numbers as numbers on logarithmic axes."""
-    for axis in (axes.xaxis, axes.yaxis):
+    """Write numbers as numbers on logarithmic axes, enough of them however short the axis."""
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        is_short = high < 8 * low
+        axis.set_major_locator(MaxNLocator(6) if is_short else LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
         axis.set_minor_formatter(NullFormatter())
     axes.grid(which="major", color="#e3e3e3", linewidth=0.6)
