@@ -51,6 +51,26 @@ MODEL_INFO = Gauge(
     "foveal_model_info", "1 for each loaded version, with its plan",
     (*_MODEL, "device", "precision", "threads", "runs_on"), multiprocess_mode="livemax",
 )  # fmt: skip
+PLAN_INFO = Gauge(
+    "foveal_plan_info",
+    "1 for each loaded version: device asked for and got, its index, how runs are bound, buckets",
+    (*_MODEL, "asked", "device", "index", "binding", "buckets"), multiprocess_mode="livemax",
+)  # fmt: skip
+DEVICE_FALLBACK = Gauge(
+    "foveal_device_fallback", "1 if the CPU runs what a GPU that is here should; the log says why",
+    multiprocess_mode="livemax",
+)  # fmt: skip
+CPU_NODES = Gauge(
+    "foveal_cpu_nodes", "Nodes of the graph that a plan for a GPU leaves on the CPU", _MODEL,
+    multiprocess_mode="livemax",
+)  # fmt: skip
+DEVICE_MEMORY_BYTES = Gauge(
+    "foveal_device_memory_bytes", "Memory of the GPU that a version took when it was loaded",
+    _MODEL, multiprocess_mode="livesum",
+)  # fmt: skip
+PADDED_ROWS = Counter(
+    "foveal_padded_rows", "Rows run for nothing: those that fill a batch up to its bucket", _MODEL
+)
 MODEL_REFUSED = Gauge(
     "foveal_model_refused", "1 for each version that could not be loaded", _MODEL,
     multiprocess_mode="livemax",
