@@ -118,6 +118,7 @@ class CudaRuntime:
         address = _POINTER()
         self.call("cudaMalloc", ctypes.byref(address), size_bytes)
         self.call("cudaMemset", address, 0, size_bytes)
+        self.call("cudaStreamSynchronize", None)  # no other stream waits for the default one
         return address.value or 0
 
     def allocate_host(self, size_bytes: int) -> int:
