@@ -199,6 +199,7 @@ class Foveal:
             settings.threads,
             settings.workers,
             settings.precision,
+            settings.instances,
         )
         catalog = load_catalog(repository, settings.default_model, settings.loaded_versions, limits)
         for classifier in catalog:

@@ -14,7 +14,7 @@ import numpy as np
 from prometheus_client import Counter, Gauge, Histogram
 
 from service.drift import Drift
-from service.pipeline.batcher import Loop
+from service.pipeline.alarm import Loop
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch
 

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
         ge=0,
         description="Threads a run may use; 0: measured, at most the share of cores",
     )
+    instances: int = Field(
+        default=1, ge=1, le=256, description="Runs of a model at once, each on a thread of its own"
+    )
     max_batch_size: int = Field(default=64, ge=1, le=4096, description="Rows one run gets at most")
     max_queue_delay_ms: float = Field(
         default=0, ge=0, le=10_000, description="Longest wait for company while the runner is free"

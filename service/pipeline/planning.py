@@ -92,6 +92,13 @@ def open_all(repository: ModelRepository, artifact: ModelArtifact) -> Iterator[S
             yield _open_file(repository, artifact, file, PlanLimits())
 
 
+def open_again(repository: ModelRepository, artifact: ModelArtifact, session: Session) -> Session:
+    """Open one more session on the file and the plan of one that is open, threads of its own."""
+    file = artifact.file(session.plan.precision)
+    assert file is not None, "the session was opened from it; this is a bug"
+    return Session(repository.read_model(artifact, file.path), session.plan)
+
+
 def self_test(repository: ModelRepository, artifact: ModelArtifact, session: Session) -> None:
     """Replay the golden images through decoder and session.
 

@@ -80,7 +80,9 @@ def model_config(classifier: Classifier) -> Document:
             "max_queue_delay_microseconds": round(limits.max_queue_delay_s * 1e6),
             "default_queue_policy": {"max_queue_size": limits.max_queue_rows},
         },
-        "instance_group": [{"name": artifact.name, "count": 1, "kind": "KIND_CPU"}],
+        "instance_group": [
+            {"name": artifact.name, "count": classifier.limits.instances, "kind": "KIND_CPU"}
+        ],
         "default_model_filename": artifact.fp32.path,
     }
 
