@@ -143,9 +143,8 @@ class ModelMetrics:
     """All tallies of one classifier; one object a version."""
 
     __slots__ = (
-        "_drift", "_dropped", "_info", "_labels", "_statuses", "batch_rows", "classifier", "decode",
-        "queue",
-        "request", "run",
+        "_drift", "_dropped", "_gauges", "_info", "_labels", "_padded", "_statuses", "batch_rows",
+        "classifier", "decode", "queue", "request", "run",
     )  # fmt: skip
 
     def __init__(self, classifier: Classifier) -> None:
@@ -166,7 +165,19 @@ class ModelMetrics:
         self._info = MODEL_INFO.labels(
             *self._labels, plan.device, plan.precision, str(plan.threads), where
         )
-        self._info.set(1)
+        self._padded = 0
+        asked = classifier.limits.device.found.asked
+        buckets = ",".join(map(str, plan.buckets))
+        self._gauges = {
+            self._info: 1,
+            PLAN_INFO.labels(
+                *self._labels, asked, plan.device, str(plan.index), plan.binding, buckets
+            ): 1,
+            CPU_NODES.labels(*self._labels): len(classifier.session.cpu_nodes),
+            DEVICE_MEMORY_BYTES.labels(*self._labels): classifier.session.memory_bytes,
+        }  # fmt: skip
+        DEVICE_FALLBACK.set(classifier.limits.device.found.is_fallback)
+        self.reopen()
 
     def observe_batch(self, batch: Batch) -> None:
         """Count one finished run."""
@@ -187,11 +198,13 @@ class ModelMetrics:
     def close(self) -> None:
         """Hand over what is left and say that this version is not served."""
         self.flush()
-        self._info.set(0)
+        for gauge in self._gauges:
+            gauge.set(0)
 
     def reopen(self) -> None:
         """Say that this version is served."""
-        self._info.set(1)
+        for gauge, value in self._gauges.items():
+            gauge.set(value)
 
     def flush(self) -> None:
         """Hand everything to prometheus-client."""
@@ -204,6 +217,9 @@ class ModelMetrics:
         QUEUE_ROWS.labels(*self._labels).set(batcher.queued_rows + batcher.reserved_rows)
         DROPPED_ROWS.labels(*self._labels).inc(batcher.dropped_rows - self._dropped)
         self._dropped = batcher.dropped_rows
+        padded = self.classifier.session.padded_rows
+        PADDED_ROWS.labels(*self._labels).inc(padded - self._padded)
+        self._padded = padded
         self._flush_drift()
 
     def _expose_training(self) -> None:

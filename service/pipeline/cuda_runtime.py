@@ -38,6 +38,8 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "cudaEventCreateWithFlags": (ctypes.POINTER(_POINTER), ctypes.c_uint),
     "cudaEventRecord": (_POINTER, _POINTER),
     "cudaEventDestroy": (_POINTER,),
+    "cudaStreamEndCapture": (_POINTER, ctypes.POINTER(_POINTER)),
+    "cudaGetLastError": (),
 }
 
 
@@ -142,6 +144,11 @@ class CudaRuntime:
     def copy(self, target: int, source: int, size_bytes: int, stream: int) -> None:
         """Begin a copy on a stream; page-locked or device memory on both sides."""
         self.call("cudaMemcpyAsync", target, source, size_bytes, _BY_ADDRESS, stream)
+
+    def end_capture(self, stream: int) -> None:
+        """End a capture that was left open, and forget the error that it left behind."""
+        self._library.cudaStreamEndCapture(stream, ctypes.byref(_POINTER()))
+        self._library.cudaGetLastError()
 
     def facts(self, index: int) -> DeviceFacts:
         """Return what a device is; it becomes the current one."""

@@ -7,12 +7,14 @@ own and may overlap with a run; a run that needs it waits on the device, not on 
 
 import ctypes
 import threading
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from service.pipeline.cuda_runtime import CudaRuntime
+
+S = TypeVar("S", bound=np.generic)
 
 
 class Memory(Protocol):
@@ -28,7 +30,7 @@ class Memory(Protocol):
     index: int
     run_stream: int
 
-    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[np.generic]:
+    def host(self, shape: tuple[int, ...], dtype: type[S]) -> NDArray[S]:
         """Return an array of host memory, all zeros, fit for copies."""
 
     def device(self, size_bytes: int) -> int:
@@ -52,6 +54,9 @@ class Memory(Protocol):
     def free_bytes(self) -> int:
         """Return what is free of the device's memory."""
 
+    def recover(self) -> None:
+        """Make the run's stream usable again after a capture that failed."""
+
     def release(self) -> None:
         """Give back all that was handed out; nobody may use it any more."""
 
@@ -66,7 +71,7 @@ class CpuMemory:
     def __init__(self) -> None:
         self._held: dict[int, NDArray[np.uint8]] = {}
 
-    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[np.generic]:
+    def host(self, shape: tuple[int, ...], dtype: type[S]) -> NDArray[S]:
         """See ``Memory``."""
         return np.zeros(shape, dtype)
 
@@ -98,6 +103,9 @@ class CpuMemory:
         """See ``Memory``."""
         return 0
 
+    def recover(self) -> None:
+        """See ``Memory``."""
+
     def release(self) -> None:
         """See ``Memory``."""
         self._held.clear()
@@ -119,9 +127,7 @@ class CudaMemory:
 
     kind = "cuda"
 
-    def __init__(
-        self, runtime: CudaRuntime, index: int, run_stream: int, copy_stream: int
-    ) -> None:
+    def __init__(self, runtime: CudaRuntime, index: int, run_stream: int, copy_stream: int) -> None:
         self.index = index
         self.run_stream = run_stream
         self._runtime = runtime
@@ -131,12 +137,13 @@ class CudaMemory:
         self._events: list[int] = []
         self._lock = threading.Lock()
 
-    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[np.generic]:
+    def host(self, shape: tuple[int, ...], dtype: type[S]) -> NDArray[S]:
         """See ``Memory``."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = self._runtime.allocate_host(size)
         self._host_addresses.append(address)
-        array = np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(shape)
+        held = memoryview((ctypes.c_uint8 * size).from_address(address))
+        array = np.frombuffer(held, dtype).reshape(shape)
         array.fill(0)
         return array
 
@@ -177,6 +184,10 @@ class CudaMemory:
         """See ``Memory``."""
         self._runtime.use(self.index)
         return self._runtime.free_bytes()
+
+    def recover(self) -> None:
+        """See ``Memory``."""
+        self._runtime.end_capture(self.run_stream)
 
     def release(self) -> None:
         """See ``Memory``; on the device's thread, so that no capture meets it."""

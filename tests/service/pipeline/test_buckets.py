@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ def test_default_buckets_double_up_to_the_largest_batch(most: int) -> None:
     buckets = default_buckets(most)
     assert buckets[-1] == most
     assert all(size == 1 << n for n, size in enumerate(buckets[:-1]))
-    assert all(after <= 2 * before for before, after in zip(buckets, buckets[1:], strict=False))
+    assert all(after <= 2 * before for before, after in pairwise(buckets))
     assert list(buckets) == sorted(set(buckets))
 
 
