@@ -68,7 +68,11 @@ def model_config(classifier: Classifier) -> Document:
     }  # fmt: skip
     if plan.device != "cpu":
         group |= {"count": 1, "kind": "KIND_GPU", "gpus": [plan.index]}
-    told = {"device": plan.device, "precision": plan.precision, "binding": plan.binding}
+    told: dict[str, str] = {
+        "device": plan.device,
+        "precision": plan.precision,
+        "binding": plan.binding,
+    }
     if found.is_fallback:
         told["device_fallback"] = found.reason
     return {
