@@ -106,16 +106,10 @@ def test_tf32_is_off_unless_asked_for(cnn: bytes, record_property: pytest.Record
     cpu = Session(cnn, Plan(threads=2))
     images = random_rows(cpu, 16, 1)
     expected = cpu.run(images)
+    plans = [Plan("cuda", binding="bound", buckets=(16,), tf32=tf32) for tf32 in (False, True)]
     off, on = (
-        float(
-            np.abs(
-                Session(cnn, Plan("cuda", binding="bound", buckets=(16,), tf32=tf32))
-                .run(images)
-                .logits
-                - expected.logits
-            ).max()
-        )
-        for tf32 in (False, True)
+        float(np.abs(Session(cnn, plan).run(images).logits - expected.logits).max())
+        for plan in plans
     )
     record_property("difference_from_cpu_fp32", off)
     record_property("difference_from_cpu_tf32", on)
@@ -219,7 +213,7 @@ def test_models_stay_within_the_budget(fcnn: bytes) -> None:
     gc.collect()
     device.call(lambda: None)
     tight = max(1 << 20, device.budget.held_bytes)
-    with pytest.raises(InferenceError, match="FOVEAL_GPU_MEMORY_MIB|memory"):
+    with pytest.raises(InferenceError, match=r"FOVEAL_GPU_MEMORY_MIB|memory"):
         Session(fcnn, Plan("cuda", binding="graph", buckets=BUCKETS, memory_bytes=tight))
     roomy = device.budget.held_bytes + (4 << 30)
     session = Session(fcnn, Plan("cuda", binding="graph", buckets=BUCKETS, memory_bytes=roomy))
