@@ -36,7 +36,7 @@ COMMANDS = {
     "bench peers": "--rounds --seconds --cases --only --cpus --load-cpu --multipart "
     "--no-multipart --models --json",
     "bench v2": "--rounds --seconds --case --beside --models --json",
-    "bench session": "--model --threads --models --json",
+    "bench session": "--model --threads --device --models --json",
     "bench stages": "--model --seconds --models --json",
     "bench endurance": "--seconds --requests --models --json",
     "models list": "--models --json",

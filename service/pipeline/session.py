@@ -92,6 +92,11 @@ class Session:
         return [] if self._bound is None else self._bound.slots[1:]
 
     @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Return (H, W, C) of the rows, as the graph has it."""
+        return tuple(self._session.get_inputs()[0].shape[1:])
+
+    @property
     def padded_rows(self) -> int:
         """Return how many rows were run for nothing, to fill batches up to their buckets."""
         return 0 if self._bound is None else self._bound.padded_rows
