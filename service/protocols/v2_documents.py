@@ -66,16 +66,13 @@ def model_config(classifier: Classifier) -> Document:
     group: Document = {
         "name": artifact.name, "count": classifier.limits.instances, "kind": "KIND_CPU",
     }  # fmt: skip
+    told: dict[str, str] = {}
     if plan.device != "cpu":
         group |= {"count": 1, "kind": "KIND_GPU", "gpus": [plan.index]}
-    told: dict[str, str] = {
-        "device": plan.device,
-        "precision": plan.precision,
-        "binding": plan.binding,
-    }
+        told = {"device": plan.device, "precision": plan.precision, "binding": plan.binding}
     if found.is_fallback:
         told["device_fallback"] = found.reason
-    return {
+    document: Document = {
         "name": artifact.name,
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
@@ -94,9 +91,11 @@ def model_config(classifier: Classifier) -> Document:
             "default_queue_policy": {"max_queue_size": limits.max_queue_rows},
         },
         "instance_group": [group],
-        "parameters": {name: {"string_value": value} for name, value in told.items()},
         "default_model_filename": artifact.fp32.path,
     }
+    if told:
+        document["parameters"] = {name: {"string_value": told[name]} for name in told}
+    return document
 
 
 def index(
