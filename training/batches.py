@@ -164,8 +164,9 @@ class InMemoryData(LightningDataModule):
     def _place(self, name: str, split: Split) -> Batch:
         """Return a split on the trainer's device; it is moved there once a run."""
         if name not in self._placed:
-            is_alone = self.trainer is None
-            device = torch.device("cpu") if is_alone else self.trainer.strategy.root_device
+            device = torch.device("cpu")
+            if self.trainer is not None:
+                device = self.trainer.strategy.root_device
             self._placed[name] = place(split, device)
         return self._placed[name]
 

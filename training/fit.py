@@ -194,7 +194,7 @@ def _trainer(config: TrainConfig, *, show_progress: bool) -> pl.Trainer:
             use_distributed_sampler=False,
             plugins=[AtomicCheckpointIO()],
             logger=_logger(config),
-            # Batches of training are all of one size: on a GPU the best convolution is searched once.
+            # Training batches are all of one size: a GPU searches the best convolution once.
             benchmark=torch.cuda.is_available(),
             callbacks=callbacks,
             enable_progress_bar=show_progress,
