@@ -184,9 +184,9 @@ class Session:
             if self.plan.binding != "graph" or self.plan.device == "cpu":
                 raise
             self.reason = error.message
-            logger.warning("runs are bound, but no graphs are replayed: %s", error.message)
             memory.recover()
             self._open_as("bound", content, choose, memory)
+            logger.warning("runs are bound, but no graphs are replayed: %s", self.reason)
 
     def _open_as(self, binding: Binding, content: bytes, choose: bool, memory: Memory) -> None:
         plan = self.plan = dataclasses.replace(self.plan, binding=binding)

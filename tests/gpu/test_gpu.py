@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_answers_are_those_of_the_cpu(model: bytes, binding: str) -> None:
 
 
 def test_a_row_has_the_same_logits_in_every_bucket(
-    model: bytes, record_property: pytest.RecordProperty
+    model: bytes, record_property: Callable[[str, object], None]
 ) -> None:
     images = random_rows(Session(model, Plan()), 1, 5)
     logits = [
@@ -101,7 +102,9 @@ def test_a_row_has_the_same_logits_in_every_bucket(
     assert difference <= 1e-5 * scale
 
 
-def test_tf32_is_off_unless_asked_for(cnn: bytes, record_property: pytest.RecordProperty) -> None:
+def test_tf32_is_off_unless_asked_for(
+    cnn: bytes, record_property: Callable[[str, object], None]
+) -> None:
     """TF32 keeps eleven bits of each factor; how far logits move is written down."""
     cpu = Session(cnn, Plan(threads=2))
     images = random_rows(cpu, 16, 1)
