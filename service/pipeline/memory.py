@@ -163,8 +163,10 @@ class CudaMemory:
 
     def upload(self, address: int, array: NDArray[np.generic], arrived: int) -> None:
         """See ``Memory``; may be called from any thread."""
-        # Copy and record belong together, whichever threads stage other batches meanwhile.
+        # Copy and record belong together, whichever threads stage other batches meanwhile; and a
+        # thread that never chose a device would take memory of the first one.
         with self._lock:
+            self._runtime.use(self.index)
             self._runtime.copy(address, array.ctypes.data, array.nbytes, self._copy_stream)
             self._runtime.call("cudaEventRecord", arrived, self._copy_stream)
 

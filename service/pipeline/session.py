@@ -202,8 +202,12 @@ class Session:
         call = _call if self._accelerator is None else self._accelerator.call
         try:
             bound = call(bind)
-            kept = choose_buckets(call(bound.measure)) if choose else plan.buckets
+            kept = plan.buckets
+            if choose:
+                kept = choose_buckets({size: call(bound.measure, size) for size in kept})
             call(bound.keep, kept)
+            for step in bound.warm_ups():
+                call(step)
         except InferenceError:
             raise
         except Exception as error:  # onnxruntime's and CUDA's
