@@ -55,7 +55,7 @@ class Memory(Protocol):
         """Return what is free of the device's memory."""
 
     def recover(self) -> None:
-        """Make the run's stream usable again after a capture that failed."""
+        """Make the run's stream usable again after a capture that failed, and release all."""
 
     def release(self) -> None:
         """Give back all that was handed out; nobody may use it any more."""
@@ -105,6 +105,7 @@ class CpuMemory:
 
     def recover(self) -> None:
         """See ``Memory``."""
+        self.release()
 
     def release(self) -> None:
         """See ``Memory``."""
@@ -188,8 +189,9 @@ class CudaMemory:
         return self._runtime.free_bytes()
 
     def recover(self) -> None:
-        """See ``Memory``."""
+        """See ``Memory``; on the device's thread, which began the capture."""
         self._runtime.end_capture(self.run_stream)
+        self.release()
 
     def release(self) -> None:
         """See ``Memory``; on the device's thread, so that no capture meets it."""

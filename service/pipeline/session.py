@@ -180,13 +180,15 @@ class Session:
         """Open and bind; without graphs where they cannot be captured, and the log says why."""
         try:
             self._open_as(self.plan.binding, content, choose, memory)
+            return
         except InferenceError as error:
-            if self.plan.binding != "graph" or self.plan.device == "cpu":
+            if self.plan.binding != "graph" or self._accelerator is None:
                 raise
             self.reason = error.message
-            memory.recover()
-            self._open_as("bound", content, choose, memory)
-            logger.warning("runs are bound, but no graphs are replayed: %s", self.reason)
+        self._session = None
+        self._accelerator.call(memory.recover)
+        self._open_as("bound", content, choose, memory)
+        logger.warning("runs are bound, but no graphs are replayed: %s", self.reason)
 
     def _open_as(self, binding: Binding, content: bytes, choose: bool, memory: Memory) -> None:
         plan = self.plan = dataclasses.replace(self.plan, binding=binding)
