@@ -1,4 +1,4 @@
-"""CUDA's calls against a library of the same functions over plain memory, made here by the C compiler.
+"""CUDA's calls against a library of the same functions over plain memory, compiled here.
 
 What is shown: each call's arguments arrive as the reference has them, copies go where they should,
 and all that was taken is given back. What is not: anything that a GPU does by itself.
@@ -29,7 +29,8 @@ int cudaGetDeviceCount(int *count) { *count = 2; return 0; }
 int cudaSetDevice(int index) { if (index > 1) return 101; device = index; return 0; }
 int cudaDeviceGetAttribute(int *value, int attribute, int index) {
   *value = attribute; return index > 1 ? 101 : 0; }
-int cudaMemGetInfo(size_t *free_, size_t *total) { *total = 1 << 30; *free_ = *total - held; return 0; }
+int cudaMemGetInfo(size_t *free_, size_t *total) {
+  *total = 1 << 30; *free_ = *total - held; return 0; }
 int cudaMalloc(void **at, size_t size) {
   if (size > 1 << 30) return 2;
   *at = malloc(size); memset(*at, 7, size); held++; return 0; }
