@@ -29,13 +29,16 @@ _RUNS, _SECONDS = 20, 0.15  # at least so many runs, and for so long, a figure
 _FORMATS = {"fp32": (False, None), "tf32": (True, None), "fp16": (True, torch.float16)}
 
 
-def measure(recipe: str, rows: tuple[int, ...], device: str = "cuda") -> dict[str, Any]:
+def measure(
+    recipe: str, rows: tuple[int, ...], device: str = "cuda", *, compiled: bool = True
+) -> dict[str, Any]:
     """Measure a network, eager and compiled.
 
     Args:
         recipe: ``dataset/network``.
         rows: Batch sizes.
         device: Torch's word for it.
+        compiled: Whether to compile, too: up to a minute a format.
 
     Returns:
         ``figures`` (``format``, ``binding``, ``rows``, ``batch_us``, ``images_per_s``),
@@ -59,7 +62,7 @@ def measure(recipe: str, rows: tuple[int, ...], device: str = "cuda") -> dict[st
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cudnn.benchmark = True
         ways: dict[str, Callable[[Tensor], Tensor]] = {"eager": network}
-        if kind != "tf32":
+        if compiled and kind != "tf32":
             # Graphs are captured by torch, too: its best against ours.
             torch.compiler.reset()
             ways["compile"] = torch.compile(network, mode="reduce-overhead", dynamic=False)
