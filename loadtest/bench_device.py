@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,10 @@ from service.pipeline.session import Plan, Session
 HOME = Path(__file__).resolve().parent.parent
 # The networks of the bench beside other servers: model, and the recipe that PyTorch builds it by.
 MODELS = {"fashion-fcnn": "fashion-mnist/fcnn", "cifar10-cnn": "cifar10/speednet"}
-MOST_ROWS = 256
+ROWS = (1, 4, 16, 64, 256)
 _BINDINGS: tuple[Binding, ...] = ("plain", "bound", "graph")
 _RUNS, _SECONDS = 20, 0.15  # at least so many runs, and for so long, a figure
-_TORCH_S = 240
+_TORCH_S, _COMPILE_S = 90, 50
 
 # Floating-point operations a clock of one multiprocessor, a multiply-add counted as two; NVIDIA's
 # H100 whitepaper, "Comparison of NVIDIA A100 and H100": 128 float32 lanes, tensor cores dense.
@@ -62,8 +62,9 @@ class DeviceFigure:
 
 
 def measure(
-    device: Device, models: Path, lower: Path | None, say: Callable[[str], None]
-) -> dict[str, Any]:
+    device: Device, models: Path, lower: Path | None, say: Callable[[str], None],
+    save: Callable[[dict[str, Any]], None] = lambda _results: None,
+) -> dict[str, Any]:  # fmt: skip
     """Measure the shipped networks.
 
     Args:
@@ -71,6 +72,7 @@ def measure(
         models: Repository that they are in.
         lower: Folder with ``<model>.fp16.onnx``; None: float16 is left out.
         say: Called with a line of progress.
+        save: Called with what is measured so far, whenever there is more.
 
     Returns:
         ``figures``, ``torch``, ``limits``, ``device``, ``first_request``, ``targets``, for JSON.
@@ -85,7 +87,14 @@ def measure(
         "device": asdict(facts), "onnxruntime": onnxruntime.__version__, "python": sys.version,
         "skipped": [], "buckets": {}, "first_request": {}, "difference": {}, "torch": {},
     }  # fmt: skip
-    for model, recipe in MODELS.items():
+
+    def keep() -> None:
+        results["figures"] = [asdict(figure) for figure in figures]
+        results["limits"] = _limits(facts, results["torch"], found.index)
+        results["targets"] = _targets(figures, results)
+        save(results)
+
+    for model in MODELS:
         content = (models / model / "1/model.onnx").read_bytes()
         kinds: list[tuple[str, bytes, Precision, bool]] = [
             ("fp32", content, "fp32", False), ("tf32", content, "fp32", True),
@@ -100,18 +109,18 @@ def measure(
             say(f"{model} {kind}")
             for binding in _BINDINGS:
                 plan = Plan(
-                    device, precision, 1, binding, default_buckets(MOST_ROWS), found.index, tf32,
+                    device, precision, 1, binding, ROWS, found.index, tf32,
                     row_shape=expected.row_shape,
                 )  # fmt: skip
                 try:
                     figures += _measure_plan(model, kind, each, plan, results, expected)
                 except InferenceError as error:
                     results["skipped"].append(f"{model} {kind} {binding}: {error.message}")
+                keep()
+    for model, recipe in MODELS.items():
         say(f"{model} in PyTorch")
         results["torch"][model] = _torch(recipe)
-    results["figures"] = [asdict(figure) for figure in figures]
-    results["limits"] = _limits(facts, results["torch"], found.index)
-    results["targets"] = _targets(figures, results)
+        keep()
     return results
 
 
@@ -141,9 +150,10 @@ def _measure_plan(
     off = float(np.abs(session.run(sample).logits - expected.run(sample).logits).max())
     results["difference"][f"{model} {kind} {plan.binding}"] = off
     if plan.binding == "graph":
-        results["first_request"][f"{model} {kind}"] = _first_request(content, plan, shape)
-        chosen = Session(content, plan, choose=True).plan.buckets
-        results["buckets"][f"{model} {kind}"] = chosen
+        name = f"{model} {kind}"
+        results["first_request"][name], results["buckets"][name] = _first_request(
+            content, plan, shape
+        )
     for rows in plan.buckets:
         images = _images(rows, shape)
         seconds = call(_median_s, lambda images=images: session.run(images))  # type: ignore[misc]
@@ -177,17 +187,23 @@ def _staged_s(session: Session, images: NDArray[np.uint8]) -> float:
     return min(batches(count) for _ in range(3))
 
 
-def _first_request(content: bytes, plan: Plan, shape: tuple[int, ...]) -> dict[str, float]:
-    """Return the time of the first run of a fresh session, and the median of those after it."""
+def _first_request(
+    content: bytes, plan: Plan, shape: tuple[int, ...]
+) -> tuple[dict[str, float], tuple[int, ...]]:
+    """Open a session as the service does.
+
+    Returns:
+        The times of its first run and of the median of those after it; the buckets it chose.
+    """
     images = _images(1, shape)
-    session = Session(content, plan)
-    for rows in (1, 2, plan.buckets[-1]):  # as a classifier does before it is ready
+    session = Session(content, replace(plan, buckets=default_buckets(64)), choose=True)
+    for rows in (1, 2, 64):  # as a classifier does before it is ready
         session.run(_images(rows, shape))
     started = time.perf_counter()
     session.run(images)
     first_s = time.perf_counter() - started
     later_s = _median_s(lambda: session.run(images))
-    return {"first_us": first_s * 1e6, "median_us": later_s * 1e6}
+    return {"first_us": first_s * 1e6, "median_us": later_s * 1e6}, session.plan.buckets
 
 
 def _median_s(work: Callable[[], object]) -> float:
@@ -202,7 +218,8 @@ def _median_s(work: Callable[[], object]) -> float:
 
 def _torch(recipe: str) -> dict[str, Any]:
     """Measure PyTorch in a process of its own; ``error`` says why where it gives nothing."""
-    words = [sys.executable, "-m", "training.torch_speed", recipe, "--rows", "1,16,64,256"]
+    words = [sys.executable, "-m", "training.torch_speed", recipe]
+    words += ["--rows", ",".join(map(str, ROWS)), "--compile-s", str(_COMPILE_S)]
     try:
         done = subprocess.run(
             words, cwd=HOME, capture_output=True, text=True, timeout=_TORCH_S, check=False
@@ -234,8 +251,8 @@ def _limits(facts: DeviceFacts, torch: dict[str, Any], index: int) -> dict[str, 
         if "multiply_adds" not in said:
             continue
         roofs: dict[str, float] = {"bus": bus / said["image_bytes"]}
-        # At a batch of MOST_ROWS the weights are read once for all of its rows.
-        roofs["memory"] = facts.memory_bytes_per_s * MOST_ROWS / (4 * said["parameters"])
+        # The weights are read once for all rows of a batch; here of the largest one.
+        roofs["memory"] = facts.memory_bytes_per_s * ROWS[-1] / (4 * said["parameters"])
         for kind, each in flops_a_clock.items():
             peak = each * facts.multiprocessors * facts.clock_hz
             roofs[f"compute_{kind}"] = peak / (2 * said["multiply_adds"])
@@ -306,15 +323,18 @@ def main() -> None:
     parser.add_argument("--lower", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+
+    def save(results: dict[str, Any]) -> None:
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(results, indent=1) + "\n"
+            (options.out / f"session_{options.device}.json").write_text(text)
+
     results = measure(
         options.device, options.models, options.lower,
-        lambda line: print(line, file=sys.stderr, flush=True),
+        lambda line: print(line, file=sys.stderr, flush=True), save,
     )  # fmt: skip
-    text = json.dumps(results, indent=1)
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / f"session_{options.device}.json").write_text(text + "\n")
-    print(text)
+    print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -54,12 +54,12 @@ if [ -n "$CARRIED" ]; then
   done
   wheel=$(ls "$TARGET"/onnxruntime_gpu-*.whl "$CARRIED"/onnxruntime_gpu-*.whl 2>/dev/null | head -1 || true)
   [ -n "$wheel" ] || { echo "gpu-check: expected onnxruntime-gpu's wheel in $CARRIED, got none"; exit 1; }
-  timeout 120 "$PYTHON" -m pip install -q --no-index --no-deps --target "$TARGET/site" "$wheel"
+  timeout 60 "$PYTHON" -m pip install -q --no-index --no-deps --target "$TARGET/site" "$wheel"
   export PYTHONPATH="$TARGET/site${PYTHONPATH:+:$PYTHONPATH}"
 fi
 
 echo "== device"
-timeout 90 "$PYTHON" - <<'PYTHON'
+timeout 60 "$PYTHON" - <<'PYTHON'
 import logging, sys
 import onnxruntime
 from service.errors import InferenceError
@@ -75,12 +75,12 @@ PYTHON
 # The project's own settings of pytest name plugins that may not be here.
 echo "== tests"
 set +e
-timeout 180 "$PYTHON" -m pytest tests/gpu -q -ra -c /dev/null --rootdir . --confcutdir tests/gpu \
+timeout 170 "$PYTHON" -m pytest tests/gpu -q -ra -c /dev/null --rootdir . --confcutdir tests/gpu \
   --import-mode importlib -o "markers=gpu: needs a GPU" -p no:cacheprovider \
   --junit-xml "$OUT/tests.xml"
 tests=$?
 echo "== bench"
-timeout 290 "$PYTHON" -m loadtest.bench_device --out "$OUT" ${CARRIED:+--lower "$CARRIED"} > /dev/null
+timeout 230 "$PYTHON" -m loadtest.bench_device --out "$OUT" ${CARRIED:+--lower "$CARRIED"} > /dev/null
 bench=$?
 echo "tests ended with $tests, bench with $bench; $OUT has tests.xml, session_cuda.json, log.txt"
 exit $((tests || bench))

@@ -30,7 +30,7 @@ _FORMATS = {"fp32": (False, None), "tf32": (True, None), "fp16": (True, torch.fl
 
 
 def measure(
-    recipe: str, rows: tuple[int, ...], device: str = "cuda", *, compiled: bool = True
+    recipe: str, rows: tuple[int, ...], device: str = "cuda", *, compile_s: float = 0
 ) -> dict[str, Any]:
     """Measure a network, eager and compiled.
 
@@ -38,7 +38,8 @@ def measure(
         recipe: ``dataset/network``.
         rows: Batch sizes.
         device: Torch's word for it.
-        compiled: Whether to compile, too: up to a minute a format.
+        compile_s: How long to go on compiling, seconds: the smallest and the largest batch, float32
+            first. 0: not at all.
 
     Returns:
         ``figures`` (``format``, ``binding``, ``rows``, ``batch_us``, ``images_per_s``),
@@ -58,29 +59,32 @@ def measure(
     }
     channels = np.ones(shape[2])
     network = ImageNetwork(bare, channels, channels).eval().to(device)
-    for kind, (tf32, dtype) in _FORMATS.items():
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        torch.backends.cudnn.benchmark = True
-        ways: dict[str, Callable[[Tensor], Tensor]] = {"eager": network}
-        if compiled and kind != "tf32":
+    torch.backends.cudnn.benchmark = True
+    for kind in _FORMATS:
+        said["figures"] += [_figure(network, kind, "eager", n, shape, device) for n in rows]
+    until = time.monotonic() + compile_s
+    for kind in ("fp32", "fp16"):
+        for count in sorted({rows[0], rows[-1]}, reverse=True):
+            if time.monotonic() >= until:
+                said["skipped"].append(f"{kind} compile, {count} rows: no time left for it")
+                continue
             # Graphs are captured by torch, too: its best against ours.
             torch.compiler.reset()
-            ways["compile"] = torch.compile(network, mode="reduce-overhead", dynamic=False)
-        for way, forward in ways.items():
+            compiled = torch.compile(network, mode="reduce-overhead", dynamic=False)
             try:
-                said["figures"] += [
-                    _figure(forward, kind, way, count, shape, device, dtype) for count in rows
-                ]
+                said["figures"].append(_figure(compiled, kind, "compile", count, shape, device))
             except Exception as error:  # the compiler's many, where it has no tool chain
                 why = str(error).strip() or type(error).__name__
-                said["skipped"].append(f"{kind} {way}: {why.splitlines()[0]}")
+                said["skipped"].append(f"{kind} compile, {count} rows: {why.splitlines()[0]}")
     return said
 
 
-def _figure(  # noqa: PLR0913, PLR0917 - one measurement's conditions
+def _figure(
     forward: Callable[[Tensor], Tensor], kind: str, way: str, rows: int,
-    shape: tuple[int, int, int], device: str, dtype: torch.dtype | None,
+    shape: tuple[int, int, int], device: str,
 ) -> dict[str, Any]:  # fmt: skip
+    tf32, dtype = _FORMATS[kind]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     is_gpu = device != "cpu"
     images = torch.randint(0, 256, (rows, *shape), dtype=torch.uint8, pin_memory=is_gpu)
     answers = torch.empty((rows, _CLASSES), pin_memory=is_gpu)
@@ -112,9 +116,11 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--rows", default="1,64")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--compile-s", type=float, default=0)
     options = parser.parse_args()
     rows = tuple(int(word) for word in options.rows.split(","))
-    print(json.dumps(measure(options.recipe, rows, options.device)))
+    said = measure(options.recipe, rows, options.device, compile_s=options.compile_s)
+    print(json.dumps(said))
 
 
 if __name__ == "__main__":
