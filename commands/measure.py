@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -72,6 +72,9 @@ def bench_v2(
 def bench_session(
     model: ModelOption = None,
     threads: Annotated[int, typer.Option(min=1, help="Of one run.")] = 1,
+    device: Annotated[
+        Literal["cpu", "cuda", "tensorrt"], typer.Option(help="A GPU: by binding and format.")
+    ] = "cpu",
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,6 +82,12 @@ def bench_session(
 
     Example: foveal bench session --model fashion-cnn --threads 2
     """
+    if device != "cpu":
+        from loadtest import bench_device
+
+        results = bench_device.measure(device, models, None, _say)
+        show(results, as_json, bench_device.table(results))
+        return
     from loadtest.bench_session import measure, table
 
     repository = open_repository(models)

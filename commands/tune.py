@@ -22,7 +22,8 @@ def tune(
         ""
     ),
     device: Annotated[
-        Literal["auto", "cpu"], typer.Option(envvar="FOVEAL_DEVICE", help="Where sessions run.")
+        Literal["auto", "cpu", "cuda", "tensorrt"],
+        typer.Option(envvar="FOVEAL_DEVICE", help="Where sessions run."),
     ] = "auto",
     cores: Annotated[int | None, typer.Option(min=1, help="Of the service; else all here.")] = None,
     workers: Annotated[

@@ -40,7 +40,7 @@ COMMANDS = {
     "bench peers": "--rounds --seconds --cases --only --cpus --load-cpu --multipart "
     "--no-multipart --models --json",
     "bench v2": "--rounds --seconds --case --beside --models --json",
-    "bench session": "--model --threads --models --json",
+    "bench session": "--model --threads --device --models --json",
     "bench stages": "--model --seconds --models --json",
     "bench overload": "--model --deadline-ms --loads --rounds --seconds --only --cpus --load-cpus "
     "--models --json",

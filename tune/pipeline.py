@@ -11,6 +11,7 @@ from loadtest.payloads import make_calls
 from models.artifact import ModelArtifact, Precision
 from models.repository import ModelRepository
 from models.tuned import Machine, TunedPlan, remove_plan, write_plan
+from service.pipeline.devices import Asked, find_device
 from service.pipeline.tuned import this_machine
 from tune.cores import choose_cores
 from tune.errors import TuneError
@@ -41,7 +42,7 @@ class Request:
     reference: str | None
     p99_ms: float
     precisions: tuple[Precision, ...] = ()
-    device: str = "auto"
+    device: Asked = "auto"
     cores: int | None = None
     workers: int = 1
     budget_s: float = 300.0
@@ -98,7 +99,8 @@ def tune_model(
         raise TuneError(
             f"FOVEAL_WORKERS: expected at most {cores.count}, a core each, got {request.workers}"
         )
-    machine = dataclasses.replace(this_machine(request.workers), cores=cores.count)
+    found = find_device(request.device)
+    machine = dataclasses.replace(this_machine(request.workers, found), cores=cores.count)
     out = (request.out or Path("runs/tune") / f"{name}-{version}").resolve()
     about = _about(artifact, machine, precisions, request)
     journal = Journal(out, about, is_fresh=request.is_fresh)
@@ -111,12 +113,13 @@ def tune_model(
         served_only.root, make_calls(repository, artifact), request.p99_ms, cores,
         request.workers, request.device, out,
     )  # fmt: skip
-    wish = Wish(request.p99_ms, share, precisions, request.budget_s)
+    is_gpu = found.device != "cpu"
+    wish = Wish(request.p99_ms, share, precisions, request.budget_s, is_gpu)
     outcome = Search(
         wish, journal,
         lambda points, budget_s: sweep(
             served_only, artifact, points, cores, p99_ms=request.p99_ms,
-            budget_s=budget_s, log=out / "sweep.log", on_refusal=warn,
+            budget_s=budget_s, device=found.device, log=out / "sweep.log", on_refusal=warn,
         ),
         service.measure, progress=progress, clock=time.monotonic,
     ).run()  # fmt: skip

@@ -40,6 +40,7 @@ class Configuration:
             "FOVEAL_INSTANCES": str(self.instances),
             "FOVEAL_MAX_BATCH_SIZE": str(self.max_batch_size),
             "FOVEAL_MAX_QUEUE_DELAY_MS": f"{self.max_queue_delay_ms:g}",
+            "FOVEAL_BUCKETS": ",".join(map(str, self.buckets)) or "auto",
         }
 
     @property
@@ -122,11 +123,15 @@ def settled(rounds: Sequence[Served]) -> Served:
     return next((served for served in reversed(rounds) if served.bound != "time"), rounds[-1])
 
 
-def grid(precisions: Sequence[Precision], cores: int) -> list[SessionPoint]:
+def grid(
+    precisions: Sequence[Precision], cores: int, *, is_gpu: bool = False
+) -> list[SessionPoint]:
     """Return every point that makes sense on so many cores, the likeliest first.
 
-    Threads x instances never exceed the cores; threads are powers of two, and all cores.
+    Threads x instances never exceed the cores; threads are powers of two, and all cores. A GPU is
+    one runner, whatever the cores.
     """
+    cores = 1 if is_gpu else cores
     powers = sorted({cores, *(1 << n for n in range(cores.bit_length()) if 1 << n <= cores)})
     shapes = [(t, i) for t in powers for i in powers if t * i <= cores]
     # One run alone first, then those that use all cores, then the rest.
@@ -186,10 +191,11 @@ def survivors(
     return chosen
 
 
-def variants(best: Configuration, p99_ms: float) -> list[Configuration]:
+def variants(best: Configuration, p99_ms: float, *, is_gpu: bool = False) -> list[Configuration]:
     """Return the neighbours of a configuration: a little company waited for, other batch sizes.
 
-    What a queue makes of batch size and delay is nothing that the session alone could tell.
+    What a queue makes of them is nothing that the session alone could tell. On a GPU other buckets
+    are among them, too: few that pad much, many that pad little.
     """
     precision, threads, instances = best.trio
     delay_ms = min(2.0, round(p99_ms / 10, 2))
@@ -199,6 +205,13 @@ def variants(best: Configuration, p99_ms: float) -> list[Configuration]:
         Configuration(precision, threads, instances, min(2 * size, BATCH_SIZES[-1])),
         Configuration(precision, threads, instances, max(1, size // 2)),
     ]
+    if is_gpu:
+        powers = (1 << n for n in range(size.bit_length()))
+        sets = {tuple(sorted({*powers, size})), tuple(sorted({1, max(1, size // 4), size}))}
+        options += [
+            Configuration(precision, threads, instances, size, buckets=each)
+            for each in sorted(sets)
+        ]
     return [option for option in options if option != best]
 
 

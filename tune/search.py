@@ -55,12 +55,14 @@ class Wish:
         cores: That the service may use, of one worker.
         precisions: Files that may answer.
         budget_s: For everything.
+        is_gpu: Whether sessions run on a GPU.
     """
 
     p99_ms: float
     cores: int
     precisions: tuple[Precision, ...]
     budget_s: float
+    is_gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,8 @@ class Search:
         self._measure_each(plan, 1, reserve=2)
         favourite = self._favourite()
         if favourite is not None:
-            plan += [c for c in variants(favourite, wish.p99_ms) if c not in plan]
+            near = variants(favourite, wish.p99_ms, is_gpu=wish.is_gpu)
+            plan += [c for c in near if c not in plan]
             self._measure_each(plan, 1, reserve=2)
             favourite = self._favourite()
         if favourite is not None:
@@ -142,7 +145,9 @@ class Search:
 
     def _sweep_sessions(self) -> None:
         wish, known = self._wish, self._journal.sessions
-        points = [p for p in grid(wish.precisions, wish.cores) if p not in known]
+        points = [
+            p for p in grid(wish.precisions, wish.cores, is_gpu=wish.is_gpu) if p not in known
+        ]
         # A batch is not tried again that was left out as its smaller ones ran too long.
         long = {(p.trio, p.rows) for p, f in known.items() if f.p50_ms > wish.p99_ms}
         points = [p for p in points if not any(t == p.trio and p.rows > rows for t, rows in long)]

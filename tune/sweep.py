@@ -24,7 +24,7 @@ _MEASURING = 0.7
 
 def sweep(  # noqa: PLR0913 - wiring, called in one place
     repository: ModelRepository, artifact: ModelArtifact, points: Sequence[SessionPoint],
-    cores: Cores, *, p99_ms: float, budget_s: float,
+    cores: Cores, *, p99_ms: float, budget_s: float, device: str,
     log: Path, on_refusal: Callable[[str], None] = lambda _why: None,
 ) -> Iterator[tuple[SessionPoint, SessionFigure]]:  # fmt: skip
     """Measure points in their order until the budget is spent.
@@ -36,6 +36,7 @@ def sweep(  # noqa: PLR0913 - wiring, called in one place
         cores: Where the process runs.
         p99_ms: The promise: of batches whose run alone is longer, no larger ones are tried.
         budget_s: Seconds for all of it.
+        device: Where sessions run; as FOVEAL_DEVICE.
         log: For what the process says besides.
         on_refusal: Told of a file that does not run here, and why.
 
@@ -51,7 +52,7 @@ def sweep(  # noqa: PLR0913 - wiring, called in one place
     asked = {
         "models": str(repository.root.resolve()), "name": artifact.name,
         "version": artifact.version, "points": [dataclasses.astuple(point) for point in points],
-        "seconds": seconds, "longest_ms": p99_ms,
+        "seconds": seconds, "longest_ms": p99_ms, "device": device,
     }  # fmt: skip
     deadline = time.monotonic() + budget_s
     count = 0

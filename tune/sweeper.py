@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from models.artifact import ArtifactError, ModelArtifact, Precision
 from models.repository import ModelRepository
 from service.errors import InferenceError
+from service.pipeline.devices import find_device
 from service.pipeline.planning import self_test
-from service.pipeline.session import Plan, Session
+from service.pipeline.plans import DeviceLimits, Plan
+from service.pipeline.session import Session
 from tune.points import SessionFigure, SessionPoint
 
 _LEAST_RUNS = 3
@@ -33,17 +35,24 @@ def main() -> None:
     artifact = repository.load(asked["name"], asked["version"])
     points = [SessionPoint(*point) for point in asked["points"]]
     seconds, longest_ms = asked["seconds"], asked["longest_ms"]
+    found = find_device(asked["device"])
     refused: set[Precision] = set()
     for (precision, threads, instances), group in groupby(points, lambda point: point.trio):
         if precision in refused:
             continue
+        shape = list(group)
+        # On a GPU each of the batch sizes is a bucket of its own, so that none is padded.
+        buckets = () if found.device == "cpu" else tuple(sorted({p.rows for p in shape}))
+        limits = DeviceLimits(found, buckets=buckets)
+        most = max(point.rows for point in shape)
         try:
-            sessions = _open(repository, artifact, Plan("cpu", precision, threads), instances)
+            plan = limits.plan(precision, threads, most, artifact.image.shape_HWC)
+            sessions = _open(repository, artifact, plan, instances)
         except (ArtifactError, InferenceError) as error:
             refused.add(precision)
             _say({"refused": precision, "why": str(error)})
             continue
-        for point in group:
+        for point in shape:
             figure = measure(sessions, instances, _images(artifact, point.rows), seconds)
             _say({"point": dataclasses.astuple(point), "figure": dataclasses.asdict(figure)})
             if figure.p50_ms > longest_ms:  # larger batches take longer still

@@ -232,6 +232,8 @@ class Batcher:
         runner = self._free.pop()
         try:
             images = self._gather(batch, runner)
+            if runner.stage is not None:
+                runner.stage(images)
         except Exception as error:  # law 1 was broken; the neighbours get an answer all the same
             logger.exception("putting a batch together failed; this is a bug")
             self._free.append(runner)

@@ -4,6 +4,7 @@
 give bytes or arrays and a callback.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -67,6 +68,8 @@ class Classifier:
     @property
     def is_inline(self) -> bool:
         """Whether batches run on the event loop's own thread."""
+        if self.session.executor is not None:
+            return False
         return self.limits.instances == 1 and self.full_batch_s <= INLINE_RUN_S
 
     @property
@@ -89,14 +92,15 @@ class Classifier:
             observe: Called after each run with this classifier and the batch.
             answering: Entered while the jobs of one run are done.
         """
-        instances = self.limits.instances
-        if not self.is_inline:
-            self._executor = ThreadPoolExecutor(instances, f"run-{self.artifact.name}")
+        executor = self.session.executor
+        if executor is None and not self.is_inline:
+            name = f"run-{self.artifact.name}"
+            executor = self._executor = ThreadPoolExecutor(self.limits.instances, name)
         self._batcher = Batcher(
-            [self._runner(self.sessions[i % len(self.sessions)]) for i in range(instances)],
+            self._runners(),
             self.limits.batch,
             loop=loop,
-            executor=self._executor,
+            executor=executor,
             observe=None if observe is None else lambda batch: observe(self, batch),
             answering=answering,
         )
@@ -154,9 +158,21 @@ class Classifier:
         """Queue decoded rows; see ``Batcher.submit``."""
         return self.batcher.submit(rows, deadline, on_done)
 
-    def _runner(self, session: Session) -> Runner:
-        rows = self.limits.batch.max_batch_size
-        return Runner(session.run, np.empty((rows, *self.artifact.image.shape_HWC), np.uint8))
+    def _runners(self) -> list[Runner]:
+        """Return what runs batches: a bound session's slots, else one for each instance."""
+        session, instances = self.session, self.limits.instances
+        if session.slots and (session.executor is not None or instances == 1):
+            # On a GPU one batch is put together and uploaded while another runs.
+            slots = session.slots if session.executor is not None else session.slots[:1]
+            return [
+                Runner(functools.partial(session.run_slot, slot), slot.images, slot.stage)
+                for slot in slots
+            ]
+        shape = self.limits.batch.max_batch_size, *self.artifact.image.shape_HWC
+        return [
+            Runner(self.sessions[i % len(self.sessions)].run, np.empty(shape, np.uint8))
+            for i in range(instances)
+        ]
 
     def _warm_up(self) -> float:
         """Run every size class once and return the seconds of a full batch (best of three)."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from models.tuned import TunedPlan
 from service.pipeline.job import BatchLimits
 from service.pipeline.planning import Choice, PlanLimits
+from service.pipeline.plans import DeviceLimits
 from service.pipeline.session import available_cpus
 
 
@@ -23,6 +24,7 @@ class ServingLimits:
     workers: int = 1
     precision: Choice = "fp32"
     instances: int = 1
+    device: DeviceLimits = field(default_factory=DeviceLimits)
     explicit: frozenset[str] = frozenset()
     tuned: TunedPlan | None = None
 
@@ -31,4 +33,4 @@ class ServingLimits:
         """Return what a session may choose from: threads asked for, else one or its share."""
         share = max(1, available_cpus() // (self.workers * self.instances))
         threads = (self.threads,) if self.threads else (1, share)
-        return PlanLimits(self.precision, threads, self.batch.max_batch_size)
+        return PlanLimits(self.precision, threads, self.batch.max_batch_size, self.device)

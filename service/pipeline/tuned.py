@@ -15,14 +15,23 @@ import onnxruntime
 from models.artifact import ArtifactError, ModelArtifact
 from models.repository import ModelRepository
 from models.tuned import Machine, TunedPlan, read_plan
+from service.pipeline.devices import FoundDevice, runtime
 from service.pipeline.limits import ServingLimits
 from service.pipeline.session import available_cpus
 
 logger = logging.getLogger("foveal.tuned")
 
 
-def this_machine(workers: int, device: str = "cpu") -> Machine:
-    """Return what a measurement here depends on."""
+def this_machine(workers: int, found: FoundDevice | None = None) -> Machine:
+    """Return what a measurement here depends on.
+
+    Args:
+        workers: Processes of the service.
+        found: Where sessions run; None: the CPU.
+    """
+    device = "cpu"
+    if found is not None and found.device != "cpu":
+        device = f"{found.device} on {runtime().facts(found.index).name}"
     return Machine(_cpu_name(), available_cpus(), workers, device, onnxruntime.__version__)
 
 
@@ -43,7 +52,7 @@ def follow_plan(
         return limits
     if plan is None:
         return limits
-    why = plan.mismatch(artifact, this_machine(limits.workers))
+    why = plan.mismatch(artifact, this_machine(limits.workers, limits.device.found))
     if why is not None:
         logger.warning("%s is served without its plan: %s; tune it again", artifact.reference, why)
         return limits
@@ -59,9 +68,13 @@ def _merge(limits: ServingLimits, plan: TunedPlan) -> ServingLimits:
         batch = replace(batch, max_batch_size=plan.max_batch_size)
     if chosen("max_queue_delay_ms"):
         batch = replace(batch, max_queue_delay_s=plan.max_queue_delay_ms / 1000)
+    device = limits.device
+    if chosen("buckets") and plan.buckets:
+        device = replace(device, buckets=plan.buckets)
     return replace(
         limits,
         batch=batch,
+        device=device,
         precision=plan.precision if chosen("precision") else limits.precision,
         threads=plan.threads if chosen("threads") else limits.threads,
         instances=plan.instances if chosen("instances") else limits.instances,

@@ -34,6 +34,15 @@ def test_one_core_leaves_one_shape() -> None:
     assert {(p.threads, p.instances) for p in grid(("fp32",), 1)} == {(1, 1)}
 
 
+def test_a_gpu_is_one_runner_and_its_buckets_vary() -> None:
+    assert {(p.threads, p.instances) for p in grid(("fp32",), 16, is_gpu=True)} == {(1, 1)}
+    best = Configuration("fp16", 1, 1, 64)
+    buckets = {other.buckets for other in variants(best, 20, is_gpu=True)}
+    assert buckets == {(), (1, 16, 64), (1, 2, 4, 8, 16, 32, 64)}
+    assert {other.buckets for other in variants(best, 20)} == {()}
+    assert Configuration("fp16", 1, 1, 64, buckets=(1, 64)).variables["FOVEAL_BUCKETS"] == "1,64"
+
+
 def test_the_frontier_is_what_nothing_beats_in_both() -> None:
     fast, wide, beaten = (SessionPoint("fp32", 1, 1, rows) for rows in (1, 8, 4))
     figures = {fast: figure(100, 1), beaten: figure(150, 5), wide: figure(300, 4)}
@@ -88,5 +97,5 @@ def test_the_defaults_are_the_services_own(monkeypatch: pytest.MonkeyPatch) -> N
     given = Settings()
     assert given == plain
     assert given.model_fields_set == {
-        "precision", "threads", "instances", "max_batch_size", "max_queue_delay_ms",
+        "precision", "threads", "instances", "max_batch_size", "max_queue_delay_ms", "buckets",
     }  # fmt: skip

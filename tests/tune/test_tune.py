@@ -42,7 +42,7 @@ def test_the_sweep_measures_every_point_with_the_sessions_that_the_service_would
         for rows in (1, 16)
     ]
     figures = dict(
-        sweep(repository, artifact, points, Cores(2), p99_ms=1000, budget_s=20,
+        sweep(repository, artifact, points, Cores(2), p99_ms=1000, budget_s=20, device="cpu",
               log=tmp_path / "log")
     )  # fmt: skip
     assert list(figures) == points
@@ -60,7 +60,7 @@ def test_a_batch_whose_run_breaks_the_promise_is_the_last_of_its_shape(
     artifact = publish_tiny(repository.root, model=tiny_model(is_slow=True))
     points = [SessionPoint("fp32", 1, 1, rows) for rows in (1, 64, 128, 256)]
     figures = dict(
-        sweep(repository, artifact, points, Cores(1), p99_ms=0.5, budget_s=30,
+        sweep(repository, artifact, points, Cores(1), p99_ms=0.5, budget_s=30, device="cpu",
               log=tmp_path / "log")
     )  # fmt: skip
     assert figures
@@ -80,7 +80,7 @@ def test_a_file_that_does_not_run_here_is_said_and_left_out(
     said: list[str] = []
     points = [SessionPoint("int8", 1, 1, 1), SessionPoint("fp32", 1, 1, 1)]
     figures = dict(
-        sweep(repository, artifact, points, Cores(1), p99_ms=100, budget_s=20,
+        sweep(repository, artifact, points, Cores(1), p99_ms=100, budget_s=20, device="cpu",
               log=tmp_path / "log", on_refusal=said.append)
     )  # fmt: skip
     assert list(figures) == points[1:]
@@ -92,7 +92,7 @@ def test_a_sweep_ends_with_its_budget(repository: ModelRepository, tmp_path: Pat
     artifact = publish_tiny(repository.root)
     points = [SessionPoint("fp32", 1, 1, rows) for rows in range(1, 1000)]
     figures = dict(
-        sweep(repository, artifact, points, Cores(1), p99_ms=100, budget_s=3,
+        sweep(repository, artifact, points, Cores(1), p99_ms=100, budget_s=3, device="cpu",
               log=tmp_path / "log")
     )  # fmt: skip
     assert 0 <= len(figures) < len(points)

@@ -41,6 +41,14 @@ def test_a_plan_is_followed_and_the_log_says_so(
     assert "as tuned on 2026-11-21T12:00:00+00:00" in caplog.text
 
 
+def test_buckets_are_the_plans_unless_they_were_set(repository: ModelRepository) -> None:
+    artifact = publish_tiny(repository.root)
+    write_plan(repository, "tiny", 1, dataclasses.replace(plan_for(artifact), buckets=(1, 7)))
+    assert load(repository, "tiny", 1, LIMITS).session.plan.buckets == (1, 7)
+    set_by_hand = dataclasses.replace(LIMITS, explicit=frozenset({"buckets"}))
+    assert load(repository, "tiny", 1, set_by_hand).session.plan.buckets == ()
+
+
 def test_what_was_set_explicitly_wins(repository: ModelRepository) -> None:
     artifact = publish_tiny(repository.root, lower={"int8": 3.0})
     write_plan(repository, "tiny", 1, plan_for(artifact, precision="int8"))
