@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow check format clean train-demo train-table bench
+.PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,11 @@ bench: $(VENV)/.all   ## beside other servers, stage by stage, at length; needs 
 	$(BIN)/foveal bench v2
 	$(BIN)/foveal bench stages
 	$(BIN)/foveal bench endurance
+
+GPU_OUT ?= gpu-check
+GPU_DIR ?=
+gpu-check:           ## tests and bench that need a GPU, into GPU_OUT; GPU_DIR: what was carried there
+	loadtest/gpu_check.sh $(GPU_OUT) $(GPU_DIR)
 
 CIFAR10 ?= ../shared/data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md

@@ -30,7 +30,8 @@ from service.lane import Lane, Outbox
 from service.metrics import Meters, ModelMetrics, Tally
 from service.pipeline.batcher import Batcher
 from service.pipeline.catalog import Catalog, load_catalog
-from service.pipeline.classifier import Classifier, ServingLimits
+from service.pipeline.classifier import Classifier
+from service.pipeline.limits import ServingLimits
 from service.pipeline.postprocess import Postprocessor
 from service.protocols.predict import PredictJob, PredictProtocol, Route
 

@@ -4,12 +4,12 @@
 give bytes or arrays and a callback.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,39 +23,18 @@ from service.errors import (
 )
 from service.pipeline.alarm import Loop
 from service.pipeline.batcher import Batcher
-from service.pipeline.job import Batch, BatchLimits, Job, Rows, Runner
-from service.pipeline.planning import Choice, PlanLimits, best_of, open_again, open_best
+from service.pipeline.job import Batch, Job, Rows, Runner
+from service.pipeline.limits import ServingLimits
+from service.pipeline.planning import best_of, open_again, open_best
 from service.pipeline.postprocess import Postprocessor
-from service.pipeline.session import Session, available_cpus
+from service.pipeline.session import Session
+from service.pipeline.tuned import follow_plan
 
 logger = logging.getLogger("foveal.classifier")
 
 # A batch this short runs on the event loop itself: handing it to a thread costs more than it frees.
 # Measured for the prototype: 16-30 % more requests/s for 1 ms runs; at 45 ms newcomers starve.
 INLINE_RUN_S = 0.002
-
-
-@dataclass(frozen=True, slots=True)
-class ServingLimits:
-    """What bounds one classifier; units in the names.
-
-    ``instances`` run at once, each on a thread of its own; a single one runs short batches on the
-    event loop's.
-    """
-
-    batch: BatchLimits = field(default_factory=BatchLimits)
-    max_image_pixels: int = 1 << 25
-    threads: int = 0
-    workers: int = 1
-    precision: Choice = "fp32"
-    instances: int = 1
-
-    @property
-    def plan(self) -> PlanLimits:
-        """Return what a session may choose from: threads asked for, else one or its share."""
-        share = max(1, available_cpus() // (self.workers * self.instances))
-        threads = (self.threads,) if self.threads else (1, share)
-        return PlanLimits(self.precision, threads, self.batch.max_batch_size)
 
 
 class Classifier:
@@ -89,6 +68,8 @@ class Classifier:
     @property
     def is_inline(self) -> bool:
         """Whether batches run on the event loop's own thread."""
+        if self.session.executor is not None:
+            return False
         return self.limits.instances == 1 and self.full_batch_s <= INLINE_RUN_S
 
     @property
@@ -113,14 +94,15 @@ class Classifier:
             answering: Entered while the jobs of one run are done.
             newcomers: Clients so far; see ``Batcher``.
         """
-        instances = self.limits.instances
-        if not self.is_inline:
-            self._executor = ThreadPoolExecutor(instances, f"run-{self.artifact.name}")
+        executor = self.session.executor
+        if executor is None and not self.is_inline:
+            name = f"run-{self.artifact.name}"
+            executor = self._executor = ThreadPoolExecutor(self.limits.instances, name)
         self._batcher = Batcher(
-            [self._runner(self.sessions[i % len(self.sessions)]) for i in range(instances)],
+            self._runners(),
             self.limits.batch,
             loop=loop,
-            executor=self._executor,
+            executor=executor,
             observe=None if observe is None else lambda batch: observe(self, batch),
             answering=answering,
             newcomers=newcomers,
@@ -179,9 +161,21 @@ class Classifier:
         """Queue decoded rows; see ``Batcher.submit``."""
         return self.batcher.submit(rows, deadline, on_done)
 
-    def _runner(self, session: Session) -> Runner:
-        rows = self.limits.batch.max_batch_size
-        return Runner(session.run, np.empty((rows, *self.artifact.image.shape_HWC), np.uint8))
+    def _runners(self) -> list[Runner]:
+        """Return what runs batches: a bound session's slots, else one for each instance."""
+        session, instances = self.session, self.limits.instances
+        if session.slots and (session.executor is not None or instances == 1):
+            # On a GPU one batch is put together and uploaded while another runs.
+            slots = session.slots if session.executor is not None else session.slots[:1]
+            return [
+                Runner(functools.partial(session.run_slot, slot), slot.images, slot.stage)
+                for slot in slots
+            ]
+        shape = self.limits.batch.max_batch_size, *self.artifact.image.shape_HWC
+        return [
+            Runner(self.sessions[i % len(self.sessions)].run, np.empty(shape, np.uint8))
+            for i in range(instances)
+        ]
 
     def _warm_up(self) -> float:
         """Run every size class once and return the seconds of a full batch (best of three)."""
@@ -194,7 +188,13 @@ class Classifier:
 
 
 def load(repository: ModelRepository, name: str, version: int, limits: ServingLimits) -> Classifier:
-    """Load a version: verify it, choose a plan, replay its golden images, warm it up.
+    """Load a version: verify it, choose how it runs, replay its golden images, warm it up.
+
+    Args:
+        repository: Where it lies.
+        name: The model's.
+        version: Its number.
+        limits: What was set; the version's own plan decides the rest.
 
     Raises:
         ArtifactError: The files break the contract, or a golden image gets another answer.
@@ -203,6 +203,7 @@ def load(repository: ModelRepository, name: str, version: int, limits: ServingLi
     started = time.perf_counter()
     fingerprint = repository.fingerprint(name, version)  # before: a change meanwhile is seen later
     artifact = repository.verify(name, version)
+    limits = follow_plan(repository, artifact, limits)
     session = open_best(repository, artifact, limits.plan)
     # Threads of its own are a session's: runs at once would share them. A run on one thread is
     # on its caller's, and one session serves them all.
@@ -212,10 +213,12 @@ def load(repository: ModelRepository, name: str, version: int, limits: ServingLi
         [open_again(repository, artifact, session) for _ in range(others)],
     )  # fmt: skip
     logger.info(
-        "%s ready in %.0f ms: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the %s",
+        "%s ready in %.0f ms: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the "
+        "%s%s",
         artifact.reference, (time.perf_counter() - started) * 1e3, session.plan.device,
         session.plan.precision, limits.instances, session.plan.threads,
         limits.batch.max_batch_size, classifier.full_batch_s * 1e3,
         "loop" if classifier.is_inline else "session's thread",
+        f", as tuned on {limits.tuned.date}" if limits.tuned else "",
     )  # fmt: skip
     return classifier

@@ -41,15 +41,20 @@ class Runner:
             alone, which is not copied.
         buffer: uint8 [max_batch_size, H, W, C], contiguous, this runner's alone: written only
             while nothing runs here.
+        stage: Called on the loop's thread with what ``run`` gets next, before that is submitted.
     """
 
-    __slots__ = ("buffer", "lines", "row_lines", "run")
+    __slots__ = ("buffer", "lines", "row_lines", "run", "stage")
 
     def __init__(
-        self, run: Callable[[NDArray[np.uint8]], Outputs], buffer: NDArray[np.uint8]
+        self,
+        run: Callable[[NDArray[np.uint8]], Outputs],
+        buffer: NDArray[np.uint8],
+        stage: Callable[[NDArray[np.uint8]], None] | None = None,
     ) -> None:
         self.run = run
         self.buffer = buffer
+        self.stage = stage
         self.row_lines = buffer.shape[1]
         self.lines = buffer.reshape(-1, *buffer.shape[2:])
 

@@ -62,7 +62,19 @@ def model_metadata(catalog: Catalog, classifier: Classifier) -> Document:
 def model_config(classifier: Classifier) -> Document:
     """Return the model's configuration in the terms of Triton's ModelConfig."""
     artifact, limits = classifier.artifact, classifier.limits.batch
-    return {
+    plan, found = classifier.session.plan, classifier.limits.device.found
+    group: Document = {
+        "name": artifact.name, "count": classifier.limits.instances, "kind": "KIND_CPU",
+    }  # fmt: skip
+    told: dict[str, str] = {}
+    if plan.device != "cpu":
+        group |= {"count": 1, "kind": "KIND_GPU", "gpus": [plan.index]}
+        told = {"device": plan.device, "precision": plan.precision, "binding": plan.binding}
+    if tuned := classifier.limits.tuned:
+        told["plan"] = f"tuned {tuned.date}"
+    if found.is_fallback:
+        told["device_fallback"] = found.reason
+    document: Document = {
         "name": artifact.name,
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
@@ -80,11 +92,12 @@ def model_config(classifier: Classifier) -> Document:
             "max_queue_delay_microseconds": round(limits.max_queue_delay_s * 1e6),
             "default_queue_policy": {"max_queue_size": limits.max_queue_rows},
         },
-        "instance_group": [
-            {"name": artifact.name, "count": classifier.limits.instances, "kind": "KIND_CPU"}
-        ],
+        "instance_group": [group],
         "default_model_filename": artifact.fp32.path,
     }
+    if told:
+        document["parameters"] = {name: {"string_value": told[name]} for name in told}
+    return document
 
 
 def index(

@@ -1,0 +1,154 @@
+"""CUDA's calls against a library of the same functions over plain memory, compiled here.
+
+What is shown: each call's arguments arrive as the reference has them, copies go where they should,
+and all that was taken is given back. What is not: anything that a GPU does by itself.
+"""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from service.pipeline.binding import BoundRuns
+from service.pipeline.cuda_runtime import CudaError, CudaRuntime
+from service.pipeline.memory import CudaMemory
+from tests.tiny import random_images, tiny_logits, tiny_model
+
+COMPILER = shutil.which("cc")
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
+
+SOURCE = r"""
+#include <stdlib.h>
+#include <string.h>
+static long held, handles = 0x123456789abc, recorded;
+static int device = -1;
+int cudaGetDeviceCount(int *count) { *count = 2; return 0; }
+int cudaSetDevice(int index) { if (index > 1) return 101; device = index; return 0; }
+int cudaDeviceGetAttribute(int *value, int attribute, int index) {
+  *value = attribute; return index > 1 ? 101 : 0; }
+int cudaMemGetInfo(size_t *free_, size_t *total) {
+  *total = 1 << 30; *free_ = *total - held; return 0; }
+int cudaMalloc(void **at, size_t size) {
+  if (size > 1 << 30) return 2;
+  *at = malloc(size); memset(*at, 7, size); held++; return 0; }
+int cudaFree(void *at) { free(at); held--; return 0; }
+int cudaHostAlloc(void **at, size_t size, unsigned flags) {
+  if (flags) return 1; *at = malloc(size); memset(*at, 7, size); held++; return 0; }
+int cudaFreeHost(void *at) { free(at); held--; return 0; }
+int cudaMemset(void *at, int value, size_t size) { memset(at, value, size); return 0; }
+int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *stream) {
+  if (kind != 4 || stream == 0) return 1; memcpy(to, from, size); return 0; }
+int cudaStreamCreateWithFlags(void **stream, unsigned flags) {
+  *stream = (void *)++handles; return flags != 1; }
+int cudaStreamSynchronize(void *stream) { return 0; }
+int cudaStreamWaitEvent(void *stream, void *event, unsigned flags) {
+  return flags || (long)event != recorded; }
+int cudaEventCreateWithFlags(void **event, unsigned flags) {
+  *event = (void *)++handles; held++; return flags != 2; }
+int cudaEventRecord(void *event, void *stream) { recorded = (long)event; return 0; }
+int cudaEventDestroy(void *event) { held--; return 0; }
+int cudaStreamEndCapture(void *stream, void **graph) { return 1; }
+int cudaGetLastError(void) { return 0; }
+const char *cudaGetErrorString(int status) {
+  return status == 2 ? "out of memory" : "invalid device ordinal"; }
+"""
+
+
+class HostMemory(CudaMemory):
+    """As on a GPU, but that onnxruntime runs on the CPU, whose memory this is."""
+
+    kind = "cpu"
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> CudaRuntime:
+    folder = tmp_path_factory.mktemp("runtime")
+    source, library = folder / "runtime.c", folder / "libcudart.so.0"
+    source.write_text(SOURCE)
+    assert COMPILER is not None
+    subprocess.run([COMPILER, "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
+    return CudaRuntime(str(library))
+
+
+def held(runtime: CudaRuntime) -> int:
+    """Return how many things are handed out."""
+    return (1 << 30) - runtime.free_bytes()
+
+
+def test_devices_are_counted_and_chosen(runtime: CudaRuntime) -> None:
+    assert runtime.count() == 2
+    runtime.use(1)
+    with pytest.raises(CudaError, match=r"cudaSetDevice: invalid device ordinal \(101\)"):
+        runtime.use(2)
+
+
+def test_memory_is_all_zeros_and_given_back(runtime: CudaRuntime) -> None:
+    before = held(runtime)
+    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream())
+    array = memory.host((3, 5), np.float32)
+    assert not array.any()
+    array[:] = np.arange(15).reshape(3, 5)
+    address, arrived = memory.device(array.nbytes), memory.event()
+    back = memory.host((3, 5), np.float32)
+    memory.download(back, address)
+    assert not back.any()
+    memory.upload(address, array[:2], arrived)
+    memory.expect(arrived)
+    memory.download(back, address)
+    memory.finish()
+    np.testing.assert_array_equal(back[:2], array[:2])
+    assert not back[2].any()
+    assert held(runtime) == before + 4
+    memory.release()
+    memory.release()  # once
+    assert held(runtime) == before
+
+
+def test_what_does_not_fit_is_refused_by_name(runtime: CudaRuntime) -> None:
+    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream())
+    with pytest.raises(CudaError, match=r"cudaMalloc: out of memory \(2\)"):
+        memory.device(1 << 40)
+
+
+def test_a_session_is_bound_to_it(runtime: CudaRuntime) -> None:
+    before = held(runtime)
+    memory = HostMemory(runtime, 0, runtime.stream(), runtime.stream())
+    content = tiny_model().SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    bound = BoundRuns(session, memory, (1, 4), graphs=True)
+    for warm_up in bound.warm_ups():
+        warm_up()
+    for seed in range(8):
+        images = random_images(1 + seed % 4, seed)
+        slot = bound.slots[seed % 3]
+        slot.images[: len(images)] = images
+        slot.stage(slot.images[: len(images)])
+        np.testing.assert_array_equal(
+            slot.run(slot.images[: len(images)]).logits, tiny_logits(images)
+        )
+    assert held(runtime) > before
+    bound.close()
+    memory.release()
+    assert held(runtime) == before
+
+
+def test_memory_starts_over_after_a_capture_that_failed(runtime: CudaRuntime) -> None:
+    before = held(runtime)
+    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream())
+    memory.device(16)
+    memory.recover()
+    assert held(runtime) == before
+
+
+def test_a_library_that_lacks_a_call_is_refused(tmp_path: Path) -> None:
+    assert COMPILER is not None
+    (tmp_path / "empty.c").write_text("const char *cudaGetErrorString(int s) { return 0; }")
+    library = tmp_path / "libempty.so"
+    subprocess.run(
+        [COMPILER, "-shared", "-fPIC", "-o", library, tmp_path / "empty.c"], check=True, timeout=60
+    )
+    with pytest.raises(CudaError, match="cudaGetDeviceCount"):
+        CudaRuntime(str(library))
