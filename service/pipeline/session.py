@@ -231,6 +231,8 @@ def _open_session(content: bytes, plan: Plan, stream: int) -> onnxruntime.Infere
         # Weights stay out of the arena: its limit is then that of what runs need, and a captured
         # graph, which writes where its run did, finds nothing else there.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    if plan.device == "tensorrt" and plan.engine_cache is not None:
+        plan.engine_cache.mkdir(parents=True, exist_ok=True)
     providers = providers_of(plan, stream)
     try:
         session = onnxruntime.InferenceSession(
