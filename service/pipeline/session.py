@@ -56,6 +56,7 @@ class Session:
     Attributes:
         plan: How it runs: buckets and binding may be less than what the plan wanted.
         reason: Why graphs are not replayed although the plan wanted it; empty where they are.
+        fallback: Why the CPU runs it although a GPU was found; empty where that is not so.
         cpu_nodes: Nodes that a plan for a GPU leaves on the CPU, as ``Shape node_shape``.
         memory_bytes: What opening it took of the GPU's memory.
 
@@ -67,6 +68,7 @@ class Session:
     def __init__(self, content: bytes, plan: Plan, *, choose: bool = False) -> None:
         self.plan = plan
         self.reason = ""
+        self.fallback = ""
         self.cpu_nodes: tuple[str, ...] = ()
         self.memory_bytes = 0
         self._session: Any = None

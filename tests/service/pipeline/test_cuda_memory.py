@@ -17,13 +17,17 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.pipeline.accelerator import Accelerator
 from service.pipeline.binding import BoundRuns
+from service.pipeline.classifier import ServingLimits, load
 from service.pipeline.cuda_runtime import CudaError, CudaRuntime
+from service.pipeline.devices import Asked, FoundDevice
 from service.pipeline.memory import CudaMemory
+from service.pipeline.plans import DeviceLimits
 from service.pipeline.session import Plan, Session
-from tests.tiny import random_images, tiny_logits, tiny_model
+from tests.tiny import publish_tiny, random_images, tiny_logits, tiny_model
 
 COMPILER = shutil.which("cc")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
@@ -232,6 +236,29 @@ def test_a_model_that_cannot_be_captured_runs_without_graphs_and_says_why(
     assert f"no graphs are replayed: {session.reason}" in caplog.text
     images = random_images(3)
     np.testing.assert_array_equal(session.run(images).logits, tiny_logits(images))
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("asked", ["auto", "cuda"])
+def test_a_model_that_the_device_cannot_run_goes_to_the_cpu_if_auto_chose(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_tiny(tmp_path)
+
+    def providers(plan: Plan, _stream: int) -> list[tuple[str, dict[str, str]]]:
+        return CPU if plan.device == "cpu" else [("NoExecutionProvider", {})]
+
+    monkeypatch.setattr("service.pipeline.session.providers_of", providers)
+    limits = ServingLimits(device=DeviceLimits(FoundDevice("cuda", 0, asked)))
+    with pytest.warns(UserWarning, match="not in available provider names"):
+        if asked == "cuda":
+            with pytest.raises(InferenceError):
+                load(ModelRepository(tmp_path), "tiny", 1, limits)
+            return
+        classifier = load(ModelRepository(tmp_path), "tiny", 1, limits)
+    assert classifier.session.plan.device == "cpu"
+    assert classifier.fallback
+    assert f"tiny:1: the CPU runs it, cuda cannot: {classifier.fallback}" in caplog.text
 
 
 def test_a_library_that_lacks_a_call_is_refused(tmp_path: Path) -> None:
