@@ -73,6 +73,12 @@ class Classifier:
         return self.limits.instances == 1 and self.full_batch_s <= INLINE_RUN_S
 
     @property
+    def fallback(self) -> str:
+        """Return why the CPU runs what a GPU that is here should; empty where that is not so."""
+        found = self.limits.device.found
+        return found.reason if found.is_fallback else self.session.fallback
+
+    @property
     def batcher(self) -> Batcher:
         """Return the queue; only a started classifier has one."""
         if self._batcher is None:

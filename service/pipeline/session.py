@@ -56,6 +56,7 @@ class Session:
     Attributes:
         plan: How it runs: buckets and binding may be less than what the plan wanted.
         reason: Why graphs are not replayed although the plan wanted it; empty where they are.
+        fallback: Why the CPU runs it although a GPU was found; empty where that is not so.
         cpu_nodes: Nodes that a plan for a GPU leaves on the CPU, as ``Shape node_shape``.
         memory_bytes: What opening it took of the GPU's memory.
 
@@ -67,6 +68,7 @@ class Session:
     def __init__(self, content: bytes, plan: Plan, *, choose: bool = False) -> None:
         self.plan = plan
         self.reason = ""
+        self.fallback = ""
         self.cpu_nodes: tuple[str, ...] = ()
         self.memory_bytes = 0
         self._session: Any = None
@@ -231,6 +233,8 @@ def _open_session(content: bytes, plan: Plan, stream: int) -> onnxruntime.Infere
         # Weights stay out of the arena: its limit is then that of what runs need, and a captured
         # graph, which writes where its run did, finds nothing else there.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    if plan.device == "tensorrt" and plan.engine_cache is not None:
+        plan.engine_cache.mkdir(parents=True, exist_ok=True)
     providers = providers_of(plan, stream)
     try:
         session = onnxruntime.InferenceSession(
