@@ -53,6 +53,7 @@ bench: $(VENV)/.all   ## beside other servers, stage by stage, at length; needs 
 	$(BIN)/foveal bench peers --cases fcnn,cnn,photo
 	$(BIN)/foveal bench v2
 	$(BIN)/foveal bench stages
+	$(BIN)/foveal bench overload
 	$(BIN)/foveal bench endurance
 
 GPU_OUT ?= gpu-check
