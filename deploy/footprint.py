@@ -2,8 +2,8 @@
 
     python deploy/footprint.py [RUNS] [WORD…]
 
-Starts ``foveal serve`` on a free port (or the words given, with {port} in them), RUNS times (3), and
-prints a line of JSON a run: seconds from the start to /readyz, and of supervisor and worker the
+Starts ``foveal serve`` on a free port (or the words given, with {port} in them), RUNS times (3),
+and prints a line of JSON a run: seconds from the start to /readyz, and of supervisor and worker the
 resident and the private memory, MiB, once ready and after 64 predictions a model. Needs the serving
 environment and Linux.
 """
@@ -76,8 +76,9 @@ def _memory(pid: int) -> list[dict[str, object]]:
     kinds = []
     for process in [main, *main.children(recursive=True)]:
         full = process.memory_full_info()
+        is_worker = "_bentoml_impl.worker.service" in process.cmdline()
         kinds.append({
-            "process": "worker" if "_bentoml_impl.worker.service" in process.cmdline() else "supervisor",
+            "process": "worker" if is_worker else "supervisor",
             "resident_mib": round(full.rss / 2**20, 1), "private_mib": round(full.uss / 2**20, 1),
         })  # fmt: skip
     return kinds

@@ -19,7 +19,9 @@ def is_ready(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), ANSWER_S) as connection:
             connection.settimeout(ANSWER_S)
-            connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            connection.sendall(
+                b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
             with connection.makefile("rb") as answer:
                 return answer.readline().split()[1:2] == [b"200"]
     except OSError:

@@ -3,10 +3,10 @@
     install.py packages FOLDER    requirements.txt beside this file, into FOLDER
     install.py compile FOLDER     our own modules in FOLDER
 
-Python files are compiled to the hash form that is never checked again: layers do not keep file times
-well enough for the usual one, and a root that cannot be written could not mend it. FOLDER/installed.txt
-lists every distribution with the SHA-256 of the wheel that it came from, as ``pip install
---require-hashes`` reads it. The environment's EXTRA is ``cpu`` or ``gpu``.
+Python files are compiled to the hash form that is never checked again: layers do not keep file
+times well enough for the usual one, and a root that cannot be written could not mend it.
+FOLDER/installed.txt lists every distribution with the SHA-256 of the wheel that it came from, as
+``pip install --require-hashes`` reads it. The environment's EXTRA is ``cpu`` or ``gpu``.
 """
 
 import compileall
@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SECRETS = Path("/run/secrets")
-# Nothing that answers a request imports these; the image's tests run the whole service without them.
+# Nothing that answers a request imports these; the image's tests run the service without them.
 BALLAST = (
     "bin", "**/tests", "**/*.pyi", "**/*.pyx", "**/*.pxd", "cv2/data/*.xml",
     "onnxruntime/transformers", "onnxruntime/quantization", "onnxruntime/tools",
