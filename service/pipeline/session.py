@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+# Before onnxruntime is imported: with its telemetry on it starts a thread, keeps a database in the
+# user's cache and speaks up where it can't. Nothing phones home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -20,8 +24,7 @@ from numpy.typing import NDArray
 from models.artifact import Precision
 from service.errors import InferenceError
 
-# Nothing phones home; on Linux the calls are empty today, the switch stays in case they stop being.
-onnxruntime.disable_telemetry_events()
+onnxruntime.disable_telemetry_events()  # builds that do not know the variable
 
 _SILENT = 3  # onnxruntime's severity: errors only; what matters is raised anyway
 
