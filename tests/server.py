@@ -105,7 +105,7 @@ def sample(text: str, name: str, **labels: str) -> float:
 @contextlib.contextmanager
 def running_server(
     repository: Path, folder: Path, *, is_ready: bool = True, bentoml_config: Path | None = None,
-    **settings: object,
+    port: int = 0, **settings: object,
 ) -> Iterator[RunningServer]:  # fmt: skip
     """Start the service with ``FOVEAL_<SETTING>`` for each setting; stop it at the end.
 
@@ -114,9 +114,10 @@ def running_server(
         folder: Where its log and BentoML's home go.
         is_ready: Whether /readyz is expected to be 200.
         bentoml_config: BentoML's own configuration file.
+        port: For HTTP; 0: a free one.
         settings: Names in lower case, without the prefix.
     """
-    port = free_port()
+    port = port or free_port()
     log_path = folder / f"server-{port}.log"
     asked = int(str(settings.get("grpc_port", 0)))
     start = Start(
