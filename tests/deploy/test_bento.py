@@ -54,7 +54,7 @@ def test_it_installs_exact_versions_and_names_no_index(bento: Path) -> None:
     lines = {line for line in written.splitlines() if line and not line.startswith("#")}
     assert lines == needed
     assert not [line for line in lines if line.startswith(("torch", "onnx=", "pyarrow"))]
-    for path in (bento / "env").rglob("*.*"):
+    for path in (bento / "env/python").rglob("*.*"):
         assert "://" not in path.read_text(), path
 
 
