@@ -19,7 +19,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60.0
