@@ -82,8 +82,10 @@ def test_it_gives_the_bytes_that_the_source_tree_gives(
     bodies = []
     for place in ("source", f"bento:{store}"):
         monkeypatch.setenv("FOVEAL_TEST_PLACE", place)
+        folder = tmp_path / place.partition(":")[0]
+        folder.mkdir()
         with (
-            running_server(ROOT / "models", tmp_path) as server,
+            running_server(ROOT / "models", folder) as server,
             httpx.Client(base_url=server.url) as client,
         ):
             bodies.append([
