@@ -1,0 +1,81 @@
+"""Every expression of the dashboard and of the alerts answers with what a real service counted."""
+
+import math
+
+import pytest
+import yaml
+
+from deploy.panels import PANELS, ROWS, Panel, Query
+from tests.deploy.watched import PROMETHEUS, Watched
+
+pytestmark = pytest.mark.e2e
+
+WHERE = 'job="foveal", model=~".*", instance=~".*"'
+RULES = [
+    rule
+    for group in yaml.safe_load((PROMETHEUS / "alerts.yaml").read_text())["groups"]
+    for rule in group["rules"]
+]
+
+
+@pytest.mark.parametrize(
+    ("panel", "query"),
+    [
+        pytest.param(panel, query, id=f"{row.title}-{panel.title}-{i}")
+        for row in ROWS
+        for panel in row.panels
+        for i, query in enumerate(panel.queries)
+    ],
+)
+def test_query_answers(watched: Watched, panel: Panel, query: Query) -> None:
+    series = watched.during_load(query.filled(WHERE, "5s"))
+    assert series, query.filled(WHERE, "5s")
+    for labels, values in series:
+        assert any(math.isfinite(value) for value in values), (labels, values)
+        if panel.unit == "percentunit" and panel.title != "Runner busy":
+            assert all(0 <= value <= 1 + 1e-9 for value in values if math.isfinite(value)), labels
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_what_an_alert_compares_answers(watched: Watched, rule: dict[str, str]) -> None:
+    compared, _, threshold = rule["expr"].rstrip().rpartition("\n")
+    assert threshold.split()[0] in (">", "<", "=="), threshold
+    series = watched.during_load(compared)
+    assert series, compared
+    assert all(any(math.isfinite(value) for value in values) for _, values in series)
+
+
+def test_every_rule_is_evaluated(watched: Watched) -> None:
+    [group] = watched.ask("rules")["groups"]
+    assert {rule["name"] for rule in group["rules"]} == {rule["alert"] for rule in RULES}
+    for rule in group["rules"]:
+        assert rule["health"] == "ok", rule
+    states = {rule["name"]: rule["state"] for rule in group["rules"]}
+    assert states["FovealVersionRefused"] == "pending"  # version 3 is no model
+    assert states["FovealGone"] == states["FovealDown"] == "inactive"
+
+
+def value(watched: Watched, title: str, index: int = 0, **labels: str) -> float:
+    """Return a panel's largest value of those series whose labels include these."""
+    [panel] = [panel for panel in PANELS if panel.title == title]
+    series = watched.during_load(panel.queries[index].filled(WHERE, "5s"))
+    return max(v for got, values in series if labels.items() <= got.items() for v in values)
+
+
+def test_panels_tell_what_was_sent(watched: Watched) -> None:
+    """Figures that are known: who was asked, how often, what was refused, what is loaded."""
+    assert value(watched, "Instances up") == 1
+    assert value(watched, "Refused") == 1
+    assert value(watched, "Loaded", version="2") == 1
+    assert value(watched, "Share refused for a full queue", model="slow") > 0
+    assert value(watched, "Share refused for a full queue", model="tiny") == 0
+    assert value(watched, "Share of answers that are our fault", model="slow") > 0
+    assert value(watched, "Share of answers that are our fault", model="tiny") == 0
+    assert 0.5 < value(watched, "Share by version", model="tiny", version="1") < 0.9
+    assert value(watched, "Share by version", model="slow") == 1
+    assert value(watched, "Mean pixel", 1) == 90
+    assert 110 < value(watched, "Mean pixel", model="tiny", version="1") < 145
+    assert value(watched, "Rows a run", model="slow") > 8
+    assert value(watched, "Shadow: rows by outcome", outcome="differed", version="2") > 0
+    for status in ("400", "404", "429", "504"):
+        assert value(watched, "Answers other than 200", status=status) > 0
