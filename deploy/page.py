@@ -250,9 +250,9 @@ def main() -> None:
     options = parser.parse_args()
     now = time.time()
     prometheus = Prometheus(options.url, now, options.minutes * 60, options.window)
-    at = time.strftime("%Y-%m-%d %H:%M", time.localtime(now))
+    at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(now))
     try:
-        drawn = page(prometheus, f"Foveal: {options.minutes:g} minutes to {at}")
+        drawn = page(prometheus, f"Foveal: {options.minutes:.3g} minutes to {at} UTC")
     except (httpx.HTTPError, ValueError) as error:
         sys.exit(f"{options.url}: expected a Prometheus that answers, got: {error}")
     options.out.write_text(drawn)

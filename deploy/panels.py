@@ -13,6 +13,7 @@ from string import Template
 from typing import Literal
 
 Kind = Literal["lines", "stacked", "number", "table"]
+VERSION = "{{model}}:{{version}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,20 @@ class Row:
     panels: tuple[Panel, ...]
 
 
-def _share(part: str, by: str = "model, version") -> str:
-    """Return the share of answers with such a status, 0 while there is traffic and none has."""
-    every = f"sum by ({by}) (rate(foveal_requests_total{{$where}}[$window]))"
-    those = f"sum by ({by}) (rate(foveal_requests_total{{$where, {part}}}[$window]))"
-    return f"({those} or 0 * {every}) / ({every} > 0)"
+def _shares(part: str) -> tuple[Query, ...]:
+    """Return the share of answers with such a status, 0 while there is traffic and none has it.
+
+    By version, and of all together: those that found no model are only in that.
+    """
+    queries = []
+    for by, which, legend in (
+        (" by (model, version)", '$where, model!=""', VERSION),
+        ("", "$where", "all"),
+    ):
+        every = f"sum{by} (rate(foveal_requests_total{{{which}}}[$window]))"
+        those = f"sum{by} (rate(foveal_requests_total{{{which}, {part}}}[$window]))"
+        queries.append(Query(f"({those} or 0 * {every}) / ({every} > 0)", legend))
+    return tuple(queries)
 
 
 def _quantile(quantile: float, metric: str, by: str = "model, version") -> str:
@@ -93,8 +103,6 @@ def _drift(quantity: str) -> tuple[Query, ...]:
         Query(then, "{{model}}:{{version}} in training"),
     )
 
-
-VERSION = "{{model}}:{{version}}"
 
 TRAFFIC = Row("Traffic", (
     Panel(
@@ -126,12 +134,12 @@ ERRORS = Row("Errors", (
     Panel(
         "Share of answers that are our fault",
         "Status 500 to 599: failed runs, not ready, deadlines. Should be 0.", "percentunit",
-        (Query(_share('status=~"5.."'), VERSION),),
+        _shares('status=~"5.."'),
     ),
     Panel(
         "Share refused for a full queue",
         "Status 429. Above 0 for long: more replicas are needed, or fewer requests.",
-        "percentunit", (Query(_share('status="429"'), VERSION),),
+        "percentunit", _shares('status="429"'),
     ),
     Panel(
         "Answers other than 200",
@@ -142,7 +150,7 @@ ERRORS = Row("Errors", (
     ),
     Panel(
         "Rows given up before the run",
-        "Their client had left or their deadline had passed: work that was not done for nothing.",
+        "Their client had left or their deadline had passed: work that nobody waited for.",
         "rowsps",
         (Query("sum by (model, version) (rate(foveal_dropped_rows_total{$where}[$window]))",
                VERSION),),
@@ -168,9 +176,9 @@ LATENCY = Row("Latency", (
         ),
     ),
     Panel(
-        "By stage, mean", "A run is shared by the rows of its batch.", "s",
+        "By stage, mean", "Of all models chosen. A run is shared by the rows of its batch.", "s",
         tuple(
-            Query(_mean(f"foveal_{stage}_seconds", "model"), f"{{{{model}}}} {stage}")
+            Query(_mean(f"foveal_{stage}_seconds", ""), stage)
             for stage in ("decode", "queue", "run")
         ), "stacked",
     ),
@@ -184,6 +192,12 @@ BATCHES = Row("Batches and queue", (
     Panel(
         "Rows waiting", "Now, over all instances. The limit is FOVEAL_MAX_QUEUE_ROWS an instance.",
         "short", (Query("sum by (model, version) (foveal_queue_rows{$where})", VERSION),), width=6,
+    ),
+    Panel(
+        "Requests waiting", "Mean: seconds waited a second, by Little's law. What the autoscaler "
+        "goes by: the figure beside it is of one moment.", "short",
+        (Query("sum by (model, version) (rate(foveal_queue_seconds_sum{$where}[$window]))",
+               VERSION),), width=6,
     ),
     Panel(
         "Runner busy", "Seconds of run a second, by instance; 1 a worker is all it can do.",
@@ -202,7 +216,7 @@ VERSIONS = Row("Versions", (
             " / on (model) group_left () "
             '(sum by (model) (rate(foveal_requests_total{$where, model!=""}[$window])) > 0)',
             VERSION,
-        ),), "stacked",
+        ),),
     ),
     Panel(
         "Loaded", "Instances that have a version loaded, and how they run it.", "short",
