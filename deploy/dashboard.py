@@ -17,6 +17,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from deploy.panels import ROWS, Panel, Query
 
+GRAFANA = "11.6.0"  # compose.yaml's; the library's version is made for it
 PATH = Path(__file__).parent / "grafana" / "dashboards" / "foveal.json"
 WHERE = 'model=~"$model", instance=~"$instance"'
 # At least four scrapes, as Grafana reckons it from the data source's interval.

@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.metadata import version
 from typing import Any
 
 import yaml
@@ -89,4 +90,9 @@ def test_grafana_finds_dashboard_and_prometheus() -> None:
     assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
     [job] = config["scrape_configs"]
     assert job["static_configs"] == [{"targets": ["foveal:3000"]}] and "foveal" in compose
+
+
+def test_the_library_is_made_for_the_grafana_that_runs() -> None:
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
     assert compose["grafana"]["image"].endswith(f":{deploy.dashboard.GRAFANA}")
+    assert version("grafana-foundation-sdk").endswith(f"!{deploy.dashboard.GRAFANA}")
