@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow check format clean train-demo train-table bench
+.PHONY: help install serve test test-slow check format clean train-demo train-table bench dashboard
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,11 @@ bench: $(VENV)/.all   ## beside other servers, stage by stage, at length; needs 
 	$(BIN)/foveal bench v2
 	$(BIN)/foveal bench stages
 	$(BIN)/foveal bench endurance
+
+PROMETHEUS ?= http://localhost:9090
+MINUTES ?= 60
+dashboard: $(VENV)/.all  ## draw the dashboard of PROMETHEUS without Grafana, into dashboard.html
+	$(BIN)/python -m deploy.page $(PROMETHEUS) --minutes $(MINUTES) --out dashboard.html
 
 CIFAR10 ?= ../shared/data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md

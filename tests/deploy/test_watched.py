@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from deploy.panels import PANELS, ROWS, Panel, Query
+from tests.deploy.manifests import KUBERNETES
 from tests.deploy.watched import PROMETHEUS, Watched
 
 pytestmark = pytest.mark.e2e
@@ -60,6 +61,17 @@ def value(watched: Watched, title: str, index: int = 0, **labels: str) -> float:
     [panel] = [panel for panel in PANELS if panel.title == title]
     series = watched.during_load(panel.queries[index].filled(WHERE, "5s"))
     return max(v for got, values in series if labels.items() <= got.items() for v in values)
+
+
+def test_what_the_autoscaler_goes_by_answers(watched: Watched) -> None:
+    """The adapter's own query, with the label of a pod that is none here."""
+    [rule] = yaml.safe_load((KUBERNETES / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    name = rule["seriesQuery"].partition("{")[0]
+    query = rule["metricsQuery"].replace("<<.Series>>", name).replace("[1m]", "[5s]")
+    query = query.replace("<<.GroupBy>>", "instance").replace("<<.LabelMatchers>>", 'job="foveal"')
+    [(labels, values)] = watched.during_load(query)
+    assert set(labels) == {"instance"}
+    assert max(values) > 1  # four floods wait for one runner
 
 
 def test_panels_tell_what_was_sent(watched: Watched) -> None:
