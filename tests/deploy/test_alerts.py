@@ -8,12 +8,10 @@ import pytest
 import yaml
 
 from tests.deploy.programs import program, run
-from tests.deploy.watched import PROMETHEUS
+from tests.deploy.watched import PROMETHEUS, RULES
 from tests.server import ROOT
 
 README = (ROOT / "deploy" / "README.md").read_text()
-[GROUP] = yaml.safe_load((PROMETHEUS / "alerts.yaml").read_text())["groups"]
-RULES: list[dict[str, Any]] = GROUP["rules"]
 CASES = [
     case
     for test in yaml.safe_load((PROMETHEUS / "alerts_test.yaml").read_text())["tests"]

@@ -24,12 +24,14 @@ from models.repository import ModelRepository
 from models.traffic import Share, Traffic
 from tests.deploy.programs import program
 from tests.e2e.triton import triton
-from tests.server import ROOT, RunningServer, free_port, running_server
+from tests.server import ROOT, RunningServer, free_port, running_server, sample
 from tests.tiny import LABELS, build_tiny, publish_tiny, random_images, tiny_model
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
+[GROUP] = yaml.safe_load((PROMETHEUS / "alerts.yaml").read_text())["groups"]
+RULES: list[dict[str, Any]] = GROUP["rules"]
 SCRAPE_S = 0.5
-LOAD_S = 10.0
+LOAD_S, MAX_LOAD_S = 10.0, 60.0
 IMAGES = random_images(16, seed=5)
 PNGS = [encode_png(image) for image in IMAGES]
 STATISTICS = Statistics(1000, 90.0, 60.0, (0.7, 0.1, 0.1, 0.1), 0.5)
@@ -121,28 +123,43 @@ def running_prometheus(config: Path, folder: Path) -> Iterator[str]:
         process.wait(20)
 
 
-def send_load(server: RunningServer, seconds: float) -> None:
+def is_enough(server: RunningServer) -> bool:
+    """Whether what depends on the machine's speed has been counted often enough."""
+    text = httpx.get(f"{server.url}/metrics").text
+    return (
+        sample(text, "foveal_drift_rows_total", model="tiny", version="1") > 400
+        and sample(text, "foveal_requests_total", model="slow", status="429") > 20
+        and sample(text, "foveal_requests_total", model="slow", status="504") > 5
+        and sample(text, "foveal_shadow_rows_total", outcome="differed") > 20
+    )
+
+
+def send_load(server: RunningServer) -> None:
     """Send everything that is watched, from a few clients side by side."""
-    end = time.monotonic() + seconds
+    start = time.monotonic()
+    is_over = threading.Event()
     failures: list[BaseException] = []
 
     def repeat(what: Callable[[httpx.Client], None], pause_s: float) -> None:
         try:
             with httpx.Client(base_url=server.url, timeout=30) as client:
-                while time.monotonic() < end:
+                while not is_over.is_set():
                     what(client)
                     time.sleep(pause_s)
         except BaseException as error:
             failures.append(error)
 
-    jobs = [(_singles, 0.02), (_mistakes, 0.1), (_photographs, 0.1), *[(_floods, 0.02)] * 4]
+    jobs = [(_singles, 0.05), (_many, 0.03), (_mistakes, 0.1), (_photographs, 0.1)]
+    jobs += [(_floods, 0.0)] * 4
     threads = [threading.Thread(target=repeat, args=job) for job in jobs]
     for thread in threads:
         thread.start()
     with triton(server, "grpc") as client:
-        while time.monotonic() < end:
+        while time.monotonic() < start + LOAD_S or not is_enough(server):
             client.infer("tiny", [client.input(IMAGES[:4])])
             time.sleep(0.05)
+            assert time.monotonic() < start + MAX_LOAD_S, httpx.get(f"{server.url}/metrics").text
+    is_over.set()
     for thread in threads:
         thread.join()
     assert not failures, failures
@@ -153,6 +170,15 @@ def _singles(client: httpx.Client) -> None:
         assert client.post("/predict", content=png).status_code == 200
     files = {f"image{i}": png for i, png in enumerate(PNGS)}
     assert client.post("/predict", files=files).status_code == 200
+
+
+def _many(client: httpx.Client) -> None:
+    """A tensor of many rows: what drift is told by."""
+    answer = client.post(
+        "/v2/models/tiny/versions/1/infer",
+        content=IMAGES.tobytes(), headers={"Inference-Header-Content-Length": "0"},
+    )  # fmt: skip
+    assert answer.status_code == 200, answer.text
 
 
 def _mistakes(client: httpx.Client) -> None:
@@ -194,7 +220,7 @@ def watched_service(folder: Path) -> Iterator[Watched]:
         with running_prometheus(config, folder) as url:
             time.sleep(2 * SCRAPE_S)  # what is there at the start is scraped before it counts
             start = time.time()
-            send_load(server, LOAD_S)
+            send_load(server)
             time.sleep(2 * SCRAPE_S)
             yield Watched(server, url, start, time.time())
 
