@@ -21,7 +21,9 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes on the port.")] = None,
-    device: Annotated[Literal["auto", "cpu"] | None, typer.Option(help="Who computes.")] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "tensorrt"] | None, typer.Option(help="Who computes.")
+    ] = None,
 ) -> None:
     """Serve the models over HTTP; other settings are FOVEAL_* variables.
 

@@ -30,15 +30,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from models.repository import ModelRepository
 from service.asgi import OneErrorShape
 from service.connection import install
+from service.errors import InferenceError
 from service.exchange import Exchange, Handler
 from service.lane import Lane, not_ready
 from service.metrics import Meters
 from service.model_control import ModelControl
 from service.observers import AccessLog, Observer, Tracing
 from service.openapi import lane_paths
+from service.pipeline.buckets import parse_buckets
 from service.pipeline.catalog import load_catalog
 from service.pipeline.classifier import Classifier, ServingLimits
+from service.pipeline.devices import FoundDevice, find_device
 from service.pipeline.job import Batch, BatchLimits
+from service.pipeline.plans import DeviceLimits
 from service.pipeline.session import available_cpus
 from service.protocols.predict import TOP, PredictProtocol
 from service.protocols.traffic import TrafficProtocol
@@ -199,6 +203,8 @@ class Foveal:
             settings.threads,
             settings.workers,
             settings.precision,
+            settings.instances,
+            self._device(),
         )
         catalog = load_catalog(repository, settings.default_model, settings.loaded_versions, limits)
         for classifier in catalog:
@@ -207,6 +213,20 @@ class Foveal:
             repository, settings.loaded_versions, limits, self.meters, catalog, self._start,
             token=settings.admin_token, workers=settings.workers, reload_s=settings.reload_s,
             default_model=settings.default_model,
+        )  # fmt: skip
+
+    def _device(self) -> DeviceLimits:
+        """Find the device; where it is not to be had, no model is ready, and each says why."""
+        worker = (bentoml.server_context.worker_index or 1) - 1
+        found, error = FoundDevice(asked=settings.device), ""
+        try:
+            found = find_device(settings.device, worker)
+        except InferenceError as refusal:
+            error = refusal.message
+        cache = settings.engine_cache or Path.home() / ".cache/foveal/engines"
+        return DeviceLimits(
+            found, error, parse_buckets(settings.buckets), settings.gpu_tf32,
+            settings.gpu_memory_mib << 20, Path(cache),
         )  # fmt: skip
 
     def _start(self, classifier: Classifier) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from prometheus_client import Counter, Gauge, Histogram
 
 from service.drift import Drift
-from service.pipeline.batcher import Loop
+from service.pipeline.alarm import Loop
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch
 
@@ -51,6 +51,26 @@ MODEL_INFO = Gauge(
     "foveal_model_info", "1 for each loaded version, with its plan",
     (*_MODEL, "device", "precision", "threads", "runs_on"), multiprocess_mode="livemax",
 )  # fmt: skip
+PLAN_INFO = Gauge(
+    "foveal_plan_info",
+    "1 for each loaded version: device asked for and got, its index, how runs are bound, buckets",
+    (*_MODEL, "asked", "device", "index", "binding", "buckets"), multiprocess_mode="livemax",
+)  # fmt: skip
+DEVICE_FALLBACK = Gauge(
+    "foveal_device_fallback", "1 if the CPU runs what a GPU that is here should; the log says why",
+    multiprocess_mode="livemax",
+)  # fmt: skip
+CPU_NODES = Gauge(
+    "foveal_cpu_nodes", "Nodes of the graph that a plan for a GPU leaves on the CPU", _MODEL,
+    multiprocess_mode="livemax",
+)  # fmt: skip
+DEVICE_MEMORY_BYTES = Gauge(
+    "foveal_device_memory_bytes", "Memory of the GPU that a version took when it was loaded",
+    _MODEL, multiprocess_mode="livesum",
+)  # fmt: skip
+PADDED_ROWS = Counter(
+    "foveal_padded_rows", "Rows run for nothing: those that fill a batch up to its bucket", _MODEL
+)
 MODEL_REFUSED = Gauge(
     "foveal_model_refused", "1 for each version that could not be loaded", _MODEL,
     multiprocess_mode="livemax",
@@ -123,9 +143,8 @@ class ModelMetrics:
     """All tallies of one classifier; one object a version."""
 
     __slots__ = (
-        "_drift", "_dropped", "_info", "_labels", "_statuses", "batch_rows", "classifier", "decode",
-        "queue",
-        "request", "run",
+        "_drift", "_dropped", "_gauges", "_info", "_labels", "_padded", "_statuses", "batch_rows",
+        "classifier", "decode", "queue", "request", "run",
     )  # fmt: skip
 
     def __init__(self, classifier: Classifier) -> None:
@@ -146,7 +165,19 @@ class ModelMetrics:
         self._info = MODEL_INFO.labels(
             *self._labels, plan.device, plan.precision, str(plan.threads), where
         )
-        self._info.set(1)
+        self._padded = 0
+        asked = classifier.limits.device.found.asked
+        buckets = ",".join(map(str, plan.buckets))
+        self._gauges = {
+            self._info: 1,
+            PLAN_INFO.labels(
+                *self._labels, asked, plan.device, str(plan.index), plan.binding, buckets
+            ): 1,
+            CPU_NODES.labels(*self._labels): len(classifier.session.cpu_nodes),
+            DEVICE_MEMORY_BYTES.labels(*self._labels): classifier.session.memory_bytes,
+        }  # fmt: skip
+        DEVICE_FALLBACK.set(classifier.limits.device.found.is_fallback)
+        self.reopen()
 
     def observe_batch(self, batch: Batch) -> None:
         """Count one finished run."""
@@ -167,11 +198,13 @@ class ModelMetrics:
     def close(self) -> None:
         """Hand over what is left and say that this version is not served."""
         self.flush()
-        self._info.set(0)
+        for gauge in self._gauges:
+            gauge.set(0)
 
     def reopen(self) -> None:
         """Say that this version is served."""
-        self._info.set(1)
+        for gauge, value in self._gauges.items():
+            gauge.set(value)
 
     def flush(self) -> None:
         """Hand everything to prometheus-client."""
@@ -184,6 +217,9 @@ class ModelMetrics:
         QUEUE_ROWS.labels(*self._labels).set(batcher.queued_rows + batcher.reserved_rows)
         DROPPED_ROWS.labels(*self._labels).inc(batcher.dropped_rows - self._dropped)
         self._dropped = batcher.dropped_rows
+        padded = self.classifier.session.padded_rows
+        PADDED_ROWS.labels(*self._labels).inc(padded - self._padded)
+        self._padded = padded
         self._flush_drift()
 
     def _expose_training(self) -> None:

@@ -6,8 +6,10 @@ README's table lists the same fields; a test compares them. Knows nothing about 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.pipeline.buckets import parse_buckets
 
 
 class SettingsError(ValueError):
@@ -32,7 +34,24 @@ class Settings(BaseSettings):
     reload_s: float = Field(
         default=2.0, ge=0, le=3600, description="How often the repository is looked at; 0: never"
     )
-    device: Literal["auto", "cpu"] = Field(default="auto", description="Where sessions run")
+    device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
+        default="auto", description="Where sessions run; auto: a GPU if one works, else the CPU"
+    )
+    gpu_memory_mib: int = Field(
+        default=0,
+        ge=0,
+        description="Memory of one GPU that all models of a worker may hold; 0: all",
+    )
+    gpu_tf32: bool = Field(
+        default=False, description="Whether float32 products on a GPU may be rounded to TF32"
+    )
+    engine_cache: str = Field(
+        default="", description="Folder of TensorRT's engines; empty: ~/.cache/foveal/engines"
+    )
+    buckets: str = Field(
+        default="auto",
+        description="Batch sizes that are run, as 1,4,16; auto: chosen on a GPU, any on a CPU",
+    )
     precision: Literal["auto", "fp32", "int8", "fp16"] = Field(
         default="fp32", description="Which file of a model answers; auto: the fastest, measured"
     )
@@ -41,6 +60,9 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         description="Threads a run may use; 0: measured, at most the share of cores",
+    )
+    instances: int = Field(
+        default=1, ge=1, le=256, description="Runs of a model at once, each on a thread of its own"
     )
     max_batch_size: int = Field(default=64, ge=1, le=4096, description="Rows one run gets at most")
     max_queue_delay_ms: float = Field(
@@ -77,6 +99,12 @@ class Settings(BaseSettings):
     access_log: float = Field(
         default=0, ge=0, le=1, description="Share of answers that get a line of JSON on stdout"
     )
+
+    @field_validator("buckets")
+    @classmethod
+    def _are_buckets(cls, text: str) -> str:
+        parse_buckets(text)
+        return text
 
 
 def load_settings() -> Settings:

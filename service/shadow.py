@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.metrics import SHADOW_DIFFERENCE, SHADOW_ROWS, SHADOW_SECONDS
-from service.pipeline.batcher import Loop
+from service.pipeline.alarm import Loop
 from service.pipeline.catalog import Candidate, Catalog
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch

@@ -1,26 +1,24 @@
-"""The queue and the batches made of it: work-conserving, bounded, one run at a time.
+"""The queue and the batches made of it: work-conserving, bounded, one run a runner at a time.
 
-When the runner is free and rows wait, they run now; company is waited for only if
+When a runner is free and rows wait, they run now; company is waited for only if
 ``max_queue_delay_s`` > 0. Rows, not requests, are counted. The laws, each with a test:
 
 1. only decoded, validated rows enter (callers see to it);  2. a failed run gives each member the
 same error and the queue lives on;  3. a job is done once;  4. a row whose client left or whose
 deadline passed is dropped before the run;  5. the queue is bounded and refuses at the door;
-6. monotonic clock, no polling, one timer at most;  7. outputs are counted (``session``);
+6. monotonic clock, no polling, one timer of a kind;  7. outputs are counted (``session``);
 8. whatever happens, every accepted job is done.
 
 Everything here runs on one event loop's thread, except ``run``, which runs on the executor if there
-is one. Knows no HTTP and no model: it sees arrays of rows and a function that runs them.
+is one. Knows no HTTP and no model: it sees arrays of rows and functions that run them.
 """
 
 import logging
-import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,44 +30,23 @@ from service.errors import (
     QueueFullError,
     ServiceError,
 )
-from service.pipeline.job import Batch, BatchLimits, CallbackJob, Job, Rows
+from service.pipeline.alarm import Alarm, Loop, Timer
+from service.pipeline.drain import DrainRate
+from service.pipeline.job import Batch, BatchLimits, CallbackJob, Job, Rows, Runner
 from service.pipeline.session import Outputs
 
 logger = logging.getLogger("foveal.batcher")
 
-# Weight of the newest batch in the drain rate behind Retry-After: about the last ten count.
-_RATE_WEIGHT = 0.1
-
-
-class Timer(Protocol):
-    """What ``Loop.call_later`` gives: a call that can be called off."""
-
-    def cancel(self) -> None:
-        """Call it off."""
-
-
-class Loop(Protocol):
-    """The part of asyncio's event loop that the batcher uses; tests pass one of their own."""
-
-    def call_soon(self, callback: Callable[..., Any], *arguments: Any) -> Any:
-        """Call once the current turn of the loop is over."""
-
-    def call_soon_threadsafe(self, callback: Callable[..., Any], *arguments: Any) -> Any:
-        """Call on the loop's thread; may be called from any thread."""
-
-    def call_later(self, delay: float, callback: Callable[..., Any], *arguments: Any) -> Timer:
-        """Call after a delay in seconds."""
-
 
 class Batcher:
-    """One queue in front of one runner.
+    """One queue in front of one runner or several.
 
     Args:
-        run: uint8 [N, H, W, C] to outputs of N rows; raises ServiceError (or anything) on failure.
-        row_shape: (H, W, C) of every row.
+        runners: What runs batches, all with buffers of one shape; without an executor just one.
         limits: Bounds.
         loop: Scheduler; all methods are called on its thread.
-        executor: Where ``run`` runs, one at a time; None: on the loop's own thread.
+        executor: Where runners run, each one batch at a time: as many threads as there are runners.
+            None: on the loop's own thread.
         observe: Called after each run, before its jobs are done, with the batch.
         answering: Entered while the jobs of one run are done.
         clock: Monotonic seconds. Not the loop's own: uvloop's ticks in whole milliseconds.
@@ -77,8 +54,7 @@ class Batcher:
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
         self,
-        run: Callable[[NDArray[np.uint8]], Outputs],
-        row_shape: tuple[int, int, int],
+        runners: Sequence[Runner],
         limits: BatchLimits,
         *,
         loop: Loop,
@@ -87,7 +63,9 @@ class Batcher:
         answering: AbstractContextManager[None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run = run
+        assert runners, "a queue without a runner never drains; this is a bug"
+        assert executor is not None or len(runners) == 1, "one loop is one runner; this is a bug"
+        assert all(len(runner.buffer) >= limits.max_batch_size for runner in runners)
         self._limits = limits
         self._loop = loop
         self._executor = executor
@@ -95,19 +73,16 @@ class Batcher:
         self._answering = answering or nullcontext()
         self._clock = clock
         self._queue: deque[Job] = deque()
-        # One buffer: a batch is put together only when no run reads the last one any more.
-        self._buffer = np.empty((limits.max_batch_size, *row_shape), np.uint8)
-        self._row_lines = row_shape[0]
-        self._buffer_lines = self._buffer.reshape(-1, *row_shape[1:])
+        # The one that ran last is the first to run again: its buffer is still in the cache.
+        self._free = list(runners)
+        self._runners = len(runners)
         # Where nothing can be waited for on the loop, deadlines are looked at when rows are taken.
         self._may_wait = executor is not None or limits.max_queue_delay_s > 0
-        self._is_running = False
         self._is_scheduled = False
         self._is_closed = False
-        self._expiry: Timer | None = None
-        self._expiry_at = math.inf
+        self._expiry = Alarm(loop, clock, self._expire)
         self._delay: Timer | None = None
-        self._rows_per_s = 0.0
+        self._drain_rate = DrainRate()
         self.queued_rows = 0
         self.reserved_rows = 0
         self.dropped_rows = 0
@@ -115,7 +90,7 @@ class Batcher:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return not self._is_running and not self._queue and not self.reserved_rows
+        return len(self._free) == self._runners and not self._queue and not self.reserved_rows
 
     def reserve(self, rows: int) -> None:
         """Take places for rows that are still being decoded; ``release`` gives them back.
@@ -159,10 +134,10 @@ class Batcher:
         job.accepted_at = self._clock()
         self._queue.append(job)
         self.queued_rows += job.count
-        if not self._is_running and not self._is_scheduled:
+        if self._free and not self._is_scheduled:
             self._schedule()
-        if self._may_wait and job.deadline < self._expiry_at:
-            self._arm_expiry(job.deadline)
+        if self._may_wait and job.deadline < self._expiry.at:
+            self._expiry.set(job.deadline)
 
     def cancel(self, job: Job) -> None:
         """Forget a job whose client left: what has not run never runs, nobody is called."""
@@ -174,9 +149,9 @@ class Batcher:
         error = NotReadyError("the model was unloaded; retry")
         for job in self._drain():
             self._fail(job, error)
-        for timer in (self._expiry, self._delay):
-            if timer is not None:
-                timer.cancel()
+        self._expiry.stop()
+        if self._delay is not None:
+            self._delay.cancel()
 
     def admit(self, rows: int) -> None:
         """Check at the door that there is room.
@@ -192,7 +167,7 @@ class Batcher:
             raise QueueFullError(
                 f"queue full: {waiting} of {self._limits.max_queue_rows} rows waiting; "
                 "retry later or raise FOVEAL_MAX_QUEUE_ROWS",
-                max(1, math.ceil(waiting / self._rows_per_s)) if self._rows_per_s else 1,
+                self._drain_rate.seconds(waiting),
             )
 
     def _schedule(self) -> None:
@@ -209,48 +184,47 @@ class Batcher:
 
     def _delay_over(self) -> None:
         self._delay = None
-        if self._queue and not self._is_running and not self._is_scheduled:
+        if self._queue and self._free and not self._is_scheduled:
             self._is_scheduled = True
             self._loop.call_soon(self._start)
 
     def _start(self) -> None:
         """Make a batch of what waits and run it."""
         self._is_scheduled = False
-        if self._is_running:
+        if not self._free:
             return
         if self._delay is not None:
             self._delay.cancel()
             self._delay = None
-        members, rows = self._take()
-        if not members:
+        batch = Batch(0, [], self._clock())
+        self._take(batch)
+        if not batch.rows:
             return
-        batch = Batch(rows, members, self._clock())
+        self._drain_rate.start(batch.jobs[0][0].accepted_at)
+        runner = self._free.pop()
         try:
-            images = self._gather(members, rows)
+            images = self._gather(batch, runner)
+            if runner.stage is not None:
+                runner.stage(images)
         except Exception as error:  # law 1 was broken; the neighbours get an answer all the same
             logger.exception("putting a batch together failed; this is a bug")
+            self._free.append(runner)
             self._finish(batch, InferenceError(str(error)))
-            if self._queue and not self._is_scheduled:
-                self._schedule()
-            return
-        if self._executor is None:
-            self._finish(batch, self._run_safely(images))
-            if self._queue and not self._is_scheduled:
-                self._schedule()
-            return
-        self._is_running = True
-        self._executor.submit(self._run_on_executor, batch, images)
+        else:
+            if self._executor is None:
+                outcome = self._run_safely(runner, images)
+                self._free.append(runner)
+                self._finish(batch, outcome)
+            else:
+                self._executor.submit(self._run_on_executor, batch, runner, images)
+        if self._queue and self._free and not self._is_scheduled:
+            self._schedule()
 
-    def _take(self) -> tuple[list[tuple[Job, int, int]], int]:
-        """Take jobs off the queue, in order, up to a full batch; drop the dead on the way.
-
-        Returns:
-            (job, first row of it, rows) of each member, and the sum of rows.
-        """
-        members: list[tuple[Job, int, int]] = []
-        room = self._limits.max_batch_size
-        now = self._clock()
-        queue = self._queue
+    def _take(self, batch: Batch) -> None:
+        """Take jobs off the queue, in order, up to a full batch; drop the dead on the way."""
+        room = limit = self._limits.max_batch_size
+        now = batch.started_at
+        queue, members = self._queue, batch.jobs
         while queue and room:
             job = queue[0]
             waiting = job.count - job.taken
@@ -261,30 +235,32 @@ class Batcher:
                 continue
             count = min(waiting, room)
             members.append((job, job.taken, count))
+            # Now, not when it has run: runs may end in another order than they began.
+            job.parts.append((batch, limit - room, count))
             job.taken += count
             room -= count
             self.queued_rows -= count
             if count == waiting:
                 queue.popleft()
-        return members, self._limits.max_batch_size - room
+        batch.rows = limit - room
 
-    def _gather(self, members: list[tuple[Job, int, int]], rows: int) -> NDArray[np.uint8]:
-        job, first, count = members[0]
-        if len(members) == 1 and isinstance(job.rows, np.ndarray):
+    def _gather(self, batch: Batch, runner: Runner) -> NDArray[np.uint8]:
+        job, first, count = batch.jobs[0]
+        if len(batch.jobs) == 1 and isinstance(job.rows, np.ndarray):
             return job.rows[first : first + count]
         images: list[NDArray[np.uint8]] = []
-        for job, first, count in members:
+        for job, first, count in batch.jobs:
             if job.count == 1:
                 images.append(job.rows[0])
             else:
                 images.extend(job.rows[first : first + count])
         # One call copies all rows: assigning them one by one took 0.5 us each.
-        np.concatenate(images, out=self._buffer_lines[: rows * self._row_lines])
-        return self._buffer[:rows]
+        np.concatenate(images, out=runner.lines[: batch.rows * runner.row_lines])
+        return runner.buffer[: batch.rows]
 
-    def _run_safely(self, images: NDArray[np.uint8]) -> Outputs | ServiceError:
+    def _run_safely(self, runner: Runner, images: NDArray[np.uint8]) -> Outputs | ServiceError:
         try:
-            return self._run(images)
+            return runner.run(images)
         except ServiceError as error:
             logger.error("%s", error.message)
             return error
@@ -292,13 +268,15 @@ class Batcher:
             logger.exception("run of batch %s failed", images.shape)
             return InferenceError(str(error))
 
-    def _run_on_executor(self, batch: Batch, images: NDArray[np.uint8]) -> None:
-        outcome = self._run_safely(images)
-        self._loop.call_soon_threadsafe(self._finish_on_loop, batch, outcome)
+    def _run_on_executor(self, batch: Batch, runner: Runner, images: NDArray[np.uint8]) -> None:
+        outcome = self._run_safely(runner, images)
+        self._loop.call_soon_threadsafe(self._finish_on_loop, batch, runner, outcome)
 
-    def _finish_on_loop(self, batch: Batch, outcome: Outputs | ServiceError) -> None:
+    def _finish_on_loop(
+        self, batch: Batch, runner: Runner, outcome: Outputs | ServiceError
+    ) -> None:
         run_s = self._clock() - batch.started_at
-        self._is_running = False
+        self._free.append(runner)
         if self._queue and not self._is_scheduled:
             if self._limits.max_queue_delay_s:
                 self._schedule()
@@ -310,27 +288,22 @@ class Batcher:
         self, batch: Batch, outcome: Outputs | ServiceError, run_s: float | None = None
     ) -> None:
         batch.run_s = self._clock() - batch.started_at if run_s is None else run_s
+        is_running = len(self._free) < self._runners
+        self._drain_rate.finish(batch.rows, batch.started_at + batch.run_s, is_running=is_running)
         if isinstance(outcome, ServiceError):
             error = InferenceError("inference failed; the server's log says why")
             for job, _, _ in batch.jobs:
                 self._fail(job, error)
+            batch.jobs = []
             return
         batch.outputs = outcome
-        if batch.run_s > 0:
-            rate = batch.rows / batch.run_s
-            self._rows_per_s += (rate - self._rows_per_s) * (
-                _RATE_WEIGHT if self._rows_per_s else 1
-            )
         if self._observe is not None:
             try:
                 self._observe(batch)
             except Exception:
                 logger.exception("observing a batch failed; this is a bug")
-        position = 0
         with self._answering:
             for job, _, count in batch.jobs:
-                job.parts.append((batch, position, count))
-                position += count
                 job.left -= count
                 if not job.left and not job.is_done:
                     self._done(job)
@@ -358,15 +331,8 @@ class Batcher:
         self.queued_rows = 0
         return jobs
 
-    def _arm_expiry(self, deadline: float) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry_at = deadline
-        self._expiry = self._loop.call_later(deadline - self._clock(), self._expire)
-
     def _expire(self) -> None:
-        """Answer those whose deadline passed while a run holds the runner."""
-        self._expiry, self._expiry_at = None, math.inf
+        """Answer those whose deadline passed while runs hold all runners."""
         now = self._clock()
         expired = [job for job in self._queue if job.deadline <= now or job.is_done]
         self._queue = deque(job for job in self._queue if job.deadline > now and not job.is_done)
@@ -375,4 +341,4 @@ class Batcher:
             self.queued_rows -= waiting
             self._drop(job, waiting)
         if self._queue:
-            self._arm_expiry(min(job.deadline for job in self._queue))
+            self._expiry.set(min(job.deadline for job in self._queue))

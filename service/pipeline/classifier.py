@@ -4,9 +4,10 @@
 give bytes or arrays and a callback.
 """
 
+import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -21,9 +22,11 @@ from service.errors import (
     NotReadyError,
     TooLargeError,
 )
-from service.pipeline.batcher import Batcher, Loop
-from service.pipeline.job import Batch, BatchLimits, Job, Rows
-from service.pipeline.planning import Choice, PlanLimits, best_of, open_best
+from service.pipeline.alarm import Loop
+from service.pipeline.batcher import Batcher
+from service.pipeline.job import Batch, BatchLimits, Job, Rows, Runner
+from service.pipeline.planning import Choice, PlanLimits, best_of, open_again, open_best
+from service.pipeline.plans import DeviceLimits
 from service.pipeline.postprocess import Postprocessor
 from service.pipeline.session import Session, available_cpus
 
@@ -36,20 +39,26 @@ INLINE_RUN_S = 0.002
 
 @dataclass(frozen=True, slots=True)
 class ServingLimits:
-    """What bounds one classifier; units in the names."""
+    """What bounds one classifier; units in the names.
+
+    ``instances`` run at once, each on a thread of its own; a single one runs short batches on the
+    event loop's.
+    """
 
     batch: BatchLimits = field(default_factory=BatchLimits)
     max_image_pixels: int = 1 << 25
     threads: int = 0
     workers: int = 1
     precision: Choice = "fp32"
+    instances: int = 1
+    device: DeviceLimits = field(default_factory=DeviceLimits)
 
     @property
     def plan(self) -> PlanLimits:
         """Return what a session may choose from: threads asked for, else one or its share."""
-        share = max(1, available_cpus() // self.workers)
+        share = max(1, available_cpus() // (self.workers * self.instances))
         threads = (self.threads,) if self.threads else (1, share)
-        return PlanLimits(self.precision, threads, self.batch.max_batch_size)
+        return PlanLimits(self.precision, threads, self.batch.max_batch_size, self.device)
 
 
 class Classifier:
@@ -61,16 +70,18 @@ class Classifier:
         artifact: What it is.
         fingerprint: Of the files that it was loaded from.
         session: What runs it.
+        sessions: That one, and those that run it beside it.
         limits: What bounds it.
     """
 
     def __init__(
         self, artifact: ModelArtifact, session: Session, limits: ServingLimits,
-        fingerprint: Fingerprint = (),
+        fingerprint: Fingerprint = (), others: Sequence[Session] = (),
     ) -> None:  # fmt: skip
         self.artifact = artifact
         self.fingerprint = fingerprint
         self.session = session
+        self.sessions = (session, *others)
         self.limits = limits
         threshold = artifact.abstain.threshold if artifact.abstain else None
         self.postprocessor = Postprocessor(artifact.labels, threshold)
@@ -81,7 +92,9 @@ class Classifier:
     @property
     def is_inline(self) -> bool:
         """Whether batches run on the event loop's own thread."""
-        return self.full_batch_s <= INLINE_RUN_S
+        if self.session.executor is not None:
+            return False
+        return self.limits.instances == 1 and self.full_batch_s <= INLINE_RUN_S
 
     @property
     def batcher(self) -> Batcher:
@@ -103,20 +116,21 @@ class Classifier:
             observe: Called after each run with this classifier and the batch.
             answering: Entered while the jobs of one run are done.
         """
-        if not self.is_inline:
-            self._executor = ThreadPoolExecutor(1, f"run-{self.artifact.name}")
+        executor = self.session.executor
+        if executor is None and not self.is_inline:
+            name = f"run-{self.artifact.name}"
+            executor = self._executor = ThreadPoolExecutor(self.limits.instances, name)
         self._batcher = Batcher(
-            self.session.run,
-            self.artifact.image.shape_HWC,
+            self._runners(),
             self.limits.batch,
             loop=loop,
-            executor=self._executor,
+            executor=executor,
             observe=None if observe is None else lambda batch: observe(self, batch),
             answering=answering,
         )
 
     def close(self) -> None:
-        """Refuse new work and let the run that is out finish."""
+        """Refuse new work and let the runs that are out finish."""
         if self._batcher is not None:
             self._batcher.close()
         if self._executor is not None:
@@ -168,12 +182,29 @@ class Classifier:
         """Queue decoded rows; see ``Batcher.submit``."""
         return self.batcher.submit(rows, deadline, on_done)
 
+    def _runners(self) -> list[Runner]:
+        """Return what runs batches: a bound session's slots, else one for each instance."""
+        session, instances = self.session, self.limits.instances
+        if session.slots and (session.executor is not None or instances == 1):
+            # On a GPU one batch is put together and uploaded while another runs.
+            slots = session.slots if session.executor is not None else session.slots[:1]
+            return [
+                Runner(functools.partial(session.run_slot, slot), slot.images, slot.stage)
+                for slot in slots
+            ]
+        shape = self.limits.batch.max_batch_size, *self.artifact.image.shape_HWC
+        return [
+            Runner(self.sessions[i % len(self.sessions)].run, np.empty(shape, np.uint8))
+            for i in range(instances)
+        ]
+
     def _warm_up(self) -> float:
         """Run every size class once and return the seconds of a full batch (best of three)."""
         size = self.limits.batch.max_batch_size
         images = np.zeros((size, *self.artifact.image.shape_HWC), np.uint8)
-        for rows in (1, 2, size):
-            self.session.run(images[:rows])
+        for session in self.sessions:
+            for rows in (1, 2, size):
+                session.run(images[:rows])
         return best_of(self.session, images, 3)
 
 
@@ -188,11 +219,18 @@ def load(repository: ModelRepository, name: str, version: int, limits: ServingLi
     fingerprint = repository.fingerprint(name, version)  # before: a change meanwhile is seen later
     artifact = repository.verify(name, version)
     session = open_best(repository, artifact, limits.plan)
-    classifier = Classifier(artifact, session, limits, fingerprint)
+    # Threads of its own are a session's: runs at once would share them. A run on one thread is
+    # on its caller's, and one session serves them all.
+    others = limits.instances - 1 if session.plan.threads > 1 else 0
+    classifier = Classifier(
+        artifact, session, limits, fingerprint,
+        [open_again(repository, artifact, session) for _ in range(others)],
+    )  # fmt: skip
     logger.info(
-        "%s ready in %.0f ms: %s, %s, %d threads, full batch of %d in %.2f ms, runs on the %s",
+        "%s ready in %.0f ms: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the %s",
         artifact.reference, (time.perf_counter() - started) * 1e3, session.plan.device,
-        session.plan.precision, session.plan.threads, limits.batch.max_batch_size,
-        classifier.full_batch_s * 1e3, "loop" if classifier.is_inline else "session's thread",
+        session.plan.precision, limits.instances, session.plan.threads,
+        limits.batch.max_batch_size, classifier.full_batch_s * 1e3,
+        "loop" if classifier.is_inline else "session's thread",
     )  # fmt: skip
     return classifier

@@ -1,7 +1,7 @@
-"""What the queue holds and what a run gives: jobs, batches, and the bounds of both.
+"""What the queue holds and what a run gives: jobs, batches, runners, and the bounds of them.
 
-A job is the rows of one request from acceptance until done; a batch is what one run got. Plain
-values that ``batcher`` moves along; they decide nothing.
+A job is the rows of one request from acceptance until done; a batch is what one run got; a runner
+is who runs it. Plain values that ``batcher`` moves along; they decide nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ class BatchLimits:
     Attributes:
         max_batch_size: Rows one run gets at most.
         max_queue_rows: Rows that may wait; one more is refused.
-        max_queue_delay_s: Longest wait for company while the runner is free, seconds.
+        max_queue_delay_s: Longest wait for company while a runner is free, seconds.
     """
 
     max_batch_size: int = 64
@@ -32,9 +32,37 @@ class BatchLimits:
     max_queue_delay_s: float = 0.0
 
 
+class Runner:
+    """What runs batches, one at a time, and the memory that they are put together in.
+
+    Args:
+        run: uint8 [N, H, W, C] to outputs of N rows; raises ServiceError (or anything) on failure.
+            It gets the first N rows of ``buffer``, or the array of a request that fills the batch
+            alone, which is not copied.
+        buffer: uint8 [max_batch_size, H, W, C], contiguous, this runner's alone: written only
+            while nothing runs here.
+        stage: Called on the loop's thread with what ``run`` gets next, before that is submitted.
+    """
+
+    __slots__ = ("buffer", "lines", "row_lines", "run", "stage")
+
+    def __init__(
+        self,
+        run: Callable[[NDArray[np.uint8]], Outputs],
+        buffer: NDArray[np.uint8],
+        stage: Callable[[NDArray[np.uint8]], None] | None = None,
+    ) -> None:
+        self.run = run
+        self.buffer = buffer
+        self.stage = stage
+        self.row_lines = buffer.shape[1]
+        self.lines = buffer.reshape(-1, *buffer.shape[2:])
+
+
 class Batch:
     """What one run gave: its outputs and its times (seconds of the batcher's clock).
 
+    ``jobs`` holds (job, first row of it, rows) of each member until they are done;
     ``notes`` belongs to whoever reads the batch, for what is computed once for all its rows.
     """
 

@@ -8,7 +8,7 @@ says why. Knows no requests and no queues.
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -18,7 +18,8 @@ from models.artifact import ArtifactError, ModelArtifact, ModelFile, Precision
 from models.image import decode
 from models.repository import ModelRepository
 from service.errors import InferenceError
-from service.pipeline.session import Plan, Session
+from service.pipeline.plans import DeviceLimits
+from service.pipeline.session import Session
 
 logger = logging.getLogger("foveal.planning")
 
@@ -28,7 +29,7 @@ Choice = Literal["auto", "fp32", "int8", "fp16"]
 # fp32: CPU kernels of other instruction sets sum in another order; exports are verified to 1e-5
 # where they are made. int8: one value rounded to the next of 256 steps; onnxruntime's integer
 # kernels and its float emulation of the same fashion-cnn differ by at most 0.0094 on 10,000 images.
-# fp16: eleven bits.
+# fp16: eleven bits, as TF32 has.
 GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 2e-2}
 # More threads must make a full batch this much faster to be worth taking from decode and HTTP.
 THREADS_GAIN = 1.15
@@ -45,11 +46,13 @@ class PlanLimits:
         precision: The file to run; ``auto``: the fastest one, measured.
         threads: Numbers of threads to choose from, by measurement if there are several.
         rows: Rows of a full batch, which is what is measured.
+        device: Where, and what may be used there.
     """
 
     precision: Choice = "fp32"
     threads: tuple[int, ...] = (1,)
     rows: int = 64
+    device: DeviceLimits = field(default_factory=DeviceLimits)
 
 
 def open_best(repository: ModelRepository, artifact: ModelArtifact, limits: PlanLimits) -> Session:
@@ -92,6 +95,13 @@ def open_all(repository: ModelRepository, artifact: ModelArtifact) -> Iterator[S
             yield _open_file(repository, artifact, file, PlanLimits())
 
 
+def open_again(repository: ModelRepository, artifact: ModelArtifact, session: Session) -> Session:
+    """Open one more session on the file and the plan of one that is open, threads of its own."""
+    file = artifact.file(session.plan.precision)
+    assert file is not None, "the session was opened from it; this is a bug"
+    return Session(repository.read_model(artifact, file.path), session.plan)
+
+
 def self_test(repository: ModelRepository, artifact: ModelArtifact, session: Session) -> None:
     """Replay the golden images through decoder and session.
 
@@ -101,6 +111,8 @@ def self_test(repository: ModelRepository, artifact: ModelArtifact, session: Ses
     file = artifact.file(session.plan.precision)
     gate = file.gate if file else None
     tolerance = GOLDEN_TOLERANCE[session.plan.precision]
+    if session.plan.tf32:
+        tolerance = max(tolerance, GOLDEN_TOLERANCE["fp16"])
     for i, golden in enumerate(artifact.golden):
         row_HWC = decode(repository.read_file(artifact, golden.path), artifact.image)
         got_K = session.run(row_HWC[None]).probabilities[0]
@@ -148,9 +160,13 @@ def _open_file(
 ) -> Session:
     """Open one file on the number of threads that pays, and replay the golden images."""
     content = repository.read_model(artifact, file.path)
+    device, shape = limits.device, artifact.image.shape_HWC
+    threads = sorted(set(limits.threads)) if device.found.device == "cpu" else [1]
     best, *others = (
-        Session(content, Plan(precision=file.precision, threads=threads))
-        for threads in sorted(set(limits.threads))
+        Session(
+            content, device.plan(file.precision, count, limits.rows, shape), choose=device.chooses
+        )
+        for count in threads
     )
     images_NHWC = _blank(artifact, limits.rows)
     for more in others:

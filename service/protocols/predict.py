@@ -23,7 +23,7 @@ from service.errors import (
 )
 from service.exchange import JSON, REQUEST_ID, Exchange, Handler, server_timing
 from service.metrics import Meters
-from service.pipeline.batcher import Loop
+from service.pipeline.alarm import Loop
 from service.pipeline.catalog import Catalog
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Job

@@ -62,6 +62,15 @@ def model_metadata(catalog: Catalog, classifier: Classifier) -> Document:
 def model_config(classifier: Classifier) -> Document:
     """Return the model's configuration in the terms of Triton's ModelConfig."""
     artifact, limits = classifier.artifact, classifier.limits.batch
+    plan, found = classifier.session.plan, classifier.limits.device.found
+    group: Document = {
+        "name": artifact.name, "count": classifier.limits.instances, "kind": "KIND_CPU",
+    }  # fmt: skip
+    if plan.device != "cpu":
+        group |= {"count": 1, "kind": "KIND_GPU", "gpus": [plan.index]}
+    told = {"device": plan.device, "precision": plan.precision, "binding": plan.binding}
+    if found.is_fallback:
+        told["device_fallback"] = found.reason
     return {
         "name": artifact.name,
         "platform": "onnxruntime_onnx",
@@ -80,7 +89,8 @@ def model_config(classifier: Classifier) -> Document:
             "max_queue_delay_microseconds": round(limits.max_queue_delay_s * 1e6),
             "default_queue_policy": {"max_queue_size": limits.max_queue_rows},
         },
-        "instance_group": [{"name": artifact.name, "count": 1, "kind": "KIND_CPU"}],
+        "instance_group": [group],
+        "parameters": {name: {"string_value": value} for name, value in told.items()},
         "default_model_filename": artifact.fp32.path,
     }
 

@@ -19,7 +19,7 @@ from models.image import Pixels
 from service.canary import Canary
 from service.errors import DecodeError, InvalidInputError, ServiceError
 from service.metrics import Meters, ModelMetrics
-from service.pipeline.batcher import Loop
+from service.pipeline.alarm import Loop
 from service.pipeline.catalog import Catalog
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Job, Rows

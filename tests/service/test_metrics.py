@@ -42,9 +42,11 @@ def test_every_metric_is_in_base_units_and_of_this_service() -> None:
     ]
     names = sorted(collector._name for collector in collectors)
     assert names == [
-        "foveal_batch_rows", "foveal_decode_seconds", "foveal_drift_class_rows",
+        "foveal_batch_rows", "foveal_cpu_nodes", "foveal_decode_seconds", "foveal_device_fallback",
+        "foveal_device_memory_bytes", "foveal_drift_class_rows",
         "foveal_drift_rows", "foveal_drift_sums", "foveal_dropped_rows", "foveal_model_info",
-        "foveal_model_refused", "foveal_queue_rows", "foveal_queue_seconds",
+        "foveal_model_refused", "foveal_padded_rows", "foveal_plan_info", "foveal_queue_rows",
+        "foveal_queue_seconds",
         "foveal_request_seconds", "foveal_requests", "foveal_run_seconds",
         "foveal_shadow_difference", "foveal_shadow_rows", "foveal_shadow_seconds",
         "foveal_training",

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from service.errors import InferenceError
 from service.pipeline.batcher import Batcher
-from service.pipeline.job import Batch, BatchLimits, Job
+from service.pipeline.job import Batch, BatchLimits, Job, Runner
 from service.pipeline.session import Outputs
 from tests.tiny import tiny_logits
 
 FAILURE = InferenceError("the run failed")
-THREADED = pytest.mark.parametrize("is_threaded", [False, True], ids=["loop", "thread"])
+RUNNERS = pytest.mark.parametrize("threads", [0, 1, 2, 3], ids=["loop", "one", "two", "three"])
 
 # One pixel a stripe: the closed form of a row is its four bytes, so a row is its own number.
 ROW_SHAPE = (4, 1, 1)
@@ -104,43 +104,54 @@ class FakeLoop:
 
 
 class FakeExecutor(Executor):
-    """Takes one call and runs it when told: what it reads then is what a slow thread would read."""
+    """Takes calls and runs them when told: what they read then is what slow threads would read."""
 
-    def __init__(self) -> None:
-        self._call: Callable[[], None] | None = None
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._calls: list[Callable[[], None]] = []
         self.on_submit: Callable[[Batch], None] = lambda _batch: None
 
     @property
     def is_busy(self) -> bool:
-        return self._call is not None
+        return bool(self._calls)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._calls) == self._threads
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        assert self._call is None, "two runs at once"
-        self._call = lambda: fn(*args, **kwargs)
+        assert not self.is_full, "more runs at once than there are runners"
+        self._calls.append(lambda: fn(*args, **kwargs))
         self.on_submit(args[0])
         return Future()
 
-    def finish(self) -> None:
-        call, self._call = self._call, None
-        assert call is not None, "nothing runs"
-        call()
+    def finish(self, which: int = 0) -> None:
+        """Run one of the calls that are out, counted from the oldest."""
+        assert self._calls, "nothing runs"
+        self._calls.pop(which % len(self._calls))()
 
 
 class World:
-    """A batcher, everything around it, and what was seen of it."""
+    """A batcher, everything around it, and what was seen of it.
 
-    def __init__(self, limits: BatchLimits, *, is_threaded: bool) -> None:
+    Args:
+        limits: The batcher's.
+        threads: How many runners it has; 0: one, on the loop.
+    """
+
+    def __init__(self, limits: BatchLimits, threads: int) -> None:
         self.loop = FakeLoop()
-        self.executor = FakeExecutor() if is_threaded else None
+        self.executor = FakeExecutor(threads) if threads else None
         self.limits = limits
         self.runs: list[list[int]] = []
         self.failures: list[Exception] = []  # raised by the next runs
         self.failed_numbers: set[int] = set()
         self.on_run: Callable[[list[int]], None] = lambda _numbers: None
+        shape = limits.max_batch_size, *ROW_SHAPE
+        runners = [Runner(self._run, np.empty(shape, np.uint8)) for _ in range(threads or 1)]
         self.batcher = Batcher(
-            self._run, ROW_SHAPE, limits, loop=self.loop, executor=self.executor,
-            clock=self.loop.clock,
-        )  # fmt: skip
+            runners, limits, loop=self.loop, executor=self.executor, clock=self.loop.clock
+        )
         self.done: list[Job] = []
         self.numbers: dict[int, range] = {}  # id(job) -> its rows' numbers
         self._next = 0
@@ -194,9 +205,9 @@ class World:
         assert self.done.count(job) == 1
         assert isinstance(job.error, kind), job.error
 
-    def finish_run(self) -> None:
+    def finish_run(self, which: int = 0) -> None:
         assert self.executor is not None
-        self.executor.finish()
+        self.executor.finish(which)
         self.loop.settle()
 
     def run_all(self) -> None:
@@ -212,5 +223,5 @@ class World:
         raise AssertionError("the world never comes to rest")
 
 
-def world(is_threaded: bool, batch: int = 4, queue: int = 100, delay_s: float = 0.0) -> World:
-    return World(BatchLimits(batch, queue, delay_s), is_threaded=is_threaded)
+def world(threads: int, batch: int = 4, queue: int = 100, delay_s: float = 0.0) -> World:
+    return World(BatchLimits(batch, queue, delay_s), threads)

@@ -1,17 +1,19 @@
 """The batcher at work, and what a failed run or an answered job leaves behind: laws 2 and 3."""
 
+import itertools
+
 import pytest
 
 from service.errors import InferenceError
 from service.pipeline.job import Job
-from tests.service.pipeline.simulator import FAILURE, THREADED, world
+from tests.service.pipeline.simulator import FAILURE, RUNNERS, world
 
 # Work conserving
 
 
-@THREADED
-def test_lone_row_runs_at_once(is_threaded: bool) -> None:
-    w = world(is_threaded)
+@RUNNERS
+def test_lone_row_runs_at_once(threads: int) -> None:
+    w = world(threads)
     job = w.submit()
     w.loop.turn()
     assert w.batcher.queued_rows == 0
@@ -22,9 +24,9 @@ def test_lone_row_runs_at_once(is_threaded: bool) -> None:
     assert w.runs == [[0]]
 
 
-@THREADED
-def test_arrivals_of_one_turn_share_a_run(is_threaded: bool) -> None:
-    w = world(is_threaded)
+@RUNNERS
+def test_arrivals_of_one_turn_share_a_run(threads: int) -> None:
+    w = world(threads)
     jobs = [w.submit() for _ in range(3)]
     w.run_all()
     assert w.runs == [[0, 1, 2]]
@@ -33,7 +35,7 @@ def test_arrivals_of_one_turn_share_a_run(is_threaded: bool) -> None:
 
 
 def test_what_arrives_during_a_run_is_the_next_batch() -> None:
-    w = world(True)
+    w = world(1)
     w.submit()
     w.loop.settle()
     later = [w.submit() for _ in range(6)]
@@ -47,7 +49,7 @@ def test_what_arrives_during_a_run_is_the_next_batch() -> None:
 
 
 def test_next_run_starts_before_the_answers_go_out() -> None:
-    w = world(True)
+    w = world(1)
     seen: list[bool] = []
     assert w.executor is not None
     executor = w.executor
@@ -58,9 +60,66 @@ def test_next_run_starts_before_the_answers_go_out() -> None:
     assert seen == [True]
 
 
-@THREADED
-def test_rows_of_a_large_request_run_in_several_batches(is_threaded: bool) -> None:
-    w = world(is_threaded, batch=4)
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_free_runner_takes_what_arrives_during_another_run(threads: int) -> None:
+    w = world(threads)
+    for _ in range(threads):
+        w.submit()
+        w.loop.settle()
+    assert w.executor is not None
+    assert w.executor.is_full
+    later = [w.submit() for _ in range(2)]
+    w.loop.settle()
+    assert w.batcher.queued_rows == 2
+    w.finish_run(threads - 1)
+    w.run_all()
+    assert w.runs == [[threads - 1], *([n] for n in range(threads - 1)), [threads, threads + 1]]
+    for job in later:
+        w.assert_answered(job)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_rows_that_wait_are_spread_over_free_runners_a_full_batch_each(threads: int) -> None:
+    w = world(threads, batch=4)
+    job = w.submit(4 * threads)
+    w.loop.settle()
+    assert w.executor is not None
+    assert w.executor.is_full
+    assert w.batcher.queued_rows == 0
+    w.run_all()
+    w.assert_answered(job)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_parts_are_in_the_order_of_the_rows_whichever_run_ends_first(
+    order: tuple[int, ...],
+) -> None:
+    w = world(3, batch=2)
+    job, other = w.submit(5), w.submit(1, is_array=True)
+    w.loop.settle()
+    out = [0, 1, 2]
+    for run in order:
+        assert job not in w.done
+        w.finish_run(out.index(run))
+        out.remove(run)
+    w.assert_answered(job)
+    w.assert_answered(other)
+
+
+def test_delay_holds_for_the_second_runner_too() -> None:
+    w = world(2, batch=4, delay_s=0.5)
+    w.submit(6)
+    w.loop.settle()
+    assert w.batcher.queued_rows == 2, "a batch that is not full waits for company"
+    w.loop.advance(0.5)
+    assert w.batcher.queued_rows == 0
+    w.run_all()
+    assert [len(numbers) for numbers in w.runs] == [4, 2]
+
+
+@RUNNERS
+def test_rows_of_a_large_request_run_in_several_batches(threads: int) -> None:
+    w = world(threads, batch=4)
     jobs = [w.submit(1), w.submit(10), w.submit(2)]
     w.run_all()
     assert [len(numbers) for numbers in w.runs] == [4, 4, 4, 1]
@@ -69,19 +128,19 @@ def test_rows_of_a_large_request_run_in_several_batches(is_threaded: bool) -> No
     assert len(jobs[1].parts) == 3
 
 
-@THREADED
+@RUNNERS
 @pytest.mark.parametrize("rows", [1, 3, 4, 9])
-def test_rows_as_one_array(is_threaded: bool, rows: int) -> None:
-    w = world(is_threaded, batch=4)
+def test_rows_as_one_array(threads: int, rows: int) -> None:
+    w = world(threads, batch=4)
     jobs = [w.submit(rows, is_array=True), w.submit(2), w.submit(rows, is_array=True)]
     w.run_all()
     for job in jobs:
         w.assert_answered(job)
 
 
-@THREADED
-def test_delay_waits_for_company(is_threaded: bool) -> None:
-    w = world(is_threaded, delay_s=0.5)
+@RUNNERS
+def test_delay_waits_for_company(threads: int) -> None:
+    w = world(threads, delay_s=0.5)
     w.submit()
     w.loop.advance(0.4)
     assert not w.runs
@@ -93,9 +152,9 @@ def test_delay_waits_for_company(is_threaded: bool) -> None:
     assert w.runs == [[0, 1]]
 
 
-@THREADED
-def test_delay_ends_when_a_batch_is_full(is_threaded: bool) -> None:
-    w = world(is_threaded, batch=4, delay_s=0.5)
+@RUNNERS
+def test_delay_ends_when_a_batch_is_full(threads: int) -> None:
+    w = world(threads, batch=4, delay_s=0.5)
     w.submit(3)
     w.loop.settle()
     w.submit(1)
@@ -107,9 +166,9 @@ def test_delay_ends_when_a_batch_is_full(is_threaded: bool) -> None:
     assert not w.loop.timers
 
 
-@THREADED
-def test_delay_counts_from_the_first_row(is_threaded: bool) -> None:
-    w = world(is_threaded, batch=4, delay_s=0.5)
+@RUNNERS
+def test_delay_counts_from_the_first_row(threads: int) -> None:
+    w = world(threads, batch=4, delay_s=0.5)
     for _ in range(3):
         w.submit()
         w.loop.advance(0.25)
@@ -121,10 +180,10 @@ def test_delay_counts_from_the_first_row(is_threaded: bool) -> None:
 # Law 2: a failed run gives each member the same error, and the queue lives on
 
 
-@THREADED
+@RUNNERS
 @pytest.mark.parametrize("error", [FAILURE, ValueError("secret /path"), MemoryError()])
-def test_failed_run(is_threaded: bool, error: Exception) -> None:
-    w = world(is_threaded)
+def test_failed_run(threads: int, error: Exception) -> None:
+    w = world(threads)
     w.failures = [error]
     failed = [w.submit(), w.submit(2)]
     w.run_all()
@@ -137,35 +196,36 @@ def test_failed_run(is_threaded: bool, error: Exception) -> None:
     w.assert_answered(well)
 
 
-@THREADED
+@RUNNERS
 def test_failed_run_is_logged_with_its_reason(
-    is_threaded: bool, caplog: pytest.LogCaptureFixture
+    threads: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    w = world(is_threaded)
+    w = world(threads)
     w.failures = [ValueError("the very reason")]
     w.submit()
     w.run_all()
     assert "the very reason" in caplog.text
 
 
-@THREADED
-def test_rest_of_a_request_is_not_run_once_a_part_failed(is_threaded: bool) -> None:
-    w = world(is_threaded, batch=4)
+@RUNNERS
+def test_rest_of_a_request_is_not_run_once_a_part_failed(threads: int) -> None:
+    w = world(threads, batch=4)
     w.failures = [FAILURE]
-    failed, well = w.submit(11), w.submit(1)
+    failed, well = w.submit(23), w.submit(1)
     w.run_all()
     w.assert_failed(failed, InferenceError)
     w.assert_answered(well)
-    assert max(number for numbers in w.runs for number in numbers if number < 11) < 8
+    last = max(number for numbers in w.runs for number in numbers if number < 23)
+    assert last < 4 * ((threads or 1) + 1), "more ran than what was out, and one run after it"
     assert w.batcher.queued_rows == 0
 
 
 # Law 3: a job is done once
 
 
-@THREADED
-def test_cancelled_job_is_never_done(is_threaded: bool) -> None:
-    w = world(is_threaded)
+@RUNNERS
+def test_cancelled_job_is_never_done(threads: int) -> None:
+    w = world(threads)
     gone, well = w.submit(), w.submit()
     w.batcher.cancel(gone)
     w.run_all()
@@ -175,7 +235,7 @@ def test_cancelled_job_is_never_done(is_threaded: bool) -> None:
 
 
 def test_job_cancelled_during_its_run_is_never_done() -> None:
-    w = world(True)
+    w = world(1)
     gone, well = w.submit(), w.submit()
     w.loop.settle()
     w.batcher.cancel(gone)
@@ -184,9 +244,9 @@ def test_job_cancelled_during_its_run_is_never_done() -> None:
     w.assert_answered(well)
 
 
-@THREADED
-def test_cancel_after_done_changes_nothing(is_threaded: bool) -> None:
-    w = world(is_threaded)
+@RUNNERS
+def test_cancel_after_done_changes_nothing(threads: int) -> None:
+    w = world(threads)
     job = w.submit()
     w.run_all()
     w.batcher.cancel(job)
@@ -194,11 +254,11 @@ def test_cancel_after_done_changes_nothing(is_threaded: bool) -> None:
     w.assert_answered(job)
 
 
-@THREADED
+@RUNNERS
 def test_answer_that_raises_does_not_take_its_neighbours_along(
-    is_threaded: bool, caplog: pytest.LogCaptureFixture
+    threads: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    w = world(is_threaded)
+    w = world(threads)
 
     def burst(_job: Job) -> None:
         raise RuntimeError("a bug in a protocol")
@@ -210,18 +270,18 @@ def test_answer_that_raises_does_not_take_its_neighbours_along(
     assert "this is a bug" in caplog.text
 
 
-@THREADED
-def test_answer_may_submit_again(is_threaded: bool) -> None:
-    w = world(is_threaded)
+@RUNNERS
+def test_answer_may_submit_again(threads: int) -> None:
+    w = world(threads)
     second: list[Job] = []
     w.submit(then=lambda _job: second.append(w.submit()))
     w.run_all()
     w.assert_answered(second[0])
 
 
-@THREADED
-def test_answer_may_cancel_a_neighbour_of_its_batch(is_threaded: bool) -> None:
-    w = world(is_threaded)
+@RUNNERS
+def test_answer_may_cancel_a_neighbour_of_its_batch(threads: int) -> None:
+    w = world(threads)
     jobs: list[Job] = []
     jobs.append(w.submit(then=lambda _job: w.batcher.cancel(jobs[1])))
     jobs.append(w.submit())

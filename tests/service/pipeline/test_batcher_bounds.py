@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from service.errors import DeadlineError, InferenceError, NotReadyError, QueueFullError
-from tests.service.pipeline.simulator import ROW_SHAPE, THREADED, row, world
+from tests.service.pipeline.simulator import ROW_SHAPE, RUNNERS, row, world
 
 # Law 4: deadlines
 
 
 def test_deadline_that_passes_while_waiting_is_answered_on_time() -> None:
     """The runner is held by another run; the client is told at its deadline, not after the run."""
-    w = world(True)
+    w = world(1)
     w.submit()
     w.loop.settle()
     late, other = w.submit(timeout_s=2), w.submit(timeout_s=5)
@@ -27,17 +27,17 @@ def test_deadline_that_passes_while_waiting_is_answered_on_time() -> None:
     assert w.runs == [[0], [2]], "a row past its deadline was run"
 
 
-@THREADED
-def test_deadline_shorter_than_the_delay_is_answered_on_time(is_threaded: bool) -> None:
-    w = world(is_threaded, delay_s=10)
+@RUNNERS
+def test_deadline_shorter_than_the_delay_is_answered_on_time(threads: int) -> None:
+    w = world(threads, delay_s=10)
     late = w.submit(timeout_s=1)
     w.loop.advance(1.5)
     w.assert_failed(late, DeadlineError)
 
 
-@THREADED
-def test_row_past_its_deadline_is_not_run(is_threaded: bool) -> None:
-    w = world(is_threaded)
+@RUNNERS
+def test_row_past_its_deadline_is_not_run(threads: int) -> None:
+    w = world(threads)
     late, well = w.submit(timeout_s=0), w.submit()
     w.run_all()
     w.assert_failed(late, DeadlineError)
@@ -46,7 +46,7 @@ def test_row_past_its_deadline_is_not_run(is_threaded: bool) -> None:
 
 
 def test_earlier_deadline_of_a_later_request_is_kept() -> None:
-    w = world(True)
+    w = world(1)
     w.submit()
     w.loop.settle()
     patient, hasty = w.submit(timeout_s=20), w.submit(timeout_s=1)
@@ -59,9 +59,9 @@ def test_earlier_deadline_of_a_later_request_is_kept() -> None:
 # Law 5: bounded, refuses at the door
 
 
-@THREADED
-def test_full_queue_refuses(is_threaded: bool) -> None:
-    w = world(is_threaded, queue=5)
+@RUNNERS
+def test_full_queue_refuses(threads: int) -> None:
+    w = world(threads, queue=5)
     w.submit(3)
     with pytest.raises(QueueFullError, match=r"3 of 5 rows waiting.*FOVEAL_MAX_QUEUE_ROWS"):
         w.submit(3)
@@ -73,7 +73,7 @@ def test_full_queue_refuses(is_threaded: bool) -> None:
 
 
 def test_rows_that_run_no_longer_wait() -> None:
-    w = world(True, batch=4, queue=5)
+    w = world(1, batch=4, queue=5)
     w.submit(5)
     w.loop.settle()
     assert w.batcher.queued_rows == 1
@@ -82,9 +82,9 @@ def test_rows_that_run_no_longer_wait() -> None:
         w.submit(1)
 
 
-@THREADED
-def test_reserved_places_count(is_threaded: bool) -> None:
-    w = world(is_threaded, queue=5)
+@RUNNERS
+def test_reserved_places_count(threads: int) -> None:
+    w = world(threads, queue=5)
     w.batcher.reserve(4)
     assert not w.batcher.is_idle
     with pytest.raises(QueueFullError, match="4 of 5"):
@@ -98,22 +98,39 @@ def test_reserved_places_count(is_threaded: bool) -> None:
     w.submit(5)
 
 
-def test_retry_after_is_the_time_that_the_queue_takes() -> None:
-    w = world(True, batch=4, queue=40)
-    w.submit(4)
-    w.loop.settle()
-    w.loop.advance(2)  # 2 rows a second
-    w.finish_run()
-    w.submit(40)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_retry_after_is_the_time_that_the_queue_takes(threads: int) -> None:
+    w = world(threads, batch=4, queue=400)
+    for _ in range(20):
+        w.submit(4 * threads)
+        w.loop.settle()
+        w.loop.advance(2)  # 2 rows a second and runner
+        for _ in range(threads):
+            w.finish_run()
+        w.loop.advance(1000)  # nothing to do is no time of the queue's
+    w.submit(400)
     with pytest.raises(QueueFullError) as refused:
         w.submit(1)
-    assert refused.value.retry_after_s == 20
-    assert refused.value.headers == ((b"retry-after", b"20"),)
+    got = refused.value.retry_after_s
+    assert refused.value.headers == ((b"retry-after", b"%d" % got),)
+    assert got == 200 if threads == 1 else 0.85 * 200 / threads < got < 1.1 * 200 / threads
+
+
+def test_retry_after_counts_what_the_loop_does_between_runs() -> None:
+    """A loop that is busy with other things drains no faster than it gets to its runs."""
+    w = world(0, batch=4, queue=40)
+    w.submit(40)
+    for _ in range(5):
+        w.loop.now += 2
+        w.loop.turn()  # 4 rows in 2 seconds, though the runs took none
+    with pytest.raises(QueueFullError) as refused:
+        w.submit(21)
+    assert refused.value.retry_after_s == 10
 
 
 @pytest.mark.parametrize("has_run", [False, True])
 def test_retry_after_is_at_least_a_second(has_run: bool) -> None:
-    w = world(True, batch=4, queue=4)
+    w = world(1, batch=4, queue=4)
     if has_run:
         w.submit(4)
         w.loop.settle()
@@ -127,9 +144,9 @@ def test_retry_after_is_at_least_a_second(has_run: bool) -> None:
 # Law 6: no polling, one timer at most
 
 
-@THREADED
-def test_many_requests_leave_one_timer_at_most(is_threaded: bool) -> None:
-    w = world(is_threaded, batch=4)
+@RUNNERS
+def test_many_requests_leave_one_timer_at_most(threads: int) -> None:
+    w = world(threads, batch=4)
     for i in range(200):
         w.submit(timeout_s=30 + i % 7)
         w.loop.turn()
@@ -144,9 +161,9 @@ def test_many_requests_leave_one_timer_at_most(is_threaded: bool) -> None:
     assert not w.loop.timers, "a timer that winds itself up again is polling"
 
 
-@THREADED
-def test_idle_batcher_has_no_callbacks(is_threaded: bool) -> None:
-    w = world(is_threaded)
+@RUNNERS
+def test_idle_batcher_has_no_callbacks(threads: int) -> None:
+    w = world(threads)
     w.submit()
     w.run_all()
     w.loop.settle()
@@ -156,14 +173,14 @@ def test_idle_batcher_has_no_callbacks(is_threaded: bool) -> None:
 # Law 8: whatever happens, every accepted job is done
 
 
-@THREADED
-def test_close_answers_what_waits(is_threaded: bool) -> None:
-    w = world(is_threaded, batch=2)
+@RUNNERS
+def test_close_answers_what_waits(threads: int) -> None:
+    w = world(threads, batch=2)
     jobs = [w.submit() for _ in range(5)]
-    if is_threaded:
+    if threads:
         w.loop.settle()
     w.batcher.close()
-    running = jobs[:2] if is_threaded else []
+    running = jobs[: 2 * threads]
     for job in jobs[len(running) :]:
         w.assert_failed(job, NotReadyError)
     w.run_all()
@@ -178,7 +195,7 @@ def test_close_answers_what_waits(is_threaded: bool) -> None:
 
 
 def test_close_amid_a_request_of_several_batches() -> None:
-    w = world(True, batch=2)
+    w = world(1, batch=2)
     job = w.submit(5)
     w.loop.settle()
     w.batcher.close()
@@ -187,9 +204,9 @@ def test_close_amid_a_request_of_several_batches() -> None:
     assert w.done == [job]
 
 
-@THREADED
-def test_observer_that_raises_leaves_nobody_waiting(is_threaded: bool) -> None:
-    w = world(is_threaded)
+@RUNNERS
+def test_observer_that_raises_leaves_nobody_waiting(threads: int) -> None:
+    w = world(threads)
 
     def burst(_batch: Any) -> None:
         raise RuntimeError("a bug in the metrics")
@@ -200,10 +217,10 @@ def test_observer_that_raises_leaves_nobody_waiting(is_threaded: bool) -> None:
     w.assert_answered(job)
 
 
-@THREADED
-def test_row_of_another_shape_leaves_nobody_waiting(is_threaded: bool) -> None:
+@RUNNERS
+def test_row_of_another_shape_leaves_nobody_waiting(threads: int) -> None:
     """Law 1 is the callers' to keep; should one break it, its neighbours still get an answer."""
-    w = world(is_threaded)
+    w = world(threads)
     well = w.submit()
     poison = w.batcher.submit([row(1).repeat(2)], w.loop.now + 30, w.done.append)
     w.run_all()

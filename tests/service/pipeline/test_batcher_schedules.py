@@ -32,7 +32,7 @@ SUBMIT = st.tuples(
     st.just("submit"), ROWS, SECONDS, st.booleans(),
     st.sampled_from(["", "", "", "submit", "cancel", "raise"]),
 )  # fmt: skip
-FINISH = st.tuples(st.just("finish"), st.booleans())
+FINISH = st.tuples(st.just("finish"), st.integers(0, 2), st.booleans())
 OTHER = st.one_of(
     st.tuples(st.just("cancel"), st.integers(0, 30)),
     st.tuples(st.just("turn")),
@@ -54,11 +54,15 @@ LIMITS = st.builds(
 )
 
 
+THREADS = st.integers(0, 3)
+
+
 class Schedule:
     """Plays events into a batcher and holds every law after each of them."""
 
-    def __init__(self, limits: BatchLimits, is_threaded: bool) -> None:
-        self.w = World(limits, is_threaded=is_threaded)
+    def __init__(self, limits: BatchLimits, threads: int) -> None:
+        self.w = World(limits, threads)
+        self.taken: list[int] = []  # numbers of the rows that were handed to the executor
         # What these find is kept: the batcher, rightly, survives whatever its callbacks raise.
         self.broken: list[AssertionError] = []
         self.w.on_run = self.keeping(self.check_run)
@@ -129,12 +133,12 @@ class Schedule:
             return
         self.reserved.append(rows)
 
-    def finish(self, is_failing: bool) -> None:
+    def finish(self, which: int, is_failing: bool) -> None:
         w = self.w
         if is_failing:
             w.failures = [FAILURE]
         if w.executor is not None and w.executor.is_busy:
-            w.executor.finish()
+            w.executor.finish(which)
 
     def play(self, events: list[Any]) -> None:
         loop = self.w.loop
@@ -186,16 +190,19 @@ class Schedule:
         """Called as a run begins to read its rows."""
         assert 1 <= len(numbers) <= self.w.limits.max_batch_size
         flat = [number for run in self.w.runs for number in run]
-        assert flat == sorted(set(flat)), "rows ran twice, or not in the order of arrival"
+        assert len(flat) == len(set(flat)), "rows ran twice"
         if self.w.executor is None:
+            assert flat == sorted(flat), "rows did not run in the order of arrival"
             for mine in self.known:
                 if set(numbers) & set(self.w.numbers[id(mine.job)]):
                     self.check_alive(mine)
 
     def check_members(self, batch: Batch) -> None:
         """Called as the loop hands a batch to the executor, some time before it is read."""
-        for job, _, _ in batch.jobs:
+        for job, first, count in batch.jobs:
             self.check_alive(next(mine for mine in self.known if mine.job is job))
+            self.taken += self.w.numbers[id(job)][first : first + count]
+        assert self.taken == sorted(set(self.taken)), "rows were not taken in the order of arrival"
 
     def check_alive(self, mine: Known) -> None:
         assert not mine.is_cancelled or mine.is_excused, "a row was run whose client had left"
@@ -231,29 +238,35 @@ class Schedule:
         for mine in waiting:
             untaken = mine.rows - mine.job.taken
             assert not untaken or mine.deadline > w.loop.now, "a deadline passed in silence"
-        is_running = w.executor is not None and w.executor.is_busy
-        if not w.limits.max_queue_delay_s and not is_running:
-            assert not waiting, "the runner is free and rows wait"
+        is_full = w.executor is not None and w.executor.is_full
+        if is_full or (
+            w.limits.max_queue_delay_s and w.batcher.queued_rows < w.limits.max_batch_size
+        ):
+            return
+        untaken = [mine for mine in waiting if mine.job.taken < mine.rows]
+        assert not untaken, "a runner is free and rows wait"
+        if w.executor is None or not w.executor.is_busy:
+            assert not waiting, "nothing runs, and somebody waits"
 
 
-def play(limits: BatchLimits, is_threaded: bool, events: list[Any]) -> None:
+def play(limits: BatchLimits, threads: int, events: list[Any]) -> None:
     logging.disable(logging.CRITICAL)
     try:
-        Schedule(limits, is_threaded).play(events)
+        Schedule(limits, threads).play(events)
     finally:
         logging.disable(logging.NOTSET)
 
 
 @settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(LIMITS, st.booleans(), EVENTS)
-def test_laws_under_any_schedule(limits: BatchLimits, is_threaded: bool, events: list[Any]) -> None:
-    play(limits, is_threaded, events)
+@given(LIMITS, THREADS, EVENTS)
+def test_laws_under_any_schedule(limits: BatchLimits, threads: int, events: list[Any]) -> None:
+    play(limits, threads, events)
 
 
 @pytest.mark.slow
 @settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(LIMITS, st.booleans(), EVENTS)
+@given(LIMITS, THREADS, EVENTS)
 def test_laws_under_very_many_schedules(
-    limits: BatchLimits, is_threaded: bool, events: list[Any]
+    limits: BatchLimits, threads: int, events: list[Any]
 ) -> None:
-    play(limits, is_threaded, events)
+    play(limits, threads, events)

@@ -152,6 +152,44 @@ def test_runs_on_the_loop_if_short_else_on_a_thread(
     assert set(names) == {expected}
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_instances_run_at_once(repository: ModelRepository, threads: int) -> None:
+    """Each run waits for the other: one at a time would never end."""
+    publish_tiny(repository.root)
+    limits = replace(LIMITS, instances=2, threads=threads)
+    classifier = load(repository, "tiny", 1, limits)
+    assert not classifier.is_inline
+    meeting = threading.Barrier(2, timeout=10)
+    images = random_images(8)
+
+    def meet(run: Callable[[NDArray[np.uint8]], object]) -> object:
+        def running(batch: NDArray[np.uint8]) -> object:
+            meeting.wait()
+            return run(batch)
+
+        return running
+
+    sessions = {id(s): s for s in classifier.sessions}
+    assert len(sessions) == threads, "a session's own threads serve one run at a time"
+    for session in sessions.values():
+        session.run = meet(session.run)  # type: ignore[method-assign,assignment]
+
+    async def main() -> list[Job]:
+        loop = asyncio.get_running_loop()
+        classifier.start(loop)
+        answers: list[asyncio.Future[Job]] = [loop.create_future() for _ in images]
+        for image, answer in zip(images, answers, strict=True):
+            classifier.submit([image], loop.time() + 30, answer.set_result)
+        done = [await answer for answer in answers]
+        classifier.close()
+        return done
+
+    for job, image in zip(asyncio.run(main()), images, strict=True):
+        batch, first, _ = job.parts[0]
+        assert batch.outputs is not None
+        np.testing.assert_array_equal(batch.outputs.logits[first], tiny_logits(image[None])[0])
+
+
 def test_only_a_started_classifier_takes_rows(repository: ModelRepository) -> None:
     publish_tiny(repository.root)
     classifier = load(repository, "tiny", 1, LIMITS)
