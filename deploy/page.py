@@ -59,14 +59,14 @@ class Prometheus:
     """Asks a Prometheus.
 
     Args:
-        url: Its address.
+        client: With its address.
         end_s: Unix time that is asked about.
         span_s: Seconds before it.
         window: What rates are taken over, such as ``1m``.
     """
 
-    def __init__(self, url: str, end_s: float, span_s: float, window: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=30)
+    def __init__(self, client: httpx.Client, end_s: float, span_s: float, window: str) -> None:
+        self._client = client
         self._end_s = end_s
         self._span_s = span_s
         self._window = window
@@ -189,9 +189,10 @@ def _chart(panel: Panel, series: list[Series]) -> str:
         axes.set_ylabel(unit)
         axes.grid(visible=True, color="#ddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        locator = AutoDateLocator(maxticks=7)
+        locator = AutoDateLocator(maxticks=7)  # type: ignore[no-untyped-call]  # matplotlib's
         axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
+        formatter = ConciseDateFormatter(locator, show_offset=False)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_formatter(formatter)
         columns = max(1, panel.width // 4)
         figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=8)
         drawn = io.StringIO()
@@ -249,10 +250,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("dashboard.html"))
     options = parser.parse_args()
     now = time.time()
-    prometheus = Prometheus(options.url, now, options.minutes * 60, options.window)
     at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(now))
     try:
-        drawn = page(prometheus, f"Foveal: {options.minutes:.3g} minutes to {at} UTC")
+        with httpx.Client(base_url=options.url, timeout=30) as client:
+            prometheus = Prometheus(client, now, options.minutes * 60, options.window)
+            drawn = page(prometheus, f"Foveal: {options.minutes:.3g} minutes to {at} UTC")
     except (httpx.HTTPError, ValueError) as error:
         sys.exit(f"{options.url}: expected a Prometheus that answers, got: {error}")
     options.out.write_text(drawn)

@@ -187,23 +187,34 @@ LATENCY = Row("Latency", (
 BATCHES = Row("Batches and queue", (
     Panel(
         "Rows a run", "Mean. Near 1 although many wait: raise FOVEAL_MAX_QUEUE_DELAY_MS.", "short",
-        (Query(_mean("foveal_batch_rows"), VERSION),), width=6,
+        (Query(_mean("foveal_batch_rows"), VERSION),), width=5,
+    ),
+    Panel(
+        "Padding",
+        "Share of what is run for nothing: rows that fill a batch up to its bucket. 0 where a run "
+        "may have any size.", "percentunit",
+        (Query(
+            "sum by (model, version) (rate(foveal_padded_rows_total{$where}[$window]))"
+            " / (sum by (model, version) (rate(foveal_padded_rows_total{$where}[$window]))"
+            " + sum by (model, version) (rate(foveal_batch_rows_sum{$where}[$window])) > 0)",
+            VERSION,
+        ),), width=5,
     ),
     Panel(
         "Rows waiting", "Now, over all instances. The limit is FOVEAL_MAX_QUEUE_ROWS an instance.",
-        "short", (Query("sum by (model, version) (foveal_queue_rows{$where})", VERSION),), width=6,
+        "short", (Query("sum by (model, version) (foveal_queue_rows{$where})", VERSION),), width=5,
     ),
     Panel(
         "Requests waiting", "Mean: seconds waited a second, by Little's law. What the autoscaler "
         "goes by: the figure beside it is of one moment.", "short",
         (Query("sum by (model, version) (rate(foveal_queue_seconds_sum{$where}[$window]))",
-               VERSION),), width=6,
+               VERSION),), width=5,
     ),
     Panel(
-        "Runner busy", "Seconds of run a second, by instance; 1 a worker is all it can do.",
+        "Runner busy", "Seconds of run a second, by instance; 1 a worker is all that it can do.",
         "percentunit",
         (Query("sum by (instance) (rate(foveal_run_seconds_sum{$where}[$window]))",
-               "{{instance}}"),), width=6,
+               "{{instance}}"),), width=4,
     ),
 ))  # fmt: skip
 
@@ -234,6 +245,32 @@ VERSIONS = Row("Versions", (
         "index say why.", "short",
         (Query("sum(foveal_model_refused{$where}) or 0 * count(foveal_model_info{$where})",
                "refused"),), "number", 4,
+    ),
+))  # fmt: skip
+
+DEVICES = Row("Devices", (
+    Panel(
+        "Placement", "Which device was asked for and which runs a version, how a run is bound to "
+        "it, and the batch sizes that it runs.", "short",
+        (Query("count by (model, version, asked, device, index, binding, buckets)"
+               " (foveal_plan_info{$where} == 1)"),), "table", 10,
+        (("model", "model"), ("version", "version"), ("asked", "asked for"), ("device", "device"),
+         ("index", "index"), ("binding", "binding"), ("buckets", "buckets"),
+         ("Value", "instances")),
+    ),
+    Panel(
+        "Fell to the CPU", "Instances that have a GPU and do not run on it; the log says why.",
+        "short", (Query('sum(foveal_device_fallback{job="foveal"})', "instances"),), "number", 4,
+    ),
+    Panel(
+        "Nodes left to the CPU", "Of a version's graph, by a GPU's provider; 0 without a GPU.",
+        "short", (Query("max by (model, version) (foveal_cpu_nodes{$where})", VERSION),), width=5,
+    ),
+    Panel(
+        "Memory of the GPU", "What a version took when it was loaded; 0 without a GPU. How busy "
+        "the GPU is: Runner busy.", "bytes",
+        (Query("sum by (model, version) (foveal_device_memory_bytes{$where})", VERSION),),
+        "stacked", 5,
     ),
 ))  # fmt: skip
 
@@ -308,5 +345,5 @@ DRIFT = Row("Drift: what comes in and goes out, beside training", (
     ),
 ))  # fmt: skip
 
-ROWS = (TRAFFIC, ERRORS, LATENCY, BATCHES, VERSIONS, CANDIDATES, DRIFT)
+ROWS = (TRAFFIC, ERRORS, LATENCY, BATCHES, VERSIONS, DEVICES, CANDIDATES, DRIFT)
 PANELS = tuple(panel for row in ROWS for panel in row.panels)

@@ -19,6 +19,7 @@ from tests.deploy.manifests import (
     pod_of,
     rendered,
 )
+from tests.deploy.watched import RULES
 
 # The oldest that has preStop's sleep switched on, and the newest that the package knows.
 VERSIONS = ("1.30", ".".join(kubernetes_validate.latest_version().split(".")[:2]))
@@ -139,3 +140,5 @@ def test_a_mistake_is_found(overlay: str, kind: str, path: tuple[str, ...], valu
 
 def test_the_operators_rules_are_what_the_generator_gives() -> None:
     assert deploy.rules.PATH.read_text() == deploy.rules.rules_yaml(), "run python -m deploy.rules"
+    rules = one(rendered("overlays/cpu"), "PrometheusRule")["spec"]["groups"][0]["rules"]
+    assert rules == RULES

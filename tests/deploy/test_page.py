@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import httpx
 import pytest
 
 from deploy.page import Prometheus, page
@@ -49,8 +50,9 @@ def test_every_panel_is_drawn_with_data(watched: Watched, tmp_path: Path) -> Non
 
 
 def test_without_data_a_panel_says_so(watched: Watched) -> None:
-    before = Prometheus(watched.url, watched.start_s - 3600, 60, "5s")
-    text = page(before, "Before <anything>")
+    with httpx.Client(base_url=watched.url) as client:
+        before = Prometheus(client, watched.start_s - 3600, 60, "5s")
+        text = page(before, "Before <anything>")
     assert text.count("no data") == len(PANELS)
     assert "Before &lt;anything&gt;" in text
 

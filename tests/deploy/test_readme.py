@@ -66,7 +66,7 @@ def test_what_it_names_is_there() -> None:
         for name in names:
             assert f"| `{name}` |" in README, (kind, name)
     known = {f"FOVEAL_{field.upper()}" for field in Settings.model_fields}
-    assert set(re.findall(r"FOVEAL_[A-Z_]+[A-Z]", README)) <= known
+    assert set(re.findall(r"FOVEAL_[A-Z0-9_]+[A-Z0-9]", README)) <= known
     commands = {command.name for command in foveal.models_app.registered_commands}
     assert set(re.findall(r"foveal models (\w+)", README)) <= commands
 

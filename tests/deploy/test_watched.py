@@ -78,8 +78,12 @@ def test_panels_tell_what_was_sent(watched: Watched) -> None:
     assert value(watched, "Share refused for a full queue", model="tiny") == 0
     assert value(watched, "Share of answers that are our fault", model="slow") > 0
     assert value(watched, "Share of answers that are our fault", model="tiny") == 0
-    assert 0.5 < value(watched, "Share by version", model="tiny", version="1") < 0.9
+    assert 0.5 < value(watched, "Share by version", model="tiny", version="1") < 1
+    assert 0 < value(watched, "Share by version", model="tiny", version="2") < 0.5
     assert value(watched, "Share by version", model="slow") == 1
+    assert value(watched, "Padding", model="tiny") > 0  # buckets of 1, 16 and 64 are set
+    assert value(watched, "Placement", buckets="1,16,64", device="cpu") == 1
+    assert value(watched, "Fell to the CPU") == value(watched, "Memory of the GPU") == 0
     assert value(watched, "Mean pixel", 1) == 90
     assert 110 < value(watched, "Mean pixel", model="tiny", version="1") < 145
     assert value(watched, "Rows a run", model="slow") > 8

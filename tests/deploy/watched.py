@@ -214,7 +214,7 @@ def watched_service(folder: Path) -> Iterator[Watched]:
     build_repository(folder / "models")
     with running_server(
         folder / "models", folder, grpc_port=free_port(), max_queue_rows=QUEUE_ROWS,
-        loaded_versions=3,
+        loaded_versions=3, buckets="1,16,64",
     ) as server:  # fmt: skip
         config = configured(folder, f"127.0.0.1:{server.port}")
         with running_prometheus(config, folder) as url:
