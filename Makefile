@@ -1,12 +1,15 @@
 # One command a task; CI calls the same. Everything lives in .venv of the checkout.
 PYTHON ?= python3
 PORT ?= 3000
+IMAGE ?= foveal:latest
+ENGINE ?= $(shell command -v podman || command -v docker)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check
+.PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
+  bento image run-image base-image footprint dashboard
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,16 +52,38 @@ train-demo: $(VENV)/.all  ## train, export and publish a digits network: under a
 	$(BIN)/foveal train --dataset digits --network cnn --run runs/demo
 	$(BIN)/foveal export runs/demo --name digits-cnn
 
+bento: install       ## build the Bento, foveal:latest, into BentoML's store
+	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build
+
+image:               ## build the container image IMAGE (foveal:latest) with podman or docker
+	IMAGE=$(IMAGE) ENGINE=$(ENGINE) deploy/container/build.sh
+
+run-image:           ## run it, locked down, on PORT (3000) and 8001 for gRPC
+	$(ENGINE) run --rm --read-only --tmpfs /tmp --cap-drop all --security-opt no-new-privileges \
+	  --memory 512m --publish $(PORT):3000 --publish 8001:8001 $(IMAGE)
+
+base-image:          ## make base images out of Debian packages, where no registry can be reached
+	ENGINE=$(ENGINE) deploy/container/base-image.sh
+
+footprint: install   ## seconds to ready and MiB a process, measured
+	$(BIN)/python deploy/footprint.py
+
 bench: $(VENV)/.all   ## beside other servers, stage by stage, at length; needs wrk and taskset
 	$(BIN)/foveal bench peers --cases fcnn,cnn,photo
 	$(BIN)/foveal bench v2
 	$(BIN)/foveal bench stages
+	$(BIN)/foveal bench overload
 	$(BIN)/foveal bench endurance
 
 GPU_OUT ?= gpu-check
 GPU_DIR ?=
 gpu-check:           ## tests and bench that need a GPU, into GPU_OUT; GPU_DIR: what was carried there
 	loadtest/gpu_check.sh $(GPU_OUT) $(GPU_DIR)
+
+PROMETHEUS ?= http://localhost:9090
+MINUTES ?= 60
+dashboard: $(VENV)/.all  ## draw the dashboard of PROMETHEUS without Grafana, into dashboard.html
+	$(BIN)/python -m deploy.page $(PROMETHEUS) --minutes $(MINUTES) --out dashboard.html
 
 CIFAR10 ?= ../shared/data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md

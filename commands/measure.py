@@ -83,6 +83,9 @@ def bench_session(
     Example: foveal bench session --model fashion-cnn --threads 2
     """
     if device != "cpu":
+        if model is not None:
+            expected = "expected none with a GPU: the networks of `bench peers` are measured"
+            raise typer.BadParameter(expected, param_hint="--model")
         from loadtest import bench_device
 
         results = bench_device.measure(device, models, None, _say)

@@ -1,5 +1,6 @@
-"""Load on a running service: locust users, and how to run them without locust's web page.
+"""Load on a running service, what came of it, and benchmarks beside other servers.
 
-``headless`` starts locust in a process of its own and reads what it measured; ``locustfile`` is
-what runs there, and can be run by hand too. README.md says how to read the figures.
+calls -> engines (sender or locust, in processes of their own) -> samples -> trial -> report
+
+README.md says how to read the figures.
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("adopt", "commands", "models", "service", "training", "loadtest", "tune")
+PACKAGES = ("adopt", "commands", "deploy", "models", "service", "training", "loadtest", "tune")
 MAX_LINES = 400
 
 # Package -> which of our own packages it may import. `training -> models <- service`.
@@ -19,6 +19,7 @@ OURS = {
     "training": {"training", "models"},
     "adopt": {"adopt", "models"},
     "loadtest": {"loadtest", "models", "service"},
+    "deploy": {"deploy"},
     "tune": {"tune", "loadtest", "models", "service"},
     "commands": {"adopt", "commands", "models", "service", "training", "loadtest", "tune"},
     "foveal": {"commands"},

@@ -55,6 +55,8 @@ class Batcher:
             None: on the loop's own thread.
         observe: Called after each run, before its jobs are done, with the batch.
         answering: Entered while the jobs of one run are done.
+        newcomers: Clients so far. While the number grows from one turn of the loop to the next, a
+            batch that is not full waits: their requests are on the way.
         clock: Monotonic seconds. Not the loop's own: uvloop's ticks in whole milliseconds.
     """
 
@@ -67,6 +69,7 @@ class Batcher:
         executor: Executor | None = None,
         observe: Callable[[Batch], None] | None = None,
         answering: AbstractContextManager[None] | None = None,
+        newcomers: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         assert runners, "a queue without a runner never drains; this is a bug"
@@ -77,6 +80,8 @@ class Batcher:
         self._executor = executor
         self._observe = observe
         self._answering = answering or nullcontext()
+        self._newcomers = newcomers
+        self._known_clients = newcomers()
         self._clock = clock
         self._queue: deque[Job] = deque()
         # The one that ran last is the first to run again: its buffer is still in the cache.
@@ -208,7 +213,24 @@ class Batcher:
                     self._delay = self._loop.call_later(left_s, self._delay_over)
                 return
         self._is_scheduled = True
-        self._loop.call_soon(self._start)
+        self._loop.call_soon(self._start_or_wait, self._limits.max_batch_size)
+
+    def _start_or_wait(self, turns: int) -> None:
+        """Run what waits, but for at most some turns let clients that come just now join.
+
+        libuv accepts one connection in a turn of the loop: a crowd of newcomers would be answered
+        one by one, each by a run of its own, and a run of one row costs as much as one of eight.
+        """
+        clients = self._newcomers()
+        if (
+            turns
+            and clients != self._known_clients
+            and self.queued_rows < self._limits.max_batch_size
+        ):
+            self._known_clients = clients
+            self._loop.call_soon(self._start_or_wait, turns - 1)
+        else:
+            self._start()
 
     def _delay_over(self) -> None:
         self._delay = None

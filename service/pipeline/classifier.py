@@ -73,6 +73,12 @@ class Classifier:
         return self.limits.instances == 1 and self.full_batch_s <= INLINE_RUN_S
 
     @property
+    def fallback(self) -> str:
+        """Return why the CPU runs what a GPU that is here should; empty where that is not so."""
+        found = self.limits.device.found
+        return found.reason if found.is_fallback else self.session.fallback
+
+    @property
     def batcher(self) -> Batcher:
         """Return the queue; only a started classifier has one."""
         if self._batcher is None:
@@ -84,6 +90,7 @@ class Classifier:
         loop: Loop,
         observe: Callable[["Classifier", Batch], None] | None = None,
         answering: AbstractContextManager[None] | None = None,
+        newcomers: Callable[[], int] = lambda: 0,
     ) -> None:
         """Open the queue on an event loop.
 
@@ -91,6 +98,7 @@ class Classifier:
             loop: The loop that all requests arrive on.
             observe: Called after each run with this classifier and the batch.
             answering: Entered while the jobs of one run are done.
+            newcomers: Clients so far; see ``Batcher``.
         """
         executor = self.session.executor
         if executor is None and not self.is_inline:
@@ -103,6 +111,7 @@ class Classifier:
             executor=executor,
             observe=None if observe is None else lambda batch: observe(self, batch),
             answering=answering,
+            newcomers=newcomers,
         )
 
     def close(self) -> None:

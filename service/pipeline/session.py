@@ -18,6 +18,10 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, TypeVar
 
+# Before onnxruntime is imported: with its telemetry on it starts a thread, keeps a database in the
+# user's cache and speaks up where it can't. Nothing phones home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -37,8 +41,7 @@ logger = logging.getLogger("foveal.session")
 
 T = TypeVar("T")
 
-# Nothing phones home; on Linux the calls are empty today, the switch stays in case they stop being.
-onnxruntime.disable_telemetry_events()
+onnxruntime.disable_telemetry_events()  # builds that do not know the variable
 
 _NAMES = list(OUTPUTS)
 _SILENT = 3  # onnxruntime's severity: errors only; what matters is raised anyway
@@ -56,6 +59,7 @@ class Session:
     Attributes:
         plan: How it runs: buckets and binding may be less than what the plan wanted.
         reason: Why graphs are not replayed although the plan wanted it; empty where they are.
+        fallback: Why the CPU runs it although a GPU was found; empty where that is not so.
         cpu_nodes: Nodes that a plan for a GPU leaves on the CPU, as ``Shape node_shape``.
         memory_bytes: What opening it took of the GPU's memory.
 
@@ -67,6 +71,7 @@ class Session:
     def __init__(self, content: bytes, plan: Plan, *, choose: bool = False) -> None:
         self.plan = plan
         self.reason = ""
+        self.fallback = ""
         self.cpu_nodes: tuple[str, ...] = ()
         self.memory_bytes = 0
         self._session: Any = None
@@ -231,6 +236,8 @@ def _open_session(content: bytes, plan: Plan, stream: int) -> onnxruntime.Infere
         # Weights stay out of the arena: its limit is then that of what runs need, and a captured
         # graph, which writes where its run did, finds nothing else there.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    if plan.device == "tensorrt" and plan.engine_cache is not None:
+        plan.engine_cache.mkdir(parents=True, exist_ok=True)
     providers = providers_of(plan, stream)
     try:
         session = onnxruntime.InferenceSession(

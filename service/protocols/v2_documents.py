@@ -62,7 +62,7 @@ def model_metadata(catalog: Catalog, classifier: Classifier) -> Document:
 def model_config(classifier: Classifier) -> Document:
     """Return the model's configuration in the terms of Triton's ModelConfig."""
     artifact, limits = classifier.artifact, classifier.limits.batch
-    plan, found = classifier.session.plan, classifier.limits.device.found
+    plan = classifier.session.plan
     group: Document = {
         "name": artifact.name, "count": classifier.limits.instances, "kind": "KIND_CPU",
     }  # fmt: skip
@@ -72,8 +72,8 @@ def model_config(classifier: Classifier) -> Document:
         told = {"device": plan.device, "precision": plan.precision, "binding": plan.binding}
     if tuned := classifier.limits.tuned:
         told["plan"] = f"tuned {tuned.date}"
-    if found.is_fallback:
-        told["device_fallback"] = found.reason
+    if classifier.fallback:
+        told["device_fallback"] = classifier.fallback
     document: Document = {
         "name": artifact.name,
         "platform": "onnxruntime_onnx",

@@ -4,18 +4,30 @@ What is shown: each call's arguments arrive as the reference has them, copies go
 and all that was taken is given back. What is not: anything that a GPU does by itself.
 """
 
+import gc
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 
+from models.repository import ModelRepository
+from service.errors import InferenceError
+from service.pipeline.accelerator import Accelerator
 from service.pipeline.binding import BoundRuns
+from service.pipeline.classifier import ServingLimits, load
 from service.pipeline.cuda_runtime import CudaError, CudaRuntime
+from service.pipeline.devices import Asked, FoundDevice
 from service.pipeline.memory import CudaMemory
-from tests.tiny import random_images, tiny_logits, tiny_model
+from service.pipeline.plans import DeviceLimits
+from service.pipeline.session import Plan, Session
+from tests.tiny import publish_tiny, random_images, tiny_logits, tiny_model
 
 COMPILER = shutil.which("cc")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
@@ -141,6 +153,112 @@ def test_memory_starts_over_after_a_capture_that_failed(runtime: CudaRuntime) ->
     memory.device(16)
     memory.recover()
     assert held(runtime) == before
+
+
+# A device of plain memory: all of a GPU's code but the GPU; onnxruntime's part runs on the CPU
+
+
+@pytest.fixture
+def device(runtime: CudaRuntime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Accelerator]:
+    monkeypatch.setattr("service.pipeline.accelerator.runtime", lambda: runtime)
+    monkeypatch.setattr("service.pipeline.accelerator.CudaMemory", HostMemory)
+    made = Accelerator(0)
+    monkeypatch.setattr("service.pipeline.session.accelerator", lambda _index: made)
+    monkeypatch.setattr("service.pipeline.session.providers_of", lambda *_: CPU)
+    monkeypatch.setattr("service.pipeline.session._check_nodes", lambda *_: ("Shape shape",))
+    yield made
+    made.executor.shutdown()
+
+
+CPU: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
+MODEL = tiny_model().SerializeToString()
+PLAN = Plan("cuda", binding="graph", buckets=(1, 2, 4))
+
+
+def test_all_runs_are_on_the_devices_thread(device: Accelerator) -> None:
+    def name() -> str:
+        return threading.current_thread().name
+
+    assert device.call(name) == device.call(device.call, name) == "cuda-0_0"
+    with pytest.raises(ZeroDivisionError):
+        device.call(divmod, 1, 0)
+    session = Session(MODEL, PLAN)
+    assert session.executor is device.executor
+    with ThreadPoolExecutor(4) as threads:
+        for seed in range(40):
+            images = random_images(1 + seed % 9, seed)
+            logits = threads.submit(session.run, images).result().logits
+            np.testing.assert_array_equal(logits, tiny_logits(images))
+
+
+def test_a_session_that_is_let_go_gives_its_memory_back(
+    device: Accelerator, runtime: CudaRuntime
+) -> None:
+    before = held(runtime)
+    session = Session(MODEL, PLAN, choose=True)
+    assert session.memory_bytes == device.budget.held_bytes == held(runtime) - before > 0
+    assert session.cpu_nodes == ("Shape shape",)
+    del session
+    gc.collect()
+    device.call(int)  # freed on the device's thread, in turn
+    assert (held(runtime), device.budget.held_bytes) == (before, 0)
+
+
+def test_a_model_beyond_the_budget_is_refused_and_leaves_nothing(
+    device: Accelerator, runtime: CudaRuntime
+) -> None:
+    first = Session(MODEL, replace(PLAN, memory_bytes=1000))
+    before = held(runtime)
+    for limit in (first.memory_bytes, first.memory_bytes + 1):
+        with pytest.raises(InferenceError, match="FOVEAL_GPU_MEMORY_MIB"):
+            Session(MODEL, replace(PLAN, memory_bytes=limit))
+        assert held(runtime) == before
+    assert device.budget.held_bytes == first.memory_bytes
+
+
+@pytest.mark.usefixtures("device")
+def test_a_model_that_cannot_be_captured_runs_without_graphs_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    graphs: list[object] = []
+
+    def providers(plan: Plan, _stream: int) -> list[tuple[str, dict[str, str]]]:
+        """As onnxruntime refuses a session whose nodes are not all on the GPU."""
+        graphs.append(plan.binding)
+        return [("NoExecutionProvider", {})] if plan.binding == "graph" else CPU
+
+    monkeypatch.setattr("service.pipeline.session.providers_of", providers)
+    with pytest.warns(UserWarning, match="not in available provider names"):
+        session = Session(MODEL, PLAN)
+    assert graphs == ["graph", "bound"]
+    assert session.plan.binding == "bound"
+    assert session.reason
+    assert f"no graphs are replayed: {session.reason}" in caplog.text
+    images = random_images(3)
+    np.testing.assert_array_equal(session.run(images).logits, tiny_logits(images))
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("asked", ["auto", "cuda"])
+def test_a_model_that_the_device_cannot_run_goes_to_the_cpu_if_auto_chose(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_tiny(tmp_path)
+
+    def providers(plan: Plan, _stream: int) -> list[tuple[str, dict[str, str]]]:
+        return CPU if plan.device == "cpu" else [("NoExecutionProvider", {})]
+
+    monkeypatch.setattr("service.pipeline.session.providers_of", providers)
+    limits = ServingLimits(device=DeviceLimits(FoundDevice("cuda", 0, asked)))
+    with pytest.warns(UserWarning, match="not in available provider names"):
+        if asked == "cuda":
+            with pytest.raises(InferenceError):
+                load(ModelRepository(tmp_path), "tiny", 1, limits)
+            return
+        classifier = load(ModelRepository(tmp_path), "tiny", 1, limits)
+    assert classifier.session.plan.device == "cpu"
+    assert classifier.fallback
+    assert f"tiny:1: the CPU runs it, cuda cannot: {classifier.fallback}" in caplog.text
 
 
 def test_a_library_that_lacks_a_call_is_refused(tmp_path: Path) -> None:

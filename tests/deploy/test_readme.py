@@ -1,0 +1,85 @@
+"""deploy/README.md: its links lead somewhere, its figures are the tables', its commands exist."""
+
+import math
+import re
+
+import pytest
+
+import foveal
+from deploy.panels import PANELS
+from service import metrics
+from service.settings import Settings
+from tests.deploy.manifests import COMPONENTS, KUBERNETES, OVERLAYS
+from tests.deploy.watched import RULES
+from tests.server import ROOT
+
+DEPLOY = ROOT / "deploy"
+README = (DEPLOY / "README.md").read_text()
+RESULTS = ROOT / "loadtest" / "results"
+# What the section on sizing reckons with, and the words beside it in the results.
+PEERS, V2 = "peers_2026-11-21_1356.md", "v2_2026-11-21_1358.md"
+SCORE, ENDURANCE = "score_2026-11-21_1359.md", "endurance_2026-11-21_1402.md"
+FIGURES = [
+    ("25,404", PEERS, r"\| foveal \| [\d,]+ \| [\d,]+ \| 25,404 \|.* 2\.37 / 13\.68"),
+    ("129,201", V2, r"V2 binary .*\| 129,201 \|"),
+    ("77,770", V2, r"V2 grpc .*\| 77,770 \|"),
+    ("640 images", PEERS, r"\| foveal \| 488 \| 657 \| 640 \|.* 95\.06 / 122\.48"),
+    ("93 images", PEERS, r"\| foveal \| 86 \| 102 \| 93 \|"),
+    ("9,770", SCORE, r"\| table \| 9,770 \|"),
+    ("2.15 times", ENDURANCE, r"two workers on two cores.* 2\.15 times"),
+    ("413 MiB", ENDURANCE, r"after 127,184 requests \| 413\.0 MiB"),
+    ("418 MiB", ENDURANCE, r"417\.7 MiB"),
+]
+
+
+def test_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
+    anchors = {heading.lower() for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}
+    assert len(targets) > 10
+    for target in targets:
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        else:
+            assert (DEPLOY / target).exists(), target
+
+
+@pytest.mark.parametrize(("figure", "name", "pattern"), FIGURES)
+def test_figures_are_the_tables(figure: str, name: str, pattern: str) -> None:
+    assert figure in README
+    assert re.search(pattern, (RESULTS / name).read_text()), (figure, name)
+
+
+def test_the_example_follows_the_formula() -> None:
+    per_core, cores, images, promise_s = 640, 2, 5000, 0.1
+    assert f"{promise_s} x {per_core * cores:,} / 2 = 64" in README
+    assert promise_s * per_core * cores / 2 == 64 == Settings.model_fields["max_batch_size"].default
+    pods = images / (0.6 * per_core * cores)
+    whole = math.ceil(pods)
+    assert f"= {pods:.1f}, so {whole} and 1 more: {whole + 1}" in README
+    waiting = Settings.model_fields["max_queue_rows"].default
+    assert f"{waiting * 224 * 224 * 3 / 2**20:.0f} MiB" in README
+    assert f"{waiting * 32 * 32 * 3 / 2**20:.0f} MiB" in README
+
+
+def test_what_it_names_is_there() -> None:
+    for kind, names in (("overlays", OVERLAYS), ("components", COMPONENTS)):
+        for name in names:
+            assert f"| `{name}` |" in README, (kind, name)
+    known = {f"FOVEAL_{field.upper()}" for field in Settings.model_fields}
+    assert set(re.findall(r"FOVEAL_[A-Z0-9_]+[A-Z0-9]", README)) <= known
+    commands = {command.name for command in foveal.models_app.registered_commands}
+    assert set(re.findall(r"foveal models (\w+)", README)) <= commands
+
+
+def test_every_metric_that_is_asked_for_is_one_of_the_service() -> None:
+    """Of those that need a device that is not here, too, which no test can ask a Prometheus for."""
+    ends = ("", "_total", "_sum", "_count", "_bucket")
+    names = [value._name for value in vars(metrics).values() if hasattr(value, "_name")]
+    known = {name + end for name in names for end in ends}
+    texts = [query.expression for panel in PANELS for query in panel.queries]
+    texts += [rule["expr"] for rule in RULES]
+    texts.append((KUBERNETES / "prometheus-adapter.yaml").read_text().partition("seriesQuery")[2])
+    asked = {name for text in texts for name in re.findall(r"\bfoveal_\w+", text)}
+    asked -= {"foveal_requests_waiting"}  # the adapter's name of what it makes
+    assert len(asked) > 10
+    assert asked <= known, asked - known
