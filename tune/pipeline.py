@@ -1,6 +1,7 @@
 """From a model and a promise to a plan beside the model, with a report of how it was found."""
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,21 +109,22 @@ def tune_model(
         warn(f"{out}: measuring anew: {journal.difference}")
     elif not journal.is_empty:
         progress(f"going on with {len(journal.sessions)} + {len(journal.served)} measurements")
-    served_only = _alone(repository, artifact, out)
-    service = Service(
-        served_only.root, make_calls(repository, artifact), request.p99_ms, cores,
-        request.workers, request.device, out,
-    )  # fmt: skip
     is_gpu = found.device != "cpu"
     wish = Wish(request.p99_ms, share, precisions, request.budget_s, is_gpu)
-    outcome = Search(
-        wish, journal,
-        lambda points, budget_s: sweep(
-            served_only, artifact, points, cores, p99_ms=request.p99_ms,
-            budget_s=budget_s, device=found.device, log=out / "sweep.log", on_refusal=warn,
-        ),
-        service.measure, progress=progress, clock=time.monotonic,
-    ).run()  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="foveal-tune-") as folder:
+        alone = _alone(repository, artifact, Path(folder))
+        calls = make_calls(repository, artifact)
+        service = Service(
+            alone.root, calls, request.p99_ms, cores, request.workers, request.device, out
+        )
+        outcome = Search(
+            wish, journal,
+            lambda points, budget_s: sweep(
+                alone, artifact, points, cores, p99_ms=request.p99_ms, budget_s=budget_s,
+                device=found.device, log=out / "sweep.log", on_refusal=warn,
+            ),
+            service.measure, progress=progress, clock=time.monotonic,
+        ).run()  # fmt: skip
     plan = _plan(artifact, machine, outcome, request)
     verdict = outcome.verdict
     if plan is not None:
@@ -165,12 +167,10 @@ def _about(
     }  # fmt: skip
 
 
-def _alone(repository: ModelRepository, artifact: ModelArtifact, out: Path) -> ModelRepository:
+def _alone(repository: ModelRepository, artifact: ModelArtifact, root: Path) -> ModelRepository:
     """Make a repository of nothing but the version: no other model takes memory, no plan counts."""
-    root = out / "models"
     link = root / artifact.name / str(artifact.version)
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
+    link.parent.mkdir()
     link.symlink_to(repository.path(artifact.name, artifact.version).resolve(), True)
     return ModelRepository(root)
 

@@ -21,6 +21,7 @@ from tune.points import (
 )
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW)
+_OTHERS = (BLUE, GREEN, PURPLE, YELLOW)  # beside the choice
 _MARKERS = "osD^v<>P*X"
 _WIDTH = 8.5  # inches; the page is one column
 
@@ -108,7 +109,7 @@ def plot_offers(
         )
         is_special = configuration in (choice, DEFAULTS)
         best = {rate: p99 for rate, p99 in reversed(trail)}  # the lowest of each rate
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = _OTHERS[number % len(_OTHERS)]
         colour = {DEFAULTS: GREY, choice: ORANGE}.get(configuration, colour)
         axes.plot(
             sorted(best), [best[rate] for rate in sorted(best)], color=colour,

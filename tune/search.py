@@ -4,11 +4,13 @@ The session alone tells which shapes are worth serving; the service tells what t
 how to spend time, not how anything is measured: ``sweep`` and ``serve`` are handed in.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from loadtest.errors import LoadTestError
 from models.artifact import Precision
 from tune.journal import Journal
 from tune.points import (
@@ -179,10 +181,16 @@ class Search:
         known = self._rounds
         first = self._first_rate(configuration)
         # A service takes seconds to start and to stop, and the rate that is out is let end.
-        served = self._serve(
-            configuration, first, max(1.0, share_s - _LEAST_S / 2),
-            is_rough=configuration not in known,
-        )  # fmt: skip
+        try:
+            served = self._serve(
+                configuration, first, max(1.0, share_s - _LEAST_S / 2),
+                is_rough=configuration not in known,
+            )  # fmt: skip
+        except LoadTestError as error:
+            if configuration == DEFAULTS:
+                raise
+            self._progress(f"{configuration.title} is left out: {error}")
+            served = Served(0.0, 0.0, math.nan, math.nan, "service", ())
         known.setdefault(configuration, []).append(served)
         self._journal.add_served(configuration, served)
         self._progress(f"{configuration.title}: {served.goodput_per_s:,.0f} requests/s")

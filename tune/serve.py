@@ -76,7 +76,7 @@ class Service:
             rate_per_s=found.rate_per_s,
             p50_ms=best.p50_ms if best else float("nan"),
             p99_ms=best.p99_ms if best else float("nan"),
-            bound=found.bound if _is_done(found, _ROUGH if is_rough else _TOLERANCE) else "time",
+            bound=found.bound if _is_done(found) else "time",
             trail=tuple((o.rate_per_s, o.kept_share, o.p99_ms) for o in found.trail),
         )
 
@@ -101,10 +101,10 @@ class Service:
         ]  # fmt: skip
 
 
-def _is_done(found: Found, tolerance: float) -> bool:
-    """Return whether a search came to its end, not only to the end of its time."""
+def _is_done(found: Found) -> bool:
+    """Return whether a search came close enough, not only to the end of its time."""
     higher = (o.rate_per_s for o in found.trail if o.rate_per_s > found.rate_per_s)
     broken = min(higher, default=math.inf)
     if found.best is None:
         return broken < _LOWEST
-    return broken <= (1 + tolerance) * found.rate_per_s * 1.001
+    return broken <= (1 + _ROUGH) * found.rate_per_s * 1.001

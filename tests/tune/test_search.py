@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.errors import LoadTestError
 from tune.journal import Journal
 from tune.points import DEFAULTS, Configuration, Served, SessionFigure, SessionPoint
 from tune.search import Outcome, Search, Wish
@@ -102,6 +103,23 @@ def test_luck_in_the_round_that_chooses_is_not_believed(tmp_path: Path) -> None:
     """The best of many noisy rounds is too good; only a round of its own counts."""
     lucky = Machine(lambda c, number: 2000 if c.trio == WINNER.trio and number == 1 else 1000)
     assert search(lucky, tmp_path).choice is None
+
+
+def test_a_configuration_that_does_not_start_is_left_out(tmp_path: Path) -> None:
+    def goodput(configuration: Configuration, _round: int) -> float:
+        if configuration.instances > 1:
+            raise LoadTestError("service: expected it to start, got exit code -9")
+        return best_is(WINNER)(configuration, 1)
+
+    outcome = search(Machine(goodput), tmp_path)
+    assert outcome.choice is not None
+    assert outcome.choice.trio == WINNER.trio
+
+    def fail(_configuration: Configuration, _round: int) -> float:
+        raise LoadTestError("service: expected it to start, got exit code 1")
+
+    with pytest.raises(LoadTestError):
+        search(Machine(fail), tmp_path / "none")
 
 
 def test_a_client_that_sends_no_more_is_said(tmp_path: Path) -> None:
