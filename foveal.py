@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from commands import adoption, answer, make, measure, repository, score
+from commands import adoption, answer, load, make, measure, repository, score, tune
 from commands.console import explain
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
 )  # fmt: skip
 for command in (
     answer.serve, answer.predict, score.score, make.train, make.export,
-    adoption.adopt, measure.loadtest,
+    adoption.adopt, tune.tune, load.loadtest,
 ):  # fmt: skip
     app.command()(command)
 
@@ -36,6 +36,7 @@ bench_app.command("peers")(measure.bench_peers)
 bench_app.command("v2")(measure.bench_v2)
 bench_app.command("session")(measure.bench_session)
 bench_app.command("stages")(measure.bench_stages)
+bench_app.command("overload")(measure.bench_overload)
 bench_app.command("endurance")(measure.bench_endurance)
 
 

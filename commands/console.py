@@ -17,7 +17,7 @@ _MISTAKES = {
     "models.artifact": "ArtifactError", "service.errors": "ServiceError",
     "service.remote": "RemoteError", "service.settings": "SettingsError",
     "service.scoring.rows": "ScoreError", "training.errors": "TrainingError",
-    "loadtest.headless": "LoadTestError",
+    "loadtest.errors": "LoadTestError", "tune.errors": "TuneError",
 }  # fmt: skip
 # Packages that only an extra brings, and the extra.
 _TRAIN = (

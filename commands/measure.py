@@ -1,48 +1,15 @@
-"""Measure: ``loadtest`` a service, ``bench`` it beside others and stage by stage."""
+"""Measure: ``bench`` the service beside others and stage by stage."""
 
 import dataclasses
 import json
 import sys
-import tempfile
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from commands.console import show
-from commands.options import HOME, SHIPPED, JsonOption, ModelOption, ModelsOption, open_repository
-
-
-def loadtest(
-    *,
-    url: Annotated[str, typer.Argument(metavar="[URL]")] = "http://127.0.0.1:3000",
-    users: Annotated[int, typer.Option(min=1, help="Connections at once.")] = 32,
-    duration_s: Annotated[int, typer.Option(min=1, help="Seconds of load.")] = 10,
-    out: Annotated[Path | None, typer.Option(help="For HTML and CSV; else a new one.")] = None,
-    model: ModelOption = None,
-    start: Annotated[bool, typer.Option("--start", help="Start a service for it.")] = False,
-    models: ModelsOption = SHIPPED,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure a service under load with golden images, every label checked; needs locust.
-
-    Example: foveal loadtest http://localhost:3000 --users 32 --duration-s 10
-    """
-    from loadtest.headless import run_locust, running_service
-
-    repository = open_repository(models)
-    artifact = repository.load(*repository.resolve(model))
-    folder = out or Path(tempfile.mkdtemp(prefix="foveal-loadtest-"))
-    serve = [sys.executable, str(HOME / "foveal.py"), "serve", "--models", str(models.resolve())]
-    with running_service(serve, folder / "serve.log") if start else nullcontext(url) as address:
-        figures = run_locust(
-            address, repository, artifact, folder, users=users, duration_s=duration_s
-        )
-    document = dataclasses.asdict(figures)
-    show(document, as_json, [(title, str(value)) for title, value in document.items()])
-    if figures.failures or not figures.requests:
-        raise typer.Exit(1)
+from commands.options import SHIPPED, JsonOption, ModelOption, ModelsOption, open_repository
 
 
 def bench_peers(
@@ -105,6 +72,9 @@ def bench_v2(
 def bench_session(
     model: ModelOption = None,
     threads: Annotated[int, typer.Option(min=1, help="Of one run.")] = 1,
+    device: Annotated[
+        Literal["cpu", "cuda", "tensorrt"], typer.Option(help="A GPU: by binding and format.")
+    ] = "cpu",
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
@@ -112,6 +82,15 @@ def bench_session(
 
     Example: foveal bench session --model fashion-cnn --threads 2
     """
+    if device != "cpu":
+        if model is not None:
+            expected = "expected none with a GPU: the networks of `bench peers` are measured"
+            raise typer.BadParameter(expected, param_hint="--model")
+        from loadtest import bench_device
+
+        results = bench_device.measure(device, models, None, _say)
+        show(results, as_json, bench_device.table(results))
+        return
     from loadtest.bench_session import measure, table
 
     repository = open_repository(models)
@@ -134,6 +113,39 @@ def bench_stages(
 
     results = run(models.resolve(), model or "", seconds)
     _write("stages", "Where a request's time goes", table(results), results, as_json=as_json)
+
+
+def bench_overload(
+    *,
+    model: ModelOption = "cifar10-cnn",
+    deadline_ms: Annotated[float, typer.Option(min=1, help="Later answers do not count.")] = 500,
+    loads: Annotated[str, typer.Option(help="Multiples of the capacity.")] = (
+        "0.25,0.5,0.75,1,1.5,2,3,4"
+    ),
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of a figure.")] = 3,
+    seconds: Annotated[int, typer.Option(min=1, help="Of one measurement.")] = 5,
+    only: Annotated[str, typer.Option(help="Servers, else all: foveal,mosec.")] = "",
+    cpus: Annotated[str, typer.Option(help="The servers' cores, as 0,1.")] = "0",
+    load_cpus: Annotated[str, typer.Option(help="The client's cores.")] = "1",
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure 0.25 to 4 times the capacity beside BentoML and mosec, which are installed.
+
+    Example: foveal bench overload --rounds 1 --only foveal
+    """
+    from loadtest.bench_overload import SERVERS, OverloadPlan, run, table
+    from loadtest.overload_plot import plot_overload
+
+    plan = OverloadPlan(
+        model=model or "", deadline_ms=deadline_ms, loads=_numbers("--loads", loads),
+        rounds=rounds, seconds=seconds, server_cpus=cpus, load_cpus=load_cpus,
+        only=_names("--only", only, SERVERS),
+    )  # fmt: skip
+    results = run(models, plan, _say)
+    title = "Overload: what is left of a server that is asked for more than it can do"
+    text, picture = table(results), plot_overload(results)
+    _write("overload", title, text, results, as_json=as_json, picture=picture)
 
 
 def bench_endurance(
@@ -163,12 +175,24 @@ def _names(option: str, text: str, existing: tuple[str, ...]) -> tuple[str, ...]
     return names
 
 
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected numbers as 0.5,1,2, got {text!r}", param_hint=option
+        ) from None
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _write(name: str, title: str, text: str, results: dict[str, Any], *, as_json: bool) -> None:
+def _write(
+    name: str, title: str, text: str, results: dict[str, Any], *, as_json: bool,
+    picture: bytes | None = None,
+) -> None:  # fmt: skip
     from loadtest.results_file import write
 
-    path = write(name, title, " ".join(["foveal", *sys.argv[1:]]), text, results)
+    path = write(name, title, " ".join(["foveal", *sys.argv[1:]]), text, results, picture)
     show(results, as_json, [(line,) for line in [*text.splitlines(), str(path)]])

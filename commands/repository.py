@@ -32,15 +32,24 @@ def show_model(
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one version's whole story: what it takes and gives, how good, from where.
+    """Show one version's whole story: what it takes and gives, how good, from where, its plan.
 
     Example: foveal models show fashion-cnn
     """
+    from models.artifact import ArtifactError
     from models.describe import tell
+    from models.tuned import read_plan, tell_plan
 
     repository = open_repository(models)
-    artifact = repository.load(*repository.resolve(model))
-    show(dataclasses.asdict(artifact), as_json, tell(artifact))
+    name, version = repository.resolve(model)
+    artifact = repository.load(name, version)
+    try:
+        plan = read_plan(repository, name, version)
+        lines = tell_plan(plan) if plan else []
+    except ArtifactError as error:  # the service does without it, too
+        plan, lines = None, [("plan", str(error))]
+    document = dataclasses.asdict(artifact) | {"plan": dataclasses.asdict(plan) if plan else None}
+    show(document, as_json, [*tell(artifact), *lines])
 
 
 def verify_models(

@@ -30,7 +30,8 @@ from service.lane import Lane, Outbox
 from service.metrics import Meters, ModelMetrics, Tally
 from service.pipeline.batcher import Batcher
 from service.pipeline.catalog import Catalog, load_catalog
-from service.pipeline.classifier import Classifier, ServingLimits
+from service.pipeline.classifier import Classifier
+from service.pipeline.limits import ServingLimits
 from service.pipeline.postprocess import Postprocessor
 from service.protocols.predict import PredictJob, PredictProtocol, Route
 
@@ -259,7 +260,7 @@ def _lane_factory(catalog: Catalog, loop: asyncio.AbstractEventLoop) -> Callable
     meters = Meters(loop)
     lane = Lane(max_body_bytes=1 << 25, receive_timeout_s=20, keep_alive_s=75, drain_timeout_s=5)
     for classifier in catalog:
-        classifier.start(loop, meters.observe_batch, lane.outbox)
+        classifier.start(loop, meters.observe_batch, lane.outbox, lane.newcomers)
     protocol = PredictProtocol(
         lambda: catalog, loop, ThreadPoolExecutor(1), meters, request_timeout_s=30,
         max_request_rows=512,

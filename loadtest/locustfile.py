@@ -1,19 +1,46 @@
-"""Users that send a model's golden images and check every answer's label.
+"""What runs in locust: the users of ``users`` and ``grpc_user``, their shape, and their record.
 
-A closed loop: each user sends its next image when the last answer is there. Run by ``headless``, or
-by hand with locust's web page: ``locust -f loadtest/locustfile.py --host URL --golden
-models/NAME/VERSION``. Reads the version's files itself: locust patches the standard library, so
-nothing else is imported here.
+Run by ``engines``, or by hand with locust's web page, from the checkout:
+``locust -f loadtest/locustfile.py --host URL --golden models/NAME/VERSION RawUser``.
 """
 
-import json
-import random
+import resource
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
-from locust import FastHttpUser, events, stats, task
+import gevent
+from locust import LoadTestShape, events, stats
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
+
+from loadtest.calls import DO_NOTHING, KINDS, read_calls
+from loadtest.payloads import make_calls
+from loadtest.plan import SendPlan, arrival_times
+from loadtest.shapes import Steps, level_at
+from loadtest.users import (
+    COURSE,
+    MixedUser,
+    MultipartUser,
+    NothingUser,
+    RawUser,
+    V2BinaryUser,
+    V2JsonUser,
+)
+from models.repository import ModelRepository
+
+try:
+    from loadtest.grpc_user import GrpcUser
+except ModuleNotFoundError:  # without the grpc extra
+    _GRPC: tuple[type, ...] = ()
+else:
+    _GRPC = (GrpcUser,)
+
+__all__ = [
+    "GrpcUser", "MixedUser", "MultipartUser", "NothingUser", "RawUser", "V2BinaryUser",
+    "V2JsonUser",
+]  # fmt: skip
 
 
 def round_response_time(response_time: float) -> float:
@@ -27,64 +54,77 @@ stats.bucket_response_time = round_response_time  # type: ignore[assignment]  # 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def add_options(parser: LocustArgumentParser, **_: Any) -> None:
     """Add what this file needs to locust's command line."""
-    parser.add_argument("--golden", help="directory of the version whose golden images are sent")
-    parser.add_argument("--figures", help="file to write the figures to, as JSON")
+    parser.add_argument("--plan", help="file of a SendPlan; `foveal loadtest` writes one")
+    parser.add_argument("--golden", help="by hand: directory of the version to ask")
+    parser.add_argument("--rows", type=int, default=4, help="by hand: images in a request")
+    parser.add_argument("--grpc-address", default="127.0.0.1:8001", help="by hand: host:port")
 
 
-class ImageUser(FastHttpUser):
-    """Sends golden images, one a request, to the version that they belong to."""
+class StepShape(LoadTestShape):  # type: ignore[misc]  # untyped there
+    """Users in steps; locust looks once a second."""
 
-    def on_start(self) -> None:
-        """Read the images and the labels that the model gave them when it was published."""
-        options = self.environment.parsed_options
-        assert options is not None, "locust was started without a command line; this is a bug"
-        folder = Path(options.golden)
-        artifact = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        self._path = f"/models/{artifact['name']}/versions/{artifact['version']}/predict"
-        self._images = [
-            (
-                (folder / golden["path"]).read_bytes(),
-                max(range(len(artifact["labels"])), key=golden["probabilities"].__getitem__),
-            )
-            for golden in artifact["golden"]
-        ]
+    abstract = True
 
-    @task
-    def predict(self) -> None:
-        """Send one image; another label than the recorded one is a failure."""
-        image, index = random.choice(self._images)
-        with self.client.post(
-            f"{self._path}?top=1",
-            data=image,
-            headers={"Content-Type": "application/octet-stream"},
-            name="predict",
-            catch_response=True,
-        ) as response:
-            if response.status_code != 200:
-                response.failure(f"expected 200, got {response.status_code}: {response.text}")
-                return
-            got = response.json()["results"][0]["predictions"][0]["index"]
-            if got != index:
-                response.failure(f"expected the label of index {index}, got that of {got}")
+    def __init__(self, steps: Steps, duration_s: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._steps = steps
+        self._duration_s = duration_s
+
+    def tick(self) -> tuple[int, float] | None:
+        """Return users and how many may come a second, None at the end."""
+        elapsed_s = time.monotonic() - COURSE.start_at
+        if elapsed_s >= self._duration_s:
+            return None
+        users = round(level_at(self._steps, elapsed_s + 0.5))
+        return users, max(1.0, float(users))
 
 
-@events.quitting.add_listener  # type: ignore[untyped-decorator]
-def write_figures(environment: Environment, **_: Any) -> None:
-    """Write requests/s, percentiles and failures for whoever started locust."""
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def prepare(environment: Environment, runner: Any, **_: Any) -> None:
+    """Read the plan; say that all is ready, and wait for the moment to start."""
     options = environment.parsed_options
-    if options is None or not options.figures:
+    if options is None or not options.plan:
+        _prepare_by_hand(options)
         return
-    total = environment.stats.total
-    figures = {
-        "requests": total.num_requests,
-        "failures": total.num_failures,
-        "requests_per_s": round(total.total_rps, 1),
-        **{
-            f"p{round(100 * share)}_ms": total.get_response_time_percentile(share)
-            for share in (0.5, 0.95, 0.99)
-        },
-        "causes": {
-            str(error.error): error.occurrences for error in environment.stats.errors.values()
-        },
-    }
-    Path(options.figures).write_text(json.dumps(figures), encoding="utf-8")
+    plan = SendPlan.read(Path(options.plan))
+    COURSE.calls = read_calls(Path(plan.calls))
+    COURSE.timeout_s = plan.timeout_s
+    COURSE.grpc_address = plan.grpc_address
+    if plan.is_open:
+        COURSE.due = arrival_times(plan.steps, plan.duration_s, plan.seed).tolist()
+    else:
+        environment.shape_class = StepShape(plan.steps, plan.duration_s)
+        environment.shape_class.runner = runner
+    print("ready", flush=True)
+    COURSE.start_at = float(sys.stdin.readline())
+    time.sleep(max(0.0, COURSE.start_at - time.monotonic()))
+    used_s = _cpu_s()
+    shares: list[float] = []
+
+    def look() -> None:
+        shares.append((_cpu_s() - used_s) / plan.duration_s)
+
+    gevent.spawn_later(plan.duration_s, look)
+
+    def write(**_: Any) -> None:
+        COURSE.recorder.write(Path(plan.out), shares[0] if shares else 0.0)
+
+    environment.events.quitting.add_listener(write)  # type: ignore[no-untyped-call]
+
+
+def _prepare_by_hand(options: Any) -> None:
+    COURSE.start_at = time.monotonic()
+    COURSE.calls = [DO_NOTHING]
+    if options is None or not options.golden:
+        return
+    folder = Path(options.golden).resolve()
+    repository = ModelRepository(folder.parent.parent)
+    artifact = repository.load(folder.parent.name, int(folder.name))
+    COURSE.grpc_address = options.grpc_address
+    for kind in KINDS:
+        COURSE.calls += make_calls(repository, artifact, kind, 1 if kind == "raw" else options.rows)
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

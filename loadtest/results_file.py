@@ -19,8 +19,11 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores, {platform.system()}"
 
 
-def write(name: str, title: str, command: str, table: str, results: dict[str, Any]) -> Path:
-    """Write ``NAME_<date>.md`` and ``.json`` into ``results/``.
+def write(
+    name: str, title: str, command: str, table: str, results: dict[str, Any],
+    picture: bytes | None = None,
+) -> Path:  # fmt: skip
+    """Write ``NAME_<date>.md`` and ``.json`` into ``results/``, and a picture if there is one.
 
     Args:
         name: Of the benchmark.
@@ -28,6 +31,7 @@ def write(name: str, title: str, command: str, table: str, results: dict[str, An
         command: What repeats it.
         table: Markdown.
         results: For the JSON; ``machine`` and ``date`` are added.
+        picture: PNG, shown above the table.
 
     Returns:
         The path of the text.
@@ -36,6 +40,10 @@ def write(name: str, title: str, command: str, table: str, results: dict[str, An
     results |= {"machine": machine(), "date": now.isoformat(timespec="seconds"), "command": command}
     stem = RESULTS / f"{name}_{now:%Y-%m-%d_%H%M}"
     stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    text = f"# {title}\n\n{results['machine']}, {results['date']}, `{command}`\n\n{table}"
+    shown = ""
+    if picture is not None:
+        stem.with_suffix(".png").write_bytes(picture)
+        shown = f"![{title}]({stem.name}.png)\n\n"
+    text = f"# {title}\n\n{results['machine']}, {results['date']}, `{command}`\n\n{shown}{table}"
     stem.with_suffix(".md").write_text(text)
     return stem.with_suffix(".md")

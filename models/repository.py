@@ -79,6 +79,10 @@ class ModelRepository:
         """Return the directory of a version, whether or not it exists."""
         return self.root / name / str(version)
 
+    def plan_path(self, name: str, version: int) -> Path:
+        """Return where the plan of a version lies if it has one (``tuned``)."""
+        return self.root / name / f"plan-{version}.json"
+
     def resolve(self, reference: str | None = None) -> tuple[str, int]:
         """Turn ``name``, ``name:version`` or nothing into a name and a version that exist.
 
@@ -180,7 +184,7 @@ class ModelRepository:
         # Written only where it says something: earlier readers had no such field.
         if traffic := {n: t.document for n, t in settings.traffic.items() if t != NO_TRAFFIC}:
             document["traffic"] = traffic
-        _write_atomically(self.root / _SETTINGS_JSON, json.dumps(document, indent=2) + "\n")
+        write_atomically(self.root / _SETTINGS_JSON, json.dumps(document, indent=2) + "\n")
 
     def load(self, name: str, version: int) -> ModelArtifact:
         """Read ``model.json`` of a version and check that it belongs where it lies.
@@ -204,20 +208,21 @@ class ModelRepository:
         return artifact
 
     def fingerprint(self, name: str, version: int) -> Fingerprint:
-        """Return what changes when a file of a version does; reads no file, () if there are none.
+        """Return what changes when a file of a version, or its plan, does; reads no file.
 
         Returns:
             (path, inode, bytes, nanoseconds of the last change) of each file, by path.
         """
-        entries = []
+        paths = [str(self.plan_path(name, version))]
         for folder, _, files in os.walk(self.path(name, version)):
-            for file in files:
-                path = os.path.join(folder, file)  # noqa: PTH118 - a poll's inner loop
-                try:
-                    stat = os.stat(path)  # noqa: PTH116
-                except OSError:  # gone since it was listed
-                    continue
-                entries.append((path, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+            paths += [os.path.join(folder, file) for file in files]  # noqa: PTH118 - a poll's loop
+        entries = []
+        for path in paths:
+            try:
+                stat = os.stat(path)  # noqa: PTH116
+            except OSError:  # no plan, or gone since it was listed
+                continue
+            entries.append((path, stat.st_ino, stat.st_size, stat.st_mtime_ns))
         return tuple(sorted(entries))
 
     def read_file(self, artifact: ModelArtifact, path: str) -> bytes:
@@ -364,7 +369,8 @@ def _flush(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that whoever reads it sees all of it, or the one before."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, prefix=".") as file:
         file.write(text)
     Path(file.name).chmod(0o644)

@@ -39,9 +39,10 @@ from service.observers import AccessLog, Observer, Tracing
 from service.openapi import lane_paths
 from service.pipeline.buckets import parse_buckets
 from service.pipeline.catalog import load_catalog
-from service.pipeline.classifier import Classifier, ServingLimits
+from service.pipeline.classifier import Classifier
 from service.pipeline.devices import FoundDevice, find_device
 from service.pipeline.job import Batch, BatchLimits
+from service.pipeline.limits import ServingLimits
 from service.pipeline.plans import DeviceLimits
 from service.pipeline.session import available_cpus
 from service.protocols.predict import TOP, PredictProtocol
@@ -205,6 +206,7 @@ class Foveal:
             settings.precision,
             settings.instances,
             self._device(),
+            frozenset(settings.model_fields_set),
         )
         catalog = load_catalog(repository, settings.default_model, settings.loaded_versions, limits)
         for classifier in catalog:
@@ -230,7 +232,7 @@ class Foveal:
         )  # fmt: skip
 
     def _start(self, classifier: Classifier) -> None:
-        classifier.start(self.loop, self._observe_batch, lane.outbox)
+        classifier.start(self.loop, self._observe_batch, lane.outbox, lane.newcomers)
         self.meters.of(classifier)
 
     def _forget(self) -> None:

@@ -73,6 +73,9 @@ class Lane:
         receive_timeout_s: Time for a request to arrive whole.
         keep_alive_s: Idle connections are closed after this.
         drain_timeout_s: On stop, accepted requests are waited for this long.
+
+    Attributes:
+        accepted: Connections so far.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Lane:
         self.keep_alive_s = keep_alive_s
         self.drain_timeout_s = drain_timeout_s
         self.connections: set[Connection] = set()
+        self.accepted = 0
         self.heads = Heads()
         self.outbox = Outbox()
         self.observers: list[Callable[[Exchange], None]] = []  # told of every answer
@@ -92,6 +96,10 @@ class Lane:
         self._find: Callable[[bytes], Handler | None] = lambda _path: None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_sweeping = False
+
+    def newcomers(self) -> int:
+        """Return how many connections there have been."""
+        return self.accepted
 
     def route(self, find: Callable[[bytes], Handler | None]) -> None:
         """Set who answers which raw path; None leaves a path to BentoML."""
@@ -104,6 +112,7 @@ class Lane:
     def connected(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         """Note a new connection and see to it that the sweep runs."""
         self.connections.add(connection)
+        self.accepted += 1
         self._loop = loop
         if not self._is_sweeping:
             self._is_sweeping = True

@@ -58,7 +58,7 @@ PLAN_INFO = Gauge(
 )  # fmt: skip
 DEVICE_FALLBACK = Gauge(
     "foveal_device_fallback", "1 if the CPU runs what a GPU that is here should; the log says why",
-    multiprocess_mode="livemax",
+    _MODEL, multiprocess_mode="livemax",
 )  # fmt: skip
 CPU_NODES = Gauge(
     "foveal_cpu_nodes", "Nodes of the graph that a plan for a GPU leaves on the CPU", _MODEL,
@@ -175,8 +175,8 @@ class ModelMetrics:
             ): 1,
             CPU_NODES.labels(*self._labels): len(classifier.session.cpu_nodes),
             DEVICE_MEMORY_BYTES.labels(*self._labels): classifier.session.memory_bytes,
+            DEVICE_FALLBACK.labels(*self._labels): bool(classifier.fallback),
         }  # fmt: skip
-        DEVICE_FALLBACK.set(classifier.limits.device.found.is_fallback)
         self.reopen()
 
     def observe_batch(self, batch: Batch) -> None:

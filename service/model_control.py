@@ -23,7 +23,8 @@ from service.errors import (
 )
 from service.metrics import MODEL_REFUSED, Meters
 from service.pipeline.catalog import NOTHING, Catalog, LoadedVersions, Refusal, load_versions
-from service.pipeline.classifier import Classifier, ServingLimits
+from service.pipeline.classifier import Classifier
+from service.pipeline.limits import ServingLimits
 from service.protocols.v2_documents import Document, index
 
 logger = logging.getLogger("foveal.model_control")

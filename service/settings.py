@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.pipeline.buckets import parse_buckets
+from service.pipeline.buckets import BucketError, parse_buckets
 
 
 class SettingsError(ValueError):
@@ -103,7 +103,10 @@ class Settings(BaseSettings):
     @field_validator("buckets")
     @classmethod
     def _are_buckets(cls, text: str) -> str:
-        parse_buckets(text)
+        try:
+            parse_buckets(text)
+        except BucketError as error:  # what was got is said for all settings alike
+            raise ValueError(str(error).partition(", got")[0]) from None
         return text
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("adopt", "commands", "deploy", "models", "service", "training", "loadtest")
+PACKAGES = ("adopt", "commands", "deploy", "models", "service", "training", "loadtest", "tune")
 MAX_LINES = 400
 
 # Package -> which of our own packages it may import. `training -> models <- service`.
@@ -20,7 +20,8 @@ OURS = {
     "adopt": {"adopt", "models"},
     "loadtest": {"loadtest", "models", "service"},
     "deploy": {"deploy"},
-    "commands": {"adopt", "commands", "models", "service", "training", "loadtest"},
+    "tune": {"tune", "loadtest", "models", "service"},
+    "commands": {"adopt", "commands", "models", "service", "training", "loadtest", "tune"},
     "foveal": {"commands"},
 }
 # Package -> the only third parties it may import; packages that are not named may import any.

@@ -32,12 +32,18 @@ COMMANDS = {
     "export": "RUN --name --precision --max-accuracy-drop --abstain-precision --models --json",
     "adopt": "FILE.onnx --name --labels --toml --layout --scale --mean --std --channels --resize "
     "--interpolation --size --output --gives --images --memory-gib --models --json",
-    "loadtest": "[URL] --users --duration-s --out --model --start --models --json",
+    "tune": "[NAME[:V]] --p99-ms --precision --device --cores --workers --budget-s --out --fresh "
+    "--reset --models --json",
+    "loadtest": "[URL] --kind --rows --users --rate --shape --duration-s --p99-ms --find-max "
+    "--budget-s --expect --deadline-ms --timeout-s --engine --processes --grpc --out --model "
+    "--start --models --json",
     "bench peers": "--rounds --seconds --cases --only --cpus --load-cpu --multipart "
     "--no-multipart --models --json",
     "bench v2": "--rounds --seconds --case --beside --models --json",
-    "bench session": "--model --threads --models --json",
+    "bench session": "--model --threads --device --models --json",
     "bench stages": "--model --seconds --models --json",
+    "bench overload": "--model --deadline-ms --loads --rounds --seconds --only --cpus --load-cpus "
+    "--models --json",
     "bench endurance": "--seconds --requests --models --json",
     "models list": "--models --json",
     "models show": "NAME[:V] --models --json",
@@ -366,7 +372,8 @@ def test_models_show_is_the_whole_story(shell: Shell) -> None:
     assert said.code == 0
     for text in ("tiny:2", "top, upper, lower, bottom", "UINT8 [-1, 8, 8, 1]", "model.onnx: fp32"):
         assert text in said.out
-    assert shell("models", "show", "tiny:2", "--json").document["version"] == 2
+    document = shell("models", "show", "tiny:2", "--json").document
+    assert (document["version"], document["plan"]) == (2, None)
 
 
 def test_models_verify_finds_what_is_wrong(shell: Shell, repository: ModelRepository) -> None:

@@ -5,6 +5,7 @@ the same door as a served image. Legend: N rows, H height, W width, C channels.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,8 +31,8 @@ class Augment:
         """Return a changed copy of a batch.
 
         Args:
-            images_NHWC: uint8 [N, H, W, C], 0-255. Not modified.
-            generator: The only source of randomness.
+            images_NHWC: uint8 [N, H, W, C], 0-255, on any device. Not modified.
+            generator: The only source of randomness, of the same device.
 
         Returns:
             uint8 [N, H, W, C], 0-255.
@@ -39,7 +40,8 @@ class Augment:
         if self.shift:
             images_NHWC = _shift(images_NHWC, self.shift, generator)
         if self.flip:
-            mirrored = torch.rand(len(images_NHWC), generator=generator) < 0.5
+            draws = torch.rand(len(images_NHWC), generator=generator, device=images_NHWC.device)
+            mirrored = draws < 0.5
             images_NHWC = torch.where(
                 mirrored[:, None, None, None], images_NHWC.flip(2), images_NHWC
             )
@@ -51,11 +53,13 @@ class Augment:
 def _shift(images_NHWC: Tensor, limit: int, generator: torch.Generator) -> Tensor:
     """Pad by the limit, then crop each image at its own place."""
     rows, height, width, _ = images_NHWC.shape
+    device = images_NHWC.device
     padded = functional.pad(images_NHWC, (0, 0, limit, limit, limit, limit))
-    corners = torch.randint(0, 2 * limit + 1, (2, rows, 1), generator=generator)
-    y_NH = corners[0] + torch.arange(height)
-    x_NW = corners[1] + torch.arange(width)
-    return padded[torch.arange(rows)[:, None, None], y_NH[:, :, None], x_NW[:, None, :]]
+    corners = torch.randint(0, 2 * limit + 1, (2, rows, 1), generator=generator, device=device)
+    y_NH = corners[0] + torch.arange(height, device=device)
+    x_NW = corners[1] + torch.arange(width, device=device)
+    rows_N = torch.arange(rows, device=device)
+    return padded[rows_N[:, None, None], y_NH[:, :, None], x_NW[:, None, :]]
 
 
 def _cutout(images_NHWC: Tensor, side: int, generator: torch.Generator) -> Tensor:
@@ -64,14 +68,14 @@ def _cutout(images_NHWC: Tensor, side: int, generator: torch.Generator) -> Tenso
     Noise, not black: black is the background of the grey datasets, and a hole would look like one.
     """
     rows, height, width, channels = images_NHWC.shape
-    y_N = torch.randint(1 - side // 2, height - side // 2, (rows, 1), generator=generator)
-    x_N = torch.randint(1 - side // 2, width - side // 2, (rows, 1), generator=generator)
-    offset_NH, offset_NW = torch.arange(height) - y_N, torch.arange(width) - x_N
+    place: Any = {"generator": generator, "device": images_NHWC.device}
+    y_N = torch.randint(1 - side // 2, height - side // 2, (rows, 1), **place)
+    x_N = torch.randint(1 - side // 2, width - side // 2, (rows, 1), **place)
+    offset_NH = torch.arange(height, device=images_NHWC.device) - y_N
+    offset_NW = torch.arange(width, device=images_NHWC.device) - x_N
     inside_NH = (offset_NH >= 0) & (offset_NH < side)
     inside_NW = (offset_NW >= 0) & (offset_NW < side)
-    chosen_N = torch.rand(rows, generator=generator) < 0.5
+    chosen_N = torch.rand(rows, **place) < 0.5
     mask_NHW = inside_NH[:, :, None] & inside_NW[:, None, :] & chosen_N[:, None, None]
-    noise = torch.randint(
-        0, 256, (rows, height, width, channels), dtype=torch.uint8, generator=generator
-    )
+    noise = torch.randint(0, 256, (rows, height, width, channels), dtype=torch.uint8, **place)
     return torch.where(mask_NHW[..., None], noise, images_NHWC)

@@ -19,6 +19,13 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
+def fits(size_bytes: int, device: torch.device) -> bool:
+    """Say whether data may lie on a device: in half of what is free, the rest is for the run."""
+    if device.type != "cuda":
+        return device.type == "cpu"
+    return size_bytes <= torch.cuda.mem_get_info(device)[0] // 2
+
+
 def best_autocast() -> str:
     """Choose the type of the matrix products that this machine computes fastest.
 

@@ -194,6 +194,8 @@ def _trainer(config: TrainConfig, *, show_progress: bool) -> pl.Trainer:
             use_distributed_sampler=False,
             plugins=[AtomicCheckpointIO()],
             logger=_logger(config),
+            # Training batches are all of one size: a GPU searches the best convolution once.
+            benchmark=torch.cuda.is_available(),
             callbacks=callbacks,
             enable_progress_bar=show_progress,
             enable_model_summary=False,

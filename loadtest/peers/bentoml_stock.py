@@ -17,7 +17,11 @@ from PIL import Image
 class Stock:
     """One batchable method; BentoML's adaptive batching does the rest."""
 
-    @bentoml.api(batchable=True, max_batch_size=64, max_latency_ms=60000)
+    @bentoml.api(
+        batchable=True,
+        max_batch_size=64,
+        max_latency_ms=int(os.environ.get("PEER_MAX_LATENCY_MS", "60000")),
+    )
     def predict(self, images: list[Image.Image]) -> list[int]:
         """Classify a batch."""
         return model.labels(model.rows(images))

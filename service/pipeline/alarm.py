@@ -28,30 +28,30 @@ class Loop(Protocol):
 class Alarm:
     """Rings once, at the earliest time that it was set to.
 
+    It holds on to whom it calls only while it is set: its owner is freed without the collector.
+
     Args:
         loop: Scheduler.
         clock: Seconds; times are its own.
-        ring: Called with nothing; sets the alarm again if it wants to.
 
     Attributes:
         at: When it rings; infinite if it does not.
     """
 
-    __slots__ = ("_clock", "_loop", "_ring", "_timer", "at")
+    __slots__ = ("_clock", "_loop", "_timer", "at")
 
-    def __init__(self, loop: Loop, clock: Callable[[], float], ring: Callable[[], None]) -> None:
+    def __init__(self, loop: Loop, clock: Callable[[], float]) -> None:
         self._loop = loop
         self._clock = clock
-        self._ring = ring
         self._timer: Timer | None = None
         self.at = math.inf
 
-    def set(self, at: float) -> None:
-        """Ring at this time, if that is earlier than the one that is set."""
+    def set(self, at: float, ring: Callable[[], None]) -> None:
+        """Call ``ring`` at this time, if that is earlier than the one that is set."""
         if at < self.at:
             self.stop()
             self.at = at
-            self._timer = self._loop.call_later(at - self._clock(), self._over)
+            self._timer = self._loop.call_later(at - self._clock(), self._over, ring)
 
     def stop(self) -> None:
         """Do not ring."""
@@ -60,6 +60,6 @@ class Alarm:
             self._timer = None
             self.at = math.inf
 
-    def _over(self) -> None:
+    def _over(self, ring: Callable[[], None]) -> None:
         self._timer, self.at = None, math.inf
-        self._ring()
+        ring()

@@ -5,7 +5,8 @@ When a runner is free and rows wait, they run now; company is waited for only if
 
 1. only decoded, validated rows enter (callers see to it);  2. a failed run gives each member the
 same error and the queue lives on;  3. a job is done once;  4. a row whose client left or whose
-deadline passed is dropped before the run;  5. the queue is bounded and refuses at the door;
+deadline passed is dropped before the run;  5. the queue is bounded and refuses at the door, what
+would come too late likewise;
 6. monotonic clock, no polling, one timer of a kind;  7. outputs are counted (``session``);
 8. whatever happens, every accepted job is done.
 
@@ -14,6 +15,7 @@ is one. Knows no HTTP and no model: it sees arrays of rows and functions that ru
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,11 +33,15 @@ from service.errors import (
     ServiceError,
 )
 from service.pipeline.alarm import Alarm, Loop, Timer
-from service.pipeline.drain import DrainRate
+from service.pipeline.drain import DrainRate, RunTimes
 from service.pipeline.job import Batch, BatchLimits, CallbackJob, Job, Rows, Runner
 from service.pipeline.session import Outputs
 
 logger = logging.getLogger("foveal.batcher")
+
+# Of the time to its deadline, what a row's waiting and running may take up by estimate. The rest is
+# for what the estimate does not know: under overload all that are let in wait this long.
+_SHARE_OF_DEADLINE = 0.8
 
 
 class Batcher:
@@ -49,6 +55,8 @@ class Batcher:
             None: on the loop's own thread.
         observe: Called after each run, before its jobs are done, with the batch.
         answering: Entered while the jobs of one run are done.
+        newcomers: Clients so far. While the number grows from one turn of the loop to the next, a
+            batch that is not full waits: their requests are on the way.
         clock: Monotonic seconds. Not the loop's own: uvloop's ticks in whole milliseconds.
     """
 
@@ -61,6 +69,7 @@ class Batcher:
         executor: Executor | None = None,
         observe: Callable[[Batch], None] | None = None,
         answering: AbstractContextManager[None] | None = None,
+        newcomers: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         assert runners, "a queue without a runner never drains; this is a bug"
@@ -71,6 +80,8 @@ class Batcher:
         self._executor = executor
         self._observe = observe
         self._answering = answering or nullcontext()
+        self._newcomers = newcomers
+        self._known_clients = newcomers()
         self._clock = clock
         self._queue: deque[Job] = deque()
         # The one that ran last is the first to run again: its buffer is still in the cache.
@@ -80,9 +91,11 @@ class Batcher:
         self._may_wait = executor is not None or limits.max_queue_delay_s > 0
         self._is_scheduled = False
         self._is_closed = False
-        self._expiry = Alarm(loop, clock, self._expire)
+        self._expiry = Alarm(loop, clock)
         self._delay: Timer | None = None
         self._drain_rate = DrainRate()
+        self._run_times = RunTimes(limits.max_batch_size)
+        self._running: list[Batch] = []
         self.queued_rows = 0
         self.reserved_rows = 0
         self.dropped_rows = 0
@@ -92,14 +105,14 @@ class Batcher:
         """Whether nothing waits and nothing runs."""
         return len(self._free) == self._runners and not self._queue and not self.reserved_rows
 
-    def reserve(self, rows: int) -> None:
+    def reserve(self, rows: int, deadline: float = math.inf) -> None:
         """Take places for rows that are still being decoded; ``release`` gives them back.
 
         Raises:
-            QueueFullError: No room for all of them.
+            QueueFullError: No room for all of them, or no time before their deadline.
             NotReadyError: The batcher is closed.
         """
-        self.admit(rows)
+        self.admit(rows, deadline)
         self.reserved_rows += rows
 
     def release(self, rows: int) -> None:
@@ -116,7 +129,7 @@ class Batcher:
                 called for a cancelled job.
 
         Raises:
-            QueueFullError: No room for all of them.
+            QueueFullError: No room for all of them, or no time before their deadline.
             NotReadyError: The batcher is closed.
         """
         job = CallbackJob(rows, deadline, on_done)
@@ -127,17 +140,17 @@ class Batcher:
         """Queue a job that was not queued before; see ``submit``.
 
         Raises:
-            QueueFullError: No room for all of its rows.
+            QueueFullError: No room for all of its rows, or no time before its deadline.
             NotReadyError: The batcher is closed.
         """
-        self.admit(job.count)
+        self.admit(job.count, job.deadline)
         job.accepted_at = self._clock()
         self._queue.append(job)
         self.queued_rows += job.count
         if self._free and not self._is_scheduled:
             self._schedule()
         if self._may_wait and job.deadline < self._expiry.at:
-            self._expiry.set(job.deadline)
+            self._expiry.set(job.deadline, self._expire)
 
     def cancel(self, job: Job) -> None:
         """Forget a job whose client left: what has not run never runs, nobody is called."""
@@ -153,11 +166,11 @@ class Batcher:
         if self._delay is not None:
             self._delay.cancel()
 
-    def admit(self, rows: int) -> None:
-        """Check at the door that there is room.
+    def admit(self, rows: int, deadline: float = math.inf) -> None:
+        """Check at the door that there is room, and time.
 
         Raises:
-            QueueFullError: No room for all of them.
+            QueueFullError: No room for all of them, or no time before their deadline.
             NotReadyError: The batcher is closed.
         """
         if self._is_closed:
@@ -167,6 +180,26 @@ class Batcher:
             raise QueueFullError(
                 f"queue full: {waiting} of {self._limits.max_queue_rows} rows waiting; "
                 "retry later or raise FOVEAL_MAX_QUEUE_ROWS",
+                self._drain_rate.seconds(waiting),
+            )
+        if waiting or not self._free:  # who is next and runs at once may try
+            self._check_deadline(waiting, rows, deadline)
+
+    def _check_deadline(self, waiting: int, rows: int, deadline: float) -> None:
+        """Refuse rows that would be done too late: their work would be taken from others.
+
+        Without this a queue longer than the deadline is work for nothing: what is run is what was
+        about to expire, and comes too late; under twice the load hardly anything comes in time.
+        """
+        left_s = deadline - (now := self._clock())
+        done_s = self._run_times.queue_s(waiting + rows) / self._runners
+        if not self._free:
+            ends = (b.started_at + self._run_times.run_s(b.rows) for b in self._running)
+            done_s += max(0.0, min(ends) - now)
+        if 0 < left_s * _SHARE_OF_DEADLINE < done_s:
+            raise QueueFullError(
+                f"queue too long: done in about {done_s * 1e3:.0f} ms with {waiting} rows waiting, "
+                f"expected in {left_s * 1e3:.0f} ms; retry later or give it more time",
                 self._drain_rate.seconds(waiting),
             )
 
@@ -180,7 +213,24 @@ class Batcher:
                     self._delay = self._loop.call_later(left_s, self._delay_over)
                 return
         self._is_scheduled = True
-        self._loop.call_soon(self._start)
+        self._loop.call_soon(self._start_or_wait, self._limits.max_batch_size)
+
+    def _start_or_wait(self, turns: int) -> None:
+        """Run what waits, but for at most some turns let clients that come just now join.
+
+        libuv accepts one connection in a turn of the loop: a crowd of newcomers would be answered
+        one by one, each by a run of its own, and a run of one row costs as much as one of eight.
+        """
+        clients = self._newcomers()
+        if (
+            turns
+            and clients != self._known_clients
+            and self.queued_rows < self._limits.max_batch_size
+        ):
+            self._known_clients = clients
+            self._loop.call_soon(self._start_or_wait, turns - 1)
+        else:
+            self._start()
 
     def _delay_over(self) -> None:
         self._delay = None
@@ -216,6 +266,7 @@ class Batcher:
                 self._free.append(runner)
                 self._finish(batch, outcome)
             else:
+                self._running.append(batch)
                 self._executor.submit(self._run_on_executor, batch, runner, images)
         if self._queue and self._free and not self._is_scheduled:
             self._schedule()
@@ -277,6 +328,7 @@ class Batcher:
     ) -> None:
         run_s = self._clock() - batch.started_at
         self._free.append(runner)
+        self._running.remove(batch)
         if self._queue and not self._is_scheduled:
             if self._limits.max_queue_delay_s:
                 self._schedule()
@@ -297,6 +349,7 @@ class Batcher:
             batch.jobs = []
             return
         batch.outputs = outcome
+        self._run_times.observe(batch.rows, batch.run_s)
         if self._observe is not None:
             try:
                 self._observe(batch)
@@ -341,4 +394,4 @@ class Batcher:
             self.queued_rows -= waiting
             self._drop(job, waiting)
         if self._queue:
-            self._expiry.set(min(job.deadline for job in self._queue))
+            self._expiry.set(min(job.deadline for job in self._queue), self._expire)

@@ -10,9 +10,10 @@ Where there is no GPU the same code runs on ``CpuMemory``, and graph ids mean no
 Layout legend: N rows, H height, W width, C channels, K classes, B rows of a bucket.
 """
 
+import functools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,9 @@ _NO_GRAPH = -1
 # A replay must give what a plain run gives but for sums in another order; a stale one is far off.
 _REPLAY_TOLERANCE = 1e-2
 _MEASURED_RUNS = 5
+# CUDA's own allocations begin at such addresses, and kernels may read whole vectors.
+_ALIGNED_BYTES = 256
+_FLOAT_BYTES = 4
 
 
 class Outputs(NamedTuple):
@@ -72,26 +76,34 @@ class BoundRuns:
         (self.classes,) = shapes[OUTPUTS[0]]
         self.slots = [Slot(self, number) for number in range(1 + STAGED)]
 
-    def measure(self) -> dict[int, float]:
-        """Bind, warm up and measure every bucket in the first slot; on the device's thread.
+    def measure(self, bucket: int) -> float:
+        """Bind, warm up and measure a bucket in the first slot; on the device's thread.
 
         Returns:
-            Bucket to seconds of a run, copies and all; the shortest of some.
+            Seconds of a run, copies and all; the shortest of some.
         """
-        return {bucket: self.slots[0].measure(bucket) for bucket in self.buckets}
+        return self.slots[0].measure(bucket)
 
     def keep(self, buckets: Sequence[int]) -> None:
-        """Bind and warm up these buckets in all slots, and drop the others.
-
-        Raises:
-            InferenceError: A replayed graph does not answer as a plain run does.
-        """
+        """Drop all buckets but these; on the device's thread."""
         for bucket in set(self.buckets) - set(buckets):
             self.slots[0].drop(bucket)
         self.buckets = tuple(buckets)
-        for slot in self.slots:
-            for bucket in self.buckets:
-                slot.warm_up(bucket)
+
+    def warm_ups(self) -> list[Callable[[], None]]:
+        """Return what makes all slots ready, in steps for the device's thread.
+
+        A step takes as long as onnxruntime needs to search and capture for one batch size; between
+        two of them the device runs batches of other models.
+
+        Raises:
+            InferenceError: From a step: a replayed graph does not answer as a plain run does.
+        """
+        return [
+            functools.partial(slot.warm_up, bucket)
+            for slot in self.slots
+            for bucket in self.buckets
+        ]
 
     def close(self) -> None:
         """Let the slots go, which refer back: frozen objects are never collected."""
@@ -121,9 +133,12 @@ class Slot:
         self._number = number
         most = runs.buckets[-1]
         self.images = memory.host((most, *runs.row_shape), np.uint8)
-        self._hosts = [memory.host((most, runs.classes), np.float32) for _ in OUTPUTS]
+        # Both outputs of a bucket lie one behind the other: one copy brings them.
+        self._answers = memory.host(
+            (len(OUTPUTS) * self._stride(most) // _FLOAT_BYTES,), np.float32
+        )
         self._images_address = memory.device(self.images.nbytes)
-        self._addresses = [memory.device(host.nbytes) for host in self._hosts]
+        self._answers_address = memory.device(self._answers.nbytes)
         self._arrived = memory.event()
         self._bound: dict[int, _Bound] = {}
         self._staged = 0
@@ -145,6 +160,8 @@ class Slot:
         bucket = bucket_of(rows, self._runs.buckets)
         with self._lock:
             if _address(images_NHWC) != _address(self.images):
+                if images_NHWC.shape[1:] != self._runs.row_shape:  # numpy would stretch some
+                    raise ValueError(f"expected rows of {self._runs.row_shape}")
                 np.copyto(self.images[:rows], images_NHWC)
                 self._staged = 0
             if self._staged != rows:
@@ -199,6 +216,11 @@ class Slot:
         if self._bound.pop(bucket, None) and self._runs.graphs:
             self._runs.session.release_captured_graph(self._runs.graph_id(self._number, bucket))
 
+    def _stride(self, bucket: int) -> int:
+        """Return how far one output of a bucket lies behind the other, bytes."""
+        size = bucket * self._runs.classes * _FLOAT_BYTES
+        return -(-size // _ALIGNED_BYTES) * _ALIGNED_BYTES
+
     def _try(self, images_BHWC: NDArray[np.uint8], bound: "_Bound", how: str) -> Outputs:
         np.copyto(self.images[: len(images_BHWC)], images_BHWC)
         self._upload(len(images_BHWC))
@@ -213,12 +235,10 @@ class Slot:
         self._staged = 0
         memory.expect(self._arrived)
         self._runs.session.run_with_iobinding(bound.binding, getattr(bound, how))
-        answers = [host[:rows] for host in self._hosts]
-        for answer, address in zip(answers, self._addresses, strict=True):
-            memory.download(answer, address)
+        memory.download(bound.answers, self._answers_address)
         memory.finish()
         # The slot's next batch overwrites them, while these may not be written out yet.
-        return Outputs(*(answer.copy() for answer in answers))
+        return Outputs(*(answers_BK[:rows].copy() for answers_BK in bound.outputs))
 
     def _bind(self, bucket: int) -> "_Bound":
         runs, memory = self._runs, self._memory
@@ -226,11 +246,17 @@ class Slot:
         place = memory.kind, memory.index
         shape = (bucket, *runs.row_shape)
         binding.bind_input("images", *place, np.uint8, shape, self._images_address)
-        for name, address in zip(OUTPUTS, self._addresses, strict=True):
-            binding.bind_output(name, *place, np.float32, (bucket, runs.classes), address)
+        shape, stride, outputs = (bucket, runs.classes), self._stride(bucket), []
+        for name, offset in zip(OUTPUTS, (0, stride), strict=True):
+            address = self._answers_address + offset
+            binding.bind_output(name, *place, np.float32, shape, address)
+            first = offset // _FLOAT_BYTES
+            outputs.append(self._answers[first : first + bucket * runs.classes].reshape(shape))
         graph = runs.graph_id(self._number, bucket) if runs.graphs else _NO_GRAPH
         return _Bound(
             binding,
+            self._answers[: stride // _FLOAT_BYTES + bucket * runs.classes],
+            Outputs(*outputs),
             options=_run_options(graph, waits=False),
             capture=_run_options(graph, waits=True),
             plain=_run_options(_NO_GRAPH, waits=True),
@@ -238,9 +264,14 @@ class Slot:
 
 
 class _Bound(NamedTuple):
-    """A slot's buffers bound for one bucket, and the options of its runs."""
+    """A slot's buffers bound for one bucket, and the options of its runs.
+
+    ``answers`` is what a download brings, ``outputs`` its two parts, float32 [B, K].
+    """
 
     binding: onnxruntime.IOBinding
+    answers: NDArray[np.float32]
+    outputs: Outputs
     options: onnxruntime.RunOptions
     capture: onnxruntime.RunOptions
     plain: onnxruntime.RunOptions

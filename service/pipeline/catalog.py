@@ -12,7 +12,8 @@ from models.artifact import ArtifactError
 from models.repository import Fingerprint, ModelRepository
 from models.traffic import NO_TRAFFIC, Share, Traffic
 from service.errors import ModelNotFoundError, NotReadyError, ServiceError
-from service.pipeline.classifier import Classifier, ServingLimits, load
+from service.pipeline.classifier import Classifier, load
+from service.pipeline.limits import ServingLimits
 
 logger = logging.getLogger("foveal.catalog")
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,41 +23,18 @@ from service.errors import (
 )
 from service.pipeline.alarm import Loop
 from service.pipeline.batcher import Batcher
-from service.pipeline.job import Batch, BatchLimits, Job, Rows, Runner
-from service.pipeline.planning import Choice, PlanLimits, best_of, open_again, open_best
-from service.pipeline.plans import DeviceLimits
+from service.pipeline.job import Batch, Job, Rows, Runner
+from service.pipeline.limits import ServingLimits
+from service.pipeline.planning import best_of, open_again, open_best
 from service.pipeline.postprocess import Postprocessor
-from service.pipeline.session import Session, available_cpus
+from service.pipeline.session import Session
+from service.pipeline.tuned import follow_plan
 
 logger = logging.getLogger("foveal.classifier")
 
 # A batch this short runs on the event loop itself: handing it to a thread costs more than it frees.
 # Measured for the prototype: 16-30 % more requests/s for 1 ms runs; at 45 ms newcomers starve.
 INLINE_RUN_S = 0.002
-
-
-@dataclass(frozen=True, slots=True)
-class ServingLimits:
-    """What bounds one classifier; units in the names.
-
-    ``instances`` run at once, each on a thread of its own; a single one runs short batches on the
-    event loop's.
-    """
-
-    batch: BatchLimits = field(default_factory=BatchLimits)
-    max_image_pixels: int = 1 << 25
-    threads: int = 0
-    workers: int = 1
-    precision: Choice = "fp32"
-    instances: int = 1
-    device: DeviceLimits = field(default_factory=DeviceLimits)
-
-    @property
-    def plan(self) -> PlanLimits:
-        """Return what a session may choose from: threads asked for, else one or its share."""
-        share = max(1, available_cpus() // (self.workers * self.instances))
-        threads = (self.threads,) if self.threads else (1, share)
-        return PlanLimits(self.precision, threads, self.batch.max_batch_size, self.device)
 
 
 class Classifier:
@@ -97,6 +73,12 @@ class Classifier:
         return self.limits.instances == 1 and self.full_batch_s <= INLINE_RUN_S
 
     @property
+    def fallback(self) -> str:
+        """Return why the CPU runs what a GPU that is here should; empty where that is not so."""
+        found = self.limits.device.found
+        return found.reason if found.is_fallback else self.session.fallback
+
+    @property
     def batcher(self) -> Batcher:
         """Return the queue; only a started classifier has one."""
         if self._batcher is None:
@@ -108,6 +90,7 @@ class Classifier:
         loop: Loop,
         observe: Callable[["Classifier", Batch], None] | None = None,
         answering: AbstractContextManager[None] | None = None,
+        newcomers: Callable[[], int] = lambda: 0,
     ) -> None:
         """Open the queue on an event loop.
 
@@ -115,6 +98,7 @@ class Classifier:
             loop: The loop that all requests arrive on.
             observe: Called after each run with this classifier and the batch.
             answering: Entered while the jobs of one run are done.
+            newcomers: Clients so far; see ``Batcher``.
         """
         executor = self.session.executor
         if executor is None and not self.is_inline:
@@ -127,6 +111,7 @@ class Classifier:
             executor=executor,
             observe=None if observe is None else lambda batch: observe(self, batch),
             answering=answering,
+            newcomers=newcomers,
         )
 
     def close(self) -> None:
@@ -209,7 +194,13 @@ class Classifier:
 
 
 def load(repository: ModelRepository, name: str, version: int, limits: ServingLimits) -> Classifier:
-    """Load a version: verify it, choose a plan, replay its golden images, warm it up.
+    """Load a version: verify it, choose how it runs, replay its golden images, warm it up.
+
+    Args:
+        repository: Where it lies.
+        name: The model's.
+        version: Its number.
+        limits: What was set; the version's own plan decides the rest.
 
     Raises:
         ArtifactError: The files break the contract, or a golden image gets another answer.
@@ -218,6 +209,7 @@ def load(repository: ModelRepository, name: str, version: int, limits: ServingLi
     started = time.perf_counter()
     fingerprint = repository.fingerprint(name, version)  # before: a change meanwhile is seen later
     artifact = repository.verify(name, version)
+    limits = follow_plan(repository, artifact, limits)
     session = open_best(repository, artifact, limits.plan)
     # Threads of its own are a session's: runs at once would share them. A run on one thread is
     # on its caller's, and one session serves them all.
@@ -227,10 +219,12 @@ def load(repository: ModelRepository, name: str, version: int, limits: ServingLi
         [open_again(repository, artifact, session) for _ in range(others)],
     )  # fmt: skip
     logger.info(
-        "%s ready in %.0f ms: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the %s",
+        "%s ready in %.0f ms: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the "
+        "%s%s",
         artifact.reference, (time.perf_counter() - started) * 1e3, session.plan.device,
         session.plan.precision, limits.instances, session.plan.threads,
         limits.batch.max_batch_size, classifier.full_batch_s * 1e3,
         "loop" if classifier.is_inline else "session's thread",
+        f", as tuned on {limits.tuned.date}" if limits.tuned else "",
     )  # fmt: skip
     return classifier

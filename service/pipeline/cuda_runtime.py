@@ -75,20 +75,20 @@ class CudaRuntime:
         name: File name or path, as ``libcudart.so.13``.
 
     Raises:
-        CudaError: The dynamic loader does not find it; its message follows.
+        CudaError: The dynamic loader does not find it, or it lacks a call; its message follows.
     """
 
     def __init__(self, name: str) -> None:
         try:
             self._library = ctypes.CDLL(name)
-        except OSError as error:
+            self._library.cudaGetErrorString.restype = ctypes.c_char_p
+            self._library.cudaGetErrorString.argtypes = (ctypes.c_int,)
+            for function, arguments in _SIGNATURES.items():
+                found = getattr(self._library, function)
+                found.restype = ctypes.c_int
+                found.argtypes = arguments
+        except (OSError, AttributeError) as error:  # the library, or a call of it
             raise CudaError(str(error)) from None
-        self._library.cudaGetErrorString.restype = ctypes.c_char_p
-        self._library.cudaGetErrorString.argtypes = (ctypes.c_int,)
-        for function, arguments in _SIGNATURES.items():
-            found = getattr(self._library, function)
-            found.restype = ctypes.c_int
-            found.argtypes = arguments
 
     def call(self, function: str, *arguments: object) -> None:
         """Call a function of the library.

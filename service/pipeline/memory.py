@@ -55,7 +55,7 @@ class Memory(Protocol):
         """Return what is free of the device's memory."""
 
     def recover(self) -> None:
-        """Make the run's stream usable again after a capture that failed."""
+        """Make the run's stream usable again after a capture that failed, and release all."""
 
     def release(self) -> None:
         """Give back all that was handed out; nobody may use it any more."""
@@ -105,6 +105,7 @@ class CpuMemory:
 
     def recover(self) -> None:
         """See ``Memory``."""
+        self.release()
 
     def release(self) -> None:
         """See ``Memory``."""
@@ -163,8 +164,10 @@ class CudaMemory:
 
     def upload(self, address: int, array: NDArray[np.generic], arrived: int) -> None:
         """See ``Memory``; may be called from any thread."""
-        # Copy and record belong together, whichever threads stage other batches meanwhile.
+        # Copy and record belong together, whichever threads stage other batches meanwhile; and a
+        # thread that never chose a device would take memory of the first one.
         with self._lock:
+            self._runtime.use(self.index)
             self._runtime.copy(address, array.ctypes.data, array.nbytes, self._copy_stream)
             self._runtime.call("cudaEventRecord", arrived, self._copy_stream)
 
@@ -186,8 +189,9 @@ class CudaMemory:
         return self._runtime.free_bytes()
 
     def recover(self) -> None:
-        """See ``Memory``."""
+        """See ``Memory``; on the device's thread, which began the capture."""
         self._runtime.end_capture(self.run_stream)
+        self.release()
 
     def release(self) -> None:
         """See ``Memory``; on the device's thread, so that no capture meets it."""

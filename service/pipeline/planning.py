@@ -8,7 +8,7 @@ says why. Knows no requests and no queues.
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -58,6 +58,8 @@ class PlanLimits:
 def open_best(repository: ModelRepository, artifact: ModelArtifact, limits: PlanLimits) -> Session:
     """Open the session that answers for a version, its golden images replayed.
 
+    Where the device was chosen by ``auto``, a version that it cannot run goes to the CPU, aloud.
+
     Args:
         repository: Where the version lies.
         artifact: The version, verified.
@@ -67,6 +69,23 @@ def open_best(repository: ModelRepository, artifact: ModelArtifact, limits: Plan
         ArtifactError: The fp32 file is needed and a golden image gets another answer.
         InferenceError: The fp32 file is needed and onnxruntime refuses it.
     """
+    if limits.device.found.asked != "auto" or limits.device.found.device == "cpu":
+        return _open_best(repository, artifact, limits)
+    try:
+        return _open_best(repository, artifact, limits)
+    except (ArtifactError, InferenceError) as error:
+        reason = str(error)
+    cpu = DeviceLimits(buckets=limits.device.buckets)
+    session = _open_best(repository, artifact, replace(limits, device=cpu))
+    session.fallback = reason
+    logger.warning(
+        "%s: the CPU runs it, %s cannot: %s",
+        artifact.reference, limits.device.found.device, reason,
+    )  # fmt: skip
+    return session
+
+
+def _open_best(repository: ModelRepository, artifact: ModelArtifact, limits: PlanLimits) -> Session:
     if limits.precision in ("int8", "fp16"):
         lower = _open_lower(repository, artifact, limits.precision, limits)
         return lower or _open_file(repository, artifact, artifact.fp32, limits)

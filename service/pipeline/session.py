@@ -56,6 +56,7 @@ class Session:
     Attributes:
         plan: How it runs: buckets and binding may be less than what the plan wanted.
         reason: Why graphs are not replayed although the plan wanted it; empty where they are.
+        fallback: Why the CPU runs it although a GPU was found; empty where that is not so.
         cpu_nodes: Nodes that a plan for a GPU leaves on the CPU, as ``Shape node_shape``.
         memory_bytes: What opening it took of the GPU's memory.
 
@@ -67,6 +68,7 @@ class Session:
     def __init__(self, content: bytes, plan: Plan, *, choose: bool = False) -> None:
         self.plan = plan
         self.reason = ""
+        self.fallback = ""
         self.cpu_nodes: tuple[str, ...] = ()
         self.memory_bytes = 0
         self._session: Any = None
@@ -90,6 +92,11 @@ class Session:
     def slots(self) -> list[Slot]:
         """Return what batches are put together in and run by; empty where runs are not bound."""
         return [] if self._bound is None else self._bound.slots[1:]
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Return (H, W, C) of the rows, as the graph has it."""
+        return tuple(self._session.get_inputs()[0].shape[1:])
 
     @property
     def padded_rows(self) -> int:
@@ -175,13 +182,15 @@ class Session:
         """Open and bind; without graphs where they cannot be captured, and the log says why."""
         try:
             self._open_as(self.plan.binding, content, choose, memory)
+            return
         except InferenceError as error:
-            if self.plan.binding != "graph" or self.plan.device == "cpu":
+            if self.plan.binding != "graph" or self._accelerator is None:
                 raise
             self.reason = error.message
-            logger.warning("runs are bound, but no graphs are replayed: %s", error.message)
-            memory.recover()
-            self._open_as("bound", content, choose, memory)
+        self._session = None
+        self._accelerator.call(memory.recover)
+        self._open_as("bound", content, choose, memory)
+        logger.warning("runs are bound, but no graphs are replayed: %s", self.reason)
 
     def _open_as(self, binding: Binding, content: bytes, choose: bool, memory: Memory) -> None:
         plan = self.plan = dataclasses.replace(self.plan, binding=binding)
@@ -197,8 +206,12 @@ class Session:
         call = _call if self._accelerator is None else self._accelerator.call
         try:
             bound = call(bind)
-            kept = choose_buckets(call(bound.measure)) if choose else plan.buckets
+            kept = plan.buckets
+            if choose:
+                kept = choose_buckets({size: call(bound.measure, size) for size in kept})
             call(bound.keep, kept)
+            for step in bound.warm_ups():
+                call(step)
         except InferenceError:
             raise
         except Exception as error:  # onnxruntime's and CUDA's
@@ -220,6 +233,8 @@ def _open_session(content: bytes, plan: Plan, stream: int) -> onnxruntime.Infere
         # Weights stay out of the arena: its limit is then that of what runs need, and a captured
         # graph, which writes where its run did, finds nothing else there.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    if plan.device == "tensorrt" and plan.engine_cache is not None:
+        plan.engine_cache.mkdir(parents=True, exist_ok=True)
     providers = providers_of(plan, stream)
     try:
         session = onnxruntime.InferenceSession(

@@ -187,7 +187,7 @@ def _begin(exchange: Exchange, target: Target) -> None:
     if target.pixels(exchange.body) > INLINE_PIXELS:
         FilesDecoding(exchange, target, top, deadline).begin([exchange.body])
         return
-    target.batcher.admit(1)  # before the work of decoding
+    target.batcher.admit(1, deadline)  # before the work of decoding
     started = time.monotonic()
     row_HWC = target.decode_sized(exchange.body)
     target.metrics.decode.observe(time.monotonic() - started)
@@ -264,10 +264,10 @@ class FilesDecoding:
         """
         batcher = self._target.batcher
         if sum(map(self._pixels, files)) <= INLINE_PIXELS:
-            batcher.admit(len(files))
+            batcher.admit(len(files), self._deadline)
             self._submit(*self._decode(files))
             return
-        batcher.reserve(len(files))
+        batcher.reserve(len(files), self._deadline)
         self._target.protocol.decoders.submit(self._decode_on_thread, files)
 
     def _pixels(self, encoded: bytes) -> int:

@@ -62,16 +62,19 @@ def model_metadata(catalog: Catalog, classifier: Classifier) -> Document:
 def model_config(classifier: Classifier) -> Document:
     """Return the model's configuration in the terms of Triton's ModelConfig."""
     artifact, limits = classifier.artifact, classifier.limits.batch
-    plan, found = classifier.session.plan, classifier.limits.device.found
+    plan = classifier.session.plan
     group: Document = {
         "name": artifact.name, "count": classifier.limits.instances, "kind": "KIND_CPU",
     }  # fmt: skip
+    told: dict[str, str] = {}
     if plan.device != "cpu":
         group |= {"count": 1, "kind": "KIND_GPU", "gpus": [plan.index]}
-    told = {"device": plan.device, "precision": plan.precision, "binding": plan.binding}
-    if found.is_fallback:
-        told["device_fallback"] = found.reason
-    return {
+        told = {"device": plan.device, "precision": plan.precision, "binding": plan.binding}
+    if tuned := classifier.limits.tuned:
+        told["plan"] = f"tuned {tuned.date}"
+    if classifier.fallback:
+        told["device_fallback"] = classifier.fallback
+    document: Document = {
         "name": artifact.name,
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
@@ -90,9 +93,11 @@ def model_config(classifier: Classifier) -> Document:
             "default_queue_policy": {"max_queue_size": limits.max_queue_rows},
         },
         "instance_group": [group],
-        "parameters": {name: {"string_value": value} for name, value in told.items()},
         "default_model_filename": artifact.fp32.path,
     }
+    if told:
+        document["parameters"] = {name: {"string_value": told[name]} for name in told}
+    return document
 
 
 def index(

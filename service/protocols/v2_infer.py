@@ -204,12 +204,12 @@ class InferCall:
     def _decode(self, images: list[bytes]) -> None:
         batcher = self._target.batcher
         if sum(map(self._pixels, images, range(len(images)))) <= INLINE_PIXELS:
-            batcher.admit(len(images))
+            batcher.admit(len(images), self._deadline)
             rows, seconds = self._decode_all(images)
             self._observe_decode(seconds, len(images))
             self._submit(rows)
             return
-        batcher.reserve(len(images))
+        batcher.reserve(len(images), self._deadline)
         self._engine.decoders.submit(self._decode_on_thread, images)
 
     def _pixels(self, image: bytes, position: int) -> int:

@@ -14,7 +14,7 @@ from service.errors import ForbiddenError, ServiceError, UnauthorizedError
 from service.metrics import Meters
 from service.model_control import RETIRE_S, ModelControl
 from service.pipeline.catalog import Catalog
-from service.pipeline.classifier import ServingLimits
+from service.pipeline.limits import ServingLimits
 from tests.service.protocols.desk import TOKEN, Desk
 from tests.tiny import SIDE, publish_tiny, random_images, tiny_logits
 

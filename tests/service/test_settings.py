@@ -39,6 +39,13 @@ def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) 
         assert words in message
 
 
+def test_buckets_that_are_none_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOVEAL_BUCKETS", "4,2")
+    expected = "FOVEAL_BUCKETS: .*expected auto or rising batch sizes as 1,2,4,8, got '4,2'$"
+    with pytest.raises(SettingsError, match=expected):
+        load_settings()
+
+
 @pytest.mark.parametrize("field", sorted(Settings.model_fields))
 def test_every_setting_is_described(field: str) -> None:
     assert Settings.model_fields[field].description

@@ -3,7 +3,9 @@
 An upgrade that renames one fails here, with its name, and not in production.
 """
 
+import asyncio
 import inspect
+from typing import Any
 
 import httptools
 import prometheus_client
@@ -16,6 +18,10 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
     RequestResponseCycle,
 )
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+
+from service.connection import LaneProtocol
+from service.lane import Lane
 
 
 def parameters(function: object) -> list[str]:
@@ -113,6 +119,59 @@ def test_flow_control() -> None:
     for name in ("pause_reading", "resume_reading", "pause_writing", "resume_writing"):
         assert parameters(getattr(FlowControl, name)) == ["self"]
     assert "self.write_paused = " in inspect.getsource(FlowControl.__init__)
+    assert parameters(FlowControl.__init__) == ["self", "transport"]
+
+
+def test_connection_is_made_of_these_parts() -> None:
+    """The lane does it in uvicorn's place; a part that is added there is wanted here."""
+    source = inspect.getsource(HttpToolsProtocol.connection_made)
+    body = [line.strip() for line in source.split(":\n", 1)[1].splitlines() if line.strip()]
+    assert body == [
+        "self.connections.add(self)",
+        "self.transport = transport",
+        "self.flow = FlowControl(transport)",
+        "self.server = get_local_addr(transport)",
+        "self.client = get_remote_addr(transport)",
+        'self.scheme = "https" if is_ssl(transport) else "http"',
+        "if self.logger.level <= TRACE_LOG_LEVEL:",
+        'prefix = "%s:%d - " % self.client if self.client else ""',
+        'self.logger.log(TRACE_LOG_LEVEL, "%sHTTP connection made", prefix)',
+    ]
+    for function in (get_local_addr, get_remote_addr, is_ssl):
+        assert parameters(function) == ["transport"]
+
+
+def test_application_learns_both_addresses() -> None:
+    """They are read late, when a request turns out to be the application's."""
+    seen: list[dict[str, Any]] = []
+
+    async def application(scope: dict[str, Any], _receive: Any, send: Any) -> None:
+        seen.append(scope)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def ask() -> tuple[tuple[str, int], tuple[str, int]]:
+        loop = asyncio.get_running_loop()
+        lane = Lane(max_body_bytes=9, receive_timeout_s=9, keep_alive_s=9, drain_timeout_s=9)
+        config = uvicorn.config.Config(application, log_config=None, lifespan="off")  # type: ignore[arg-type]
+        config.load()
+        state = uvicorn.server.ServerState()
+        server = await loop.create_server(
+            lambda: LaneProtocol(lane, config, state, {}, loop), "127.0.0.1", 0
+        )
+        async with server:
+            address = server.sockets[0].getsockname()
+            reader, writer = await asyncio.open_connection(*address)
+            client = writer.get_extra_info("sockname")
+            for _ in range(2):
+                writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+            writer.close()
+        return address, client
+
+    address, client = asyncio.run(ask())
+    assert [(scope["server"], scope["client"]) for scope in seen] == [(address, client)] * 2
+    assert {scope["scheme"] for scope in seen} == {"http"}
 
 
 def test_server_state() -> None:

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from training.augment import Augment
-from training.batches import Batches
+from training.batches import Batches, InMemoryData, place
+from training.devices import fits
 from training.splits import Split
 
 pytestmark = pytest.mark.training
@@ -52,3 +53,40 @@ def test_images_stay_with_their_targets_and_are_not_modified(split: Split) -> No
         assert images_NHWC.dtype == torch.uint8
         assert torch.equal(images_NHWC[:, 0, 0, 0].long(), targets_N)
     assert np.array_equal(split.images_NHWC, before)
+
+
+def test_a_split_is_placed_once_and_shared_by_all_epochs(split: Split) -> None:
+    data = InMemoryData(split, split, batch_size=4, seed=0, augment=Augment())
+    for loader in (data.train_dataloader, data.val_dataloader):
+        first, second = loader(), loader()
+        assert first._images_NHWC.data_ptr() == second._images_NHWC.data_ptr()
+    assert data.train_dataloader()._images_NHWC.data_ptr() == split.images_NHWC.ctypes.data
+
+
+def test_batches_of_placed_tensors_are_those_of_the_split(split: Split) -> None:
+    augment = Augment(shift=1, flip=True, cutout=1)
+    copies = (torch.from_numpy(split.images_NHWC.copy()), torch.from_numpy(split.targets_N.copy()))
+    for one, other in zip(
+        Batches(split, 4, (0, 1), augment),
+        Batches(split, 4, (0, 1), augment, tensors=copies),
+        strict=True,
+    ):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
+def test_only_what_fits_is_placed_on_a_device() -> None:
+    assert fits(1 << 50, torch.device("cpu"))  # it is there already
+    assert not fits(1, torch.device("meta"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+def test_an_epoch_on_a_gpu_has_the_order_of_the_cpu(split: Split) -> None:
+    placed = place(split, torch.device("cuda"))
+    augment = Augment(shift=1, flip=True, cutout=1)
+    there = list(Batches(split, 4, (0, 1), augment, tensors=placed))
+    here = list(Batches(split, 4, (0, 1), augment))
+    assert [t.tolist() for _, t in there] == [t.tolist() for _, t in here]
+    assert all(images.is_cuda and images.dtype == torch.uint8 for images, _ in there)
+    again = list(Batches(split, 4, (0, 1), augment, tensors=placed))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(there, again, strict=True))

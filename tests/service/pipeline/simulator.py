@@ -149,9 +149,11 @@ class World:
         self.on_run: Callable[[list[int]], None] = lambda _numbers: None
         shape = limits.max_batch_size, *ROW_SHAPE
         runners = [Runner(self._run, np.empty(shape, np.uint8)) for _ in range(threads or 1)]
+        self.clients = 0
         self.batcher = Batcher(
-            runners, limits, loop=self.loop, executor=self.executor, clock=self.loop.clock
-        )
+            runners, limits, loop=self.loop, executor=self.executor,
+            newcomers=lambda: self.clients, clock=self.loop.clock,
+        )  # fmt: skip
         self.done: list[Job] = []
         self.numbers: dict[int, range] = {}  # id(job) -> its rows' numbers
         self._next = 0

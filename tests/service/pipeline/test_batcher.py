@@ -34,6 +34,43 @@ def test_arrivals_of_one_turn_share_a_run(threads: int) -> None:
         w.assert_answered(job)
 
 
+@RUNNERS
+def test_newcomers_of_successive_turns_share_a_run(threads: int) -> None:
+    w = world(threads)
+    jobs = []
+    for _ in range(3):
+        w.clients += 1
+        jobs.append(w.submit())
+        w.loop.turn()
+    assert w.batcher.queued_rows == 3, "clients still came; their rows were to wait for each other"
+    w.run_all()
+    assert w.runs == [[0, 1, 2]]
+    for job in jobs:
+        w.assert_answered(job)
+
+
+@RUNNERS
+def test_a_full_batch_does_not_wait_for_newcomers(threads: int) -> None:
+    w = world(threads, batch=4)
+    w.clients += 1
+    w.submit(4)
+    w.loop.turn()
+    assert w.batcher.queued_rows == 0
+
+
+@RUNNERS
+def test_newcomers_who_ask_for_nothing_hold_nobody_up(threads: int) -> None:
+    w = world(threads, batch=4)
+    w.submit()
+    for _ in range(4):
+        w.clients += 1
+        w.loop.turn()
+        assert w.batcher.queued_rows == 1
+    w.clients += 1
+    w.loop.turn()
+    assert w.batcher.queued_rows == 0
+
+
 def test_what_arrives_during_a_run_is_the_next_batch() -> None:
     w = world(1)
     w.submit()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.errors import DeadlineError, InferenceError, NotReadyError, QueueFullError
-from tests.service.pipeline.simulator import ROW_SHAPE, RUNNERS, row, world
+from tests.service.pipeline.simulator import ROW_SHAPE, RUNNERS, World, row, world
 
 # Law 4: deadlines
 
@@ -96,6 +96,83 @@ def test_reserved_places_count(threads: int) -> None:
     w.batcher.release(4)
     assert w.batcher.is_idle
     w.submit(5)
+
+
+def taught(threads: int = 1, run_s: float = 2.0) -> World:
+    """A world whose full runs of four rows take so long, and that knows it."""
+    w = world(threads, batch=4, queue=400)
+    for _ in range(threads):
+        w.submit(4)
+        w.loop.settle()
+    w.loop.advance(run_s)
+    for _ in range(threads):
+        w.finish_run()
+    assert w.batcher.is_idle
+    return w
+
+
+def test_rows_that_would_come_too_late_are_refused_at_the_door() -> None:
+    w = taught()
+    w.submit(8, timeout_s=30)  # one run is out, one waits: 4 s
+    w.loop.settle()
+    well = w.submit(2, timeout_s=8)  # with those before it two full runs: done after 6 s
+    with pytest.raises(
+        QueueFullError, match=r"about 6000 ms with 6 rows waiting, expected in 7000"
+    ):
+        w.submit(1, timeout_s=7)
+    with pytest.raises(QueueFullError, match="queue too long"):
+        w.batcher.reserve(1, w.loop.now + 7)
+    w.loop.advance(1)  # of the run that is out, too, a second is over
+    w.submit(1, timeout_s=7)
+    w.run_all()
+    w.assert_answered(well)
+
+
+def test_runners_share_what_waits() -> None:
+    w = taught(threads=2)
+    w.submit(16)  # two runs are out, two wait: 4 s
+    w.loop.settle()
+    w.submit(1, timeout_s=7)
+    with pytest.raises(QueueFullError, match="queue too long"):
+        w.submit(1, timeout_s=5)
+
+
+def test_rows_that_are_next_are_let_in_whatever_their_deadline() -> None:
+    w = taught()
+    hasty = w.submit(4, timeout_s=0.5)
+    w.loop.settle()
+    w.finish_run()
+    w.assert_answered(hasty)
+
+
+def test_a_few_rows_are_not_taken_for_a_full_run() -> None:
+    w = taught(run_s=8.0)
+    w.submit(1)
+    w.loop.settle()
+    w.loop.advance(1)
+    w.finish_run()  # alone: a second
+    w.submit(1)
+    w.loop.settle()
+    w.submit(1, timeout_s=2.6)  # after the one that is out, both alone: 2 s
+    with pytest.raises(QueueFullError, match="queue too long"):
+        w.submit(1, timeout_s=0.5)
+
+
+def test_a_queue_without_experience_refuses_nobody_for_its_deadline() -> None:
+    w = world(1, batch=4, queue=400)
+    w.submit(300)
+    w.submit(1, timeout_s=0.1)
+
+
+def test_failed_runs_teach_nothing() -> None:
+    w = world(1, batch=4, queue=400)
+    w.failures.append(InferenceError("at once"))
+    w.submit(4)
+    w.loop.settle()
+    w.loop.advance(5)
+    w.finish_run()
+    w.submit(300)
+    w.submit(1, timeout_s=0.1)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -36,6 +36,7 @@ FINISH = st.tuples(st.just("finish"), st.integers(0, 2), st.booleans())
 OTHER = st.one_of(
     st.tuples(st.just("cancel"), st.integers(0, 30)),
     st.tuples(st.just("turn")),
+    st.tuples(st.just("come")),
     st.tuples(st.just("advance"), SECONDS),
     st.tuples(st.just("reserve"), ROWS),
     st.tuples(st.just("release")),
@@ -146,6 +147,8 @@ class Schedule:
             match name:
                 case "turn":
                     loop.turn()
+                case "come":
+                    self.w.clients += 1
                 case "advance":
                     loop.advance(*arguments)
                     self.check_settled()

@@ -12,7 +12,8 @@ from service.exchange import Exchange
 from service.metrics import Meters
 from service.model_control import ModelControl
 from service.pipeline.catalog import load_catalog
-from service.pipeline.classifier import Classifier, ServingLimits
+from service.pipeline.classifier import Classifier
+from service.pipeline.limits import ServingLimits
 from service.protocols.v2_documents import Statistics
 from service.protocols.v2_http import V2Http
 from service.protocols.v2_infer import InferEngine

@@ -1,0 +1,189 @@
+"""Load: ``loadtest`` a service with golden images, and find the most it can promise."""
+
+import sys
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from commands.console import show
+from commands.options import HOME, SHIPPED, JsonOption, ModelOption, ModelsOption, open_repository
+
+if TYPE_CHECKING:
+    from loadtest.calls import Call
+    from loadtest.expect import Clause
+    from models.repository import ModelRepository
+
+_USERS, _DURATION_S, _SOAK_S = 32, 10.0, 600.0
+_Kind = Literal["raw", "multipart", "v2-json", "v2-binary", "grpc", "mixed"]
+
+
+def loadtest(
+    *,
+    url: Annotated[str, typer.Argument(metavar="[URL]")] = "http://127.0.0.1:3000",
+    kind: Annotated[_Kind, typer.Option(help="What is sent.")] = "raw",
+    rows: Annotated[int, typer.Option(min=1, help="Images a request.")] = 1,
+    users: Annotated[int | None, typer.Option(min=1, help="Closed loop of so many. [32]")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="Open arrivals, requests/s.")] = None,
+    shape: Annotated[
+        Literal["steady", "steps", "spike", "soak"], typer.Option(help="Of users or rate in time.")
+    ] = "steady",
+    duration_s: Annotated[float | None, typer.Option(min=0.5, help="[10; a soak 600]")] = None,
+    p99_ms: Annotated[float, typer.Option(min=0.1, help="The promise.")] = 20.0,
+    find_max: Annotated[bool, typer.Option("--find-max", help="Find the most it keeps.")] = False,
+    budget_s: Annotated[float, typer.Option(min=1, help="Of --find-max.")] = 120.0,
+    expect: Annotated[str | None, typer.Option(help="As p99_ms<20,errors==0,rps>500")] = None,
+    deadline_ms: Annotated[float | None, typer.Option(min=1, help="Of each request.")] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="Answers given up after.")] = 10.0,
+    engine: Annotated[
+        Literal["auto", "sender", "locust"], typer.Option(help="Who sends.")
+    ] = "auto",
+    processes: Annotated[int, typer.Option(min=0, help="That send; 0: as needed.")] = 0,
+    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="Else URL's, 8001.")] = "",
+    out: Annotated[Path | None, typer.Option(help="For the report; else a new folder.")] = None,
+    model: ModelOption = None,
+    start: Annotated[bool, typer.Option("--start", help="Start a service for it.")] = False,
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a service under load, every label checked, and write a report.
+
+    Example: foveal loadtest --start --find-max --p99-ms 20
+    """
+    from loadtest.engines import Traffic, check_engine
+    from loadtest.report import lines_of, to_json, write_report
+    from loadtest.serving import free_port, running_service
+    from loadtest.shapes import steps_of
+    from loadtest.trial import Search, check_model, run_trial
+
+    _check(kind, rows, users, rate, find_max=find_max)
+    clauses = _clauses(expect, find_max=find_max)
+    repository = open_repository(models)
+    name, calls = _calls(repository, model, kind, rows)
+    if deadline_ms is not None:
+        calls = [call.with_headers(("X-Request-Timeout-Ms", f"{deadline_ms:g}")) for call in calls]
+    folder = out or Path(tempfile.mkdtemp(prefix="foveal-loadtest-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    is_open = rate is not None or find_max
+    sender = _engine(engine, kind, is_open=is_open)
+    check_engine(sender, calls)
+    duration_s = duration_s or (_SOAK_S if shape == "soak" else _DURATION_S)
+    grpc_port = free_port() if start and kind == "grpc" else 0
+    serve = [sys.executable, str(HOME / "foveal.py"), "serve", "--models", str(models.resolve())]
+    log = folder / "serve.log"
+    with (
+        running_service(serve, log, grpc_port) if start else nullcontext(url) as address,
+        _Bar(quiet=as_json) as bar,
+    ):
+        traffic = Traffic(
+            steps=steps_of(shape, float(rate or users or _USERS), duration_s),
+            is_open=is_open,
+            duration_s=duration_s,
+            engine=sender,
+            user="MixedUser" if kind == "mixed" else "",
+            processes=processes,
+            timeout_s=timeout_s,
+            grpc_address=grpc or _grpc_address(address, grpc_port),
+        )
+        for reference in name.split(", "):
+            check_model(address, repository, reference)
+        search = Search(rate or 200.0, budget_s=budget_s) if find_max else None
+        outcome = run_trial(
+            address, name, calls, traffic, p99_ms=p99_ms, search=search, say=bar.say
+        )
+    command = " ".join(["foveal", *sys.argv[1:]])
+    page = write_report(folder, outcome, command)
+    document = {**to_json(outcome, command), "out": str(folder)}
+    show(document, as_json, [*lines_of(outcome), ("report", str(page))])
+    if _is_violated(clauses, dict(outcome.figures)) or not outcome.figures["rps"]:
+        raise typer.Exit(1)
+
+
+def _check(kind: str, rows: int, users: int | None, rate: float | None, *, find_max: bool) -> None:
+    if kind == "raw" and rows != 1:
+        raise typer.BadParameter(
+            f"expected 1 for raw images, got {rows}; see --kind", param_hint="--rows"
+        )
+    if users is not None and (rate is not None or find_max):
+        raise typer.BadParameter(
+            "expected no --users with open arrivals, got both", param_hint="--users"
+        )
+
+
+def _clauses(expect: str | None, *, find_max: bool) -> "list[Clause]":
+    """Read --expect; without it no answer may be wrong, but at the edge that a search finds."""
+    from loadtest.expect import ExpectError, parse
+    from loadtest.trial import FIGURES
+
+    if expect is None:
+        expect = "rps>0" if find_max else "errors==0"
+    try:
+        return parse(expect, FIGURES)
+    except ExpectError as error:
+        raise typer.BadParameter(str(error), param_hint="--expect") from None
+
+
+def _is_violated(clauses: "list[Clause]", figures: dict[str, float]) -> bool:
+    from loadtest.expect import violations
+
+    said = violations(clauses, figures)
+    for line in said:
+        print(f"--expect: {line}", file=sys.stderr)
+    return bool(said)
+
+
+def _calls(
+    repository: "ModelRepository", model: str | None, kind: str, rows: int
+) -> "tuple[str, list[Call]]":
+    """Return what is asked, for people, and the requests."""
+    from loadtest.payloads import make_calls, make_mixed_calls
+
+    if kind == "mixed":
+        artifacts = [repository.load(*repository.resolve(name)) for name in repository.names()]
+        return ", ".join(artifact.reference for artifact in artifacts), make_mixed_calls(
+            repository, artifacts, rows
+        )
+    artifact = repository.load(*repository.resolve(model))
+    return artifact.reference, make_calls(repository, artifact, kind, rows)  # type: ignore[arg-type]
+
+
+def _engine(engine: str, kind: str, *, is_open: bool) -> Literal["sender", "locust"]:
+    if engine == "auto":
+        return "sender" if is_open and kind != "grpc" else "locust"
+    return "sender" if engine == "sender" else "locust"
+
+
+def _grpc_address(url: str, port: int) -> str:
+    from urllib.parse import urlsplit
+
+    return f"{urlsplit(url).hostname}:{port or 8001}"
+
+
+class _Bar:
+    """The progress bar: what is done now, and how far it is; nothing where no one would see it."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
+            console=console, disable=quiet or not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._progress.add_task("", total=None)
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def say(self, what: str, elapsed_s: float, total_s: float) -> None:
+        """Show what is done now and how far it is."""
+        self._progress.update(
+            self._task, description=what, completed=min(elapsed_s, total_s), total=total_s
+        )

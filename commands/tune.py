@@ -1,0 +1,105 @@
+"""Find how a model is best served here: ``foveal tune``."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from commands.console import show
+from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
+
+
+def tune(
+    model: Annotated[str | None, typer.Argument(metavar="[NAME[:V]]")] = None,
+    *,
+    p99_ms: Annotated[float, typer.Option(min=0.1, help="Promise: 99 % within so many ms.")] = 20,
+    precision: Annotated[str, typer.Option(help="Files that may answer, else all: fp32,int8.")] = (
+        ""
+    ),
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "tensorrt"],
+        typer.Option(envvar="FOVEAL_DEVICE", help="Where sessions run."),
+    ] = "auto",
+    cores: Annotated[int | None, typer.Option(min=1, help="Of the service; else all here.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, envvar="FOVEAL_WORKERS", help="Processes of the service.")
+    ] = 1,
+    budget_s: Annotated[float, typer.Option(min=10, help="Seconds for everything.")] = 300,
+    out: Annotated[
+        Path | None, typer.Option(help="Measurements and report; else runs/tune/NAME-V.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was measured.")] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Remove the plan, measure nothing.")] = (
+        False
+    ),
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Find precision, threads, batch and delay that serve most within a latency promise.
+
+    The plan is put beside the model and followed from the next start. A command that was stopped
+    goes on when it is repeated.
+
+    Example: foveal tune fashion-cnn --p99-ms 20
+    """
+    from tune.pipeline import Request, tune_model
+    from tune.pipeline import reset as remove
+
+    repository = open_repository(models)
+    if reset:
+        said = remove(repository, model)
+        show({"said": said}, as_json, [(said,)])
+        return
+    request = Request(
+        model, p99_ms, _precisions(precision), device, cores, workers, budget_s, out, fresh,
+        " ".join(["foveal", *sys.argv[1:]]),
+    )  # fmt: skip
+    with _bar(budget_s) as progress:
+        result = tune_model(
+            repository, request, progress=progress,
+            warn=lambda line: print(line, file=sys.stderr, flush=True),
+        )  # fmt: skip
+    plan = dataclasses.asdict(result.plan) if result.plan else None
+    document: dict[str, Any] = {
+        "model": result.model, "verdict": result.verdict, "plan": plan,
+        "goodput_per_s": result.outcome.best.goodput_per_s,
+        "default_goodput_per_s": result.outcome.default.goodput_per_s,
+        "report": str(result.report),
+    }  # fmt: skip
+    show(document, as_json, [(result.model, result.verdict), ("report", str(result.report))])
+    if not result.outcome.is_kept:
+        raise typer.Exit(1)
+
+
+def _precisions(text: str) -> tuple[Any, ...]:
+    names = tuple(name for name in text.split(",") if name)
+    for name in names:
+        if name not in ("fp32", "int8", "fp16"):
+            expected = f"expected some of fp32, int8, fp16, got {name!r}"
+            raise typer.BadParameter(expected, param_hint="--precision")
+    return names
+
+
+@contextmanager
+def _bar(budget_s: float) -> Iterator[Any]:
+    """Show how much of the budget is left and what is done; nothing where no one would see it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = BarColumn(), TextColumn("{task.fields[left]}"), TextColumn("{task.description}")
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=budget_s, left="")
+        begun = time.monotonic()
+
+        def show_progress(what: str) -> None:
+            spent = time.monotonic() - begun
+            left = f"at most {max(0.0, budget_s - spent):.0f} s left"
+            bar.update(task, completed=min(spent, budget_s), description=what, left=left)
+
+        yield show_progress

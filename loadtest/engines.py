@@ -1,0 +1,157 @@
+"""Who sends: locust or the sender, in processes of their own; what came back, as one.
+
+Locust knows every protocol and has its web page; the sender sends an order of magnitude more from
+a core, over HTTP only. Both count alike and write the same samples. Locust patches the standard
+library of the process that imports it, hence the processes.
+"""
+
+import importlib.util
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from loadtest.calls import Call, write_calls
+from loadtest.errors import LoadTestError
+from loadtest.plan import SendPlan
+from loadtest.processes import run_together
+from loadtest.samples import Samples, read_samples
+from loadtest.shapes import Steps
+
+_HOME = Path(__file__).resolve().parent.parent
+_LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+
+Engine = Literal["sender", "locust"]
+ENGINES: tuple[Engine, ...] = ("sender", "locust")
+# About half of what one process of each does alone on one core of a server of 2025; README.md has
+# the measurement. Above, another process is started, if there is a core for it.
+_OPEN_RATE = {"sender": 8000.0, "locust": 600.0}
+_USERS = {"sender": 1024.0, "locust": 128.0}
+# After the last moment of the load: ends of processes, files.
+_END_S = 30.0
+# Class of ``users`` for each kind of call.
+USERS = {
+    "raw": "RawUser", "multipart": "MultipartUser", "v2-json": "V2JsonUser",
+    "v2-binary": "V2BinaryUser", "grpc": "GrpcUser", "nothing": "NothingUser",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """How much is sent, when, and by whom.
+
+    Attributes:
+        steps: (from that second on, level), the first from 0.
+        is_open: Whether levels are arrivals/s that come whatever the answers do; else users, each
+            waiting for its answer before it sends the next request.
+        duration_s: Of the whole.
+        engine: Who sends.
+        user: Locust's class; empty: that of the first call's kind.
+        processes: That send; 0: as many as it needs and there are cores for.
+        connections: Of open arrivals, at most, of all processes.
+        timeout_s: After which an answer is given up.
+        cpus: What the processes are pinned to, as ``taskset -c`` takes it; empty: not pinned.
+        seed: Of open arrivals.
+        grpc_address: ``host:port``, for calls of gRPC.
+    """
+
+    steps: Steps
+    is_open: bool
+    duration_s: float
+    engine: Engine = "sender"
+    user: str = ""
+    processes: int = 0
+    connections: int = 4096
+    timeout_s: float = 30.0
+    cpus: str = ""
+    seed: int = 0
+    grpc_address: str = ""
+
+    @property
+    def process_count(self) -> int:
+        """How many processes send: at most one a core that the service can spare."""
+        if self.processes:
+            return self.processes
+        level = max(level for _, level in self.steps)
+        needed = level / (_OPEN_RATE if self.is_open else _USERS)[self.engine]
+        cores = len(self.cpus.split(",")) if self.cpus else len(os.sched_getaffinity(0)) - 1
+        return max(1, min(cores, math.ceil(needed)))
+
+
+def send(
+    url: str, calls: Sequence[Call], traffic: Traffic,
+    on_time: Callable[[float], None] = lambda _: None,
+) -> Samples:  # fmt: skip
+    """Send a load and return every request of it.
+
+    Takes the duration, one or two seconds to start, and at most the time-out to end.
+
+    Args:
+        url: ``http://host:port``.
+        calls: Requests, sent in random order.
+        traffic: How much of them, and when.
+        on_time: Called now and then with the seconds since the start.
+
+    Raises:
+        LoadTestError: A process broke, locust is not installed, or the engine knows no such call.
+    """
+    check_engine(traffic.engine, calls)
+    count = traffic.process_count
+    with tempfile.TemporaryDirectory(prefix="foveal-load-") as name:
+        folder = Path(name)
+        write_calls(folder / "calls.json", calls)
+        commands = []
+        for number in range(count):
+            plan = _share(url, traffic, number, count, folder)
+            plan.write(folder / f"{number}.json")
+            commands.append(_command(traffic, calls, folder / f"{number}.json"))
+        logs = [folder / f"{number}.log" for number in range(count)]
+        run_together(commands, logs, traffic.duration_s + traffic.timeout_s + _END_S, on_time)
+        return read_samples([folder / f"{number}.npz" for number in range(count)])
+
+
+def check_engine(engine: Engine, calls: Sequence[Call]) -> None:
+    """Check that an engine is there and can send some calls.
+
+    Raises:
+        LoadTestError: It is not, or cannot.
+    """
+    if engine == "locust" and importlib.util.find_spec("locust") is None:
+        raise LoadTestError("loadtest: expected locust, got none; pip install 'foveal[loadtest]'")
+    if engine == "sender" and any(call.kind == "grpc" for call in calls):
+        raise LoadTestError("sender: expected calls over HTTP, got gRPC; choose --engine locust")
+
+
+def _share(url: str, traffic: Traffic, number: int, count: int, folder: Path) -> SendPlan:
+    """Return one process's share; users are whole, arrivals are not."""
+    if traffic.is_open:
+        steps = tuple((begin, level / count) for begin, level in traffic.steps)
+    else:
+        steps = tuple(
+            (begin, float(round(level) * (number + 1) // count - round(level) * number // count))
+            for begin, level in traffic.steps
+        )
+    return SendPlan(
+        url=url, calls=str(folder / "calls.json"), out=str(folder / f"{number}.npz"),
+        duration_s=traffic.duration_s, steps=steps, is_open=traffic.is_open,
+        connections=max(1, traffic.connections // count), timeout_s=traffic.timeout_s,
+        seed=1000 * traffic.seed + 2 * number, grpc_address=traffic.grpc_address,
+    )  # fmt: skip
+
+
+def _command(traffic: Traffic, calls: Sequence[Call], plan: Path) -> list[str]:
+    pin = ["taskset", "-c", traffic.cpus] if traffic.cpus else []
+    if traffic.engine == "sender":
+        return [*pin, sys.executable, "-m", "loadtest.sender", str(plan)]
+    url = SendPlan.read(plan).url
+    return [
+        *pin, sys.executable, "-m", "locust", "--headless", "--only-summary", "--users", "1",
+        "--loglevel", "WARNING", "--exit-code-on-error", "0",
+        "--stop-timeout", str(math.ceil(traffic.timeout_s)),
+        "--locustfile", str(_LOCUSTFILE), "--host", url, "--plan", str(plan),
+        traffic.user or USERS[calls[0].kind],
+    ]  # fmt: skip

@@ -1,0 +1,69 @@
+"""``--expect 'p99_ms<20,errors==0,rps>500'``: what a run promised to be, and where it was not."""
+
+import math
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_COMPARISONS = {
+    "<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
+    "<": operator.lt, ">": operator.gt,
+}  # fmt: skip
+_CLAUSE = re.compile(r"\s*([a-z][a-z0-9_]*)\s*(<=|>=|==|!=|<|>)\s*([0-9]+(?:\.[0-9]*)?)\s*")
+
+
+class ExpectError(ValueError):
+    """The text is no list of clauses, or names no figure; one line says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One figure and what it must be.
+
+    Attributes:
+        name: Of the figure.
+        comparison: ``<``, ``<=``, ``>``, ``>=``, ``==`` or ``!=``.
+        value: What it is compared with.
+    """
+
+    name: str
+    comparison: str
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.comparison}{self.value:g}"
+
+    def holds(self, figure: float) -> bool:
+        """Return whether a figure is what it must be; one that is not there (NaN) never is."""
+        return not math.isnan(figure) and bool(_COMPARISONS[self.comparison](figure, self.value))
+
+
+def parse(text: str, names: Sequence[str]) -> list[Clause]:
+    """Read clauses that are separated by commas.
+
+    Args:
+        text: ``name comparison number``, as ``p99_ms<20,errors==0``.
+        names: Of the figures that there are.
+
+    Raises:
+        ExpectError: A clause has another form, or there is no such figure.
+    """
+    clauses = []
+    for part in text.split(","):
+        match = _CLAUSE.fullmatch(part)
+        if match is None:
+            raise ExpectError(f"expected clauses such as p99_ms<20,errors==0, got {part.strip()!r}")
+        if match[1] not in names:
+            raise ExpectError(f"expected one of {', '.join(names)}, got {match[1]!r}")
+        clauses.append(Clause(match[1], match[2], float(match[3])))
+    return clauses
+
+
+def violations(clauses: Sequence[Clause], figures: Mapping[str, float]) -> list[str]:
+    """Return one line for each clause that does not hold."""
+    return [
+        f"expected {clause}, got {figures[clause.name]:g}"
+        for clause in clauses
+        if not clause.holds(figures[clause.name])
+    ]

@@ -1,0 +1,61 @@
+"""Locust's user of V2 over gRPC, on Triton's client; needs the ``grpc`` extra.
+
+gRPC's own threads know nothing of gevent: its calls would stop all users of a process, were it not
+for grpcio's own adapter.
+"""
+
+import grpc.experimental.gevent
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
+
+from loadtest.calls import Call, triton_images
+from loadtest.samples import EXPIRED, FAILED, REFUSED, RIGHT, WRONG
+from loadtest.users import COURSE, CallingUser
+
+_OUTCOMES = {"StatusCode.RESOURCE_EXHAUSTED": REFUSED, "StatusCode.DEADLINE_EXCEEDED": EXPIRED}
+
+
+class GrpcUser(CallingUser):
+    """N rows a request, over one channel."""
+
+    kind = "grpc"
+
+    def on_start(self) -> None:
+        """Connect, and make a request of every call."""
+        super().on_start()
+        grpc.experimental.gevent.init_gevent()
+        self._client = InferenceServerClient(COURSE.grpc_address)
+        self._inputs = {id(call): _inputs(call) for call in self._calls}
+        self._outputs = [InferRequestedOutput("logits")]
+
+    def on_stop(self) -> None:
+        """Close the channel."""
+        self._client.close()
+
+    def send(self, call: Call, intended_at: float, late_s: float) -> None:
+        """Send a call and record its answer."""
+        name, _, version = call.path.partition(":")
+        outcome, why = RIGHT, ""
+        try:
+            answer = self._client.infer(
+                name, self._inputs[id(call)], version, self._outputs,
+                client_timeout=COURSE.timeout_s,
+            )  # fmt: skip
+            got = tuple(answer.as_numpy("logits").argmax(axis=1).tolist())
+            if got != call.expected:
+                outcome, why = WRONG, f"expected labels {call.expected}, got {got}"
+        except InferenceServerException as error:
+            outcome = _OUTCOMES.get(str(error.status()), FAILED)
+            why = f"{error.status()}: {error.message()}"
+        latency_ms = self.record(call, intended_at, late_s, outcome, why)
+        self.environment.events.request.fire(
+            request_type="gRPC", name=call.kind, response_time=latency_ms, response_length=0,
+            exception=RuntimeError(why) if why else None, context={},
+        )  # fmt: skip
+
+
+def _inputs(call: Call) -> list[InferInput]:
+    images_NHWC = triton_images(call)
+    tensor = InferInput("images", list(images_NHWC.shape), "UINT8")
+    tensor.set_data_from_numpy(images_NHWC)
+    return [tensor]

@@ -1,0 +1,45 @@
+"""What tests on a GPU share; they need pytest, numpy and onnxruntime-gpu, and no more."""
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from service.errors import InferenceError
+from service.pipeline.devices import gpu_count, probe
+
+HOME = Path(__file__).resolve().parents[2]
+
+
+@functools.cache
+def why_not(device: str) -> str:
+    """Why nothing runs on a device here, empty if something does."""
+    assert device in ("cuda", "tensorrt")
+    try:
+        gpu_count(device)  # type: ignore[arg-type]
+        probe(device, 0)  # type: ignore[arg-type]
+    except InferenceError as error:
+        return error.message
+    return ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked gpu where there is none, with the reason that a user would be told."""
+    if item.get_closest_marker("gpu") and (why := why_not("cuda")):
+        pytest.skip(why)
+
+
+@pytest.fixture(params=["fashion-fcnn", "cifar10-cnn"])
+def model(request: pytest.FixtureRequest) -> bytes:
+    """The ONNX file of a shipped model: the networks of the bench beside other servers."""
+    return (HOME / "models" / request.param / "1/model.onnx").read_bytes()
+
+
+@pytest.fixture
+def fcnn() -> bytes:
+    return (HOME / "models/fashion-fcnn/1/model.onnx").read_bytes()
+
+
+@pytest.fixture
+def cnn() -> bytes:
+    return (HOME / "models/cifar10-cnn/1/model.onnx").read_bytes()

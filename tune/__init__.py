@@ -1,0 +1,7 @@
+"""A latency promise in, a plan out: ``foveal tune``.
+
+In order of use: ``points`` (what can be chosen, what was measured), ``sweep`` (the session alone,
+in a process of its own: ``sweeper``), ``serve`` (the real service under open arrivals), ``search``
+(which of it when, and what to choose), ``journal`` (every measurement on disk, so that a repeated
+command goes on), ``report``, ``pipeline`` (a model and a wish to a plan beside the model).
+"""
