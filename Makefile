@@ -1,12 +1,15 @@
 # One command a task; CI calls the same. Everything lives in .venv of the checkout.
 PYTHON ?= python3
 PORT ?= 3000
+IMAGE ?= foveal:latest
+ENGINE ?= $(shell command -v podman || command -v docker)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow check format clean train-demo train-table bench dashboard gpu-check
+.PHONY: help install serve test test-slow check format clean train-demo train-table bench \
+  bento image run-image base-image footprint dashboard gpu-check
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +51,22 @@ format: $(VENV)/.all ## rewrite files to the format
 train-demo: $(VENV)/.all  ## train, export and publish a digits network: under a minute
 	$(BIN)/foveal train --dataset digits --network cnn --run runs/demo
 	$(BIN)/foveal export runs/demo --name digits-cnn
+
+bento: install       ## build the Bento, foveal:latest, into BentoML's store
+	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build
+
+image:               ## build the container image IMAGE (foveal:latest) with podman or docker
+	IMAGE=$(IMAGE) ENGINE=$(ENGINE) deploy/container/build.sh
+
+run-image:           ## run it, locked down, on PORT (3000) and 8001 for gRPC
+	$(ENGINE) run --rm --read-only --tmpfs /tmp --cap-drop all --security-opt no-new-privileges \
+	  --memory 512m --publish $(PORT):3000 --publish 8001:8001 $(IMAGE)
+
+base-image:          ## make base images out of Debian packages, where no registry can be reached
+	ENGINE=$(ENGINE) deploy/container/base-image.sh
+
+footprint: install   ## seconds to ready and MiB a process, measured
+	$(BIN)/python deploy/footprint.py
 
 bench: $(VENV)/.all   ## beside other servers, stage by stage, at length; needs wrk and taskset
 	$(BIN)/foveal bench peers --cases fcnn,cnn,photo

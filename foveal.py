@@ -1,8 +1,12 @@
 """The command line's entry: gathers the commands of ``commands`` and runs one."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
+
+# Before any command imports onnxruntime, which reads it once: nothing phones home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import typer
 

@@ -24,6 +24,8 @@ _TRAIN = (
     "matplotlib", "onnxscript", "pooch", "pyarrow", "pytorch_lightning", "sklearn",
     "torch", "torchmetrics",
 )  # fmt: skip
+# Packages of ours that stay in the checkout.
+_ROOMS = ("adopt", "loadtest", "training")
 _EXTRAS = {**dict.fromkeys(_TRAIN, "train"), "onnx": "adopt", "onnxruntime": "cpu", "ray": "ray"}
 
 
@@ -39,6 +41,11 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError) and package in _EXTRAS:
         extra = _EXTRAS[package]
         return f"foveal: expected the package {package}, got none; pip install 'foveal[{extra}]'"
+    if isinstance(error, ModuleNotFoundError) and error.name in _ROOMS:
+        return (
+            f"foveal: expected the package {package}, got none: a Bento and an image hold what "
+            "serves; run this from a checkout"
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     imported = ((sys.modules.get(module), name) for module, name in _MISTAKES.items())

@@ -1,12 +1,13 @@
-"""A real ``bentoml serve`` in a process of its own, and a raw connection to it."""
+"""A real ``bentoml serve`` in a process of its own, and a raw connection to it.
+
+Where it runs is ``places``' business.
+"""
 
 import contextlib
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,10 @@ import httpx
 import orjson
 import psutil  # type: ignore[import-untyped]
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.places import ROOT, Start, chosen, free_port, nginx
+
+__all__ = ["ROOT", "free_port"]  # for the tests, beside what is defined here
+
 START_S = 60.0
 STOP_S = 40.0
 
@@ -98,55 +102,40 @@ def sample(text: str, name: str, **labels: str) -> float:
     return total
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def running_server(
     repository: Path, folder: Path, *, is_ready: bool = True, bentoml_config: Path | None = None,
-    **settings: object,
+    port: int = 0, **settings: object,
 ) -> Iterator[RunningServer]:  # fmt: skip
-    """Start ``bentoml serve`` with ``FOVEAL_<SETTING>`` for each setting; stop it at the end.
+    """Start the service with ``FOVEAL_<SETTING>`` for each setting; stop it at the end.
 
     Args:
         repository: The model repository.
         folder: Where its log and BentoML's home go.
         is_ready: Whether /readyz is expected to be 200.
         bentoml_config: BentoML's own configuration file.
+        port: For HTTP; 0: a free one.
         settings: Names in lower case, without the prefix.
     """
-    port = free_port()
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("FOVEAL_", "BENTOML_"))}
-    variables = {f"FOVEAL_{name.upper()}": str(value) for name, value in settings.items()}
-    environment = {
-        **inherited,
-        "FOVEAL_GRPC_PORT": "0",  # unless asked for: servers of tests run side by side
-        "FOVEAL_GRPC_HOST": "127.0.0.1",
-        **variables,
-        "FOVEAL_MODELS": str(repository),
-        "BENTOML_HOME": str(folder / "bentoml"),
-    }
-    if bentoml_config is not None:
-        environment["BENTOML_CONFIG"] = str(bentoml_config)
+    port = port or free_port()
     log_path = folder / f"server-{port}.log"
-    bentoml = Path(sys.executable).with_name("bentoml")
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [bentoml, "serve", "service.app:Foveal", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=ROOT,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    server = RunningServer(port, process, log_path, int(str(settings.get("grpc_port", 0))))
+    asked = int(str(settings.get("grpc_port", 0)))
+    start = Start(
+        repository, folder, port, asked,
+        {f"FOVEAL_{name.upper()}": str(value) for name, value in settings.items()}, bentoml_config,
+    )  # fmt: skip
+    process = start.open(log_path)
+    server = RunningServer(port, process, log_path, asked)
     try:
         server.wait_ready()
         readiness = httpx.get(f"{server.url}/readyz").status_code
         assert readiness == (200 if is_ready else 503), server.log
-        yield server
+        with contextlib.ExitStack() as stack:
+            if chosen()[0] == "nginx":
+                front = stack.enter_context(nginx(port, asked, folder))
+                yield RunningServer(front.port, process, log_path, asked and front.grpc_port)
+            else:
+                yield server
     finally:
         server.stop()
     # BentoML logs tracebacks of its own for bad input; these are never anyone's input.

@@ -1,11 +1,9 @@
 """README.md against the code: its settings table, its tree, its routes."""
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
 
 from service.settings import Settings
 
@@ -45,10 +43,3 @@ def test_paths_of_the_tree_exist() -> None:
     """Links and back-quoted paths with a slash name something that is there."""
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
         assert (ROOT / target).exists(), f"README.md links to {target}"
-
-
-def test_bento_needs_what_serving_needs() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = [*project["dependencies"], *project["optional-dependencies"]["cpu"]]
-    bento = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
-    assert bento["python"]["packages"] == needed

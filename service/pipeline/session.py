@@ -18,6 +18,10 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, TypeVar
 
+# Before onnxruntime is imported: with its telemetry on it starts a thread, keeps a database in the
+# user's cache and speaks up where it can't. Nothing phones home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -37,8 +41,7 @@ logger = logging.getLogger("foveal.session")
 
 T = TypeVar("T")
 
-# Nothing phones home; on Linux the calls are empty today, the switch stays in case they stop being.
-onnxruntime.disable_telemetry_events()
+onnxruntime.disable_telemetry_events()  # builds that do not know the variable
 
 _NAMES = list(OUTPUTS)
 _SILENT = 3  # onnxruntime's severity: errors only; what matters is raised anyway
