@@ -33,7 +33,7 @@ _PORT = 4200
 _CAPACITY_S, _CAPACITY_CONNECTIONS = 4.0, 64.0
 # A server that took in more than it could do works it off before it is asked again, or is started
 # anew if it does not in this time.
-_CALM_S, _CALM_ANSWER_S = 20.0, 0.25
+_CALM_S, _CALM_ANSWER_S = 10.0, 0.25
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
