@@ -22,13 +22,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BENTOML = Path(sys.executable).with_name("bentoml")
 NGINX_CONF = ROOT / "deploy/nginx/foveal.conf"
-INHERITED = {
-    k: v for k, v in os.environ.items() if not k.startswith(("FOVEAL_", "BENTOML_", "ORT_"))
-}
 CONTAINER = (
     "--read-only", "--user=12345:12345", "--cap-drop=all", "--security-opt=no-new-privileges",
     "--memory=512m", "--memory-swap=512m", "--pids-limit=200",
 )  # fmt: skip
+
+
+def inherited() -> dict[str, str]:
+    """This process's environment without what configures the service."""
+    ours = ("FOVEAL_", "BENTOML_", "ORT_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 def chosen() -> tuple[str, str]:
@@ -70,7 +73,7 @@ class Start:
     def _process(self, store: str) -> tuple[list[str], Path, dict[str, str]]:
         home = self.folder / "bentoml"
         environment = {
-            **INHERITED,
+            **inherited(),
             "FOVEAL_GRPC_PORT": "0",  # unless asked for: servers of tests run side by side
             "FOVEAL_GRPC_HOST": "127.0.0.1",
             **self.variables,

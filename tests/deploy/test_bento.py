@@ -10,7 +10,7 @@ import pytest
 
 from models.repository import ModelRepository
 from tests.deploy.suite import ANSWERS, run_suite
-from tests.places import BENTOML, INHERITED, ROOT
+from tests.places import BENTOML, ROOT, inherited
 from tests.server import running_server
 
 pytestmark = pytest.mark.e2e
@@ -23,7 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("store")
     built = subprocess.run(
         [BENTOML, "build"], cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**INHERITED, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"},
+        env={**inherited(), "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"},
     )  # fmt: skip
     assert built.returncode == 0, built.stdout + built.stderr
     return home
@@ -68,7 +68,7 @@ def test_it_runs_its_own_code(store: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={**INHERITED, "BENTOML_HOME": str(store)},
+        env={**inherited(), "BENTOML_HOME": str(store)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     files = done.stdout.split()
