@@ -185,7 +185,7 @@ def _chart(panel: Panel, series: list[Series]) -> str:
                     linestyle="--" if one.name.endswith("in training") else "-", linewidth=1.3,
                     label=one.name,
                 )  # fmt: skip
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, axes.dataLim.y1 * 1.08 or 1)
         axes.set_ylabel(unit)
         axes.grid(visible=True, color="#ddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)

@@ -1,11 +1,13 @@
 """End with 0 once the service is ready: a container's health check, systemd's wait at the start.
 
-    python deploy/ready.py [--port 3000] [--wait SECONDS]
+    python deploy/ready.py [--port 3000] [--wait SECONDS] [--pid PROCESS]
 
 Asks ``/readyz`` of this machine over a plain socket: nothing but the standard library, and little
-of that, since a health check starts a process every few seconds.
+of that, since a health check starts a process every few seconds. With a process it does not wait
+for what has ended.
 """
 
+import os
 import socket
 import sys
 import time
@@ -28,9 +30,21 @@ def is_ready(port: int) -> bool:
         return False
 
 
+def is_gone(pid: int) -> bool:
+    """Tell whether a process has ended; 0 is none."""
+    try:
+        if pid:
+            os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's, and there
+        pass
+    return False
+
+
 def main(words: list[str]) -> int:
     """Return the exit code: 0 ready, 1 not in time, 2 wrong usage."""
-    options = {"--port": 3000.0, "--wait": 0.0}
+    options = {"--port": 3000.0, "--wait": 0.0, "--pid": 0.0}
     try:
         for name, value in zip(words[::2], words[1::2], strict=True):
             if name not in options:
@@ -42,7 +56,7 @@ def main(words: list[str]) -> int:
     port = int(options["--port"])
     until = time.monotonic() + options["--wait"]
     while not is_ready(port):
-        if time.monotonic() > until:
+        if time.monotonic() > until or is_gone(int(options["--pid"])):
             print(f"127.0.0.1:{port}: expected a ready service, got none", file=sys.stderr)
             return 1
         time.sleep(PAUSE_S)

@@ -124,8 +124,8 @@ class Found:
     Attributes:
         rate_per_s: 0 if even the lowest that was tried did not.
         best: What came of it; None likewise.
-        bound: What stopped the search: the service, the client that could send no more, or the
-            highest rate that was to be tried.
+        bound: What ended the search: the service, the client that could send no more, the highest
+            rate that was to be tried, or the budget: then a higher rate may do.
         trail: Every measurement in the order it was made.
     """
 
@@ -220,10 +220,14 @@ def find_max(  # noqa: PLR0913 - one search's words
             break
         else:
             rate /= 2
-    if broken is None:
-        bound = "highest rate"
     else:
-        bound = "client" if broken.is_client_saturated else "service"
+        return _found(kept, "budget", trail)
+    if broken is None:
+        return _found(kept, "highest rate", trail)
+    return _found(kept, "client" if broken.is_client_saturated else "service", trail)
+
+
+def _found(kept: Offered | None, bound: str, trail: list[Offered]) -> Found:
     return Found(kept.rate_per_s if kept else 0.0, kept, bound, tuple(trail))
 
 

@@ -27,8 +27,9 @@ _LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
 Engine = Literal["sender", "locust"]
 ENGINES: tuple[Engine, ...] = ("sender", "locust")
-# About half of what one process of each does alone on one core of a server of 2025; README.md has
-# the measurement. Above, another process is started, if there is a core for it.
+# What one process sends with room to spare: an engine that is busy comes late to its moments long
+# before its core is full (README.md has the measurement). Above, another process is started, if
+# there is a core for it.
 _OPEN_RATE = {"sender": 8000.0, "locust": 600.0}
 _USERS = {"sender": 1024.0, "locust": 128.0}
 # After the last moment of the load: ends of processes, files.

@@ -107,7 +107,8 @@ def prepare(environment: Environment, runner: Any, **_: Any) -> None:
     gevent.spawn_later(plan.duration_s, look)
 
     def write(**_: Any) -> None:
-        COURSE.recorder.write(Path(plan.out), shares[0] if shares else 0.0)
+        look()  # where all was over before that
+        COURSE.recorder.write(Path(plan.out), shares[0])
 
     environment.events.quitting.add_listener(write)  # type: ignore[no-untyped-call]
 

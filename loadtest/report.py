@@ -182,7 +182,7 @@ def _pictures(outcome: Outcome, windows: list[Window]) -> list[_Picture]:
         else "A closed loop: a slow service is asked less, and queueing does not show."
     )
     change = drift(windows)
-    if not math.isnan(change):
+    if len(outcome.traffic.steps) == 1 and not math.isnan(change):
         counted += f" p99 of the last fifth is {change:.2f} times that of the first."
     answers = np.isin(outcome.samples.outcome_N, (RIGHT, WRONG))
     latencies_ms = (outcome.samples.latency_s_N[answers] * 1e3).tolist()

@@ -17,10 +17,10 @@ if [ -z "$ENGINE" ]; then
   exit 1
 fi
 
-revision=unknown committed=0
+revision=unknown created=unknown
 if git rev-parse --git-dir >/dev/null 2>&1; then
   revision=$(git rev-parse HEAD)
-  committed=$(git log -1 --format=%ct)
+  created=$(git log -1 --format=%cI)
   [ -z "$(git status --porcelain)" ] || revision+=-dirty
 fi
 words=(build --file deploy/container/Containerfile --tag "$IMAGE"
@@ -28,7 +28,8 @@ words=(build --file deploy/container/Containerfile --tag "$IMAGE"
   --label org.opencontainers.image.title=foveal
   --label org.opencontainers.image.licenses=Apache-2.0
   --label "org.opencontainers.image.version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
-  --label "org.opencontainers.image.revision=$revision")
+  --label "org.opencontainers.image.revision=$revision"
+  --label "org.opencontainers.image.created=$created")
 # model.json carries the digests of the model's other files: its own stands for all of them.
 for file in models/*/*/model.json; do
   version=$(dirname "$file")
@@ -38,11 +39,11 @@ done
 [ -z "${RUNTIME:-}" ] || words+=(--build-arg "RUNTIME=$RUNTIME")
 [ -z "${PIP_CONF:-}" ] || words+=(--secret "id=pip.conf,src=$PIP_CONF")
 [ -z "${CA:-}" ] || words+=(--secret "id=ca.crt,src=$CA")
-# Podman's own format has no health check. File times are the commit's, so that equal files are
-# equal layers; BuildKit takes them from the variable.
+# Podman's own format has no health check. All times are 1970's, so that equal files are equal layers
+# and a release that needs no other packages costs nobody their download.
 case $(basename "$ENGINE") in
-podman | buildah) words+=(--format docker --timestamp "$committed") ;;
-*) export SOURCE_DATE_EPOCH=$committed ;;
+podman | buildah) words+=(--format docker --timestamp 0) ;;
+*) export SOURCE_DATE_EPOCH=0 ;;
 esac
 # shellcheck disable=SC2086  # OPTIONS is a list of words
 "$ENGINE" "${words[@]}" ${OPTIONS:-} .

@@ -17,18 +17,20 @@ DEPLOY = ROOT / "deploy"
 README = (DEPLOY / "README.md").read_text()
 RESULTS = ROOT / "loadtest" / "results"
 # What the section on sizing reckons with, and the words beside it in the results.
-PEERS, V2 = "peers_2026-11-21_1356.md", "v2_2026-11-21_1358.md"
-SCORE, ENDURANCE = "score_2026-11-21_1359.md", "endurance_2026-11-21_1402.md"
+PEERS, BEFORE = "peers_2026-11-21_1516.md", "peers_2026-11-21_1356.md"
+V2, SCORE = "v2_2026-11-21_1358.md", "score_2026-11-21_1359.md"
+ENDURANCE = "endurance_2026-11-21_1519.md"
 FIGURES = [
-    ("25,404", PEERS, r"\| foveal \| [\d,]+ \| [\d,]+ \| 25,404 \|.* 2\.37 / 13\.68"),
+    ("31,203", PEERS, r"\| foveal \| [\d,]+ \| [\d,]+ \| 31,203 \|.* 1\.67 / 4\.43"),
     ("129,201", V2, r"V2 binary .*\| 129,201 \|"),
     ("77,770", V2, r"V2 grpc .*\| 77,770 \|"),
-    ("640 images", PEERS, r"\| foveal \| 488 \| 657 \| 640 \|.* 95\.06 / 122\.48"),
-    ("93 images", PEERS, r"\| foveal \| 86 \| 102 \| 93 \|"),
+    ("841 images", PEERS, r"\| foveal \| 718 \| 817 \| 841 \|.* 75\.52 / 83\.29"),
+    ("93 images", BEFORE, r"\| foveal \| 86 \| 102 \| 93 \|"),
     ("9,770", SCORE, r"\| table \| 9,770 \|"),
-    ("2.15 times", ENDURANCE, r"two workers on two cores.* 2\.15 times"),
-    ("413 MiB", ENDURANCE, r"after 127,184 requests \| 413\.0 MiB"),
-    ("418 MiB", ENDURANCE, r"417\.7 MiB"),
+    ("1.56 times", ENDURANCE, r"two workers on two cores.* 1\.56 times"),
+    ("2.15 times", "endurance_2026-11-21_1402.md", r"two workers on two cores.* 2\.15 times"),
+    ("411 MiB", ENDURANCE, r"after 128,014 requests \| 410\.7 MiB"),
+    ("414 MiB", ENDURANCE, r"413\.8 MiB"),
 ]
 
 
@@ -50,9 +52,11 @@ def test_figures_are_the_tables(figure: str, name: str, pattern: str) -> None:
 
 
 def test_the_example_follows_the_formula() -> None:
-    per_core, cores, images, promise_s = 640, 2, 5000, 0.1
-    assert f"{promise_s} x {per_core * cores:,} / 2 = 64" in README
-    assert promise_s * per_core * cores / 2 == 64 == Settings.model_fields["max_batch_size"].default
+    per_core, cores, images, promise_s = 841, 2, 5000, 0.1
+    most = promise_s * per_core * cores / 2
+    assert f"{promise_s} x {per_core * cores:,} / 2 = {most:.0f}: the default, 64," in README
+    assert most > 64 == Settings.model_fields["max_batch_size"].default
+    assert f"2 x 64 / {per_core} = {2 * 64 / per_core * 1000:.0f} ms" in README
     pods = images / (0.6 * per_core * cores)
     whole = math.ceil(pods)
     assert f"= {pods:.1f}, so {whole} and 1 more: {whole + 1}" in README

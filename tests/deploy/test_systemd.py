@@ -52,5 +52,5 @@ def test_it_exposes_little(here: Path) -> None:
 
 def test_it_waits_for_the_drain_and_for_ready() -> None:
     assert seconds("TimeoutStopSec") > Settings.model_fields["drain_timeout_s"].default + 5
-    wait = re.findall(r"^ExecStartPost=.* --wait (\d+)$", UNIT, re.MULTILINE)
+    wait = re.findall(r"^ExecStartPost=.* --wait (\d+) ", UNIT, re.MULTILINE)
     assert float(wait[0]) < seconds("TimeoutStartSec")

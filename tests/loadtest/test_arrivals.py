@@ -196,7 +196,7 @@ def test_find_max_begins_nothing_after_its_budget() -> None:
     system = System(7000)
     found = find_max(system.measure, first_rate=10, budget_s=4, clock=lambda: system.now)
     assert len(found.trail) == 4
-    assert found.rate_per_s == 80
+    assert (found.rate_per_s, found.bound) == (80, "budget")
 
 
 def test_a_late_client_is_said_to_be_saturated(tmp_path: Path) -> None:

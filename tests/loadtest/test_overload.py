@@ -38,4 +38,7 @@ def test_overload_is_offered_and_told(tmp_path: Path) -> None:
     assert all(f["wrong"] == 0 and f["goodput_per_s"] > 0 for f in results["figures"])
     text = table(results)
     assert "| 0.1 x |" in text and "Wrong labels, of all answers of all servers: 0." in text
+    assert "started anew" not in text
+    results["figures"][0]["stuck"] = 1
+    assert "After 0.05 x it was started anew in 1 of 1 rounds" in table(results)
     assert plot_overload(results).startswith(b"\x89PNG")

@@ -64,6 +64,7 @@ class Schedule:
     def __init__(self, limits: BatchLimits, threads: int) -> None:
         self.w = World(limits, threads)
         self.taken: list[int] = []  # numbers of the rows that were handed to the executor
+        self.batches: list[Batch] = []  # that were handed to the executor
         # What these find is kept: the batcher, rightly, survives whatever its callbacks raise.
         self.broken: list[AssertionError] = []
         self.w.on_run = self.keeping(self.check_run)
@@ -108,7 +109,10 @@ class Schedule:
         try:
             job = w.submit(rows, timeout_s, is_array=is_array, then=on_done)
         except QueueFullError as error:
-            assert waiting + rows > w.limits.max_queue_rows, "refused although there was room"
+            if waiting + rows <= w.limits.max_queue_rows:
+                assert self.may_be_late(waiting + rows, timeout_s), (
+                    "refused although there was room"
+                )
             assert error.retry_after_s >= 1
             return
         except NotReadyError:
@@ -118,6 +122,13 @@ class Schedule:
         assert waiting + rows <= w.limits.max_queue_rows, "the bound was passed"
         known.append(Known(job, rows, w.loop.now + timeout_s))
         self.known.append(known[0])
+
+    def may_be_late(self, rows: int, timeout_s: float) -> bool:
+        """Whether rows could miss their deadline if every run was as slow a row as the slowest."""
+        seen = [batch.run_s / batch.rows for batch in self.batches if batch.outputs is not None]
+        full = self.w.limits.max_batch_size
+        runs_before = -(-rows // full) + 1  # and the one that is out
+        return timeout_s * 0.8 < max(seen, default=0.0) * full * runs_before
 
     def cancel(self, index: int, *, is_excused: bool = False) -> None:
         if self.known:
@@ -202,6 +213,7 @@ class Schedule:
 
     def check_members(self, batch: Batch) -> None:
         """Called as the loop hands a batch to the executor, some time before it is read."""
+        self.batches.append(batch)
         for job, first, count in batch.jobs:
             self.check_alive(next(mine for mine in self.known if mine.job is job))
             self.taken += self.w.numbers[id(job)][first : first + count]
