@@ -191,9 +191,12 @@ def test_a_winner_is_written_beside_the_model_and_the_next_start_follows_it(
         config = httpx.get(f"{server.url}/v2/models/tiny/config").json()
         assert config["max_batch_size"] == plan.max_batch_size
         assert config["parameters"]["plan"]["string_value"] == f"tuned {plan.date}"
-    again = shell(*words, "--budget-s", 10)  # what is known already is enough
+    journal = tmp_path / "out/measurements.jsonl"
+    known = journal.read_text()
+    again = shell(*words, "--budget-s", 10)
     assert again.code == 0
-    assert said.document["verdict"].split(";")[0] in again.out
+    assert "tiny:1  int8, " in again.out
+    assert journal.read_text().startswith(known), "what was measured is not measured again"
 
 
 def test_reset_removes_the_plan(
