@@ -260,7 +260,9 @@ DEVICES = Row("Devices", (
     ),
     Panel(
         "Fell to the CPU", "Instances that have a GPU and do not run on it; the log says why.",
-        "short", (Query('sum(foveal_device_fallback{job="foveal"})', "instances"),), "number", 4,
+        "short",
+        (Query('sum(max by (instance) (foveal_device_fallback{job="foveal"}))', "instances"),),
+        "number", 4,
     ),
     Panel(
         "Nodes left to the CPU", "Of a version's graph, by a GPU's provider; 0 without a GPU.",
