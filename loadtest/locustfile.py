@@ -4,6 +4,7 @@ Run by ``engines``, or by hand with locust's web page, from the checkout:
 ``locust -f loadtest/locustfile.py --host URL --golden models/NAME/VERSION RawUser``.
 """
 
+import os
 import resource
 import sys
 import time
@@ -109,6 +110,8 @@ def prepare(environment: Environment, runner: Any, **_: Any) -> None:
     def write(**_: Any) -> None:
         look()  # where all was over before that
         COURSE.recorder.write(Path(plan.out), shares[0])
+        # What is left is the interpreter's end, in which gRPC's threads were seen to hang.
+        os._exit(0)
 
     environment.events.quitting.add_listener(write)  # type: ignore[no-untyped-call]
 

@@ -1,10 +1,8 @@
 import json
-import os
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +53,6 @@ COMMANDS = {
     "models shadow": "NAME VERSION FRACTION --models",
     "models canary": "NAME VERSION FRACTION --models",
 }
-
-
-@pytest.fixture(autouse=True)
-def _own_environment() -> Iterator[None]:
-    """`serve` sets variables for the processes that it starts; here they are other tests'."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture

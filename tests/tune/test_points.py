@@ -1,5 +1,7 @@
 """What there is to choose from, and which of it survives the session's own sweep."""
 
+import os
+
 import pytest
 
 from service.settings import Settings
@@ -91,6 +93,8 @@ def test_variants_are_other_configurations_of_the_same_shape() -> None:
 
 def test_the_defaults_are_the_services_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every one of them is set, so that no plan counts, and set to what it is without a plan."""
+    for name in [name for name in os.environ if name.startswith("FOVEAL_")]:
+        monkeypatch.delenv(name)  # other tests' commands leave some
     plain = Settings()
     for name, value in DEFAULTS.variables.items():
         monkeypatch.setenv(name, value)
