@@ -81,7 +81,7 @@ _RECIPES: dict[tuple[str, str], dict[str, Any]] = {
         "validation": 0.05,
     },
     ("cifar10", "cnn"): {
-        "epochs": 30,
+        "epochs": 20,
         "lr": 4e-3,
         "weight_decay": 0.05,
         "label_smoothing": 0.05,
@@ -93,7 +93,7 @@ _RECIPES: dict[tuple[str, str], dict[str, Any]] = {
         "validation": 0.05,
     },
     ("cifar10", "resnet"): {
-        "epochs": 30,
+        "epochs": 20,
         "lr": 4e-3,
         "weight_decay": 0.05,
         "label_smoothing": 0.05,
@@ -122,7 +122,7 @@ _RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("digits", "resnet"): {"epochs": 60, "batch_size": 32, "widths": (16, 32), "shift": 1},
     ("fashion-mnist", "neuron"): {"flip": True, "validation": 0.05},
     ("fashion-mnist", "resnet"): {
-        "epochs": 20,
+        "epochs": 10,
         "lr": 4e-3,
         "weight_decay": 0.05,
         "label_smoothing": 0.05,
