@@ -39,6 +39,7 @@ def train(
     activation: Annotated[str | None, typer.Option(help="Name of the activation.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Before linear layers.")] = None,
     shift: Annotated[int | None, typer.Option(help="Largest shift, pixels.")] = None,
+    border: Annotated[str | None, typer.Option(help="What moves in: black, reflect.")] = None,
     flip: Annotated[bool | None, typer.Option(help="Mirror half of the images.")] = None,
     cutout: Annotated[int | None, typer.Option(help="Side of a hole, pixels.")] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of the average of weights.")] = None,
@@ -47,6 +48,7 @@ def train(
     ] = None,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     patience: Annotated[int | None, typer.Option(help="Epochs to wait for a better one.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Weights of which epoch: best, last.")] = None,
     devices: Annotated[int | None, typer.Option(help="Devices a machine.")] = None,
     nodes: Annotated[int | None, typer.Option(help="Machines.")] = None,
     validation: Annotated[float | None, typer.Option(help="Share held out.")] = None,
@@ -72,9 +74,9 @@ def train(
         weight_decay=weight_decay, bias_lr=bias_lr, schedule=schedule, warmup=warmup,
         label_smoothing=label_smoothing, hidden=_widths("--hidden", hidden),
         widths=_widths("--widths", widths), depth=depth, activation=activation, dropout=dropout,
-        shift=shift, flip=flip, cutout=cutout, ema=ema, autocast=autocast, clip=clip,
-        patience=patience, devices=devices, nodes=nodes, validation=validation,
-        split_seed=split_seed, seed=seed,
+        shift=shift, border=border, flip=flip, cutout=cutout, ema=ema, autocast=autocast,
+        clip=clip, patience=patience, keep=keep, devices=devices, nodes=nodes,
+        validation=validation, split_seed=split_seed, seed=seed,
     )  # fmt: skip
     folder = fit(config, show_progress=sys.stderr.isatty(), resume=resume)
     _, outcome = read_run(folder)

@@ -27,8 +27,8 @@ COMMANDS = {
     "train": "--dataset --network --run --data-dir --image-size --grey --no-grey --positive "
     "--epochs --batch-size --loss --optimizer --momentum --nesterov --no-nesterov --lr "
     "--weight-decay --bias-lr --schedule --warmup --label-smoothing --hidden --widths --depth "
-    "--activation --dropout --shift --flip --no-flip --cutout --ema --autocast --clip --patience "
-    "--devices --nodes --validation --split-seed --seed --resume --json",
+    "--activation --dropout --shift --border --flip --no-flip --cutout --ema --autocast --clip "
+    "--patience --keep --devices --nodes --validation --split-seed --seed --resume --json",
     "export": "RUN --name --precision --max-accuracy-drop --abstain-precision --models --json",
     "adopt": "FILE.onnx --name --labels --toml --layout --scale --mean --std --channels --resize "
     "--interpolation --size --output --gives --images --memory-gib --models --json",

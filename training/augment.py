@@ -5,7 +5,7 @@ the same door as a served image. Legend: N rows, H height, W width, C channels.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,15 +17,18 @@ class Augment:
     """What to do to each batch; the defaults do nothing.
 
     Attributes:
-        shift: Largest shift in each direction, pixels; what moves in is black.
+        shift: Largest shift in each direction, pixels, less than the side of an image.
         flip: Mirror each image left to right with probability 0.5.
         cutout: With probability 0.5, paint a square of this side (pixels, 0 for none) with noise,
             anywhere in the image, cut off at its border.
+        border: What a shift moves in: ``black``, or the image itself as if seen in a mirror that
+            stands on its outermost pixels (``reflect``).
     """
 
     shift: int = 0
     flip: bool = False
     cutout: int = 0
+    border: Literal["black", "reflect"] = "black"
 
     def __call__(self, images_NHWC: Tensor, generator: torch.Generator) -> Tensor:
         """Return a changed copy of a batch.
@@ -38,7 +41,7 @@ class Augment:
             uint8 [N, H, W, C], 0-255.
         """
         if self.shift:
-            images_NHWC = _shift(images_NHWC, self.shift, generator)
+            images_NHWC = _shift(images_NHWC, self.shift, self.border, generator)
         if self.flip:
             draws = torch.rand(len(images_NHWC), generator=generator, device=images_NHWC.device)
             mirrored = draws < 0.5
@@ -50,16 +53,27 @@ class Augment:
         return images_NHWC
 
 
-def _shift(images_NHWC: Tensor, limit: int, generator: torch.Generator) -> Tensor:
-    """Pad by the limit, then crop each image at its own place."""
+def _shift(images_NHWC: Tensor, limit: int, border: str, generator: torch.Generator) -> Tensor:
+    """Move each image by its own offset."""
     rows, height, width, _ = images_NHWC.shape
     device = images_NHWC.device
-    padded = functional.pad(images_NHWC, (0, 0, limit, limit, limit, limit))
     corners = torch.randint(0, 2 * limit + 1, (2, rows, 1), generator=generator, device=device)
+    if border == "reflect":
+        corners -= limit
+    else:
+        images_NHWC = functional.pad(images_NHWC, (0, 0, limit, limit, limit, limit))
     y_NH = corners[0] + torch.arange(height, device=device)
     x_NW = corners[1] + torch.arange(width, device=device)
+    if border == "reflect":
+        y_NH, x_NW = _reflect(y_NH, height), _reflect(x_NW, width)
     rows_N = torch.arange(rows, device=device)
-    return padded[rows_N[:, None, None], y_NH[:, :, None], x_NW[:, None, :]]
+    return images_NHWC[rows_N[:, None, None], y_NH[:, :, None], x_NW[:, None, :]]
+
+
+def _reflect(places: Tensor, size: int) -> Tensor:
+    """Fold places of -size < place < 2 * size - 1 back into 0 <= place < size."""
+    last = size - 1
+    return last - (last - places.abs()).abs()
 
 
 def _cutout(images_NHWC: Tensor, side: int, generator: torch.Generator) -> Tensor:

@@ -2,8 +2,9 @@
 
 ``best.ckpt`` has the weights that were best on validation, ``last.ckpt`` everything that the next
 epoch depends on: weights, optimizer, schedule, moving average, patience, best score so far, and the
-rows of ``metrics.csv``. Random numbers need no state: each epoch draws its own from the seed and
-its number. So at worst the epoch that was cut off is done again, and it comes out the same.
+rows of ``metrics.csv``. A run is exported from the one that it keeps. Random numbers need no state:
+each epoch draws its own from the seed and its number. So at worst the epoch that was cut off is
+done again, and it comes out the same.
 """
 
 import os

@@ -14,6 +14,16 @@ from training.errors import ConfigError
 
 _Value = TypeVar("_Value")
 
+# Fields whose value is one of a few words that mean something here, and nowhere a part's name.
+_WORDS: dict[str, tuple[str, ...]] = {
+    "autocast": ("bfloat16", "float16", "none"),
+    "border": ("black", "reflect"),
+    "keep": ("best", "last"),
+}
+
+# What a run did whose record is older than the field.
+_BEFORE = {"border": "black", "keep": "best"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
@@ -42,16 +52,20 @@ class TrainConfig:
         label_smoothing: Share of the target that is spread over all classes, 0 <= share < 1.
         hidden: Widths of the hidden layers of ``fcnn``.
         widths: Widths of the stages of ``cnn``, ``resnet`` and ``speednet``.
-        depth: Convolutions in each stage of ``cnn`` after the first; blocks in each of ``resnet``.
+        depth: Convolutions in each stage of ``cnn`` after the first, and of ``speednet``; blocks in
+            each of ``resnet``.
         activation: Name of the activation.
         dropout: Probability of zeroing a value before a linear layer, 0 <= p < 1.
         shift: Largest shift of an image in each direction, pixels, >= 0.
+        border: What a shift moves in: ``black``, or the image itself as if seen in a mirror.
         flip: Whether images are mirrored left to right half of the time.
         cutout: Side of the square that is painted over in half of the images, pixels, 0 for none.
         ema: Decay of the moving average of the weights a step, 0 <= decay < 1, 0 for none.
         autocast: Type of the matrix products in training; evaluation and export are float32.
         clip: Largest norm of the gradient of all weights together, > 0, or 0 for no limit.
         patience: Epochs without a better validation accuracy after which to stop, 0 for never.
+        keep: Whose weights the run is judged by and exported with: ``best`` those of the epoch that
+            was best on validation, ``last`` those of the last epoch.
         devices: Processes a node, each with its share of every batch, >= 1.
         nodes: Machines, >= 1.
         validation: Share of the official training part that is held out, 0 < share < 1.
@@ -84,12 +98,14 @@ class TrainConfig:
     activation: str
     dropout: float
     shift: int
+    border: Literal["black", "reflect"]
     flip: bool
     cutout: int
     ema: float
     autocast: Literal["none", "bfloat16", "float16"]
     clip: float
     patience: int
+    keep: Literal["best", "last"]
     devices: int
     nodes: int
     validation: float
@@ -115,8 +131,11 @@ class TrainConfig:
                 f"{name}: expected more than 0, got {getattr(self, name)}"
                 for name in ("lr", "bias_lr")
             ),
-            "" if self.autocast in ("none", "bfloat16", "float16") else
-            f"autocast: expected one of bfloat16, float16, none, got {self.autocast!r}",
+            *(
+                "" if getattr(self, name) in words else
+                f"{name}: expected one of {', '.join(words)}, got {getattr(self, name)!r}"
+                for name, words in _WORDS.items()
+            ),
             "" if self.batch_size % max(1, self.devices * self.nodes) == 0 else
             f"batch_size: expected a multiple of devices times nodes, got {self.batch_size} rows "
             f"for {self.devices} x {self.nodes}",
@@ -157,7 +176,7 @@ class TrainConfig:
         Raises:
             ConfigError: A field is missing or unknown, or out of range.
         """
-        values = dict(record)
+        values = _BEFORE | dict(record)
         try:
             for name in ("hidden", "widths"):
                 values[name] = tuple(values[name])

@@ -62,10 +62,11 @@ def resnet(config: TrainConfig, image_shape: ImageShape, classes: int) -> nn.Mod
 def speednet(config: TrainConfig, image_shape: ImageShape, classes: int) -> nn.Module:
     """Build a network in the style of the CIFAR-10 speed records (airbench94, Jordan 2024).
 
-    A frozen whitening layer sees 2x2 pixels; each stage halves the image after the first of its two
-    3x3 convolutions; the maximum over the last positions and one linear layer end it. As there,
-    convolutions begin as the identity, normalisation learns a bias and no scale, and the logits
-    are divided by 9.
+    A frozen whitening layer sees 2x2 pixels; each stage halves the image after the first of its
+    ``depth`` 3x3 convolutions; the maximum over the last positions and one linear layer end it. As
+    there, convolutions begin as the identity, normalisation learns a bias and no scale, and the
+    logits are divided by 9. From a depth of 3 on, what follows the halving is a residual block
+    (airbench96).
     """
     height, width, channels = image_shape
     # One pixel is lost to the whitening, and every stage halves what is left.
@@ -77,7 +78,13 @@ def speednet(config: TrainConfig, image_shape: ImageShape, classes: int) -> nn.M
     for after in config.widths:
         first, *rest = _identity_convolution(before, after, config)
         layers += [first, nn.MaxPool2d(2), *rest]
-        layers += _identity_convolution(after, after, config)
+        inner = [
+            m for _ in range(config.depth - 1) for m in _identity_convolution(after, after, config)
+        ]
+        if config.depth > 2:
+            # Without its last activation, which comes after the sum.
+            inner = [Residual(nn.Sequential(*inner[:-1]), nn.Identity(), activation())]
+        layers += inner
         before = after
     network = _finish([*layers, GlobalMax()], config, classes)
     return nn.Sequential(*network, Scaled(1 / 9))

@@ -105,7 +105,7 @@ class FitModule(pl.LightningModule):
 def fit(
     config: TrainConfig, dataset: Dataset, *, show_progress: bool, resume: bool = False
 ) -> ImageNetwork:
-    """Fit a network and return it with the weights of the best checkpoint.
+    """Fit a network and return it with the weights that the run keeps.
 
     Writes ``metrics.csv`` and the checkpoints under ``config.run``.
 
@@ -117,18 +117,20 @@ def fit(
             the run had never stopped.
 
     Returns:
-        The network with the weights that were best on validation, in evaluation mode; in any
-        process but the first, which may not see the run folder, those of the last epoch.
+        The network with the weights of ``config.keep``, in evaluation mode; in any process but the
+        first, which may not see the run folder, those of the last epoch.
 
     Raises:
-        ConfigError: A name in the configuration does not exist, or the devices do not.
+        ConfigError: A name in the configuration does not exist, or the devices do not, or a shift
+            has more to mirror than the images have pixels.
     """
     last = config.run / LAST_CHECKPOINT
+    _check_shift(config, dataset)
     with _quiet_lightning():
         pl.seed_everything(config.seed, verbose=False)
         network = untrained(config, dataset)
         module = FitModule(network, config, len(dataset.labels))
-        augment = Augment(config.shift, config.flip, config.cutout)
+        augment = Augment(config.shift, config.flip, config.cutout, config.border)
         data = InMemoryData(
             dataset.train,
             dataset.validation,
@@ -157,13 +159,14 @@ def untrained(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
 
 
 def load_checkpoint(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
-    """Load the best checkpoint of a run, in evaluation mode.
+    """Load the checkpoint that a run keeps, in evaluation mode.
 
     Raises:
         FileNotFoundError: The run has no checkpoint.
     """
     network = untrained(config, dataset)
-    checkpoint = torch.load(config.run / CHECKPOINT, map_location="cpu", weights_only=True)
+    kept = config.run / (CHECKPOINT if config.keep == "best" else LAST_CHECKPOINT)
+    checkpoint = torch.load(kept, map_location="cpu", weights_only=True)
     prefix = "network."
     network.load_state_dict(
         {
@@ -173,6 +176,14 @@ def load_checkpoint(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
         }
     )
     return network.eval()
+
+
+def _check_shift(config: TrainConfig, dataset: Dataset) -> None:
+    side = min(dataset.image_shape[:2])
+    if config.border == "reflect" and config.shift >= side:
+        raise ConfigError(
+            f"shift: expected less than the {side} pixels there are to reflect, got {config.shift}"
+        )
 
 
 def _trainer(config: TrainConfig, *, show_progress: bool) -> pl.Trainer:

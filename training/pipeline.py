@@ -81,7 +81,7 @@ def export(
     max_accuracy_drop: float = MAX_ACCURACY_DROP,
     abstain_precision: float | None = None,
 ) -> ModelArtifact:
-    """Export the best checkpoint of a run, prove it, and publish it as the next version.
+    """Export the weights that a run keeps, prove them, and publish it as the next version.
 
     Args:
         run: Folder that ``train`` finished.

@@ -25,12 +25,19 @@ def test_a_foreign_record_is_refused() -> None:
         TrainConfig.from_json({**resolve("digits", "cnn", Path("r")).to_json(), "colour": 1})
 
 
+def test_a_record_from_before_a_field_existed_is_read(config: TrainConfig) -> None:
+    record = config.to_json()
+    del record["border"], record["keep"]
+    assert TrainConfig.from_json(record) == replace(config, border="black", keep="best")
+
+
 def test_the_command_spells_out_every_option(config: TrainConfig) -> None:
     words = shlex.split(replace(config, run=Path("a run")).command())
     assert words[:2] == ["foveal", "train"]
     assert words[words.index("--run") + 1] == "a run"
     assert words[words.index("--widths") + 1] == "8,16"
     assert "--no-flip" in words
+    assert words[words.index("--border") + 1] == "black"
     options = {word.removeprefix("--").removeprefix("no-") for word in words if word[:2] == "--"}
     expected = {field.name.replace("_", "-") for field in fields(config)}
     assert options == expected - {"data-dir", "positive"}
@@ -44,6 +51,7 @@ def test_recipes_yield_to_what_is_asked() -> None:
 
 def test_every_wrong_number_is_named_at_once() -> None:
     wrong = {"epochs": 0, "lr": 0.0, "dropout": 1.0, "hidden": (0,), "autocast": "int4"}
+    wrong |= {"border": "white", "keep": "first"}
     with pytest.raises(ConfigError) as caught:
         resolve("digits", "cnn", Path("r"), **wrong)
     for name in wrong:

@@ -7,11 +7,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from training.checkpoints import CHECKPOINT, LAST_CHECKPOINT
 from training.config import TrainConfig
 from training.datasets import Dataset
 from training.errors import ConfigError
 from training.evaluate import compute_logits
-from training.fit import CHECKPOINT, fit, load_checkpoint, untrained
+from training.fit import fit, load_checkpoint, untrained
 from training.splits import Split
 
 pytestmark = pytest.mark.training
@@ -65,6 +66,25 @@ def test_leaves_curves_and_the_best_checkpoint(config: TrainConfig, squares: Squ
     assert (config.run / CHECKPOINT).is_file()
     best = compute_logits(load_checkpoint(config, dataset), dataset.validation)
     assert accuracy(best, dataset.validation) == pytest.approx(max(curve))
+
+
+def test_keeps_the_weights_that_are_asked_for(config: TrainConfig, squares: Squares) -> None:
+    """Two equal runs, in which the best epoch is not the last one."""
+    dataset = squares()
+    restless = {"epochs": 6, "lr": 0.05, "schedule": "constant", "label_smoothing": 0.0}
+    kept: dict[str, dict[str, torch.Tensor]] = {}
+    for keep, file in (("best", CHECKPOINT), ("last", LAST_CHECKPOINT)):
+        run = replace(config, run=config.run / keep, keep=keep, **restless)
+        kept[keep] = fit(run, dataset, show_progress=False).state_dict()
+        saved = torch.load(run.run / file, weights_only=True)["state_dict"]
+        for name, value in kept[keep].items():
+            assert torch.equal(value, saved[f"network.{name}"]), name
+    assert any(not torch.equal(kept["best"][name], kept["last"][name]) for name in kept["best"])
+
+
+def test_a_mirror_cannot_show_more_than_there_is(config: TrainConfig, squares: Squares) -> None:
+    with pytest.raises(ConfigError, match="shift: expected less than the 8 pixels"):
+        fit(replace(config, border="reflect", shift=8), squares(), show_progress=False)
 
 
 def test_the_seed_decides(config: TrainConfig, squares: Squares) -> None:

@@ -10,7 +10,7 @@ from training.datasets import Dataset
 from training.errors import ConfigError
 from training.export import ServedNetwork, check_contract, export_onnx
 from training.fit import FitModule, untrained
-from training.layers import ACTIVATIONS
+from training.layers import ACTIVATIONS, Residual
 from training.networks import NETWORKS, ImageNetwork, build_network, multiply_adds
 from training.verify import verify
 
@@ -75,6 +75,28 @@ def test_multiply_adds_are_those_on_paper(config: TrainConfig) -> None:
     cnn = build_network(replace(config, widths=(8, 16), depth=2), (28, 28, 1), 10)
     convolutions = 9 * (1 * 8 * 28 * 28 + (8 * 16 + 16 * 16) * 14 * 14)
     assert multiply_adds(cnn, (28, 28, 1)) == convolutions + 16 * 10
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_a_deeper_speednet_is_residual_and_begins_as_the_identity(
+    config: TrainConfig, depth: int
+) -> None:
+    deep = replace(config, network="speednet", widths=(16, 32), depth=depth, activation="relu")
+    network = build_network(deep, (8, 8, 1), 10)
+    kernels = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(kernels) == 1 + 2 * depth
+    blocks = [m for m in network.modules() if isinstance(m, Residual)]
+    assert len(blocks) == (2 if depth > 2 else 0)
+    features_NCHW = torch.rand(2, 16, 4, 4)
+    for block in blocks[:1]:
+        # Fresh normalisation statistics are 0 and 1, so each layer passes its input on.
+        got = block.eval()(features_NCHW)
+        torch.testing.assert_close(got, 2 * features_NCHW, rtol=1e-4, atol=1e-6)
+
+
+def test_images_too_small_for_the_stages_of_speednet(config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match="widths: expected 1 to 2 stages for images of 8x8"):
+        build_network(replace(config, network="speednet", widths=(8, 8, 8)), (8, 8, 1), 10)
 
 
 @pytest.mark.parametrize(
