@@ -69,6 +69,7 @@ _NETWORKS: dict[str, dict[str, Any]] = {
         "schedule": "linear",
         "warmup": 0.23,
         "label_smoothing": 0.2,
+        "keep": "last",
     },
 }
 
