@@ -89,7 +89,8 @@ class FitModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Write down the learning rate that the epoch ended with."""
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        # All devices have the same one; said for Lightning, which warns about what is not shared.
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and a schedule that steps with each batch."""
@@ -237,13 +238,15 @@ _IRRELEVANT = (r".*LeafSpec",)
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Keep advertisements and advice for other programs out of the user's terminal."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             for message in _IRRELEVANT:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
