@@ -24,6 +24,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from models.artifact import Precision
+from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.pipeline.accelerator import accelerator
 from service.pipeline.binding import STAGED
@@ -94,8 +95,9 @@ def measure(
         results["targets"] = _targets(figures, results)
         save(results)
 
+    repository = ModelRepository(models)
     for model in MODELS:
-        content = (models / model / "1/model.onnx").read_bytes()
+        content = (repository.path(*repository.resolve(model)) / "model.onnx").read_bytes()
         kinds: list[tuple[str, bytes, Precision, bool]] = [
             ("fp32", content, "fp32", False), ("tf32", content, "fp32", True),
         ]  # fmt: skip

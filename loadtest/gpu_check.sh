@@ -24,10 +24,12 @@ from pathlib import Path
 
 import onnx
 
+from models.repository import ModelRepository
 from training.precision import convert
 
+repository = ModelRepository(Path("models"))
 for name in ("fashion-fcnn", "cifar10-cnn"):
-    model = onnx.load(f"models/{name}/1/model.onnx")
+    model = onnx.load(repository.path(*repository.resolve(name)) / "model.onnx")
     onnx.save(convert(model, "fp16", train=None), Path(sys.argv[1]) / f"{name}.fp16.onnx")
 PYTHON
   cd "$1"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.pipeline.accelerator import accelerator
 from service.pipeline.devices import gpu_count, probe
@@ -38,14 +39,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(params=["fashion-fcnn", "cifar10-cnn"])
 def model(request: pytest.FixtureRequest) -> bytes:
     """The ONNX file of a shipped model: the networks of the bench beside other servers."""
-    return (HOME / "models" / request.param / "1/model.onnx").read_bytes()
+    return shipped(request.param)
 
 
 @pytest.fixture
 def fcnn() -> bytes:
-    return (HOME / "models/fashion-fcnn/1/model.onnx").read_bytes()
+    return shipped("fashion-fcnn")
 
 
 @pytest.fixture
 def cnn() -> bytes:
-    return (HOME / "models/cifar10-cnn/1/model.onnx").read_bytes()
+    return shipped("cifar10-cnn")
+
+
+def shipped(name: str) -> bytes:
+    """Read the newest version's ONNX file."""
+    repository = ModelRepository(HOME / "models")
+    return (repository.path(*repository.resolve(name)) / "model.onnx").read_bytes()
