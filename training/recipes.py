@@ -108,7 +108,14 @@ _RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     },
     # README.md has the minutes on two cores with AVX-512 bfloat16.
     ("cifar10", "speednet"): {
+        "widths": (80, 192, 240),
+        "depth": 3,
+        "epochs": 13,
+        # As good as 1,024 at twice the rate, and half a gigabyte less.
+        "batch_size": 512,
+        "lr": 0.75,
         "shift": 2,
+        "border": "reflect",
         "flip": True,
         "autocast": "bfloat16",
         "validation": 0.02,

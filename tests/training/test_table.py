@@ -86,7 +86,7 @@ def test_what_is_measured_is_not_measured_again(
     assert main(["--out", str(out), "--into", str(document)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("\n") == 2 + len(CELLS)
-    assert "| cifar10 | speednet | 1,972,802 | 118,147,360 |" in printed
+    assert "| cifar10 | speednet | 2,391,586 | 136,075,776 |" in printed
     assert document.read_text() == f"before\n{BEGIN}\n{printed}{END}\nafter\n"
 
 
