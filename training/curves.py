@@ -7,6 +7,7 @@ the checkpoint, so that the file always tells the one story that led to the weig
 import csv
 import io
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,10 @@ def read_curves(run: Path) -> list[Epoch]:
             )
             for row in csv.DictReader(file)
         ]
+
+
+def kept_epoch(epochs: Sequence[Epoch], keep: str) -> Epoch:
+    """Find the epoch whose weights a run keeps: ``last``, or the first of the ``best``."""
+    if keep == "last":
+        return epochs[-1]
+    return max(epochs, key=lambda epoch: epoch.validation_accuracy)

@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.curves import read_curves
+from training.curves import kept_epoch, read_curves
 from training.datasets import Dataset
 from training.evaluate import count_confusions, reliability
 from training.networks import ImageNetwork, multiply_adds
@@ -152,8 +152,8 @@ def _pictures(  # one list of everything that is drawn
         _Picture("curves", "Loss and accuracy",
                  "Training is measured on augmented images while the weights still change, "
                  "validation on plain ones after the epoch: so validation can be the better of "
-                 "the two. The dotted line marks the checkpoint that was kept.",
-                 plot_curves(epochs)),
+                 "the two. The dotted line marks the epoch whose weights were kept.",
+                 plot_curves(epochs, kept_epoch(epochs, run.config.keep))),
         _Picture("learning_rate", "Learning rate", "", plot_learning_rate(epochs)),
         _Picture("confusion", "Confusion matrix",
                  "Rows are what the images show, columns what the network said.",

@@ -37,8 +37,8 @@ def to_png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def plot_curves(epochs: Sequence[Epoch]) -> bytes:
-    """Draw loss and accuracy of training and validation over the epochs."""
+def plot_curves(epochs: Sequence[Epoch], kept: Epoch) -> bytes:
+    """Draw loss and accuracy of training and validation over the epochs, and mark one of them."""
     figure = Figure((_WIDTH, 3.6), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     numbers = [epoch.epoch for epoch in epochs]
@@ -49,9 +49,8 @@ def plot_curves(epochs: Sequence[Epoch]) -> bytes:
         axes.set_title(name.capitalize())
         _epochs(axes)
         axes.legend(frameon=False)
-    best = max(epochs, key=lambda epoch: epoch.validation_accuracy)
-    accuracy.axvline(best.epoch, color=_GREY, linewidth=0.8, linestyle=":")
-    accuracy.set_title(f"Accuracy: best {best.validation_accuracy:.2%} in epoch {best.epoch}")
+    accuracy.axvline(kept.epoch, color=_GREY, linewidth=0.8, linestyle=":")
+    accuracy.set_title(f"Accuracy: {kept.validation_accuracy:.2%} in epoch {kept.epoch}")
     loss.set_ylabel("mean loss of an image")
     accuracy.set_ylabel("share of images that are right")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))

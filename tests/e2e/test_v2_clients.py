@@ -125,7 +125,8 @@ def test_metadata_and_configuration(client: Triton, name: str) -> None:
 def test_health_and_index(client: Triton) -> None:
     assert client.is_server_live() and client.is_server_ready()
     for name in NAMES:
-        assert client.is_model_ready(name) and client.is_model_ready(name, "1")
+        version = str(Golden(name).artifact.version)
+        assert client.is_model_ready(name) and client.is_model_ready(name, version)
         assert not client.is_model_ready(name, "999")
     assert not client.is_model_ready("nothing")
     metadata = client.get_server_metadata(**as_json(client))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from training.config import TrainConfig
-from training.curves import Epoch, read_curves, write_curves
+from training.curves import Epoch, kept_epoch, read_curves, write_curves
 from training.datasets import Dataset
 from training.evaluate import count_confusions
 from training.fit import fit
@@ -105,6 +105,12 @@ def test_the_worst_mistakes_come_first() -> None:
 def test_confusions_by_hand() -> None:
     counts = count_confusions(np.array([0, 1, 1, 2, 0]), np.array([0, 0, 1, 2, 2]), 3)
     assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+
+
+def test_the_marked_epoch_is_the_kept_one() -> None:
+    epochs = [Epoch(n, n, 0.1, 0.3, 0.9, 0.3, right, 1.5) for n, right in enumerate((7, 9, 9, 8))]
+    assert kept_epoch(epochs, "best").epoch == 1
+    assert kept_epoch(epochs, "last").epoch == 3
 
 
 def test_curves_survive_the_file(tmp_path: Path) -> None:
