@@ -64,7 +64,7 @@ def _is_ready(port: int) -> bool:
 
 def _ask(port: int) -> None:
     """Send each shipped model its first golden image."""
-    for golden in sorted((ROOT / "models").glob("*/1/golden/0.png")):
+    for golden in sorted((ROOT / "models").glob("*/*/golden/0.png")):
         url = f"http://127.0.0.1:{port}/models/{golden.parts[-4]}/predict"
         for _ in range(ASKED):
             urllib.request.urlopen(url, golden.read_bytes(), timeout=30).read()

@@ -91,7 +91,7 @@ def test_it_gives_the_bytes_that_the_source_tree_gives(
             bodies.append([
                 client.post(f"/models/{name}/predict?top=3", content=path.read_bytes()).content
                 for name in SHIPPED.names()
-                for path in sorted(SHIPPED.path(name, 1).glob("golden/*.png"))
+                for path in sorted(SHIPPED.path(*SHIPPED.resolve(name)).glob("golden/*.png"))
             ])  # fmt: skip
     assert len(bodies[0]) == 8 * len(SHIPPED.names())
     assert bodies[0] == bodies[1]
