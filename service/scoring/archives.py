@@ -32,15 +32,17 @@ _CUT = (tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError)  # type: ignore[
 
 
 class _WholeTar(tarfile.TarInfo):
-    """A header that must be there: the standard library takes a tar that was cut for its end."""
+    """A header that must be there, and whole: the standard library takes a lack for the end."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
-        """Read the next header; raise ReadError where the file ends without the end's mark."""
+        """Read the next header; raise ReadError for anything but a header or the end's mark."""
         try:
             return super().fromtarfile(tarfile_)
         except _CUT:
             raise tarfile.ReadError("the file ends before the archive's end") from None
+        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"a damaged header ({error})") from None
 
 
 # A file of an archive: its name, and how to read it now.

@@ -204,6 +204,20 @@ def test_an_archive_that_is_cut_anywhere_says_so(
     assert rows == [file.read_bytes() for file in files[:20]]
 
 
+def test_a_damaged_header_is_not_the_end(files: list[Path], tmp_path: Path) -> None:
+    """The standard library stops there as if nothing came after it."""
+    path = as_tar(tmp_path / "a.tar", files[:20], "w")
+    with tarfile.open(path) as tar:
+        places = [info.offset for info in tar.getmembers()]
+    content = bytearray(path.read_bytes())
+    content[places[10] : places[10] + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    *good, last = [image for chunk in ArchiveSource(str(path)).chunks() for image in chunk.images]
+    assert good == [file.read_bytes() for file in files[:10]]
+    assert isinstance(last, ScoreError)
+    assert f"damage after images/{files[9].name}: a damaged header" in str(last)
+
+
 def test_a_damaged_page_is_rows_with_an_error(model: LocalModel, tmp_path: Path) -> None:
     images = [encode_png(image) for image in random_images(60)]
     path = tmp_path / "a.parquet"
