@@ -54,20 +54,26 @@ class Augment:
 
 
 def _shift(images_NHWC: Tensor, limit: int, border: str, generator: torch.Generator) -> Tensor:
-    """Move each image by its own offset."""
+    """Pad by the limit, then crop each image at its own place."""
     rows, height, width, _ = images_NHWC.shape
     device = images_NHWC.device
+    padded = _pad(images_NHWC, limit, border)
     corners = torch.randint(0, 2 * limit + 1, (2, rows, 1), generator=generator, device=device)
-    if border == "reflect":
-        corners -= limit
-    else:
-        images_NHWC = functional.pad(images_NHWC, (0, 0, limit, limit, limit, limit))
     y_NH = corners[0] + torch.arange(height, device=device)
     x_NW = corners[1] + torch.arange(width, device=device)
-    if border == "reflect":
-        y_NH, x_NW = _reflect(y_NH, height), _reflect(x_NW, width)
     rows_N = torch.arange(rows, device=device)
-    return images_NHWC[rows_N[:, None, None], y_NH[:, :, None], x_NW[:, None, :]]
+    return padded[rows_N[:, None, None], y_NH[:, :, None], x_NW[:, None, :]]
+
+
+def _pad(images_NHWC: Tensor, limit: int, border: str) -> Tensor:
+    """Pad on all four sides; the mirror by index, as any device can for uint8."""
+    if border == "black":
+        return functional.pad(images_NHWC, (0, 0, limit, limit, limit, limit))
+    _, height, width, _ = images_NHWC.shape
+    device = images_NHWC.device
+    y_H = _reflect(torch.arange(-limit, height + limit, device=device), height)
+    x_W = _reflect(torch.arange(-limit, width + limit, device=device), width)
+    return images_NHWC[:, y_H][:, :, x_W]
 
 
 def _reflect(places: Tensor, size: int) -> Tensor:
