@@ -78,7 +78,7 @@ bench: $(VENV)/.all   ## beside other servers, stage by stage, at length; needs 
 GPU_OUT ?= gpu-check
 GPU_DIR ?=
 gpu-check:           ## tests and bench that need a GPU, into GPU_OUT; GPU_DIR: what was carried there
-	loadtest/gpu_check.sh $(GPU_OUT) $(GPU_DIR)
+	loadtest/bench/gpu_check.sh $(GPU_OUT) $(GPU_DIR)
 
 PROMETHEUS ?= http://localhost:9090
 MINUTES ?= 60
@@ -87,7 +87,7 @@ dashboard: $(VENV)/.all  ## draw the dashboard of PROMETHEUS without Grafana, in
 
 CIFAR10 ?= ../shared/data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md
-	$(BIN)/python -m training.table --data-dir cifar10=$(CIFAR10) --into training/README.md
+	$(BIN)/python -m training.report.table --data-dir cifar10=$(CIFAR10) --into training/README.md
 
 clean:               ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

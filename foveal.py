@@ -10,7 +10,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import typer
 
-from commands import adoption, answer, load, make, measure, repository, score, tune
+from commands import adopt, bench, loadtest, models, score, serve, train, tune
 from commands.console import explain
 
 app = typer.Typer(
@@ -19,29 +19,29 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 for command in (
-    answer.serve, answer.predict, score.score, make.train, make.export,
-    adoption.adopt, tune.tune, load.loadtest,
+    serve.serve, serve.predict, score.score, train.train, train.export,
+    adopt.adopt, tune.tune, loadtest.loadtest,
 ):  # fmt: skip
     app.command()(command)
 
-models_app = typer.Typer(help="Look into and change the model repository.", no_args_is_help=True)
+models_app = typer.Typer(help="Look into and change the model models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
-models_app.command("list")(repository.list_models)
-models_app.command("show")(repository.show_model)
-models_app.command("verify")(repository.verify_models)
-models_app.command("rollback")(repository.rollback_model)
-models_app.command("default")(repository.set_default)
-models_app.command("shadow")(repository.set_shadow)
-models_app.command("canary")(repository.set_canary)
+models_app.command("list")(models.list_models)
+models_app.command("show")(models.show_model)
+models_app.command("verify")(models.verify_models)
+models_app.command("rollback")(models.rollback_model)
+models_app.command("default")(models.set_default)
+models_app.command("shadow")(models.set_shadow)
+models_app.command("canary")(models.set_canary)
 
 bench_app = typer.Typer(help="Benchmarks: ratios, measured in one run.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
-bench_app.command("peers")(measure.bench_peers)
-bench_app.command("v2")(measure.bench_v2)
-bench_app.command("session")(measure.bench_session)
-bench_app.command("stages")(measure.bench_stages)
-bench_app.command("overload")(measure.bench_overload)
-bench_app.command("endurance")(measure.bench_endurance)
+bench_app.command("peers")(bench.bench_peers)
+bench_app.command("v2")(bench.bench_v2)
+bench_app.command("session")(bench.bench_session)
+bench_app.command("stages")(bench.bench_stages)
+bench_app.command("overload")(bench.bench_overload)
+bench_app.command("endurance")(bench.bench_endurance)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -13,11 +13,11 @@ import typer
 
 # Errors whose message is for the user; one that was raised comes from a module that is imported.
 _MISTAKES = {
-    "adopt.errors": "AdoptError",
+    "export.errors": "AdoptError",
     "models.artifact": "ArtifactError", "service.errors": "ServiceError",
-    "service.remote": "RemoteError", "service.settings": "SettingsError",
-    "service.scoring.rows": "ScoreError", "training.errors": "TrainingError",
-    "loadtest.errors": "LoadTestError", "tune.errors": "TuneError",
+    "scoring.remote": "RemoteError", "service.settings": "SettingsError",
+    "scoring.rows": "ScoreError", "training.errors": "TrainingError",
+    "loadtest.errors": "LoadTestError", "loadtest.tune.errors": "TuneError",
 }  # fmt: skip
 # Packages that only an extra brings, and the extra.
 _TRAIN = (

@@ -11,7 +11,7 @@ from commands.console import show
 from commands.options import SHIPPED, JsonOption, ModelsOption, PrecisionOption, open_repository
 
 if TYPE_CHECKING:
-    from service.scoring.job import Progress, Summary
+    from scoring.job import Progress, Summary
 
 # A confusion matrix of more labels than this is for a program (--json), not for a terminal.
 _MATRIX_LABELS = 20
@@ -53,11 +53,11 @@ def score(
 
     Example: foveal score photos --model fashion-cnn --out scores.parquet
     """
-    from service.local import LocalModel
-    from service.scoring.job import Options, score
-    from service.scoring.sinks import SINKS
-    from service.scoring.stages import Answers
-    from service.scoring.tables import Columns
+    from scoring.job import Options, score
+    from scoring.local import LocalModel
+    from scoring.sinks import SINKS
+    from scoring.stages import Answers
+    from scoring.tables import Columns
 
     if out.suffix not in SINKS:
         expected = f"expected a name ending in {', '.join(SINKS)}, got {out.name!r}"
@@ -73,7 +73,7 @@ def score(
     loaded = LocalModel.load(repository, model, threads=1, precision=precision)
     elsewhere = None
     if engine == "ray":
-        from service.scoring.cluster import RayEngine
+        from scoring.cluster import RayEngine
 
         elsewhere = RayEngine(repository, loaded, options.answers, ray_address)
     with _Bar(loaded.artifact.reference, quiet) as bar:
@@ -120,7 +120,7 @@ class _Bar:
 
 
 def _show_confusion(summary: "Summary") -> None:
-    from service.scoring.tally import tabulate
+    from scoring.tally import tabulate
 
     if summary.accuracy is not None:
         table = tabulate(summary.accuracy)

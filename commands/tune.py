@@ -47,8 +47,8 @@ def tune(
 
     Example: foveal tune fashion-cnn --p99-ms 20
     """
-    from tune.pipeline import Request, tune_model
-    from tune.pipeline import reset as remove
+    from loadtest.tune.pipeline import Request, tune_model
+    from loadtest.tune.pipeline import reset as remove
 
     repository = open_repository(models)
     if reset:

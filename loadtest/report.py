@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.page import heading, image, page, table, without_nan
+from loadtest.bench.results_file import machine
 from loadtest.report_plots import (
     Point,
     plot_batches,
@@ -27,11 +27,11 @@ from loadtest.report_plots import (
     plot_stages,
     plot_time,
 )
-from loadtest.results_file import machine
 from loadtest.samples import OUTCOMES, RIGHT, WRONG
 from loadtest.scrape import ServerFigures
 from loadtest.trial import FIGURES, Outcome
 from loadtest.windows import Window, drift, windows_of, windows_of_steps
+from report.page import heading, image, page, table, without_nan
 
 _CAUSES = 12
 

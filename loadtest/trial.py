@@ -16,7 +16,7 @@ from loadtest.engines import Traffic, send
 from loadtest.samples import EXPIRED, FAILED, OUTCOMES, REFUSED, RIGHT, TIMEOUT, WRONG, Samples
 from loadtest.scrape import ServerFigures, difference, look
 from models.repository import ModelRepository
-from service.remote import RemoteModel
+from scoring.remote import RemoteModel
 
 # What --expect may name, in the order that the figures are printed in.
 FIGURES = (

@@ -29,35 +29,35 @@ from bentoml.validators import ContentType
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.repository import ModelRepository
-from service.asgi import OneErrorShape
-from service.connection import install
 from service.errors import InferenceError
-from service.exchange import Exchange, Handler
-from service.lane import Lane, not_ready
+from service.lane.asgi import OneErrorShape
+from service.lane.connection import install
+from service.lane.exchange import Exchange, Handler
+from service.lane.lane import Lane, not_ready
+from service.lane.observers import AccessLog, Observer, Tracing
 from service.metrics import Meters
-from service.model_control import ModelControl
-from service.observers import AccessLog, Observer, Tracing
-from service.openapi import lane_paths
-from service.pipeline.buckets import parse_buckets
-from service.pipeline.catalog import load_catalog
 from service.pipeline.classifier import Classifier
-from service.pipeline.devices import FoundDevice, find_device
 from service.pipeline.job import Batch, BatchLimits
 from service.pipeline.limits import ServingLimits
-from service.pipeline.plans import DeviceLimits
-from service.pipeline.session import available_cpus
+from service.protocols.openapi import lane_paths
 from service.protocols.predict import TOP, PredictProtocol
 from service.protocols.traffic import TrafficProtocol
-from service.protocols.v2_documents import Statistics
-from service.protocols.v2_http import V2Http
-from service.protocols.v2_infer import InferEngine
+from service.protocols.v2.documents import Statistics
+from service.protocols.v2.http import V2Http
+from service.protocols.v2.infer import InferEngine
+from service.rollout.catalog import load_catalog
+from service.rollout.model_control import ModelControl
+from service.rollout.shadow import Shadows
+from service.rollout.watch import Watch
+from service.session.buckets import parse_buckets
+from service.session.devices import FoundDevice, find_device
+from service.session.plans import DeviceLimits
+from service.session.session import available_cpus
 from service.settings import load_settings
-from service.shadow import Shadows
-from service.watch import Watch
 
 try:
-    from service.grpc_server import GrpcLimits, GrpcServer
-    from service.protocols.v2_grpc import V2Grpc
+    from service.protocols.v2.grpc import V2Grpc
+    from service.protocols.v2.grpc_server import GrpcLimits, GrpcServer
 except ModuleNotFoundError as error:  # the grpc extra is not installed
     if (error.name or "").split(".")[0] not in ("grpc", "grpc_health", "tritonclient", "google"):
         raise

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from prometheus_client import Counter, Gauge, Histogram
 
-from service.drift import Drift
 from service.pipeline.alarm import Loop
 from service.pipeline.classifier import Classifier
+from service.pipeline.histograms import Drift
 from service.pipeline.job import Batch
 
 FLUSH_S = 0.2

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.pipeline.buckets import BucketError, parse_buckets
+from service.session.buckets import BucketError, parse_buckets
 
 
 class SettingsError(ValueError):

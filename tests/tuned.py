@@ -2,7 +2,7 @@
 
 from models.artifact import ModelArtifact, Precision
 from models.tuned import Machine, TunedPlan
-from service.pipeline.tuned import this_machine
+from service.session.tuned import this_machine
 
 
 def plan_for(

@@ -17,8 +17,8 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from training.augment import Augment
+from training.datasets.splits import Split
 from training.devices import fits
-from training.splits import Split
 
 Batch = tuple[Tensor, Tensor]
 

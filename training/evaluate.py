@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.artifact import Statistics
-from models.drift import entropy, pixel_statistics
+from models.histograms import entropy, pixel_statistics
 from training.batches import EVALUATION_ROWS, Batches
-from training.datasets import Dataset
+from training.datasets.sources import Dataset
+from training.datasets.splits import Split
 from training.networks import ImageNetwork
-from training.splits import Split
 
 # Guo et al. 2017 and nearly everyone since.
 _BINS = 15

@@ -30,15 +30,15 @@ from training.checkpoints import (
     Patience,
 )
 from training.config import TrainConfig
-from training.curves import Curves
-from training.datasets import Dataset
+from training.datasets.sources import Dataset
+from training.datasets.splits import pixel_statistics
 from training.devices import PRECISIONS
 from training.errors import ConfigError
 from training.losses import compute_loss
 from training.networks import ImageNetwork, build_network
 from training.optimizers import build_optimizer, build_schedule
 from training.progress import EpochLog, RunBar
-from training.splits import pixel_statistics
+from training.report.curves import Curves
 
 
 class FitModule(pl.LightningModule):

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from export.calibrate import fit_temperature
 from models.artifact import ModelArtifact
 from models.repository import ModelRepository
-from training.calibrate import fit_temperature
 from training.config import TrainConfig
-from training.datasets import Dataset, Reading, load_dataset
+from training.datasets.sources import Dataset, Reading, load_dataset
 from training.devices import is_first_process
 from training.errors import ConfigError, RunError
 from training.evaluate import compute_logits, evaluate
@@ -25,7 +25,7 @@ from training.fit import fit, load_checkpoint
 from training.networks import ImageNetwork, multiply_adds
 from training.precision import MAX_ACCURACY_DROP, PRECISIONS
 from training.publish import Wishes, publish
-from training.report import write_report
+from training.report.run_page import write_report
 from training.runs import Outcome, read_run, start_run, write_outcome
 
 _LOG = logging.getLogger(__name__)

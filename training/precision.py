@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from models.artifact import Gate, Precision
+from training.datasets.splits import Split
 from training.errors import ExportError, GateError
-from training.splits import Split
 from training.verify import Outputs, open_session, run_session
 
 # What ``export`` can write; fp32 is always written.

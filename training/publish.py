@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from export.abstain import choose_abstain
 from models.artifact import (
     Golden,
     ImageSpec,
@@ -24,9 +25,9 @@ from models.artifact import (
 )
 from models.image import decode, encode_png
 from models.repository import ModelRepository
-from training.abstain import choose_abstain
-from training.datasets import Dataset
-from training.encoded import image_spec
+from training.datasets.encoded import image_spec
+from training.datasets.sources import Dataset
+from training.datasets.splits import Split
 from training.evaluate import describe_training, error_before
 from training.export import OPSET, ServedNetwork, check_contract, export_onnx, stamp
 from training.precision import (
@@ -37,7 +38,6 @@ from training.precision import (
     run_split,
 )
 from training.runs import Outcome, Run
-from training.splits import Split
 from training.verify import Outputs, open_session, run_session, verify
 
 _MODEL_FILE = "model.onnx"

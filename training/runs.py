@@ -16,10 +16,10 @@ from typing import Any
 
 from training.checkpoints import CHECKPOINT, LAST_CHECKPOINT
 from training.config import TrainConfig
-from training.curves import METRICS_CSV
-from training.datasets import Dataset
+from training.datasets.sources import Dataset
 from training.errors import ConfigError, RunError
 from training.evaluate import Evaluation
+from training.report.curves import METRICS_CSV
 
 _LOG = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from models.artifact import Parity
+from training.datasets.splits import Split
 from training.errors import ParityError
 from training.export import ServedNetwork
-from training.splits import Split
 
 # One row alone, the smallest batch, an odd one that fills no vector register, and a full one.
 BATCH_SIZES = (1, 2, 7, 64)

@@ -35,7 +35,7 @@ from service.errors import (
 from service.pipeline.alarm import Alarm, Loop, Timer
 from service.pipeline.drain import DrainRate, RunTimes
 from service.pipeline.job import Batch, BatchLimits, CallbackJob, Job, Rows, Runner
-from service.pipeline.session import Outputs
+from service.session.session import Outputs
 
 logger = logging.getLogger("foveal.batcher")
 

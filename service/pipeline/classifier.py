@@ -25,10 +25,10 @@ from service.pipeline.alarm import Loop
 from service.pipeline.batcher import Batcher
 from service.pipeline.job import Batch, Job, Rows, Runner
 from service.pipeline.limits import ServingLimits
-from service.pipeline.planning import best_of, open_again, open_best
 from service.pipeline.postprocess import Postprocessor
-from service.pipeline.session import Session
-from service.pipeline.tuned import follow_plan
+from service.session.planning import best_of, open_again, open_best
+from service.session.session import Session
+from service.session.tuned import follow_plan
 
 logger = logging.getLogger("foveal.classifier")
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ServiceError
-from service.pipeline.session import Outputs
+from service.session.session import Outputs
 
 Rows = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from models.tuned import TunedPlan
 from service.pipeline.job import BatchLimits
-from service.pipeline.planning import Choice, PlanLimits
-from service.pipeline.plans import DeviceLimits
-from service.pipeline.session import available_cpus
+from service.session.planning import Choice, PlanLimits
+from service.session.plans import DeviceLimits
+from service.session.session import available_cpus
 
 
 @dataclass(frozen=True, slots=True)

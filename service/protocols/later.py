@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from service.errors import ServiceError
-from service.exchange import Exchange
+from service.lane.exchange import Exchange
 
 
 class Later:

@@ -12,7 +12,6 @@ from urllib.parse import parse_qs, unquote
 import orjson
 
 from models.image import Pixels
-from service.canary import Canary
 from service.errors import (
     DecodeError,
     InvalidInputError,
@@ -21,13 +20,14 @@ from service.errors import (
     UnsupportedMediaError,
     error_body,
 )
-from service.exchange import JSON, REQUEST_ID, Exchange, Handler, server_timing
+from service.lane.exchange import JSON, REQUEST_ID, Exchange, Handler, server_timing
 from service.metrics import Meters
 from service.pipeline.alarm import Loop
-from service.pipeline.catalog import Catalog
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Job
 from service.protocols.multipart import read_files
+from service.rollout.canary import Canary
+from service.rollout.catalog import Catalog
 
 TOP = 5
 # Up to this many pixels an image is decoded on the loop: about 0.2 ms, what a hand-over to a thread

@@ -10,10 +10,10 @@ import orjson
 
 from models.traffic import read_traffic
 from service.errors import InvalidInputError, MethodError
-from service.exchange import Exchange, Handler
-from service.model_control import ModelControl
+from service.lane.exchange import Exchange, Handler
 from service.protocols.later import Later
-from service.protocols.v2_json import read_object
+from service.protocols.v2.json_body import read_object
+from service.rollout.model_control import ModelControl
 
 
 class TrafficProtocol:

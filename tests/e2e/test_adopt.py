@@ -8,12 +8,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from adopt.options import Options
-from adopt.publish import Request, adopt
-from adopt.sandbox import Bounds, run_bounded
+from export.adopt import Request, adopt
+from export.options import Options
+from export.sandbox import Bounds, run_bounded
 from models.image import decode, encode_png
 from models.repository import ModelRepository
-from tests.adopt.foreign import LIGHT
+from tests.export.foreign import LIGHT
 from tests.server import running_server
 
 LABELS = tuple(f"class {i}" for i in range(1000))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.artifact import Abstain, ModelArtifact, Selective, Statistics
-from models.drift import entropy
+from models.histograms import entropy
 from models.image import encode_png
 from models.repository import ModelRepository
 from tests.server import RunningServer, running_server

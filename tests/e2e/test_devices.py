@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from models.image import encode_png
-from service.pipeline.cuda_runtime import driver_error
+from service.session.gpu.cuda_runtime import driver_error
 from tests.server import assert_error, running_server
 from tests.tiny import random_images
 

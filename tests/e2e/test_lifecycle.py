@@ -255,7 +255,7 @@ def test_nothing_phones_home(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("module", ["service.pipeline.session", "foveal"])
+@pytest.mark.parametrize("module", ["service.session.session", "foveal"])
 def test_onnxruntime_keeps_no_telemetry(tmp_path: Path, module: str) -> None:
     """With its telemetry on, onnxruntime's import starts a thread and a database below HOME."""
     program = (

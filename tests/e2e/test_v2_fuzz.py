@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.server import RunningServer, assert_error
-from tests.service.protocols.test_v2_fuzz import IMAGES, INFER, bodies, valid, written
+from tests.service.protocols.v2.test_fuzz import IMAGES, INFER, bodies, valid, written
 from tests.tiny import tiny_logits
 
 pytestmark = pytest.mark.e2e

@@ -8,8 +8,8 @@ import pytest
 
 from models.repository import ModelRepository
 from service.errors import InferenceError
-from service.pipeline.accelerator import accelerator
-from service.pipeline.devices import gpu_count, probe
+from service.session.devices import gpu_count, probe
+from service.session.gpu.accelerator import accelerator
 
 HOME = Path(__file__).resolve().parents[2]
 

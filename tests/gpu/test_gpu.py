@@ -15,11 +15,11 @@ import pytest
 from numpy.typing import NDArray
 
 from service.errors import InferenceError
-from service.pipeline.accelerator import accelerator
-from service.pipeline.binding import STAGED
-from service.pipeline.buckets import default_buckets
-from service.pipeline.devices import PROVIDERS, find_device, gpu_count
-from service.pipeline.session import Outputs, Plan, Session
+from service.session.buckets import default_buckets
+from service.session.devices import PROVIDERS, find_device, gpu_count
+from service.session.gpu.accelerator import accelerator
+from service.session.gpu.binding import STAGED
+from service.session.session import Outputs, Plan, Session
 from tests.gpu.conftest import HOME, why_not
 
 pytestmark = pytest.mark.gpu
@@ -65,7 +65,7 @@ def test_all_nodes_are_on_the_gpu(model: bytes) -> None:
 
 def test_gpus_that_are_hidden_are_not_found() -> None:
     program = (
-        "from service.pipeline.devices import find_device\n"
+        "from service.session.devices import find_device\n"
         "try: find_device('cuda')\n"
         "except Exception as error: print(error)\n"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.server import RunningServer, running_server
-from tests.service.lane import MAX_BODY_BYTES, QUEUE_DELAY_MS
+from tests.service.lane.lane_client import MAX_BODY_BYTES, QUEUE_DELAY_MS
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ else:
     import torch
 
     from training.config import TrainConfig
-    from training.datasets import Dataset
+    from training.datasets.sources import Dataset
+    from training.datasets.splits import Split
     from training.recipes import resolve
-    from training.splits import Split
 
     @pytest.fixture(scope="session", autouse=True)
     def one_thread() -> None:

@@ -4,8 +4,8 @@ import torch
 
 from training.augment import Augment
 from training.batches import Batches, InMemoryData, place
+from training.datasets.splits import Split
 from training.devices import fits
-from training.splits import Split
 
 pytestmark = pytest.mark.training
 

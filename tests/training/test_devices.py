@@ -12,12 +12,12 @@ import torch
 
 from training.batches import Batches, Shard
 from training.config import TrainConfig
-from training.curves import read_curves
-from training.datasets import Dataset, load_dataset
+from training.datasets.sources import Dataset, load_dataset
 from training.devices import best_autocast, is_first_process
 from training.errors import ConfigError
 from training.fit import fit
 from training.recipes import resolve
+from training.report.curves import read_curves
 from training.runs import read_run
 
 pytestmark = pytest.mark.training

@@ -9,11 +9,11 @@ import torch
 
 from training.checkpoints import CHECKPOINT, LAST_CHECKPOINT
 from training.config import TrainConfig
-from training.datasets import Dataset
+from training.datasets.sources import Dataset
+from training.datasets.splits import Split
 from training.errors import ConfigError
 from training.evaluate import compute_logits
 from training.fit import fit, load_checkpoint, untrained
-from training.splits import Split
 
 pytestmark = pytest.mark.training
 

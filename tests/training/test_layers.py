@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from training.config import TrainConfig
-from training.datasets import Dataset
+from training.datasets.sources import Dataset
 from training.fit import fit, untrained
 from training.layers import OneLogit, Residual, Whitening
 from training.networks import build_network

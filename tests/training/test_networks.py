@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.config import TrainConfig
-from training.datasets import Dataset
+from training.datasets.sources import Dataset
 from training.errors import ConfigError
 from training.export import ServedNetwork, check_contract, export_onnx
 from training.fit import FitModule, untrained

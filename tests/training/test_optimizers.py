@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from training.config import TrainConfig
-from training.datasets import Dataset
+from training.datasets.sources import Dataset
 from training.errors import ConfigError
 from training.evaluate import compute_logits
 from training.fit import fit

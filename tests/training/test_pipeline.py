@@ -12,7 +12,8 @@ from models.image import decode
 from models.onnx_file import summarize
 from models.repository import ModelRepository
 from training.config import TrainConfig
-from training.datasets import Dataset, load_dataset
+from training.datasets.sources import Dataset, load_dataset
+from training.datasets.splits import Split
 from training.errors import ConfigError, ExportError, ParityError, RunError
 from training.export import ServedNetwork, check_contract, export_onnx, stamp
 from training.fit import untrained
@@ -20,7 +21,6 @@ from training.pipeline import export, train
 from training.publish import choose_golden
 from training.recipes import resolve
 from training.runs import RUN_JSON
-from training.splits import Split
 from training.verify import BATCH_SIZES, open_session, run_session, verify
 
 pytestmark = pytest.mark.training

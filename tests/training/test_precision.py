@@ -11,17 +11,17 @@ from models.artifact import ImageSpec, Precision
 from models.image import decode
 from models.onnx_file import summarize
 from models.repository import ModelRepository
-from service.local import LocalModel, verify
+from scoring.local import LocalModel, verify
 from tests.shell import Shell
 from training.config import TrainConfig
-from training.datasets import Dataset, load_dataset
+from training.datasets.sources import Dataset, load_dataset
+from training.datasets.splits import Split
 from training.errors import ExportError, GateError
 from training.export import ServedNetwork, export_onnx
 from training.fit import untrained
 from training.pipeline import export, train
 from training.precision import check_gate, convert, find_body, measure_gate, run_split
 from training.recipes import resolve
-from training.splits import Split
 
 pytestmark = pytest.mark.training
 

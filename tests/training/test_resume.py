@@ -14,11 +14,11 @@ import torch
 
 from training.checkpoints import CHECKPOINT, LAST_CHECKPOINT, AtomicCheckpointIO
 from training.config import TrainConfig
-from training.curves import METRICS_CSV, Epoch, read_curves
-from training.datasets import Dataset
+from training.datasets.sources import Dataset
 from training.errors import RunError
 from training.fit import fit
 from training.pipeline import train
+from training.report.curves import METRICS_CSV, Epoch, read_curves
 from training.runs import EVALUATION_JSON, RUN_JSON, start_run
 
 pytestmark = pytest.mark.training

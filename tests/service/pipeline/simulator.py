@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from service.errors import InferenceError
 from service.pipeline.batcher import Batcher
 from service.pipeline.job import Batch, BatchLimits, Job, Runner
-from service.pipeline.session import Outputs
+from service.session.session import Outputs
 from tests.tiny import tiny_logits
 
 FAILURE = InferenceError("the run failed")

@@ -15,10 +15,10 @@ from models.artifact import ArtifactError, ModelArtifact
 from models.image import encode_png
 from models.repository import ModelRepository
 from service.errors import DecodeError, ModelNotFoundError, NotReadyError, TooLargeError
-from service.pipeline.catalog import Catalog, load_catalog
 from service.pipeline.classifier import load
 from service.pipeline.job import BatchLimits, Job
 from service.pipeline.limits import ServingLimits
+from service.rollout.catalog import Catalog, load_catalog
 from tests.service.pipeline.simulator import FakeLoop
 from tests.tiny import build_tiny, publish_tiny, random_images, tiny_logits, tiny_model
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from models.repository import ModelRepository
 from service.errors import ServiceError
-from service.exchange import Exchange
+from service.lane.exchange import Exchange
 from service.metrics import Meters
-from service.model_control import ModelControl
-from service.pipeline.catalog import load_catalog
 from service.pipeline.classifier import Classifier
 from service.pipeline.limits import ServingLimits
-from service.protocols.v2_documents import Statistics
-from service.protocols.v2_http import V2Http
-from service.protocols.v2_infer import InferEngine
+from service.protocols.v2.documents import Statistics
+from service.protocols.v2.http import V2Http
+from service.protocols.v2.infer import InferEngine
+from service.rollout.catalog import load_catalog
+from service.rollout.model_control import ModelControl
 from tests.server import Answer
 
 MAX_BODY_BYTES = 1 << 20

@@ -1,0 +1,198 @@
+"""Measure: ``bench`` the service beside others and stage by stage."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from commands.console import show
+from commands.options import SHIPPED, JsonOption, ModelOption, ModelsOption, open_repository
+
+
+def bench_peers(
+    *,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of a figure.")] = 3,
+    seconds: Annotated[int, typer.Option(min=1, help="Of one measurement.")] = 4,
+    cases: Annotated[str, typer.Option(help="fcnn, cnn, photo.")] = "fcnn,cnn",
+    only: Annotated[str, typer.Option(help="Peers, else all: bentoml,mosec.")] = "",
+    cpus: Annotated[str, typer.Option(help="The servers' cores, as 0,1.")] = "0",
+    load_cpu: Annotated[str, typer.Option(help="The load generator's core.")] = "1",
+    multipart: Annotated[bool, typer.Option(help="Send Foveal forms, too.")] = False,
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure Foveal beside other servers in one run; needs wrk, and installs the others.
+
+    Example: foveal bench peers --rounds 1 --only fastapi
+    """
+    from loadtest.bench.peers import CASES, Plan, make_cases, run, table
+    from loadtest.bench.servers import ALL_PEERS
+
+    chosen = _names("--cases", cases, CASES)
+    peers = _names("--only", only, tuple(peer.name for peer in ALL_PEERS))
+    plan = Plan(
+        rounds=rounds, seconds=seconds, server_cpus=cpus, load_cpu=load_cpu, only=peers,
+        is_multipart=multipart,
+    )  # fmt: skip
+    results = run(make_cases(models.resolve(), chosen), plan, _say)
+    _write("peers", "Peers side by side", table(results), results, as_json=as_json)
+
+
+def bench_v2(
+    *,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of a figure.")] = 3,
+    seconds: Annotated[int, typer.Option(min=1, help="Of one measurement.")] = 4,
+    case: Annotated[str, typer.Option(help="fcnn or cnn.")] = "fcnn",
+    beside: Annotated[Path | None, typer.Option(help="JSON of others' rows/s: name to runs.")] = (
+        None
+    ),
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure V2's wires beside the session alone: JSON, binary, gRPC; needs wrk.
+
+    Example: foveal bench v2 --rounds 1
+    """
+    from statistics import median
+
+    from loadtest.bench.peers import CASES, Plan, make_cases
+    from loadtest.bench.v2 import run, table
+
+    (chosen,) = make_cases(models.resolve(), _names("--case", case, CASES))
+    results = run(chosen, Plan(rounds=rounds, seconds=seconds), _say)
+    others: dict[str, list[float]] = json.loads(beside.read_text()) if beside else {}
+    results["beside"] = {name: median(figures) for name, figures in others.items()}
+    text = table(results, results["beside"])
+    _write("v2", "V2's wires, one server core", text, results, as_json=as_json)
+
+
+def bench_session(
+    model: ModelOption = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of one run.")] = 1,
+    device: Annotated[
+        Literal["cpu", "cuda", "tensorrt"], typer.Option(help="A GPU: by binding and format.")
+    ] = "cpu",
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a model's session alone at every batch size: what the server cannot exceed.
+
+    Example: foveal bench session --model fashion-cnn --threads 2
+    """
+    if device != "cpu":
+        if model is not None:
+            expected = "expected none with a GPU: the networks of `bench peers` are measured"
+            raise typer.BadParameter(expected, param_hint="--model")
+        from loadtest.bench import device as sessions
+
+        results = sessions.measure(device, models, None, _say)
+        show(results, as_json, sessions.table(results))
+        return
+    from loadtest.bench.session import measure, table
+
+    repository = open_repository(models)
+    artifact = repository.load(*repository.resolve(model))
+    figures = measure(repository, artifact, threads)
+    show([dataclasses.asdict(figure) for figure in figures], as_json, table(figures))
+
+
+def bench_stages(
+    model: ModelOption = "fashion-fcnn",
+    seconds: Annotated[int, typer.Option(min=1, help="Of load.")] = 5,
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure where a request's time goes, in microseconds a stage; needs wrk.
+
+    Example: foveal bench stages --model fashion-fcnn
+    """
+    from loadtest.bench.stages import run, table
+
+    results = run(models.resolve(), model or "", seconds)
+    _write("stages", "Where a request's time goes", table(results), results, as_json=as_json)
+
+
+def bench_overload(
+    *,
+    model: ModelOption = "cifar10-cnn",
+    deadline_ms: Annotated[float, typer.Option(min=1, help="Later answers do not count.")] = 500,
+    loads: Annotated[str, typer.Option(help="Multiples of the capacity.")] = (
+        "0.25,0.5,0.75,1,1.5,2,3,4"
+    ),
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of a figure.")] = 3,
+    seconds: Annotated[int, typer.Option(min=1, help="Of one measurement.")] = 5,
+    only: Annotated[str, typer.Option(help="Servers, else all: foveal,mosec.")] = "",
+    cpus: Annotated[str, typer.Option(help="The servers' cores, as 0,1.")] = "0",
+    load_cpus: Annotated[str, typer.Option(help="The client's cores.")] = "1",
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure 0.25 to 4 times the capacity beside BentoML and mosec, which are installed.
+
+    Example: foveal bench overload --rounds 1 --only foveal
+    """
+    from loadtest.bench.overload import SERVERS, OverloadPlan, run, table
+    from loadtest.bench.overload_plot import plot_overload
+
+    plan = OverloadPlan(
+        model=model or "", deadline_ms=deadline_ms, loads=_numbers("--loads", loads),
+        rounds=rounds, seconds=seconds, server_cpus=cpus, load_cpus=load_cpus,
+        only=_names("--only", only, SERVERS),
+    )  # fmt: skip
+    results = run(models, plan, _say)
+    title = "Overload: what is left of a server that is asked for more than it can do"
+    text, picture = table(results), plot_overload(results)
+    _write("overload", title, text, results, as_json=as_json, picture=picture)
+
+
+def bench_endurance(
+    seconds: Annotated[int, typer.Option(min=1, help="Of the run that looks for pauses.")] = 60,
+    requests: Annotated[int, typer.Option(min=1000, help="Of the run that looks at memory.")] = (
+        1_000_000
+    ),
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what grows: pauses, newcomers, connections, memory, workers; needs wrk.
+
+    Example: foveal bench endurance --seconds 10 --requests 100000
+    """
+    from loadtest.bench.endurance import run, table
+
+    results = run(models.resolve(), seconds, requests, _say)
+    _write("endurance", "What grows and what does not", table(results), results, as_json=as_json)
+
+
+def _names(option: str, text: str, existing: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(name for name in text.split(",") if name)
+    for name in names:
+        if name not in existing:
+            expected = f"expected one of {', '.join(existing)}, got {name!r}"
+            raise typer.BadParameter(expected, param_hint=option)
+    return names
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected numbers as 0.5,1,2, got {text!r}", param_hint=option
+        ) from None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _write(
+    name: str, title: str, text: str, results: dict[str, Any], *, as_json: bool,
+    picture: bytes | None = None,
+) -> None:  # fmt: skip
+    from loadtest.bench.results_file import write
+
+    path = write(name, title, " ".join(["foveal", *sys.argv[1:]]), text, results, picture)
+    show(results, as_json, [(line,) for line in [*text.splitlines(), str(path)]])

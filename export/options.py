@@ -1,0 +1,149 @@
+"""How an adopted graph wants its pixels: from flags, a TOML file, or both; flags win.
+
+Knows nothing about the graph itself.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from export.errors import AdoptError
+from models.artifact import Interpolation, Resize
+
+Layout = Literal["NCHW", "NHWC"]
+Channels = Literal["RGB", "BGR"]
+Gives = Literal["logits", "probabilities"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the graph does not say of itself.
+
+    The graph is given ``(pixel * scale - mean) / std``, pixels 0-255, channels in ITS order.
+
+    Attributes:
+        layout: Order of the input's axes; None: read from the graph's shape.
+        scale: Multiplies every pixel.
+        mean: Subtracted, one number or one a channel.
+        std: Divides, one number or one a channel, none 0.
+        channels: Order in which the graph wants the colours.
+        resize: What happens to images of another size.
+        interpolation: How pixels are computed then.
+        size: (height, width) where the graph leaves them open.
+        output: Name of the output to take; None: the only one.
+        gives: What that output is; None: ``probabilities`` if a Softmax makes it, else ``logits``.
+    """
+
+    layout: Layout | None = None
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    channels: Channels = "RGB"
+    resize: Resize = "stretch"
+    interpolation: Interpolation = "area"
+    size: tuple[int, int] | None = None
+    output: str | None = None
+    gives: Gives | None = None
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "layout": get_args(Layout), "channels": get_args(Channels), "gives": get_args(Gives),
+    "resize": get_args(Resize), "interpolation": get_args(Interpolation),
+}  # fmt: skip
+
+
+def read_options(toml: Path | None, flags: Mapping[str, object]) -> Options:
+    """Put flags over a TOML file over the defaults.
+
+    Args:
+        toml: A file with the names of the flags as keys, or None.
+        flags: Name to value; None is a flag that was not given.
+
+    Raises:
+        AdoptError: A key that is none, or a value that is none of its kind.
+    """
+    given: dict[str, object] = {}
+    if toml is not None:
+        try:
+            given = tomllib.loads(toml.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise AdoptError(f"{toml}: expected TOML, got {error}") from None
+    known = [field.name for field in fields(Options)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise AdoptError(f"{toml}: expected {', '.join(known)}, got {unknown[0]!r}")
+    given |= {name: value for name, value in flags.items() if value is not None}
+    return Options(**{name: _read(name, value) for name, value in given.items()})
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Read the class labels: one a line, or a JSON list of strings.
+
+    Raises:
+        AdoptError: Fewer than two, an empty one, or one twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        labels = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except ValueError as error:
+        raise AdoptError(f"{path}: expected one label a line, got {error}") from None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise AdoptError(f"{path}: expected a list of strings, got something else")
+    cleaned = [label.strip() for label in labels]
+    seen: dict[str, int] = {}
+    for line, label in enumerate(cleaned, start=1):
+        if not label or label in seen:
+            got = f"{label!r} of label {seen[label]} again" if label else "an empty one"
+            raise AdoptError(f"{path}: label {line}: expected one of its own, got {got}")
+        seen[label] = line
+    if len(cleaned) < 2:
+        raise AdoptError(f"{path}: expected 2 or more labels, got {len(cleaned)}")
+    return tuple(cleaned)
+
+
+def _read(name: str, value: object) -> Any:
+    if name in _CHOICES:
+        if value not in _CHOICES[name]:
+            raise AdoptError(f"{name}: expected {' or '.join(_CHOICES[name])}, got {value!r}")
+        return value
+    if name == "output":
+        if not isinstance(value, str):
+            raise AdoptError(f"output: expected a name, got {value!r}")
+        return value
+    if name == "size":
+        return _size(value)
+    numbers = _numbers(name, value)
+    if name == "scale":
+        if len(numbers) != 1:
+            raise AdoptError(f"scale: expected one number, got {value!r}")
+        return numbers[0]
+    if len(numbers) not in (1, 3) or (name == "std" and 0 in numbers):
+        raise AdoptError(f"{name}: expected one number or three, none 0 in std, got {value!r}")
+    return numbers
+
+
+def _size(value: object) -> tuple[int, int]:
+    parts = value if isinstance(value, list) else str(value).split("x")
+    try:
+        sides = [int(part) for part in parts]
+    except (TypeError, ValueError):
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise AdoptError(f"size: expected 224 or 224x256, height first, got {value!r}")
+    return sides[0], sides[-1]
+
+
+def _numbers(name: str, value: object) -> tuple[float, ...]:
+    """Read ``0.5``, ``1/255``, ``0.485,0.456,0.406`` or a TOML list of such."""
+    parts = value if isinstance(value, list) else str(value).split(",")
+    try:
+        pairs = [str(part).split("/") for part in parts]
+        numbers = tuple(float(top) / float(bottom[0] if bottom else 1) for top, *bottom in pairs)
+        if not all(abs(number) < float("inf") for number in numbers):
+            raise ValueError
+    except (ValueError, ZeroDivisionError):
+        raise AdoptError(f"{name}: expected numbers as 0.5 or 1/255, got {value!r}") from None
+    return numbers

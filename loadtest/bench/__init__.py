@@ -1,0 +1,1 @@
+"""Benchmarks beside peers and stage by stage, and their results."""

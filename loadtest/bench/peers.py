@@ -1,0 +1,237 @@
+"""Peers side by side, one run: requests/s and latency of each server on the same graph and image.
+
+Each server runs alone on its cores, wrk drives it from another in a closed loop, rounds are
+interleaved so that a machine whose speed drifts drifts for all, medians are compared. What a figure
+here says: how much of the server's cores is left for the model. What it does not: anything about
+another machine; compare only within one run.
+"""
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from loadtest.bench.servers import ALL_PEERS, HERE, command_of, foveal, serving, wait_ready
+from loadtest.bench.wrk import Figure, as_form, drive
+from models.repository import ModelRepository
+
+# What a camera in a telephone of modest means gives: 1600 x 1200.
+_PHOTO_SIDES = 1200, 1600
+CASES = ("fcnn", "cnn", "photo")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Case:
+    """What every server of a run is asked.
+
+    Attributes:
+        name: As the table prints it.
+        onnx: The graph that every peer loads.
+        models: Repository that foveal serves the same graph from.
+        model: Its name there.
+        body: Encoded image that every request carries.
+        media_type: Of the image.
+        only: Peers that can take part; empty for all.
+    """
+
+    name: str
+    onnx: Path
+    models: Path
+    model: str
+    body: bytes
+    media_type: str
+    only: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """How a run is done.
+
+    Attributes:
+        rounds: Measurements of each figure; the median counts.
+        seconds: Of one measurement.
+        connections: Requests that are out at once; a figure for each.
+        server_cpus: As ``taskset -c`` takes them; foveal gets as many workers.
+        load_cpu: Of wrk.
+        only: Peers by name; empty for all.
+        is_multipart: Whether foveal is sent a form, too, as the peers that know nothing else are.
+    """
+
+    rounds: int = 3
+    seconds: int = 4
+    connections: tuple[int, ...] = (1, 16, 64)
+    server_cpus: str = "0"
+    load_cpu: str = "1"
+    only: tuple[str, ...] = ()
+    is_multipart: bool = False
+
+
+def make_cases(models: Path, names: tuple[str, ...]) -> list[Case]:
+    """Return the cases of ``CASES`` by name, made of the shipped models and their golden images."""
+    made = {
+        "fcnn": lambda: _case("fcnn 28x28 PNG", models, "fashion-fcnn", ".png"),
+        "cnn": lambda: _case("cnn 32x32 JPEG", models, "cifar10-cnn", ".jpg"),
+        "photo": lambda: _photo(_case("cnn, 2-megapixel JPEG", models, "cifar10-cnn", ".jpg")),
+    }
+    return [made[name]() for name in names]
+
+
+def run(cases: list[Case], plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure every server on every case.
+
+    Args:
+        cases: What to ask.
+        plan: How.
+        say: Called with a line of progress after each measurement.
+
+    Returns:
+        ``plan``, ``peers``, ``limits`` (case to figures of the raw session) and ``figures`` (case,
+        server, connections to medians), ready for JSON.
+    """
+    peers = [peer for peer in ALL_PEERS if not plan.only or peer.name in plan.only]
+    figures: dict[tuple[str, str, int], list[Figure]] = {}
+    limits: dict[str, list[dict[str, float]]] = {}
+    for _ in range(plan.rounds):
+        for case in cases:
+            limits.setdefault(case.name, []).append(raw_figures(case, plan))
+            servers = [
+                ("foveal", foveal(4100), 4100, f"/models/{case.model}/predict", plan.is_multipart)
+            ]
+            servers += [
+                (peer.name, command_of(peer, 4101 + i), 4101 + i, peer.path, peer.is_multipart)
+                for i, peer in enumerate(peers)
+                if not case.only or peer.name in case.only
+            ]
+            for name, command, port, path, is_multipart in servers:
+                with serving(command, port, plan.server_cpus, _variables(case, plan)):
+                    for connections, figure in _drive(case, port, path, is_multipart, plan):
+                        figures.setdefault((case.name, name, connections), []).append(figure)
+                        say(f"{case.name} {name} {connections}: {figure}")
+    return {
+        "plan": dataclasses.asdict(plan),
+        "peers": {peer.name: list(peer.requirements) for peer in peers},
+        "limits": {name: medians(rounds) for name, rounds in limits.items()},
+        "figures": [
+            {"case": case, "server": server, "connections": connections,
+             **medians([dataclasses.asdict(figure) for figure in rounds])}
+            for (case, server, connections), rounds in figures.items()
+        ],
+    }  # fmt: skip
+
+
+def table(results: dict[str, Any]) -> str:
+    """Render the results as Markdown tables: a row a server, ratios at the last connections."""
+    figures = results["figures"]
+    lines: list[str] = []
+    for case in dict.fromkeys(f["case"] for f in figures):
+        rows = [f for f in figures if f["case"] == case]
+        connections = sorted({f["connections"] for f in rows})
+        ours = {f["connections"]: f for f in rows if f["server"] == "foveal"}
+        heads = [f"{c} conn." for c in connections]
+        lines += [
+            f"| {case}: requests/s | {' | '.join(heads)} | p50 ms at {connections[0]} | "
+            f"p50 / p99 ms at {connections[-1]} | foveal is x times at {connections[-1]} | "
+            "failed |",
+            "|---" * (len(connections) + 5) + "|",
+        ]
+        for server in dict.fromkeys(f["server"] for f in rows):
+            mine = {f["connections"]: f for f in rows if f["server"] == server}
+            first, last = mine[connections[0]], mine[connections[-1]]
+            ratio = ours[connections[-1]]["requests_per_s"] / max(last["requests_per_s"], 1e-9)
+            cells = " | ".join(f"{mine[c]['requests_per_s']:,.0f}" for c in connections)
+            lines.append(
+                f"| {server} | {cells} | {first['p50_ms']:.3f} | "
+                f"{last['p50_ms']:.2f} / {last['p99_ms']:.2f} | {ratio:.2f} | "
+                f"{sum(int(f['failed']) for f in mine.values())} |"
+            )
+        limit = results["limits"][case]
+        best = ours[connections[-1]]["requests_per_s"]
+        lines += [
+            "",
+            f"Limit of one core, decode {limit['decode_us']:.1f} us + run "
+            f"{1e6 / limit['rows_per_s_64']:.1f} us a row: {limit['limit_per_s']:,.0f} images/s; "
+            f"foveal answers {best / limit['limit_per_s']:.2f} of it, and "
+            f"{best / limit['rows_per_s_64']:.2f} of what one thread of the session does on "
+            f"decoded arrays. Session alone, rows/s: {limit['rows_per_s_1']:,.0f} one by one, "
+            f"{limit['rows_per_s_64']:,.0f} in 64s.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _case(name: str, models: Path, model: str, suffix: str) -> Case:
+    repository = ModelRepository(models)
+    artifact = repository.load(*repository.resolve(model))
+    golden = repository.read_file(artifact, artifact.golden[0].path)
+    if suffix == ".jpg":
+        pixels = cv2.imdecode(np.frombuffer(golden, np.uint8), cv2.IMREAD_COLOR)
+        golden = cv2.imencode(suffix, np.asarray(pixels))[1].tobytes()
+    folder = repository.path(artifact.name, artifact.version)
+    media_type = "image/jpeg" if suffix == ".jpg" else "image/png"
+    return Case(name, folder / artifact.fp32.path, models, model, golden, media_type)
+
+
+def _photo(case: Case) -> Case:
+    """Enlarge a case's image to a photograph, with the noise that a sensor adds."""
+    small = cv2.imdecode(np.frombuffer(case.body, np.uint8), cv2.IMREAD_COLOR)
+    large = cv2.resize(np.asarray(small), _PHOTO_SIDES[::-1], interpolation=cv2.INTER_CUBIC).astype(
+        float
+    )
+    noisy = large + np.random.default_rng(0).normal(0, 6, large.shape)
+    body = cv2.imencode(".jpg", np.clip(noisy, 0, 255).astype(np.uint8))[1].tobytes()
+    return dataclasses.replace(case, body=body, only=("fastapi",))
+
+
+def raw_figures(case: Case, plan: Plan) -> dict[str, float]:
+    """Measure decode and session alone on the server's first CPU; see ``raw_session``."""
+    with tempfile.NamedTemporaryFile() as image:
+        image.write(case.body)
+        image.flush()
+        done = subprocess.run(
+            ["taskset", "-c", plan.server_cpus.split(",")[0], sys.executable,
+             str(HERE / "raw_session.py"), str(case.onnx), image.name],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+def _variables(case: Case, plan: Plan) -> dict[str, str]:
+    workers = str(len(plan.server_cpus.split(",")))
+    return {
+        "PEER_ONNX": str(case.onnx), "PEER_RESIZE": "1" if case.only else "",
+        "FOVEAL_MODELS": str(case.models), "FOVEAL_WORKERS": workers, "PEER_WORKERS": workers,
+        "WEB_CONCURRENCY": workers, "FOVEAL_GRPC_PORT": "0",
+    }  # fmt: skip
+
+
+def _drive(
+    case: Case, port: int, path: str, is_multipart: bool, plan: Plan
+) -> Iterator[tuple[int, Figure]]:
+    content, media_type = case.body, case.media_type
+    if is_multipart:
+        content, media_type = as_form(content, media_type)
+    url = f"http://127.0.0.1:{port}{path}"
+    wait_ready(url, content, media_type)
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(content)
+        body.flush()
+        drive(url, 16, 2, Path(body.name), media_type, plan.load_cpu)
+        for connections in plan.connections:
+            yield (
+                connections,
+                drive(url, connections, plan.seconds, Path(body.name), media_type, plan.load_cpu),
+            )
+
+
+def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """Return the median of each figure over some rounds."""
+    return {key: statistics.median(figures[key] for figures in rounds) for key in rounds[0]}

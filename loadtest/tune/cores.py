@@ -1,0 +1,57 @@
+"""Which cores the service is measured on, and which are left for the load."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from loadtest.tune.errors import TuneError
+from service.session.session import available_cpus
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """The service's cores.
+
+    Attributes:
+        count: How many it may use: affinity and quota.
+        server: Which, if it is pinned; empty: not pinned.
+        client: Which are left for the load; empty: it shares the service's.
+    """
+
+    count: int
+    server: tuple[int, ...] = ()
+    client: tuple[int, ...] = ()
+
+    @contextlib.contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Let what this thread starts run on the service's cores."""
+        if not self.server:
+            yield
+            return
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, self.server)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
+
+
+def choose_cores(wanted: int | None) -> Cores:
+    """Return the first so many of the cores that this process may use; None: all, not pinned.
+
+    Raises:
+        TuneError: There are not so many, or this system cannot pin.
+    """
+    available = available_cpus()
+    if wanted is None:
+        return Cores(available)
+    if wanted > available:
+        raise TuneError(
+            f"--cores: expected at most {available}, which affinity and quota leave here, "
+            f"got {wanted}"
+        )
+    if not hasattr(os, "sched_getaffinity"):
+        raise TuneError("--cores: expected Linux, got a system without processor affinity")
+    allowed = sorted(os.sched_getaffinity(0))
+    return Cores(wanted, tuple(allowed[:wanted]), tuple(allowed[wanted:]))

@@ -1,0 +1,1 @@
+"""What reports are drawn with: the page, its styles, plots, progress. Imports none of ours."""

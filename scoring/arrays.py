@@ -1,0 +1,175 @@
+"""Arrays as sources: ``.npy`` and ``.npz`` with uint8 images, streamed, never loaded whole.
+
+Layout legend: N rows, H height, W width, C channels (1 grey, 3 RGB).
+"""
+
+import math
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scoring.files import FileRow, open_binary, pin_files
+from scoring.rows import (
+    CHUNK_BYTES,
+    CHUNK_ROWS,
+    Chunk,
+    Pin,
+    Row,
+    ScoreError,
+    Truth,
+    chunked,
+)
+
+_IMAGES = ("images", "image", "x", "x_test", "arr_0")
+_LABELS = ("labels", "label", "y", "y_test")
+# Chunks of small rows are larger than others, as there is no decoding to share out: a small
+# network's run takes less than what surrounds it.
+_ARRAY_ROWS = 256
+_ARRAY_BYTES = 1 << 20
+_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype[np.generic]
+
+
+class ArraySource:
+    """The images of one array, uint8 [N, H, W] or [N, H, W, C].
+
+    In an ``.npz`` they are the array called images, image, x, x_test or arr_0, or the only one that
+    could be; labels, label, y or y_test beside them, [N] of whole numbers or text, are the true
+    labels.
+
+    Args:
+        path: Here or behind a URL.
+
+    Raises:
+        ScoreError: No such array.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.name = FileRow(path).id
+        self._path = path
+        self._member = self._labels = ""
+        try:
+            if path.lower().endswith(".npz"):
+                with open_binary(path) as file, zipfile.ZipFile(file) as archive:
+                    self._member, self._labels = _choose(archive, path)
+            with ExitStack() as stack:
+                header = _read_header(self._open(stack, self._member), path)
+        except (zipfile.BadZipFile, ValueError, EOFError) as error:
+            if isinstance(error, ScoreError):
+                raise
+            raise ScoreError(f"{path}: expected an array of numpy, got: {error}") from None
+        self.shape = _check(header, path)
+
+    def count(self) -> int:
+        """Return N."""
+        return self.shape[0]
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
+        """Stream rows ``start`` to ``stop``; damage is rows with an error."""
+        stop = self.shape[0] if stop is None else min(stop, self.shape[0])
+        row_bytes = math.prod(self.shape[1:])
+        usual = min(CHUNK_ROWS, CHUNK_BYTES // row_bytes)
+        step = max(1, usual, min(_ARRAY_ROWS, _ARRAY_BYTES // row_bytes))
+        truths = self._truths()
+        with ExitStack() as stack:
+            file = self._open(stack, self._member)
+            _read_header(file, self.name)
+            file.seek(file.tell() + start * row_bytes)
+            for first in range(start, stop, step):
+                rows = min(step, stop - first)
+                try:
+                    content = file.read(rows * row_bytes)
+                except zipfile.BadZipFile:  # the checksum, known at the end
+                    content = b""
+                if len(content) < rows * row_bytes:
+                    yield from self._damaged(first, stop)
+                    return
+                images = np.frombuffer(content, np.uint8).reshape(rows, *self.shape[1:])
+                ids = [f"{self.name}#{i}" for i in range(first, first + rows)]
+                yield Chunk(ids, images, truths[first : first + rows], is_declared=True)
+
+    def cut(self, start: int, stop: int) -> "ArraySource":  # noqa: ARG002 - a Source's
+        """Return itself."""
+        return self
+
+    def kinds(self) -> dict[str, str]:
+        """Return none: an array has no columns."""
+        return {}
+
+    def pin(self) -> Pin:
+        """Return a digest of the file's path, size and date."""
+        return pin_files(self.name, [self._path])
+
+    def _open(self, stack: ExitStack, member: str) -> BinaryIO:
+        file = stack.enter_context(open_binary(self._path))
+        if not member:
+            return file
+        archive = stack.enter_context(zipfile.ZipFile(file))
+        return cast(BinaryIO, stack.enter_context(archive.open(member)))
+
+    def _damaged(self, start: int, stop: int) -> Iterator[Chunk]:
+        damage = ScoreError(f"array: expected {self.shape[0]} whole rows, got damage in this one")
+        return chunked(Row(f"{self.name}#{i}", damage) for i in range(start, stop))
+
+    def _truths(self) -> list[Truth]:
+        if not self._labels:
+            return []
+        with ExitStack() as stack:
+            file = self._open(stack, self._labels)
+            labels: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
+        if labels.shape != self.shape[:1] or labels.dtype.kind not in "iuU":
+            raise ScoreError(
+                f"{self.name}: expected labels [{self.shape[0]}] of whole numbers or text, "
+                f"got {labels.dtype} {list(labels.shape)}"
+            )
+        return cast(list[Truth], labels.tolist())
+
+
+def _choose(archive: zipfile.ZipFile, path: str) -> tuple[str, str]:
+    """Return the members that hold images and labels, "" for no labels."""
+    names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    images = [name for name in _IMAGES if name in names]
+    if not images:
+        images = [name for name in names if name not in _LABELS]
+        if len(images) != 1:
+            raise ScoreError(
+                f"{path}: expected an array called {', '.join(_IMAGES)}, "
+                f"got {', '.join(names) or 'none'}"
+            )
+    labels = [f"{name}.npy" for name in _LABELS if name in names]
+    return f"{images[0]}.npy", labels[0] if labels else ""
+
+
+def _read_header(file: BinaryIO, path: str) -> _Header:
+    version = np.lib.format.read_magic(file)
+    if version not in _READERS:
+        raise ScoreError(f"{path}: expected version 1.0 or 2.0 of the format, got {version}")
+    return _Header(*_READERS[version](file))
+
+
+def _check(header: _Header, path: str) -> tuple[int, ...]:
+    shape, where = header.shape, f"{path}: expected UINT8 [N, H, W] or [N, H, W, C], "
+    if header.dtype != np.uint8:
+        raise ScoreError(f"{where}got {header.dtype}; scale to 0-255 and use .astype('uint8')")
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)) or 0 in shape[1:]:
+        hint = (
+            "; use .transpose(0, 2, 3, 1).copy()" if len(shape) == 4 and shape[1] in (1, 3) else ""
+        )
+        raise ScoreError(f"{where}got {list(shape)}{hint}")
+    if header.is_fortran:
+        raise ScoreError(f"{where}got it in Fortran's order; use np.ascontiguousarray")
+    return shape

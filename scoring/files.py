@@ -1,0 +1,222 @@
+"""Files, here or behind a URL: read whole or opened, dated, and as a source of one row a file.
+
+A URL is what fsspec opens (``s3://``, ``gs://``, ``hdfs://``, ``memory://``…), with the ``remote``
+extra. Knows nothing about images.
+"""
+
+import hashlib
+import os
+import posixpath
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from models.image import MAX_PIXELS
+from scoring.rows import Chunk, Pin, Row, ScoreError, chunked
+
+try:  # the `remote` extra; only URLs need it
+    import fsspec
+except ImportError:
+    fsspec = None
+
+# An uncompressed BMP of the largest image, at 32 bits a pixel: 128 MiB. What is longer is no image
+# that could be decoded, and several threads read at once.
+MAX_FILE_BYTES = 4 * MAX_PIXELS
+
+# Where file systems say when or as what a file was last written.
+_DATES = ("mtime", "ETag", "etag", "LastModified", "last_modified", "modificationTime", "created")
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """One file to score.
+
+    Attributes:
+        path: As found, under the source that was named; or a URL.
+    """
+
+    path: str
+
+    @property
+    def id(self) -> str:
+        r"""Return the path as text; bytes of a name that are no UTF-8 are written ``\xNN``."""
+        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
+    def read(self) -> bytes:
+        """Read the whole file.
+
+        Raises:
+            ScoreError: It is missing, unreadable, not a regular file, or too long.
+        """
+        if is_url(self.path):
+            return _read_url(self.path)
+        try:
+            # Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                return _read(descriptor)
+            finally:
+                os.close(descriptor)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in a path from a table
+            if isinstance(error, ScoreError):
+                raise
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ScoreError(f"file: expected a readable file, got: {reason}") from None
+
+
+class FilesSource:
+    """One row a file; its true label may be the name of the folder that it is in.
+
+    Args:
+        paths: In order.
+        first: Number of the first of them among the rows.
+    """
+
+    def __init__(self, paths: Iterable[str], first: int = 0) -> None:
+        self.paths = tuple(paths)
+        self._first = first
+
+    @property
+    def name(self) -> str:
+        """Return the first path, and how many more there are."""
+        more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
+        return f"{FileRow(self.paths[0]).id}{more}"
+
+    def count(self) -> int:
+        """Return the number of files."""
+        return len(self.paths)
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
+        """Stream rows ``start`` to ``stop``; the files are read later, by the decode stage."""
+        last = None if stop is None else stop - self._first
+        rows = map(FileRow, self.paths[start - self._first : last])
+        return chunked(Row(row.id, row, folder_of(row.path)) for row in rows)
+
+    def cut(self, start: int, stop: int) -> "FilesSource":
+        """Return a source of these files only."""
+        return FilesSource(self.paths[start - self._first : stop - self._first], start)
+
+    def kinds(self) -> dict[str, str]:
+        """Return none: a file has no columns."""
+        return {}
+
+    def pin(self) -> Pin:
+        """Return a digest of all paths, sizes and dates."""
+        return pin_files(self.name, self.paths)
+
+
+def folder_of(path: str) -> str:
+    """Return the name of the folder that a file is in; pathlib takes five times as long."""
+    return path.rpartition("/")[0].rpartition("/")[2]
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is one for fsspec."""
+    return "://" in path
+
+
+def open_binary(path: str) -> BinaryIO:
+    """Open a local file or a URL for reading.
+
+    Raises:
+        ScoreError: It cannot be opened.
+    """
+    if is_url(path):
+        with url_errors(path):
+            system, inner = file_system(path)
+            return cast(BinaryIO, system.open(inner, "rb"))
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise ScoreError(f"{path}: expected a readable file, got: {error.strerror}") from None
+
+
+def beside(table: str, path: str) -> str:
+    """Return a path that a table names, relative to the folder of the table unless absolute."""
+    if is_url(path) or path.startswith("/"):
+        return path
+    folder = posixpath.dirname(table)
+    return posixpath.join(folder, path) if folder else path
+
+
+def pin_files(name: str, paths: Iterable[str]) -> Pin:
+    """Return a digest of paths, sizes and dates."""
+    digest = hashlib.sha256()
+    count = 0
+    for path in paths:
+        digest.update(os.fsencode(path) + b"\0" + _date(path).encode() + b"\n")
+        count += 1
+    return {"source": name, "files": count, "sha256": digest.hexdigest()}
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL, and the path in it.
+
+    Raises:
+        ScoreError: fsspec is missing, or what it needs for this kind of URL.
+    """
+    if fsspec is None:
+        raise ScoreError(
+            f"{url}: expected fsspec for a URL, got none; pip install 'foveal[remote]'"
+        )
+    try:
+        system, inner = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise ScoreError(f"{url}: expected a URL that fsspec opens, got: {error}") from None
+    return system, inner
+
+
+class url_errors:
+    """Turn whatever a remote file system raises within a block into a ScoreError.
+
+    Args:
+        url: How the error calls it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        """Do nothing yet."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Raise ScoreError in place of what was raised."""
+        if isinstance(error, Exception) and not isinstance(error, ScoreError):
+            reason = str(error).strip().splitlines()
+            said = reason[0] if reason else type(error).__name__
+            raise ScoreError(f"{self._url}: expected a readable file, got: {said}") from None
+
+
+def _read(descriptor: int) -> bytes:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise ScoreError("file: expected a regular file, got a folder, pipe or device")
+    if status.st_size > MAX_FILE_BYTES:
+        raise ScoreError(f"file: expected at most {MAX_FILE_BYTES} bytes, got {status.st_size}")
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        return file.read()
+
+
+def _read_url(url: str) -> bytes:
+    with url_errors("file"):
+        system, inner = file_system(url)
+        size = system.info(inner).get("size")
+        if size is not None and size > MAX_FILE_BYTES:
+            raise ScoreError(f"file: expected at most {MAX_FILE_BYTES} bytes, got {size}")
+        return cast(bytes, system.cat_file(inner))
+
+
+def _date(path: str) -> str:
+    if is_url(path):
+        with url_errors(path):
+            system, inner = file_system(path)
+            about = system.info(inner)
+            written = next((str(about[key]) for key in _DATES if about.get(key)), "")
+            return f"{about.get('size')} {written}"
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        return error.strerror or "unreadable"
+    return f"{status.st_size} {status.st_mtime_ns}"

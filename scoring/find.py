@@ -1,0 +1,183 @@
+"""The first stage of scoring: words of the command line become sources, in order.
+
+What a word means is decided by what is there and by its ending: an archive, table or array is
+opened, everything else is an image.
+"""
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+
+from scoring.archives import TAR_ENDINGS, ArchiveSource
+from scoring.arrays import ArraySource
+from scoring.files import FilesSource, file_system, is_url, url_errors
+from scoring.rows import ScoreError, Source
+from scoring.tables import Columns, CsvSource, ParquetSource
+
+_ARCHIVES = (".zip", *TAR_ENDINGS)
+_PARQUET = (".parquet", ".pq")
+_ARRAYS = (".npy", ".npz")
+_CSV = (".csv", ".tsv")
+_WILDCARDS = frozenset("*?[")
+
+
+def find_sources(
+    words: Sequence[str], columns: Columns, pattern: str = "", skip: Path | None = None
+) -> list[Source]:
+    """Find all that is to be scored.
+
+    A folder gives all its files, recursively, sorted by path, whatever their names end in, but not
+    those that start with a dot (nor folders that do). A pattern gives its matches, sorted. ``-`` is
+    a list of all of these on standard input, one a line. A CSV is opened only if it was named or
+    matched, not if it just lies in a folder beside images.
+
+    Args:
+        words: Files, folders, patterns (``*``, ``?``, ``[…]``, ``**``), URLs and ``-``, in any mix.
+        columns: Which columns of tables are used.
+        pattern: Files in folders are taken only if their name, or with a ``/`` in the pattern their
+            path, matches it; "" for all.
+        skip: A file that is never listed, such as the one that is about to be written.
+
+    Raises:
+        ScoreError: A source does not exist or matches nothing, a table lacks a column, or there is
+            no file in any.
+    """
+    listed = [found for word in _with_standard_input(words) for found in _expand(word, pattern)]
+    if skip is not None and skip.exists():
+        listed = [found for found in listed if not _is_same_file(found[0], skip)]
+    if not listed:
+        named = ", ".join(words) or "none"
+        raise ScoreError(f"sources: expected at least one file, got {named} without any")
+    sources: list[Source] = []
+    for is_image, found in groupby(listed, lambda each: not _is_container(*each)):
+        paths = (path for path, _ in found)
+        sources += [FilesSource(paths)] if is_image else (_open(path, columns) for path in paths)
+    return sources
+
+
+def kept_kinds(sources: Iterable[Source], keep: Sequence[str]) -> dict[str, str]:
+    """Return the type of each kept column: what its sources agree on, or string.
+
+    Raises:
+        ScoreError: No source has the column.
+    """
+    all_kinds = [source.kinds() for source in sources]
+    kinds = {}
+    for name in keep:
+        found = {each[name] for each in all_kinds if name in each}
+        if not found:
+            raise ScoreError(f'--keep: expected a column of a table, got "{name}" that none has')
+        kinds[name] = found.pop() if len(found) == 1 else "string"
+    return kinds
+
+
+def _is_container(path: str, is_named: bool) -> bool:
+    endings = (*_ARCHIVES, *_PARQUET, *_ARRAYS, *(_CSV if is_named else ()))
+    return path.lower().endswith(endings)
+
+
+def _open(path: str, columns: Columns) -> Source:
+    lower = path.lower()
+    if lower.endswith(_CSV):
+        return CsvSource(path, columns)
+    if lower.endswith(_PARQUET):
+        return ParquetSource(path, columns)
+    return ArraySource(path) if lower.endswith(_ARRAYS) else ArchiveSource(path)
+
+
+def _with_standard_input(words: Sequence[str]) -> Iterator[str]:
+    for word in words:
+        if word == "-":
+            lines = os.fsdecode(sys.stdin.buffer.read()).split("\n")
+            yield from filter(None, (line.removesuffix("\r") for line in lines))
+        else:
+            yield word
+
+
+def _expand(source: str, pattern: str) -> Iterator[tuple[str, bool]]:
+    """Yield each file, and whether it was named or matched itself."""
+    if is_url(source):
+        yield from _expand_url(source, pattern)
+    elif Path(source).is_dir():
+        yield from _in_folder(source, pattern)
+    elif os.path.lexists(source):
+        yield source, True
+    else:
+        # Path.glob takes no absolute pattern.
+        found = glob.glob(source, recursive=True)  # noqa: PTH207
+        matches = sorted(found) if _WILDCARDS & set(source) else []
+        if not matches:
+            raise _no_source(source)
+        for match in matches:
+            # A pattern with ** matches folders and what is in them: each file once.
+            if not Path(match).is_dir():
+                yield match, True
+            elif "**" not in source:
+                yield from _in_folder(match, pattern)
+
+
+def _expand_url(url: str, pattern: str) -> Iterator[tuple[str, bool]]:
+    with url_errors(url):
+        system, inner = file_system(url)
+        if _WILDCARDS & set(inner):
+            found = [(path, True) for path in sorted(system.glob(inner)) if system.isfile(path)]
+        elif system.isdir(inner):
+            found = [
+                (path, False) for path in sorted(system.find(inner))
+                if _is_wanted(path.removeprefix(inner).lstrip("/"), pattern)
+            ]  # fmt: skip
+        else:
+            found = [(inner, True)] if system.exists(inner) else []
+        if not found:
+            raise _no_source(url)
+        for path, is_named in found:
+            yield system.unstrip_protocol(path), is_named
+
+
+def _in_folder(folder: str, pattern: str) -> Iterator[tuple[str, bool]]:
+    for path in _walk(folder, ()):
+        if _is_wanted(os.path.relpath(path, folder) if pattern else "", pattern):
+            yield path, False
+
+
+def _is_wanted(path: str, pattern: str) -> bool:
+    """Whether a path within a folder is not hidden and matches."""
+    if any(part.startswith(".") for part in path.split("/")):
+        return False
+    return not pattern or PurePosixPath(path).match(pattern)
+
+
+def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Yield the files of a folder, sorted by path; a link to a folder above is not followed."""
+    try:
+        status = Path(folder).stat()
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise ScoreError(f"{folder}: expected a readable folder, got: {error.strerror}") from None
+    here = status.st_dev, status.st_ino
+    if here in above:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if os.path.isdir(entry.path):  # noqa: PTH112 - unlike entry.is_dir, never raises
+            yield from _walk(entry.path, (*above, here))
+        else:
+            yield entry.path
+
+
+def _is_same_file(path: str, other: Path) -> bool:
+    try:
+        return Path(path).samefile(other)
+    except OSError:
+        return False
+
+
+def _no_source(source: str) -> ScoreError:
+    return ScoreError(
+        f'source "{source}": expected a file, a folder or a pattern that matches, '
+        "got nothing there; check the path"
+    )

@@ -1,0 +1,184 @@
+"""A model in this process, without a server: what the batch scorer and ``foveal predict`` run.
+
+The same files, checks, decoder and session as the service's classifier, no queue and no event loop.
+Knows nothing about where images come from.
+
+Layout legend: N rows, K classes, T predictions a row.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from models.artifact import ArtifactError, ModelArtifact, ModelFile
+from models.image import ImageError, Pixels, decode
+from models.repository import ModelRepository
+from scoring.answer import Answer, Ranked, Result
+from service.errors import ServiceError
+from service.pipeline.postprocess import rank
+from service.session.planning import Choice, PlanLimits, open_all, open_best
+from service.session.session import Session, available_cpus
+
+# Rows a run gets at most: as in the service's default.
+BATCH_SIZE = 64
+
+
+class LocalModel:
+    """One version of a model, verified, loaded and self-tested. Build it with ``load``."""
+
+    def __init__(self, artifact: ModelArtifact, session: Session, file: ModelFile) -> None:
+        self.artifact = artifact
+        self.file = file
+        self._session = session
+
+    @classmethod
+    def load(
+        cls,
+        repository: ModelRepository,
+        reference: str | None = None,
+        threads: int = 0,
+        precision: Choice = "fp32",
+    ) -> "LocalModel":
+        """Load a version: checksums, graph, session, golden images.
+
+        Args:
+            repository: Where the models lie.
+            reference: ``name``, ``name:version``, or None for the repository's default.
+            threads: onnxruntime's intra-op threads; 0: as many as there are cores.
+            precision: Which file answers, chosen as the service does it.
+
+        Raises:
+            ArtifactError: No such model or precision, its files break the contract, or a golden
+                image gets another answer.
+            InferenceError: onnxruntime refuses the model.
+        """
+        artifact = repository.verify(*repository.resolve(reference))
+        limits = PlanLimits(precision, (threads or available_cpus(),), BATCH_SIZE)
+        session = open_best(repository, artifact, limits)
+        file = artifact.file(session.plan.precision)
+        assert file is not None, "the session was opened from one of the files; this is a bug"
+        return cls(artifact, session, file)
+
+    def decode(self, encoded: bytes) -> Pixels:
+        """Decode one image to a row of this model; may be called from any thread.
+
+        Returns:
+            uint8 [H, W, C], 0-255.
+
+        Raises:
+            ImageError: No image, a truncated or corrupt one, or one of too many pixels.
+        """
+        return decode(encoded, self.artifact.image)
+
+    def run(self, rows: Sequence[Pixels]) -> NDArray[np.float32]:
+        """Classify one batch on the calling thread.
+
+        Args:
+            rows: uint8 [H, W, C] each, at least one.
+
+        Returns:
+            probabilities_NK: float32 [N, K].
+
+        Raises:
+            InferenceError: onnxruntime failed.
+        """
+        return self.run_batch(np.stack(rows))
+
+    def run_batch(self, images_NHWC: Pixels) -> NDArray[np.float32]:
+        """Classify one batch on the calling thread; several threads may do so at once.
+
+        Args:
+            images_NHWC: uint8 [N, H, W, C], N >= 1, contiguous.
+
+        Returns:
+            probabilities_NK: float32 [N, K].
+
+        Raises:
+            InferenceError: onnxruntime failed.
+        """
+        return self._session.run(images_NHWC).probabilities
+
+    def predict(self, images: Sequence[bytes], top: int) -> Answer:
+        """Classify encoded images; a bad one gets its own error.
+
+        Args:
+            images: One encoded image each; all are held in memory.
+            top: How many labels an image, 1 or more.
+        """
+        rows: list[Pixels] = []
+        results: list[Result] = []
+        for encoded in images:
+            try:
+                rows.append(self.decode(encoded))
+                results.append({})
+            except ImageError as error:
+                results.append({"error": str(error)})
+        ranked = self._rank(rows, top)
+        for result in results:
+            if "error" not in result:
+                result.update(self._verdict(next(ranked)))
+        artifact = self.artifact
+        return {"model": artifact.name, "version": artifact.version, "results": results}
+
+    def _verdict(self, ranked: list[Ranked]) -> Result:
+        result: Result = {"predictions": ranked}
+        if self.artifact.abstain is not None:
+            best = ranked[0]
+            label = self.answer(best["index"], np.float32(best["probability"]))
+            result |= {"label": label, "abstained": label is None}
+        return result
+
+    def answer(self, index: int, probability: np.float32) -> str | None:
+        """Return the label of the most probable class, None where the model abstains."""
+        abstain = self.artifact.abstain
+        if abstain is not None and not probability >= np.float32(abstain.threshold):
+            return None
+        return self.artifact.labels[index]
+
+    def _rank(self, rows: Sequence[Pixels], top: int) -> Iterator[list[Ranked]]:
+        labels = self.artifact.labels
+        for start in range(0, len(rows), BATCH_SIZE):
+            probabilities_NK = self.run(rows[start : start + BATCH_SIZE])
+            order_NT = rank(probabilities_NK, top)
+            values_NT = np.take_along_axis(probabilities_NK, order_NT, axis=1)
+            text = orjson.dumps(np.ascontiguousarray(values_NT), option=orjson.OPT_SERIALIZE_NUMPY)
+            for indexes, values in zip(order_NT.tolist(), orjson.loads(text), strict=True):
+                yield [
+                    {"label": labels[index], "index": index, "probability": value}
+                    for index, value in zip(indexes, values, strict=True)
+                ]
+
+
+def verify(repository: ModelRepository, reference: str | None = None) -> dict[str, str]:
+    """Load every file of versions and throw it away again: checksums, graphs, golden images.
+
+    Args:
+        repository: Where the models lie.
+        reference: ``name:version``, ``name`` for all its versions, None for all models.
+
+    Returns:
+        ``name:version`` to "ok" or to what is wrong.
+
+    Raises:
+        ArtifactError: There is no such model or version.
+    """
+    if reference is not None:
+        repository.resolve(reference)
+    model, _, number = (reference or "").partition(":")
+    wanted = [
+        f"{name}:{version}"
+        for name in ([model] if model else repository.names())
+        for version in ([number] if number else repository.versions(name))
+    ]
+    verdicts = {}
+    for each in wanted:
+        try:
+            artifact = repository.verify(*repository.resolve(each))
+            for _ in open_all(repository, artifact):
+                pass
+            verdicts[each] = "ok"
+        except (ArtifactError, ServiceError) as error:
+            verdicts[each] = str(error)
+    return verdicts

@@ -1,0 +1,111 @@
+"""A model behind a running service, asked over HTTP: what ``foveal predict --url`` uses.
+
+Standard library only, one keep-alive connection, one image a request.
+"""
+
+import http.client
+import json
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from scoring.answer import Answer, Result
+
+# What the service says of the image itself; any other refusal is about the request or the service.
+_IMAGE_REFUSED = frozenset({400, 413, 415})
+
+
+class RemoteError(Exception):
+    """The service cannot be reached, is none, or refuses for another reason than the image."""
+
+
+class RemoteModel:
+    """A model, or the default one, of a service.
+
+    Args:
+        url: ``http://host:port``, with a path if the service stands behind one.
+        reference: ``name`` or ``name:version``; empty: the service's default.
+        timeout_s: For connecting and for every answer.
+
+    Raises:
+        RemoteError: The URL is none.
+    """
+
+    def __init__(self, url: str, reference: str = "", timeout_s: float = 60) -> None:
+        self._url = url.rstrip("/")
+        self._name, _, version = reference.partition(":")
+        self._version = int(version) if version.isdecimal() else 0
+        self._connection, prefix = _connect(self._url, timeout_s)
+        self._path = f"{prefix}/models/{quote(self._name)}" if self._name else prefix
+        self._path += f"/versions/{quote(version)}/predict" if version else "/predict"
+
+    def predict(self, images: Sequence[bytes], top: int) -> Answer:
+        """Classify encoded images; a bad one gets its own error.
+
+        Args:
+            images: One encoded image each.
+            top: How many labels an image, 1 or more.
+
+        Raises:
+            RemoteError: No answer, or one that no image is to blame for.
+        """
+        answer: Answer = {"model": self._name, "version": self._version, "results": []}
+        try:
+            for encoded in images:
+                document = self._ask(encoded, top)
+                if "error" not in document:
+                    answer["model"], answer["version"] = document["model"], document["version"]
+                    document = document["results"][0]
+                answer["results"].append(document)
+        except (KeyError, IndexError, TypeError) as error:
+            raise RemoteError(
+                f"{self._url}: expected an answer of foveal, got one without {error}; "
+                "check the address"
+            ) from error
+        finally:
+            self._connection.close()
+        return answer
+
+    def _ask(self, encoded: bytes, top: int) -> Any:
+        """Return the parsed answer: of ``/predict``, or the error of an image."""
+        try:
+            self._connection.request(
+                "POST", f"{self._path}?top={top}", encoded,
+                {"Content-Type": "application/octet-stream"},
+            )  # fmt: skip
+            response = self._connection.getresponse()
+            body = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise RemoteError(
+                f"{self._url}: expected a running service, got: {reason}; "
+                "start one with `foveal serve`"
+            ) from error
+        try:
+            document = json.loads(body)
+        except ValueError:
+            document = None
+        if response.status == 200 and isinstance(document, dict):
+            return document
+        if not isinstance(document, dict) or "error" not in document:
+            raise RemoteError(
+                f"{self._url}: expected an answer of foveal, got status {response.status} and "
+                f"{response.headers.get_content_type()}; check the address"
+            )
+        if response.status not in _IMAGE_REFUSED:
+            raise RemoteError(f"{self._url}: {document['error']}")
+        refused: Result = {"error": document["error"]}
+        return refused
+
+
+def _connect(url: str, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:
+    """Return a connection that is opened on first use, and the path before the routes."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), None, None
+    if not host or parts.scheme not in ("http", "https"):
+        raise RemoteError(f"url: expected http://host:port, got {url!r}")
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return kind(host, port, timeout=timeout_s), parts.path

@@ -1,0 +1,342 @@
+"""The formats of the output: Parquet, CSV, JSONL. Rows go into parts, parts into the table.
+
+All formats hold the same columns; CSV and JSONL write a probability as the shortest decimal that
+reads back as the same float32, as the service does. The table depends on its rows alone, never on
+how they were divided into parts. Knows nothing about models and jobs.
+
+Layout legend: N rows, K classes, T columns of the best T answers.
+"""
+
+import csv
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from scoring.rows import ScoreError
+from scoring.stages import Answers, Scored
+
+try:  # the `score` extra; only Parquet needs it
+    import pyarrow
+    import pyarrow.parquet
+except ImportError:
+    pyarrow = None
+
+COLUMNS = ("id", "label", "index", "probability", "error", "model", "version")
+
+# Rows in one row group of a Parquet file: large enough to compress, small enough to hold; fewer
+# where each row carries many probabilities.
+_GROUP_ROWS = 1 << 16
+_GROUP_BYTES = 64 << 20
+_COPY_BYTES = 1 << 20
+_REPEATING = ("string", "int32", "int64", "bool")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the columns are.
+
+    Attributes:
+        labels: Label of each index, K of them.
+        model: Name of the model.
+        version: Its version.
+        answers: What is said of each row.
+        kept: Kept columns of the sources, and their types: int64, double, bool or string.
+        threshold: Below this probability of the best label the model abstains, and ``label`` is
+            empty; 0 if it never does.
+    """
+
+    labels: tuple[str, ...]
+    model: str
+    version: int
+    answers: Answers
+    kept: dict[str, str]
+    threshold: float = 0.0
+
+    @property
+    def top(self) -> int:
+        """Return T: how many labels a row gets."""
+        return min(self.answers.top, len(self.labels))
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Return every column and its type, in order; a kept one whose name is taken is renamed."""
+        types = {"id": "string", "label": "string", "index": "int32", "probability": "float"}
+        for place in range(2, self.top + 1):
+            types |= {f"label_{place}": "string", f"index_{place}": "int32"}
+            types[f"probability_{place}"] = "float"
+        if self.answers.probabilities:
+            types["probabilities"] = "list"
+        types |= {"error": "string", "model": "string", "version": "int32"}
+        for name, kind in self.kept.items():
+            types[name if name not in types else f"source_{name}"] = kind
+        return types
+
+    @property
+    def group_rows(self) -> int:
+        """Return how many rows are held, and written to a Parquet file, at once."""
+        if not self.answers.probabilities:
+            return _GROUP_ROWS
+        return max(1, min(_GROUP_ROWS, _GROUP_BYTES // (4 * len(self.labels))))
+
+
+class Sink(Protocol):
+    """A format, for one layout of columns."""
+
+    def write(self, path: Path, scored: Sequence[Scored]) -> None:
+        """Write rows to a new part."""
+
+    def join(self, parts: Sequence[Path], path: Path) -> None:
+        """Write the rows of all parts to a new table."""
+
+
+class _TextSink:
+    """What the formats of lines share.
+
+    Args:
+        layout: The columns.
+    """
+
+    _header = b""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._names = tuple(layout.types)
+
+    def join(self, parts: Sequence[Path], path: Path) -> None:
+        """Write the header and the lines of all parts."""
+        with path.open("wb") as table:
+            table.write(self._header)
+            for part in parts:
+                with part.open("rb") as lines:
+                    shutil.copyfileobj(lines, table, _COPY_BYTES)
+
+
+class JsonlSink(_TextSink):
+    """One JSON object a line."""
+
+    def write(self, path: Path, scored: Sequence[Scored]) -> None:
+        """Write rows to a new part."""
+        with path.open("wb") as file:
+            for each in scored:
+                file.write(b"".join(
+                    orjson.dumps(dict(zip(self._names, row, strict=True)),
+                                 option=orjson.OPT_APPEND_NEWLINE)
+                    for row in _text_rows(self._layout, each, orjson.Fragment)
+                ))  # fmt: skip
+
+
+class CsvSink(_TextSink):
+    """RFC 4180 with a header, but plain line feeds; None is an empty field."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
+        self._header = (",".join(map(_quoted, self._names)) + "\n").encode()
+
+    def write(self, path: Path, scored: Sequence[Scored]) -> None:
+        """Write rows to a new part."""
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            for each in scored:
+                writer.writerows(_text_rows(self._layout, each, bytes.decode))
+
+
+class ParquetSink:
+    """Typed columns, compressed; needs pyarrow.
+
+    Args:
+        layout: The columns.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._schema = pyarrow.schema([
+            (name, pyarrow.list_(pyarrow.float32()) if kind == "list"
+             else pyarrow.type_for_alias(kind))
+            for name, kind in layout.types.items()
+        ])  # fmt: skip
+
+    def write(self, path: Path, scored: Sequence[Scored]) -> None:
+        """Write rows to a new part."""
+        columns = list(_arrays(self._layout, scored))
+        table = pyarrow.Table.from_arrays(columns, schema=self._schema)
+        with path.open("wb") as file:  # pyarrow itself opens no path that is not UTF-8
+            pyarrow.parquet.write_table(
+                table, file, compression="lz4", use_dictionary=_repeating(self._layout)
+            )
+
+    def join(self, parts: Sequence[Path], path: Path) -> None:
+        """Write the rows of all parts, in row groups of the same size whatever the parts'."""
+        rows = self._layout.group_rows
+        waiting = self._schema.empty_table()
+        with (
+            path.open("wb") as file,
+            pyarrow.parquet.ParquetWriter(
+                file, self._schema, compression="zstd", use_dictionary=_repeating(self._layout)
+            ) as writer,
+        ):
+            for part in parts:
+                with part.open("rb") as done:
+                    table = pyarrow.parquet.ParquetFile(done).read().cast(self._schema)
+                waiting = pyarrow.concat_tables([waiting, table])
+                while waiting.num_rows >= rows:
+                    _write_group(writer, waiting.slice(0, rows))
+                    waiting = waiting.slice(rows)
+            if waiting.num_rows:
+                _write_group(writer, waiting)
+
+
+SINKS: dict[str, type[JsonlSink] | type[CsvSink] | type[ParquetSink]] = {
+    ".parquet": ParquetSink,
+    ".csv": CsvSink,
+    ".jsonl": JsonlSink,
+}
+
+
+def check_out(out: Path) -> None:
+    """See to it that a file could be written, before any work is done for it.
+
+    Raises:
+        ScoreError: The ending is unknown, the folder is missing, or pyarrow is.
+    """
+    if out.suffix not in SINKS:
+        raise ScoreError(
+            f"{out}: expected a name that ends in {', '.join(SINKS)}, got {out.suffix!r}"
+        )
+    if not out.parent.is_dir():
+        raise ScoreError(
+            f"{out}: expected a file in a folder that exists, got no folder {out.parent}"
+        )
+    if out.is_dir():
+        raise ScoreError(f"{out}: expected a file to write, got a folder of that name")
+    if out.suffix == ".parquet" and pyarrow is None:
+        raise ScoreError(
+            f"{out}: expected pyarrow for Parquet, got none; "
+            "pip install 'foveal[score]', or write .csv or .jsonl"
+        )
+
+
+def _text_rows(layout: Layout, scored: Scored, digits: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a chunk; numbers that must keep their digits go through ``digits``."""
+    rows, errors = len(scored), scored.errors
+    labels = layout.labels
+    columns: list[Iterable[Any]] = [scored.ids]
+    for place in range(layout.top):
+        index = scored.index_NT[:, place].tolist()
+        written = _digits(scored.probability_NT[:, place])
+        unsure_N = _unsure(layout, scored.probability_NT, place).tolist()
+        columns += [
+            _without(
+                errors,
+                [None if unsure else labels[i] for i, unsure in zip(index, unsure_N, strict=True)],
+            ),
+            _without(errors, index),
+            _without(errors, [digits(text) for text in written]),
+        ]
+    if scored.probabilities_NK is not None:
+        lists = [b"[%s]" % b",".join(_digits(row)) for row in scored.probabilities_NK]
+        columns.append(_without(errors, [digits(text) for text in lists]))
+    columns += [_errors(scored), [layout.model] * rows, [layout.version] * rows]
+    columns += _kept(layout, scored)
+    return zip(*columns, strict=True)
+
+
+def _arrays(layout: Layout, scored: Sequence[Scored]) -> Iterator[Any]:
+    """Yield pyarrow's array of each column."""
+    ids = [id_ for each in scored for id_ in each.ids]
+    errors = [error for each in scored for error in _errors(each)]
+    bad_N = np.zeros(len(ids), bool)
+    bad_N[[row for row, error in enumerate(errors) if error is not None]] = True
+    labels = pyarrow.array(layout.labels, "string")
+    yield pyarrow.array(ids, "string")
+    index_NT = np.concatenate([each.index_NT for each in scored])
+    probability_NT = np.concatenate([each.probability_NT for each in scored])
+    for place in range(layout.top):
+        index = pyarrow.array(np.ascontiguousarray(index_NT[:, place]), mask=bad_N)
+        unsure_N = _unsure(layout, probability_NT, place)
+        yield labels.take(pyarrow.array(index_NT[:, place], mask=bad_N | unsure_N))
+        yield index
+        yield pyarrow.array(np.ascontiguousarray(probability_NT[:, place]), mask=bad_N)
+    if layout.answers.probabilities:
+        good = [each.probabilities_NK for each in scored if each.probabilities_NK is not None]
+        values_NK = np.concatenate(good)[~bad_N]
+        lengths = np.where(bad_N, 0, values_NK.shape[1])
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        yield pyarrow.ListArray.from_arrays(
+            pyarrow.array(offsets), pyarrow.array(values_NK.ravel()), mask=pyarrow.array(bad_N)
+        )
+    yield pyarrow.array(errors, "string")
+    yield pyarrow.repeat(pyarrow.scalar(layout.model, pyarrow.string()), len(ids))
+    yield pyarrow.repeat(pyarrow.scalar(layout.version, pyarrow.int32()), len(ids))
+    columns = zip(*(_kept(layout, each) for each in scored), strict=True)
+    for kind, column in zip(layout.kept.values(), columns, strict=True):
+        yield pyarrow.array([value for part in column for value in part], kind)
+
+
+def _unsure(layout: Layout, probability_NT: NDArray[np.float32], place: int) -> NDArray[np.bool_]:
+    """Return which rows the model abstains on; the labels after the first are written anyway."""
+    if place:
+        return np.zeros(len(probability_NT), bool)
+    unsure_N: NDArray[np.bool_] = ~(probability_NT[:, 0] >= np.float32(layout.threshold))
+    return unsure_N
+
+
+def _write_group(writer: Any, table: Any) -> None:
+    # In one piece: where pyarrow ends a page depends on where the pieces of a column end.
+    writer.write_table(table.combine_chunks(), row_group_size=table.num_rows)
+
+
+def _kept(layout: Layout, scored: Scored) -> list[list[Any]]:
+    """Return the kept columns, each value of its column's type."""
+    if not scored.kept:
+        return [[None] * len(scored) for _ in layout.kept]
+    columns = zip(*scored.kept, strict=True)
+    return [
+        [_text(value) for value in column] if kind == "string" else list(column)
+        for kind, column in zip(layout.kept.values(), columns, strict=True)
+    ]
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return (
+        orjson.dumps(value, default=str).decode() if isinstance(value, dict | list) else str(value)
+    )
+
+
+def _errors(scored: Scored) -> list[str | None]:
+    """Return the error of each row, None for good ones."""
+    said: list[str | None] = [None] * len(scored)
+    for row, error in scored.errors.items():
+        said[row] = error
+    return said
+
+
+def _repeating(layout: Layout) -> list[str]:
+    """Return the columns that a dictionary makes smaller; trying it on the others costs time."""
+    return [name for name, kind in layout.types.items() if name != "id" and kind in _REPEATING]
+
+
+def _without(errors: dict[int, str], values: list[Any]) -> list[Any]:
+    """Take the values of bad rows out."""
+    for row in errors:
+        values[row] = None
+    return values
+
+
+def _digits(values: NDArray[np.float32]) -> list[bytes]:
+    """Return the shortest decimals that read back as the same float32."""
+    text = orjson.dumps(np.ascontiguousarray(values), option=orjson.OPT_SERIALIZE_NUMPY)
+    return text[1:-1].split(b",")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\n\r') else name

@@ -1,0 +1,163 @@
+"""The computing stages: a chunk is decoded and run, and its answers come out as columns.
+
+Decode and run follow each other on one thread. Several threads do so at once, each on its own
+chunk: every core is busy whatever the two cost, no image waits for another chunk's, and at most one
+chunk a thread is held decoded.
+
+Layout legend: N rows, H height, W width, C channels, K classes, T columns of the best T answers.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.image import ImageError, Pixels, encode_png
+from scoring.local import LocalModel
+from scoring.rows import Chunk, Image, ScoreError, Truth
+from service.pipeline.postprocess import rank
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the output says of each row beside its best label.
+
+    Attributes:
+        top: How many labels, 1 or more.
+        probabilities: Whether all K probabilities are written.
+    """
+
+    top: int = 1
+    probabilities: bool = False
+
+
+@dataclass(slots=True)
+class Scored:
+    """A chunk's answers.
+
+    Attributes:
+        ids: One a row.
+        errors: Number of the row to its error; what the arrays hold for it means nothing.
+        index_NT: int32 [N, T], most probable first, 0 <= index < K.
+        probability_NT: float32 [N, T], 0-1.
+        probabilities_NK: float32 [N, K], None unless asked for.
+        truths: Index of the true label, -1 where none is known; empty if none is known at all.
+        kept: Values of the kept columns, one tuple a row; empty if the source has none.
+    """
+
+    ids: list[str]
+    errors: dict[int, str]
+    index_NT: NDArray[np.int32]
+    probability_NT: NDArray[np.float32]
+    probabilities_NK: NDArray[np.float32] | None
+    truths: list[int]
+    kept: list[tuple[Any, ...]]
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.ids)
+
+
+class Stages:
+    """Decode and run for one model; may be called from several threads at once.
+
+    Args:
+        model: Who answers.
+        answers: What is wanted of it.
+    """
+
+    def __init__(self, model: LocalModel, answers: Answers) -> None:
+        self._model = model
+        self._answers = answers
+        labels = model.artifact.labels
+        self._indexes = {label: index for index, label in enumerate(labels)}
+        self._classes = len(labels)
+
+    def __call__(self, chunk: Chunk) -> Scored:
+        """Decode and run a chunk.
+
+        Raises:
+            InferenceError: onnxruntime failed.
+        """
+        pixels_NHWC, good_N, errors = self._decode(chunk)
+        rows, top = len(chunk.ids), min(self._answers.top, self._classes)
+        index_NT = np.zeros((rows, top), np.int32)
+        probability_NT = np.zeros((rows, top), np.float32)
+        all_NK = (
+            np.zeros((rows, self._classes), np.float32) if self._answers.probabilities else None
+        )
+        if len(good_N):
+            probabilities_NK = self._model.run_batch(pixels_NHWC)
+            best_NT = _rank(probabilities_NK, top)
+            index_NT[good_N] = best_NT
+            probability_NT[good_N] = np.take_along_axis(probabilities_NK, best_NT, axis=1)
+            if all_NK is not None:
+                all_NK[good_N] = probabilities_NK
+            if not np.isfinite(probabilities_NK).all():
+                errors |= _not_finite(probabilities_NK, good_N)
+        truths = [self._truth(truth, chunk.is_declared) for truth in chunk.truths]
+        return Scored(
+            chunk.ids, dict(sorted(errors.items())), index_NT, probability_NT, all_NK, truths,
+            chunk.kept,
+        )  # fmt: skip
+
+    def _decode(self, chunk: Chunk) -> tuple[Pixels, NDArray[np.intp], dict[int, str]]:
+        """Return the good rows' pixels and numbers in the chunk, and the others' errors."""
+        shape_HWC = self._model.artifact.image.shape_HWC
+        if isinstance(chunk.images, np.ndarray):
+            pixels = chunk.images if chunk.images.ndim == 4 else chunk.images[..., None]
+            if pixels.shape[1:] == shape_HWC:
+                return pixels, np.arange(len(pixels)), {}
+            # Lossless, so this is the service's answer for the same picture sent as a PNG.
+            images: list[Image] = [encode_png(image_HWC) for image_HWC in pixels]
+        else:
+            images = chunk.images
+        pixels_NHWC = np.empty((len(images), *shape_HWC), np.uint8)
+        good: list[int] = []
+        errors: dict[int, str] = {}
+        for number, image in enumerate(images):
+            row = self._decode_row(image)
+            if isinstance(row, str):
+                errors[number] = row
+            else:
+                pixels_NHWC[len(good)] = row
+                good.append(number)
+        return pixels_NHWC[: len(good)], np.array(good, np.intp), errors
+
+    def _decode_row(self, image: Image) -> Pixels | str:
+        if isinstance(image, ScoreError):
+            return str(image)
+        try:
+            return self._model.decode(image if isinstance(image, bytes) else image.read())
+        except (ImageError, ScoreError) as error:
+            return str(error)
+        except Exception as error:  # a decoder's bug is one row's error, not the end of the job
+            return f"image: could not be decoded: {type(error).__name__}"
+
+    def _truth(self, truth: Truth, is_declared: bool) -> int:
+        if isinstance(truth, int):
+            return truth if 0 <= truth < self._classes else -1
+        if truth is None:
+            return -1
+        found = self._indexes.get(truth, -1)
+        if found < 0 and is_declared and truth.isdecimal() and len(truth) < 10:
+            return int(truth) if int(truth) < self._classes else -1
+        return found
+
+
+def _rank(probabilities_NK: NDArray[np.float32], top: int) -> NDArray[np.intp]:
+    """Return int [N, top], as ``postprocess.rank``; the best alone is found faster."""
+    if top == 1:
+        best_N1: NDArray[np.intp] = probabilities_NK.argmax(axis=1, keepdims=True)
+        return best_N1
+    return rank(probabilities_NK, top)
+
+
+def _not_finite(probabilities_NK: NDArray[np.float32], good_N: NDArray[np.intp]) -> dict[int, str]:
+    bad_N = ~np.isfinite(probabilities_NK).all(axis=1)
+    wrong = [row[~np.isfinite(row)][0] for row in probabilities_NK[bad_N]]
+    return {
+        int(number): f"probability: expected a number, got {value}"
+        for number, value in zip(good_N[bad_N], wrong, strict=True)
+    }

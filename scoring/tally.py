@@ -1,0 +1,89 @@
+"""What is counted over a job: rows, errors, and how many answers are right where that is known."""
+
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from scoring.stages import Scored
+
+
+class Accuracy(TypedDict):
+    """How good the answers are.
+
+    ``confusion`` counts rows: true label to answered label to how many, zeros left out.
+    """
+
+    rows: int
+    correct: int
+    accuracy: float
+    confusion: dict[str, dict[str, int]]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of some rows; those of two runs of rows can be added.
+
+    Attributes:
+        rows: All of them.
+        errors: Those with an error.
+        confusion: (index of the true label, index of the answer) to rows with a known true label.
+    """
+
+    rows: int = 0
+    errors: int = 0
+    confusion: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def count(self, scored: Scored) -> None:
+        """Count a chunk."""
+        self.rows += len(scored)
+        self.errors += len(scored.errors)
+        if scored.truths:
+            answers = scored.index_NT[:, 0].tolist()
+            for row, pair in enumerate(zip(scored.truths, answers, strict=True)):
+                if pair[0] >= 0 and row not in scored.errors:
+                    self.confusion[pair] = self.confusion.get(pair, 0) + 1
+
+    def add(self, other: "Tally") -> None:
+        """Add the counts of other rows."""
+        self.rows += other.rows
+        self.errors += other.errors
+        for pair, rows in other.confusion.items():
+            self.confusion[pair] = self.confusion.get(pair, 0) + rows
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as JSON's types."""
+        confusion = [[*pair, rows] for pair, rows in sorted(self.confusion.items())]
+        return {"rows": self.rows, "errors": self.errors, "confusion": confusion}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "Tally":
+        """Read what ``to_json`` wrote."""
+        confusion = {(truth, answer): rows for truth, answer, rows in document["confusion"]}
+        return cls(document["rows"], document["errors"], confusion)
+
+    def accuracy(self, labels: tuple[str, ...]) -> Accuracy | None:
+        """Return how good the answers are, None if no row has a known true label."""
+        rows = sum(self.confusion.values())
+        if not rows:
+            return None
+        correct = sum(count for (truth, answer), count in self.confusion.items() if truth == answer)
+        confusion: dict[str, dict[str, int]] = {}
+        for (truth, answer), count in sorted(self.confusion.items()):
+            confusion.setdefault(labels[truth], {})[labels[answer]] = count
+        return {
+            "rows": rows, "correct": correct, "accuracy": correct / rows, "confusion": confusion,
+        }  # fmt: skip
+
+
+def tabulate(accuracy: Accuracy) -> list[tuple[str, ...]]:
+    """Return the confusion matrix as a heading and a line a true label, columns in their order."""
+    confusion = accuracy["confusion"]
+    answers = list(
+        dict.fromkeys([*confusion, *(label for row in confusion.values() for label in row)])
+    )
+    return [
+        ("true \\ answered", *answers),
+        *(
+            (truth, *(str(row.get(answer, "·")) for answer in answers))
+            for truth, row in confusion.items()
+        ),
+    ]

@@ -1,0 +1,367 @@
+"""One connection of the fast lane: an HTTP protocol under uvicorn that answers before BentoML.
+
+Sits at the parser's callbacks: a request for a lane route never becomes an ASGI scope, task or
+event; every other request takes uvicorn's own methods to BentoML, untouched. Both share one
+connection's pipeline, so answers keep the order of the requests whoever gives them.
+
+    bytes -> httptools -> LaneProtocol -- lane route --> Exchange -> handler -> respond
+                                       -- any other --> uvicorn's RequestResponseCycle -> BentoML
+
+What a connection may cost is ``guard``'s; this module knows whose a request is and whose turn.
+Leans on names inside uvicorn's HttpToolsProtocol; tests/service/lane/test_uvicorn.py lists them.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import httptools
+import uvicorn.config
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+
+from service.errors import ServiceError
+from service.lane.exchange import Exchange, Header
+from service.lane.heads import Frame, Head, frame
+from service.lane.lane import Lane
+from service.lane.reception import GuardedProtocol
+from service.lane.request import LaneExchange
+
+logger = logging.getLogger("foveal.lane")
+
+# Requests that a client may send ahead before it is read no further.
+MAX_PIPELINE = 32
+
+
+class LaneProtocol(GuardedProtocol):
+    """One connection; see the module's text for what it does differently from uvicorn."""
+
+    def __init__(self, lane: Lane, *arguments: Any, **options: Any) -> None:
+        super().__init__(lane, *arguments, **options)
+        self._is_answering = False  # whether a request has its turn and no answer yet
+        self._started: LaneExchange | None = None  # whose turn it is, if it is the lane's
+        self._give = self._write
+        self._date_headers: list[Header] | None = None
+        self._date_lines = b""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request that began to arrive is answered."""
+        is_answered = self.cycle is None or self.cycle.response_complete
+        return is_answered and not self.pipeline and not self.is_receiving
+
+    # -- the connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Count the connection.
+
+        uvicorn's own, but for both addresses: they cost the kernel four calls, and only BentoML's
+        requests tell them (``on_headers_complete``).
+        """
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.scheme = "https" if is_ssl(transport) else "http"
+        self.lane.connected(self, self.loop)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever works for this client that it left."""
+        self.lane.connections.discard(self)
+        waiting = [cycle for cycle, _ in self.pipeline]
+        for cycle in (self._started, self.cycle, *waiting):
+            if isinstance(cycle, LaneExchange) and not cycle.response_complete:
+                cycle.disconnect()
+        self.pipeline.clear()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Stop gracefully: uvicorn calls this on every open connection."""
+        self.lane.drain(self.loop)
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def resume_writing(self) -> None:
+        """Read on."""
+        super().resume_writing()
+        self._resume_reading()
+        self._start_next()
+
+    def data_received(self, data: bytes) -> None:
+        """Take a whole request with a known head at once; anything else takes the parser."""
+        if self.is_receiving or self.is_deaf or self.passed_over_bytes:
+            super().data_received(data)
+            return
+        framed = frame(data)
+        if framed is None:
+            super().data_received(data)
+            return
+        key, head_bytes, body_bytes = framed
+        lane = self.lane
+        head = lane.heads.find(key)
+        if head is None or body_bytes > lane.max_body_bytes:
+            previous = self.cycle
+            super().data_received(data)
+            if self.cycle is not previous:
+                self._learn(framed)
+            return
+        path, query, headers, content_type, deadline_ms = head
+        handler = lane.find(path)
+        if handler is None:  # only routes of the lane are learned, but they may change
+            super().data_received(data)
+            return
+        exchange = LaneExchange(handler, "POST", path, query, headers, self._give)
+        exchange.content_type = content_type
+        if deadline_ms is not None:
+            exchange.deadline_ms = deadline_ms
+        exchange.body = data[head_bytes:]
+        exchange.is_whole = True
+        self.since = now = time.monotonic()
+        self._enter(exchange)
+        exchange.advance(now)
+
+    def _learn(self, framed: Frame) -> None:
+        """Remember the head of the request that the parser has just handed on."""
+        cycle: Any = self.cycle
+        if (
+            isinstance(cycle, LaneExchange) and cycle.method == "POST" and cycle.keep_alive
+            and not self.is_receiving and not self.is_deaf
+            and self.declared_bytes == framed[2]
+        ):  # fmt: skip
+            self.lane.heads.learn(
+                framed[0],
+                Head(cycle.path, cycle.query, cycle.headers, cycle.content_type, cycle.deadline_ms),
+            )
+
+    # -- the parser's callbacks
+
+    def on_headers_complete(self) -> None:
+        """Decide whose request this is."""
+        self.is_in_head = False
+        path, _, query = self.url.partition(b"?")
+        if not path.startswith(b"/"):  # absolute form, RFC 9112, 3.2.2
+            path = httptools.parse_url(path).path or b"/"
+        handler = self.lane.find(path)
+        if handler is None:
+            if self.server is None:
+                self.server = get_local_addr(self.transport)
+                self.client = get_remote_addr(self.transport)
+            url, headers, expects = self.url, self.headers, self.expect_100_continue
+            since = self.since
+            HttpToolsProtocol.on_message_begin(self)  # uvicorn's own: it makes the scope
+            self.url, self.expect_100_continue = url, expects
+            self.headers.extend(headers)
+            self.since = since
+            super().on_headers_complete()
+            self._resume_reading()  # uvicorn pauses at the first pipelined request
+            self.limit_declared_body()
+            return
+        parser = self.parser
+        method = parser.get_method()
+        exchange = LaneExchange(
+            handler, "POST" if method == b"POST" else method.decode("ascii"), path, query,
+            self.headers, self._give,
+        )  # fmt: skip
+        exchange.content_type = self.content_type
+        exchange.deadline_ms = self.deadline_ms
+        if not parser.should_keep_alive() or parser.get_http_version() == "1.0":
+            exchange.keep_alive = False
+        self._enter(exchange)
+        self.limit_declared_body()
+        if self.expect_100_continue:
+            exchange.expects_continue = True
+            if exchange.is_started:
+                self._continue(exchange)
+
+    def on_body(self, body: bytes) -> None:
+        """Collect body bytes, within the limit."""
+        self.count_body(len(body))
+        cycle: Any = self.cycle
+        if isinstance(cycle, LaneExchange):
+            if cycle.chunks:
+                cycle.chunks.append(body)
+            else:
+                cycle.chunks = [body]
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Hand a whole request on, unless the parser has left its body aside."""
+        if self.parser.should_upgrade():
+            self.passed_over_bytes = self.declared_bytes
+            if self.passed_over_bytes:
+                return
+        self.complete()
+
+    def complete(self) -> None:
+        """Hand on the request that is whole now."""
+        self.is_receiving = False
+        cycle: Any = self.cycle
+        if not isinstance(cycle, LaneExchange):
+            super().on_message_complete()
+            return
+        cycle.is_whole = True
+        cycle.advance(time.monotonic())
+
+    # -- the pipeline
+
+    def _enter(self, exchange: LaneExchange) -> None:
+        """Start an exchange, or queue it behind the request that is still being answered."""
+        previous, self.cycle = self.cycle, exchange  # type: ignore[assignment]  # made to fit
+        if previous is None or previous.response_complete:
+            exchange.is_started = self._is_answering = True
+            self._started = exchange
+        else:
+            self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
+            if len(self.pipeline) >= MAX_PIPELINE:
+                self.flow.pause_reading()
+
+    def _resume_reading(self) -> None:
+        """Read on, unless the client has sent ahead enough or does not read its answers.
+
+        Reading goes on behind a request that is being answered, as that is how a client that left
+        is noticed.
+        """
+        if len(self.pipeline) < MAX_PIPELINE and not self.flow.write_paused:
+            self.flow.resume_reading()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Start the next request of the pipeline, a lane's or an application's."""
+        self._is_answering = True
+        if isinstance(cycle, LaneExchange):
+            cycle.is_started = True
+            self._started = cycle
+            self._continue(cycle)
+            cycle.advance(time.monotonic())
+        else:
+            self._started = None
+            super()._start_asgi_task(cycle, app)
+
+    def _continue(self, exchange: LaneExchange) -> None:
+        """Ask for the body that the client holds back."""
+        if exchange.expects_continue and not (exchange.is_whole or exchange.response_complete):
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request of the pipeline, or idle until the sweep."""
+        self._is_answering = False
+        self.server_state.total_requests += 1
+        if self.flow.read_paused and not self.transport.is_closing():
+            self._resume_reading()
+        if self.pipeline:
+            # Not called from here: a long pipeline would become as deep a stack.
+            self.loop.call_soon(self._start_next)
+        elif not self.is_receiving:
+            self.since = time.monotonic()
+            if self.lane.is_draining:
+                self.transport.close()
+
+    def _start_next(self) -> None:
+        may_start = not (
+            self._is_answering or self.flow.write_paused or self.transport.is_closing()
+        )
+        if self.pipeline and may_start:
+            self._start_asgi_task(*self.pipeline.pop())
+
+    # -- answers
+
+    def _write(
+        self, exchange: Exchange, status: int, body: bytes, content_type: bytes, extra: bytes
+    ) -> None:
+        headers = self.server_state.default_headers
+        if self._date_headers is not headers:
+            self._date_headers = headers
+            self._date_lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+        if exchange.keep_alive and not self.lane.is_draining and exchange.method != "HEAD":
+            answer = b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s" % (
+                STATUS_LINE[status], self._date_lines, content_type, len(body), extra, body,
+            )  # fmt: skip
+            outbox = self.lane.outbox
+            if outbox.is_open:
+                outbox.answers.append((self.transport, answer))
+            else:
+                self.transport.write(answer)
+            if self.lane.observers:
+                self._observe(exchange)
+            self.on_response_complete()
+            return
+        closes = not exchange.keep_alive or (self.lane.is_draining and not self.pipeline)
+        head = b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n" % (
+            STATUS_LINE[status], self._date_lines, content_type, len(body), extra,
+            b"connection: close\r\n" if closes else b"",
+        )  # fmt: skip
+        self.transport.write(head if exchange.method == "HEAD" else head + body)
+        if closes and not self.is_deaf:
+            self.transport.close()
+        self._observe(exchange)
+        self.on_response_complete()
+
+    def _observe(self, exchange: Exchange) -> None:
+        for observe in self.lane.observers:
+            try:
+                observe(exchange)
+            except Exception:
+                logger.exception("observing an answer failed; this is a bug")
+
+    # -- refusals
+
+    def refuse(self, error: ServiceError) -> None:
+        """Answer the request that is arriving with an error, in its turn, and hear no more.
+
+        The connection lingers, throwing away what still comes, until its client closes it or the
+        sweep does: a close with unread bytes would reset it and take the answer along.
+        """
+        self.is_deaf = True
+        self.is_receiving = False
+        self.since = time.monotonic()
+
+        def refuse(_exchange: Exchange) -> None:
+            raise error
+
+        cycle: Any = self.cycle
+        if isinstance(cycle, LaneExchange) and not cycle.is_whole:
+            cycle.handler = refuse
+            exchange = cycle
+        else:
+            exchange = LaneExchange(refuse, "", b"", b"", [], self._give)
+            if cycle is None or isinstance(cycle, LaneExchange) or not cycle.more_body:
+                self._enter(exchange)
+            elif not self._replace(cycle, exchange):
+                return
+        exchange.keep_alive = False
+        exchange.is_whole = True
+        self.flow.resume_reading()
+        exchange.advance(self.since)
+
+    def _replace(self, cycle: Any, exchange: LaneExchange) -> bool:
+        """Put an exchange in the place of BentoML's request, whose body will never be whole.
+
+        Returns:
+            Whether there is still an answer to give: BentoML may have begun its own.
+        """
+        self.cycle = exchange  # type: ignore[assignment]  # made to fit, as in _enter
+        if self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline[0] = (exchange, self.app)  # type: ignore[assignment]
+            return True
+        cycle.disconnected = True
+        cycle.message_event.set()
+        exchange.is_started = True
+        self._started = exchange
+        if cycle.response_started:
+            exchange.response_complete = True
+            if not cycle.response_complete:
+                self.transport.close()
+        return not cycle.response_started
+
+
+def install(lane: Lane) -> None:
+    """Make uvicorn use this lane for every connection of a server that is configured later."""
+
+    class Bound(LaneProtocol):
+        """A connection of this lane."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(lane, *arguments, **options)
+
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = Bound  # type: ignore[assignment]

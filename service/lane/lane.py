@@ -1,0 +1,152 @@
+"""The fast lane of one process: what all its connections share.
+
+Routes that are answered before BentoML, limits, one coarse sweep a second instead of a timer a
+request, and a stop that lets a connection send the request that is already on its way. The HTTP of
+a single connection is in ``connection``.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from service.errors import NotReadyError
+from service.lane.exchange import Exchange, Handler
+from service.lane.heads import Heads
+
+logger = logging.getLogger("foveal.lane")
+
+SWEEP_S = 1.0
+# On stop, an open connection may still send the request that its client has already begun.
+STOP_GRACE_S = 0.3
+
+
+class Connection(Protocol):
+    """What the lane asks of a connection."""
+
+    transport: asyncio.Transport
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request that began to arrive is answered."""
+
+    def sweep(self, now: float) -> None:
+        """Close what idled, lingered or trickled too long."""
+
+    def cut(self) -> None:
+        """Reset the connection."""
+
+
+class Outbox:
+    """Holds the answers of one batch back until all are made, then writes them in one go.
+
+    Making an answer is Python's work, writing it the kernel's: taking turns, each throws the other
+    out of the processor's caches. Measured for batches of 56: 18 % more requests/s.
+
+    Attributes:
+        is_open: Whether answers are held back now.
+        answers: Those that are, each with its connection's transport.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.answers: list[tuple[asyncio.Transport, bytes]] = []
+
+    def __enter__(self) -> None:
+        """Hold answers back from now on."""
+        self.is_open = True
+
+    def __exit__(self, *_: object) -> None:
+        """Write them."""
+        self.is_open = False
+        answers, self.answers = self.answers, []
+        for transport, answer in answers:
+            transport.write(answer)
+
+
+class Lane:
+    """What all connections of this process share.
+
+    Args:
+        max_body_bytes: Largest body of any request.
+        receive_timeout_s: Time for a request to arrive whole.
+        keep_alive_s: Idle connections are closed after this.
+        drain_timeout_s: On stop, accepted requests are waited for this long.
+
+    Attributes:
+        accepted: Connections so far.
+    """
+
+    def __init__(
+        self, *, max_body_bytes: int, receive_timeout_s: float, keep_alive_s: float,
+        drain_timeout_s: float,
+    ) -> None:  # fmt: skip
+        self.max_body_bytes = max_body_bytes
+        self.receive_timeout_s = receive_timeout_s
+        self.keep_alive_s = keep_alive_s
+        self.drain_timeout_s = drain_timeout_s
+        self.connections: set[Connection] = set()
+        self.accepted = 0
+        self.heads = Heads()
+        self.outbox = Outbox()
+        self.observers: list[Callable[[Exchange], None]] = []  # told of every answer
+        self.is_draining = False
+        self.on_drain: Callable[[], None] = lambda: None
+        self._find: Callable[[bytes], Handler | None] = lambda _path: None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_sweeping = False
+
+    def newcomers(self) -> int:
+        """Return how many connections there have been."""
+        return self.accepted
+
+    def route(self, find: Callable[[bytes], Handler | None]) -> None:
+        """Set who answers which raw path; None leaves a path to BentoML."""
+        self._find = find
+
+    def find(self, path: bytes) -> Handler | None:
+        """Return the handler of a raw path, or None."""
+        return self._find(path)
+
+    def connected(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        """Note a new connection and see to it that the sweep runs."""
+        self.connections.add(connection)
+        self.accepted += 1
+        self._loop = loop
+        if not self._is_sweeping:
+            self._is_sweeping = True
+            loop.call_later(SWEEP_S, self._sweep, loop)
+
+    def drain(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Stop: give open connections a moment, answer what was accepted, then close."""
+        if self.is_draining:
+            return
+        self.is_draining = True
+        self.on_drain()
+        loop.call_later(STOP_GRACE_S, self._close_idle)
+        loop.call_later(self.drain_timeout_s, self._close_all)
+
+    def _close_idle(self) -> None:
+        for connection in list(self.connections):
+            if connection.is_idle:
+                connection.transport.close()
+
+    def _close_all(self) -> None:
+        if self.connections:
+            logger.error("%d connections cut: drain time-out", len(self.connections))
+        for connection in list(self.connections):
+            connection.cut()
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = time.monotonic()
+        for connection in list(self.connections):
+            connection.sweep(now)
+        self._is_sweeping = bool(self.connections)
+        if self._is_sweeping:
+            loop.call_later(SWEEP_S, self._sweep, loop)
+
+
+def not_ready(_exchange: Exchange) -> None:
+    """Answer lane routes before the models are loaded."""
+    raise NotReadyError("not ready: models are still loading; retry")

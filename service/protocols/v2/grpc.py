@@ -1,0 +1,267 @@
+"""The Open Inference Protocol V2 over gRPC: the service's methods.
+
+A thin wire on ``infer``; ``messages`` holds the messages, ``grpc_server`` the server.
+"""
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from service.errors import InvalidInputError, NotReadyError, ServiceError
+from service.protocols.v2.documents import (
+    Statistics,
+    model_config,
+    model_metadata,
+    server_metadata,
+)
+from service.protocols.v2.infer import InferCall, InferEngine, Target
+from service.protocols.v2.messages import (
+    read_message,
+    write_config,
+    write_document,
+    write_message,
+)
+from service.rollout.model_control import ModelControl
+
+logger = logging.getLogger("foveal.grpc")
+
+PROTOCOL = "v2_grpc"
+# Requests of one stream that are worked on at once; the next is read when one is answered.
+STREAM_AHEAD = 64
+
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+Context = Any  # grpc.aio.ServicerContext; grpcio has no types here
+Method = Callable[[Any, Any, Context], Awaitable[Any]]
+
+
+def _answered(method: Method) -> Method:
+    """Turn what a method raises into a status; nobody is told more than the message."""
+
+    @functools.wraps(method)
+    async def answer(self: Any, request: Any, context: Context) -> Any:
+        try:
+            return await method(self, request, context)
+        except ServiceError as error:
+            code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
+            extra = tuple((key.decode(), value.decode()) for key, value in error.headers)
+            await context.abort(code, error.message, extra)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            logger.exception("%s failed; this is a bug", method.__name__)
+            await context.abort(
+                grpc.StatusCode.INTERNAL, "internal error; the server's log says more"
+            )
+
+    return answer
+
+
+class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # untyped there
+    """The methods of the service.
+
+    Args:
+        engine: What inference takes.
+        control: What is served, and who may change it.
+        statistics: What was counted.
+        is_ready: Whether the service takes requests.
+
+    Attributes:
+        in_flight: Inferences that are not answered yet.
+        is_draining: Whether open streams bring nothing new any more.
+    """
+
+    def __init__(
+        self, engine: InferEngine, control: ModelControl, statistics: Statistics,
+        is_ready: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self.engine = engine
+        self.control = control
+        self.statistics = statistics
+        self.is_ready = is_ready
+        self.in_flight = 0
+        self.is_draining = False
+
+    @_answered
+    async def ServerLive(self, _request: Any, _context: Context) -> Any:
+        """Say that this process answers."""
+        return service_pb2.ServerLiveResponse(live=True)
+
+    @_answered
+    async def ServerReady(self, _request: Any, _context: Context) -> Any:
+        """Say whether every model has a good version."""
+        return service_pb2.ServerReadyResponse(ready=self.is_ready())
+
+    @_answered
+    async def ModelReady(self, request: Any, _context: Context) -> Any:
+        """Say whether a model is served."""
+        try:
+            self.engine.catalog().find(request.name, request.version)
+        except ServiceError:
+            return service_pb2.ModelReadyResponse(ready=False)
+        return service_pb2.ModelReadyResponse(ready=True)
+
+    @_answered
+    async def ServerMetadata(self, _request: Any, _context: Context) -> Any:
+        """Tell name, version and extensions."""
+        return write_document(server_metadata(), service_pb2.ServerMetadataResponse)
+
+    @_answered
+    async def ModelMetadata(self, request: Any, _context: Context) -> Any:
+        """Tell what a model takes and gives."""
+        catalog = self.engine.catalog()
+        document = model_metadata(catalog, catalog.find(request.name, request.version))
+        return write_document(document, service_pb2.ModelMetadataResponse)
+
+    @_answered
+    async def ModelConfig(self, request: Any, _context: Context) -> Any:
+        """Tell a model's configuration."""
+        return write_config(model_config(self.engine.catalog().find(request.name, request.version)))
+
+    @_answered
+    async def ModelStatistics(self, request: Any, _context: Context) -> Any:
+        """Tell what was counted, of one model or all."""
+        document = self.statistics.of(self.engine.catalog().matching(request.name, request.version))
+        return write_document(document, service_pb2.ModelStatisticsResponse)
+
+    @_answered
+    async def RepositoryIndex(self, request: Any, _context: Context) -> Any:
+        """Tell every version of the repository and whether it is served."""
+        models = await self.control.index(ready=request.ready)
+        return write_document({"models": models}, service_pb2.RepositoryIndexResponse)
+
+    @_answered
+    async def RepositoryModelLoad(self, request: Any, context: Context) -> Any:
+        """Load a model, for an administrator."""
+        self.control.authorize(_authorization(context))
+        if request.parameters:
+            raise InvalidInputError("parameters: expected none: models come from the repository")
+        await self.control.load(request.model_name)
+        return service_pb2.RepositoryModelLoadResponse()
+
+    @_answered
+    async def RepositoryModelUnload(self, request: Any, context: Context) -> Any:
+        """Take a model out of service, for an administrator."""
+        self.control.authorize(_authorization(context))
+        await self.control.unload(request.model_name)
+        return service_pb2.RepositoryModelUnloadResponse()
+
+    @_answered
+    async def ModelInfer(self, request: Any, context: Context) -> Any:
+        """Answer one inference."""
+        return await self._infer(request, context.time_remaining())
+
+    async def ModelStreamInfer(
+        self, requests: AsyncIterator[Any], _context: Context
+    ) -> AsyncIterator[Any]:
+        """Answer inferences in the order they come; several are worked on at once."""
+        room = asyncio.Semaphore(STREAM_AHEAD)
+        answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
+        tasks: set[asyncio.Task[Any]] = set()
+
+        async def read() -> None:
+            try:
+                async for request in requests:
+                    await room.acquire()
+                    task = asyncio.create_task(self._infer_in_stream(request))
+                    tasks.add(task)
+                    answers.put_nowait(task)
+            finally:
+                answers.put_nowait(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while (answer := await answers.get()) is not None:
+                yield await answer
+                tasks.discard(answer)
+                room.release()
+        finally:
+            for task in (reader, *tasks):
+                task.cancel()
+            await asyncio.gather(reader, *tasks, return_exceptions=True)
+
+    async def _infer_in_stream(self, request: Any) -> Any:
+        try:
+            if self.is_draining:
+                raise NotReadyError("not ready: draining; connect again")
+            response = await self._infer(request, None)
+        except ServiceError as error:
+            return service_pb2.ModelStreamInferResponse(
+                error_message=error.message,
+                infer_response=service_pb2.ModelInferResponse(id=request.id),
+            )
+        return service_pb2.ModelStreamInferResponse(infer_response=response)
+
+    async def _infer(self, message: Any, time_remaining_s: float | None) -> Any:
+        engine = self.engine
+        received_at = time.monotonic()
+        target: Target | None = None
+        self.in_flight += 1
+        try:
+            target = engine.find(message.model_name, message.model_version)
+            if target.canary is not None and target.canary.takes(message.id.encode()):
+                target = target.canary.target
+            call = await self._run(message, target, received_at, time_remaining_s)
+        except ServiceError as error:
+            if target is None:
+                engine.meters.count_refusal(PROTOCOL, error.status)
+            else:
+                seconds = time.monotonic() - received_at
+                target.metrics.count_request(PROTOCOL, error.status, seconds)
+                engine.meters.touch()
+            raise
+        finally:
+            self.in_flight -= 1
+        artifact = target.classifier.artifact
+        response = write_message(call, artifact.name, artifact.version)
+        target.metrics.count_request(PROTOCOL, 200, time.monotonic() - received_at)
+        return response
+
+    async def _run(
+        self, message: Any, target: Target, received_at: float, time_remaining_s: float | None
+    ) -> InferCall:
+        """Infer, and wait for it; a client that leaves cancels this coroutine."""
+        done = asyncio.Event()
+        call = InferCall(self.engine, target, read_message(message), lambda _call: done.set())
+        default_s = self.engine.request_timeout_s
+        call.begin(received_at, default_s if time_remaining_s is None else time_remaining_s)
+        try:
+            await done.wait()
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        if call.error is not None:
+            raise call.error
+        return call
+
+    async def _left_out(self, _request: Any, context: Context) -> Any:
+        await context.abort(
+            grpc.StatusCode.UNIMPLEMENTED, "left out: shared memory, trace and log settings"
+        )
+
+    SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _left_out
+    CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _left_out
+    TraceSetting = LogSettings = _left_out
+
+
+def _authorization(context: Context) -> bytes:
+    """Return what the call's metadata carries as HTTP's header ``Authorization``."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            return value if isinstance(value, bytes) else str(value).encode()
+    return b""

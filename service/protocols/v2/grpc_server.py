@@ -1,0 +1,129 @@
+"""V2's gRPC server of one worker: where it listens, its health, how it starts and drains.
+
+Runs in the worker's own event loop, so its requests meet HTTP's in one queue; several workers share
+the port. Needs the ``grpc`` extra; without it this module cannot be imported.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from tritonclient.grpc import service_pb2_grpc
+
+from service.protocols.v2.grpc import V2Grpc
+
+logger = logging.getLogger("foveal.grpc")
+
+# On stop, how often calls in flight are looked at, and the time for their answers to get out.
+POLL_S = 0.05
+STOP_GRACE_S = 0.3
+SERVICE = "inference.GRPCInferenceService"
+
+
+class Health(health.aio.HealthServicer):  # type: ignore[misc]  # untyped there
+    """``grpc.health.v1``: serving while the service is ready."""
+
+    def __init__(self, is_ready: Callable[[], bool]) -> None:
+        super().__init__()
+        self._is_ready = is_ready
+
+    async def refresh(self) -> None:
+        """Take over what the service says of itself."""
+        status = health_pb2.HealthCheckResponse
+        for name in ("", SERVICE):
+            await self.set(name, status.SERVING if self._is_ready() else status.NOT_SERVING)
+
+    async def Check(self, request: Any, context: Any) -> Any:
+        """Answer one check."""
+        await self.refresh()
+        return await super().Check(request, context)
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcLimits:
+    """Where the server listens and what a call may cost.
+
+    Attributes:
+        host: Address to listen on.
+        port: Port to listen on.
+        is_shared: Whether other workers listen there, too.
+        max_message_bytes: Largest request, expanded.
+        drain_timeout_s: On stop, time for accepted requests to be answered.
+    """
+
+    host: str
+    port: int
+    is_shared: bool
+    max_message_bytes: int
+    drain_timeout_s: float
+
+    @property
+    def address(self) -> str:
+        """Return ``host:port``, as gRPC writes it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class GrpcServer:
+    """The server of one worker.
+
+    Args:
+        servicer: The methods.
+        limits: Where and how much.
+
+    Raises:
+        OSError: The port is not to be had.
+    """
+
+    def __init__(self, servicer: V2Grpc, limits: GrpcLimits) -> None:
+        self._limits = limits
+        self._servicer = servicer
+        self._health = Health(servicer.is_ready)
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", int(limits.is_shared)),
+                ("grpc.max_receive_message_length", limits.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+            ]
+        )
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._stopping: asyncio.Task[None] | None = None
+        try:
+            self._server.add_insecure_port(limits.address)
+        except RuntimeError:
+            raise OSError(
+                f"gRPC {limits.address}: expected a free port of this machine, got one in use; "
+                "choose another with FOVEAL_GRPC_PORT, or 0 for no gRPC"
+            ) from None
+        self._starting = asyncio.get_running_loop().create_task(self._start())
+
+    async def _start(self) -> None:
+        await self._health.refresh()
+        await self._server.start()
+        logger.info("V2 over gRPC on %s", self._limits.address)
+
+    def drain(self) -> None:
+        """Refuse new calls, let accepted ones be answered within the drain time-out."""
+        if self._stopping is None:
+            self._servicer.is_draining = True
+            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+
+    async def _stop(self) -> None:
+        await self._starting
+        await self._health.enter_graceful_shutdown()
+        stopping = asyncio.create_task(self._server.stop(self._limits.drain_timeout_s))
+        while self._servicer.in_flight and not stopping.done():
+            await asyncio.sleep(POLL_S)
+        # Only streams that wait for their clients are left, and answers on their way out.
+        await self._server.stop(STOP_GRACE_S)
+        await stopping
+
+    async def stop(self) -> None:
+        """Drain, and wait for it."""
+        self.drain()
+        assert self._stopping is not None, "drain makes it; this is a bug"
+        await self._stopping

@@ -1,0 +1,213 @@
+"""The routes of the Open Inference Protocol V2 over HTTP, as specified and as Triton's clients do.
+
+Health, metadata and model control; ``infer`` is ``v2_http_infer``'s, what is told about models
+``v2_documents``'.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+
+from service.errors import (
+    InvalidInputError,
+    MethodError,
+    ModelNotFoundError,
+    NotReadyError,
+)
+from service.lane.exchange import Exchange, Handler
+from service.protocols.later import Later
+from service.protocols.v2.documents import (
+    Statistics,
+    model_config,
+    model_metadata,
+    server_metadata,
+)
+from service.protocols.v2.http_infer import InferRoute
+from service.protocols.v2.infer import InferEngine
+from service.protocols.v2.json_body import read_object
+from service.rollout.catalog import Catalog
+from service.rollout.model_control import ModelControl
+
+# Paths whose handlers are remembered; a path is remembered once it was asked for.
+_MAX_ROUTES = 1024
+
+
+class V2Http:
+    """The handlers of the protocol.
+
+    Args:
+        engine: What inference takes.
+        control: What is served, and who may change it.
+        statistics: What was counted.
+        is_ready: Whether the service takes requests.
+        max_body_bytes: Largest body once it is expanded.
+    """
+
+    def __init__(
+        self, engine: InferEngine, control: ModelControl, statistics: Statistics,
+        is_ready: Callable[[], bool], max_body_bytes: int,
+    ) -> None:  # fmt: skip
+        self.engine = engine
+        self.control = control
+        self.statistics = statistics
+        self.is_ready = is_ready
+        self.max_body_bytes = max_body_bytes
+        self._fixed: dict[tuple[str, ...], Handler] = {
+            (): _get(self._server),
+            ("health", "live"): _get(self._live),
+            ("health", "ready"): _get(self._ready),
+            ("models", "stats"): _get(self._all_statistics),
+            ("repository", "index"): _post(self._index),
+        }
+        self._about_model: dict[tuple[str, ...], Callable[[Exchange, str, str], None]] = {
+            (): self._metadata,
+            ("ready",): self._model_ready,
+            ("config",): self._config,
+            ("stats",): self._statistics,
+        }
+        self._routes: dict[bytes, Handler] = {}
+        self._later = Later()
+
+    def find(self, path: bytes) -> Handler | None:
+        """Return the handler of a raw path, None if it is not this protocol's."""
+        handler = self._routes.get(path)
+        if handler is None and (path == b"/v2" or path.startswith(b"/v2/")):
+            handler = self._route([unquote(p) for p in path[3:].decode("latin-1").split("/")[1:]])
+            if len(self._routes) < _MAX_ROUTES:
+                self._routes[path] = handler
+        return handler
+
+    def forget(self) -> None:
+        """Forget what routes found: a model that was unloaded must not be held on to."""
+        self._routes.clear()
+
+    def _route(self, parts: list[str]) -> Handler:
+        if parts and not parts[-1]:
+            parts.pop()
+        fixed = self._fixed.get(tuple(parts))
+        if fixed is not None:
+            return fixed
+        match parts:
+            case ["models", name, "versions", version, *rest]:
+                return self._model_route(name, version, rest)
+            case ["models", name, *rest]:
+                return self._model_route(name, "", rest)
+            case ["repository", "models", name, "load"]:
+                return _post(lambda exchange: self._load(exchange, name))
+            case ["repository", "models", name, "unload"]:
+                return _post(lambda exchange: self._unload(exchange, name))
+        return _unknown
+
+    def _model_route(self, name: str, version: str, rest: list[str]) -> Handler:
+        if rest == ["infer"]:
+            return InferRoute(self.engine, name, version, self.max_body_bytes)
+        tell = self._about_model.get(tuple(rest))
+        return _unknown if tell is None else _get(lambda exchange: tell(exchange, name, version))
+
+    # -- what the server tells
+
+    def _server(self, exchange: Exchange) -> None:
+        _tell(exchange, server_metadata())
+
+    def _live(self, exchange: Exchange) -> None:
+        _tell(exchange, {"live": True})
+
+    def _ready(self, exchange: Exchange) -> None:
+        if not self.is_ready():
+            raise NotReadyError("not ready: loading, draining, or a model has no good version")
+        _tell(exchange, {"ready": True})
+
+    # -- what it tells about models
+
+    def _metadata(self, exchange: Exchange, name: str, version: str) -> None:
+        catalog = self._catalog
+        _tell(exchange, model_metadata(catalog, catalog.find(name, version)))
+
+    def _model_ready(self, exchange: Exchange, name: str, version: str) -> None:
+        found = self._catalog.find(name, version)
+        _tell(exchange, {"name": found.artifact.name, "ready": True})
+
+    def _config(self, exchange: Exchange, name: str, version: str) -> None:
+        _tell(exchange, model_config(self._catalog.find(name, version)))
+
+    def _statistics(self, exchange: Exchange, name: str, version: str) -> None:
+        _tell(exchange, self.statistics.of(self._catalog.matching(name, version)))
+
+    def _all_statistics(self, exchange: Exchange) -> None:
+        self._statistics(exchange, "", "")
+
+    @property
+    def _catalog(self) -> Catalog:
+        return self.engine.catalog()
+
+    # -- the repository
+
+    def _index(self, exchange: Exchange) -> None:
+        document = read_object(exchange.body, "body") if exchange.body.strip() else {}
+        ready = document.get("ready", False)
+        if type(ready) is not bool:
+            raise InvalidInputError('body: expected "ready" to be a boolean')
+
+        async def tell() -> None:
+            exchange.respond(200, orjson.dumps(await self.control.index(ready=ready)))
+
+        self._later(exchange, tell())
+
+    def _load(self, exchange: Exchange, name: str) -> None:
+        self.control.authorize(exchange.header(b"authorization") or b"")
+        document = read_object(exchange.body, "body") if exchange.body.strip() else {}
+        if document.get("parameters"):
+            raise InvalidInputError(
+                "parameters: expected none: models come from the repository, "
+                "where `foveal models` puts them"
+            )
+
+        async def load() -> None:
+            await self.control.load(name)
+            exchange.respond(200, b"{}")
+
+        self._later(exchange, load())
+
+    def _unload(self, exchange: Exchange, name: str) -> None:
+        self.control.authorize(exchange.header(b"authorization") or b"")
+        if exchange.body.strip():
+            read_object(exchange.body, "body")
+
+        async def unload() -> None:
+            await self.control.unload(name)
+            exchange.respond(200, b"{}")
+
+        self._later(exchange, unload())
+
+
+def _get(handler: Handler) -> Handler:
+    """Let through GET, and HEAD as its answer's head."""
+
+    def check(exchange: Exchange) -> None:
+        if exchange.method not in ("GET", "HEAD"):
+            raise MethodError(f"{exchange.method}: expected GET", "GET, HEAD")
+        handler(exchange)
+
+    return check
+
+
+def _post(handler: Handler) -> Handler:
+    """Let through POST."""
+
+    def check(exchange: Exchange) -> None:
+        if exchange.method != "POST":
+            raise MethodError(f"{exchange.method}: expected POST", "POST")
+        handler(exchange)
+
+    return check
+
+
+def _unknown(exchange: Exchange) -> None:
+    path = exchange.path.decode("latin-1")
+    raise ModelNotFoundError(f"{exchange.method} {path[:200]}: no such route")
+
+
+def _tell(exchange: Exchange, document: dict[str, Any]) -> None:
+    exchange.respond(200, orjson.dumps(document))

@@ -1,0 +1,205 @@
+"""One inference of V2 over HTTP: expand the body, read it, infer, write the answer, compress it.
+
+Headers and content codings are here; the body's JSON is ``v2_json``'s, what a request means
+``v2_infer``'s.
+"""
+
+import logging
+import time
+
+from service.errors import InvalidInputError, MethodError, ServiceError
+from service.lane.exchange import JSON, REQUEST_ID, Exchange, server_timing
+from service.protocols import compression
+from service.protocols.v2.codec import InputTensor
+from service.protocols.v2.infer import INPUT, InferCall, InferEngine, InferRequest, Target
+from service.protocols.v2.json_body import read_request, write_response
+from service.rollout.catalog import Catalog
+
+logger = logging.getLogger("foveal.v2")
+
+OCTETS = b"application/octet-stream"
+PROTOCOL = "v2_http"
+# Answers up to this size are compressed on the loop: about a millisecond.
+_INLINE_COMPRESS_BYTES = 1 << 16
+
+
+class InferRoute:
+    """The handler of one model's ``infer``; looks it up again only when the catalog is replaced."""
+
+    __slots__ = ("_catalog", "_engine", "_max_body_bytes", "_name", "_target", "_version")
+
+    def __init__(self, engine: InferEngine, name: str, version: str, max_body_bytes: int) -> None:
+        self._engine = engine
+        self._max_body_bytes = max_body_bytes
+        self._name = name
+        self._version = version
+        self._catalog: Catalog | None = None
+        self._target: Target | None = None
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        engine = self._engine
+        catalog = engine.catalog()
+        target = self._target
+        if catalog is not self._catalog or target is None or exchange.method != "POST":
+            try:
+                if exchange.method != "POST":
+                    raise MethodError(f"{exchange.method}: expected POST", "POST")
+                target = self._target = engine.find(self._name, self._version)
+            except ServiceError as error:
+                engine.meters.count_refusal(PROTOCOL, error.status)
+                exchange.fail(error)
+                return
+            self._catalog = catalog
+        HttpInfer(engine, exchange, target, self._max_body_bytes).begin()
+
+
+class HttpInfer:
+    """One inference over HTTP: expand, read, infer, write, compress."""
+
+    __slots__ = ("_accepted", "_engine", "_exchange", "_head_bytes", "_max_body_bytes", "_target")
+
+    def __init__(
+        self, engine: InferEngine, exchange: Exchange, target: Target, max_body_bytes: int
+    ) -> None:
+        self._engine = engine
+        self._max_body_bytes = max_body_bytes
+        self._exchange = exchange
+        self._target = target
+        self._accepted = b""
+        self._head_bytes: bytes | None = None
+
+    def begin(self) -> None:
+        """Read the headers; go on now, or once a thread has expanded the body."""
+        coding = b""
+        for name, value in self._exchange.headers:
+            if name == b"inference-header-content-length":
+                self._head_bytes = value
+            elif name == b"content-encoding":
+                coding = value
+            elif name == b"accept-encoding":
+                self._accepted = value
+        if not coding:
+            self._infer(self._exchange.body)
+            return
+        try:  # a place in the queue: meanwhile the version is neither full nor unloaded
+            self._target.batcher.reserve(1)
+        except ServiceError as error:
+            self._fail(error)
+            return
+        self._engine.decoders.submit(self._expand, coding)
+
+    def _expand(self, coding: bytes) -> None:
+        outcome: bytes | ServiceError
+        try:
+            outcome = compression.decompress(self._exchange.body, coding, self._max_body_bytes)
+        except ServiceError as error:
+            outcome = error
+        except Exception:  # nobody looks at what an executor's work raised
+            logger.exception("expanding a body failed; this is a bug")
+            outcome = ServiceError("internal error; the server's log says more")
+        self._engine.loop.call_soon_threadsafe(self._expanded, outcome)
+
+    def _expanded(self, outcome: bytes | ServiceError) -> None:
+        self._target.batcher.release(1)
+        if self._exchange.disconnected:
+            return
+        if isinstance(outcome, ServiceError):
+            self._fail(outcome)
+        else:
+            self._infer(outcome)
+
+    def _infer(self, body: bytes) -> None:
+        exchange = self._exchange
+        try:
+            timeout_s = exchange.timeout_s(self._engine.request_timeout_s)
+            request = self._read(body)
+            canary = self._target.canary
+            if canary is not None and canary.takes(self._id(request)):
+                self._target = canary.target
+            call = InferCall(self._engine, self._target, request, self._answer)
+            call.begin(exchange.received_at, timeout_s)
+        except ServiceError as error:
+            self._fail(error)
+            return
+        if not exchange.response_complete:
+            exchange.on_disconnect = call.cancel
+
+    def _id(self, request: InferRequest) -> bytes:
+        """Return what tells this request from others, empty if nothing does."""
+        if request.id:
+            return request.id.encode()
+        return self._exchange.header(REQUEST_ID) or b""
+
+    def _read(self, body: bytes) -> InferRequest:
+        value = self._head_bytes
+        if value is None:
+            return read_request(body, None)
+        if not value.isdigit() or len(value) > 15:
+            raise InvalidInputError(
+                "header Inference-Header-Content-Length: expected a whole number of bytes, "
+                f"got {value.decode('latin-1')[:40]!r}"
+            )
+        head_bytes = int(value)
+        if head_bytes:
+            return read_request(body, head_bytes)
+        return self._read_raw(body)
+
+    def _read_raw(self, body: bytes) -> InferRequest:
+        """Take the whole body for the one input's tensor; its rows follow from its size."""
+        shape_HWC = self._target.classifier.artifact.image.shape_HWC
+        row_bytes = shape_HWC[0] * shape_HWC[1] * shape_HWC[2]
+        rows, rest = divmod(len(body), row_bytes)
+        if rest or not rows:
+            raise InvalidInputError(
+                f"body: expected raw pixels, a multiple of {row_bytes} bytes, got {len(body)}; "
+                "encoded images go to /predict, or in a BYTES tensor"
+            )
+        tensor = InputTensor(INPUT, "UINT8", [rows, *shape_HWC], memoryview(body))
+        return InferRequest([tensor], are_outputs_binary=True)
+
+    def _answer(self, call: InferCall) -> None:
+        self._exchange.job = call.job
+        if call.error is not None:
+            self._fail(call.error)
+            return
+        artifact = self._target.classifier.artifact
+        opening = b'{"model_name":"%s","model_version":"%d"' % (
+            artifact.name.encode(), artifact.version,
+        )  # fmt: skip
+        body, head_bytes = write_response(opening, call.request, call.outputs)
+        assert call.job is not None, "outputs come from a job; this is a bug"
+        extra = server_timing(call.job, self._exchange, time.monotonic())
+        media_type = JSON
+        if head_bytes is not None:
+            media_type = OCTETS
+            extra += b"inference-header-content-length: %d\r\n" % head_bytes
+        coding = b""
+        if self._accepted and len(body) >= compression.MIN_BYTES:
+            coding = compression.choose(self._accepted)
+        if not coding:
+            self._respond(body, media_type, extra)
+            return
+        extra += b"content-encoding: %s\r\nvary: accept-encoding\r\n" % coding
+        if len(body) <= _INLINE_COMPRESS_BYTES:
+            self._respond(compression.compress(body, coding), media_type, extra)
+        else:
+            self._engine.decoders.submit(self._compress, body, coding, media_type, extra)
+
+    def _compress(self, body: bytes, coding: bytes, media_type: bytes, extra: bytes) -> None:
+        self._engine.loop.call_soon_threadsafe(
+            self._respond, compression.compress(body, coding), media_type, extra
+        )
+
+    def _respond(self, body: bytes, media_type: bytes, extra: bytes) -> None:
+        exchange = self._exchange
+        exchange.respond(200, body, media_type, extra)
+        seconds = time.monotonic() - exchange.received_at
+        self._target.metrics.count_request(PROTOCOL, 200, seconds)
+
+    def _fail(self, error: ServiceError) -> None:
+        exchange = self._exchange
+        exchange.fail(error)
+        seconds = time.monotonic() - exchange.received_at
+        self._target.metrics.count_request(PROTOCOL, error.status, seconds)
+        self._engine.meters.touch()

@@ -1,0 +1,242 @@
+"""Inference requests and responses of V2 as HTTP carries them: a JSON head, then binary tensors.
+
+    body = JSON [+ buffer of each binary input, in the order of the inputs]
+
+``read_request`` believes nothing: every field is checked for its type, every size against the
+bytes that are there. Knows no routes, no headers and no model.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import orjson
+
+from service.errors import InvalidInputError
+from service.protocols.v2.codec import InputTensor, OutputTensor, check_tensor, refuse_shared_memory
+from service.protocols.v2.infer import InferRequest, RequestedOutput
+
+# JSON heads up to this size are remembered, so many of them: 256 KiB, and what was read of them.
+_REMEMBERED_BYTES = 1024
+_REMEMBERED = 256
+
+
+def read_request(body: bytes, head_bytes: int | None) -> InferRequest:
+    """Read an inference request.
+
+    Args:
+        body: All of it.
+        head_bytes: Length of its JSON where binary tensors follow, None where all is JSON.
+
+    Raises:
+        InvalidInputError: Anything is not as the protocol says; the message names it.
+    """
+    if head_bytes is None:
+        head, rest = _read_head(body), None
+    elif head_bytes <= len(body):
+        read = _remembered_head if head_bytes <= _REMEMBERED_BYTES else _read_head
+        head, rest = read(body[:head_bytes]), memoryview(body)[head_bytes:]
+    else:
+        raise InvalidInputError(
+            "header Inference-Header-Content-Length: expected at most the body's "
+            f"{len(body)} bytes, got {head_bytes}"
+        )
+    return InferRequest(
+        _attach(head.inputs, rest), head.outputs, head.id, head.parameters, head.are_outputs_binary
+    )
+
+
+class _Head(NamedTuple):
+    """What the JSON says; never changed, as it may be remembered.
+
+    ``inputs`` are tensors without their buffers, each with the size of its buffer if it says one.
+    """
+
+    inputs: list[tuple[InputTensor, int | None]]
+    outputs: list[RequestedOutput] | None
+    id: str | None
+    parameters: dict[str, Any]
+    are_outputs_binary: bool
+
+
+def _read_head(text: bytes) -> _Head:
+    document = read_object(text, "body")
+    parameters = _parameters(document, "request")
+    inputs = [_read_input(tensor) for tensor in _list(document.get("inputs"), "inputs")]
+    is_binary = parameters.get("binary_data_output", False) is True
+    identity = document.get("id")
+    if not isinstance(identity, str | None):
+        raise InvalidInputError(f"id: expected a string, got {kind(identity)}")
+    outputs = document.get("outputs")
+    wanted = None
+    if outputs is not None:
+        wanted = [_read_output(output, is_binary) for output in _list(outputs, "outputs")]
+    return _Head(inputs, wanted, identity, parameters, is_binary)
+
+
+# A client's requests for tensors of one shape differ in what follows the JSON, not in it.
+_remembered_head = lru_cache(_REMEMBERED)(_read_head)
+
+
+def read_object(text: bytes, where: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InvalidInputError: Not JSON, nested too deeply, or not an object.
+    """
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInputError(f"{where}: expected JSON, got {error}") from None
+    if type(document) is not dict:
+        raise InvalidInputError(f"{where}: expected a JSON object, got {kind(document)}")
+    return document
+
+
+def write_response(
+    opening: bytes, request: InferRequest, outputs: list[OutputTensor]
+) -> tuple[bytes, int | None]:
+    """Write an inference response.
+
+    Args:
+        opening: ``{"model_name":…,"model_version":…`` without the closing brace.
+        request: Says which outputs are binary, and the id to echo.
+        outputs: As requested, in that order.
+
+    Returns:
+        The body, and the length of its JSON, None where all of it is JSON.
+    """
+    buffers: list[bytes] = []
+    texts: list[bytes] = []
+    for position, output in enumerate(outputs):
+        values = output.values
+        document: dict[str, Any] = {
+            "name": output.name, "datatype": output.datatype, "shape": output.shape,
+        }  # fmt: skip
+        if request.is_binary(position):
+            buffer = output.buffer()
+            buffers.append(buffer)
+            document["parameters"] = {"binary_data_size": len(buffer)}
+        elif isinstance(values, list):
+            document["data"] = [value.decode() for value in values]
+        else:
+            document["data"] = values.ravel()
+        texts.append(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY))
+    identity = b"" if request.id is None else b',"id":%s' % orjson.dumps(request.id)
+    head = b'%s%s,"outputs":[%s]}' % (opening, identity, b",".join(texts))
+    if not buffers:
+        return head, None
+    return b"".join((head, *buffers)), len(head)
+
+
+def kind(value: Any) -> str:
+    """Name the JSON type of a value, for errors: values themselves may be of any size."""
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
+    return names.get(type(value), "null" if value is None else "a number")
+
+
+def _attach(
+    inputs: list[tuple[InputTensor, int | None]], rest: memoryview | None
+) -> list[InputTensor]:
+    """Give each tensor its bytes of what follows the JSON; no byte may be left over."""
+    tensors: list[InputTensor] = []
+    position, end = 0, 0 if rest is None else len(rest)
+    # The only tensor may be all that follows, as in OpenVINO Model Server.
+    remainder = end if rest is not None and len(inputs) == 1 else None
+    for tensor, stated in inputs:
+        size = remainder if stated is None and tensor.elements is None else stated
+        if size is None:
+            if tensor.elements is None:
+                raise InvalidInputError(
+                    f'input "{tensor.name}": expected "data", or "binary_data_size" among its '
+                    "parameters and header Inference-Header-Content-Length, got neither"
+                )
+            tensors.append(tensor)
+            continue
+        if rest is None or position + size > end:
+            raise InvalidInputError(
+                f'input "{tensor.name}": expected {size} bytes of binary data, '
+                f"got {end - position} after the JSON"
+            )
+        buffer = rest[position : position + size]
+        tensors.append(InputTensor(tensor.name, tensor.datatype, tensor.shape, buffer))
+        position += size
+    if position != end:
+        raise InvalidInputError(
+            f"body: expected {position} bytes of binary data after the JSON, got {end}"
+        )
+    return tensors
+
+
+def _read_input(document: Any) -> tuple[InputTensor, int | None]:
+    """Read one input, and the size of its binary data if it says one."""
+    if type(document) is not dict:
+        raise InvalidInputError(f"inputs: expected objects, got {kind(document)}")
+    name, datatype, shape = document.get("name"), document.get("datatype"), document.get("shape")
+    if type(name) is not str or type(datatype) is not str:
+        raise InvalidInputError(
+            f'inputs: expected "name" and "datatype" to be strings, '
+            f"got {kind(name)} and {kind(datatype)}"
+        )
+    if type(shape) is not list or any(type(size) is not int for size in shape):
+        raise InvalidInputError(
+            f'input "{_short(name)}": expected "shape", a list of whole numbers'
+        )
+    tensor = InputTensor(_short(name), datatype, shape)
+    check_tensor(tensor)
+    parameters = _parameters(document, f'input "{tensor.name}"')
+    refuse_shared_memory(parameters, tensor.name)
+    size = parameters.get("binary_data_size")
+    if size is not None and (type(size) is not int or size < 0):
+        raise InvalidInputError(
+            f'input "{tensor.name}": expected "binary_data_size" to be a whole number of bytes, '
+            f"got {kind(size)}"
+        )
+    elements = document.get("data")
+    if elements is not None:
+        if size is not None:
+            raise InvalidInputError(
+                f'input "{tensor.name}": expected "data" or "binary_data_size", got both'
+            )
+        if type(elements) is not list:
+            raise InvalidInputError(
+                f'input "{tensor.name}": expected "data" to be an array, got {kind(elements)}'
+            )
+        tensor.elements = elements
+    return tensor, size
+
+
+def _read_output(document: Any, is_binary: bool) -> RequestedOutput:
+    if type(document) is not dict or type(document.get("name")) is not str:
+        raise InvalidInputError('outputs: expected objects with a string "name"')
+    name = _short(document["name"])
+    parameters = _parameters(document, f'output "{name}"')
+    refuse_shared_memory(parameters, name)
+    return RequestedOutput(
+        name, parameters.get("classification", 0), parameters.get("binary_data", is_binary) is True
+    )
+
+
+def _parameters(document: dict[str, Any], where: str) -> dict[str, Any]:
+    parameters = document.get("parameters")
+    if parameters is None:
+        return {}
+    if type(parameters) is not dict:
+        raise InvalidInputError(f"{where}: expected parameters to be an object")
+    for key, value in parameters.items():
+        if type(value) not in (str, int, float, bool):
+            raise InvalidInputError(
+                f'{where}: expected parameter "{_short(key)}" to be a string, number or boolean, '
+                f"got {kind(value)}"
+            )
+    return parameters
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if type(value) is not list:
+        raise InvalidInputError(f'body: expected "{where}" to be an array, got {kind(value)}')
+    return value
+
+
+def _short(text: str) -> str:
+    """Cut a name that an error may repeat."""
+    return text if len(text) <= 80 else text[:79] + "…"

@@ -1,0 +1,1 @@
+"""Which version answers: the catalog, model control, polling, canaries and shadows."""

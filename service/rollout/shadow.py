@@ -1,0 +1,102 @@
+"""Compare a candidate version with the one that serves, on a share of its rows.
+
+Rows are taken from batches that have run; the candidate runs them on a thread of its own, at most
+one batch at a time. Rows that come while it is busy are dropped, not queued: no client ever waits
+for a shadow, and none sees what it says.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.metrics import SHADOW_DIFFERENCE, SHADOW_ROWS, SHADOW_SECONDS
+from service.pipeline.alarm import Loop
+from service.pipeline.classifier import Classifier
+from service.pipeline.job import Batch
+from service.rollout.catalog import Candidate, Catalog
+
+logger = logging.getLogger("foveal.shadow")
+
+
+class Shadows:
+    """Runs the candidates of all models.
+
+    Args:
+        catalog: Gives the catalog that is served now.
+        loop: The loop that batches are observed on.
+    """
+
+    def __init__(self, catalog: Callable[[], Catalog], loop: Loop) -> None:
+        self._catalog = catalog
+        self._loop = loop
+        self._thread = ThreadPoolExecutor(1, "shadow")
+        self._is_busy = False
+
+    def observe_batch(self, classifier: Classifier, batch: Batch) -> None:
+        """Take a share of the requests of a batch, once they are answered."""
+        shadow = self._catalog().shadows.get(classifier)
+        if shadow is not None:
+            self._loop.call_soon(self._take, shadow, batch, batch.jobs)
+
+    def close(self) -> None:
+        """Take no more."""
+        self._is_busy = True
+        self._thread.shutdown(wait=False)
+
+    def _take(self, shadow: Candidate, batch: Batch, jobs: list[tuple]) -> None:  # type: ignore[type-arg]
+        rows: list[NDArray[np.uint8]] = []
+        positions: list[int] = []
+        position = 0
+        for job, first, count in jobs:
+            if random.random() < shadow.fraction:
+                rows.extend(job.rows[first : first + count])
+                positions.extend(range(position, position + count))
+            position += count
+        if not rows:
+            return
+        if self._is_busy:
+            _count(shadow.classifier, "dropped", len(rows))
+            return
+        assert batch.outputs is not None, "only finished batches are observed; this is a bug"
+        self._is_busy = True
+        served_NK = batch.outputs.probabilities[positions]
+        self._thread.submit(self._run, shadow.classifier, rows, served_NK)
+
+    def _run(
+        self, candidate: Classifier, rows: list[NDArray[np.uint8]], served_NK: NDArray[np.float32]
+    ) -> None:
+        """Compare; on the thread."""
+        try:
+            started = time.monotonic()
+            said_NK = candidate.session.run(np.stack(rows)).probabilities
+            seconds = time.monotonic() - started
+            agreed = int((said_NK.argmax(axis=1) == served_NK.argmax(axis=1)).sum())
+            _count(candidate, "agreed", agreed)
+            _count(candidate, "differed", len(rows) - agreed)
+            labels = _labels(candidate)
+            SHADOW_SECONDS.labels(*labels).observe(seconds)
+            difference = SHADOW_DIFFERENCE.labels(*labels)
+            for value in np.abs(said_NK - served_NK).max(axis=1).tolist():
+                difference.observe(value)
+        except Exception:
+            logger.exception("%s: a shadow's run failed", candidate.artifact.reference)
+            _count(candidate, "failed", len(rows))
+        finally:
+            self._loop.call_soon_threadsafe(self._done)
+
+    def _done(self) -> None:
+        self._is_busy = False
+
+
+def _labels(candidate: Classifier) -> tuple[str, str]:
+    return candidate.artifact.name, str(candidate.artifact.version)
+
+
+def _count(candidate: Classifier, outcome: str, rows: int) -> None:
+    if rows:
+        SHADOW_ROWS.labels(*_labels(candidate), outcome).inc(rows)

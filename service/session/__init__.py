@@ -1,0 +1,1 @@
+"""How a graph runs: a session under a plan, on the CPU or a GPU."""

@@ -1,0 +1,125 @@
+"""One GPU, as all sessions of this process on it share it: a thread, two streams, a budget.
+
+onnxruntime keeps captured graphs by thread, so whatever runs on a GPU runs on its one thread; there
+nothing overlaps a capture, either. Knows no model.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from service.errors import InferenceError
+from service.session.devices import runtime
+from service.session.gpu.cuda_runtime import CudaError
+from service.session.gpu.memory import CudaMemory
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Budget:
+    """How much memory the sessions on one device may hold together.
+
+    Args:
+        name: Of the device, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._held: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def held_bytes(self) -> int:
+        """Return what all sessions hold."""
+        with self._lock:
+            return sum(self._held.values())
+
+    def left_bytes(self, limit_bytes: int) -> int:
+        """Return what a further session may take; 0 where there is no limit.
+
+        Raises:
+            InferenceError: Nothing is left.
+        """
+        if not limit_bytes:
+            return 0
+        held = self.held_bytes
+        if held >= limit_bytes:
+            raise InferenceError(
+                f"{self._name}: expected room in {limit_bytes >> 20} MiB, got {held >> 20} MiB "
+                "held by other models; raise FOVEAL_GPU_MEMORY_MIB or serve fewer"
+            )
+        return limit_bytes - held
+
+    def take(self, holder: int, size_bytes: int, limit_bytes: int) -> None:
+        """Note what a session turned out to hold.
+
+        Raises:
+            InferenceError: It is more than was left; nothing is noted.
+        """
+        with self._lock:
+            held = sum(self._held.values())
+            if limit_bytes and held + size_bytes > limit_bytes:
+                raise InferenceError(
+                    f"{self._name}: expected room in {limit_bytes >> 20} MiB, got a model of "
+                    f"{size_bytes >> 20} MiB beside {held >> 20} MiB of others; raise "
+                    "FOVEAL_GPU_MEMORY_MIB or serve fewer"
+                )
+            self._held[holder] = size_bytes
+
+    def give_back(self, holder: int) -> None:
+        """Note that a session is gone."""
+        with self._lock:
+            self._held.pop(holder, None)
+
+
+class Accelerator:
+    """One GPU. Get it with ``accelerator``.
+
+    Args:
+        index: Which of the GPUs that this process sees.
+
+    Attributes:
+        executor: The device's one thread.
+        budget: Of its memory.
+
+    Raises:
+        InferenceError: CUDA's runtime refuses it.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.budget = Budget(f"cuda:{index}")
+        self._thread = 0
+        self.executor = ThreadPoolExecutor(1, f"cuda-{index}", initializer=self._begin)
+        try:
+            self._runtime = runtime()
+            self._streams = self.call(lambda: (self._runtime.stream(), self._runtime.stream()))
+        except CudaError as error:
+            raise InferenceError(f"cuda:{index}: {error}") from None
+
+    def memory(self) -> CudaMemory:
+        """Return an object for what one session holds."""
+        return CudaMemory(self._runtime, self.index, *self._streams)
+
+    def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do something on the device's thread, at once if this is it, and wait for it."""
+        if threading.get_ident() == self._thread:
+            return work(*args, **kwargs)
+        return self.executor.submit(work, *args, **kwargs).result()
+
+    def _begin(self) -> None:
+        self._thread = threading.get_ident()
+        runtime().use(self.index)
+
+
+@functools.cache
+def accelerator(index: int) -> Accelerator:
+    """Return a GPU of this process, the same one each time.
+
+    Raises:
+        InferenceError: CUDA's runtime refuses it.
+    """
+    return Accelerator(index)

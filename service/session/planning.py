@@ -1,0 +1,199 @@
+"""Choose how a version runs here: which of its files, on how many threads; prove it, then open it.
+
+The fp32 file is the reference. A file of lower precision is used only if it passed its gate where
+it was made and replays its own golden answers here; where it does not, fp32 answers and the log
+says why. Knows no requests and no queues.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.artifact import ArtifactError, ModelArtifact, ModelFile, Precision
+from models.image import decode
+from models.repository import ModelRepository
+from service.errors import InferenceError
+from service.session.plans import DeviceLimits
+from service.session.session import Session
+
+logger = logging.getLogger("foveal.planning")
+
+Choice = Literal["auto", "fp32", "int8", "fp16"]
+
+# Probabilities of a golden image may differ this much from the recorded ones of the same precision.
+# fp32: CPU kernels of other instruction sets sum in another order; exports are verified to 1e-5
+# where they are made. int8: one value rounded to the next of 256 steps; onnxruntime's integer
+# kernels and its float emulation of the same fashion-cnn differ by at most 0.0094 on 10,000 images.
+# fp16: eleven bits, as TF32 has.
+GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 2e-2}
+# More threads must make a full batch this much faster to be worth taking from decode and HTTP.
+THREADS_GAIN = 1.15
+# A lower precision must make it this much faster to be worth other digits: more than the noise of
+# the measurement, so that workers and restarts decide alike.
+PRECISION_GAIN = 1.15
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLimits:
+    """What a plan may choose from.
+
+    Attributes:
+        precision: The file to run; ``auto``: the fastest one, measured.
+        threads: Numbers of threads to choose from, by measurement if there are several.
+        rows: Rows of a full batch, which is what is measured.
+        device: Where, and what may be used there.
+    """
+
+    precision: Choice = "fp32"
+    threads: tuple[int, ...] = (1,)
+    rows: int = 64
+    device: DeviceLimits = field(default_factory=DeviceLimits)
+
+
+def open_best(repository: ModelRepository, artifact: ModelArtifact, limits: PlanLimits) -> Session:
+    """Open the session that answers for a version, its golden images replayed.
+
+    Where the device was chosen by ``auto``, a version that it cannot run goes to the CPU, aloud.
+
+    Args:
+        repository: Where the version lies.
+        artifact: The version, verified.
+        limits: What there is to choose from.
+
+    Raises:
+        ArtifactError: The fp32 file is needed and a golden image gets another answer.
+        InferenceError: The fp32 file is needed and onnxruntime refuses it.
+    """
+    if limits.device.found.asked != "auto" or limits.device.found.device == "cpu":
+        return _open_best(repository, artifact, limits)
+    try:
+        return _open_best(repository, artifact, limits)
+    except (ArtifactError, InferenceError) as error:
+        reason = str(error)
+    cpu = DeviceLimits(buckets=limits.device.buckets)
+    session = _open_best(repository, artifact, replace(limits, device=cpu))
+    session.fallback = reason
+    logger.warning(
+        "%s: the CPU runs it, %s cannot: %s",
+        artifact.reference, limits.device.found.device, reason,
+    )  # fmt: skip
+    return session
+
+
+def _open_best(repository: ModelRepository, artifact: ModelArtifact, limits: PlanLimits) -> Session:
+    if limits.precision in ("int8", "fp16"):
+        lower = _open_lower(repository, artifact, limits.precision, limits)
+        return lower or _open_file(repository, artifact, artifact.fp32, limits)
+    best = _open_file(repository, artifact, artifact.fp32, limits)
+    if limits.precision == "fp32":
+        return best
+    images_NHWC = _blank(artifact, limits.rows)
+    best_s = best_of(best, images_NHWC, 4) / PRECISION_GAIN
+    for file in artifact.files:
+        session = _open_lower(repository, artifact, file.precision, limits) if file.gate else None
+        seconds = best_of(session, images_NHWC, 4) if session else float("inf")
+        if session and seconds < best_s:
+            best, best_s = session, seconds
+    return best
+
+
+def open_all(repository: ModelRepository, artifact: ModelArtifact) -> Iterator[Session]:
+    """Open every file of a version in turn, its golden images replayed.
+
+    Raises:
+        ArtifactError: A golden image gets another answer.
+        InferenceError: onnxruntime refuses a file.
+    """
+    for file in artifact.files:
+        if file.gate or file.precision == "fp32":
+            yield _open_file(repository, artifact, file, PlanLimits())
+
+
+def open_again(repository: ModelRepository, artifact: ModelArtifact, session: Session) -> Session:
+    """Open one more session on the file and the plan of one that is open, threads of its own."""
+    file = artifact.file(session.plan.precision)
+    assert file is not None, "the session was opened from it; this is a bug"
+    return Session(repository.read_model(artifact, file.path), session.plan)
+
+
+def self_test(repository: ModelRepository, artifact: ModelArtifact, session: Session) -> None:
+    """Replay the golden images through decoder and session.
+
+    Raises:
+        ArtifactError: A probability is off by more than the precision's ``GOLDEN_TOLERANCE``.
+    """
+    file = artifact.file(session.plan.precision)
+    gate = file.gate if file else None
+    tolerance = GOLDEN_TOLERANCE[session.plan.precision]
+    if session.plan.tf32:
+        tolerance = max(tolerance, GOLDEN_TOLERANCE["fp16"])
+    for i, golden in enumerate(artifact.golden):
+        row_HWC = decode(repository.read_file(artifact, golden.path), artifact.image)
+        got_K = session.run(row_HWC[None]).probabilities[0]
+        recorded = gate.golden[i] if gate else golden.probabilities
+        difference = float(np.abs(got_K - np.asarray(recorded, np.float32)).max())
+        if not difference <= tolerance:
+            raise ArtifactError(
+                f"{artifact.reference}: golden image {golden.path}: expected the recorded "
+                f"probabilities within {tolerance}, got a difference of {difference:.2g}; "
+                "export the model again on this version of onnxruntime"
+            )
+
+
+def best_of(session: Session, images_NHWC: NDArray[np.uint8], runs: int) -> float:
+    """Return the shortest of some runs, seconds; the first, which allocates, is not counted."""
+    times = []
+    for _ in range(runs + 1):
+        started = time.perf_counter()
+        session.run(images_NHWC)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def _open_lower(
+    repository: ModelRepository, artifact: ModelArtifact, precision: Precision, limits: PlanLimits
+) -> Session | None:
+    """Open a file of lower precision; None, and a warning, where it cannot be trusted here."""
+    file = artifact.file(precision)
+    if file is None or file.gate is None:
+        has = ", ".join(f.precision for f in artifact.files if f.gate or f.precision == "fp32")
+        logger.warning(
+            "%s: expected an %s file that passed its gate, got %s; fp32 answers instead, export "
+            "with --precision %s to change that", artifact.reference, precision, has, precision,
+        )  # fmt: skip
+        return None
+    try:
+        return _open_file(repository, artifact, file, limits)
+    except (ArtifactError, InferenceError) as error:
+        logger.warning("%s does not run here, fp32 answers instead: %s", precision, error)
+        return None
+
+
+def _open_file(
+    repository: ModelRepository, artifact: ModelArtifact, file: ModelFile, limits: PlanLimits
+) -> Session:
+    """Open one file on the number of threads that pays, and replay the golden images."""
+    content = repository.read_model(artifact, file.path)
+    device, shape = limits.device, artifact.image.shape_HWC
+    threads = sorted(set(limits.threads)) if device.found.device == "cpu" else [1]
+    best, *others = (
+        Session(
+            content, device.plan(file.precision, count, limits.rows, shape), choose=device.chooses
+        )
+        for count in threads
+    )
+    images_NHWC = _blank(artifact, limits.rows)
+    for more in others:
+        if best_of(best, images_NHWC, 4) > THREADS_GAIN * best_of(more, images_NHWC, 4):
+            best = more
+    self_test(repository, artifact, best)
+    return best
+
+
+def _blank(artifact: ModelArtifact, rows: int) -> NDArray[np.uint8]:
+    return np.zeros((rows, *artifact.image.shape_HWC), np.uint8)

@@ -1,0 +1,331 @@
+"""Run a model: one onnxruntime session under a plan, outputs counted and typed.
+
+Knows ONNX bytes, arrays and threads; nothing about requests, queues or files. ``run`` may be called
+from any thread, several at once. On a CPU it computes on the caller's: the batcher runs one batch
+at a time, the batch scorer one a core. On a GPU all runs are on the device's one thread.
+
+Layout legend: N rows, H height, W width, C channels, K classes.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import os
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, TypeVar
+
+# Before onnxruntime is imported: with its telemetry on it starts a thread, keeps a database in the
+# user's cache and speaks up where it can't. Nothing phones home.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from service.errors import InferenceError
+from service.session.buckets import choose_buckets
+from service.session.devices import PROVIDERS
+from service.session.gpu.accelerator import Accelerator, accelerator
+from service.session.gpu.binding import OUTPUTS, BoundRuns, Outputs, Slot
+from service.session.gpu.cuda_runtime import CudaError
+from service.session.gpu.memory import CpuMemory, Memory
+from service.session.plans import Binding, Plan, providers_of
+
+__all__ = ["Outputs", "Plan", "Session", "available_cpus"]
+
+logger = logging.getLogger("foveal.session")
+
+T = TypeVar("T")
+
+onnxruntime.disable_telemetry_events()  # builds that do not know the variable
+
+_NAMES = list(OUTPUTS)
+_SILENT = 3  # onnxruntime's severity: errors only; what matters is raised anyway
+_LISTED_NODES = 8  # of those left on the CPU; the metric counts them all
+
+
+class Session:
+    """One loaded model.
+
+    Args:
+        content: The ONNX file's bytes, already verified against the contract.
+        plan: How to run it.
+        choose: Whether only those of the plan's buckets stay that pay, by measurement here.
+
+    Attributes:
+        plan: How it runs: buckets and binding may be less than what the plan wanted.
+        reason: Why graphs are not replayed although the plan wanted it; empty where they are.
+        fallback: Why the CPU runs it although a GPU was found; empty where that is not so.
+        cpu_nodes: Nodes that a plan for a GPU leaves on the CPU, as ``Shape node_shape``.
+        memory_bytes: What opening it took of the GPU's memory.
+
+    Raises:
+        InferenceError: onnxruntime refuses the model, gives another provider than the plan's, or
+            the device's budget is used up.
+    """
+
+    def __init__(self, content: bytes, plan: Plan, *, choose: bool = False) -> None:
+        self.plan = plan
+        self.reason = ""
+        self.fallback = ""
+        self.cpu_nodes: tuple[str, ...] = ()
+        self.memory_bytes = 0
+        self._session: Any = None
+        self._bound: BoundRuns | None = None
+        self._accelerator: Accelerator | None = None
+        if plan.device == "cpu":
+            memory = CpuMemory()
+            self._open(content, choose, memory)
+            if self._bound is not None:
+                weakref.finalize(self, _free, [self._bound], memory).atexit = False
+        else:
+            self._accelerator = accelerator(plan.index)
+            self._open_on(self._accelerator, content, choose)
+
+    @property
+    def executor(self) -> Executor | None:
+        """Return the thread that all runs must be on; None: any."""
+        return None if self._accelerator is None else self._accelerator.executor
+
+    @property
+    def slots(self) -> list[Slot]:
+        """Return what batches are put together in and run by; empty where runs are not bound."""
+        return [] if self._bound is None else self._bound.slots[1:]
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Return (H, W, C) of the rows, as the graph has it."""
+        return tuple(self._session.get_inputs()[0].shape[1:])
+
+    @property
+    def padded_rows(self) -> int:
+        """Return how many rows were run for nothing, to fill batches up to their buckets."""
+        return 0 if self._bound is None else self._bound.padded_rows
+
+    def run(self, images_NHWC: NDArray[np.uint8]) -> Outputs:
+        """Classify one batch, in a single onnxruntime call unless it is larger than all buckets.
+
+        Args:
+            images_NHWC: uint8 [N, H, W, C], 0-255, N >= 1, contiguous. Not modified.
+
+        Raises:
+            InferenceError: onnxruntime failed, or gave another number of rows than it got.
+        """
+        if self._bound is None and self._accelerator is None:
+            return self._run_plain(images_NHWC)
+        run = self._run_plain if self._bound is None else self._run_bound
+        return run(images_NHWC) if self._accelerator is None else (
+            self._accelerator.call(run, images_NHWC)
+        )  # fmt: skip
+
+    def run_slot(self, slot: Slot, images_NHWC: NDArray[np.uint8]) -> Outputs:
+        """Classify one batch of a slot; on the executor's thread, if there is one.
+
+        Args:
+            slot: One of ``slots``.
+            images_NHWC: As in ``run``, no more than the largest bucket; best the slot's own rows.
+
+        Raises:
+            InferenceError: The run failed.
+        """
+        try:
+            return slot.run(images_NHWC)
+        except Exception as error:
+            raise _failed(images_NHWC, error) from error
+
+    def _run_plain(self, images_NHWC: NDArray[np.uint8]) -> Outputs:
+        try:
+            logits, probabilities = self._session.run(_NAMES, {"images": images_NHWC})
+        except Exception as error:
+            raise _failed(images_NHWC, error) from error
+        if len(logits) != len(images_NHWC) or len(probabilities) != len(images_NHWC):
+            raise InferenceError(
+                f"expected {len(images_NHWC)} rows out, got {len(logits)}, {len(probabilities)}"
+            )
+        return Outputs(logits, probabilities)
+
+    def _run_bound(self, images_NHWC: NDArray[np.uint8]) -> Outputs:
+        assert self._bound is not None, "only bound sessions come here; this is a bug"
+        slot, most = self._bound.slots[0], self.plan.buckets[-1]
+        if len(images_NHWC) <= most:
+            return self.run_slot(slot, images_NHWC)
+        parts = [
+            self.run_slot(slot, images_NHWC[first : first + most])
+            for first in range(0, len(images_NHWC), most)
+        ]
+        return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def _open_on(self, device: Accelerator, content: bytes, choose: bool) -> None:
+        """Open on a GPU, within the budget that its sessions share."""
+        limit = self.plan.memory_bytes
+        self.plan = dataclasses.replace(self.plan, memory_bytes=device.budget.left_bytes(limit))
+        memory = device.memory()
+        try:
+            before = device.call(memory.free_bytes)
+            self._open(content, choose, memory)
+            # Of the whole device: what other processes take meanwhile counts, too.
+            self.memory_bytes = max(0, before - device.call(memory.free_bytes))
+            device.budget.take(id(self), self.memory_bytes, limit)
+        except Exception as error:
+            held, self._bound, self._session = [self._bound, self._session], None, None
+            device.call(_free, held, memory)
+            if isinstance(error, CudaError):
+                raise InferenceError(f"cuda:{self.plan.index}: {error}") from error
+            raise
+        ending = weakref.finalize(
+            self, _end, device, id(self), [self._bound, self._session], memory
+        )
+        ending.atexit = False  # the process takes everything with it
+
+    def _open(self, content: bytes, choose: bool, memory: Memory) -> None:
+        """Open and bind; without graphs where they cannot be captured, and the log says why."""
+        try:
+            self._open_as(self.plan.binding, content, choose, memory)
+            return
+        except InferenceError as error:
+            if self.plan.binding != "graph" or self._accelerator is None:
+                raise
+            self.reason = error.message
+        self._session = None
+        self._accelerator.call(memory.recover)
+        self._open_as("bound", content, choose, memory)
+        logger.warning("runs are bound, but no graphs are replayed: %s", self.reason)
+
+    def _open_as(self, binding: Binding, content: bytes, choose: bool, memory: Memory) -> None:
+        plan = self.plan = dataclasses.replace(self.plan, binding=binding)
+        self._session = _open_session(content, plan, memory.run_stream)
+        if plan.device != "cpu":
+            self.cpu_nodes = _check_nodes(self._session, plan)
+        if plan.binding == "plain":
+            return
+
+        def bind() -> BoundRuns:
+            return BoundRuns(self._session, memory, plan.buckets, graphs=binding == "graph")
+
+        call = _call if self._accelerator is None else self._accelerator.call
+        try:
+            bound = call(bind)
+            kept = plan.buckets
+            if choose:
+                kept = choose_buckets({size: call(bound.measure, size) for size in kept})
+            call(bound.keep, kept)
+            for step in bound.warm_ups():
+                call(step)
+        except InferenceError:
+            raise
+        except Exception as error:  # onnxruntime's and CUDA's
+            raise InferenceError(f"binding failed: {_first_line(error)}") from error
+        self._bound = bound
+        self.plan = dataclasses.replace(plan, buckets=kept)
+
+
+def _open_session(content: bytes, plan: Plan, stream: int) -> onnxruntime.InferenceSession:
+    """Open onnxruntime's session; the provider asked for runs it, or nobody does."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = plan.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _SILENT
+    # Spinning workers would burn the cores that decode and parse between runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if plan.device != "cpu":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        # Weights stay out of the arena: its limit is then that of what runs need, and a captured
+        # graph, which writes where its run did, finds nothing else there.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    if plan.device == "tensorrt" and plan.engine_cache is not None:
+        plan.engine_cache.mkdir(parents=True, exist_ok=True)
+    providers = providers_of(plan, stream)
+    try:
+        session = onnxruntime.InferenceSession(
+            content, options, providers=providers, enable_fallback=0
+        )
+    except Exception as error:  # onnxruntime raises many classes without a common base
+        raise InferenceError(f"onnxruntime refused the model: {_first_line(error)}") from error
+    if session.get_providers()[0] != providers[0][0]:
+        raise InferenceError(f"expected provider {providers[0][0]}, got {session.get_providers()}")
+    return session
+
+
+def _check_nodes(session: onnxruntime.InferenceSession, plan: Plan) -> tuple[str, ...]:
+    """Return the nodes that a plan for a GPU left on the CPU, and say so.
+
+    Raises:
+        InferenceError: All of them: the provider is there in name only.
+    """
+    left, taken = [], 0
+    for part in session.get_provider_graph_assignment_info():
+        nodes = [f"{node.op_type} {node.name}" for node in part.get_nodes()]
+        if part.ep_name == PROVIDERS["cpu"]:
+            left += nodes
+        else:
+            taken += len(nodes)
+    if not taken:
+        raise InferenceError(
+            f"expected nodes on {PROVIDERS[plan.device]}, got all {len(left)} on the CPU"
+        )
+    if left:
+        more = len(left) - _LISTED_NODES
+        logger.warning(
+            "device %s: %d of %d nodes stay on the CPU: %s%s", plan.device, len(left),
+            len(left) + taken, ", ".join(left[:_LISTED_NODES]),
+            f" and {more} more" if more > 0 else "",
+        )  # fmt: skip
+    return tuple(left)
+
+
+def _call(work: Callable[..., T], *args: object) -> T:
+    return work(*args)
+
+
+def _end(device: Accelerator, holder: int, held: list[object], memory: Memory) -> None:
+    """Free what a session held on a GPU, on the device's thread: nothing may meet a capture."""
+    device.budget.give_back(holder)
+    with contextlib.suppress(RuntimeError):  # the interpreter is going down
+        device.executor.submit(_free, held, memory)
+
+
+def _free(held: list[object], memory: Memory) -> None:
+    """Let the session go first: its graphs refer to the buffers."""
+    for each in held:
+        if isinstance(each, BoundRuns):
+            each.close()
+    held.clear()
+    memory.release()
+
+
+def _failed(images_NHWC: NDArray[np.uint8], error: Exception) -> InferenceError:
+    return InferenceError(f"run of batch {images_NHWC.shape} failed: {_first_line(error)}")
+
+
+def available_cpus() -> int:
+    """Return how many cores this process may use: affinity and cgroup quota, at least 1.
+
+    Sources: sched_getaffinity(2); cgroup v2 ``cpu.max`` and v1 ``cpu.cfs_quota_us`` of the Linux
+    kernel's documentation, as seen from inside a container's own cgroup namespace.
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
+    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+
+
+def _cgroup_quota(root: Path) -> float | None:
+    """Return the CPU quota in cores, None where none is set or none can be read."""
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
+        return None if quota in ("max", "-1") else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

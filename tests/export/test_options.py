@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+
+from export.errors import AdoptError
+from export.options import Options, read_labels, read_options
+
+
+def test_flags_win_over_toml_and_toml_over_defaults(tmp_path: Path) -> None:
+    toml = tmp_path / "pixels.toml"
+    toml.write_text('scale = "1/255"\nmean = [0.1, 0.2, 0.3]\nsize = [224, 256]\nlayout = "NHWC"\n')
+    got = read_options(toml, {"layout": "NCHW", "std": "0.5", "mean": None})
+    assert got == Options("NCHW", 1 / 255, (0.1, 0.2, 0.3), (0.5,), size=(224, 256))
+    assert read_options(None, {}) == Options()
+    assert read_options(None, {"size": "224"}).size == (224, 224)
+    assert read_options(None, {"mean": "1/2,2,3"}).mean == (0.5, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ({"layout": "CHWN"}, "layout: expected NCHW or NHWC, got 'CHWN'"),
+        ({"resize": "squash"}, "resize: expected stretch or crop or pad"),
+        ({"scale": "1/0"}, "scale: expected numbers"),
+        ({"scale": "inf"}, "scale: expected numbers"),
+        ({"scale": "nan"}, "scale: expected numbers"),
+        ({"scale": "1,2"}, "scale: expected one number"),
+        ({"mean": "1,2"}, "mean: expected one number or three"),
+        ({"std": "1,0,1"}, "none 0 in std"),
+        ({"size": "0"}, "size: expected 224 or 224x256"),
+        ({"size": "1x2x3"}, "size: expected 224 or 224x256"),
+        ({"output": 3}, "output: expected a name"),
+    ],
+)
+def test_a_value_that_is_none_is_named(flags: dict[str, object], reason: str) -> None:
+    with pytest.raises(AdoptError, match=reason):
+        read_options(None, flags)
+
+
+def test_a_toml_that_is_none_is_named(tmp_path: Path) -> None:
+    toml = tmp_path / "pixels.toml"
+    toml.write_text("size = ")
+    with pytest.raises(AdoptError, match="expected TOML"):
+        read_options(toml, {})
+    toml.write_text("meen = 3")
+    with pytest.raises(AdoptError, match=r"expected layout, scale, .*got 'meen'"):
+        read_options(toml, {})
+
+
+def test_labels_are_lines_or_a_json_list(tmp_path: Path) -> None:
+    text, document = tmp_path / "labels.txt", tmp_path / "labels.json"
+    text.write_text("tench\ngoldfish, Carassius\n")
+    document.write_text('["tench", "goldfish, Carassius"]')
+    assert read_labels(text) == read_labels(document) == ("tench", "goldfish, Carassius")
+    for wrong, reason in (
+        ("a\n\nb", "label 2: expected one of its own, got an empty one"),
+        ("a\nb\na", "label 3: expected one of its own, got 'a' of label 1 again"),
+        ("a", "expected 2 or more labels, got 1"),
+    ):
+        text.write_text(wrong)
+        with pytest.raises(AdoptError, match=reason):
+            read_labels(text)
+    document.write_text('{"a": 1}')
+    with pytest.raises(AdoptError, match="expected a list of strings"):
+        read_labels(document)

@@ -1,0 +1,97 @@
+"""``foveal score`` as a user meets it."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.scoring.containers import as_parquet, read
+from tests.server import ROOT
+from tests.shell import Shell
+from tests.tiny import LABELS, random_images, tiny_probabilities
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], tiny_repository: Path) -> Shell:
+    return Shell(capsys, tiny_repository)
+
+
+@pytest.fixture
+def table(files: list[Path], tmp_path: Path) -> Path:
+    good = [file for file in files if "-" not in file.name]
+    best = tiny_probabilities(random_images(140)).argmax(axis=1)
+    truths = [LABELS[index] for index in best]
+    truths[0] = LABELS[(best[0] + 1) % 4]
+    return as_parquet(tmp_path / "a.parquet", good, label=truths, size=[1.5] * 140)
+
+
+def test_all_that_is_asked_for_is_in_the_table(shell: Shell, table: Path, tmp_path: Path) -> None:
+    expected_NK = tiny_probabilities(random_images(140))
+    order_NK = (-expected_NK).argsort(axis=1, kind="stable")
+    for ending in (".parquet", ".csv", ".jsonl"):
+        out = tmp_path / f"out{ending}"
+        said = shell(
+            "score", table, "--model", "tiny", "--out", out, "--top", 2, "--probabilities",
+            "--keep", "label", "--keep", "size", "--id-column", "label",
+        )  # fmt: skip
+        assert (said.code, said.error) == (0, "")
+        rows = read(out)
+        assert list(rows[0]) == [
+            "id", "label", "index", "probability", "label_2", "index_2", "probability_2",
+            "probabilities", "error", "model", "version", "source_label", "size",
+        ]  # fmt: skip
+        assert [int(row["index_2"]) for row in rows] == order_NK[:, 1].tolist()
+        assert [row["label_2"] for row in rows] == [LABELS[i] for i in order_NK[:, 1]]
+        assert {float(row["size"]) for row in rows} == {1.5}
+        assert [row["id"] for row in rows] == [row["source_label"] for row in rows]
+        for row, expected_K in zip(rows, expected_NK, strict=True):
+            values = row["probabilities"]
+            values = values if isinstance(values, list) else orjson.loads(values)
+            assert values == pytest.approx(expected_K, abs=1e-6)
+            assert values[row["index"]] == row["probability"]
+
+
+def test_accuracy_and_confusion_are_said(shell: Shell, table: Path, tmp_path: Path) -> None:
+    words = ("score", table, "--model", "tiny", "--out", tmp_path / "out.csv", "--label-column")
+    said = shell(*words, "label")
+    assert said.out.splitlines()[0].endswith(", accuracy 99.29% of 140 with a label")
+    heading, *lines = (line.split() for line in said.out.splitlines()[1:])
+    assert set(heading[3:]) == set(LABELS)
+    assert sum(int(cell) for line in lines for cell in line[1:] if cell != "·") == 140
+    document = shell(*words, "label", "--json").document
+    assert (document["accuracy"]["rows"], document["accuracy"]["correct"]) == (140, 139)
+    said = shell(*words, "size")
+    assert ", accuracy" not in said.out
+
+
+def test_max_errors_is_an_exit_code(shell: Shell, files: list[Path], tmp_path: Path) -> None:
+    words = ("score", files[0].parent, "--model", "tiny", "--out", tmp_path / "out.csv")
+    said = shell(*words, "--max-errors", 1)
+    assert (said.code, said.out) == (1, "")
+    assert said.error.startswith("errors: expected at most 1 rows with one, got more; the last is")
+    assert shell(*words, "--max-errors", 2, "--resume").code == 3
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_bar_is_for_terminals(
+    quiet: bool, table: Path, tiny_repository: Path, tmp_path: Path
+) -> None:
+    ours, theirs = pty.openpty()
+    ended = subprocess.run(
+        [sys.executable, ROOT / "foveal.py", "score", table, "--model", "tiny", "--models",
+         tiny_repository, "--out", tmp_path / "out.csv", *(["--quiet"] if quiet else [])],
+        stdout=subprocess.PIPE, stderr=theirs, check=True, env=os.environ | {"TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    try:
+        shown = os.read(ours, 1 << 16).decode()
+    except OSError:  # Linux: nothing was written, and no one can any more
+        shown = ""
+    finally:
+        os.close(ours)
+    assert b"140 rows by tiny:1" in ended.stdout
+    assert ("140 of 140 rows" in shown) is not quiet, shown

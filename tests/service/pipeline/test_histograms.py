@@ -1,0 +1,41 @@
+import numpy as np
+
+from service.pipeline.histograms import INTERVAL_S, MAX_ROWS, Drift, first_rows
+from service.pipeline.job import Batch, Job
+from service.session.session import Outputs
+from tests.tiny import random_images, tiny_probabilities
+
+
+def finished(rows_of_jobs: tuple[int, ...], started_at: float, seed: int = 0) -> Batch:
+    """A batch of jobs of so many rows; each job gave all but its first row to it."""
+    jobs, taken = [], []
+    for number, rows in enumerate(rows_of_jobs):
+        images = random_images(rows + 1, seed + number)
+        jobs.append((Job(images, 1e9), 1, rows))
+        taken.append(images[1:])
+    batch = Batch(sum(rows_of_jobs), jobs, started_at)
+    probabilities = tiny_probabilities(np.concatenate(taken)).astype(np.float32)
+    batch.outputs = Outputs(probabilities, probabilities)
+    return batch
+
+
+def test_rows_are_those_that_were_run_and_no_more_than_the_bound() -> None:
+    batch = finished((3, 10, 10), 0.0)
+    rows = first_rows(batch, MAX_ROWS)
+    assert len(rows) == MAX_ROWS == 16
+    expected = [random_images(4, 0)[1:], random_images(11, 1)[1:], random_images(11, 2)[1:4]]
+    np.testing.assert_array_equal(np.stack(rows), np.concatenate(expected))
+    drift = Drift()
+    drift.observe(batch)
+    assert drift.rows == sum(drift.classes.values()) == MAX_ROWS
+
+
+def test_the_cost_is_bounded_by_the_clock_not_by_the_load() -> None:
+    drift = Drift()
+    for number in range(1000):
+        drift.observe(finished((1,), 5.0 + number * INTERVAL_S / 100))
+    assert drift.rows == 10
+    drift.clear()
+    assert (drift.rows, drift.pixel_mean, drift.entropy, drift.classes) == (0, 0, 0, {})
+    drift.observe(finished((1,), 5.0 + 11 * INTERVAL_S))
+    assert drift.rows == 1

@@ -1,0 +1,1 @@
+"""Readers: a dataset's name becomes images in memory, divided into splits."""
