@@ -14,14 +14,23 @@ from commands import adopt, bench, loadtest, models, score, serve, train, tune
 from commands.console import explain
 
 app = typer.Typer(
-    help="From a PyTorch image classifier to a fast, safe endpoint.", no_args_is_help=True,
-    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="From a PyTorch image classifier to a fast, safe endpoint.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+)
 for command in (
-    serve.serve, serve.predict, score.score, train.train, train.export,
-    adopt.adopt, tune.tune, loadtest.loadtest,
-):  # fmt: skip
+    serve.serve,
+    serve.predict,
+    score.score,
+    train.train,
+    train.export,
+    adopt.adopt,
+    tune.tune,
+    loadtest.loadtest,
+):
     app.command()(command)
 
 models_app = typer.Typer(help="Look into and change the model models.", no_args_is_help=True)

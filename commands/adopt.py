@@ -52,15 +52,26 @@ def adopt(
     from export.sandbox import Bounds
 
     flags = {
-        "layout": layout, "scale": scale, "mean": mean, "std": std, "channels": channels,
-        "resize": resize, "interpolation": interpolation, "size": size, "output": output,
+        "layout": layout,
+        "scale": scale,
+        "mean": mean,
+        "std": std,
+        "channels": channels,
+        "resize": resize,
+        "interpolation": interpolation,
+        "size": size,
+        "output": output,
         "gives": gives,
-    }  # fmt: skip
+    }
     repository = open_repository(models)
     request = Request(
-        file, read_labels(labels) if labels else (), read_options(toml, flags), images or (),
-        Bounds(int(memory_gib * (1 << 30))), shlex.join(["foveal", *sys.argv[1:]]),
-    )  # fmt: skip
+        file,
+        read_labels(labels) if labels else (),
+        read_options(toml, flags),
+        images or (),
+        Bounds(int(memory_gib * (1 << 30))),
+        shlex.join(["foveal", *sys.argv[1:]]),
+    )
     artifact = publish(request, name, repository)
     line = f"{artifact.reference} published in {repository.path(name, artifact.version)}"
     show(dataclasses.asdict(artifact), as_json, [(line,)])

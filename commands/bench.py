@@ -34,9 +34,13 @@ def bench_peers(
     chosen = _names("--cases", cases, CASES)
     peers = _names("--only", only, tuple(peer.name for peer in ALL_PEERS))
     plan = Plan(
-        rounds=rounds, seconds=seconds, server_cpus=cpus, load_cpu=load_cpu, only=peers,
+        rounds=rounds,
+        seconds=seconds,
+        server_cpus=cpus,
+        load_cpu=load_cpu,
+        only=peers,
         is_multipart=multipart,
-    )  # fmt: skip
+    )
     results = run(make_cases(models.resolve(), chosen), plan, _say)
     _write("peers", "Peers side by side", table(results), results, as_json=as_json)
 
@@ -138,10 +142,15 @@ def bench_overload(
     from loadtest.bench.overload_plot import plot_overload
 
     plan = OverloadPlan(
-        model=model or "", deadline_ms=deadline_ms, loads=_numbers("--loads", loads),
-        rounds=rounds, seconds=seconds, server_cpus=cpus, load_cpus=load_cpus,
+        model=model or "",
+        deadline_ms=deadline_ms,
+        loads=_numbers("--loads", loads),
+        rounds=rounds,
+        seconds=seconds,
+        server_cpus=cpus,
+        load_cpus=load_cpus,
         only=_names("--only", only, SERVERS),
-    )  # fmt: skip
+    )
     results = run(models, plan, _say)
     title = "Overload: what is left of a server that is asked for more than it can do"
     text, picture = table(results), plot_overload(results)
@@ -189,9 +198,14 @@ def _say(line: str) -> None:
 
 
 def _write(
-    name: str, title: str, text: str, results: dict[str, Any], *, as_json: bool,
+    name: str,
+    title: str,
+    text: str,
+    results: dict[str, Any],
+    *,
+    as_json: bool,
     picture: bytes | None = None,
-) -> None:  # fmt: skip
+) -> None:
     from loadtest.bench.results_file import write
 
     path = write(name, title, " ".join(["foveal", *sys.argv[1:]]), text, results, picture)

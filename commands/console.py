@@ -14,16 +14,26 @@ import typer
 # Errors whose message is for the user; one that was raised comes from a module that is imported.
 _MISTAKES = {
     "export.errors": "AdoptError",
-    "models.artifact": "ArtifactError", "service.errors": "ServiceError",
-    "scoring.remote": "RemoteError", "service.settings": "SettingsError",
-    "scoring.rows": "ScoreError", "training.errors": "TrainingError",
-    "loadtest.errors": "LoadTestError", "loadtest.tune.errors": "TuneError",
-}  # fmt: skip
+    "models.artifact": "ArtifactError",
+    "service.errors": "ServiceError",
+    "scoring.remote": "RemoteError",
+    "service.settings": "SettingsError",
+    "scoring.rows": "ScoreError",
+    "training.errors": "TrainingError",
+    "loadtest.errors": "LoadTestError",
+    "loadtest.tune.errors": "TuneError",
+}
 # Packages that only an extra brings, and the extra.
 _TRAIN = (
-    "matplotlib", "onnxscript", "pooch", "pyarrow", "pytorch_lightning", "sklearn",
-    "torch", "torchmetrics",
-)  # fmt: skip
+    "matplotlib",
+    "onnxscript",
+    "pooch",
+    "pyarrow",
+    "pytorch_lightning",
+    "sklearn",
+    "torch",
+    "torchmetrics",
+)
 # Packages of ours that stay in the checkout.
 _ROOMS = ("adopt", "loadtest", "training")
 _EXTRAS = {**dict.fromkeys(_TRAIN, "train"), "onnx": "adopt", "onnxruntime": "cpu", "ray": "ray"}

@@ -170,9 +170,12 @@ class _Bar:
 
         console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
-            console=console, disable=quiet or not console.is_terminal,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+        )
         self._task = self._progress.add_task("", total=None)
 
     def __enter__(self) -> "_Bar":

@@ -10,14 +10,21 @@ if TYPE_CHECKING:
 
 HOME = Path(__file__).resolve().parent.parent
 SHIPPED = HOME / "models"
-ModelsOption = Annotated[Path, typer.Option(
-    "--models", metavar="DIR", envvar="FOVEAL_MODELS", help="Model repository.",
-    show_default="the shipped models",
-)]  # fmt: skip
+ModelsOption = Annotated[
+    Path,
+    typer.Option(
+        "--models",
+        metavar="DIR",
+        envvar="FOVEAL_MODELS",
+        help="Model repository.",
+        show_default="the shipped models",
+    ),
+]
 ModelOption = Annotated[str | None, typer.Option(metavar="NAME[:V]", help="Else the default one.")]
-PrecisionOption = Annotated[Literal["auto", "fp32", "int8", "fp16"], typer.Option(
-    envvar="FOVEAL_PRECISION", help="Which file answers; auto: the fastest here.",
-)]  # fmt: skip
+PrecisionOption = Annotated[
+    Literal["auto", "fp32", "int8", "fp16"],
+    typer.Option(envvar="FOVEAL_PRECISION", help="Which file answers; auto: the fastest here."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

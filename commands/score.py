@@ -18,37 +18,57 @@ _MATRIX_LABELS = 20
 
 
 def score(
-    sources: Annotated[list[str], typer.Argument(
-        metavar="SOURCE…",
-        help="Files, folders, patterns, archives (zip, tar), tables (Parquet, CSV), arrays "
-        "(npy, npz), URLs; - reads paths from standard input.",
-    )],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE…",
+            help="Files, folders, patterns, archives (zip, tar), tables (Parquet, CSV), arrays "
+            "(npy, npz), URLs; - reads paths from standard input.",
+        ),
+    ],
     model: Annotated[str, typer.Option(metavar="NAME[:V]", help="Who answers.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Table: .parquet, .csv or .jsonl.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run was.")] = False,
-    pattern: Annotated[str, typer.Option(
-        "--glob", metavar="PATTERN", help="Files of folders to take, such as '*.jpg'.")] = "",
-    image_column: Annotated[str, typer.Option(
-        metavar="NAME", help="Column of images or paths.", show_default="found by name")] = "",
-    label_column: Annotated[str, typer.Option(
-        metavar="NAME", help="Column of true labels, for the accuracy.")] = "",
-    id_column: Annotated[str, typer.Option(
-        metavar="NAME", help="Column of ids.", show_default="path, or table#row")] = "",
-    keep: Annotated[list[str] | None, typer.Option(
-        metavar="NAME", help="Column to copy into the output; may be repeated.")] = None,
+    pattern: Annotated[
+        str,
+        typer.Option(
+            "--glob", metavar="PATTERN", help="Files of folders to take, such as '*.jpg'."
+        ),
+    ] = "",
+    image_column: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Column of images or paths.", show_default="found by name"
+        ),
+    ] = "",
+    label_column: Annotated[
+        str, typer.Option(metavar="NAME", help="Column of true labels, for the accuracy.")
+    ] = "",
+    id_column: Annotated[
+        str, typer.Option(metavar="NAME", help="Column of ids.", show_default="path, or table#row")
+    ] = "",
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Column to copy into the output; may be repeated."),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Labels an image.")] = 1,
-    probabilities: Annotated[bool, typer.Option(
-        "--probabilities", help="Write the probabilities of all labels, too.")] = False,
-    max_errors: Annotated[int | None, typer.Option(
-        min=0, help="Give up at more rows with an error.", show_default="never")] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write the probabilities of all labels, too.")
+    ] = False,
+    max_errors: Annotated[
+        int | None,
+        typer.Option(min=0, help="Give up at more rows with an error.", show_default="never"),
+    ] = None,
     precision: PrecisionOption = "fp32",
     engine: Annotated[Literal["local", "ray"], typer.Option(help="Who computes.")] = "local",
-    ray_address: Annotated[str, typer.Option(
-        metavar="ADDRESS", help="Ray cluster.", show_default="one on this machine")] = "",
+    ray_address: Annotated[
+        str,
+        typer.Option(metavar="ADDRESS", help="Ray cluster.", show_default="one on this machine"),
+    ] = "",
     models: ModelsOption = SHIPPED,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: JsonOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """Classify many images into one table, one row an image; a bad image is a row with an error.
 
     Example: foveal score photos --model fashion-cnn --out scores.parquet
@@ -66,8 +86,11 @@ def score(
         raise typer.BadParameter("expected --engine ray with it", param_hint="--ray-address")
     options = Options(
         Columns(image_column, label_column, id_column, tuple(keep or ())),
-        Answers(top, probabilities), pattern, max_errors, resume,
-    )  # fmt: skip
+        Answers(top, probabilities),
+        pattern,
+        max_errors,
+        resume,
+    )
     repository = open_repository(models)
     # One thread a run: there is one run a core.
     loaded = LocalModel.load(repository, model, threads=1, precision=precision)
@@ -94,9 +117,13 @@ class _Bar:
 
         console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"),
-            TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+        )
         self._task = self._progress.add_task(title, total=None, said="")
         self._began: tuple[float, int] | None = None
 
@@ -114,9 +141,11 @@ class _Bar:
         rate = f", {(now.rows - began_rows) / seconds:,.0f} rows/s" if seconds else ""
         total = f" of {now.total:,}" if now.total is not None else ""
         self._progress.update(
-            self._task, completed=now.rows, total=now.total,
+            self._task,
+            completed=now.rows,
+            total=now.total,
             said=f"{now.rows:,}{total} rows{rate}, {now.errors:,} errors",
-        )  # fmt: skip
+        )
 
 
 def _show_confusion(summary: "Summary") -> None:

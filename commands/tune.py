@@ -56,21 +56,33 @@ def tune(
         show({"said": said}, as_json, [(said,)])
         return
     request = Request(
-        model, p99_ms, _precisions(precision), device, cores, workers, budget_s, out, fresh,
+        model,
+        p99_ms,
+        _precisions(precision),
+        device,
+        cores,
+        workers,
+        budget_s,
+        out,
+        fresh,
         " ".join(["foveal", *sys.argv[1:]]),
-    )  # fmt: skip
+    )
     with _bar(budget_s) as progress:
         result = tune_model(
-            repository, request, progress=progress,
+            repository,
+            request,
+            progress=progress,
             warn=lambda line: print(line, file=sys.stderr, flush=True),
-        )  # fmt: skip
+        )
     plan = dataclasses.asdict(result.plan) if result.plan else None
     document: dict[str, Any] = {
-        "model": result.model, "verdict": result.verdict, "plan": plan,
+        "model": result.model,
+        "verdict": result.verdict,
+        "plan": plan,
         "goodput_per_s": result.outcome.best.goodput_per_s,
         "default_goodput_per_s": result.outcome.default.goodput_per_s,
         "report": str(result.report),
-    }  # fmt: skip
+    }
     show(document, as_json, [(result.model, result.verdict), ("report", str(result.report))])
     if not result.outcome.is_kept:
         raise typer.Exit(1)

@@ -89,11 +89,19 @@ def _lines(panel: Panel, number: int) -> builder.Builder[models.Panel]:
     tooltip = common.VizTooltipOptions().mode(shapes.TooltipDisplayMode.MULTI)
     made = (
         timeseries.Panel()
-        .id(number).title(panel.title).description(panel.says).datasource(_SOURCE)
-        .unit(panel.unit).min(0).height(_HEIGHT).span(panel.width)
-        .legend(legend).tooltip(tooltip).line_width(1)
+        .id(number)
+        .title(panel.title)
+        .description(panel.says)
+        .datasource(_SOURCE)
+        .unit(panel.unit)
+        .min(0)
+        .height(_HEIGHT)
+        .span(panel.width)
+        .legend(legend)
+        .tooltip(tooltip)
+        .line_width(1)
         .show_points(shapes.VisibilityMode.AUTO)
-    )  # fmt: skip
+    )
     if panel.kind == "stacked":
         made.stacking(common.StackingConfig().mode(shapes.StackingMode.NORMAL)).fill_opacity(25)
     for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
@@ -104,12 +112,17 @@ def _lines(panel: Panel, number: int) -> builder.Builder[models.Panel]:
 def _number(panel: Panel, number: int) -> builder.Builder[models.Panel]:
     made = (
         stat.Panel()
-        .id(number).title(panel.title).description(panel.says).datasource(_SOURCE)
-        .unit(panel.unit).height(_HEIGHT).span(panel.width)
+        .id(number)
+        .title(panel.title)
+        .description(panel.says)
+        .datasource(_SOURCE)
+        .unit(panel.unit)
+        .height(_HEIGHT)
+        .span(panel.width)
         .graph_mode(shapes.BigValueGraphMode.AREA)
         .color_mode(shapes.BigValueColorMode.NONE)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
-    )  # fmt: skip
+    )
     for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
         made.with_target(_target(query, letter))
     return made
@@ -127,10 +140,15 @@ def _table(panel: Panel, number: int) -> builder.Builder[models.Panel]:
     )
     made = (
         table.Panel()
-        .id(number).title(panel.title).description(panel.says).datasource(_SOURCE)
-        .unit(panel.unit).height(_HEIGHT).span(panel.width)
+        .id(number)
+        .title(panel.title)
+        .description(panel.says)
+        .datasource(_SOURCE)
+        .unit(panel.unit)
+        .height(_HEIGHT)
+        .span(panel.width)
         .with_transformation(organize)
-    )  # fmt: skip
+    )
     for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
         made.with_target(_target(query, letter).instant().format(PromQueryFormat.TABLE))
     return made

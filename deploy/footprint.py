@@ -77,10 +77,13 @@ def _memory(pid: int) -> list[dict[str, object]]:
     for process in [main, *main.children(recursive=True)]:
         full = process.memory_full_info()
         is_worker = "_bentoml_impl.worker.service" in process.cmdline()
-        kinds.append({
-            "process": "worker" if is_worker else "supervisor",
-            "resident_mib": round(full.rss / 2**20, 1), "private_mib": round(full.uss / 2**20, 1),
-        })  # fmt: skip
+        kinds.append(
+            {
+                "process": "worker" if is_worker else "supervisor",
+                "resident_mib": round(full.rss / 2**20, 1),
+                "private_mib": round(full.uss / 2**20, 1),
+            }
+        )
     return kinds
 
 

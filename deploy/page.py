@@ -28,14 +28,18 @@ from deploy.panels import ROWS, Panel
 WHERE = 'job="foveal"'
 _POINTS = 240
 # Okabe and Ito's colours: told apart by those who see fewer, too.
-_COLOURS = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#6B6B6B", "#B8A800",
-)  # fmt: skip
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#6B6B6B", "#B8A800")
 _SCALES: dict[str, tuple[float, str]] = {
-    "s": (1000, "ms"), "percentunit": (100, "%"), "reqps": (1, "requests/s"),
-    "rowsps": (1, "rows/s"), "bytes": (2**-20, "MiB"), "percent": (1, "%"), "celsius": (1, "°C"),
-    "watt": (1, "W"), "short": (1, ""),
-}  # fmt: skip
+    "s": (1000, "ms"),
+    "percentunit": (100, "%"),
+    "reqps": (1, "requests/s"),
+    "rowsps": (1, "rows/s"),
+    "bytes": (2**-20, "MiB"),
+    "percent": (1, "%"),
+    "celsius": (1, "°C"),
+    "watt": (1, "W"),
+    "short": (1, ""),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +86,12 @@ class Prometheus:
         step_s = self._span_s / _POINTS
         for query in panel.queries:
             said = self._ask(
-                "query_range", query=query.filled(WHERE, self._window), end=f"{self._end_s:.3f}",
-                start=f"{self._end_s - self._span_s:.3f}", step=f"{step_s:.3f}",
-            )  # fmt: skip
+                "query_range",
+                query=query.filled(WHERE, self._window),
+                end=f"{self._end_s:.3f}",
+                start=f"{self._end_s - self._span_s:.3f}",
+                step=f"{step_s:.3f}",
+            )
             for series in said:
                 points = np.array(series["values"], dtype=np.float64)
                 labels = {k: v for k, v in series["metric"].items() if k != "__name__"}
@@ -181,10 +188,13 @@ def _chart(panel: Panel, series: list[Series]) -> str:
         else:
             for i, one in enumerate(series):
                 axes.plot(
-                    _days(one.times_s), one.values * scale, color=_COLOURS[i % len(_COLOURS)],
-                    linestyle="--" if one.name.endswith("in training") else "-", linewidth=1.3,
+                    _days(one.times_s),
+                    one.values * scale,
+                    color=_COLOURS[i % len(_COLOURS)],
+                    linestyle="--" if one.name.endswith("in training") else "-",
+                    linewidth=1.3,
                     label=one.name,
-                )  # fmt: skip
+                )
         axes.set_ylim(0, axes.dataLim.y1 * 1.08 or 1)
         axes.set_ylabel(unit)
         axes.grid(visible=True, color="#ddd", linewidth=0.6)

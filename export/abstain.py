@@ -46,9 +46,11 @@ def choose_threshold(
 
 
 def measure_threshold(
-    split: str, probabilities_NK: NDArray[np.float32], targets_N: NDArray[np.int64],
+    split: str,
+    probabilities_NK: NDArray[np.float32],
+    targets_N: NDArray[np.int64],
     threshold: float,
-) -> Selective:  # fmt: skip
+) -> Selective:
     """Measure how many rows of a split are answered and how many of those rightly."""
     is_answered_N = probabilities_NK.max(axis=1) >= np.float32(threshold)
     is_right_N = probabilities_NK.argmax(axis=1) == targets_N

@@ -91,9 +91,12 @@ def _adopt(request: Request, name: str, repository: ModelRepository) -> ModelArt
     model = screen(content, request.bounds.memory_bytes // 2)
     labels = request.labels or _own_labels(model)
     foreign = Foreign(
-        model, find_input(model, request.options), find_answer(model, request.options),
-        request.options, len(labels),
-    )  # fmt: skip
+        model,
+        find_input(model, request.options),
+        find_answer(model, request.options),
+        request.options,
+        len(labels),
+    )
     image = foreign.given.image
     images_NHWC = _read_images(request.images, image)
     expected = run_foreign(foreign, images_NHWC, request.bounds)
@@ -104,8 +107,9 @@ def _adopt(request: Request, name: str, repository: ModelRepository) -> ModelArt
     if np.ptp(expected.probabilities_NK, axis=0).max() < TOLERANCE:
         logger.warning(
             "%s: every image got the same answer, so the proof shows little; give real ones with "
-            "--images", request.file,
-        )  # fmt: skip
+            "--images",
+            request.file,
+        )
 
     def build(staging: Path, version: int) -> ModelArtifact:
         _stamp(wrapped, name, version, labels)
@@ -184,10 +188,12 @@ def _write_golden(
         probabilities = answers.probabilities_NK[i]
         golden.append(
             Golden(
-                path, _sha256(encoded), labels[int(probabilities.argmax())],
+                path,
+                _sha256(encoded),
+                labels[int(probabilities.argmax())],
                 tuple(float(p) for p in probabilities),
             )
-        )  # fmt: skip
+        )
     return tuple(golden)
 
 

@@ -50,9 +50,12 @@ class Options:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "layout": get_args(Layout), "channels": get_args(Channels), "gives": get_args(Gives),
-    "resize": get_args(Resize), "interpolation": get_args(Interpolation),
-}  # fmt: skip
+    "layout": get_args(Layout),
+    "channels": get_args(Channels),
+    "gives": get_args(Gives),
+    "resize": get_args(Resize),
+    "interpolation": get_args(Interpolation),
+}
 
 
 def read_options(toml: Path | None, flags: Mapping[str, object]) -> Options:

@@ -68,9 +68,13 @@ def _run(folder: Path, bounds: Bounds) -> None:
     try:
         done = subprocess.run(
             [sys.executable, "-I", _CHILD, folder, str(bounds.memory_bytes), str(bounds.seconds)],
-            capture_output=True, text=True, errors="replace", timeout=bounds.seconds + 10,
-            check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=bounds.seconds + 10,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
     except subprocess.TimeoutExpired:
         raise AdoptError(f"expected the graph to run within {limits}, got no end of it") from None
     if done.returncode < 0:

@@ -21,9 +21,15 @@ MAX_FILE_BYTES = 2 << 30
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 # Operators of allowed domains that load a file or run a program.
 _NEVER = frozenset({"EPContext", "PyOp", "PythonOp", "PythonOpGrad"})
-_PACKED = frozenset({
-    TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1, TensorProto.INT2, TensorProto.UINT2
-})  # fmt: skip
+_PACKED = frozenset(
+    {
+        TensorProto.INT4,
+        TensorProto.UINT4,
+        TensorProto.FLOAT4E2M1,
+        TensorProto.INT2,
+        TensorProto.UINT2,
+    }
+)
 
 
 def screen(content: bytes, max_bytes: int) -> onnx.ModelProto:

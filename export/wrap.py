@@ -19,8 +19,10 @@ from models.artifact import ImageSpec
 
 _PREFIX = "adopted/"
 _INPUTS: dict[int, type[np.generic]] = {
-    TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16, TensorProto.UINT8: np.uint8,
-}  # fmt: skip
+    TensorProto.FLOAT: np.float32,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.UINT8: np.uint8,
+}
 # What may stand between the softmax and the output without changing who is likely.
 _PASSING = frozenset({"Reshape", "Flatten", "Squeeze", "Identity", "Cast", "Dropout", "Unsqueeze"})
 # Newer files need no initializers among their inputs, so that constants can be folded.
@@ -123,9 +125,12 @@ def find_input(model: onnx.ModelProto, options: Options) -> GraphInput:
     if channels == 1 and three:
         raise AdoptError(f"{where}: expected one mean and std and no BGR, it takes grey images")
     image = ImageSpec(
-        "RGB" if channels == 3 else "L", int(wanted[0] or 0), int(wanted[1] or 0),
-        options.resize, options.interpolation,
-    )  # fmt: skip
+        "RGB" if channels == 3 else "L",
+        int(wanted[0] or 0),
+        int(wanted[1] or 0),
+        options.resize,
+        options.interpolation,
+    )
     return GraphInput(given.name, elem_type, layout, image, sides[0])
 
 

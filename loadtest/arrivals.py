@@ -171,17 +171,29 @@ def client_limit(url: str, load: Offer, duration_s: float = 2.0) -> float:
 
 def _traffic(load: Offer) -> Traffic:
     return Traffic(
-        steps=(), is_open=True, duration_s=0.0, engine=load.engine, processes=load.processes,
-        connections=load.connections, timeout_s=load.timeout_ms / 1e3, cpus=load.cpus,
-        seed=load.seed, grpc_address=load.grpc_address,
-    )  # fmt: skip
+        steps=(),
+        is_open=True,
+        duration_s=0.0,
+        engine=load.engine,
+        processes=load.processes,
+        connections=load.connections,
+        timeout_s=load.timeout_ms / 1e3,
+        cpus=load.cpus,
+        seed=load.seed,
+        grpc_address=load.grpc_address,
+    )
 
 
 def find_max(  # noqa: PLR0913 - one search's words
-    measure: Callable[[float], Offered], *, first_rate: float, tolerance: float = 0.05,
-    highest: float = math.inf, tries: int = 2, budget_s: float = math.inf,
+    measure: Callable[[float], Offered],
+    *,
+    first_rate: float,
+    tolerance: float = 0.05,
+    highest: float = math.inf,
+    tries: int = 2,
+    budget_s: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
-) -> Found:  # fmt: skip
+) -> Found:
     """Find the highest rate that keeps its promise: doubling or halving, then bisection.
 
     Args:

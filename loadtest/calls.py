@@ -110,11 +110,16 @@ def read_calls(path: Path) -> list[Call]:
     """Read what ``write_calls`` wrote."""
     return [
         Call(
-            d["kind"], d["path"], tuple((name, value) for name, value in d["headers"]),
-            base64.b64decode(d["body"]), tuple(d["expected"]), d["answer"], d["method"],
+            d["kind"],
+            d["path"],
+            tuple((name, value) for name, value in d["headers"]),
+            base64.b64decode(d["body"]),
+            tuple(d["expected"]),
+            d["answer"],
+            d["method"],
         )
         for d in json.loads(path.read_text(encoding="utf-8"))
-    ]  # fmt: skip
+    ]
 
 
 def triton_images(call: Call) -> NDArray[np.uint8]:
@@ -158,9 +163,12 @@ def _any(_headers: dict[str, str], _body: bytes) -> tuple[int, ...]:
 
 
 _READERS = {
-    "predict": _predict, "v2-json": _v2_json, "v2-binary": _v2_binary, "index": _index,
+    "predict": _predict,
+    "v2-json": _v2_json,
+    "v2-binary": _v2_binary,
+    "index": _index,
     "any": _any,
-}  # fmt: skip
+}
 
 
 def _said(body: bytes) -> str:

@@ -36,9 +36,13 @@ _USERS = {"sender": 1024.0, "locust": 128.0}
 _END_S = 30.0
 # Class of ``users`` for each kind of call.
 USERS = {
-    "raw": "RawUser", "multipart": "MultipartUser", "v2-json": "V2JsonUser",
-    "v2-binary": "V2BinaryUser", "grpc": "GrpcUser", "nothing": "NothingUser",
-}  # fmt: skip
+    "raw": "RawUser",
+    "multipart": "MultipartUser",
+    "v2-json": "V2JsonUser",
+    "v2-binary": "V2BinaryUser",
+    "grpc": "GrpcUser",
+    "nothing": "NothingUser",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +88,11 @@ class Traffic:
 
 
 def send(
-    url: str, calls: Sequence[Call], traffic: Traffic,
+    url: str,
+    calls: Sequence[Call],
+    traffic: Traffic,
     on_time: Callable[[float], None] = lambda _: None,
-) -> Samples:  # fmt: skip
+) -> Samples:
     """Send a load and return every request of it.
 
     Takes the duration, one or two seconds to start, and at most the time-out to end.
@@ -137,11 +143,17 @@ def _share(url: str, traffic: Traffic, number: int, count: int, folder: Path) ->
             for begin, level in traffic.steps
         )
     return SendPlan(
-        url=url, calls=str(folder / "calls.json"), out=str(folder / f"{number}.npz"),
-        duration_s=traffic.duration_s, steps=steps, is_open=traffic.is_open,
-        connections=max(1, traffic.connections // count), timeout_s=traffic.timeout_s,
-        seed=1000 * traffic.seed + 2 * number, grpc_address=traffic.grpc_address,
-    )  # fmt: skip
+        url=url,
+        calls=str(folder / "calls.json"),
+        out=str(folder / f"{number}.npz"),
+        duration_s=traffic.duration_s,
+        steps=steps,
+        is_open=traffic.is_open,
+        connections=max(1, traffic.connections // count),
+        timeout_s=traffic.timeout_s,
+        seed=1000 * traffic.seed + 2 * number,
+        grpc_address=traffic.grpc_address,
+    )
 
 
 def _command(traffic: Traffic, calls: Sequence[Call], plan: Path) -> list[str]:
@@ -150,9 +162,25 @@ def _command(traffic: Traffic, calls: Sequence[Call], plan: Path) -> list[str]:
         return [*pin, sys.executable, "-m", "loadtest.sender", str(plan)]
     url = SendPlan.read(plan).url
     return [
-        *pin, sys.executable, "-m", "locust", "--headless", "--only-summary", "--users", "1",
-        "--loglevel", "WARNING", "--exit-code-on-error", "0",
-        "--stop-timeout", str(math.ceil(traffic.timeout_s)),
-        "--locustfile", str(_LOCUSTFILE), "--host", url, "--plan", str(plan),
+        *pin,
+        sys.executable,
+        "-m",
+        "locust",
+        "--headless",
+        "--only-summary",
+        "--users",
+        "1",
+        "--loglevel",
+        "WARNING",
+        "--exit-code-on-error",
+        "0",
+        "--stop-timeout",
+        str(math.ceil(traffic.timeout_s)),
+        "--locustfile",
+        str(_LOCUSTFILE),
+        "--host",
+        url,
+        "--plan",
+        str(plan),
         traffic.user or USERS[calls[0].kind],
-    ]  # fmt: skip
+    ]

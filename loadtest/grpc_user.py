@@ -38,9 +38,12 @@ class GrpcUser(CallingUser):
         outcome, why = RIGHT, ""
         try:
             answer = self._client.infer(
-                name, self._inputs[id(call)], version, self._outputs,
+                name,
+                self._inputs[id(call)],
+                version,
+                self._outputs,
                 client_timeout=COURSE.timeout_s,
-            )  # fmt: skip
+            )
             got = tuple(answer.as_numpy("logits").argmax(axis=1).tolist())
             if got != call.expected:
                 outcome, why = WRONG, f"expected labels {call.expected}, got {got}"
@@ -49,9 +52,13 @@ class GrpcUser(CallingUser):
             why = f"{error.status()}: {error.message()}"
         latency_ms = self.record(call, intended_at, late_s, outcome, why)
         self.environment.events.request.fire(
-            request_type="gRPC", name=call.kind, response_time=latency_ms, response_length=0,
-            exception=RuntimeError(why) if why else None, context={},
-        )  # fmt: skip
+            request_type="gRPC",
+            name=call.kind,
+            response_time=latency_ms,
+            response_length=0,
+            exception=RuntimeError(why) if why else None,
+            context={},
+        )
 
 
 def _inputs(call: Call) -> list[InferInput]:

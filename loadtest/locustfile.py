@@ -39,9 +39,14 @@ else:
     _GRPC = (GrpcUser,)
 
 __all__ = [
-    "GrpcUser", "MixedUser", "MultipartUser", "NothingUser", "RawUser", "V2BinaryUser",
+    "GrpcUser",
+    "MixedUser",
+    "MultipartUser",
+    "NothingUser",
+    "RawUser",
+    "V2BinaryUser",
     "V2JsonUser",
-]  # fmt: skip
+]
 
 
 def round_response_time(response_time: float) -> float:

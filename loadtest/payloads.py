@@ -91,9 +91,11 @@ def as_form(images: Sequence[bytes], field: str = "images") -> tuple[bytes, str]
     """Return images as a form with one file each, and the form's content type."""
     parts = [
         f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{i}"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n".encode() + image + b"\r\n"
+        "Content-Type: application/octet-stream\r\n\r\n".encode()
+        + image
+        + b"\r\n"
         for i, image in enumerate(images)
-    ]  # fmt: skip
+    ]
     return (
         b"".join(parts) + f"--{_BOUNDARY}--\r\n".encode(),
         f"multipart/form-data; boundary={_BOUNDARY}",
@@ -118,8 +120,10 @@ def _make(
     tensor: dict[str, Any] = {"name": name, "datatype": "UINT8", "shape": images_NHWC.shape}
     output: dict[str, Any] = {"name": "logits"}
     if kind == "v2-json":
-        document = {"inputs": [{**tensor, "data": images_NHWC.ravel().tolist()}],
-                    "outputs": [output]}  # fmt: skip
+        document = {
+            "inputs": [{**tensor, "data": images_NHWC.ravel().tolist()}],
+            "outputs": [output],
+        }
         headers = (("Content-Type", "application/json"),)
         return Call(
             kind, f"/v2/{route}/infer", headers, json.dumps(document).encode(), expected, "v2-json"

@@ -16,9 +16,11 @@ _LOOK_S = 0.1
 
 
 def run_together(
-    commands: Sequence[Sequence[str]], logs: Sequence[Path], limit_s: float,
+    commands: Sequence[Sequence[str]],
+    logs: Sequence[Path],
+    limit_s: float,
     on_time: Callable[[float], None] = lambda _: None,
-) -> None:  # fmt: skip
+) -> None:
     """Run a process a command until all have ended.
 
     Each prints a line when it is ready, then reads the moment to start from its standard input,
@@ -38,9 +40,13 @@ def run_together(
         for command, log in zip(commands, logs, strict=True):
             with log.open("w") as said:
                 process = subprocess.Popen(
-                    command, cwd=_HOME, text=True, stderr=said,
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                )  # fmt: skip
+                    command,
+                    cwd=_HOME,
+                    text=True,
+                    stderr=said,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
             processes.append(process)
         for process in processes:
             _pipe(process.stdout).readline()  # its line that it is ready, or its end
@@ -65,9 +71,11 @@ def run_together(
 
 
 def _wait(
-    process: "subprocess.Popen[str]", start_at: float, limit_s: float,
+    process: "subprocess.Popen[str]",
+    start_at: float,
+    limit_s: float,
     on_time: Callable[[float], None],
-) -> None:  # fmt: skip
+) -> None:
     while process.poll() is None:
         elapsed_s = time.monotonic() - start_at
         if elapsed_s > limit_s:

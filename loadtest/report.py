@@ -87,17 +87,24 @@ def to_json(outcome: Outcome, command: str) -> dict[str, Any]:
     """Return everything but the single requests, ready for JSON: NaN becomes None."""
     traffic = asdict(outcome.traffic)
     document = {
-        "url": outcome.url, "model": outcome.model, "date": _now(), "machine": machine(),
-        "command": command, "traffic": traffic, "promise_p99_ms": outcome.p99_ms,
-        "figures": dict(outcome.figures), "causes": dict(outcome.samples.causes),
+        "url": outcome.url,
+        "model": outcome.model,
+        "date": _now(),
+        "machine": machine(),
+        "command": command,
+        "traffic": traffic,
+        "promise_p99_ms": outcome.p99_ms,
+        "figures": dict(outcome.figures),
+        "causes": dict(outcome.samples.causes),
         "retry_after_s": dict(outcome.samples.retry_after_s),
         "client": {
-            "limit_per_s": outcome.client_limit_per_s, "cpu_shares": outcome.samples.cpu_shares,
+            "limit_per_s": outcome.client_limit_per_s,
+            "cpu_shares": outcome.samples.cpu_shares,
             "is_saturated": outcome.is_client_saturated,
         },
         "server": None if outcome.server is None else asdict(outcome.server),
         "found": None if outcome.found is None else asdict(outcome.found),
-    }  # fmt: skip
+    }
     plain: dict[str, Any] = without_nan(document)
     return plain
 
@@ -105,9 +112,16 @@ def to_json(outcome: Outcome, command: str) -> dict[str, Any]:
 def lines_of(outcome: Outcome) -> list[tuple[str, str]]:
     """Return what the command prints: (name, value), the figures in their order."""
     found = outcome.found
-    search = [] if found is None else [
-        ("highest rate that keeps p99", f"{number(found.rate_per_s)}/s, bound by the {found.bound}")
-    ]  # fmt: skip
+    search = (
+        []
+        if found is None
+        else [
+            (
+                "highest rate that keeps p99",
+                f"{number(found.rate_per_s)}/s, bound by the {found.bound}",
+            )
+        ]
+    )
     return [
         ("model", outcome.model),
         ("load", load_words(outcome)),
@@ -190,19 +204,21 @@ def _pictures(outcome: Outcome, windows: list[Window]) -> list[_Picture]:
         _Picture("frontier", "Latency against throughput", words, frontier),
         _Picture("time", "Percentiles over time", counted, plot_time(windows, promise)),
         _Picture(
-            "percentiles", "Latency of all answers",
+            "percentiles",
+            "Latency of all answers",
             "The slowest 1 % get as much room as the others.",
             plot_percentiles(latencies_ms, promise) if latencies_ms else None,
         ),
         _Picture(
-            "outcomes", "Outcomes and errors",
+            "outcomes",
+            "Outcomes and errors",
             "right: 200 with the recorded labels; wrong: 200 with others; refused: 429; "
             "expired: 504; failed: other statuses and broken connections; timeout: given up by "
             "the client.",
             plot_outcomes(windows),
         ),
         *(_server_pictures(outcome, outcome.server) if outcome.server else []),
-    ]  # fmt: skip
+    ]
 
 
 def _server_pictures(outcome: Outcome, server: ServerFigures) -> list[_Picture]:
@@ -211,26 +227,33 @@ def _server_pictures(outcome: Outcome, server: ServerFigures) -> list[_Picture]:
     means = _stage_means(outcome, server)
     return [
         _Picture(
-            "batches", "Batch sizes", f"{rows}.{padded}",
+            "batches",
+            "Batch sizes",
+            f"{rows}.{padded}",
             plot_batches(server.batch_rows) if server.batches else None,
         ),
         _Picture(
-            "stages", "Where the time goes",
+            "stages",
+            "Where the time goes",
             "Means of what the service measured; beside the service is what the client sees on "
             "top: the network, sockets, and the client's own work.",
             plot_stages(means) if means else None,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _points(outcome: Outcome, windows: list[Window]) -> tuple[list[Point], str, bool]:
     if outcome.found is not None:
         points = [Point(o.answered_per_s, o.p50_ms, o.p99_ms, o.keeps) for o in outcome.found.trail]
         best = number(outcome.found.rate_per_s)
-        return points, (
-            f"Every measurement of the search: {best} requests/s are the most that kept the "
-            f"promise; bound by the {outcome.found.bound}."
-        ), False  # fmt: skip
+        return (
+            points,
+            (
+                f"Every measurement of the search: {best} requests/s are the most that kept the "
+                f"promise; bound by the {outcome.found.bound}."
+            ),
+            False,
+        )
     steps = outcome.traffic.steps
     if len(steps) > 1:
         slices = windows_of_steps(outcome.samples, steps, outcome.traffic.duration_s)
@@ -238,9 +261,11 @@ def _points(outcome: Outcome, windows: list[Window]) -> tuple[list[Point], str, 
         is_climbing = all(one[1] < next_[1] for one, next_ in pairwise(steps))
         return points, "One point a step of the load.", is_climbing
     points = [Point(w.answered_per_s, w.p50_ms, w.p99_ms) for w in windows]
-    return points, (
-        "One point a slice of time. A whole curve comes from --shape steps or --find-max."
-    ), False  # fmt: skip
+    return (
+        points,
+        ("One point a slice of time. A whole curve comes from --shape steps or --find-max."),
+        False,
+    )
 
 
 def _stage_means(outcome: Outcome, server: ServerFigures) -> dict[str, float]:
@@ -294,8 +319,9 @@ def _server_tables(server: ServerFigures | None) -> list[str]:
         return [heading("The service's own figures", "None: it has no metrics of foveal.")]
     stages = [
         (name, f"{s.count:,}", number(s.mean_ms), f"< {number(s.p99_below_ms)}")
-        for name, s in server.stages.items() if s.count
-    ]  # fmt: skip
+        for name, s in server.stages.items()
+        if s.count
+    ]
     counts = [(f"answers with {status}", f"{n:,}") for status, n in server.statuses.items()]
     counts += [("rows run", f"{server.rows:,}"), ("rows dropped", f"{server.dropped_rows:,}")]
     return [
@@ -319,9 +345,21 @@ def _write_windows(path: Path, windows: Sequence[Window]) -> None:
 def _write_search(path: Path, outcome: Outcome) -> None:
     assert outcome.found is not None, "written only after a search; this is a bug"
     names = (
-        "rate_per_s", "offered_per_s", "answered_per_s", "goodput_per_s", "kept_share", "p50_ms",
-        "p95_ms", "p99_ms", "refused", "expired", "failed", "wrong", "cpu_share", "late_p95_ms",
-    )  # fmt: skip
+        "rate_per_s",
+        "offered_per_s",
+        "answered_per_s",
+        "goodput_per_s",
+        "kept_share",
+        "p50_ms",
+        "p95_ms",
+        "p99_ms",
+        "refused",
+        "expired",
+        "failed",
+        "wrong",
+        "cpu_share",
+        "late_p95_ms",
+    )
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow((*names, "keeps"))

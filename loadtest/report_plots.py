@@ -15,8 +15,13 @@ from loadtest.windows import Window
 
 # Colours that stay apart in grey and for the colour-blind (Okabe and Ito).
 BLUE, ORANGE, GREEN, PURPLE, YELLOW, GREY = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#666666",
-)  # fmt: skip
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#666666",
+)
 _OUTCOME_COLOURS = (GREEN, ORANGE, BLUE, YELLOW, PURPLE, GREY)
 _WIDTH, _DPI = 8.0, 110  # inches; the page is one column
 _SHARES = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999)
@@ -67,9 +72,13 @@ def plot_frontier(points: Sequence[Point], p99_ms: float, *, is_sequence: bool) 
     broken = [p for p in known if p.is_kept is False]
     if broken:
         axes.plot(
-            [p.answered_per_s for p in broken], [p.p99_ms for p in broken], "x",
-            color=GREY, markersize=9, label="promise broken",
-        )  # fmt: skip
+            [p.answered_per_s for p in broken],
+            [p.p99_ms for p in broken],
+            "x",
+            color=GREY,
+            markersize=9,
+            label="promise broken",
+        )
     axes.axhline(p99_ms, color=GREY, linestyle="--", linewidth=0.9, label=f"promise: {p99_ms:g} ms")
     _milliseconds(axes, [v for p in known for v in (p.p50_ms, p.p99_ms)] + [p99_ms])
     axes.set_xlabel("right answers a second")
@@ -123,9 +132,11 @@ def plot_outcomes(windows: Sequence[Window]) -> bytes:
     seconds = [window.begin_s + window.seconds / 2 for window in windows]
     kinds = [i for i in range(len(OUTCOMES)) if any(w.outcomes[i] for w in windows)]
     axes.stackplot(
-        seconds, [[w.outcomes[i] / w.seconds for w in windows] for i in kinds],
-        labels=[OUTCOMES[i] for i in kinds], colors=[_OUTCOME_COLOURS[i] for i in kinds],
-    )  # fmt: skip
+        seconds,
+        [[w.outcomes[i] / w.seconds for w in windows] for i in kinds],
+        labels=[OUTCOMES[i] for i in kinds],
+        colors=[_OUTCOME_COLOURS[i] for i in kinds],
+    )
     axes.set_ylabel("requests a second")
     axes.set_xlabel("seconds since the start")
     axes.set_ylim(bottom=0)

@@ -97,9 +97,8 @@ class Recorder:
         self.retry_after_s: Counter[int] = Counter()
 
     def add(
-        self, kind: str, rows: int, intended_s: float, late_s: float, latency_s: float,
-        outcome: int,
-    ) -> None:  # fmt: skip
+        self, kind: str, rows: int, intended_s: float, late_s: float, latency_s: float, outcome: int
+    ) -> None:
         """Keep one request; times as in ``Samples``."""
         number = self._kinds.setdefault(kind, len(self._kinds))
         row = (intended_s, late_s, latency_s, outcome, rows, number)
@@ -109,9 +108,11 @@ class Recorder:
     def write(self, path: Path, cpu_share: float) -> None:
         """Write all to a file that ``read_samples`` takes."""
         notes = {
-            "kinds": list(self._kinds), "causes": self.causes, "cpu_share": cpu_share,
+            "kinds": list(self._kinds),
+            "causes": self.causes,
+            "cpu_share": cpu_share,
             "retry_after_s": self.retry_after_s,
-        }  # fmt: skip
+        }
         columns = zip(_ARRAYS, self._columns, _TYPES, strict=True)
         arrays: dict[str, Any] = {n: np.asarray(column, kind) for n, column, kind in columns}
         with path.open("wb") as file:
@@ -148,6 +149,8 @@ def read_samples(paths: Sequence[Path]) -> Samples:
     order = np.argsort(joined["intended_s_N"], kind="stable")
     return Samples(
         **{name: array[order] for name, array in joined.items()},  # type: ignore[arg-type]
-        kinds=tuple(kinds), causes=dict(causes.most_common()),
-        retry_after_s=dict(sorted(retry_after_s.items())), cpu_shares=tuple(cpu_shares),
-    )  # fmt: skip
+        kinds=tuple(kinds),
+        causes=dict(causes.most_common()),
+        retry_after_s=dict(sorted(retry_after_s.items())),
+        cpu_shares=tuple(cpu_shares),
+    )

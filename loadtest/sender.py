@@ -240,9 +240,8 @@ class Sender:
         latency_s = time.monotonic() - shot.intended_at
         call = self._calls[shot.call]
         self._recorder.add(
-            call.kind, call.rows, shot.intended_at - self._start_at, shot.late_s, latency_s,
-            outcome,
-        )  # fmt: skip
+            call.kind, call.rows, shot.intended_at - self._start_at, shot.late_s, latency_s, outcome
+        )
         if why:
             self._recorder.causes[why] += 1
         self._unfinished -= 1

@@ -20,9 +20,22 @@ from scoring.remote import RemoteModel
 
 # What --expect may name, in the order that the figures are printed in.
 FIGURES = (
-    "requests", "rps", "goodput_rps", "rows_per_s", "offered_rps", "p50_ms", "p95_ms", "p99_ms",
-    "max_ms", "errors", "wrong", "refused", "expired", "failed", "mean_batch_rows",
-)  # fmt: skip
+    "requests",
+    "rps",
+    "goodput_rps",
+    "rows_per_s",
+    "offered_rps",
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "max_ms",
+    "errors",
+    "wrong",
+    "refused",
+    "expired",
+    "failed",
+    "mean_batch_rows",
+)
 _LIMIT_USERS, _LIMIT_S = 64.0, 2.0
 
 
@@ -72,9 +85,15 @@ class Outcome:
 
 
 def run_trial(  # noqa: PLR0913 - one test's words
-    url: str, model: str, calls: Sequence[Call], traffic: Traffic, *, p99_ms: float,
-    search: Search | None = None, say: Callable[[str, float, float], None] = lambda *_: None,
-) -> Outcome:  # fmt: skip
+    url: str,
+    model: str,
+    calls: Sequence[Call],
+    traffic: Traffic,
+    *,
+    p99_ms: float,
+    search: Search | None = None,
+    say: Callable[[str, float, float], None] = lambda *_: None,
+) -> Outcome:
     """Load a service and measure it.
 
     Args:
@@ -104,9 +123,17 @@ def run_trial(  # noqa: PLR0913 - one test's words
     figures = figures_of(samples, traffic.duration_s, p99_ms)
     figures["mean_batch_rows"] = server.mean_batch_rows if server is not None else math.nan
     return Outcome(
-        url, model, traffic, p99_ms, samples, figures, limit, judge_client(samples, p99_ms),
-        server, found,
-    )  # fmt: skip
+        url,
+        model,
+        traffic,
+        p99_ms,
+        samples,
+        figures,
+        limit,
+        judge_client(samples, p99_ms),
+        server,
+        found,
+    )
 
 
 def check_model(url: str, repository: ModelRepository, reference: str) -> None:
@@ -151,27 +178,42 @@ def figures_of(samples: Samples, duration_s: float, p99_ms: float) -> dict[str, 
 
 def _client_limit(url: str, traffic: Traffic, say: Callable[[str, float, float], None]) -> float:
     idle = replace(
-        traffic, steps=((0.0, _LIMIT_USERS),), is_open=False, duration_s=_LIMIT_S, user="",
+        traffic,
+        steps=((0.0, _LIMIT_USERS),),
+        is_open=False,
+        duration_s=_LIMIT_S,
+        user="",
         processes=traffic.process_count,
-    )  # fmt: skip
+    )
     samples = send(url, [DO_NOTHING], idle, lambda s: say("client's limit", s, _LIMIT_S))
     samples = samples.between(0.0, _LIMIT_S)
     return len(samples) / _LIMIT_S if samples.count(RIGHT) == len(samples) else math.nan
 
 
 def _search(
-    url: str, calls: Sequence[Call], traffic: Traffic, p99_ms: float, search: Search,
+    url: str,
+    calls: Sequence[Call],
+    traffic: Traffic,
+    p99_ms: float,
+    search: Search,
     say: Callable[[str, float, float], None],
-) -> Found:  # fmt: skip
+) -> Found:
     begun = time.monotonic()
 
     def measure(rate: float) -> Offered:
         say(f"{rate:,.0f} requests/s", time.monotonic() - begun, search.budget_s)
         load = Offer(
-            rate, search.each_s, p99_ms, timeout_ms=traffic.timeout_s * 1e3, cpus=traffic.cpus,
-            processes=traffic.processes, connections=traffic.connections, engine=traffic.engine,
-            seed=int(rate), grpc_address=traffic.grpc_address,
-        )  # fmt: skip
+            rate,
+            search.each_s,
+            p99_ms,
+            timeout_ms=traffic.timeout_s * 1e3,
+            cpus=traffic.cpus,
+            processes=traffic.processes,
+            connections=traffic.connections,
+            engine=traffic.engine,
+            seed=int(rate),
+            grpc_address=traffic.grpc_address,
+        )
         return offer(url, calls, load)
 
     return find_max(measure, first_rate=search.first_rate, budget_s=search.budget_s)

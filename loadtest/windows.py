@@ -63,10 +63,15 @@ def _window(samples: Samples, begin_s: float, end_s: float) -> Window:
     inside = samples.between(begin_s, end_s)
     seconds = end_s - begin_s
     return Window(
-        begin_s, seconds, len(inside) / seconds, inside.count(RIGHT) / seconds,
-        inside.latency_ms(0.5), inside.latency_ms(0.95), inside.latency_ms(0.99),
+        begin_s,
+        seconds,
+        len(inside) / seconds,
+        inside.count(RIGHT) / seconds,
+        inside.latency_ms(0.5),
+        inside.latency_ms(0.95),
+        inside.latency_ms(0.99),
         tuple(inside.count(outcome) for outcome in range(len(OUTCOMES))),
-    )  # fmt: skip
+    )
 
 
 def _median(values: list[float]) -> float:

@@ -15,9 +15,21 @@ from models.fields import FieldError, read_dataclass
 FORMAT = 1
 
 Datatype = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
-    "FP16", "BF16", "FP32", "FP64", "BYTES",
-]  # fmt: skip
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "BF16",
+    "FP32",
+    "FP64",
+    "BYTES",
+]
 Mode = Literal["RGB", "L"]
 Resize = Literal["stretch", "crop", "pad"]
 Interpolation = Literal["nearest", "linear", "cubic", "area"]

@@ -73,20 +73,34 @@ def tell(artifact: ModelArtifact) -> list[tuple[str, str]]:
     lines = [
         ("model", artifact.reference),
         ("labels", f"{len(artifact.labels)}: {', '.join(artifact.labels)}"),
-        ("image", f"{image.mode} {image.width} x {image.height}, {image.resize} if of another size"
-         f" ({image.interpolation}{', JPEG at a scale' if image.scaled_decoding else ''})"),
+        (
+            "image",
+            f"{image.mode} {image.width} x {image.height}, {image.resize} if of another size"
+            f" ({image.interpolation}{', JPEG at a scale' if image.scaled_decoding else ''})",
+        ),
         ("input", _tensors(artifact.inputs)),
         ("outputs", _tensors(artifact.outputs)),
         ("graph", f"opset {artifact.opset}, temperature {artifact.temperature:.4g}"),
-        *(("file", f"{file.path}: {file.precision}, {_size(file.size_bytes)}, "
-           f"sha256 {file.sha256}") for file in artifact.files),
-        *(("", f"{file.precision} on {gate.images} {gate.split} images: accuracy "
-           f"{gate.accuracy:.2%} ({-gate.accuracy_drop * 100:+.2f} points), "
-           f"{gate.label_agreement:.2%} of fp32's labels, probabilities within "
-           f"{gate.max_probability_difference:.2g}")
-          for file in artifact.files if (gate := file.gate)),
+        *(
+            (
+                "file",
+                f"{file.path}: {file.precision}, {_size(file.size_bytes)}, sha256 {file.sha256}",
+            )
+            for file in artifact.files
+        ),
+        *(
+            (
+                "",
+                f"{file.precision} on {gate.images} {gate.split} images: accuracy "
+                f"{gate.accuracy:.2%} ({-gate.accuracy_drop * 100:+.2f} points), "
+                f"{gate.label_agreement:.2%} of fp32's labels, probabilities within "
+                f"{gate.max_probability_difference:.2g}",
+            )
+            for file in artifact.files
+            if (gate := file.gate)
+        ),
         ("golden", f"{len(artifact.golden)} images, replayed by every load"),
-    ]  # fmt: skip
+    ]
     return lines + _measured(artifact) + _origin(artifact)
 
 
@@ -98,30 +112,45 @@ def _measured(artifact: ModelArtifact) -> list[tuple[str, str]]:
         lines += [
             ("accuracy", f"{metrics.accuracy:.2%} of {metrics.images} {metrics.split} images"),
             ("", ", ".join(f"{label} {share:.1%}" for label, share in each)),
-            ("calibration", f"expected error {metrics.calibration_error:.4f}"
-             + ("" if metrics.calibration_error_before is None else
-                f", {metrics.calibration_error_before:.4f} without the temperature")),
-        ]  # fmt: skip
+            (
+                "calibration",
+                f"expected error {metrics.calibration_error:.4f}"
+                + (
+                    ""
+                    if metrics.calibration_error_before is None
+                    else f", {metrics.calibration_error_before:.4f} without the temperature"
+                ),
+            ),
+        ]
     if artifact.abstain:
         least, worth = artifact.abstain.threshold, artifact.abstain.measured
         lines.append(
-            ("abstains", f"below {least:.4f}, chosen for {artifact.abstain.target_precision:.2%}: "
-             f"answers {worth.answered:.2%} of {worth.images} {worth.split} images, "
-             f"{worth.precision:.2%} of them rightly")
-        )  # fmt: skip
+            (
+                "abstains",
+                f"below {least:.4f}, chosen for {artifact.abstain.target_precision:.2%}: "
+                f"answers {worth.answered:.2%} of {worth.images} {worth.split} images, "
+                f"{worth.precision:.2%} of them rightly",
+            )
+        )
     if artifact.statistics:
         seen = artifact.statistics
         lines.append(
-            ("trained on", f"{seen.images} images, pixels {seen.pixel_mean:.1f} on average, spread "
-             f"{seen.pixel_spread:.1f}; entropy of the answers {seen.entropy:.3f} nats")
-        )  # fmt: skip
+            (
+                "trained on",
+                f"{seen.images} images, pixels {seen.pixel_mean:.1f} on average, spread "
+                f"{seen.pixel_spread:.1f}; entropy of the answers {seen.entropy:.3f} nats",
+            )
+        )
     if parity:
         sizes = ", ".join(map(str, parity.batch_sizes))
         lines += [
-            ("parity", f"{parity.images} images at batch sizes {sizes}: logits within "
-             f"{parity.max_logit_difference:.2g}, probabilities within "
-             f"{parity.max_probability_difference:.2g}, {parity.label_agreement:.2%} same labels"),
-        ]  # fmt: skip
+            (
+                "parity",
+                f"{parity.images} images at batch sizes {sizes}: logits within "
+                f"{parity.max_logit_difference:.2g}, probabilities within "
+                f"{parity.max_probability_difference:.2g}, {parity.label_agreement:.2%} same labels",
+            )
+        ]
     return lines
 
 

@@ -29,9 +29,11 @@ _FLAGS = {
 # The JPEG library's own scales: a block of 8x8 coefficients becomes 4x4, 2x2 or 1x1 pixels. These
 # bits mean the same beside the flag of either mode.
 _SCALED = {
-    1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-}  # fmt: skip
+}
 _INTERPOLATION = {
     "nearest": cv2.INTER_NEAREST,
     "linear": cv2.INTER_LINEAR,
@@ -230,8 +232,10 @@ def _webp_size(encoded: bytes) -> tuple[int, int]:
     """RFC 9649, sections 2.5-2.7: the first chunk says which of the three layouts follows."""
     chunk = encoded[12:16]
     if chunk == b"VP8X":
-        return (int.from_bytes(encoded[24:27], "little") + 1,
-                int.from_bytes(encoded[27:30], "little") + 1)  # fmt: skip
+        return (
+            int.from_bytes(encoded[24:27], "little") + 1,
+            int.from_bytes(encoded[27:30], "little") + 1,
+        )
     if chunk == b"VP8L":
         bits = int(struct.unpack_from("<I", encoded, 21)[0])
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1

@@ -15,9 +15,21 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 # TensorProto.DataType -> Open Inference Protocol datatype.
 DATATYPES = {
-    1: "FP32", 2: "UINT8", 3: "INT8", 4: "UINT16", 5: "INT16", 6: "INT32", 7: "INT64",
-    8: "BYTES", 9: "BOOL", 10: "FP16", 11: "FP64", 12: "UINT32", 13: "UINT64", 16: "BF16",
-}  # fmt: skip
+    1: "FP32",
+    2: "UINT8",
+    3: "INT8",
+    4: "UINT16",
+    5: "INT16",
+    6: "INT32",
+    7: "INT64",
+    8: "BYTES",
+    9: "BOOL",
+    10: "FP16",
+    11: "FP64",
+    12: "UINT32",
+    13: "UINT64",
+    16: "BF16",
+}
 
 # Deeper nesting of graphs inside attributes (If, Loop, Scan) than any classifier needs is refused.
 _MAX_DEPTH = 16
@@ -179,8 +191,11 @@ def _value_info(value_info: memoryview) -> GraphTensor:
     shape = tensor_type.get(2)
     if not isinstance(shape, memoryview):
         return GraphTensor(name, datatype, ())
-    dimensions = [dict(_fields(value)) for field, value in _fields(shape)
-                  if field == 1 and isinstance(value, memoryview)]  # fmt: skip
+    dimensions = [
+        dict(_fields(value))
+        for field, value in _fields(shape)
+        if field == 1 and isinstance(value, memoryview)
+    ]
     return GraphTensor(name, datatype, tuple(_int(d.get(1, -1)) for d in dimensions))
 
 

@@ -179,8 +179,9 @@ class ModelRepository:
 
     def _write_settings(self, settings: RepositorySettings) -> None:
         document: dict[str, object] = {
-            "default_model": settings.default_model, "default_versions": settings.default_versions,
-        }  # fmt: skip
+            "default_model": settings.default_model,
+            "default_versions": settings.default_versions,
+        }
         # Written only where it says something: earlier readers had no such field.
         if traffic := {n: t.document for n, t in settings.traffic.items() if t != NO_TRAFFIC}:
             document["traffic"] = traffic

@@ -83,8 +83,9 @@ class TunedPlan:
             if not 1 <= value <= _MOST:
                 raise FieldError(f"plan.{name}: expected 1 or more, got {value}")
         if not 0 <= self.max_queue_delay_ms <= _MOST:
-            raise FieldError(f"plan.max_queue_delay_ms: expected 0 or more, got "
-                             f"{self.max_queue_delay_ms}")  # fmt: skip
+            raise FieldError(
+                f"plan.max_queue_delay_ms: expected 0 or more, got {self.max_queue_delay_ms}"
+            )
         if list(self.buckets) != sorted({b for b in self.buckets if 1 <= b <= self.max_batch_size}):
             raise FieldError(
                 "plan.buckets: expected ascending sizes up to max_batch_size, got "
@@ -144,12 +145,19 @@ def tell_plan(plan: TunedPlan) -> list[tuple[str, str]]:
     buckets = f", padded to {', '.join(map(str, plan.buckets))}" if plan.buckets else ""
     gain = (
         f" ({plan.goodput_per_s / plan.default_goodput_per_s - 1:+.0%} to the defaults)"
-        if plan.default_goodput_per_s else ""
-    )  # fmt: skip
+        if plan.default_goodput_per_s
+        else ""
+    )
     return [
-        ("plan", f"{plan.precision}, {plan.instances} x {plan.threads} threads, batches up to "
-         f"{plan.max_batch_size}{buckets}{delay}: {plan.goodput_per_s:.0f} requests/s within "
-         f"{plan.p99_ms:g} ms{gain}"),
-        ("", f"tuned {plan.date} on {machine.cpu}, {machine.cores} cores, {machine.workers} "
-         f"workers, {machine.device}, onnxruntime {machine.onnxruntime}"),
-    ]  # fmt: skip
+        (
+            "plan",
+            f"{plan.precision}, {plan.instances} x {plan.threads} threads, batches up to "
+            f"{plan.max_batch_size}{buckets}{delay}: {plan.goodput_per_s:.0f} requests/s within "
+            f"{plan.p99_ms:g} ms{gain}",
+        ),
+        (
+            "",
+            f"tuned {plan.date} on {machine.cpu}, {machine.cores} cores, {machine.workers} "
+            f"workers, {machine.device}, onnxruntime {machine.onnxruntime}",
+        ),
+    ]

@@ -52,9 +52,11 @@ def image(title: str, png: bytes) -> str:
 
 
 def table(
-    names: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[int] = (),
+    names: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numbers: Collection[int] = (),
     marked: Collection[int] = (),
-) -> str:  # fmt: skip
+) -> str:
     """Return a table.
 
     Args:

@@ -23,9 +23,15 @@ _IMAGE_ENDINGS = frozenset({"jpg", "jpeg", "jpe", "png", "webp", "bmp"})
 # A sample is held in memory until its last file; more files than this are no sample.
 _SAMPLE_FILES = 16
 _DAMAGED = (
-    tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError,
-    NotImplementedError, ValueError,
-)  # fmt: skip
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
+)
 
 # Subclasses that typeshed does not know.
 _CUT = (tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]
@@ -102,9 +108,10 @@ class ArchiveSource:
                 raise  # the network's fault: a job that goes on later loses nothing
             yield from self._sample(sample)
             said = str(error).strip() or type(error).__name__
-            yield Row(self.name, ScoreError(
-                f"archive: expected a whole archive, got damage after {last}: {said}"
-            ))  # fmt: skip
+            yield Row(
+                self.name,
+                ScoreError(f"archive: expected a whole archive, got damage after {last}: {said}"),
+            )
             return
         yield from self._sample(sample)
 

@@ -175,15 +175,22 @@ def _connected(address: str) -> Iterator[int]:
     # What fails is raised; at lower levels Ray warns the terminal of its own inner workings.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     code = [str(Path(package.__path__[0])) for package in (models, service)]
-    own: dict[str, Any] = {} if address else {
-        "num_cpus": available_cpus(), "include_dashboard": False,
-        "object_store_memory": _STORE_BYTES,
-    }  # fmt: skip
+    own: dict[str, Any] = (
+        {}
+        if address
+        else {
+            "num_cpus": available_cpus(),
+            "include_dashboard": False,
+            "object_store_memory": _STORE_BYTES,
+        }
+    )
     ray.init(
         address or "local",
         runtime_env={"py_modules": code, "excludes": ["**/*.onnx", "**/*.png", "**/__pycache__"]},
-        log_to_driver=False, logging_level=logging.ERROR, **own,
-    )  # fmt: skip
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        **own,
+    )
     try:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()

@@ -126,9 +126,10 @@ def _expand_url(url: str, pattern: str) -> Iterator[tuple[str, bool]]:
             found = [(path, True) for path in sorted(system.glob(inner)) if system.isfile(path)]
         elif system.isdir(inner):
             found = [
-                (path, False) for path in sorted(system.find(inner))
+                (path, False)
+                for path in sorted(system.find(inner))
                 if _is_wanted(path.removeprefix(inner).lstrip("/"), pattern)
-            ]  # fmt: skip
+            ]
         else:
             found = [(inner, True)] if system.exists(inner) else []
         if not found:

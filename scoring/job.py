@@ -145,10 +145,13 @@ def score(
     sources = find_sources(words, options.columns, options.pattern, skip=out)
     artifact = model.artifact
     layout = Layout(
-        artifact.labels, artifact.name, artifact.version, options.answers,
+        artifact.labels,
+        artifact.name,
+        artifact.version,
+        options.answers,
         kept_kinds(sources, options.columns.keep),
         artifact.abstain.threshold if artifact.abstain else 0.0,
-    )  # fmt: skip
+    )
     sink = SINKS[out.suffix](layout)
     counts = [source.count() for source in sources]
     known = [count for count in counts if count is not None]
@@ -170,9 +173,16 @@ def score(
     seconds = time.perf_counter() - started
     tally = parts.tally
     return Summary(
-        str(out), artifact.name, artifact.version, tally.rows, tally.errors, resumed, seconds,
-        (tally.rows - resumed) / seconds, tally.accuracy(artifact.labels),
-    )  # fmt: skip
+        str(out),
+        artifact.name,
+        artifact.version,
+        tally.rows,
+        tally.errors,
+        resumed,
+        seconds,
+        (tally.rows - resumed) / seconds,
+        tally.accuracy(artifact.labels),
+    )
 
 
 class Collected:
@@ -317,7 +327,10 @@ def _pin(
         "model": f"{model.artifact.reference} {model.file.precision} {model.file.sha256}",
         "columns": layout.types,
         "table columns": {
-            "image": columns.image, "label": columns.label, "id": columns.id, "keep": columns.keep,
+            "image": columns.image,
+            "label": columns.label,
+            "id": columns.id,
+            "keep": columns.keep,
         },
         "versions": {"onnxruntime": onnxruntime.__version__, "OpenCV": cv2.__version__},
-    }  # fmt: skip
+    }

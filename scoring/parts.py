@@ -134,8 +134,10 @@ def _check_same(out: Path, pin: dict[str, Any], found: dict[str, Any]) -> None:
         if was == now:
             continue
         if isinstance(was, list) and isinstance(now, list):  # of the two lists, what differs
-            was, now = ([each for each in one if each not in other] or "nothing more"
-                        for one, other in ((was, now), (now, was)))  # fmt: skip
+            was, now = (
+                [each for each in one if each not in other] or "nothing more"
+                for one, other in ((was, now), (now, was))
+            )
         raise ScoreError(
             f"{out}: --resume: expected the same {name} as when the job began, {_short(was)}, "
             f"got {_short(now)}; put it back, or leave --resume out to begin anew"

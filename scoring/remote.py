@@ -70,9 +70,11 @@ class RemoteModel:
         """Return the parsed answer: of ``/predict``, or the error of an image."""
         try:
             self._connection.request(
-                "POST", f"{self._path}?top={top}", encoded,
+                "POST",
+                f"{self._path}?top={top}",
+                encoded,
                 {"Content-Type": "application/octet-stream"},
-            )  # fmt: skip
+            )
             response = self._connection.getresponse()
             body = response.read()
         except (OSError, http.client.HTTPException) as error:

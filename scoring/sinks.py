@@ -124,11 +124,15 @@ class JsonlSink(_TextSink):
         """Write rows to a new part."""
         with path.open("wb") as file:
             for each in scored:
-                file.write(b"".join(
-                    orjson.dumps(dict(zip(self._names, row, strict=True)),
-                                 option=orjson.OPT_APPEND_NEWLINE)
-                    for row in _text_rows(self._layout, each, orjson.Fragment)
-                ))  # fmt: skip
+                file.write(
+                    b"".join(
+                        orjson.dumps(
+                            dict(zip(self._names, row, strict=True)),
+                            option=orjson.OPT_APPEND_NEWLINE,
+                        )
+                        for row in _text_rows(self._layout, each, orjson.Fragment)
+                    )
+                )
 
 
 class CsvSink(_TextSink):
@@ -155,11 +159,17 @@ class ParquetSink:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._schema = pyarrow.schema([
-            (name, pyarrow.list_(pyarrow.float32()) if kind == "list"
-             else pyarrow.type_for_alias(kind))
-            for name, kind in layout.types.items()
-        ])  # fmt: skip
+        self._schema = pyarrow.schema(
+            [
+                (
+                    name,
+                    pyarrow.list_(pyarrow.float32())
+                    if kind == "list"
+                    else pyarrow.type_for_alias(kind),
+                )
+                for name, kind in layout.types.items()
+            ]
+        )
 
     def write(self, path: Path, scored: Sequence[Scored]) -> None:
         """Write rows to a new part."""

@@ -98,9 +98,14 @@ class Stages:
                 errors |= _not_finite(probabilities_NK, good_N)
         truths = [self._truth(truth, chunk.is_declared) for truth in chunk.truths]
         return Scored(
-            chunk.ids, dict(sorted(errors.items())), index_NT, probability_NT, all_NK, truths,
+            chunk.ids,
+            dict(sorted(errors.items())),
+            index_NT,
+            probability_NT,
+            all_NK,
+            truths,
             chunk.kept,
-        )  # fmt: skip
+        )
 
     def _decode(self, chunk: Chunk) -> tuple[Pixels, NDArray[np.intp], dict[int, str]]:
         """Return the good rows' pixels and numbers in the chunk, and the others' errors."""

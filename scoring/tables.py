@@ -138,18 +138,23 @@ class ParquetSource:
 
     def _chunk(self, batch: Any, first: int) -> Chunk:
         columns = self._columns
-        kept = {name: batch.column(name).to_pylist() for name in columns.keep
-                if name in batch.schema.names}  # fmt: skip
+        kept = {
+            name: batch.column(name).to_pylist()
+            for name in columns.keep
+            if name in batch.schema.names
+        }
         missing = [None] * batch.num_rows
         return Chunk(
             [f"{self.name}#{i}" for i in range(first, first + batch.num_rows)]
-            if not columns.id else [str(value) for value in batch.column(columns.id).to_pylist()],
+            if not columns.id
+            else [str(value) for value in batch.column(columns.id).to_pylist()],
             self._images(batch.column(columns.image)),
             [_truth(value) for value in batch.column(columns.label).to_pylist()]
-            if columns.label else [],
+            if columns.label
+            else [],
             list(zip(*(kept.get(name, missing) for name in columns.keep), strict=True)),
             is_declared=True,
-        )  # fmt: skip
+        )
 
     def _images(self, column: Any) -> list[Image]:
         paths: list[Any] = []

@@ -70,8 +70,11 @@ class Tally:
         for (truth, answer), count in sorted(self.confusion.items()):
             confusion.setdefault(labels[truth], {})[labels[answer]] = count
         return {
-            "rows": rows, "correct": correct, "accuracy": correct / rows, "confusion": confusion,
-        }  # fmt: skip
+            "rows": rows,
+            "correct": correct,
+            "accuracy": correct / rows,
+            "confusion": confusion,
+        }
 
 
 def tabulate(accuracy: Accuracy) -> list[tuple[str, ...]]:

@@ -172,15 +172,21 @@ class Foveal:
         self.shadows = Shadows(lambda: self.control.catalog, self.loop)
         self.traffic = TrafficProtocol(self.control)
         self.predict = PredictProtocol(
-            lambda: self.control.catalog, self.loop, self.decoders, self.meters,
+            lambda: self.control.catalog,
+            self.loop,
+            self.decoders,
+            self.meters,
             request_timeout_s=settings.request_timeout_s,
             max_request_rows=settings.max_request_rows,
-        )  # fmt: skip
+        )
         self.engine = InferEngine(
-            lambda: self.control.catalog, self.loop, self.decoders, self.meters,
+            lambda: self.control.catalog,
+            self.loop,
+            self.decoders,
+            self.meters,
             request_timeout_s=settings.request_timeout_s,
             max_request_rows=settings.max_request_rows,
-        )  # fmt: skip
+        )
         self.v2 = V2Http(
             self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
         )
@@ -221,10 +227,17 @@ class Foveal:
         for classifier in catalog:
             self._start(classifier)
         return ModelControl(
-            repository, settings.loaded_versions, limits, self.meters, catalog, self._start,
-            token=settings.admin_token, workers=settings.workers, reload_s=settings.reload_s,
+            repository,
+            settings.loaded_versions,
+            limits,
+            self.meters,
+            catalog,
+            self._start,
+            token=settings.admin_token,
+            workers=settings.workers,
+            reload_s=settings.reload_s,
             default_model=settings.default_model,
-        )  # fmt: skip
+        )
 
     def _device(self) -> DeviceLimits:
         """Find the device; where it is not to be had, no model is ready, and each says why."""
@@ -236,9 +249,13 @@ class Foveal:
             error = refusal.message
         cache = settings.engine_cache or Path.home() / ".cache/foveal/engines"
         return DeviceLimits(
-            found, error, parse_buckets(settings.buckets), settings.gpu_tf32,
-            settings.gpu_memory_mib << 20, Path(cache),
-        )  # fmt: skip
+            found,
+            error,
+            parse_buckets(settings.buckets),
+            settings.gpu_tf32,
+            settings.gpu_memory_mib << 20,
+            Path(cache),
+        )
 
     def _start(self, classifier: Classifier) -> None:
         classifier.start(self.loop, self._observe_batch, lane.outbox, lane.newcomers)

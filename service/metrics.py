@@ -22,9 +22,25 @@ FLUSH_S = 0.2
 
 # 50 us (a lone small network) to 30 s (the default deadline), about a factor of two a step.
 _SECONDS = (
-    0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5,
-    10, 30,
-)  # fmt: skip
+    0.00005,
+    0.0001,
+    0.0002,
+    0.0005,
+    0.001,
+    0.002,
+    0.005,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1,
+    2,
+    5,
+    10,
+    30,
+)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _MODEL = ("model", "version")
 _DRIFT = ("pixel_mean", "pixel_spread", "entropy")
@@ -48,33 +64,44 @@ DROPPED_ROWS = Counter(
     "foveal_dropped_rows", "Rows not run: their client left or their deadline passed", _MODEL
 )
 MODEL_INFO = Gauge(
-    "foveal_model_info", "1 for each loaded version, with its plan",
-    (*_MODEL, "device", "precision", "threads", "runs_on"), multiprocess_mode="livemax",
-)  # fmt: skip
+    "foveal_model_info",
+    "1 for each loaded version, with its plan",
+    (*_MODEL, "device", "precision", "threads", "runs_on"),
+    multiprocess_mode="livemax",
+)
 PLAN_INFO = Gauge(
     "foveal_plan_info",
     "1 for each loaded version: device asked for and got, its index, how runs are bound, buckets",
-    (*_MODEL, "asked", "device", "index", "binding", "buckets"), multiprocess_mode="livemax",
-)  # fmt: skip
-DEVICE_FALLBACK = Gauge(
-    "foveal_device_fallback", "1 if the CPU runs what a GPU that is here should; the log says why",
-    _MODEL, multiprocess_mode="livemax",
-)  # fmt: skip
-CPU_NODES = Gauge(
-    "foveal_cpu_nodes", "Nodes of the graph that a plan for a GPU leaves on the CPU", _MODEL,
+    (*_MODEL, "asked", "device", "index", "binding", "buckets"),
     multiprocess_mode="livemax",
-)  # fmt: skip
+)
+DEVICE_FALLBACK = Gauge(
+    "foveal_device_fallback",
+    "1 if the CPU runs what a GPU that is here should; the log says why",
+    _MODEL,
+    multiprocess_mode="livemax",
+)
+CPU_NODES = Gauge(
+    "foveal_cpu_nodes",
+    "Nodes of the graph that a plan for a GPU leaves on the CPU",
+    _MODEL,
+    multiprocess_mode="livemax",
+)
 DEVICE_MEMORY_BYTES = Gauge(
-    "foveal_device_memory_bytes", "Memory of the GPU that a version took when it was loaded",
-    _MODEL, multiprocess_mode="livesum",
-)  # fmt: skip
+    "foveal_device_memory_bytes",
+    "Memory of the GPU that a version took when it was loaded",
+    _MODEL,
+    multiprocess_mode="livesum",
+)
 PADDED_ROWS = Counter(
     "foveal_padded_rows", "Rows run for nothing: those that fill a batch up to its bucket", _MODEL
 )
 MODEL_REFUSED = Gauge(
-    "foveal_model_refused", "1 for each version that could not be loaded", _MODEL,
+    "foveal_model_refused",
+    "1 for each version that could not be loaded",
+    _MODEL,
     multiprocess_mode="livemax",
-)  # fmt: skip
+)
 
 # Shadow: a candidate's answers beside those of the version that serves.
 SHADOW_ROWS = Counter(
@@ -86,9 +113,11 @@ SHADOW_SECONDS = Histogram(
     "foveal_shadow_seconds", "One onnxruntime call of a shadow", _MODEL, buckets=_SECONDS
 )
 SHADOW_DIFFERENCE = Histogram(
-    "foveal_shadow_difference", "Largest difference of a row's probabilities from those served",
-    _MODEL, buckets=(0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
-)  # fmt: skip
+    "foveal_shadow_difference",
+    "Largest difference of a row's probabilities from those served",
+    _MODEL,
+    buckets=(0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
+)
 
 # Drift: sums over sampled rows. Divide by the rows, compare with what training wrote down.
 DRIFT_ROWS = Counter("foveal_drift_rows", "Rows looked at for drift", _MODEL)
@@ -96,17 +125,22 @@ DRIFT_CLASS_ROWS = Counter(
     "foveal_drift_class_rows", "Rows looked at in which a label came first", (*_MODEL, "label")
 )
 DRIFT_SUMS = Counter(
-    "foveal_drift_sums", "Sums over such rows: pixel_mean, pixel_spread, entropy, abstained",
+    "foveal_drift_sums",
+    "Sums over such rows: pixel_mean, pixel_spread, entropy, abstained",
     (*_MODEL, "quantity"),
-)  # fmt: skip
+)
 TRAINING = Gauge(
-    "foveal_training", "What one such row was in training: pixel_mean, pixel_spread, entropy",
-    (*_MODEL, "quantity"), multiprocess_mode="livemax",
-)  # fmt: skip
-TRAINING_CLASS_SHARE = Gauge(
-    "foveal_training_class_share", "Share of a label in the training split", (*_MODEL, "label"),
+    "foveal_training",
+    "What one such row was in training: pixel_mean, pixel_spread, entropy",
+    (*_MODEL, "quantity"),
     multiprocess_mode="livemax",
-)  # fmt: skip
+)
+TRAINING_CLASS_SHARE = Gauge(
+    "foveal_training_class_share",
+    "Share of a label in the training split",
+    (*_MODEL, "label"),
+    multiprocess_mode="livemax",
+)
 
 
 class Tally:
@@ -143,9 +177,20 @@ class ModelMetrics:
     """All tallies of one classifier; one object a version."""
 
     __slots__ = (
-        "_drift", "_dropped", "_gauges", "_info", "_labels", "_padded", "_statuses", "batch_rows",
-        "classifier", "decode", "queue", "request", "run",
-    )  # fmt: skip
+        "_drift",
+        "_dropped",
+        "_gauges",
+        "_info",
+        "_labels",
+        "_padded",
+        "_statuses",
+        "batch_rows",
+        "classifier",
+        "decode",
+        "queue",
+        "request",
+        "run",
+    )
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
@@ -176,7 +221,7 @@ class ModelMetrics:
             CPU_NODES.labels(*self._labels): len(classifier.session.cpu_nodes),
             DEVICE_MEMORY_BYTES.labels(*self._labels): classifier.session.memory_bytes,
             DEVICE_FALLBACK.labels(*self._labels): bool(classifier.fallback),
-        }  # fmt: skip
+        }
         self.reopen()
 
     def observe_batch(self, batch: Batch) -> None:

@@ -23,9 +23,14 @@ ROOT = Path(__file__).resolve().parent.parent
 BENTOML = Path(sys.executable).with_name("bentoml")
 NGINX_CONF = ROOT / "deploy/nginx/foveal.conf"
 CONTAINER = (
-    "--read-only", "--user=12345:12345", "--cap-drop=all", "--security-opt=no-new-privileges",
-    "--memory=512m", "--memory-swap=512m", "--pids-limit=200",
-)  # fmt: skip
+    "--read-only",
+    "--user=12345:12345",
+    "--cap-drop=all",
+    "--security-opt=no-new-privileges",
+    "--memory=512m",
+    "--memory-swap=512m",
+    "--pids-limit=200",
+)
 
 
 def inherited() -> dict[str, str]:

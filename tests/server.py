@@ -104,9 +104,14 @@ def sample(text: str, name: str, **labels: str) -> float:
 
 @contextlib.contextmanager
 def running_server(
-    repository: Path, folder: Path, *, is_ready: bool = True, bentoml_config: Path | None = None,
-    port: int = 0, **settings: object,
-) -> Iterator[RunningServer]:  # fmt: skip
+    repository: Path,
+    folder: Path,
+    *,
+    is_ready: bool = True,
+    bentoml_config: Path | None = None,
+    port: int = 0,
+    **settings: object,
+) -> Iterator[RunningServer]:
     """Start the service with ``FOVEAL_<SETTING>`` for each setting; stop it at the end.
 
     Args:
@@ -121,9 +126,13 @@ def running_server(
     log_path = folder / f"server-{port}.log"
     asked = int(str(settings.get("grpc_port", 0)))
     start = Start(
-        repository, folder, port, asked,
-        {f"FOVEAL_{name.upper()}": str(value) for name, value in settings.items()}, bentoml_config,
-    )  # fmt: skip
+        repository,
+        folder,
+        port,
+        asked,
+        {f"FOVEAL_{name.upper()}": str(value) for name, value in settings.items()},
+        bentoml_config,
+    )
     process = start.open(log_path)
     server = RunningServer(port, process, log_path, asked)
     try:
@@ -172,9 +181,11 @@ class Wire:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.close()
 
     def close(self) -> None:

@@ -10,8 +10,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
-    "commands", "deploy", "export", "loadtest", "models", "report", "scoring", "service", "training",
-)  # fmt: skip
+    "commands",
+    "deploy",
+    "export",
+    "loadtest",
+    "models",
+    "report",
+    "scoring",
+    "service",
+    "training",
+)
 MAX_LINES = 400
 
 # Room -> the rooms of ours that it may import, itself aside. The longest prefix of a module's name
@@ -25,10 +33,18 @@ OURS: dict[str, set[str]] = {
     "service.pipeline": {"models", "service.errors", "service.session"},
     "service.metrics": {"service.pipeline"},
     "service.rollout": {
-        "models", "service.errors", "service.metrics", "service.pipeline", "service.session",
+        "models",
+        "service.errors",
+        "service.metrics",
+        "service.pipeline",
+        "service.session",
     },
     "service.protocols": {
-        "models", "service.errors", "service.lane", "service.metrics", "service.pipeline",
+        "models",
+        "service.errors",
+        "service.lane",
+        "service.metrics",
+        "service.pipeline",
         "service.rollout",
     },
     "service": {"models", "service"},
@@ -41,7 +57,7 @@ OURS: dict[str, set[str]] = {
     "deploy": set(),
     "commands": {"export", "loadtest", "models", "scoring", "service", "training"},
     "foveal": {"commands"},
-}  # fmt: skip
+}
 # Package -> the only third parties it may import; packages that are not named may import any.
 ONLY = {"models": {"numpy", "cv2"}}
 # Module prefix -> third parties that it must not import.
@@ -85,8 +101,9 @@ EVERY = pytest.mark.parametrize("module", SOURCES)
 
 def is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) in (
-        "TYPE_CHECKING", "typing.TYPE_CHECKING",
-    )  # fmt: skip
+        "TYPE_CHECKING",
+        "typing.TYPE_CHECKING",
+    )
 
 
 def imports(tree: ast.AST, *, at_run_time: bool = False) -> Iterator[tuple[str, int]]:
@@ -152,9 +169,10 @@ def test_no_cycles() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [*SOURCES.values(), *sorted((ROOT / "tests").rglob("*.py"))],
+    "path",
+    [*SOURCES.values(), *sorted((ROOT / "tests").rglob("*.py"))],
     ids=lambda path: str(path.relative_to(ROOT)),
-)  # fmt: skip
+)
 def test_file_is_short(path: Path) -> None:
     lines = len(path.read_text().splitlines())
     assert lines <= MAX_LINES, f"{lines} lines: a stage is missing a name"
@@ -198,7 +216,11 @@ def test_import_leaves_out(module: str, absent: list[str], tmp_path: Path) -> No
         "sys.exit(f'imported: {found}' if found else 0)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         env={"PATH": "/usr/bin:/bin", "BENTOML_HOME": str(tmp_path)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr

@@ -175,9 +175,13 @@ WRONG = [
     ("words", "code", "match"), WRONG, ids=[" ".join(words) or "nothing" for words, _, _ in WRONG]
 )
 def test_a_mistake_is_one_line_and_a_code(
-    words: tuple[str, ...], code: int, match: str, tmp_path: Path, shell: Shell,
+    words: tuple[str, ...],
+    code: int,
+    match: str,
+    tmp_path: Path,
+    shell: Shell,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     if words and words[0] in ("train", "export"):
         pytest.importorskip("torch", reason="the train extra")
     monkeypatch.chdir(tmp_path)
@@ -305,9 +309,14 @@ def test_score_writes_a_table_and_counts_what_it_rejected(shell: Shell, tmp_path
     assert document.pop("seconds") > 0
     assert document.pop("rows_per_s") > 0
     assert document == {
-        "out": str(out), "model": "tiny", "version": 1, "rows": 6, "errors": 3,
-        "resumed_rows": 0, "accuracy": None,
-    }  # fmt: skip
+        "out": str(out),
+        "model": "tiny",
+        "version": 1,
+        "rows": 6,
+        "errors": 3,
+        "resumed_rows": 0,
+        "accuracy": None,
+    }
     assert len(out.read_text().splitlines()) == 7
     said = shell("score", folder / "[0-2].png", "--model", "tiny:2", "--out", out)
     assert said.code == 0
@@ -337,8 +346,10 @@ def test_models_list_says_what_answers(shell: Shell, repository: ModelRepository
     ]
     document = shell("models", "list", "--json", models=repository.root).document
     assert [(e["name"], e["version"], len(e["routes"])) for e in document] == [
-        ("other", 1, 1), ("tiny", 1, 0), ("tiny", 2, 2),
-    ]  # fmt: skip
+        ("other", 1, 1),
+        ("tiny", 1, 0),
+        ("tiny", 2, 2),
+    ]
 
 
 def test_models_default_and_rollback(shell: Shell, repository: ModelRepository) -> None:
@@ -378,8 +389,10 @@ def test_models_show_is_the_whole_story(shell: Shell) -> None:
 
 def test_models_verify_finds_what_is_wrong(shell: Shell, repository: ModelRepository) -> None:
     assert shell("models", "verify", models=repository.root) == (
-        0, "other:1  ok\ntiny:1   ok\ntiny:2   ok\n", "",
-    )  # fmt: skip
+        0,
+        "other:1  ok\ntiny:1   ok\ntiny:2   ok\n",
+        "",
+    )
     golden = repository.path("tiny", 2) / "golden/3.png"
     golden.write_bytes(encode_png(random_images(1)[0]))
     said = shell("models", "verify", "--json", models=repository.root)

@@ -152,9 +152,13 @@ class InMemoryData(LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer else 0
         seed = (self._seed, epoch)
         return Batches(
-            self._train, self._batch_size, seed, self._augment, self._shard(),
+            self._train,
+            self._batch_size,
+            seed,
+            self._augment,
+            self._shard(),
             self._place("train", self._train),
-        )  # fmt: skip
+        )
 
     def val_dataloader(self) -> Batches:
         """Return the validation batches, in order."""

@@ -127,24 +127,28 @@ class TrainConfig:
             *(_expect(self, name, 0, 1) for name in ("warmup", "label_smoothing", "dropout")),
             *(_expect(self, name, 0, 1) for name in ("ema", "validation", "momentum")),
             *(
-                "" if getattr(self, name) > 0 else
-                f"{name}: expected more than 0, got {getattr(self, name)}"
+                ""
+                if getattr(self, name) > 0
+                else f"{name}: expected more than 0, got {getattr(self, name)}"
                 for name in ("lr", "bias_lr")
             ),
             *(
-                "" if getattr(self, name) in words else
-                f"{name}: expected one of {', '.join(words)}, got {getattr(self, name)!r}"
+                ""
+                if getattr(self, name) in words
+                else f"{name}: expected one of {', '.join(words)}, got {getattr(self, name)!r}"
                 for name, words in _WORDS.items()
             ),
-            "" if self.batch_size % max(1, self.devices * self.nodes) == 0 else
-            f"batch_size: expected a multiple of devices times nodes, got {self.batch_size} rows "
+            ""
+            if self.batch_size % max(1, self.devices * self.nodes) == 0
+            else f"batch_size: expected a multiple of devices times nodes, got {self.batch_size} rows "
             f"for {self.devices} x {self.nodes}",
             *(
-                "" if all(width >= 1 for width in getattr(self, name)) else
-                f"{name}: expected widths of at least 1, got {getattr(self, name)}"
+                ""
+                if all(width >= 1 for width in getattr(self, name))
+                else f"{name}: expected widths of at least 1, got {getattr(self, name)}"
                 for name in ("hidden", "widths")
             ),
-        ]  # fmt: skip
+        ]
         if any(wrong):
             raise ConfigError("; ".join(message for message in wrong if message))
 

@@ -176,10 +176,15 @@ def _to_int8(model: onnx.ModelProto, body: set[str], train: Split) -> onnx.Model
     with _quiet_quantizer(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         quantize_static(
-            model, path, _Images(train), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            model,
+            path,
+            _Images(train),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
             nodes_to_exclude=[node.name for node in model.graph.node if node.name not in body],
-        )  # fmt: skip
+        )
         quantized = onnx.load(path)
     onnx.checker.check_model(quantized, full_check=True)
     return quantized

@@ -80,9 +80,13 @@ def measure(
 
 
 def _figure(
-    forward: Callable[[Tensor], Tensor], kind: str, way: str, rows: int,
-    shape: tuple[int, int, int], device: str,
-) -> dict[str, Any]:  # fmt: skip
+    forward: Callable[[Tensor], Tensor],
+    kind: str,
+    way: str,
+    rows: int,
+    shape: tuple[int, int, int],
+    device: str,
+) -> dict[str, Any]:
     tf32, dtype = _FORMATS[kind]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     is_gpu = device != "cpu"
@@ -105,9 +109,12 @@ def _figure(
         times.append(time.perf_counter() - started)
     seconds = statistics.median(times)
     return {
-        "format": kind, "binding": way, "rows": rows, "batch_us": seconds * 1e6,
+        "format": kind,
+        "binding": way,
+        "rows": rows,
+        "batch_us": seconds * 1e6,
         "images_per_s": rows / seconds,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

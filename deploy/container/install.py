@@ -22,11 +22,22 @@ HERE = Path(__file__).resolve().parent
 SECRETS = Path("/run/secrets")
 # Nothing that answers a request imports these; the image's tests run the service without them.
 BALLAST = (
-    "bin", "**/tests", "**/*.pyi", "**/*.pyx", "**/*.pxd", "cv2/data/*.xml",
+    "bin",
+    "**/tests",
+    "**/*.pyi",
+    "**/*.pyx",
+    "**/*.pxd",
+    "cv2/data/*.xml",
     "onnxruntime/capi/libonnxruntime.so*",  # C's interface; Python's module has it all in itself
-    "onnxruntime/transformers", "onnxruntime/quantization", "onnxruntime/tools",
-    "numpy/f2py", "numpy/distutils", "numpy/_core/include", "numpy/_core/lib", "numpy/random/lib",
-)  # fmt: skip
+    "onnxruntime/transformers",
+    "onnxruntime/quantization",
+    "onnxruntime/tools",
+    "numpy/f2py",
+    "numpy/distutils",
+    "numpy/_core/include",
+    "numpy/_core/lib",
+    "numpy/random/lib",
+)
 GPU = "onnxruntime-gpu[cuda,cudnn]"
 
 

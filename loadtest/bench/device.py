@@ -63,9 +63,12 @@ class DeviceFigure:
 
 
 def measure(
-    device: Device, models: Path, lower: Path | None, say: Callable[[str], None],
+    device: Device,
+    models: Path,
+    lower: Path | None,
+    say: Callable[[str], None],
     save: Callable[[dict[str, Any]], None] = lambda _results: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Measure the shipped networks.
 
     Args:
@@ -85,9 +88,15 @@ def measure(
     facts = runtime().facts(found.index)
     figures: list[DeviceFigure] = []
     results: dict[str, Any] = {
-        "device": asdict(facts), "onnxruntime": onnxruntime.__version__, "python": sys.version,
-        "skipped": [], "buckets": {}, "first_request": {}, "difference": {}, "torch": {},
-    }  # fmt: skip
+        "device": asdict(facts),
+        "onnxruntime": onnxruntime.__version__,
+        "python": sys.version,
+        "skipped": [],
+        "buckets": {},
+        "first_request": {},
+        "difference": {},
+        "torch": {},
+    }
 
     def keep() -> None:
         results["figures"] = [asdict(figure) for figure in figures]
@@ -99,8 +108,9 @@ def measure(
     for model in MODELS:
         content = (repository.path(*repository.resolve(model)) / "model.onnx").read_bytes()
         kinds: list[tuple[str, bytes, Precision, bool]] = [
-            ("fp32", content, "fp32", False), ("tf32", content, "fp32", True),
-        ]  # fmt: skip
+            ("fp32", content, "fp32", False),
+            ("tf32", content, "fp32", True),
+        ]
         half = lower / f"{model}.fp16.onnx" if lower else None
         if half and half.exists():
             kinds.append(("fp16", half.read_bytes(), "fp16", False))
@@ -111,9 +121,15 @@ def measure(
             say(f"{model} {kind}")
             for binding in _BINDINGS:
                 plan = Plan(
-                    device, precision, 1, binding, ROWS, found.index, tf32,
+                    device,
+                    precision,
+                    1,
+                    binding,
+                    ROWS,
+                    found.index,
+                    tf32,
                     row_shape=expected.row_shape,
-                )  # fmt: skip
+                )
                 try:
                     figures += _measure_plan(model, kind, each, plan, results, expected)
                 except InferenceError as error:
@@ -132,12 +148,16 @@ def table(results: dict[str, Any]) -> list[tuple[str, ...]]:
         ("model", "format", "binding", "rows", "us a batch", "images/s"),
         *(
             (
-                f["model"], f["format"], f["binding"], str(f["rows"]), f"{f['batch_us']:.1f}",
+                f["model"],
+                f["format"],
+                f["binding"],
+                str(f["rows"]),
+                f"{f['batch_us']:.1f}",
                 f"{f['images_per_s']:,.0f}",
             )
             for f in [*results["figures"], *_torch_figures(results)]
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _measure_plan(
@@ -333,9 +353,12 @@ def main() -> None:
             (options.out / f"session_{options.device}.json").write_text(text)
 
     results = measure(
-        options.device, options.models, options.lower,
-        lambda line: print(line, file=sys.stderr, flush=True), save,
-    )  # fmt: skip
+        options.device,
+        options.models,
+        options.lower,
+        lambda line: print(line, file=sys.stderr, flush=True),
+        save,
+    )
     print(json.dumps(results, indent=1))
 
 

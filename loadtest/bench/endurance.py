@@ -81,35 +81,40 @@ def table(results: dict[str, Any]) -> str:
     pauses, newcomers, memory = results["pauses"], results["newcomers"], results["memory"]
     photos = results["photos"]
     peak = max(sweep.values())
-    return "\n".join([
-        f"| connections | {' | '.join(str(count) for count in sweep)} |",
-        "|---" * (len(sweep) + 1) + "|",
-        f"| requests/s | {' | '.join(f'{rate:,.0f}' for rate in sweep.values())} |",
-        f"| of the peak | {' | '.join(f'{rate / peak:.2f}' for rate in sweep.values())} |",
-        "",
-        "| what | measured |",
-        "|---|---|",
-        f"| {pauses['seconds']} s at 64 connections: p50, p99 of the answers to one more client "
-        f"that asks every 2 ms | {pauses['p50_ms']:.2f} ms, {pauses['p99_ms']:.2f} ms |",
-        f"| longest answer to it | {pauses['max_ms']:.1f} ms |",
-        f"| the same client's longest late wake-up (the machine's own pauses) | "
-        f"{pauses['max_late_ms']:.1f} ms |",
-        f"| {newcomers['connections']} connections opened at once, one request each: all answered "
-        f"| {newcomers['wall_ms']:.0f} ms (median of {_CROWDS} crowds, the first "
-        f"{newcomers['first_ms']:.0f} ms), {newcomers['failed']} failed |",
-        f"| the same requests one after the other's answer over 64 open connections | "
-        f"{newcomers['steady_ms']:.0f} ms |",
-        f"| small images at 16 connections: p99 alone, and while 2 connections send 2-megapixel "
-        f"JPEGs to {PHOTO_MODEL} ({photos['photos_per_s']:.0f} a second) | "
-        f"{photos['alone_p99_ms']:.2f} ms, {photos['beside_p99_ms']:.2f} ms: "
-        f"{photos['beside_p99_ms'] / photos['alone_p99_ms']:.2f} times |",
-        f"| resident memory after {memory['first_requests']:,} requests | "
-        f"{memory['first_mib']:.1f} MiB |",
-        f"| after {memory['requests']:,} | {memory['mib']:.1f} MiB, "
-        f"{memory['mib'] / memory['first_mib'] - 1:+.1%} |",
-        f"| two workers on two cores, wrk on the same two | {workers[2] / workers[1]:.2f} times "
-        "one worker |",
-    ]) + "\n"  # fmt: skip
+    return (
+        "\n".join(
+            [
+                f"| connections | {' | '.join(str(count) for count in sweep)} |",
+                "|---" * (len(sweep) + 1) + "|",
+                f"| requests/s | {' | '.join(f'{rate:,.0f}' for rate in sweep.values())} |",
+                f"| of the peak | {' | '.join(f'{rate / peak:.2f}' for rate in sweep.values())} |",
+                "",
+                "| what | measured |",
+                "|---|---|",
+                f"| {pauses['seconds']} s at 64 connections: p50, p99 of the answers to one more client "
+                f"that asks every 2 ms | {pauses['p50_ms']:.2f} ms, {pauses['p99_ms']:.2f} ms |",
+                f"| longest answer to it | {pauses['max_ms']:.1f} ms |",
+                f"| the same client's longest late wake-up (the machine's own pauses) | "
+                f"{pauses['max_late_ms']:.1f} ms |",
+                f"| {newcomers['connections']} connections opened at once, one request each: all answered "
+                f"| {newcomers['wall_ms']:.0f} ms (median of {_CROWDS} crowds, the first "
+                f"{newcomers['first_ms']:.0f} ms), {newcomers['failed']} failed |",
+                f"| the same requests one after the other's answer over 64 open connections | "
+                f"{newcomers['steady_ms']:.0f} ms |",
+                f"| small images at 16 connections: p99 alone, and while 2 connections send 2-megapixel "
+                f"JPEGs to {PHOTO_MODEL} ({photos['photos_per_s']:.0f} a second) | "
+                f"{photos['alone_p99_ms']:.2f} ms, {photos['beside_p99_ms']:.2f} ms: "
+                f"{photos['beside_p99_ms'] / photos['alone_p99_ms']:.2f} times |",
+                f"| resident memory after {memory['first_requests']:,} requests | "
+                f"{memory['first_mib']:.1f} MiB |",
+                f"| after {memory['requests']:,} | {memory['mib']:.1f} MiB, "
+                f"{memory['mib'] / memory['first_mib'] - 1:+.1%} |",
+                f"| two workers on two cores, wrk on the same two | {workers[2] / workers[1]:.2f} times "
+                "one worker |",
+            ]
+        )
+        + "\n"
+    )
 
 
 @contextmanager
@@ -187,11 +192,12 @@ def _newcomers(url: str, image: bytes) -> dict[str, Any]:
     crowds = [timed(NEWCOMERS, 1) for _ in range(_CROWDS)]
     steady = [timed(64, NEWCOMERS // 64) for _ in range(_CROWDS)]
     return {
-        "connections": NEWCOMERS, "failed": sum(failed for _, failed in crowds + steady),
+        "connections": NEWCOMERS,
+        "failed": sum(failed for _, failed in crowds + steady),
         "wall_ms": statistics.median(seconds for seconds, _ in crowds) * 1e3,
         "first_ms": crowds[0][0] * 1e3,
         "steady_ms": statistics.median(seconds for seconds, _ in steady) * 1e3,
-    }  # fmt: skip
+    }
 
 
 def _pauses(url: str, image: bytes, body: Path, seconds: int) -> dict[str, Any]:
@@ -218,10 +224,13 @@ def _pauses(url: str, image: bytes, body: Path, seconds: int) -> dict[str, Any]:
     times, late_s = asyncio.run(both())
     times.sort()
     return {
-        "seconds": seconds, "answers": len(times), "p50_ms": times[len(times) // 2] * 1e3,
-        "p99_ms": times[len(times) * 99 // 100] * 1e3, "max_ms": times[-1] * 1e3,
+        "seconds": seconds,
+        "answers": len(times),
+        "p50_ms": times[len(times) // 2] * 1e3,
+        "p99_ms": times[len(times) * 99 // 100] * 1e3,
+        "max_ms": times[-1] * 1e3,
         "max_late_ms": late_s * 1e3,
-    }  # fmt: skip
+    }
 
 
 def _photos(models: Path, url: str, body: Path) -> dict[str, Any]:
@@ -259,9 +268,11 @@ def _memory(url: str, body: Path, pid: int, requests: int) -> dict[str, Any]:
         if not first_mib and done >= requests / 10:
             first, first_mib = done, _resident_mib(pid)
     return {
-        "first_requests": round(first), "first_mib": first_mib, "requests": round(done),
+        "first_requests": round(first),
+        "first_mib": first_mib,
+        "requests": round(done),
         "mib": _resident_mib(pid),
-    }  # fmt: skip
+    }
 
 
 def _resident_mib(pid: int) -> float:

@@ -26,9 +26,19 @@ from models.repository import ModelRepository
 
 SERVERS = ("foveal", "bentoml", "bentoml-deadline", "mosec")
 _FIGURES = (
-    "offered_per_s", "answered_per_s", "goodput_per_s", "p50_ms", "p99_ms", "refused",
-    "refused_p99_ms", "expired", "failed", "wrong", "late_p95_ms", "cpu_share",
-)  # fmt: skip
+    "offered_per_s",
+    "answered_per_s",
+    "goodput_per_s",
+    "p50_ms",
+    "p99_ms",
+    "refused",
+    "refused_p99_ms",
+    "expired",
+    "failed",
+    "wrong",
+    "late_p95_ms",
+    "cpu_share",
+)
 _PORT = 4200
 _CAPACITY_S, _CAPACITY_CONNECTIONS = 4.0, 64.0
 # A server that took in more than it could do works it off before it is asked again, or is started
@@ -160,10 +170,11 @@ def table(results: dict[str, Any]) -> str:
             *(
                 f"After {f['load']:g} x it was started anew in {f['stuck']} of {plan['rounds']} "
                 f"rounds: {_CALM_S:g} s were too few to work off what it had taken in."
-                for f in mine if f["stuck"]
+                for f in mine
+                if f["stuck"]
             ),
             "",
-        ]  # fmt: skip
+        ]
     wrong = sum(figure["wrong"] for figure in results["figures"])
     return "\n".join([*lines, f"Wrong labels, of all answers of all servers: {wrong:,.0f}.", ""])
 
@@ -177,9 +188,12 @@ def _served(
     port = _PORT + SERVERS.index(name)
     onnx = repository.path(artifact.name, artifact.version) / artifact.fp32.path
     variables = {
-        "FOVEAL_MODELS": str(repository.root), "FOVEAL_GRPC_PORT": "0", "FOVEAL_WORKERS": "1",
-        "PEER_ONNX": str(onnx), "MOSEC_TIMEOUT": f"{plan.deadline_ms:.0f}",
-    }  # fmt: skip
+        "FOVEAL_MODELS": str(repository.root),
+        "FOVEAL_GRPC_PORT": "0",
+        "FOVEAL_WORKERS": "1",
+        "PEER_ONNX": str(onnx),
+        "MOSEC_TIMEOUT": f"{plan.deadline_ms:.0f}",
+    }
     if name == "foveal":
         command = foveal(port)
         header = "X-Request-Timeout-Ms", f"{plan.deadline_ms:g}"
@@ -206,9 +220,14 @@ def _for_peer(call: Call, path: str, *, is_form: bool) -> Call:
 
 def _offer(plan: OverloadPlan, rate: float, number: int, name: str) -> Offer:
     return Offer(
-        rate, plan.seconds, plan.deadline_ms, warm_up_s=1.0, cpus=plan.load_cpus,
-        timeout_ms=max(2000.0, 4 * plan.deadline_ms), seed=100 * number + SERVERS.index(name),
-    )  # fmt: skip
+        rate,
+        plan.seconds,
+        plan.deadline_ms,
+        warm_up_s=1.0,
+        cpus=plan.load_cpus,
+        timeout_ms=max(2000.0, 4 * plan.deadline_ms),
+        seed=100 * number + SERVERS.index(name),
+    )
 
 
 def _capacity(url: str, calls: list[Call], plan: OverloadPlan) -> float:

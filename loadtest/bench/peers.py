@@ -120,11 +120,15 @@ def run(cases: list[Case], plan: Plan, say: Callable[[str], None]) -> dict[str, 
         "peers": {peer.name: list(peer.requirements) for peer in peers},
         "limits": {name: medians(rounds) for name, rounds in limits.items()},
         "figures": [
-            {"case": case, "server": server, "connections": connections,
-             **medians([dataclasses.asdict(figure) for figure in rounds])}
+            {
+                "case": case,
+                "server": server,
+                "connections": connections,
+                **medians([dataclasses.asdict(figure) for figure in rounds]),
+            }
             for (case, server, connections), rounds in figures.items()
         ],
-    }  # fmt: skip
+    }
 
 
 def table(results: dict[str, Any]) -> str:
@@ -196,10 +200,19 @@ def raw_figures(case: Case, plan: Plan) -> dict[str, float]:
         image.write(case.body)
         image.flush()
         done = subprocess.run(
-            ["taskset", "-c", plan.server_cpus.split(",")[0], sys.executable,
-             str(HERE / "raw_session.py"), str(case.onnx), image.name],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            [
+                "taskset",
+                "-c",
+                plan.server_cpus.split(",")[0],
+                sys.executable,
+                str(HERE / "raw_session.py"),
+                str(case.onnx),
+                image.name,
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
 
@@ -207,10 +220,14 @@ def raw_figures(case: Case, plan: Plan) -> dict[str, float]:
 def _variables(case: Case, plan: Plan) -> dict[str, str]:
     workers = str(len(plan.server_cpus.split(",")))
     return {
-        "PEER_ONNX": str(case.onnx), "PEER_RESIZE": "1" if case.only else "",
-        "FOVEAL_MODELS": str(case.models), "FOVEAL_WORKERS": workers, "PEER_WORKERS": workers,
-        "WEB_CONCURRENCY": workers, "FOVEAL_GRPC_PORT": "0",
-    }  # fmt: skip
+        "PEER_ONNX": str(case.onnx),
+        "PEER_RESIZE": "1" if case.only else "",
+        "FOVEAL_MODELS": str(case.models),
+        "FOVEAL_WORKERS": workers,
+        "PEER_WORKERS": workers,
+        "WEB_CONCURRENCY": workers,
+        "FOVEAL_GRPC_PORT": "0",
+    }
 
 
 def _drive(

@@ -20,9 +20,13 @@ def machine() -> str:
 
 
 def write(
-    name: str, title: str, command: str, table: str, results: dict[str, Any],
+    name: str,
+    title: str,
+    command: str,
+    table: str,
+    results: dict[str, Any],
     picture: bytes | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write ``NAME_<date>.md`` and ``.json`` into ``results/``, and a picture if there is one.
 
     Args:

@@ -75,10 +75,13 @@ class Round:
 
 
 TARGETS = {
-    "arrays / session": ">= 0.9", "table / slower of decode and session": ">= 0.8",
-    "table / both on the same cores": "(the limit is 1)", "table / plain script": ">= 1.8",
-    "table in int8 / plain script": ">= 3", "start to table, s": "<= 2 to the first row",
-}  # fmt: skip
+    "arrays / session": ">= 0.9",
+    "table / slower of decode and session": ">= 0.8",
+    "table / both on the same cores": "(the limit is 1)",
+    "table / plain script": ">= 1.8",
+    "table in int8 / plain script": ">= 3",
+    "start to table, s": "<= 2 to the first row",
+}
 
 
 class Bench:
@@ -97,8 +100,9 @@ class Bench:
         artifact = self.model.artifact
         self.int8 = (
             LocalModel.load(self.repository, artifact.reference, 1, "int8")
-            if artifact.file("int8") else None
-        )  # fmt: skip
+            if artifact.file("int8")
+            else None
+        )
         self._folder = folder
         images = _read_images(source) if source else _make_images(artifact.image)
         self._encoded = [images[i % len(images)] for i in range(rows)]
@@ -157,9 +161,17 @@ class Bench:
         artifact = self.model.artifact
         image = self.repository.path(artifact.name, artifact.version) / artifact.golden[0].path
         started = time.perf_counter()
-        _run(HOME / "foveal.py", "score", image, "--model", artifact.reference,
-             "--models", self.repository.root,
-             "--out", self._folder / "one.parquet")  # fmt: skip
+        _run(
+            HOME / "foveal.py",
+            "score",
+            image,
+            "--model",
+            artifact.reference,
+            "--models",
+            self.repository.root,
+            "--out",
+            self._folder / "one.parquet",
+        )
         return time.perf_counter() - started
 
 
@@ -180,21 +192,27 @@ def main() -> None:
             print(f"round {number + 1}: {_said(rounds[-1])}", file=sys.stderr)
     date = datetime.now(UTC)
     document: dict[str, Any] = {
-        "date": date.isoformat(timespec="seconds"), "command": _command(wanted),
-        "machine": f"{_processor()}, {available_cpus()} cores", "rows": wanted.rows,
+        "date": date.isoformat(timespec="seconds"),
+        "command": _command(wanted),
+        "machine": f"{_processor()}, {available_cpus()} cores",
+        "rows": wanted.rows,
         "model": bench.model.artifact.reference,
         "session_plan": dict(zip(("runs_at_once", "threads", "batch"), bench.plan, strict=True)),
         "versions": {
-            "python": sys.version.split()[0], "onnxruntime": onnxruntime.__version__,
-            "opencv": cv2.__version__, "pyarrow": pyarrow.__version__,
+            "python": sys.version.split()[0],
+            "onnxruntime": onnxruntime.__version__,
+            "opencv": cv2.__version__,
+            "pyarrow": pyarrow.__version__,
         },
         "rounds": [asdict(each) for each in rounds],
         "ratios": _medians([each.ratios() for each in rounds]),
-        "rows_per_s": _medians([
-            {name: value for name, value in asdict(each).items() if value is not None}
-            for each in rounds
-        ]),
-    }  # fmt: skip
+        "rows_per_s": _medians(
+            [
+                {name: value for name, value in asdict(each).items() if value is not None}
+                for each in rounds
+            ]
+        ),
+    }
     wanted.out.mkdir(parents=True, exist_ok=True)
     stem = f"score_{date:%Y-%m-%d_%H%M}"
     (wanted.out / f"{stem}.json").write_text(json.dumps(document, indent=2) + "\n")
@@ -214,19 +232,31 @@ def report(document: dict[str, Any]) -> str:
     ]
     rates = [
         f"| {name} | {value:,.0f} |"
-        for name, value in document["rows_per_s"].items() if name != "start_s"
-    ]  # fmt: skip
-    return "\n".join([
-        f"# Batch scoring, {document['model']}", "",
-        f"{document['machine']}, {document['date']}, {document['command']}. {versions}. "
-        f"{len(document['rounds'])} rounds of {document['rows']:,} rows; medians of the ratios "
-        "within a round.", "",
-        "| ratio | median | target | least-most |", "|---|---|---|---|", *ratios, "",
-        "| rows/s | median |", "|---|---|", *rates, "",
-        f"The session's best way here: {plan['runs_at_once']} runs at once, {plan['threads']} "
-        f"threads each, batches of {plan['batch']}. Decode and session share the cores in the "
-        "scorer: 1 / (1/decode + 1/session) is what they could give together.", "",
-    ])  # fmt: skip
+        for name, value in document["rows_per_s"].items()
+        if name != "start_s"
+    ]
+    return "\n".join(
+        [
+            f"# Batch scoring, {document['model']}",
+            "",
+            f"{document['machine']}, {document['date']}, {document['command']}. {versions}. "
+            f"{len(document['rounds'])} rounds of {document['rows']:,} rows; medians of the ratios "
+            "within a round.",
+            "",
+            "| ratio | median | target | least-most |",
+            "|---|---|---|---|",
+            *ratios,
+            "",
+            "| rows/s | median |",
+            "|---|---|",
+            *rates,
+            "",
+            f"The session's best way here: {plan['runs_at_once']} runs at once, {plan['threads']} "
+            f"threads each, batches of {plan['batch']}. Decode and session share the cores in the "
+            "scorer: 1 / (1/decode + 1/session) is what they could give together.",
+            "",
+        ]
+    )
 
 
 def _read_images(source: Path) -> list[bytes]:

@@ -41,30 +41,46 @@ class Peer:
 
 ALL_PEERS = (
     Peer(
-        "bentoml", ("bentoml==1.4.39", _ORT, _PILLOW, "numpy", "uvloop", "httptools"),
-        "bentoml serve bentoml_stock:Stock --port {port}", "/predict", True,
+        "bentoml",
+        ("bentoml==1.4.39", _ORT, _PILLOW, "numpy", "uvloop", "httptools"),
+        "bentoml serve bentoml_stock:Stock --port {port}",
+        "/predict",
+        True,
     ),
     Peer(
         "fastapi",
         ("fastapi", "uvicorn==0.54.0", _ORT, _PILLOW, "numpy", "uvloop", "httptools"),
-        "uvicorn fastapi_plain:app --port {port} --no-access-log --log-level warning", "/predict",
+        "uvicorn fastapi_plain:app --port {port} --no-access-log --log-level warning",
+        "/predict",
     ),
     Peer(
-        "litserve", ("litserve==0.2.19", "python-multipart", _ORT, _PILLOW, "numpy"),
-        "python litserve_batched.py", "/predict", True,
+        "litserve",
+        ("litserve==0.2.19", "python-multipart", _ORT, _PILLOW, "numpy"),
+        "python litserve_batched.py",
+        "/predict",
+        True,
     ),
     Peer(
-        "mosec", ("mosec==0.9.8", _ORT, _PILLOW, "numpy"),
-        "python mosec_batched.py --port {port}", "/inference",
+        "mosec",
+        ("mosec==0.9.8", _ORT, _PILLOW, "numpy"),
+        "python mosec_batched.py --port {port}",
+        "/inference",
     ),
-)  # fmt: skip
+)
 
 
 def foveal(port: int) -> list[str]:
     """Return the command that serves this checkout."""
     bentoml = Path(sys.executable).parent / "bentoml"
-    return [str(bentoml), "serve", "service.app:Foveal", "--port", str(port),
-            "--working-dir", str(HERE.parent)]  # fmt: skip
+    return [
+        str(bentoml),
+        "serve",
+        "service.app:Foveal",
+        "--port",
+        str(port),
+        "--working-dir",
+        str(HERE.parent),
+    ]
 
 
 def command_of(peer: Peer, port: int) -> list[str]:
@@ -100,11 +116,13 @@ def serving(command: list[str], port: int, cpus: str, variables: dict[str, str])
     log = Path(tempfile.gettempdir()) / f"foveal-bench-{port}.log"
     with log.open("w") as output:
         server = subprocess.Popen(
-            ["taskset", "-c", cpus, *command], cwd=HERE / "peer_servers",
-            stdout=output, stderr=output,
+            ["taskset", "-c", cpus, *command],
+            cwd=HERE / "peer_servers",
+            stdout=output,
+            stderr=output,
             env={**os.environ, "PEER_PORT": str(port), "BENTOML_DO_NOT_TRACK": "True", **variables},
             start_new_session=True,
-        )  # fmt: skip
+        )
     try:
         yield server.pid
     finally:

@@ -160,12 +160,15 @@ def run(models: Path, model: str, seconds: int) -> dict[str, Any]:
     echo_send_us = echoing.own_s["send"] / max(1, echoing.calls["send"]) * 1e6
     stages_us["receive"] = max(0.0, echo_us - echo_send_us - cost_s * 1e6)
     return results | {
-        "stages_us": stages_us, "cpu_us": cpu_us,
-        "wall_us": 1e6 / plain.requests_per_s, "clocked_cpu_us": clocked_us,
-        "clock_cost_us": cost_s * 1e6, "unwatched_cpu_us": statistics.median(unwatched),
+        "stages_us": stages_us,
+        "cpu_us": cpu_us,
+        "wall_us": 1e6 / plain.requests_per_s,
+        "clocked_cpu_us": clocked_us,
+        "clock_cost_us": cost_s * 1e6,
+        "unwatched_cpu_us": statistics.median(unwatched),
         "plain": _as_dict(plain),
         "clocked": _as_dict(clocked),
-    }  # fmt: skip
+    }
 
 
 def table(results: dict[str, Any]) -> str:
@@ -203,8 +206,10 @@ def _nothing_observed() -> Iterator[None]:
         tally.observe = nothing
 
     plain_init, plain_batch, plain_count = (
-        Tally.__init__, ModelMetrics.observe_batch, ModelMetrics.count_request,
-    )  # fmt: skip
+        Tally.__init__,
+        ModelMetrics.observe_batch,
+        ModelMetrics.count_request,
+    )
     Tally.__init__ = silence  # type: ignore[method-assign,assignment]
     ModelMetrics.observe_batch = nothing  # type: ignore[method-assign,assignment]
     ModelMetrics.count_request = nothing  # type: ignore[method-assign,assignment]
@@ -218,9 +223,11 @@ def _nothing_observed() -> Iterator[None]:
 
 def _as_dict(figure: Figure) -> dict[str, float]:
     return {
-        "requests_per_s": figure.requests_per_s, "p50_ms": figure.p50_ms,
-        "p99_ms": figure.p99_ms, "failed": figure.failed,
-    }  # fmt: skip
+        "requests_per_s": figure.requests_per_s,
+        "p50_ms": figure.p50_ms,
+        "p99_ms": figure.p99_ms,
+        "failed": figure.failed,
+    }
 
 
 async def _measure(
@@ -262,9 +269,13 @@ def _lane_factory(catalog: Catalog, loop: asyncio.AbstractEventLoop) -> Callable
     for classifier in catalog:
         classifier.start(loop, meters.observe_batch, lane.outbox, lane.newcomers)
     protocol = PredictProtocol(
-        lambda: catalog, loop, ThreadPoolExecutor(1), meters, request_timeout_s=30,
+        lambda: catalog,
+        loop,
+        ThreadPoolExecutor(1),
+        meters,
+        request_timeout_s=30,
         max_request_rows=512,
-    )  # fmt: skip
+    )
     lane.route(protocol.find)
 
     async def application(_scope: Any, _receive: Any, _send: Any) -> None:

@@ -60,9 +60,15 @@ def run(case: Case, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         rows_per_s = median["requests_per_s"] * rows
         share = rows_per_s / alone["rows_per_s_64"]
         measured.append(
-            {"wire": wire, "rows": rows, "connections": CONNECTIONS[rows], **median,
-             "rows_per_s": rows_per_s, "share_of_raw_64": share}
-        )  # fmt: skip
+            {
+                "wire": wire,
+                "rows": rows,
+                "connections": CONNECTIONS[rows],
+                **median,
+                "rows_per_s": rows_per_s,
+                "share_of_raw_64": share,
+            }
+        )
     return {
         "model": case.name,
         "plan": dataclasses.asdict(plan),
@@ -129,9 +135,7 @@ def _row_shape(case: Case) -> list[int]:
 
 def _document(pixels: np.ndarray, *, is_binary: bool) -> tuple[bytes, int]:  # type: ignore[type-arg]
     """Return a request's body, and the length of its JSON if tensors follow it."""
-    tensor: dict[str, object] = {
-        "name": "images", "shape": list(pixels.shape), "datatype": "UINT8",
-    }  # fmt: skip
+    tensor: dict[str, object] = {"name": "images", "shape": list(pixels.shape), "datatype": "UINT8"}
     outputs = [{"name": "probabilities", "parameters": {"binary_data": is_binary}}]
     if not is_binary:
         tensor["data"] = pixels.ravel().tolist()
@@ -151,8 +155,19 @@ def _message(model: str, pixels: np.ndarray) -> bytes:  # type: ignore[type-arg]
 
 def _grpc_load(request: Path, concurrency: int, plan: Plan) -> Figure:
     done = subprocess.run(
-        ["taskset", "-c", plan.load_cpu, sys.executable, str(HERE / "grpc_load.py"),
-         f"127.0.0.1:{GRPC_PORT}", str(request), str(concurrency), str(plan.seconds)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [
+            "taskset",
+            "-c",
+            plan.load_cpu,
+            sys.executable,
+            str(HERE / "grpc_load.py"),
+            f"127.0.0.1:{GRPC_PORT}",
+            str(request),
+            str(concurrency),
+            str(plan.seconds),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return Figure(**json.loads(done.stdout))

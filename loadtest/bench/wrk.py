@@ -25,9 +25,15 @@ class Figure:
 
 
 def drive(  # noqa: PLR0913 - one run's words
-    url: str, connections: int, seconds: int, body: Path, media_type: str, cpu: str, *,
+    url: str,
+    connections: int,
+    seconds: int,
+    body: Path,
+    media_type: str,
+    cpu: str,
+    *,
     headers: str = "",
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Ask a server as fast as it answers.
 
     Args:
@@ -40,11 +46,24 @@ def drive(  # noqa: PLR0913 - one run's words
         headers: Further ones, ``Name:value`` separated by semicolons.
     """
     done = subprocess.run(
-        ["taskset", "-c", cpu, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s",
-         "--latency", "-s", str(_SCRIPT), url],
-        capture_output=True, text=True, check=True,
+        [
+            "taskset",
+            "-c",
+            cpu,
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds}s",
+            "--latency",
+            "-s",
+            str(_SCRIPT),
+            url,
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "BODY": str(body), "CT": media_type, "HDR": headers},
-    )  # fmt: skip
+    )
     said = done.stdout
 
     def find(pattern: str) -> str:
@@ -63,9 +82,13 @@ def drive(  # noqa: PLR0913 - one run's words
 def as_form(content: bytes, media_type: str) -> tuple[bytes, str]:
     """Return a file as a form with the one field ``images``, and the form's content type."""
     form = (
-        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="images"; filename="i"\r\n'
-        f"Content-Type: {media_type}\r\n\r\n"
-    ).encode() + content + f"\r\n--{_BOUNDARY}--\r\n".encode()  # fmt: skip
+        (
+            f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="images"; filename="i"\r\n'
+            f"Content-Type: {media_type}\r\n\r\n"
+        ).encode()
+        + content
+        + f"\r\n--{_BOUNDARY}--\r\n".encode()
+    )
     return form, f"multipart/form-data; boundary={_BOUNDARY}"
 
 

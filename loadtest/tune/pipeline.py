@@ -72,10 +72,12 @@ class Result:
 
 
 def tune_model(
-    repository: ModelRepository, request: Request, *,
+    repository: ModelRepository,
+    request: Request,
+    *,
     progress: Callable[[str], None] = lambda _what: None,
     warn: Callable[[str], None] = lambda _line: None,
-) -> Result:  # fmt: skip
+) -> Result:
     """Measure a version on this machine and put the best plan beside it.
 
     A plan that is there already is replaced; where the defaults are best or nothing keeps the
@@ -118,13 +120,23 @@ def tune_model(
             alone.root, calls, request.p99_ms, cores, request.workers, request.device, out
         )
         outcome = Search(
-            wish, journal,
+            wish,
+            journal,
             lambda points, budget_s: sweep(
-                alone, artifact, points, cores, p99_ms=request.p99_ms, budget_s=budget_s,
-                device=found.device, log=out / "sweep.log", on_refusal=warn,
+                alone,
+                artifact,
+                points,
+                cores,
+                p99_ms=request.p99_ms,
+                budget_s=budget_s,
+                device=found.device,
+                log=out / "sweep.log",
+                on_refusal=warn,
             ),
-            service.measure, progress=progress, clock=time.monotonic,
-        ).run()  # fmt: skip
+            service.measure,
+            progress=progress,
+            clock=time.monotonic,
+        ).run()
     plan = _plan(artifact, machine, outcome, request)
     verdict = outcome.verdict
     if plan is not None:
@@ -162,9 +174,12 @@ def _about(
 ) -> dict[str, object]:
     digests = {f.precision: f.sha256[:16] for f in artifact.files if f.precision in precisions}
     return {
-        "model": artifact.reference, "files": digests, "p99_ms": request.p99_ms,
-        "pinned": request.cores is not None, **dataclasses.asdict(machine),
-    }  # fmt: skip
+        "model": artifact.reference,
+        "files": digests,
+        "p99_ms": request.p99_ms,
+        "pinned": request.cores is not None,
+        **dataclasses.asdict(machine),
+    }
 
 
 def _alone(repository: ModelRepository, artifact: ModelArtifact, root: Path) -> ModelRepository:

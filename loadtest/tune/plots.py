@@ -36,26 +36,42 @@ def plot_sessions(
         points = list(group)
         precision, threads, instances = trio
         axes.plot(
-            [latency_ms(figures[p]) for p in points], [figures[p].rows_per_s for p in points],
-            color=_COLOURS[number % len(_COLOURS)], marker=_MARKERS[number % len(_MARKERS)],
-            markersize=5, linewidth=1, label=f"{precision}, {instances} x {threads} threads",
-        )  # fmt: skip
+            [latency_ms(figures[p]) for p in points],
+            [figures[p].rows_per_s for p in points],
+            color=_COLOURS[number % len(_COLOURS)],
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=5,
+            linewidth=1,
+            label=f"{precision}, {instances} x {threads} threads",
+        )
         last = points[-1]
         axes.annotate(
-            f"{last.rows}", (latency_ms(figures[last]), figures[last].rows_per_s),
-            xytext=(4, 3), textcoords="offset points", fontsize=7, color=GREY,
-        )  # fmt: skip
+            f"{last.rows}",
+            (latency_ms(figures[last]), figures[last].rows_per_s),
+            xytext=(4, 3),
+            textcoords="offset points",
+            fontsize=7,
+            color=GREY,
+        )
     best = frontier(dict(figures))
     axes.plot(
-        [latency_ms(figures[p]) for p in best], [figures[p].rows_per_s for p in best],
-        color="black", linewidth=6, alpha=0.2, label="frontier",
-    )  # fmt: skip
+        [latency_ms(figures[p]) for p in best],
+        [figures[p].rows_per_s for p in best],
+        color="black",
+        linewidth=6,
+        alpha=0.2,
+        label="frontier",
+    )
     rings = [SessionPoint(*c.trio, c.max_batch_size) for c in served]
     rings = [p for p in rings if p in figures]
     axes.scatter(
-        [latency_ms(figures[p]) for p in rings], [figures[p].rows_per_s for p in rings],
-        s=130, facecolors="none", edgecolors="black", label="served, too",
-    )  # fmt: skip
+        [latency_ms(figures[p]) for p in rings],
+        [figures[p].rows_per_s for p in rings],
+        s=130,
+        facecolors="none",
+        edgecolors="black",
+        label="served, too",
+    )
     axes.axvline(p99_ms, color=GREY, linestyle=":", label=f"promise, {p99_ms:g} ms")
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("two runs, ms: what a row waits at most under full load")
@@ -74,10 +90,11 @@ def plot_goodput(
     axes = figure.subplots()
     chosen = choice or DEFAULTS
     axes.barh(
-        [c.title for c in order], [settled(served[c]).goodput_per_s for c in order],
+        [c.title for c in order],
+        [settled(served[c]).goodput_per_s for c in order],
         color=[ORANGE if c == chosen else GREY if c == DEFAULTS else _COLOURS[0] for c in order],
         height=0.65,
-    )  # fmt: skip
+    )
     for line, configuration in enumerate(order):
         rounds = served[configuration]
         values = [r.goodput_per_s for r in rounds]
@@ -85,9 +102,13 @@ def plot_goodput(
         shown = settled(rounds)
         bound = {"client": ", bound by the client", "time": ", cut short"}.get(shown.bound, "")
         axes.annotate(
-            f"{shown.goodput_per_s:,.0f}{bound}", (max(values), line), xytext=(6, 0),
-            textcoords="offset points", va="center", fontsize=8,
-        )  # fmt: skip
+            f"{shown.goodput_per_s:,.0f}{bound}",
+            (max(values), line),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
     axes.margins(x=0.35)
     axes.set_xlabel("goodput: requests/s answered rightly within the promise; dots are rounds")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -112,10 +133,14 @@ def plot_offers(
         colour = _OTHERS[number % len(_OTHERS)]
         colour = {DEFAULTS: GREY, choice: ORANGE}.get(configuration, colour)
         axes.plot(
-            sorted(best), [best[rate] for rate in sorted(best)], color=colour,
-            marker=_MARKERS[number % len(_MARKERS)], markersize=4,
-            linewidth=2 if is_special else 0.8, label=configuration.title,
-        )  # fmt: skip
+            sorted(best),
+            [best[rate] for rate in sorted(best)],
+            color=colour,
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=4,
+            linewidth=2 if is_special else 0.8,
+            label=configuration.title,
+        )
         axes.scatter([rate for rate, _ in trail], [p99 for _, p99 in trail], color=colour, s=5)
     axes.axhline(p99_ms, color=GREY, linestyle=":", label=f"promise, {p99_ms:g} ms")
     axes.set(xscale="log", yscale="log")

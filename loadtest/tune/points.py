@@ -153,9 +153,9 @@ def frontier(figures: dict[SessionPoint, SessionFigure]) -> list[SessionPoint]:
     """Return the points that no other beats in both latency and throughput, fastest first."""
     best = 0.0
     points = []
-    for point, figure in sorted(figures.items(), key=lambda item: (
-        latency_ms(item[1]), -item[1].rows_per_s, item[0],
-    )):  # fmt: skip
+    for point, figure in sorted(
+        figures.items(), key=lambda item: (latency_ms(item[1]), -item[1].rows_per_s, item[0])
+    ):
         if figure.rows_per_s > best:
             best = figure.rows_per_s
             points.append(point)
@@ -218,9 +218,13 @@ def variants(best: Configuration, p99_ms: float, *, is_gpu: bool = False) -> lis
 def configuration_of(plan: TunedPlan) -> Configuration:
     """Return the configuration that a plan makes the service run."""
     return Configuration(
-        plan.precision, plan.threads, plan.instances, plan.max_batch_size,
-        plan.max_queue_delay_ms, plan.buckets,
-    )  # fmt: skip
+        plan.precision,
+        plan.threads,
+        plan.instances,
+        plan.max_batch_size,
+        plan.max_queue_delay_ms,
+        plan.buckets,
+    )
 
 
 def guess_rate(configuration: Configuration, figures: dict[SessionPoint, SessionFigure]) -> float:

@@ -89,19 +89,26 @@ def write_report(out: Path, journal: Journal, story: Story) -> Path:
     path = out / "report.html"
     path.write_text(page(title, parts), encoding="utf-8")
     document = {
-        "model": story.model, "date": date, "command": story.command, "verdict": story.verdict,
-        "machine": dataclasses.asdict(machine), "wish": dataclasses.asdict(wish),
+        "model": story.model,
+        "date": date,
+        "command": story.command,
+        "verdict": story.verdict,
+        "machine": dataclasses.asdict(machine),
+        "wish": dataclasses.asdict(wish),
         "outcome": dataclasses.asdict(outcome),
         "served": [
-            {"configuration": dataclasses.asdict(c), "title": c.title,
-             "rounds": [dataclasses.asdict(r) for r in rounds]}
+            {
+                "configuration": dataclasses.asdict(c),
+                "title": c.title,
+                "rounds": [dataclasses.asdict(r) for r in rounds],
+            }
             for c, rounds in journal.served.items()
         ],
         "sessions": [
             dataclasses.asdict(point) | dataclasses.asdict(figure)
             for point, figure in sorted(journal.sessions.items())
         ],
-    }  # fmt: skip
+    }
     (out / "tune.json").write_text(json.dumps(without_nan(document), indent=1) + "\n")
     return path
 
@@ -111,9 +118,13 @@ def _served_table(journal: Journal, outcome: Outcome) -> str:
         rounds = journal.served[configuration]
         last = settled(rounds)
         return [
-            configuration.title, ", ".join(f"{r.goodput_per_s:,.0f}" for r in rounds),
-            _ms(last.p50_ms), _ms(last.p99_ms), last.bound, str(sum(len(r.trail) for r in rounds)),
-        ]  # fmt: skip
+            configuration.title,
+            ", ".join(f"{r.goodput_per_s:,.0f}" for r in rounds),
+            _ms(last.p50_ms),
+            _ms(last.p99_ms),
+            last.bound,
+            str(sum(len(r.trail) for r in rounds)),
+        ]
 
     order = sorted(journal.served, key=lambda c: -settled(journal.served[c]).goodput_per_s)
     names = ("configuration", "goodput, requests/s", "p50, ms", "p99, ms", "bound", "offers")
@@ -130,17 +141,22 @@ def _session_table(journal: Journal) -> str:
     def cells(point: SessionPoint) -> list[str]:
         figure = figures[point]
         return [
-            f"{point.precision}, {point.instances} x {point.threads}", str(point.rows),
-            f"{figure.rows_per_s:,.0f}", _ms(figure.p50_ms), _ms(figure.p99_ms),
+            f"{point.precision}, {point.instances} x {point.threads}",
+            str(point.rows),
+            f"{figure.rows_per_s:,.0f}",
+            _ms(figure.p50_ms),
+            _ms(figure.p99_ms),
             _ms(latency_ms(figure)),
-        ]  # fmt: skip
+        ]
 
     order = sorted(figures)
     names = ("instances x threads", "rows", "rows/s", "run p50, ms", "run p99, ms", "two runs, ms")
     return table(
-        names, [cells(p) for p in order], numbers={1, 2, 3, 4, 5},
+        names,
+        [cells(p) for p in order],
+        numbers={1, 2, 3, 4, 5},
         marked={i for i, point in enumerate(order) if point in best},
-    )  # fmt: skip
+    )
 
 
 def _picture(name: str, pictures: dict[str, bytes]) -> str:

@@ -101,10 +101,15 @@ class Search:
     """
 
     def __init__(
-        self, wish: Wish, journal: Journal, sweep: Sweep, serve: Serve, *,
+        self,
+        wish: Wish,
+        journal: Journal,
+        sweep: Sweep,
+        serve: Serve,
+        *,
         progress: Callable[[str], None] = lambda _what: None,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._wish = wish
         self._journal = journal
         self._sweep = sweep
@@ -162,9 +167,12 @@ class Search:
             )
 
     def _measure_each(
-        self, configurations: Sequence[Configuration], rounds: int, reserve: int = 0,
+        self,
+        configurations: Sequence[Configuration],
+        rounds: int,
+        reserve: int = 0,
         least_s: float = _LEAST_S,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Serve what has fewer rounds than that; share what time is left, less what is reserved."""
         missing = [c for c in configurations if len(self._rounds.get(c, ())) < rounds]
         for count, configuration in enumerate(missing):
@@ -183,9 +191,11 @@ class Search:
         # A service takes seconds to start and to stop, and the rate that is out is let end.
         try:
             served = self._serve(
-                configuration, first, max(1.0, share_s - _LEAST_S / 2),
+                configuration,
+                first,
+                max(1.0, share_s - _LEAST_S / 2),
                 is_rough=configuration not in known,
-            )  # fmt: skip
+            )
         except LoadTestError as error:
             if configuration == DEFAULTS:
                 raise
@@ -224,38 +234,53 @@ class Search:
         if not best.goodput_per_s and not default.goodput_per_s:
             why = (
                 f"nothing keeps p99 within {p99_ms:g} ms here; promise more milliseconds"
-                if self._is_whole else
-                f"too little time: no rate that was tried keeps p99 within {p99_ms:g} ms"
-            )  # fmt: skip
+                if self._is_whole
+                else f"too little time: no rate that was tried keeps p99 within {p99_ms:g} ms"
+            )
             return self._outcome(None, default, default, why, False)
         if is_better and default.bound == "time" and best.goodput_per_s < default.at_most_per_s:
             return self._outcome(
-                None, default, default,
+                None,
+                default,
+                default,
                 f"too little time to tell: the defaults serve {default.goodput_per_s:,.0f} "
-                f"requests/s with p99 within {p99_ms:g} ms, or more", True,
-            )  # fmt: skip
+                f"requests/s with p99 within {p99_ms:g} ms, or more",
+                True,
+            )
         if favourite is not None and is_better:
             gain = (
                 f", {best.goodput_per_s / default.goodput_per_s - 1:+.0%} to the defaults"
-                if default.goodput_per_s else "; the defaults do not keep it"
-            )  # fmt: skip
+                if default.goodput_per_s
+                else "; the defaults do not keep it"
+            )
             return self._outcome(
-                favourite, best, default,
+                favourite,
+                best,
+                default,
                 f"{favourite.title}: {best.goodput_per_s:,.0f} requests/s with p99 within "
-                f"{p99_ms:g} ms{gain}", True,
-            )  # fmt: skip
+                f"{p99_ms:g} ms{gain}",
+                True,
+            )
         bound = (
             " as far as this client can tell: it sends no more; give it cores with --cores"
-            if "client" in (best.bound, default.bound) else ""
-        )  # fmt: skip
+            if "client" in (best.bound, default.bound)
+            else ""
+        )
         return self._outcome(
-            None, default, default,
+            None,
+            default,
+            default,
             f"the defaults are best{bound}: {default.goodput_per_s:,.0f} requests/s with p99 "
-            f"within {p99_ms:g} ms", True,
-        )  # fmt: skip
+            f"within {p99_ms:g} ms",
+            True,
+        )
 
     def _outcome(  # one place that adds what the search alone knows
-        self, choice: Configuration | None, best: Served, default: Served, verdict: str,
+        self,
+        choice: Configuration | None,
+        best: Served,
+        default: Served,
+        verdict: str,
         is_kept: bool,
-    ) -> Outcome:  # fmt: skip
+    ) -> Outcome:
         return Outcome(choice, best, default, verdict, is_kept, self._is_whole)

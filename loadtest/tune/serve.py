@@ -67,9 +67,11 @@ class Service:
                 )
             found = find_max(
                 lambda rate: offer(url, self.calls, self._offer(rate)),
-                first_rate=first_rate, tolerance=_ROUGH if is_rough else _TOLERANCE,
-                tries=1 if is_rough else 2, budget_s=budget_s,
-            )  # fmt: skip
+                first_rate=first_rate,
+                tolerance=_ROUGH if is_rough else _TOLERANCE,
+                tries=1 if is_rough else 2,
+                budget_s=budget_s,
+            )
         best = found.best
         return Served(
             goodput_per_s=best.goodput_per_s if best else 0.0,
@@ -83,22 +85,33 @@ class Service:
     def _offer(self, rate: float) -> Offer:
         duration_s = min(_LONGEST_S, max(_SHORTEST_S, _REQUESTS / rate))
         return Offer(
-            rate, duration_s, self.p99_ms, timeout_ms=max(1000.0, 10 * self.p99_ms),
+            rate,
+            duration_s,
+            self.p99_ms,
+            timeout_ms=max(1000.0, 10 * self.p99_ms),
             cpus=",".join(map(str, self.cores.client)),
-        )  # fmt: skip
+        )
 
     def _command(self, configuration: Configuration) -> list[str]:
         """Return what starts it with these settings and no others of the environment's."""
         inherited = [name for name in os.environ if name.startswith("FOVEAL_")]
         variables = {
-            **configuration.variables, "FOVEAL_WORKERS": str(self.workers),
-            "FOVEAL_DEVICE": self.device, "FOVEAL_GRPC_PORT": "0", "FOVEAL_RELOAD_S": "0",
-        }  # fmt: skip
+            **configuration.variables,
+            "FOVEAL_WORKERS": str(self.workers),
+            "FOVEAL_DEVICE": self.device,
+            "FOVEAL_GRPC_PORT": "0",
+            "FOVEAL_RELOAD_S": "0",
+        }
         return [
-            "env", *(word for name in inherited for word in ("-u", name)),
+            "env",
+            *(word for name in inherited for word in ("-u", name)),
             *(f"{name}={value}" for name, value in variables.items()),
-            sys.executable, str(_HOME / "foveal.py"), "serve", "--models", str(self.models),
-        ]  # fmt: skip
+            sys.executable,
+            str(_HOME / "foveal.py"),
+            "serve",
+            "--models",
+            str(self.models),
+        ]
 
 
 def _is_done(found: Found) -> bool:

@@ -23,10 +23,17 @@ _MEASURING = 0.7
 
 
 def sweep(  # noqa: PLR0913 - wiring, called in one place
-    repository: ModelRepository, artifact: ModelArtifact, points: Sequence[SessionPoint],
-    cores: Cores, *, p99_ms: float, budget_s: float, device: str,
-    log: Path, on_refusal: Callable[[str], None] = lambda _why: None,
-) -> Iterator[tuple[SessionPoint, SessionFigure]]:  # fmt: skip
+    repository: ModelRepository,
+    artifact: ModelArtifact,
+    points: Sequence[SessionPoint],
+    cores: Cores,
+    *,
+    p99_ms: float,
+    budget_s: float,
+    device: str,
+    log: Path,
+    on_refusal: Callable[[str], None] = lambda _why: None,
+) -> Iterator[tuple[SessionPoint, SessionFigure]]:
     """Measure points in their order until the budget is spent.
 
     Args:
@@ -50,17 +57,25 @@ def sweep(  # noqa: PLR0913 - wiring, called in one place
         return
     seconds = min(_LONGEST_S, max(_SHORTEST_S, _MEASURING * budget_s / len(points)))
     asked = {
-        "models": str(repository.root.resolve()), "name": artifact.name,
-        "version": artifact.version, "points": [dataclasses.astuple(point) for point in points],
-        "seconds": seconds, "longest_ms": p99_ms, "device": device,
-    }  # fmt: skip
+        "models": str(repository.root.resolve()),
+        "name": artifact.name,
+        "version": artifact.version,
+        "points": [dataclasses.astuple(point) for point in points],
+        "seconds": seconds,
+        "longest_ms": p99_ms,
+        "device": device,
+    }
     deadline = time.monotonic() + budget_s
     count = 0
     with log.open("w") as said, cores.pinned():
         process = subprocess.Popen(
-            [sys.executable, "-m", "loadtest.tune.sweeper"], cwd=_HOME, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
-        )  # fmt: skip
+            [sys.executable, "-m", "loadtest.tune.sweeper"],
+            cwd=_HOME,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+        )
     assert process.stdin is not None and process.stdout is not None, "both are pipes"
     stop = threading.Timer(max(0.0, deadline - time.monotonic()), process.kill)
     stop.start()

@@ -125,10 +125,13 @@ class LaneProtocol(GuardedProtocol):
         """Remember the head of the request that the parser has just handed on."""
         cycle: Any = self.cycle
         if (
-            isinstance(cycle, LaneExchange) and cycle.method == "POST" and cycle.keep_alive
-            and not self.is_receiving and not self.is_deaf
+            isinstance(cycle, LaneExchange)
+            and cycle.method == "POST"
+            and cycle.keep_alive
+            and not self.is_receiving
+            and not self.is_deaf
             and self.declared_bytes == framed[2]
-        ):  # fmt: skip
+        ):
             self.lane.heads.learn(
                 framed[0],
                 Head(cycle.path, cycle.query, cycle.headers, cycle.content_type, cycle.deadline_ms),
@@ -160,9 +163,13 @@ class LaneProtocol(GuardedProtocol):
         parser = self.parser
         method = parser.get_method()
         exchange = LaneExchange(
-            handler, "POST" if method == b"POST" else method.decode("ascii"), path, query,
-            self.headers, self._give,
-        )  # fmt: skip
+            handler,
+            "POST" if method == b"POST" else method.decode("ascii"),
+            path,
+            query,
+            self.headers,
+            self._give,
+        )
         exchange.content_type = self.content_type
         exchange.deadline_ms = self.deadline_ms
         if not parser.should_keep_alive() or parser.get_http_version() == "1.0":
@@ -275,8 +282,13 @@ class LaneProtocol(GuardedProtocol):
             self._date_lines = b"".join(b"%s: %s\r\n" % header for header in headers)
         if exchange.keep_alive and not self.lane.is_draining and exchange.method != "HEAD":
             answer = b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s" % (
-                STATUS_LINE[status], self._date_lines, content_type, len(body), extra, body,
-            )  # fmt: skip
+                STATUS_LINE[status],
+                self._date_lines,
+                content_type,
+                len(body),
+                extra,
+                body,
+            )
             outbox = self.lane.outbox
             if outbox.is_open:
                 outbox.answers.append((self.transport, answer))
@@ -288,9 +300,13 @@ class LaneProtocol(GuardedProtocol):
             return
         closes = not exchange.keep_alive or (self.lane.is_draining and not self.pipeline)
         head = b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n" % (
-            STATUS_LINE[status], self._date_lines, content_type, len(body), extra,
+            STATUS_LINE[status],
+            self._date_lines,
+            content_type,
+            len(body),
+            extra,
             b"connection: close\r\n" if closes else b"",
-        )  # fmt: skip
+        )
         self.transport.write(head if exchange.method == "HEAD" else head + body)
         if closes and not self.is_deaf:
             self.transport.close()

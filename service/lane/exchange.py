@@ -52,9 +52,8 @@ class Exchange:
     job: "Job | None" = None
 
     def __init__(
-        self, method: str, path: bytes, query: bytes, headers: list[Header],
-        write: Write,
-    ) -> None:  # fmt: skip
+        self, method: str, path: bytes, query: bytes, headers: list[Header], write: Write
+    ) -> None:
         self.method = method
         self.path = path
         self.query = query
@@ -132,5 +131,7 @@ def server_timing(job: "Job", exchange: Exchange, now: float) -> bytes:
     run_ms = (last.started_at + last.run_s - first.started_at) * 1e3
     total_ms = (now - exchange.received_at) * 1e3
     return b"server-timing: queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f\r\n" % (
-        queue_ms, run_ms, total_ms,
-    )  # fmt: skip
+        queue_ms,
+        run_ms,
+        total_ms,
+    )

@@ -79,9 +79,13 @@ class Lane:
     """
 
     def __init__(
-        self, *, max_body_bytes: int, receive_timeout_s: float, keep_alive_s: float,
+        self,
+        *,
+        max_body_bytes: int,
+        receive_timeout_s: float,
+        keep_alive_s: float,
         drain_timeout_s: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.max_body_bytes = max_body_bytes
         self.receive_timeout_s = receive_timeout_s
         self.keep_alive_s = keep_alive_s

@@ -91,10 +91,11 @@ class Tracing:
             kind=trace.SpanKind.SERVER,
             start_time=self._at(exchange.received_at),
             attributes={
-                "http.request.method": exchange.method, "url.path": path,
+                "http.request.method": exchange.method,
+                "url.path": path,
                 "http.response.status_code": exchange.status,
             },
-        )  # fmt: skip
+        )
         if span.is_recording():
             if exchange.status >= 500:
                 span.set_status(trace.StatusCode.ERROR)
@@ -110,9 +111,11 @@ class Tracing:
         queue.end(self._at(job.parts[0][0].started_at))
         for batch, _, rows in job.parts:
             run = self._tracer.start_span(
-                "run", below, start_time=self._at(batch.started_at),
+                "run",
+                below,
+                start_time=self._at(batch.started_at),
                 attributes={"foveal.batch_rows": batch.rows, "foveal.rows": rows},
-            )  # fmt: skip
+            )
             run.end(self._at(batch.started_at + batch.run_s))
 
     def _at(self, seconds: float) -> int:

@@ -37,9 +37,14 @@ class LaneExchange(Exchange):
     chunks: list[bytes] = _NONE
 
     def __init__(  # the base class's lines written out: one is made for every request
-        self, handler: Handler, method: str, path: bytes, query: bytes, headers: list[Header],
+        self,
+        handler: Handler,
+        method: str,
+        path: bytes,
+        query: bytes,
+        headers: list[Header],
         write: Write,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.handler = handler
         self.method = method
         self.path = path

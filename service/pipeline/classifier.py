@@ -51,9 +51,13 @@ class Classifier:
     """
 
     def __init__(
-        self, artifact: ModelArtifact, session: Session, limits: ServingLimits,
-        fingerprint: Fingerprint = (), others: Sequence[Session] = (),
-    ) -> None:  # fmt: skip
+        self,
+        artifact: ModelArtifact,
+        session: Session,
+        limits: ServingLimits,
+        fingerprint: Fingerprint = (),
+        others: Sequence[Session] = (),
+    ) -> None:
         self.artifact = artifact
         self.fingerprint = fingerprint
         self.session = session
@@ -215,16 +219,24 @@ def load(repository: ModelRepository, name: str, version: int, limits: ServingLi
     # on its caller's, and one session serves them all.
     others = limits.instances - 1 if session.plan.threads > 1 else 0
     classifier = Classifier(
-        artifact, session, limits, fingerprint,
+        artifact,
+        session,
+        limits,
+        fingerprint,
         [open_again(repository, artifact, session) for _ in range(others)],
-    )  # fmt: skip
+    )
     logger.info(
         "%s ready in %.0f ms: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the "
         "%s%s",
-        artifact.reference, (time.perf_counter() - started) * 1e3, session.plan.device,
-        session.plan.precision, limits.instances, session.plan.threads,
-        limits.batch.max_batch_size, classifier.full_batch_s * 1e3,
+        artifact.reference,
+        (time.perf_counter() - started) * 1e3,
+        session.plan.device,
+        session.plan.precision,
+        limits.instances,
+        session.plan.threads,
+        limits.batch.max_batch_size,
+        classifier.full_batch_s * 1e3,
         "loop" if classifier.is_inline else "session's thread",
         f", as tuned on {limits.tuned.date}" if limits.tuned else "",
-    )  # fmt: skip
+    )
     return classifier

@@ -91,8 +91,16 @@ class Job:
     """
 
     __slots__ = (
-        "accepted_at", "count", "deadline", "error", "is_done", "left", "parts", "rows", "taken",
-    )  # fmt: skip
+        "accepted_at",
+        "count",
+        "deadline",
+        "error",
+        "is_done",
+        "left",
+        "parts",
+        "rows",
+        "taken",
+    )
 
     def __init__(self, rows: Rows, deadline: float) -> None:
         self.rows = rows

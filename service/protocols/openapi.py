@@ -67,26 +67,32 @@ _PREDICTIONS = {
 }
 _OBJECT = {"type": "object"}
 _SHARE = {
-    "type": ["object", "null"], "required": ["version", "fraction"],
+    "type": ["object", "null"],
+    "required": ["version", "fraction"],
     "properties": {
         "version": {"type": "integer", "minimum": 1},
         "fraction": {"type": "number", "minimum": 0, "maximum": 1},
     },
-}  # fmt: skip
+}
 _TRAFFIC = {"type": "object", "properties": {"shadow": _SHARE, "canary": _SHARE}}
 _TOP = {
-    "name": "top", "in": "query", "description": "Labels an image",
+    "name": "top",
+    "in": "query",
+    "description": "Labels an image",
     "schema": {"type": "integer", "minimum": 1, "default": 5},
-}  # fmt: skip
+}
 _DEADLINE = {
-    "name": "X-Request-Timeout-Ms", "in": "header", "description": "Deadline in milliseconds",
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "description": "Deadline in milliseconds",
     "schema": {"type": "number"},
-}  # fmt: skip
+}
 _JSON_BYTES = {
-    "name": "Inference-Header-Content-Length", "in": "header",
+    "name": "Inference-Header-Content-Length",
+    "in": "header",
     "description": "Bytes of JSON before binary tensors; 0: the body is the one tensor's pixels",
     "schema": {"type": "integer", "minimum": 0},
-}  # fmt: skip
+}
 _IMAGES = {
     "image/*": {"schema": _BINARY},
     "multipart/form-data": {
@@ -104,9 +110,14 @@ def lane_paths() -> dict[str, Document]:
     paths: dict[str, Document] = {}
     for prefix in ("", "/models/{name}", "/models/{name}/versions/{version}"):
         paths[f"{prefix}/predict"] = _operation(
-            "post", prefix, "Classify one image, or several files", _PREDICTIONS,
-            tag="Images", body=_IMAGES, parameters=[_TOP, _DEADLINE],
-        )  # fmt: skip
+            "post",
+            prefix,
+            "Classify one image, or several files",
+            _PREDICTIONS,
+            tag="Images",
+            body=_IMAGES,
+            parameters=[_TOP, _DEADLINE],
+        )
     path = "/models/{name}/traffic"
     for method, summary, given in (
         ("get", "Which candidates see a share of the requests", None),
@@ -135,14 +146,21 @@ def lane_paths() -> dict[str, Document]:
         ):
             paths[prefix + tail] = _operation("get", prefix, summary, _OBJECT)
         paths[f"{prefix}/infer"] = _operation(
-            "post", prefix, "Run the model on a tensor of pixels or of encoded images",
-            _INFER_RESPONSE, body=_TENSORS, parameters=[_JSON_BYTES, _DEADLINE],
-        )  # fmt: skip
+            "post",
+            prefix,
+            "Run the model on a tensor of pixels or of encoded images",
+            _INFER_RESPONSE,
+            body=_TENSORS,
+            parameters=[_JSON_BYTES, _DEADLINE],
+        )
     json_body = {"application/json": {"schema": _OBJECT}}
     paths["/v2/repository/index"] = _operation(
-        "post", "", "Every version and whether it is served",
-        {"type": "array", "items": _OBJECT}, body=json_body,
-    )  # fmt: skip
+        "post",
+        "",
+        "Every version and whether it is served",
+        {"type": "array", "items": _OBJECT},
+        body=json_body,
+    )
     for verb in ("load", "unload"):
         path = f"/v2/repository/models/{{name}}/{verb}"
         summary = f"{verb.capitalize()} a model; needs FOVEAL_ADMIN_TOKEN as Bearer token"
@@ -151,10 +169,15 @@ def lane_paths() -> dict[str, Document]:
 
 
 def _operation(  # noqa: PLR0913 - one table's columns
-    method: str, path: str, summary: str, answer: Document, *,
-    tag: str = "Open Inference Protocol V2", body: Document | None = None,
+    method: str,
+    path: str,
+    summary: str,
+    answer: Document,
+    *,
+    tag: str = "Open Inference Protocol V2",
+    body: Document | None = None,
     parameters: list[Document] | None = None,
-) -> Document:  # fmt: skip
+) -> Document:
     in_path = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in ("name", "version")

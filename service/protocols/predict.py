@@ -51,9 +51,15 @@ class PredictProtocol:
     """
 
     def __init__(
-        self, catalog: Callable[[], Catalog], loop: Loop, decoders: Executor, meters: Meters, *,
-        request_timeout_s: float, max_request_rows: int,
-    ) -> None:  # fmt: skip
+        self,
+        catalog: Callable[[], Catalog],
+        loop: Loop,
+        decoders: Executor,
+        meters: Meters,
+        *,
+        request_timeout_s: float,
+        max_request_rows: int,
+    ) -> None:
         self.loop = loop
         self.decoders = decoders
         self.meters = meters
@@ -127,9 +133,15 @@ class Target:
     """A classifier and what every request for it shares."""
 
     __slots__ = (
-        "batcher", "classifier", "decode_sized", "fragments", "metrics", "opening", "pixels",
+        "batcher",
+        "classifier",
+        "decode_sized",
+        "fragments",
+        "metrics",
+        "opening",
+        "pixels",
         "protocol",
-    )  # fmt: skip
+    )
 
     def __init__(self, classifier: Classifier, protocol: PredictProtocol) -> None:
         artifact = classifier.artifact
@@ -212,9 +224,14 @@ class PredictJob(Job):
     __slots__ = ("_errors", "_exchange", "_target", "_top")
 
     def __init__(
-        self, rows: list[Pixels], deadline: float, exchange: Exchange, target: Target, top: int,
+        self,
+        rows: list[Pixels],
+        deadline: float,
+        exchange: Exchange,
+        target: Target,
+        top: int,
         errors: list[str | None] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(rows, deadline)
         self._exchange = exchange
         self._target = target

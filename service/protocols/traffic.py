@@ -58,9 +58,11 @@ class TrafficProtocol:
         default = catalog.find(name)
         document: dict[str, Any] = {"model": name, "version": default.artifact.version}
         for kind, candidate in (
-            ("shadow", catalog.shadows.get(default)), ("canary", catalog.canaries.get(name)),
-        ):  # fmt: skip
+            ("shadow", catalog.shadows.get(default)),
+            ("canary", catalog.canaries.get(name)),
+        ):
             document[kind] = candidate and {
-                "version": candidate.classifier.artifact.version, "fraction": candidate.fraction,
-            }  # fmt: skip
+                "version": candidate.classifier.artifact.version,
+                "fraction": candidate.fraction,
+            }
         exchange.respond(200, orjson.dumps(document))

@@ -65,12 +65,14 @@ class Catalog:
         if found is None or found is default:
             return None
         if (found.artifact.image, found.artifact.labels) != (
-            default.artifact.image, default.artifact.labels,
-        ):  # fmt: skip
+            default.artifact.image,
+            default.artifact.labels,
+        ):
             logger.warning(
                 "%s gets no share of the requests: expected the images and labels of %s",
-                found.artifact.reference, default.artifact.reference,
-            )  # fmt: skip
+                found.artifact.reference,
+                default.artifact.reference,
+            )
             return None
         return Candidate(found, share.fraction)
 
@@ -118,8 +120,9 @@ class Catalog:
         wanted = f"{name}:{version}" if version else name
         raise ModelNotFoundError(
             f'model "{wanted}": expected one of {", ".join(served) or "none"}'
-            if wanted else f"no default model; name one of {', '.join(served) or 'none'}"
-        )  # fmt: skip
+            if wanted
+            else f"no default model; name one of {', '.join(served) or 'none'}"
+        )
 
 
 def load_catalog(
@@ -197,9 +200,12 @@ NOTHING = LoadedVersions({}, None, {}, 0, NO_TRAFFIC)
 
 
 def load_versions(
-    repository: ModelRepository, name: str, loaded_versions: int, limits: ServingLimits,
+    repository: ModelRepository,
+    name: str,
+    loaded_versions: int,
+    limits: ServingLimits,
     known: LoadedVersions = NOTHING,
-) -> LoadedVersions:  # fmt: skip
+) -> LoadedVersions:
     """Load a model's newest good versions, its pinned one and its candidates.
 
     What fails is refused, not fatal.
@@ -246,9 +252,12 @@ def load_versions(
 
 
 def _load_if_changed(
-    repository: ModelRepository, name: str, version: int, limits: ServingLimits,
+    repository: ModelRepository,
+    name: str,
+    version: int,
+    limits: ServingLimits,
     known: LoadedVersions,
-) -> Classifier | Refusal:  # fmt: skip
+) -> Classifier | Refusal:
     fingerprint = repository.fingerprint(name, version)
     loaded, refusal = known.good.get(version), known.refused.get(version)
     if loaded is not None and loaded.fingerprint == fingerprint:

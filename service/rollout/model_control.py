@@ -57,10 +57,19 @@ class ModelControl:
     """
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
-        self, repository: ModelRepository, loaded_versions: int, limits: ServingLimits,
-        meters: Meters, catalog: Catalog, start: Callable[[Classifier], None], *,
-        token: str, workers: int = 1, reload_s: float = 0, default_model: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        repository: ModelRepository,
+        loaded_versions: int,
+        limits: ServingLimits,
+        meters: Meters,
+        catalog: Catalog,
+        start: Callable[[Classifier], None],
+        *,
+        token: str,
+        workers: int = 1,
+        reload_s: float = 0,
+        default_model: str = "",
+    ) -> None:
         self.repository = repository
         self.catalog = catalog
         self.missing = {ref.split(":")[0] for ref in catalog.refused} - set(catalog.defaults)
@@ -261,8 +270,10 @@ class ModelControl:
             self.missing.discard(name)
         default_model = self._wanted_model if self._wanted_model in defaults else old.default_model
         is_same = (loaded.good, loaded.default, loaded.traffic) == (
-            known.good, known.default, known.traffic,
-        )  # fmt: skip
+            known.good,
+            known.default,
+            known.traffic,
+        )
         if is_same and (refused, default_model) == (old.refused, old.default_model):
             return
         for version, classifier in loaded.good.items():

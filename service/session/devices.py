@@ -40,9 +40,17 @@ PROBE = bytes.fromhex(
 )
 # Libraries that providers are linked to or open by name, each after what it needs itself.
 _LIBRARIES = (
-    "libcudart.so.*", "libnvrtc.so.*", "libnvJitLink.so.*", "libcublasLt.so.*", "libcublas.so.*",
-    "libcufft.so.*", "libcurand.so.*", "libcudnn.so.*", "libnvinfer.so.*", "libnvonnxparser.so.*",
-)  # fmt: skip
+    "libcudart.so.*",
+    "libnvrtc.so.*",
+    "libnvJitLink.so.*",
+    "libcublasLt.so.*",
+    "libcublas.so.*",
+    "libcufft.so.*",
+    "libcurand.so.*",
+    "libcudnn.so.*",
+    "libnvinfer.so.*",
+    "libnvonnxparser.so.*",
+)
 # Where wheels put them, below site-packages. CUDA 13's wheels share one folder.
 _FOLDERS = ("nvidia/cu13/lib", "nvidia/cudnn/lib", "tensorrt_libs")
 _PROBE_S = 60  # the loader alone; a cold disk reads 300 MB
@@ -195,8 +203,11 @@ def loader_error(device: Device) -> str:
     try:
         done = subprocess.run(
             [sys.executable, "-c", program, *paths],
-            capture_output=True, text=True, timeout=_PROBE_S, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_S,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         logger.debug("asking the loader failed: %s", error)
         return ""

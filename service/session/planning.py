@@ -79,9 +79,8 @@ def open_best(repository: ModelRepository, artifact: ModelArtifact, limits: Plan
     session = _open_best(repository, artifact, replace(limits, device=cpu))
     session.fallback = reason
     logger.warning(
-        "%s: the CPU runs it, %s cannot: %s",
-        artifact.reference, limits.device.found.device, reason,
-    )  # fmt: skip
+        "%s: the CPU runs it, %s cannot: %s", artifact.reference, limits.device.found.device, reason
+    )
     return session
 
 
@@ -164,8 +163,12 @@ def _open_lower(
         has = ", ".join(f.precision for f in artifact.files if f.gate or f.precision == "fp32")
         logger.warning(
             "%s: expected an %s file that passed its gate, got %s; fp32 answers instead, export "
-            "with --precision %s to change that", artifact.reference, precision, has, precision,
-        )  # fmt: skip
+            "with --precision %s to change that",
+            artifact.reference,
+            precision,
+            has,
+            precision,
+        )
         return None
     try:
         return _open_file(repository, artifact, file, limits)

@@ -94,9 +94,17 @@ class DeviceLimits:
         if self.found.device == "cpu":
             return Plan("cpu", precision, threads, "bound" if buckets else "plain", buckets)
         return Plan(
-            self.found.device, precision, 1, "graph", buckets, self.found.index, self.tf32,
-            self.memory_bytes, self.engine_cache, row_shape,
-        )  # fmt: skip
+            self.found.device,
+            precision,
+            1,
+            "graph",
+            buckets,
+            self.found.index,
+            self.tf32,
+            self.memory_bytes,
+            self.engine_cache,
+            row_shape,
+        )
 
 
 def providers_of(plan: Plan, stream: int = 0) -> list[tuple[str, dict[str, Any]]]:
@@ -148,9 +156,11 @@ def _tensorrt_options(plan: Plan, stream: int) -> dict[str, Any]:
     if plan.engine_cache is not None:
         cache = str(plan.engine_cache)
         options |= {
-            "trt_engine_cache_enable": 1, "trt_engine_cache_path": cache,
-            "trt_timing_cache_enable": 1, "trt_timing_cache_path": cache,
-        }  # fmt: skip
+            "trt_engine_cache_enable": 1,
+            "trt_engine_cache_path": cache,
+            "trt_timing_cache_enable": 1,
+            "trt_timing_cache_path": cache,
+        }
     if plan.buckets and plan.row_shape:
         # One engine for all buckets, tuned for the largest: else each new size builds another.
         for word, rows in (("min", 1), ("opt", plan.buckets[-1]), ("max", plan.buckets[-1])):

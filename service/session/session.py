@@ -118,9 +118,11 @@ class Session:
         if self._bound is None and self._accelerator is None:
             return self._run_plain(images_NHWC)
         run = self._run_plain if self._bound is None else self._run_bound
-        return run(images_NHWC) if self._accelerator is None else (
-            self._accelerator.call(run, images_NHWC)
-        )  # fmt: skip
+        return (
+            run(images_NHWC)
+            if self._accelerator is None
+            else (self._accelerator.call(run, images_NHWC))
+        )
 
     def run_slot(self, slot: Slot, images_NHWC: NDArray[np.uint8]) -> Outputs:
         """Classify one batch of a slot; on the executor's thread, if there is one.
@@ -270,10 +272,13 @@ def _check_nodes(session: onnxruntime.InferenceSession, plan: Plan) -> tuple[str
     if left:
         more = len(left) - _LISTED_NODES
         logger.warning(
-            "device %s: %d of %d nodes stay on the CPU: %s%s", plan.device, len(left),
-            len(left) + taken, ", ".join(left[:_LISTED_NODES]),
+            "device %s: %d of %d nodes stay on the CPU: %s%s",
+            plan.device,
+            len(left),
+            len(left) + taken,
+            ", ".join(left[:_LISTED_NODES]),
             f" and {more} more" if more > 0 else "",
-        )  # fmt: skip
+        )
     return tuple(left)
 
 

@@ -79,7 +79,11 @@ def build() -> str:
 
 def _script(name: str, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [ROOT / "deploy/container" / name], env=environment, capture_output=True, text=True,
-        check=False, timeout=900,
-    )  # fmt: skip
+        [ROOT / "deploy/container" / name],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]

@@ -22,8 +22,13 @@ def run(*words: str | Path, cwd: Path | None = None, **environment: str) -> str:
     """Run a program that must succeed and return what it printed."""
     name, *rest = map(str, words)
     done = subprocess.run(
-        [program(name), *rest], capture_output=True, text=True, check=False, timeout=60, cwd=cwd,
+        [program(name), *rest],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=cwd,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, f"{name} {rest}:\n{done.stdout}{done.stderr}"
     return done.stdout

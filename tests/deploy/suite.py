@@ -11,9 +11,11 @@ from tests.places import ROOT
 E2E = "tests/e2e/"
 # What a client sees: every form of a request, every refusal, Triton's clients, README's examples.
 ANSWERS = (
-    f"{E2E}test_predict.py", f"{E2E}test_classify.py", f"{E2E}test_v2_clients.py",
+    f"{E2E}test_predict.py",
+    f"{E2E}test_classify.py",
+    f"{E2E}test_v2_clients.py",
     f"{E2E}test_readme_v2.py",
-)  # fmt: skip
+)
 # What an operator sees: stop under load, wrong models, several workers.
 STOPS = (
     f"{E2E}test_lifecycle.py::test_stop_under_load_answers_every_request",

@@ -22,9 +22,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BentoML home of its own with the Bento of this tree."""
     home = tmp_path_factory.mktemp("store")
     built = subprocess.run(
-        [BENTOML, "build"], cwd=ROOT, capture_output=True, text=True, check=False,
+        [BENTOML, "build"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**inherited(), "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"},
-    )  # fmt: skip
+    )
     assert built.returncode == 0, built.stdout + built.stderr
     return home
 
@@ -37,9 +41,14 @@ def bento(store: Path) -> Path:
 
 def test_it_holds_serving_and_nothing_else(bento: Path) -> None:
     assert {path.name for path in (bento / "src").iterdir()} == {
-        "README.md", "bentofile.yaml", "commands", "foveal.py", "models", "pyproject.toml",
+        "README.md",
+        "bentofile.yaml",
+        "commands",
+        "foveal.py",
+        "models",
+        "pyproject.toml",
         "service",
-    }  # fmt: skip
+    }
     assert not list(bento.rglob("*.pyc"))
     inside = ModelRepository(bento / "src/models")
     assert inside.names() == SHIPPED.names()
@@ -67,9 +76,13 @@ def test_it_runs_its_own_code(store: Path, tmp_path: Path) -> None:
         "print(*{str(sys.modules[n].__file__) for n in ours}, sep='\\n')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False,
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**inherited(), "BENTOML_HOME": str(store)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     files = done.stdout.split()
     assert len(files) > 20
@@ -88,11 +101,13 @@ def test_it_gives_the_bytes_that_the_source_tree_gives(
             running_server(ROOT / "models", folder) as server,
             httpx.Client(base_url=server.url) as client,
         ):
-            bodies.append([
-                client.post(f"/models/{name}/predict?top=3", content=path.read_bytes()).content
-                for name in SHIPPED.names()
-                for path in sorted(SHIPPED.path(*SHIPPED.resolve(name)).glob("golden/*.png"))
-            ])  # fmt: skip
+            bodies.append(
+                [
+                    client.post(f"/models/{name}/predict?top=3", content=path.read_bytes()).content
+                    for name in SHIPPED.names()
+                    for path in sorted(SHIPPED.path(*SHIPPED.resolve(name)).glob("golden/*.png"))
+                ]
+            )
     assert len(bodies[0]) == 8 * len(SHIPPED.names())
     assert bodies[0] == bodies[1]
 

@@ -129,8 +129,10 @@ def test_its_command_line_works() -> None:
     assert "fashion-cnn" in podman(*words, "models", "list")
     refused = subprocess.run(
         ["podman", *words, "train", "--dataset", "digits", "--network", "cnn", "--run", "/tmp/r"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert refused.returncode == 1
     assert refused.stderr.strip().splitlines()[-1] == (
         "foveal: expected the package training, got none: a Bento and an image hold what serves; "

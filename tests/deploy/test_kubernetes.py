@@ -202,9 +202,10 @@ def test_overlays_run_the_version_of_this_checkout() -> None:
     assert found
     images = {overlay: container_of(overlay)["image"] for overlay in OVERLAYS}
     assert images == {
-        "cpu": f"foveal:{found[1]}", "gpu": f"foveal:{found[1]}-gpu",
+        "cpu": f"foveal:{found[1]}",
+        "gpu": f"foveal:{found[1]}-gpu",
         "kserve": f"foveal:{found[1]}",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.e2e

@@ -27,16 +27,33 @@ VERSIONS = ("1.30", ".".join(kubernetes_validate.latest_version().split(".")[:2]
 # we could want, as in the models of its own client, kserve 0.21.0.
 KSERVE_FIELDS = {
     "ServingRuntime": {
-        "containers", "multiModel", "protocolVersions", "supportedModelFormats", "volumes",
-        "affinity", "annotations", "disabled", "labels", "nodeSelector", "tolerations",
+        "containers",
+        "multiModel",
+        "protocolVersions",
+        "supportedModelFormats",
+        "volumes",
+        "affinity",
+        "annotations",
+        "disabled",
+        "labels",
+        "nodeSelector",
+        "tolerations",
     },
     "supportedModelFormats": {"autoSelect", "name", "priority", "version"},
     "predictor": {
-        "maxReplicas", "minReplicas", "model", "scaleMetric", "scaleMetricType", "scaleTarget",
-        "deploymentStrategy", "timeout", "canaryTrafficPercent", *POD_FIELDS,
+        "maxReplicas",
+        "minReplicas",
+        "model",
+        "scaleMetric",
+        "scaleMetricType",
+        "scaleTarget",
+        "deploymentStrategy",
+        "timeout",
+        "canaryTrafficPercent",
+        *POD_FIELDS,
     },
     "model": {"modelFormat", "protocolVersion", "runtime", "storageUri", "resources", "env"},
-}  # fmt: skip
+}
 
 
 def validate(resource: Resource) -> None:
@@ -109,8 +126,9 @@ def test_kserves_pod_is_valid() -> None:
     for version in VERSIONS:
         kubernetes_validate.validate(
             {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": pod},
-            version, strict=True,
-        )  # fmt: skip
+            version,
+            strict=True,
+        )
 
 
 @pytest.mark.parametrize(

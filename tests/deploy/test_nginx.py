@@ -89,8 +89,9 @@ def test_a_body_above_the_limit_is_refused_by_its_length(front: Front) -> None:
         answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"content-type: application/json" in answer.lower()
-    assert answer.endswith(b'{"error":"body: expected at most %d bytes, got more; '
-                           b'send a smaller image"}' % LIMIT)  # fmt: skip
+    assert answer.endswith(
+        b'{"error":"body: expected at most %d bytes, got more; send a smaller image"}' % LIMIT
+    )
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])

@@ -56,9 +56,12 @@ class Watched:
     def during_load(self, expression: str) -> list[tuple[dict[str, str], list[float]]]:
         """Return each series of an expression, as labels and values, while there was load."""
         result = self.ask(
-            "query_range", query=expression, start=f"{self.start_s:.3f}", end=f"{self.end_s:.3f}",
+            "query_range",
+            query=expression,
+            start=f"{self.start_s:.3f}",
+            end=f"{self.end_s:.3f}",
             step="1",
-        )["result"]  # fmt: skip
+        )["result"]
         return [(s["metric"], [float(value) for _, value in s["values"]]) for s in result]
 
 
@@ -102,12 +105,15 @@ def running_prometheus(config: Path, folder: Path) -> Iterator[str]:
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [
-                program("prometheus"), f"--config.file={config}",
+                program("prometheus"),
+                f"--config.file={config}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address=127.0.0.1:{port}",
             ],
-            stdout=log, stderr=subprocess.STDOUT, cwd=folder,
-        )  # fmt: skip
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+        )
     try:
         url = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 30
@@ -176,8 +182,9 @@ def _many(client: httpx.Client) -> None:
     """A tensor of many rows: what drift is told by."""
     answer = client.post(
         "/v2/models/tiny/versions/1/infer",
-        content=IMAGES.tobytes(), headers={"Inference-Header-Content-Length": "0"},
-    )  # fmt: skip
+        content=IMAGES.tobytes(),
+        headers={"Inference-Header-Content-Length": "0"},
+    )
     assert answer.status_code == 200, answer.text
 
 
@@ -213,9 +220,13 @@ def watched_service(folder: Path) -> Iterator[Watched]:
     """Serve, watch, load; give both when the load is over."""
     build_repository(folder / "models")
     with running_server(
-        folder / "models", folder, grpc_port=free_port(), max_queue_rows=QUEUE_ROWS,
-        loaded_versions=3, buckets="1,16,64",
-    ) as server:  # fmt: skip
+        folder / "models",
+        folder,
+        grpc_port=free_port(),
+        max_queue_rows=QUEUE_ROWS,
+        loaded_versions=3,
+        buckets="1,16,64",
+    ) as server:
         config = configured(folder, f"127.0.0.1:{server.port}")
         with running_prometheus(config, folder) as url:
             time.sleep(2 * SCRAPE_S)  # what is there at the start is scraped before it counts

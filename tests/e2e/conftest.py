@@ -14,9 +14,13 @@ def two_wires(
 ) -> Iterator[RunningServer]:
     """The tiny models over HTTP and gRPC; few rows a request, rows held back a little."""
     with running_server(
-        tiny_repository, tmp_path_factory.mktemp("two-wires"), grpc_port=free_port(),
-        max_request_rows=70, max_body_bytes=1 << 20, max_image_pixels=10_000,
-    ) as running:  # fmt: skip
+        tiny_repository,
+        tmp_path_factory.mktemp("two-wires"),
+        grpc_port=free_port(),
+        max_request_rows=70,
+        max_body_bytes=1 << 20,
+        max_image_pixels=10_000,
+    ) as running:
         yield running
 
 

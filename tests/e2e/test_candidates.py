@@ -64,8 +64,11 @@ def answered_by(server: RunningServer, path: str = "/predict", **headers: str) -
 def test_a_canary_answers_its_share_and_the_same_ids(server: RunningServer) -> None:
     assert set(answered_by(server)) == {1}
     assert put(server, CANARY).json() == {
-        "model": "tiny", "version": 1, "shadow": None, "canary": CANARY["canary"],
-    }  # fmt: skip
+        "model": "tiny",
+        "version": 1,
+        "shadow": None,
+        "canary": CANARY["canary"],
+    }
     few = answered_by(server)
     assert 64 * 0.1 < few.count(2) < 64 * 0.5
     assert answered_by(server) == few == answered_by(server, "/models/tiny/predict")

@@ -51,11 +51,22 @@ def test_serve_serves_from_anywhere_and_stops(tiny_repository: Path, tmp_path: P
     (tmp_path / "here").symlink_to(tiny_repository)
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, ROOT / "foveal.py", "serve", "--models", "here", "--host",
-             "127.0.0.1", "--port", str(port)],
+            [
+                sys.executable,
+                ROOT / "foveal.py",
+                "serve",
+                "--models",
+                "here",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ],
             env={**os.environ, "FOVEAL_GRPC_PORT": str(free_port())},
-            cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            cwd=tmp_path,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     server = RunningServer(port, process, tmp_path / "log")
     try:
         server.wait_ready()
@@ -63,8 +74,10 @@ def test_serve_serves_from_anywhere_and_stops(tiny_repository: Path, tmp_path: P
         assert httpx.post(f"{server.url}/predict", content=image).status_code == 200
         taken = subprocess.run(
             [sys.executable, ROOT / "foveal.py", "serve", "--port", str(port)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert (taken.returncode, taken.stdout) == (1, "")
         assert "got: Address already in use" in taken.stderr
     finally:
@@ -80,14 +93,17 @@ def test_train_and_export_publish_the_next_version(shell: Shell, tmp_path: Path)
     def run(*more: object) -> Any:
         ended = subprocess.run(
             [*words, *map(str, more), "--json"],
-            capture_output=True, text=True, check=False, cwd=tmp_path,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
         assert ended.returncode == 0, ended.stderr
         return json.loads(ended.stdout)
 
     run_document = run(
-        "train", "--dataset", "digits", "--network", "fcnn", "--epochs", 2, "--hidden", "16",
-    )  # fmt: skip
+        "train", "--dataset", "digits", "--network", "fcnn", "--epochs", 2, "--hidden", "16"
+    )
     assert run_document["run"] == "runs/digits-fcnn"
     assert 0.2 < run_document["accuracy"] < 1
     publish_tiny(tmp_path / "models", "digits")

@@ -71,10 +71,13 @@ def test_metrics_names(client: httpx.Client) -> None:
 
 def test_metrics_count_each_stage_once(client: httpx.Client) -> None:
     names = {
-        "foveal_requests_total": 1, "foveal_request_seconds_count": 1,
-        "foveal_decode_seconds_count": 1, "foveal_queue_seconds_count": 1,
-        "foveal_run_seconds_count": 1, "foveal_batch_rows_sum": 1,
-    }  # fmt: skip
+        "foveal_requests_total": 1,
+        "foveal_request_seconds_count": 1,
+        "foveal_decode_seconds_count": 1,
+        "foveal_queue_seconds_count": 1,
+        "foveal_run_seconds_count": 1,
+        "foveal_batch_rows_sum": 1,
+    }
     before = client.get("/metrics").text
     client.post("/models/tiny/versions/2/predict", content=PNGS[0])
     after = client.get("/metrics").text
@@ -230,13 +233,14 @@ def test_wrong_settings_are_named(
         [sys.executable, "-c", program],
         cwd=ROOT,
         env={
-            "PATH": "/usr/bin:/bin", "BENTOML_HOME": str(tmp_path),
+            "PATH": "/usr/bin:/bin",
+            "BENTOML_HOME": str(tmp_path),
             **{f"FOVEAL_{name.upper()}": str(value) for name, value in settings.items()},
         },
         capture_output=True,
         text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode != 0
     assert match in done.stderr.strip().splitlines()[-1], done.stderr
 

@@ -105,9 +105,10 @@ def test_a_trace_goes_on_below_the_clients_span(
     server: RunningServer, collector: Collector, image: bytes
 ) -> None:
     answer = httpx.post(
-        f"{server.url}/predict", content=image,
+        f"{server.url}/predict",
+        content=image,
         headers={"content-type": "image/png", "traceparent": f"00-{TRACE}-{PARENT}-01"},
-    )  # fmt: skip
+    )
     assert answer.status_code == 200
     spans = {span.name: span for span in collector.wait_for(TRACE)}
     assert set(spans) == {"POST /predict", "queue", "run"}
@@ -119,10 +120,13 @@ def test_a_trace_goes_on_below_the_clients_span(
     assert attributes(run)["foveal.rows"] == attributes(run)["foveal.batch_rows"] == 1
     assert abs(request.start_time_unix_nano / 1e9 - time.time()) < 60
     assert (
-        request.start_time_unix_nano <= queue.start_time_unix_nano
-        <= queue.end_time_unix_nano <= run.start_time_unix_nano
-        < run.end_time_unix_nano <= request.end_time_unix_nano
-    )  # fmt: skip
+        request.start_time_unix_nano
+        <= queue.start_time_unix_nano
+        <= queue.end_time_unix_nano
+        <= run.start_time_unix_nano
+        < run.end_time_unix_nano
+        <= request.end_time_unix_nano
+    )
 
 
 def test_a_request_without_a_trace_begins_one_and_a_refusal_is_traced(
@@ -159,10 +163,16 @@ def test_the_access_log_has_a_line_of_json_for_each_answer(
 
 
 def test_v2_is_observed_as_well(server: RunningServer, collector: Collector) -> None:
-    document = {"inputs": [{
-        "name": "images", "datatype": "UINT8", "shape": [2, *random_images(2).shape[1:]],
-        "data": random_images(2).ravel().tolist(),
-    }]}  # fmt: skip
+    document = {
+        "inputs": [
+            {
+                "name": "images",
+                "datatype": "UINT8",
+                "shape": [2, *random_images(2).shape[1:]],
+                "data": random_images(2).ravel().tolist(),
+            }
+        ]
+    }
     answer = httpx.post(f"{server.url}/v2/models/tiny/infer", json=document)
     assert answer.status_code == 200, answer.text
     (request,) = collector.wait_for_named("POST /v2/models/tiny/infer")

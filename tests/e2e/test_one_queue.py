@@ -37,9 +37,11 @@ def ask_predict(server: RunningServer, artifact: ModelArtifact, image: bytes) ->
 
 def ask_classify(server: RunningServer, artifact: ModelArtifact, image: bytes) -> list[float]:
     response = httpx.post(
-        f"{server.url}/classify", files={"image": ("i.png", image, "image/png")},
-        data={"model": artifact.name, "top": str(len(artifact.labels))}, timeout=30,
-    )  # fmt: skip
+        f"{server.url}/classify",
+        files={"image": ("i.png", image, "image/png")},
+        data={"model": artifact.name, "top": str(len(artifact.labels))},
+        timeout=30,
+    )
     return ranked(response, artifact)
 
 
@@ -83,16 +85,20 @@ def test_every_way_in_shares_one_run(tiny_repository: Path, tmp_path: Path) -> N
     artifact = ModelRepository(tiny_repository).load("tiny", 1)
     images = random_images(len(WAYS), seed=15)
     with running_server(
-        tiny_repository, tmp_path, grpc_port=free_port(), max_batch_size=len(WAYS),
+        tiny_repository,
+        tmp_path,
+        grpc_port=free_port(),
+        max_batch_size=len(WAYS),
         max_queue_delay_ms=10_000,
-    ) as server:  # fmt: skip
+    ) as server:
         with ThreadPoolExecutor(len(WAYS)) as pool:
             answers = list(
                 pool.map(
                     lambda ask, image: ask(server, artifact, encode_png(image)),
-                    WAYS.values(), images,
+                    WAYS.values(),
+                    images,
                 )
-            )  # fmt: skip
+            )
         np.testing.assert_allclose(answers, tiny_probabilities(images), atol=1e-6)
         assert server.metric("foveal_run_seconds_count") == 1
         assert server.metric("foveal_batch_rows_sum") == len(WAYS)

@@ -197,9 +197,7 @@ def test_twenty_swaps_under_load_fail_no_request(tmp_path: Path) -> None:
     root = tmp_path / "models"
     publish(root)
     spoils = dict(zip(range(3, SWAPS, 4), SPOILS.items(), strict=True))
-    with running_server(
-        root, tmp_path, workers=WORKERS, reload_s=0.1, loaded_versions=1
-    ) as server:  # fmt: skip
+    with running_server(root, tmp_path, workers=WORKERS, reload_s=0.1, loaded_versions=1) as server:
         wait_for_workers(server)
         load = Load(server)
         with load.running():
@@ -334,7 +332,7 @@ def test_load_reaches_all_workers(root: Path, tmp_path: Path) -> None:
     bearer = {"Authorization": "Bearer secret"}
     with running_server(
         root, tmp_path, workers=WORKERS, reload_s=1, admin_token="secret"
-    ) as server:  # fmt: skip
+    ) as server:
         wait_for_workers(server)
         publish(root)
         path = f"{server.url}/v2/repository/models/tiny"

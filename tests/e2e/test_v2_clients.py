@@ -159,9 +159,15 @@ def test_statistics_count_rows_and_runs(client: Triton) -> None:
 def test_parameters_are_accepted(client: Triton) -> None:
     golden = Golden("digits-cnn")
     result = client.infer(
-        "digits-cnn", [client.input(golden.pixels)], model_version="1", priority=1,
-        timeout=5_000_000, sequence_id=3, sequence_start=True, parameters={"who": "me", "n": 1},
-    )  # fmt: skip
+        "digits-cnn",
+        [client.input(golden.pixels)],
+        model_version="1",
+        priority=1,
+        timeout=5_000_000,
+        sequence_id=3,
+        sequence_start=True,
+        parameters={"who": "me", "n": 1},
+    )
     close(result.as_numpy("probabilities"), golden.probabilities)
 
 
@@ -215,14 +221,23 @@ def test_wrong_names(client: Triton) -> None:
             "fashion-fcnn",
             {"inputs": good, "model_version": "7"},
         ),
-        ('expected "images", got "image"', "fashion-fcnn",
-         {"inputs": [client.input(ROW, "image")]}),
+        (
+            'expected "images", got "image"',
+            "fashion-fcnn",
+            {"inputs": [client.input(ROW, "image")]},
+        ),
         ('expected one, "images", got 2', "fashion-fcnn", {"inputs": good * 2}),
-        ("expected logits or probabilities", "fashion-fcnn",
-         {"inputs": good, "outputs": [client.output("label")]}),
-        ("got one twice", "fashion-fcnn",
-         {"inputs": good, "outputs": [client.output("logits"), client.output("logits")]}),
-    ):  # fmt: skip
+        (
+            "expected logits or probabilities",
+            "fashion-fcnn",
+            {"inputs": good, "outputs": [client.output("label")]},
+        ),
+        (
+            "got one twice",
+            "fashion-fcnn",
+            {"inputs": good, "outputs": [client.output("logits"), client.output("logits")]},
+        ),
+    ):
         with pytest.raises(InferenceServerException, match=match) as refused:
             client.infer(named, **words)
         status = refused.value.status()

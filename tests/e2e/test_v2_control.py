@@ -107,9 +107,12 @@ def test_a_load_that_fails_leaves_what_was_served(
 def test_who_may(controlled: RunningServer) -> None:
     for verb in ("load", "unload"):
         for headers in (
-            {}, {"Authorization": TOKEN}, {"Authorization": "Bearer wrong"},
-            {"Authorization": f"Basic {TOKEN}"}, {"Authorization": "Bearer"},
-        ):  # fmt: skip
+            {},
+            {"Authorization": TOKEN},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": f"Basic {TOKEN}"},
+            {"Authorization": "Bearer"},
+        ):
             response = post(controlled, f"models/tiny/{verb}", headers=headers)
             assert_error(response, 401, "expected Bearer")
             assert response.headers["www-authenticate"] == "Bearer"
@@ -121,8 +124,10 @@ def test_who_may(controlled: RunningServer) -> None:
     response = post(controlled, "models/tiny/unload", headers=BEARER, content=b"{")
     assert_error(response, 400, "expected JSON")
     response = post(
-        controlled, "models/other/unload", headers=BEARER,
+        controlled,
+        "models/other/unload",
+        headers=BEARER,
         json={"parameters": {"unload_dependents": True}},
-    )  # fmt: skip
+    )
     assert response.status_code == 200
     assert TOKEN not in controlled.log

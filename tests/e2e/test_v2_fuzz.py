@@ -16,9 +16,8 @@ def test_malformed_bodies_leave_the_service_answering(two_wires: RunningServer) 
     with httpx.Client(base_url=two_wires.url, timeout=30) as client:
 
         @settings(
-            max_examples=1000, deadline=None, database=None,
-            suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
+            max_examples=1000, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        )
         @given(st.one_of(bodies(), st.tuples(st.binary(max_size=300), st.just([]))))
         def ask(sent: tuple[bytes, list[tuple[str, str]]]) -> None:
             headers = [(name, value.encode("latin-1")) for name, value in sent[1]]

@@ -142,8 +142,9 @@ def test_statuses(stub: Any) -> None:
     refused(lambda: stub.RepositoryModelUnload(unload), "PERMISSION_DENIED", "FOVEAL_ADMIN_TOKEN")
     refused(
         lambda: stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest()),
-        "UNIMPLEMENTED", "shared memory",
-    )  # fmt: skip
+        "UNIMPLEMENTED",
+        "shared memory",
+    )
     refused(lambda: stub.LogSettings(pb.LogSettingsRequest()), "UNIMPLEMENTED", "log settings")
 
 
@@ -152,9 +153,8 @@ def test_a_message_beyond_the_limit_is_refused(stub: Any) -> None:
     asked.raw_input_contents[0] = bytes(2 << 20)
     refused(lambda: stub.ModelInfer(asked), "RESOURCE_EXHAUSTED", "larger than max")
     refused(
-        lambda: stub.ModelInfer(asked, compression=grpc.Compression.Gzip),
-        "RESOURCE_EXHAUSTED", "",
-    )  # fmt: skip
+        lambda: stub.ModelInfer(asked, compression=grpc.Compression.Gzip), "RESOURCE_EXHAUSTED", ""
+    )
 
 
 def test_a_call_whose_deadline_passes_or_that_is_cancelled_never_runs(
@@ -279,12 +279,25 @@ def test_streams_that_wait_for_their_clients_do_not_hold_up_a_stop(
 
 def test_a_port_that_is_taken_is_named(two_wires: RunningServer, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "foveal.py", "serve", "--host", "127.0.0.1",
-         "--port", str(free_port())],
-        env={"PATH": "/usr/bin:/bin", "BENTOML_HOME": str(tmp_path),
-             "FOVEAL_GRPC_PORT": str(two_wires.grpc_port)},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+        [
+            sys.executable,
+            ROOT / "foveal.py",
+            "serve",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(free_port()),
+        ],
+        env={
+            "PATH": "/usr/bin:/bin",
+            "BENTOML_HOME": str(tmp_path),
+            "FOVEAL_GRPC_PORT": str(two_wires.grpc_port),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert done.returncode == 1
     assert "choose others with FOVEAL_GRPC_HOST and FOVEAL_GRPC_PORT" in done.stderr
 

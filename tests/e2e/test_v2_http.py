@@ -30,9 +30,11 @@ def client(two_wires: RunningServer) -> Any:
 
 def document(rows: int = 1, **changes: Any) -> dict[str, Any]:
     tensor = {
-        "name": "images", "datatype": "UINT8", "shape": [rows, SIDE, SIDE, 1],
+        "name": "images",
+        "datatype": "UINT8",
+        "shape": [rows, SIDE, SIDE, 1],
         "data": IMAGES[:rows].ravel().tolist(),
-    }  # fmt: skip
+    }
     return {"inputs": [tensor | changes]}
 
 
@@ -61,9 +63,11 @@ def test_json_in_and_out(client: httpx.Client) -> None:
     assert (said["model_name"], said["model_version"], said["id"]) == ("tiny", "1", "π")
     logits, probabilities = said["outputs"]
     assert logits == {
-        "name": "logits", "datatype": "FP32", "shape": [3, 4],
+        "name": "logits",
+        "datatype": "FP32",
+        "shape": [3, 4],
         "data": tiny_logits(IMAGES[:3]).ravel().tolist(),
-    }  # fmt: skip
+    }
     np.testing.assert_allclose(
         probabilities["data"], tiny_probabilities(IMAGES[:3]).ravel(), atol=1e-6
     )
@@ -195,9 +199,12 @@ def test_classification(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     ("path", "version", "gain"),
-    [(INFER, "1", 1.0), ("/v2/models/tiny/versions/2/infer", "2", 2.0),
-     ("/v2/models/t%69ny/versions/1/infer", "1", 1.0)],
-)  # fmt: skip
+    [
+        (INFER, "1", 1.0),
+        ("/v2/models/tiny/versions/2/infer", "2", 2.0),
+        ("/v2/models/t%69ny/versions/1/infer", "1", 1.0),
+    ],
+)
 def test_versions(client: httpx.Client, path: str, version: str, gain: float) -> None:
     said = client.post(path, json=document()).json()
     assert said["model_version"] == version
@@ -269,10 +276,14 @@ def test_requests_that_are_refused(
 @pytest.mark.parametrize(
     ("head", "match"),
     [
-        ("99999", "at most the body's"), ("-1", "whole number of bytes"), ("x", "whole number"),
-        ("9" * 20, "whole number"), ("10", "expected JSON"), ("0", "multiple of 64 bytes"),
+        ("99999", "at most the body's"),
+        ("-1", "whole number of bytes"),
+        ("x", "whole number"),
+        ("9" * 20, "whole number"),
+        ("10", "expected JSON"),
+        ("0", "multiple of 64 bytes"),
     ],
-)  # fmt: skip
+)
 def test_wrong_lengths_of_the_json(client: httpx.Client, head: str, match: str) -> None:
     body, _ = binary(1)
     assert_error(client.post(INFER, content=body, headers={HEAD: head}), 400, match)
@@ -320,11 +331,12 @@ def test_routes_that_are_refused(
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/v2/health/live", {"live": True}), ("/v2/health/ready", {"ready": True}),
+        ("/v2/health/live", {"live": True}),
+        ("/v2/health/ready", {"ready": True}),
         ("/v2/models/tiny/ready", {"name": "tiny", "ready": True}),
         ("/v2/models/tiny/versions/2/ready", {"name": "tiny", "ready": True}),
     ],
-)  # fmt: skip
+)
 def test_health(two_wires: RunningServer, path: str, said: dict[str, Any]) -> None:
     with Wire(two_wires) as wire:
         assert wire.send(get(path)).answer().json() == said
@@ -335,8 +347,9 @@ def test_index_of_what_is_ready(client: httpx.Client) -> None:
     for asked in (b"", b"{}", b'{"ready":true}'):
         said = client.post("/v2/repository/index", content=asked).json()
         assert [(m["name"], m["version"], m["state"]) for m in said] == [
-            ("tiny", "1", "READY"), ("tiny", "2", "READY"),
-        ]  # fmt: skip
+            ("tiny", "1", "READY"),
+            ("tiny", "2", "READY"),
+        ]
     response = client.post("/v2/repository/index", json={"ready": 1})
     assert_error(response, 400, "boolean")
 

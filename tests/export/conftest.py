@@ -31,9 +31,13 @@ def adopted(tmp_path: Path, repository: ModelRepository) -> Adopt:
         **options: object,
     ) -> ModelArtifact:
         request = Request(
-            save(model, tmp_path), labels, Options(**options), images,  # type: ignore[arg-type]
-            bounds or Bounds(seconds=60), "foveal adopt foreign.onnx",
-        )  # fmt: skip
+            save(model, tmp_path),
+            labels,
+            Options(**options),
+            images,  # type: ignore[arg-type]
+            bounds or Bounds(seconds=60),
+            "foveal adopt foreign.onnx",
+        )
         return adopt(request, "foreign", repository)
 
     return publish

@@ -45,10 +45,12 @@ def foreign_model(
 
     rows = batch if isinstance(batch, int) else 0
     constants = [
-        weight("kernel", 16, channels, 3, 3), weight("bias", 16), weight("last", 16, CLASSES),
+        weight("kernel", 16, channels, 3, 3),
+        weight("bias", 16),
+        weight("last", 16, CLASSES),
         numpy_helper.from_array(np.array([rows, 16], np.int64), "shape"),
         numpy_helper.from_array(np.array([rows, CLASSES, 1, 1], np.int64), "square"),
-    ]  # fmt: skip
+    ]
     nodes: list[Any] = []
     name = "data"
     if elem_type == TensorProto.UINT8:
@@ -76,8 +78,12 @@ def foreign_model(
             helper.make_node("Div", ["powers", "sum"], ["answer"]),
         ]
     else:
-        last = {"logits": "Identity", "softmax": "Softmax", "log_softmax": "LogSoftmax",
-                "sigmoid": "Sigmoid"}[ending]  # fmt: skip
+        last = {
+            "logits": "Identity",
+            "softmax": "Softmax",
+            "log_softmax": "LogSoftmax",
+            "sigmoid": "Sigmoid",
+        }[ending]
         axis = {"axis": 1} if "softmax" in ending else {}
         nodes.append(helper.make_node(last, ["scores"], ["answer"], None, None, None, None, **axis))
     sides = [side, side]
@@ -97,8 +103,9 @@ def foreign_model(
 def foreign_probabilities(pixels_NCHW: NDArray[np.floating]) -> NDArray[np.float64]:
     """The same network in NumPy and float64: float [N, K] from what the graph is given, RGB."""
     model = foreign_model(channels=pixels_NCHW.shape[1])
-    constants = {t.name: numpy_helper.to_array(t).astype(np.float64)
-                 for t in model.graph.initializer}  # fmt: skip
+    constants = {
+        t.name: numpy_helper.to_array(t).astype(np.float64) for t in model.graph.initializer
+    }
     padded = np.pad(pixels_NCHW.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
     conv = np.einsum("ncyxij,ocij->noyx", windows, constants["kernel"])

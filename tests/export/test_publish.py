@@ -165,8 +165,10 @@ def test_a_stray_file_of_ours_needs_no_labels(adopted: Adopt, repository: ModelR
     assert artifact.labels == shipped.labels
     assert artifact.temperature == pytest.approx(shipped.temperature)
     ours = ModelRepository(ROOT / "models")
-    images = [LocalModel.load(repository, "foreign", 1).decode(ours.read_file(shipped, g.path))
-              for g in shipped.golden]  # fmt: skip
+    images = [
+        LocalModel.load(repository, "foreign", 1).decode(ours.read_file(shipped, g.path))
+        for g in shipped.golden
+    ]
     expected = [golden.probabilities for golden in shipped.golden]
     np.testing.assert_allclose(answers(repository, np.stack(images)), expected, rtol=0, atol=1e-5)
 

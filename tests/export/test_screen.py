@@ -187,8 +187,10 @@ def test_time_of_a_run_is_bounded() -> None:
     model = foreign_model()
     shape = numpy_helper.from_array(np.array([1, 1, 4000, 4000], np.int64), "sides")
     model.graph.initializer.append(shape)
-    nodes = [helper.make_node("ReduceMax", ["data"], ["one"], axes=[0, 1, 2, 3], keepdims=1),
-             helper.make_node("Expand", ["one", "sides"], ["m0"])]  # fmt: skip
+    nodes = [
+        helper.make_node("ReduceMax", ["data"], ["one"], axes=[0, 1, 2, 3], keepdims=1),
+        helper.make_node("Expand", ["one", "sides"], ["m0"]),
+    ]
     nodes += [helper.make_node("MatMul", [f"m{i}", f"m{i}"], [f"m{i + 1}"]) for i in range(500)]
     nodes += [helper.make_node("ReduceMin", ["m500"], ["answer"], axes=[0, 1, 2, 3], keepdims=0)]
     del model.graph.node[:]

@@ -45,9 +45,11 @@ def requests() -> dict[str, bytes]:
     black = {"inputs": [tensor(shape=[1, SIDE, SIDE, 1], data=[0] * SIDE * SIDE)]}
     as_json = {"inputs": [tensor(data=IMAGES.ravel().tolist())]} | logits
     as_binary = {"inputs": [tensor(parameters={"binary_data_size": len(pixels)})]} | logits
-    as_elements = {"inputs": [
-        tensor(datatype="BYTES", shape=[2], parameters={"binary_data_size": len(elements)})
-    ]} | logits  # fmt: skip
+    as_elements = {
+        "inputs": [
+            tensor(datatype="BYTES", shape=[2], parameters={"binary_data_size": len(elements)})
+        ]
+    } | logits
     texts = [base64.b64encode(image).decode() for image in encoded]
     as_texts = {"inputs": [tensor(datatype="BYTES", shape=[2, 1], data=texts)]} | logits
     classes = {"outputs": [{"name": "logits", "parameters": {"classification": 2}}]}

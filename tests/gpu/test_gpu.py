@@ -70,9 +70,14 @@ def test_gpus_that_are_hidden_are_not_found() -> None:
         "except Exception as error: print(error)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=HOME, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-c", program],
+        cwd=HOME,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     assert done.stdout.startswith("device cuda: expected a GPU, got"), done.stdout + done.stderr
 
 
@@ -236,9 +241,14 @@ def test_tensorrt_keeps_its_engines(fcnn: bytes, tmp_path: Path) -> None:
         started = time.perf_counter()
         session = Session(
             fcnn,
-            Plan("tensorrt", binding="graph", buckets=BUCKETS, engine_cache=tmp_path,
-                 row_shape=images.shape[1:]),
-        )  # fmt: skip
+            Plan(
+                "tensorrt",
+                binding="graph",
+                buckets=BUCKETS,
+                engine_cache=tmp_path,
+                row_shape=images.shape[1:],
+            ),
+        )
         seconds.append(time.perf_counter() - started)
         assert session._session.get_providers()[0] == PROVIDERS["tensorrt"]
         assert_close(session.run(images), cpu.run(images), atol=1e-2)

@@ -156,11 +156,25 @@ class System:
 
 def kept(rate: float) -> Offered:
     return Offered(
-        rate_per_s=rate, offered_per_s=rate, answered_per_s=rate, goodput_per_s=rate,
-        kept_share=1.0, p50_ms=1, p95_ms=1, p99_ms=1, refused=0, refused_p99_ms=math.nan,
-        expired=0, failed=0, wrong=0, retry_after_s={}, causes={}, late_p95_ms=0, cpu_share=0,
+        rate_per_s=rate,
+        offered_per_s=rate,
+        answered_per_s=rate,
+        goodput_per_s=rate,
+        kept_share=1.0,
+        p50_ms=1,
+        p95_ms=1,
+        p99_ms=1,
+        refused=0,
+        refused_p99_ms=math.nan,
+        expired=0,
+        failed=0,
+        wrong=0,
+        retry_after_s={},
+        causes={},
+        late_p95_ms=0,
+        cpu_share=0,
         is_client_saturated=False,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("capacity", [3, 480, 500, 7000, 123_456])

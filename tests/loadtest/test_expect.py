@@ -15,12 +15,22 @@ def test_clauses_are_read_with_or_without_spaces() -> None:
 @pytest.mark.parametrize(
     ("text", "figure", "does_hold"),
     [
-        ("rps<2", 1.9, True), ("rps<2", 2.0, False), ("rps<=2", 2.0, True), ("rps<=2", 2.1, False),
-        ("rps>2", 2.1, True), ("rps>2", 2.0, False), ("rps>=2", 2.0, True), ("rps>=2", 1.9, False),
-        ("rps==2", 2.0, True), ("rps==2", 2.1, False), ("rps!=2", 2.1, True),
-        ("rps!=2", 2.0, False), ("rps<2", math.nan, False), ("rps!=2", math.nan, False),
+        ("rps<2", 1.9, True),
+        ("rps<2", 2.0, False),
+        ("rps<=2", 2.0, True),
+        ("rps<=2", 2.1, False),
+        ("rps>2", 2.1, True),
+        ("rps>2", 2.0, False),
+        ("rps>=2", 2.0, True),
+        ("rps>=2", 1.9, False),
+        ("rps==2", 2.0, True),
+        ("rps==2", 2.1, False),
+        ("rps!=2", 2.1, True),
+        ("rps!=2", 2.0, False),
+        ("rps<2", math.nan, False),
+        ("rps!=2", math.nan, False),
     ],
-)  # fmt: skip
+)
 def test_every_comparison(text: str, figure: float, does_hold: bool) -> None:
     assert (violations(parse(text, NAMES), {"rps": figure}) == []) is does_hold
 
@@ -34,13 +44,18 @@ def test_every_clause_that_is_violated_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("", "expected clauses such as"), ("p99_ms", "got 'p99_ms'"), ("p99_ms<", "got 'p99_ms<'"),
-        ("p99_ms<20,", "got ''"), ("p99_ms=20", "got 'p99_ms=20'"), ("p99_ms<-1", "p99_ms<-1"),
-        ("p99_ms<20ms", "got 'p99_ms<20ms'"), ("20>p99_ms", "20>p99_ms"),
+        ("", "expected clauses such as"),
+        ("p99_ms", "got 'p99_ms'"),
+        ("p99_ms<", "got 'p99_ms<'"),
+        ("p99_ms<20,", "got ''"),
+        ("p99_ms=20", "got 'p99_ms=20'"),
+        ("p99_ms<-1", "p99_ms<-1"),
+        ("p99_ms<20ms", "got 'p99_ms<20ms'"),
+        ("20>p99_ms", "20>p99_ms"),
         ("latency<20", "expected one of p99_ms, errors, rps, got 'latency'"),
         ("__import__('os')", "expected clauses"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_clause_is_one_line(text: str, match: str) -> None:
     with pytest.raises(ExpectError) as caught:
         parse(text, NAMES)

@@ -19,10 +19,18 @@ pytestmark = pytest.mark.e2e
 def loadtest(*words: object, code: int = 0, as_json: bool = True) -> Any:
     # In a process of its own: with locust come patches of the standard library.
     ended = subprocess.run(
-        [sys.executable, ROOT / "foveal.py", "loadtest", *map(str, words),
-         *(["--json"] if as_json else [])],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+        [
+            sys.executable,
+            ROOT / "foveal.py",
+            "loadtest",
+            *map(str, words),
+            *(["--json"] if as_json else []),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert ended.returncode == code, ended
     assert "Traceback" not in ended.stderr, ended.stderr
     return json.loads(ended.stdout) if as_json else ended
@@ -58,9 +66,18 @@ def test_starts_a_service_loads_it_reports_and_stops_it(
 ) -> None:
     out = tmp_path / "out"
     document = loadtest(
-        "--start", "--models", tiny_repository, "--users", 4, "--duration-s", 2, "--out", out,
-        "--expect", "errors==0,rps>5",
-    )  # fmt: skip
+        "--start",
+        "--models",
+        tiny_repository,
+        "--users",
+        4,
+        "--duration-s",
+        2,
+        "--out",
+        out,
+        "--expect",
+        "errors==0,rps>5",
+    )
     figures = document["figures"]
     assert document["model"] == "tiny:1" and tuple(figures) == FIGURES
     assert figures["errors"] == 0 and figures["requests"] > 20
@@ -78,9 +95,13 @@ def test_starts_a_service_loads_it_reports_and_stops_it(
     page = Page(out / "report.html")
     assert not page.outside, "the page must need nothing else"
     assert page.pictures == [
-        "Latency against throughput", "Percentiles over time", "Latency of all answers",
-        "Outcomes and errors", "Batch sizes", "Where the time goes",
-    ]  # fmt: skip
+        "Latency against throughput",
+        "Percentiles over time",
+        "Latency of all answers",
+        "Outcomes and errors",
+        "Batch sizes",
+        "Where the time goes",
+    ]
     assert "What went wrong" in page.headings and "Command" in page.headings
     pictures = sorted(path.name for path in (out / "report").iterdir())
     assert len(pictures) == 6 and all(name.endswith(".png") for name in pictures)
@@ -94,9 +115,21 @@ def test_find_max_searches_open_arrivals(
     server: RunningServer, tiny_repository: Path, tmp_path: Path
 ) -> None:
     document = loadtest(
-        server.url, "--models", tiny_repository, "--find-max", "--p99-ms", 500,
-        "--rate", 40, "--budget-s", 6, "--duration-s", 1, "--out", tmp_path,
-    )  # fmt: skip
+        server.url,
+        "--models",
+        tiny_repository,
+        "--find-max",
+        "--p99-ms",
+        500,
+        "--rate",
+        40,
+        "--budget-s",
+        6,
+        "--duration-s",
+        1,
+        "--out",
+        tmp_path,
+    )
     found = document["found"]
     assert found["rate_per_s"] >= 40 and len(found["trail"]) >= 2
     assert document["traffic"]["is_open"]
@@ -109,9 +142,20 @@ def test_a_violated_promise_is_one_line_and_exit_code_1(
     server: RunningServer, tiny_repository: Path, tmp_path: Path
 ) -> None:
     ended = loadtest(
-        server.url, "--models", tiny_repository, "--rate", 30, "--duration-s", 1, "--out", tmp_path,
-        "--expect", "p99_ms<0.001, errors==0, rps>100000", code=1, as_json=False,
-    )  # fmt: skip
+        server.url,
+        "--models",
+        tiny_repository,
+        "--rate",
+        30,
+        "--duration-s",
+        1,
+        "--out",
+        tmp_path,
+        "--expect",
+        "p99_ms<0.001, errors==0, rps>100000",
+        code=1,
+        as_json=False,
+    )
     lines = ended.stderr.splitlines()
     assert len(lines) == 2, lines
     assert re.fullmatch(r"--expect: expected p99_ms<0\.001, got [0-9.e+]+", lines[0])
@@ -139,9 +183,17 @@ def test_another_label_than_the_recorded_one_is_an_error(
     # The same name and version as the one that is served, but its answers are turned round.
     publish_tiny(tmp_path / "models", gain=-1.0)
     document = loadtest(
-        server.url, "--models", tmp_path / "models", "--rate", 20, "--duration-s", 1,
-        "--out", tmp_path / "out", code=1,
-    )  # fmt: skip
+        server.url,
+        "--models",
+        tmp_path / "models",
+        "--rate",
+        20,
+        "--duration-s",
+        1,
+        "--out",
+        tmp_path / "out",
+        code=1,
+    )
     assert document["figures"]["wrong"] == document["figures"]["requests"] > 0
     assert all("expected labels" in cause for cause in document["causes"])
     assert "expected labels" in (tmp_path / "out" / "report.html").read_text()
@@ -151,9 +203,24 @@ def test_mixed_traffic_in_steps_over_locust(
     server: RunningServer, tiny_repository: Path, tmp_path: Path
 ) -> None:
     document = loadtest(
-        server.url, "--models", tiny_repository, "--kind", "mixed", "--rows", 2, "--shape",
-        "steps", "--rate", 60, "--duration-s", 2, "--engine", "locust", "--out", tmp_path,
-    )  # fmt: skip
+        server.url,
+        "--models",
+        tiny_repository,
+        "--kind",
+        "mixed",
+        "--rows",
+        2,
+        "--shape",
+        "steps",
+        "--rate",
+        60,
+        "--duration-s",
+        2,
+        "--engine",
+        "locust",
+        "--out",
+        tmp_path,
+    )
     assert document["figures"]["errors"] == 0
     assert [level for _, level in document["traffic"]["steps"]] == [12, 24, 36, 48, 60]
     assert "mixed" in document["command"]
@@ -161,7 +228,18 @@ def test_mixed_traffic_in_steps_over_locust(
 
 def test_grpc_is_asked_where_it_listens(tiny_repository: Path, tmp_path: Path) -> None:
     document = loadtest(
-        "--start", "--models", tiny_repository, "--kind", "grpc", "--rows", 2, "--users", 2,
-        "--duration-s", 1, "--out", tmp_path,
-    )  # fmt: skip
+        "--start",
+        "--models",
+        tiny_repository,
+        "--kind",
+        "grpc",
+        "--rows",
+        2,
+        "--users",
+        2,
+        "--duration-s",
+        1,
+        "--out",
+        tmp_path,
+    )
     assert document["figures"]["errors"] == 0 and document["figures"]["rows_per_s"] > 0

@@ -77,9 +77,17 @@ def test_slices_hold_every_request_once() -> None:
     outcomes = np.zeros(1000, np.uint8)
     outcomes[500:] = 2
     samples = Samples(
-        times, np.zeros(1000), np.full(1000, 0.02), outcomes, np.ones(1000, np.uint16), ("raw",),
-        np.zeros(1000, np.uint8), {}, {}, (0.1,),
-    )  # fmt: skip
+        times,
+        np.zeros(1000),
+        np.full(1000, 0.02),
+        outcomes,
+        np.ones(1000, np.uint16),
+        ("raw",),
+        np.zeros(1000, np.uint8),
+        {},
+        {},
+        (0.1,),
+    )
     windows = windows_of(samples, 10)
     assert sum(sum(window.outcomes) for window in windows) == 1000
     assert windows[0].p99_ms == pytest.approx(20) and math.isnan(windows[-1].p99_ms)

@@ -29,9 +29,10 @@ def calls_of(repository: Path, *kinds: Kind, version: int = 1) -> list[Call]:
     store = ModelRepository(repository)
     artifact = store.load("tiny", version)
     return [
-        call for kind in kinds
+        call
+        for kind in kinds
         for call in make_calls(store, artifact, kind, 1 if kind == "raw" else 3)
-    ]  # fmt: skip
+    ]
 
 
 def users(level: float, duration_s: float, **options: object) -> Traffic:
@@ -121,8 +122,12 @@ def test_shapes_reach_their_level_and_no_more() -> None:
         assert max(levels) == 50, shape
         assert levels[0] == {"steady": 50, "steps": 10, "spike": 10, "soak": 50}[shape]
     assert [level_at(steps_of("steps", 50, 100), s) for s in (0, 25, 45, 65, 99)] == [
-        10, 20, 30, 40, 50,
-    ]  # fmt: skip
+        10,
+        20,
+        30,
+        40,
+        50,
+    ]
     spike = steps_of("spike", 50, 100)
     assert [level_at(spike, s) for s in (39, 40, 59, 60, 99)] == [10, 50, 50, 10, 10]
 

@@ -185,9 +185,15 @@ def takes_float(document: Any, path: tuple[str | int, ...]) -> bool:
 
 def test_every_required_field_that_is_missing_is_named(document: dict[str, Any]) -> None:
     optional = {
-        "temperature", "metrics", "parity", "provenance", "resize", "interpolation",
-        "scaled_decoding", *LATER,
-    }  # fmt: skip
+        "temperature",
+        "metrics",
+        "parity",
+        "provenance",
+        "resize",
+        "interpolation",
+        "scaled_decoding",
+        *LATER,
+    }
     free = ("per_class", "versions")
     count = 0
     for path in paths(document):

@@ -18,9 +18,24 @@ def test_the_story_of_a_shipped_model_is_whole(name: str) -> None:
     files = [title for file in artifact.files for title in ("file", *([""] if file.gate else []))]
     drift = ["trained on"] if "trained on" in titles else []  # older exports did not write it
     assert titles == [
-        "model", "labels", "image", "input", "outputs", "graph", *files, "golden", "accuracy", "",
-        "calibration", *drift, "parity", "dataset", "made", "command", "versions",
-    ]  # fmt: skip
+        "model",
+        "labels",
+        "image",
+        "input",
+        "outputs",
+        "graph",
+        *files,
+        "golden",
+        "accuracy",
+        "",
+        "calibration",
+        *drift,
+        "parity",
+        "dataset",
+        "made",
+        "command",
+        "versions",
+    ]
     story = "\n".join(text for _, text in lines)
     assert artifact.metrics is not None and artifact.provenance is not None
     for known in (

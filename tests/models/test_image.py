@@ -125,11 +125,14 @@ def test_exif_orientation_is_applied(orientation: int, mode: Mode) -> None:
 
 def _exif_transpose(image: Image.Image, orientation: int) -> Image.Image:
     operations = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
-    }  # fmt: skip
+    }
     return image.transpose(operations[orientation]) if orientation in operations else image
 
 
@@ -191,15 +194,24 @@ def test_nearest_invents_no_value() -> None:
 
 
 @given(
-    st.integers(1, 80), st.integers(1, 80), st.integers(1, 40), st.integers(1, 40),
+    st.integers(1, 80),
+    st.integers(1, 80),
+    st.integers(1, 40),
+    st.integers(1, 40),
     st.sampled_from(["stretch", "crop", "pad"]),
-    st.sampled_from(["nearest", "linear", "cubic", "area"]), st.sampled_from([1, 3]),
-)  # fmt: skip
+    st.sampled_from(["nearest", "linear", "cubic", "area"]),
+    st.sampled_from([1, 3]),
+)
 @settings(max_examples=300)
 def test_any_size_becomes_any_other(  # noqa: PLR0917 - what hypothesis draws
-    height: int, width: int, to_height: int, to_width: int, resize: Resize,
-    interpolation: Interpolation, channels: int,
-) -> None:  # fmt: skip
+    height: int,
+    width: int,
+    to_height: int,
+    to_width: int,
+    resize: Resize,
+    interpolation: Interpolation,
+    channels: int,
+) -> None:
     """White stays white, and how much of it is left says what each rule did."""
     mode: Mode = "L" if channels == 1 else "RGB"
     shape = (height, width) if channels == 1 else (height, width, 3)
@@ -235,9 +247,11 @@ def test_a_large_jpeg_is_decoded_at_the_smallest_scale_that_suffices(
     exif[0x0112] = orientation
     encoded = save(photograph(1, height, width), "JPEG", quality=95, exif=exif)
     flag = {
-        1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+        1: 0,
+        2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+        4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
         8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    }[scale]  # fmt: skip
+    }[scale]
     colour = cv2.IMREAD_COLOR_RGB if mode == "RGB" else cv2.IMREAD_GRAYSCALE
     reduced = cv2.imdecode(np.frombuffer(encoded, np.uint8), colour | flag)
     assert reduced is not None

@@ -115,8 +115,12 @@ def test_announced_chunk_is_not_allocated(kind: bytes) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program, png_header(8, 8).hex(), kind.decode()],
-        cwd=ROOT, check=True, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert int(done.stdout) < 512 << 10, "KiB of memory at the most"
 
 
@@ -154,13 +158,28 @@ def test_jpeg_thumbnail_is_not_taken_for_the_image() -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"\0", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"GIF89a" + bytes(99),
-        b"II*\0" + bytes(99), b"%PDF-1.7", b"\x89PNG", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff",
-        b"\xff\xd8\xff\xe0\0\0", b"\xff\xd8\xff" + b"\xff" * 5000, b"RIFF\0\0\0\0WEBP",
-        b"RIFF\0\0\0\0WEBPVP8 ", b"RIFF\0\0\0\0WEBPVP8L" + bytes(30), b"BM", b"BM" + bytes(23),
-        b"BM" + bytes(200), b"BM" + b"\xff" * 200, b"\0\0\0\x20ftypavif" + bytes(99),
+        b"",
+        b"\0",
+        b"hello",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"GIF89a" + bytes(99),
+        b"II*\0" + bytes(99),
+        b"%PDF-1.7",
+        b"\x89PNG",
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff",
+        b"\xff\xd8\xff\xe0\0\0",
+        b"\xff\xd8\xff" + b"\xff" * 5000,
+        b"RIFF\0\0\0\0WEBP",
+        b"RIFF\0\0\0\0WEBPVP8 ",
+        b"RIFF\0\0\0\0WEBPVP8L" + bytes(30),
+        b"BM",
+        b"BM" + bytes(23),
+        b"BM" + bytes(200),
+        b"BM" + b"\xff" * 200,
+        b"\0\0\0\x20ftypavif" + bytes(99),
     ],
-)  # fmt: skip
+)
 def test_no_image(content: bytes) -> None:
     with pytest.raises(ImageError, match=r"^image: expected "):
         decode(content, spec())

@@ -90,8 +90,12 @@ def test_agrees_on_every_datatype_and_shape(datatype: int) -> None:
 
 def test_datatypes_are_named_as_onnx_numbers_them() -> None:
     names = {
-        "FP32": "FLOAT", "FP16": "FLOAT16", "FP64": "DOUBLE", "BF16": "BFLOAT16", "BYTES": "STRING",
-    }  # fmt: skip
+        "FP32": "FLOAT",
+        "FP16": "FLOAT16",
+        "FP64": "DOUBLE",
+        "BF16": "BFLOAT16",
+        "BYTES": "STRING",
+    }
     for number, name in DATATYPES.items():
         assert TensorProto.DataType.Name(number) == names.get(name, name)
 
@@ -158,7 +162,7 @@ HIDING_PLACES = {
     "function": lambda m: add_function(m, node_with(t=outside())),
     "graph-in-function": lambda m: add_function(m, node_with(g=graph_with(outside()))),
     "function-default": add_function_default,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("place", HIDING_PLACES)
@@ -254,11 +258,22 @@ def test_a_megabyte_of_tiny_fields_ends(unit: bytes) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"\x00", b"hello world", b"\xff" * 100, b"\x80" * 11, b"\x08", b"\x3a", b"\x3a\x05",
-        b"\x0b", b"\x0c", b"\x0e\x01", b"PK\x03\x04" + bytes(50), b"\x80\x04\x95" + bytes(50),
+        b"",
+        b"\x00",
+        b"hello world",
+        b"\xff" * 100,
+        b"\x80" * 11,
+        b"\x08",
+        b"\x3a",
+        b"\x3a\x05",
+        b"\x0b",
+        b"\x0c",
+        b"\x0e\x01",
+        b"PK\x03\x04" + bytes(50),
+        b"\x80\x04\x95" + bytes(50),
     ],
     ids=lambda content: repr(content[:6]),
-)  # fmt: skip
+)
 def test_no_onnx_file(content: bytes) -> None:
     with pytest.raises(OnnxFileError, match="expected"):
         summarize(content)

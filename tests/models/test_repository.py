@@ -28,8 +28,11 @@ def test_publish_numbers_versions(repository: ModelRepository) -> None:
     assert repository.versions("tiny") == [1, 2, 3]
     assert repository.names() == ["tiny"]
     assert tree(repository.root / "tiny/3") == [
-        "golden", *(f"golden/{i}.png" for i in range(8)), "model.json", "model.onnx",
-    ]  # fmt: skip
+        "golden",
+        *(f"golden/{i}.png" for i in range(8)),
+        "model.json",
+        "model.onnx",
+    ]
     assert repository.verify("tiny", 3) == repository.load("tiny", 3)
 
 
@@ -269,16 +272,26 @@ def test_settings_are_readable_by_others_and_written_whole(repository: ModelRepo
     path = repository.root / "repository.json"
     assert path.stat().st_mode & 0o777 == 0o644
     assert json.loads(path.read_text()) == {
-        "default_model": "tiny", "default_versions": {"tiny": 1},
-    }  # fmt: skip
+        "default_model": "tiny",
+        "default_versions": {"tiny": 1},
+    }
     assert tree(repository.root)[0] == "repository.json", "a temporary file was left"
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "5", '{"default_versions": []}', '{"default_versions": {"tiny": "x"}}',
-     '{"default_model": 5}', '{"default_model": ["tiny"]}', '{"default_versions": {"tiny": null}}'],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        "[]",
+        "5",
+        '{"default_versions": []}',
+        '{"default_versions": {"tiny": "x"}}',
+        '{"default_model": 5}',
+        '{"default_model": ["tiny"]}',
+        '{"default_versions": {"tiny": null}}',
+    ],
+)
 def test_broken_settings(repository: ModelRepository, text: str) -> None:
     publish_tiny(repository.root)
     (repository.root / "repository.json").write_text(text)

@@ -36,11 +36,17 @@ def test_a_candidate_must_exist(repository: ModelRepository) -> None:
 
 @pytest.mark.parametrize(
     "traffic",
-    [[], {"x": 1}, {"canary": 2}, {"canary": {"version": 1}},
-     {"canary": {"version": True, "fraction": 1}}, {"shadow": {"version": 1, "fraction": "1"}},
-     {"shadow": {"version": 1, "fraction": -0.1}},
-     {"shadow": {"version": 1, "fraction": float("nan")}}],
-)  # fmt: skip
+    [
+        [],
+        {"x": 1},
+        {"canary": 2},
+        {"canary": {"version": 1}},
+        {"canary": {"version": True, "fraction": 1}},
+        {"shadow": {"version": 1, "fraction": "1"}},
+        {"shadow": {"version": 1, "fraction": -0.1}},
+        {"shadow": {"version": 1, "fraction": float("nan")}},
+    ],
+)
 def test_what_cannot_be_read_is_refused(tmp_path: Path, traffic: object) -> None:
     document = {"traffic": {"tiny": traffic}}
     (tmp_path / "repository.json").write_text(json.dumps(document))

@@ -86,8 +86,12 @@ def test_it_counts_for_the_same_bytes_on_the_same_machine_only(
     artifact = repository.load("tiny", 1)
     assert plan.mismatch(artifact, MACHINE) is None
     for name, other in (
-        ("cpu", "another"), ("cores", 2), ("workers", 2), ("device", "gpu"), ("onnxruntime", "9"),
-    ):  # fmt: skip
+        ("cpu", "another"),
+        ("cores", 2),
+        ("workers", 2),
+        ("device", "gpu"),
+        ("onnxruntime", "9"),
+    ):
         why = plan.mismatch(artifact, dataclasses.replace(MACHINE, **{name: other}))
         assert why is not None
         assert name in why

@@ -87,8 +87,10 @@ def wds_tar(path: Path, images_NHWC: NDArray[np.uint8], labels: list[int]) -> Pa
     with tarfile.open(path, "w") as tar:
         for i, (image, label) in enumerate(zip(images_NHWC, labels, strict=True)):
             for ending, content in (
-                ("cls", b"%d\n" % label), ("json", b"{}"), ("png", encode_png(image)),
-            ):  # fmt: skip
+                ("cls", b"%d\n" % label),
+                ("json", b"{}"),
+                ("png", encode_png(image)),
+            ):
                 info = tarfile.TarInfo(f"{i:05}.{ending}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))

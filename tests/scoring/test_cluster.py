@@ -110,6 +110,10 @@ def test_tasks_cut_every_source_where_the_rows_are_known(files: list[Path], tmp_
     sources = find_sources(words, Columns())
     cut = [(number, start, stop) for number, _, start, stop in cluster._tasks(sources, (0, 256))]
     assert cut == [
-        (0, 256, 1280), (0, 1280, 2304), (0, 2304, 2500), (1, 0, None), (2, 0, len(files)),
-    ]  # fmt: skip
+        (0, 256, 1280),
+        (0, 1280, 2304),
+        (0, 2304, 2500),
+        (1, 0, None),
+        (2, 0, len(files)),
+    ]
     assert list(cluster._tasks(sources, (3, 0))) == []

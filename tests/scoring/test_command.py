@@ -35,15 +35,39 @@ def test_all_that_is_asked_for_is_in_the_table(shell: Shell, table: Path, tmp_pa
     for ending in (".parquet", ".csv", ".jsonl"):
         out = tmp_path / f"out{ending}"
         said = shell(
-            "score", table, "--model", "tiny", "--out", out, "--top", 2, "--probabilities",
-            "--keep", "label", "--keep", "size", "--id-column", "label",
-        )  # fmt: skip
+            "score",
+            table,
+            "--model",
+            "tiny",
+            "--out",
+            out,
+            "--top",
+            2,
+            "--probabilities",
+            "--keep",
+            "label",
+            "--keep",
+            "size",
+            "--id-column",
+            "label",
+        )
         assert (said.code, said.error) == (0, "")
         rows = read(out)
         assert list(rows[0]) == [
-            "id", "label", "index", "probability", "label_2", "index_2", "probability_2",
-            "probabilities", "error", "model", "version", "source_label", "size",
-        ]  # fmt: skip
+            "id",
+            "label",
+            "index",
+            "probability",
+            "label_2",
+            "index_2",
+            "probability_2",
+            "probabilities",
+            "error",
+            "model",
+            "version",
+            "source_label",
+            "size",
+        ]
         assert [int(row["index_2"]) for row in rows] == order_NK[:, 1].tolist()
         assert [row["label_2"] for row in rows] == [LABELS[i] for i in order_NK[:, 1]]
         assert {float(row["size"]) for row in rows} == {1.5}
@@ -82,10 +106,24 @@ def test_the_bar_is_for_terminals(
 ) -> None:
     ours, theirs = pty.openpty()
     ended = subprocess.run(
-        [sys.executable, ROOT / "foveal.py", "score", table, "--model", "tiny", "--models",
-         tiny_repository, "--out", tmp_path / "out.csv", *(["--quiet"] if quiet else [])],
-        stdout=subprocess.PIPE, stderr=theirs, check=True, env=os.environ | {"TERM": "xterm"},
-    )  # fmt: skip
+        [
+            sys.executable,
+            ROOT / "foveal.py",
+            "score",
+            table,
+            "--model",
+            "tiny",
+            "--models",
+            tiny_repository,
+            "--out",
+            tmp_path / "out.csv",
+            *(["--quiet"] if quiet else []),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        check=True,
+        env=os.environ | {"TERM": "xterm"},
+    )
     os.close(theirs)
     try:
         shown = os.read(ours, 1 << 16).decode()

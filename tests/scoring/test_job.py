@@ -87,8 +87,14 @@ def test_parquet_columns_are_typed(folder: Path, model: LocalModel, tmp_path: Pa
     run(folder, model, tmp_path / "scores.parquet")
     schema = pyarrow.parquet.read_schema(tmp_path / "scores.parquet")
     assert [str(field.type) for field in schema] == [
-        "string", "string", "int32", "float", "string", "string", "int32",
-    ]  # fmt: skip
+        "string",
+        "string",
+        "int32",
+        "float",
+        "string",
+        "string",
+        "int32",
+    ]
 
 
 def test_bad_files_are_rows_with_an_error(folder: Path, model: LocalModel, tmp_path: Path) -> None:

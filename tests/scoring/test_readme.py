@@ -14,9 +14,10 @@ from tests.scoring.containers import as_csv, as_npz, as_parquet, as_tar, as_zip,
 from tests.server import ROOT
 
 EXAMPLES = [
-    line for line in (ROOT / "README.md").read_text().splitlines() if "foveal score " in line
-    and not line.startswith("`")
-]  # fmt: skip
+    line
+    for line in (ROOT / "README.md").read_text().splitlines()
+    if "foveal score " in line and not line.startswith("`")
+]
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def some_server(status: int, content_type: str, body: bytes) -> Iterator[str]:
         (404, "application/json", b'{"detail": "Not Found"}', "got status 404"),
         (503, "application/json", b'{"error": "draining"}', "^http://127.0.0.1:[0-9]+: draining$"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_answer_is_said(status: int, content_type: str, body: bytes, match: str) -> None:
     with some_server(status, content_type, body) as url, pytest.raises(RemoteError, match=match):
         RemoteModel(url).predict([b"image"], 1)
@@ -55,8 +55,10 @@ def test_a_refused_image_is_a_result() -> None:
     with some_server(400, "application/json", b'{"error": "image: no"}') as url:
         answer = RemoteModel(url, "name:3").predict([b"1", b"2"], 1)
     assert answer == {
-        "model": "name", "version": 3, "results": [{"error": "image: no"}, {"error": "image: no"}],
-    }  # fmt: skip
+        "model": "name",
+        "version": 3,
+        "results": [{"error": "image: no"}, {"error": "image: no"}],
+    }
 
 
 @pytest.mark.parametrize("url", ["localhost:3000", "ftp://localhost", "http://", "http://a:b", ""])

@@ -79,8 +79,11 @@ def sources(files: list[Path], tmp_path: Path) -> list[str]:
 def start(models: Path, out: Path, sources: list[str]) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
         [sys.executable, "-c", JOB, models, out, *sources],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "loaded\n"
     return process
@@ -199,8 +202,12 @@ def test_a_model_of_the_same_name_with_other_weights_is_noticed(
     out = tmp_path / "out.csv"
     for gain in (1.0, 2.0):
         publish_tiny(tmp_path / str(gain), gain=gain)
-    begin([str(files[0].parent)], LocalModel.load(ModelRepository(tmp_path / "1.0")), out,
-          Options(part_rows=1))  # fmt: skip
+    begin(
+        [str(files[0].parent)],
+        LocalModel.load(ModelRepository(tmp_path / "1.0")),
+        out,
+        Options(part_rows=1),
+    )
     with pytest.raises(ScoreError, match="expected the same model as"):
         go_on([str(files[0].parent)], LocalModel.load(ModelRepository(tmp_path / "2.0")), out)
 
@@ -230,8 +237,12 @@ def test_a_part_without_its_count_was_never_written(
     begin(words, model, out, Options(part_rows=1))
     folder = tmp_path / ".out.csv.parts"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "000000", "000000.json", "000001", "000001.json", "job.json",
-    ]  # fmt: skip
+        "000000",
+        "000000.json",
+        "000001",
+        "000001.json",
+        "job.json",
+    ]
     (folder / "000001.json").unlink()
     (folder / "000001").write_bytes(b"half a par")
     (folder / "table").write_bytes(b"half a table")

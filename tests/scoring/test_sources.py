@@ -41,9 +41,9 @@ def expected(files: list[Path], model: LocalModel, tmp_path_factory: Any) -> lis
     rows = rows_of([files[0].parent], model, tmp_path_factory.mktemp("expected"))
     good = [row for row in rows if row["error"] is None]
     assert (len(rows), len(good)) == (COUNT + 2, COUNT)
-    assert [row["index"] for row in good] == tiny_probabilities(
-        random_images(COUNT)
-    ).argmax(axis=1).tolist()  # fmt: skip
+    assert [row["index"] for row in good] == tiny_probabilities(random_images(COUNT)).argmax(
+        axis=1
+    ).tolist()
     return rows
 
 
@@ -64,9 +64,8 @@ def expected(files: list[Path], model: LocalModel, tmp_path_factory: Any) -> lis
     ],
 )
 def test_a_container_gives_the_rows_of_its_folder(
-    name: str, build: Any, files: list[Path], expected: list[Row], model: LocalModel,
-    tmp_path: Path,
-) -> None:  # fmt: skip
+    name: str, build: Any, files: list[Path], expected: list[Row], model: LocalModel, tmp_path: Path
+) -> None:
     # Tables name their images relative to themselves.
     (tmp_path / "images").symlink_to(files[0].parent)
     source = build(tmp_path / name, [tmp_path / "images" / file.name for file in files])
@@ -93,17 +92,18 @@ def test_an_array_gives_the_rows_of_its_images(
 
 
 def test_sources_of_all_kinds_are_mixed_in_order(
-    files: list[Path], expected: list[Row], model: LocalModel, tmp_path: Path,
+    files: list[Path],
+    expected: list[Row],
+    model: LocalModel,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     as_tar(tmp_path / "a.tar", files[:30])
     as_zip(tmp_path / "b.zip", files[40:70])
     as_parquet(tmp_path / "c.parquet", files[100:])
     listed = "\n".join([*map(str, files[70:100]), ""])
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(listed.encode())))
-    sources = [
-        tmp_path / "a.tar", *files[30:40], tmp_path / "b.zip", "-", tmp_path / "c.parquet",
-    ]  # fmt: skip
+    sources = [tmp_path / "a.tar", *files[30:40], tmp_path / "b.zip", "-", tmp_path / "c.parquet"]
     assert rows_of(sources, model, tmp_path) == expected
 
 
@@ -125,9 +125,12 @@ def test_a_url_is_opened_by_fsspec(
         np.save(tmp_path / "a.npy", random_images(COUNT))
         memory.pipe_file("/a.npy", (tmp_path / "a.npy").read_bytes())
         for url in (
-            "memory://photos", "memory://photos/*.png", "memory://a.tar", "memory://a.parquet",
+            "memory://photos",
+            "memory://photos/*.png",
+            "memory://a.tar",
+            "memory://a.parquet",
             "memory://tables/a.csv",
-        ):  # fmt: skip
+        ):
             assert rows_of([url], model, tmp_path) == expected, url
         assert rows_of(["memory://a.npy"], model, tmp_path) == [
             row for row in expected if row["error"] is None
@@ -143,15 +146,22 @@ def test_a_url_is_opened_by_fsspec(
 def test_ids_say_where_a_row_is(files: list[Path], model: LocalModel, tmp_path: Path) -> None:
     some = files[:2]
     sources = [
-        as_tar(tmp_path / "a.tar", some), as_zip(tmp_path / "b.zip", some),
+        as_tar(tmp_path / "a.tar", some),
+        as_zip(tmp_path / "b.zip", some),
         as_parquet(tmp_path / "c.parquet", some, name=["x", "y"]),
-    ]  # fmt: skip
+    ]
     np.save(tmp_path / "d.npy", random_images(2))
     run([*sources, tmp_path / "d.npy"], model, tmp_path / "out.csv")
     assert [row["id"].removeprefix(f"{tmp_path}/") for row in read(tmp_path / "out.csv")] == [
-        "a.tar/images/0000.png", "a.tar/images/0001.png", "b.zip/images/0000.png",
-        "b.zip/images/0001.png", "c.parquet#0", "c.parquet#1", "d.npy#0", "d.npy#1",
-    ]  # fmt: skip
+        "a.tar/images/0000.png",
+        "a.tar/images/0001.png",
+        "b.zip/images/0000.png",
+        "b.zip/images/0001.png",
+        "c.parquet#0",
+        "c.parquet#1",
+        "d.npy#0",
+        "d.npy#1",
+    ]
     run([sources[2]], model, tmp_path / "out.csv", columns=Columns(id="name"))
     assert [row["id"] for row in read(tmp_path / "out.csv")] == ["x", "y"]
 
@@ -236,41 +246,69 @@ def test_a_table_with_a_null_or_a_missing_file_has_rows_with_errors(
 ) -> None:
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     cells = pyarrow.array(
-        [None, {"bytes": None, "path": None}, {"bytes": None, "path": str(files[0])},
-         {"bytes": None, "path": "none.png"}], kind,
-    )  # fmt: skip
+        [
+            None,
+            {"bytes": None, "path": None},
+            {"bytes": None, "path": str(files[0])},
+            {"bytes": None, "path": "none.png"},
+        ],
+        kind,
+    )
     pyarrow.parquet.write_table(pyarrow.table({"image": cells}), tmp_path / "a.parquet")
     (tmp_path / "b.csv").write_text('path,x\n\n"",1\nnone.png,2\nn\0one.png,3\n')
     rows = rows_of([tmp_path / "a.parquet", tmp_path / "b.csv"], model, tmp_path)
     nothing = "image: expected bytes or a path, got nothing"
     missing = "file: expected a readable file, got: No such file or directory"
     assert [row["error"] for row in rows] == [
-        nothing, nothing, None, missing, nothing, missing,
+        nothing,
+        nothing,
+        None,
+        missing,
+        nothing,
+        missing,
         "file: expected a readable file, got: embedded null byte",
-    ]  # fmt: skip
+    ]
 
 
 WRONG = [
-    ("a.npy", lambda path: np.save(path, np.zeros((2, 8, 8, 1), np.float32)),
-     r"got float32; scale to 0-255 and use \.astype\('uint8'\)$"),
-    ("a.npy", lambda path: np.save(path, np.zeros((2, 3, 8, 8), np.uint8)),
-     r"got \[2, 3, 8, 8\]; use \.transpose"),
+    (
+        "a.npy",
+        lambda path: np.save(path, np.zeros((2, 8, 8, 1), np.float32)),
+        r"got float32; scale to 0-255 and use \.astype\('uint8'\)$",
+    ),
+    (
+        "a.npy",
+        lambda path: np.save(path, np.zeros((2, 3, 8, 8), np.uint8)),
+        r"got \[2, 3, 8, 8\]; use \.transpose",
+    ),
     ("a.npy", lambda path: np.save(path, np.zeros((2, 64), np.uint8)), r"got \[2, 64\]$"),
-    ("a.npy", lambda path: np.save(path, np.asfortranarray(np.zeros((2, 8, 8), np.uint8))),
-     "Fortran"),
+    (
+        "a.npy",
+        lambda path: np.save(path, np.asfortranarray(np.zeros((2, 8, 8), np.uint8))),
+        "Fortran",
+    ),
     ("a.npy", lambda path: np.save(path, np.array([{}]), allow_pickle=True), "got object"),
     ("a.npy", lambda path: path.write_bytes(b"no array"), "expected an array of numpy, got"),
     ("a.npz", lambda path: path.write_bytes(b"no array"), "expected an array of numpy, got"),
-    ("a.npz", lambda path: np.savez(path, a=np.zeros(3), b=np.zeros(3)),
-     "expected an array called images, .* got a, b$"),
-    ("a.npz", lambda path: np.savez(path, images=np.zeros((2, 8, 8), np.uint8), labels=[1]),
-     r"expected labels \[2\] of whole numbers or text, got int64 \[1\]"),
+    (
+        "a.npz",
+        lambda path: np.savez(path, a=np.zeros(3), b=np.zeros(3)),
+        "expected an array called images, .* got a, b$",
+    ),
+    (
+        "a.npz",
+        lambda path: np.savez(path, images=np.zeros((2, 8, 8), np.uint8), labels=[1]),
+        r"expected labels \[2\] of whole numbers or text, got int64 \[1\]",
+    ),
     ("a.parquet", lambda path: path.write_bytes(b"no table"), "expected a Parquet file, got"),
-    ("a.parquet", lambda path: pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), path),
-     "expected a column of images or paths, got x; name it with --image-column"),
+    (
+        "a.parquet",
+        lambda path: pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), path),
+        "expected a column of images or paths, got x; name it with --image-column",
+    ),
     ("a.csv", lambda path: path.write_text("x,y\n1,2\n"), "expected a column of images or paths"),
     ("a.csv", lambda path: path.write_bytes(b"path\xff\n"), "expected CSV in UTF-8"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "build", "match"), WRONG, ids=[match for _, _, match in WRONG])
@@ -300,8 +338,10 @@ def test_labels_are_compared_where_they_are_known(
     files: list[Path], model: LocalModel, tmp_path: Path
 ) -> None:
     images = random_images(COUNT)
-    truths = [(int(best) + (i % 10 == 0)) % 4 for i, best in
-              enumerate(tiny_probabilities(images).argmax(axis=1))]  # fmt: skip
+    truths = [
+        (int(best) + (i % 10 == 0)) % 4
+        for i, best in enumerate(tiny_probabilities(images).argmax(axis=1))
+    ]
     good = [file for file in files if "-" not in file.name]
     names = [LABELS[truth] for truth in truths]
     by_folder = tmp_path / "by_folder"
@@ -339,9 +379,9 @@ def test_a_sample_of_a_tar_is_one_row(model: LocalModel, tmp_path: Path) -> None
     run([path], model, tmp_path / "out.csv")
     rows = read(tmp_path / "out.csv")
     assert [row["id"] for row in rows] == [f"{path}/{i:05}.png" for i in range(COUNT)]
-    assert [row["index"] for row in rows] == tiny_probabilities(
-        random_images(COUNT)
-    ).argmax(axis=1).tolist()  # fmt: skip
+    assert [row["index"] for row in rows] == tiny_probabilities(random_images(COUNT)).argmax(
+        axis=1
+    ).tolist()
 
 
 def test_a_container_whose_name_is_no_utf8_is_read(
@@ -374,6 +414,9 @@ def test_a_folder_opens_what_holds_images_but_not_a_table_of_paths(
     run([folder], model, tmp_path / "out.jsonl")
     rows = read(tmp_path / "out.jsonl")
     assert [(row["id"].removeprefix(f"{folder}/"), row["error"] is None) for row in rows] == [
-        ("a.tar/images/0000.png", True), ("a.tar/images/0001.png", True), ("b.png", True),
-        ("labels.csv", False), ("z.npy#0", True),
-    ]  # fmt: skip
+        ("a.tar/images/0000.png", True),
+        ("a.tar/images/0001.png", True),
+        ("b.png", True),
+        ("labels.csv", False),
+        ("z.npy#0", True),
+    ]

@@ -30,13 +30,24 @@ def test_who_is_blamed(kind: type[ServiceError]) -> None:
 def test_statuses() -> None:
     statuses = {kind.__name__: kind.status for kind in CLASSES}
     assert statuses == {
-        "ServiceError": 500, "ClientError": 400, "DecodeError": 400, "InvalidInputError": 400,
-        "ModelNotFoundError": 404, "MethodError": 405, "RequestTimeoutError": 408,
-        "TooLargeError": 413, "UnsupportedMediaError": 415, "HeadersTooLargeError": 431,
-        "UnauthorizedError": 401, "ForbiddenError": 403,
-        "ServerError": 500, "QueueFullError": 429, "InferenceError": 500, "NotReadyError": 503,
+        "ServiceError": 500,
+        "ClientError": 400,
+        "DecodeError": 400,
+        "InvalidInputError": 400,
+        "ModelNotFoundError": 404,
+        "MethodError": 405,
+        "RequestTimeoutError": 408,
+        "TooLargeError": 413,
+        "UnsupportedMediaError": 415,
+        "HeadersTooLargeError": 431,
+        "UnauthorizedError": 401,
+        "ForbiddenError": 403,
+        "ServerError": 500,
+        "QueueFullError": 429,
+        "InferenceError": 500,
+        "NotReadyError": 503,
         "DeadlineError": 504,
-    }  # fmt: skip
+    }
 
 
 def test_headers() -> None:

@@ -33,9 +33,13 @@ def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) 
     message = str(refused.value)
     assert "\n" not in message
     for words in (
-        "FOVEAL_MAX_BATCH_SIZE", "'0'", "FOVEAL_DEVICE", "'abacus'", "FOVEAL_KEEP_ALIVE_S",
+        "FOVEAL_MAX_BATCH_SIZE",
+        "'0'",
+        "FOVEAL_DEVICE",
+        "'abacus'",
+        "FOVEAL_KEEP_ALIVE_S",
         "'soon'",
-    ):  # fmt: skip
+    ):
         assert words in message
 
 

@@ -50,18 +50,38 @@ def pickle_batch(data: np.ndarray, labels: list[Any]) -> bytes:
     """
     array = (
         _global("numpy.core.multiarray", "_reconstruct")
-        + _global("numpy", "ndarray") + b"K\0\x85" + _text(b"b") + b"\x87R"  # (ndarray, (0,), 'b')
-        + b"(K\x01" + _number(data.shape[0]) + _number(data.shape[1]) + b"\x86"  # version, shape
-        + _global("numpy", "dtype") + _text(b"u1") + b"K\0K\x01\x87R"
-        + b"(K\x03" + _text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
-        + b"\x89" + _text(data.tobytes()) + b"tb"  # not Fortran order, the values
-    )  # fmt: skip
+        + _global("numpy", "ndarray")
+        + b"K\0\x85"
+        + _text(b"b")
+        + b"\x87R"  # (ndarray, (0,), 'b')
+        + b"(K\x01"
+        + _number(data.shape[0])
+        + _number(data.shape[1])
+        + b"\x86"  # version, shape
+        + _global("numpy", "dtype")
+        + _text(b"u1")
+        + b"K\0K\x01\x87R"
+        + b"(K\x03"
+        + _text(b"|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+        + b"\x89"
+        + _text(data.tobytes())
+        + b"tb"  # not Fortran order, the values
+    )
     batch = (
-        _text(b"batch_label") + _text(b"training batch 1 of 5")
-        + _text(b"labels") + b"](" + b"".join(map(_number, labels)) + b"e"
-        + _text(b"data") + array
-        + _text(b"filenames") + b"](" + _text(b"some_file.png") + b"e"
-    )  # fmt: skip
+        _text(b"batch_label")
+        + _text(b"training batch 1 of 5")
+        + _text(b"labels")
+        + b"]("
+        + b"".join(map(_number, labels))
+        + b"e"
+        + _text(b"data")
+        + array
+        + _text(b"filenames")
+        + b"]("
+        + _text(b"some_file.png")
+        + b"e"
+    )
     return b"\x80\x02}(" + batch + b"u."
 
 

@@ -22,10 +22,7 @@ from training.errors import DatasetError
 
 _LOG = logging.getLogger(__name__)
 
-LABELS = (
-    "airplane", "automobile", "bird", "cat", "deer",
-    "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
+LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 _URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 _MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -137,8 +134,10 @@ def _unpickle(path: Path) -> tuple[Any, Any]:
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: expected a dictionary, got {type(content).__name__}")
     # Python 2 wrote bytes where Python 3 writes text.
-    named = {key.decode("latin-1") if isinstance(key, bytes) else key: value
-             for key, value in content.items()}  # fmt: skip
+    named = {
+        key.decode("latin-1") if isinstance(key, bytes) else key: value
+        for key, value in content.items()
+    }
     return named.get("data"), named.get("labels")
 
 

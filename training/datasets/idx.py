@@ -46,9 +46,17 @@ _MNIST_MD5 = {
 }
 _MNIST_LABELS = tuple(str(digit) for digit in range(10))
 _FASHION_MNIST_LABELS = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 
 def read_fashion_mnist(data_dir: Path | None) -> Source:

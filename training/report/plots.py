@@ -110,19 +110,35 @@ def plot_reliability(before: Reliability, after: Reliability, temperature: float
         edges = np.linspace(0, 1, len(bins.rows_B) + 1)
         width = edges[1]
         axes.bar(
-            edges[:-1], bins.accuracy_B, width, align="edge",
-            color=_TRAIN, alpha=0.75, edgecolor="white", label="accuracy in the bin",
-        )  # fmt: skip
+            edges[:-1],
+            bins.accuracy_B,
+            width,
+            align="edge",
+            color=_TRAIN,
+            alpha=0.75,
+            edgecolor="white",
+            label="accuracy in the bin",
+        )
         axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="honest")
         axes.plot(
-            bins.confidence_B, bins.accuracy_B, "o", color=_VALIDATION, markersize=4,
+            bins.confidence_B,
+            bins.accuracy_B,
+            "o",
+            color=_VALIDATION,
+            markersize=4,
             label="mean confidence of the bin",
-        )  # fmt: skip
+        )
         for left, rows in zip(edges, bins.rows_B, strict=False):
             axes.text(
-                left + width / 2, 1.03, f"{rows}",
-                ha="center", va="bottom", fontsize=7, color=_GREY, rotation=90,
-            )  # fmt: skip
+                left + width / 2,
+                1.03,
+                f"{rows}",
+                ha="center",
+                va="bottom",
+                fontsize=7,
+                color=_GREY,
+                rotation=90,
+            )
         axes.set_title(f"{title}\ncalibration error {bins.error:.4f}", fontsize=11)
         axes.set_xlabel("confidence: probability of the predicted label")
         axes.set(xlim=(0, 1), ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))

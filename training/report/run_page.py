@@ -149,29 +149,44 @@ def _pictures(  # one list of everything that is drawn
     ]
     before, after = (reliability(p_NK.max(axis=1), is_right_N) for p_NK in (raw_NK, scaled_NK))
     return [
-        _Picture("curves", "Loss and accuracy",
-                 "Training is measured on augmented images while the weights still change, "
-                 "validation on plain ones after the epoch: so validation can be the better of "
-                 "the two. The dotted line marks the epoch whose weights were kept.",
-                 plot_curves(epochs, kept_epoch(epochs, run.config.keep))),
+        _Picture(
+            "curves",
+            "Loss and accuracy",
+            "Training is measured on augmented images while the weights still change, "
+            "validation on plain ones after the epoch: so validation can be the better of "
+            "the two. The dotted line marks the epoch whose weights were kept.",
+            plot_curves(epochs, kept_epoch(epochs, run.config.keep)),
+        ),
         _Picture("learning_rate", "Learning rate", "", plot_learning_rate(epochs)),
-        _Picture("confusion", "Confusion matrix",
-                 "Rows are what the images show, columns what the network said.",
-                 plot_confusion(confusion_KK, dataset.labels)),
-        _Picture("reliability", "Reliability",
-                 "Of the images with a confidence of 80 %, 80 % should be right: bars should end "
-                 "on the dashed line. The temperature was fitted on the validation split; this "
-                 "is the test split.",
-                 plot_reliability(before, after, outcome.temperature)),
-        _Picture("mistakes", f"The worst {len(mistakes)} of {int((~is_right_N).sum())} mistakes",
-                 "Predicted label with its probability, then the right one with its own; the "
-                 "least probable right label comes first.",
-                 plot_mistakes(test, mistakes, captions) if mistakes else None),
-        _Picture("filters", "First-layer filters",
-                 "Weights of the first layer, up to 64 of them; red adds, blue subtracts (of "
-                 "colour images: in their own colours, grey is zero).",
-                 plot_filters(network)),
-    ]  # fmt: skip
+        _Picture(
+            "confusion",
+            "Confusion matrix",
+            "Rows are what the images show, columns what the network said.",
+            plot_confusion(confusion_KK, dataset.labels),
+        ),
+        _Picture(
+            "reliability",
+            "Reliability",
+            "Of the images with a confidence of 80 %, 80 % should be right: bars should end "
+            "on the dashed line. The temperature was fitted on the validation split; this "
+            "is the test split.",
+            plot_reliability(before, after, outcome.temperature),
+        ),
+        _Picture(
+            "mistakes",
+            f"The worst {len(mistakes)} of {int((~is_right_N).sum())} mistakes",
+            "Predicted label with its probability, then the right one with its own; the "
+            "least probable right label comes first.",
+            plot_mistakes(test, mistakes, captions) if mistakes else None,
+        ),
+        _Picture(
+            "filters",
+            "First-layer filters",
+            "Weights of the first layer, up to 64 of them; red adds, blue subtracts (of "
+            "colour images: in their own colours, grey is zero).",
+            plot_filters(network),
+        ),
+    ]
 
 
 def _summary(outcome: Outcome, dataset: Dataset, network: ImageNetwork) -> str:

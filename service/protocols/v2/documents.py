@@ -28,9 +28,15 @@ Document = dict[str, Any]
 NAME = "foveal"
 PLATFORM = "onnx_onnxv1"
 EXTENSIONS = [
-    "classification", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
-    "model_configuration", "binary_tensor_data", "parameters", "statistics",
-]  # fmt: skip
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+]
 
 
 def version() -> str:
@@ -64,8 +70,10 @@ def model_config(classifier: Classifier) -> Document:
     artifact, limits = classifier.artifact, classifier.limits.batch
     plan = classifier.session.plan
     group: Document = {
-        "name": artifact.name, "count": classifier.limits.instances, "kind": "KIND_CPU",
-    }  # fmt: skip
+        "name": artifact.name,
+        "count": classifier.limits.instances,
+        "kind": "KIND_CPU",
+    }
     told: dict[str, str] = {}
     if plan.device != "cpu":
         group |= {"count": 1, "kind": "KIND_GPU", "gpus": [plan.index]}

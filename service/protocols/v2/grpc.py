@@ -87,9 +87,12 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
     """
 
     def __init__(
-        self, engine: InferEngine, control: ModelControl, statistics: Statistics,
+        self,
+        engine: InferEngine,
+        control: ModelControl,
+        statistics: Statistics,
         is_ready: Callable[[], bool],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.engine = engine
         self.control = control
         self.statistics = statistics

@@ -46,9 +46,13 @@ class V2Http:
     """
 
     def __init__(
-        self, engine: InferEngine, control: ModelControl, statistics: Statistics,
-        is_ready: Callable[[], bool], max_body_bytes: int,
-    ) -> None:  # fmt: skip
+        self,
+        engine: InferEngine,
+        control: ModelControl,
+        statistics: Statistics,
+        is_ready: Callable[[], bool],
+        max_body_bytes: int,
+    ) -> None:
         self.engine = engine
         self.control = control
         self.statistics = statistics

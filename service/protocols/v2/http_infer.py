@@ -165,8 +165,9 @@ class HttpInfer:
             return
         artifact = self._target.classifier.artifact
         opening = b'{"model_name":"%s","model_version":"%d"' % (
-            artifact.name.encode(), artifact.version,
-        )  # fmt: skip
+            artifact.name.encode(),
+            artifact.version,
+        )
         body, head_bytes = write_response(opening, call.request, call.outputs)
         assert call.job is not None, "outputs come from a job; this is a bug"
         extra = server_timing(call.job, self._exchange, time.monotonic())

@@ -105,9 +105,15 @@ class InferEngine:
     """
 
     def __init__(
-        self, catalog: Callable[[], Catalog], loop: Loop, decoders: Executor, meters: Meters, *,
-        request_timeout_s: float, max_request_rows: int,
-    ) -> None:  # fmt: skip
+        self,
+        catalog: Callable[[], Catalog],
+        loop: Loop,
+        decoders: Executor,
+        meters: Meters,
+        *,
+        request_timeout_s: float,
+        max_request_rows: int,
+    ) -> None:
         self.catalog = catalog
         self.loop = loop
         self.decoders = decoders
@@ -149,14 +155,24 @@ class InferCall:
     """
 
     __slots__ = (
-        "_deadline", "_engine", "_is_cancelled", "_on_done", "_target", "error", "job", "outputs",
+        "_deadline",
+        "_engine",
+        "_is_cancelled",
+        "_on_done",
+        "_target",
+        "error",
+        "job",
+        "outputs",
         "request",
-    )  # fmt: skip
+    )
 
     def __init__(
-        self, engine: InferEngine, target: Target, request: InferRequest,
+        self,
+        engine: InferEngine,
+        target: Target,
+        request: InferRequest,
         on_done: "Callable[[InferCall], None]",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._engine = engine
         self._target = target
         self.request = request

@@ -110,8 +110,10 @@ def write_response(
     for position, output in enumerate(outputs):
         values = output.values
         document: dict[str, Any] = {
-            "name": output.name, "datatype": output.datatype, "shape": output.shape,
-        }  # fmt: skip
+            "name": output.name,
+            "datatype": output.datatype,
+            "shape": output.shape,
+        }
         if request.is_binary(position):
             buffer = output.buffer()
             buffers.append(buffer)

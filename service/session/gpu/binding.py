@@ -63,9 +63,13 @@ class BoundRuns:
     """
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, memory: Memory, buckets: Sequence[int],
-        *, graphs: bool,
-    ) -> None:  # fmt: skip
+        self,
+        session: onnxruntime.InferenceSession,
+        memory: Memory,
+        buckets: Sequence[int],
+        *,
+        graphs: bool,
+    ) -> None:
         self.session = session
         self.memory = memory
         self.buckets = tuple(buckets)

@@ -21,20 +21,25 @@ def figure(binding: str, rows: int, batch_us: float) -> DeviceFigure:
 
 def torch_figure(binding: str, images_per_s: float) -> dict[str, object]:
     return {
-        "format": "fp32", "binding": binding, "rows": 64, "batch_us": 64e6 / images_per_s,
+        "format": "fp32",
+        "binding": binding,
+        "rows": 64,
+        "batch_us": 64e6 / images_per_s,
         "images_per_s": images_per_s,
-    }  # fmt: skip
+    }
 
 
 RESULTS: dict[str, dict[str, Any]] = {
     "torch": {
         MODEL: {
-            "multiply_adds": 1_000_000, "parameters": 500_000, "image_bytes": 784,
+            "multiply_adds": 1_000_000,
+            "parameters": 500_000,
+            "image_bytes": 784,
             "figures": [torch_figure("eager", 5e5), torch_figure("compile", 1e6)],
         }
     },
     "first_request": {f"{MODEL} fp32": {"first_us": 30.0, "median_us": 20.0}},
-}  # fmt: skip
+}
 
 
 def test_targets_are_ratios_of_what_was_measured() -> None:
@@ -61,8 +66,14 @@ def test_roofs_are_those_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_table_has_pytorchs_figures_beside_ours() -> None:
-    one = {"model": MODEL, "format": "fp32", "binding": "graph", "rows": 1, "batch_us": 40.0,
-           "images_per_s": 25_000.0}  # fmt: skip
+    one = {
+        "model": MODEL,
+        "format": "fp32",
+        "binding": "graph",
+        "rows": 1,
+        "batch_us": 40.0,
+        "images_per_s": 25_000.0,
+    }
     lines = table({"figures": [one], **RESULTS})
     assert lines[1] == (MODEL, "fp32", "graph", "1", "40.0", "25,000")
     assert [line[2] for line in lines[2:]] == ["eager", "compile"]
@@ -83,9 +94,14 @@ def test_without_a_gpu_one_line_says_what_is_missing(
 ) -> None:
     folder = str(tmp_path_factory.mktemp("out"))
     done = subprocess.run(
-        [word.replace("{folder}", folder) for word in words], cwd=ROOT, capture_output=True,
-        text=True, check=False, timeout=60, env=os.environ | {"PYTHON": sys.executable},
-    )  # fmt: skip
+        [word.replace("{folder}", folder) for word in words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | {"PYTHON": sys.executable},
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     said = (done.stdout + done.stderr).strip().splitlines()
     assert "device cuda: expected" in said[-1]

@@ -10,16 +10,23 @@ from tests.tiny import publish_tiny, tiny_model
 
 def figure(load: float, goodput: float, p99_ms: float) -> dict[str, object]:
     return {
-        "server": "a", "load": load, "goodput_per_s": goodput, "p99_ms": p99_ms,
-        "refused_p99_ms": 3.0, "retry_after_s": "1 s",
-    }  # fmt: skip
+        "server": "a",
+        "load": load,
+        "goodput_per_s": goodput,
+        "p99_ms": p99_ms,
+        "refused_p99_ms": 3.0,
+        "retry_after_s": "1 s",
+    }
 
 
 def test_the_verdict_holds_the_highest_load_against_the_best() -> None:
     figures = [figure(4, 90, 250), figure(1, 100, 100), figure(0.5, 50, 20)]
     assert verdict(figures, 500)["a"] == {
-        "goodput_kept": 0.9, "p99_of_deadline": 0.5, "refused_p99_ms": 3.0, "retry_after_s": "1 s",
-    }  # fmt: skip
+        "goodput_kept": 0.9,
+        "p99_of_deadline": 0.5,
+        "refused_p99_ms": 3.0,
+        "retry_after_s": "1 s",
+    }
     assert verdict([figure(4, 0, 0)], 500)["a"]["goodput_kept"] == 0.0
 
 
@@ -29,9 +36,15 @@ def test_overload_is_offered_and_told(tmp_path: Path) -> None:
     cpus = sorted(os.sched_getaffinity(0))
     said: list[str] = []
     plan = OverloadPlan(
-        model="tiny", deadline_ms=400, loads=(0.05, 0.1), rounds=1, seconds=1,
-        server_cpus=str(cpus[0]), load_cpus=str(cpus[-1]), only=("foveal",),
-    )  # fmt: skip
+        model="tiny",
+        deadline_ms=400,
+        loads=(0.05, 0.1),
+        rounds=1,
+        seconds=1,
+        server_cpus=str(cpus[0]),
+        load_cpus=str(cpus[-1]),
+        only=("foveal",),
+    )
     results = run(tmp_path / "models", plan, said.append)
     assert len(said) == 3 and results["capacity_per_s"] > 0
     assert [f["load"] for f in results["figures"]] == [0.05, 0.1]

@@ -12,10 +12,24 @@ from tests.server import ROOT
 @pytest.mark.slow
 def test_the_bench_reports_every_ratio_and_the_rounds_behind_it(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "loadtest.bench.score", "--rows", "256", "--rounds", "2",
-         "--model", "digits-cnn", "--out", str(tmp_path)],
-        capture_output=True, text=True, check=True, cwd=ROOT,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "loadtest.bench.score",
+            "--rows",
+            "256",
+            "--rounds",
+            "2",
+            "--model",
+            "digits-cnn",
+            "--out",
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
     document = json.loads(ended.stdout.splitlines()[-1])
     (written,) = tmp_path.glob("score_*.json")
     assert json.loads(written.read_text()) == document

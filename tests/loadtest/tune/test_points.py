@@ -101,5 +101,10 @@ def test_the_defaults_are_the_services_own(monkeypatch: pytest.MonkeyPatch) -> N
     given = Settings()
     assert given == plain
     assert given.model_fields_set == {
-        "precision", "threads", "instances", "max_batch_size", "max_queue_delay_ms", "buckets",
-    }  # fmt: skip
+        "precision",
+        "threads",
+        "instances",
+        "max_batch_size",
+        "max_queue_delay_ms",
+        "buckets",
+    }

@@ -22,9 +22,12 @@ class Machine:
     """
 
     def __init__(
-        self, goodput: Callable[[Configuration, int], float], row_ms: float = 0.1,
-        serve_s: float = 20.0, bound: str = "service",
-    ) -> None:  # fmt: skip
+        self,
+        goodput: Callable[[Configuration, int], float],
+        row_ms: float = 0.1,
+        serve_s: float = 20.0,
+        bound: str = "service",
+    ) -> None:
         self.now = 0.0
         self.swept: list[SessionPoint] = []
         self.served: list[Configuration] = []

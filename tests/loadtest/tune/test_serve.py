@@ -15,20 +15,37 @@ from loadtest.tune.serve import Service, _is_done
 def offered(rate: float, *, keeps: bool) -> Offered:
     share = 1.0 if keeps else 0.5
     return Offered(
-        rate_per_s=rate, offered_per_s=rate, answered_per_s=rate, goodput_per_s=share * rate,
-        kept_share=share, p50_ms=1.0, p95_ms=2.0, p99_ms=3.0, refused=0, refused_p99_ms=math.nan,
-        expired=0, failed=0, wrong=0, retry_after_s={}, causes={}, late_p95_ms=0.0, cpu_share=0.1,
+        rate_per_s=rate,
+        offered_per_s=rate,
+        answered_per_s=rate,
+        goodput_per_s=share * rate,
+        kept_share=share,
+        p50_ms=1.0,
+        p95_ms=2.0,
+        p99_ms=3.0,
+        refused=0,
+        refused_p99_ms=math.nan,
+        expired=0,
+        failed=0,
+        wrong=0,
+        retry_after_s={},
+        causes={},
+        late_p95_ms=0.0,
+        cpu_share=0.1,
         is_client_saturated=False,
-    )  # fmt: skip
+    )
 
 
 def found(highest: float, tries: int, first_rate: float = 100.0) -> Found:
     """Search a service that keeps its promise up to a rate, in so many offers."""
     now = iter(range(1000))
     return find_max(
-        lambda rate: offered(rate, keeps=rate <= highest), first_rate=first_rate, tries=1,
-        budget_s=tries + 0.5, clock=lambda: float(next(now)),
-    )  # fmt: skip
+        lambda rate: offered(rate, keeps=rate <= highest),
+        first_rate=first_rate,
+        tries=1,
+        budget_s=tries + 0.5,
+        clock=lambda: float(next(now)),
+    )
 
 
 @pytest.mark.parametrize("highest", [30.0, 100.0, 777.0])
@@ -62,9 +79,14 @@ def test_only_the_settings_that_are_measured_reach_the_service(
     assert words[0] == "env"
     assert words[words.index("FOVEAL_MAX_QUEUE_ROWS") - 1] == "-u"
     for setting in (
-        "FOVEAL_PRECISION=int8", "FOVEAL_THREADS=1", "FOVEAL_INSTANCES=2", "FOVEAL_WORKERS=2",
-        "FOVEAL_MAX_BATCH_SIZE=8", "FOVEAL_MAX_QUEUE_DELAY_MS=1.5", "FOVEAL_DEVICE=cpu",
-    ):  # fmt: skip
+        "FOVEAL_PRECISION=int8",
+        "FOVEAL_THREADS=1",
+        "FOVEAL_INSTANCES=2",
+        "FOVEAL_WORKERS=2",
+        "FOVEAL_MAX_BATCH_SIZE=8",
+        "FOVEAL_MAX_QUEUE_DELAY_MS=1.5",
+        "FOVEAL_DEVICE=cpu",
+    ):
         assert setting in words[:start]
     offer = service._offer(100.0)
     assert offer == Offer(100.0, 5.0, 20.0, timeout_ms=1000.0, cpus="1")

@@ -42,9 +42,17 @@ def test_the_sweep_measures_every_point_with_the_sessions_that_the_service_would
         for rows in (1, 16)
     ]
     figures = dict(
-        sweep(repository, artifact, points, Cores(2), p99_ms=1000, budget_s=20, device="cpu",
-              log=tmp_path / "log")
-    )  # fmt: skip
+        sweep(
+            repository,
+            artifact,
+            points,
+            Cores(2),
+            p99_ms=1000,
+            budget_s=20,
+            device="cpu",
+            log=tmp_path / "log",
+        )
+    )
     assert list(figures) == points
     for point, figure in figures.items():
         assert figure.runs >= 3 * point.instances
@@ -60,9 +68,17 @@ def test_a_batch_whose_run_breaks_the_promise_is_the_last_of_its_shape(
     artifact = publish_tiny(repository.root, model=tiny_model(is_slow=True))
     points = [SessionPoint("fp32", 1, 1, rows) for rows in (1, 64, 128, 256)]
     figures = dict(
-        sweep(repository, artifact, points, Cores(1), p99_ms=0.5, budget_s=30, device="cpu",
-              log=tmp_path / "log")
-    )  # fmt: skip
+        sweep(
+            repository,
+            artifact,
+            points,
+            Cores(1),
+            p99_ms=0.5,
+            budget_s=30,
+            device="cpu",
+            log=tmp_path / "log",
+        )
+    )
     assert figures
     assert max(point.rows for point in figures) < 256
     *_, last = figures.values()
@@ -80,9 +96,18 @@ def test_a_file_that_does_not_run_here_is_said_and_left_out(
     said: list[str] = []
     points = [SessionPoint("int8", 1, 1, 1), SessionPoint("fp32", 1, 1, 1)]
     figures = dict(
-        sweep(repository, artifact, points, Cores(1), p99_ms=100, budget_s=20, device="cpu",
-              log=tmp_path / "log", on_refusal=said.append)
-    )  # fmt: skip
+        sweep(
+            repository,
+            artifact,
+            points,
+            Cores(1),
+            p99_ms=100,
+            budget_s=20,
+            device="cpu",
+            log=tmp_path / "log",
+            on_refusal=said.append,
+        )
+    )
     assert list(figures) == points[1:]
     assert len(said) == 1
     assert said[0].startswith("int8: tiny:1: golden image")
@@ -92,9 +117,17 @@ def test_a_sweep_ends_with_its_budget(repository: ModelRepository, tmp_path: Pat
     artifact = publish_tiny(repository.root)
     points = [SessionPoint("fp32", 1, 1, rows) for rows in range(1, 1000)]
     figures = dict(
-        sweep(repository, artifact, points, Cores(1), p99_ms=100, budget_s=3, device="cpu",
-              log=tmp_path / "log")
-    )  # fmt: skip
+        sweep(
+            repository,
+            artifact,
+            points,
+            Cores(1),
+            p99_ms=100,
+            budget_s=3,
+            device="cpu",
+            log=tmp_path / "log",
+        )
+    )
     assert 0 <= len(figures) < len(points)
     assert list(figures) == points[: len(figures)]
 
@@ -219,9 +252,13 @@ def test_reset_removes_the_plan(
     ],
 )
 def test_a_wish_that_cannot_be_granted_is_one_line(
-    repository: ModelRepository, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    words: tuple[str, ...], code: int, said: str,
-) -> None:  # fmt: skip
+    repository: ModelRepository,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    code: int,
+    said: str,
+) -> None:
     publish_tiny(repository.root)
     ended = Shell(capsys, repository.root)("tune", "tiny", "--out", tmp_path / "out", *words)
     assert ended.code == code

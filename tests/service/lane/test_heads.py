@@ -67,10 +67,16 @@ class Wire:
     def handle(self, exchange: Exchange) -> None:
         self.seen.append(
             (
-                exchange.method, exchange.path, exchange.query, list(exchange.headers),
-                exchange.body, exchange.content_type, exchange.deadline_ms, exchange.keep_alive,
+                exchange.method,
+                exchange.path,
+                exchange.query,
+                list(exchange.headers),
+                exchange.body,
+                exchange.content_type,
+                exchange.deadline_ms,
+                exchange.keep_alive,
             )
-        )  # fmt: skip
+        )
         exchange.respond(200, b"%d" % len(self.seen))
 
     def send(self, data: bytes) -> None:
@@ -87,13 +93,30 @@ class Wire:
         self.loop.close()
 
 
-LINES = st.sampled_from([
-    b"Host: a", b"Content-Type: image/png", b"content-type: text/plain", b"X-Request-Timeout-Ms: 5",
-    b"Connection: close", b"Connection: keep-alive", b"Expect: 100-continue", b"Upgrade: h2c",
-    b"Connection: upgrade", b"Transfer-Encoding: chunked", b"Trailer: x", b"Content-Length: 3",
-    b"X-Content-Length: 3", b"X: Content-Length: 3", b"content-length: 3", b"Accept: */*",
-    b"Content-Length: +3", b"Content-Length: 0003", b"Content-Length: 3, 3", b"Content-Length:3",
-])  # fmt: skip
+LINES = st.sampled_from(
+    [
+        b"Host: a",
+        b"Content-Type: image/png",
+        b"content-type: text/plain",
+        b"X-Request-Timeout-Ms: 5",
+        b"Connection: close",
+        b"Connection: keep-alive",
+        b"Expect: 100-continue",
+        b"Upgrade: h2c",
+        b"Connection: upgrade",
+        b"Transfer-Encoding: chunked",
+        b"Trailer: x",
+        b"Content-Length: 3",
+        b"X-Content-Length: 3",
+        b"X: Content-Length: 3",
+        b"content-length: 3",
+        b"Accept: */*",
+        b"Content-Length: +3",
+        b"Content-Length: 0003",
+        b"Content-Length: 3, 3",
+        b"Content-Length:3",
+    ]
+)
 LENGTHS = st.sampled_from(
     [b"0", b"1", b"3", b"5", b"64", b"65", b"-1", b"", b"1_0", b"007", b"9" * 10]
 )

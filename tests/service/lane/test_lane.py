@@ -173,10 +173,13 @@ def test_upgrade_behind_a_waiting_request_does_not_answer_it_twice(slow: Running
         wire.send(
             post("/predict", PNGS[0]),
             get(
-                "/socket", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+                "/socket",
+                "Connection: Upgrade",
+                "Upgrade: websocket",
+                "Sec-WebSocket-Version: 13",
                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
             ),
-        )  # fmt: skip
+        )
         assert_answers(wire.answer(), 0)
     assert_alive(slow)
 
@@ -202,9 +205,10 @@ def test_other_methods_are_refused(server: RunningServer, method: str, path: str
 def test_upgrade_to_another_protocol_is_passed_over(server: RunningServer, upgrade: str) -> None:
     """`curl --http2` asks for h2c on its first request; the answer is HTTP/1.1."""
     headers = (
-        "Connection: Upgrade, HTTP2-Settings", f"Upgrade: {upgrade}",
+        "Connection: Upgrade, HTTP2-Settings",
+        f"Upgrade: {upgrade}",
         "HTTP2-Settings: AAMAAABkAAQAAP__",
-    )  # fmt: skip
+    )
     with Wire(server) as wire:
         assert_answers(wire.send(post("/predict", PNGS[4], *headers)).answer(), 4)
         assert_answers(wire.send(post("/predict", PNGS[5])).answer(), 5)
@@ -235,7 +239,7 @@ def test_websocket_request_for_a_lane_route_is_refused(server: RunningServer) ->
                 "Sec-WebSocket-Version: 13",
                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
             )
-        )  # fmt: skip
+        )
         assert wire.answer("HEAD").status in range(400, 500)
     assert_alive(server)
 

@@ -188,11 +188,22 @@ def test_60_kib_of_headers_are_read(server: RunningServer, path: str) -> None:
         b"GET /livez HTTP/9.9\r\n\r\n",
     ],
     ids=[
-        "tls", "http2", "text", "negative-length", "length-letters", "length-overflow",
-        "two-lengths", "length-and-chunked", "chunk-size", "chunk-end", "header", "bentoml-length",
-        "bentoml-chunk-size", "version",
+        "tls",
+        "http2",
+        "text",
+        "negative-length",
+        "length-letters",
+        "length-overflow",
+        "two-lengths",
+        "length-and-chunked",
+        "chunk-size",
+        "chunk-end",
+        "header",
+        "bentoml-length",
+        "bentoml-chunk-size",
+        "version",
     ],
-)  # fmt: skip
+)
 def test_garbage(server: RunningServer, garbage: bytes) -> None:
     with Wire(server) as wire:
         wire.send(garbage)

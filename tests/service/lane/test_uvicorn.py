@@ -42,8 +42,12 @@ def test_protocol_is_looked_up_in_this_table(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_protocol_is_constructed_so() -> None:
     assert parameters(HttpToolsProtocol.__init__) == [
-        "self", "config", "server_state", "app_state", "_loop",
-    ]  # fmt: skip
+        "self",
+        "config",
+        "server_state",
+        "app_state",
+        "_loop",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -77,10 +81,20 @@ def test_protocol_method(name: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "app", "cycle", "expect_100_continue", "flow", "headers", "loop", "parser", "pipeline",
-        "scope", "server_state", "transport", "url",
+        "app",
+        "cycle",
+        "expect_100_continue",
+        "flow",
+        "headers",
+        "loop",
+        "parser",
+        "pipeline",
+        "scope",
+        "server_state",
+        "transport",
+        "url",
     ],
-)  # fmt: skip
+)
 def test_protocol_attribute(name: str) -> None:
     assert f"self.{name}" in inspect.getsource(HttpToolsProtocol)
 
@@ -94,10 +108,14 @@ def test_pipeline_takes_new_requests_left_and_gives_old_ones_right() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "disconnected", "keep_alive", "message_event", "more_body", "response_complete",
+        "disconnected",
+        "keep_alive",
+        "message_event",
+        "more_body",
+        "response_complete",
         "response_started",
     ],
-)  # fmt: skip
+)
 def test_cycle_attribute(name: str) -> None:
     assert f"self.{name} = " in inspect.getsource(RequestResponseCycle.__init__)
 

@@ -151,9 +151,13 @@ class World:
         runners = [Runner(self._run, np.empty(shape, np.uint8)) for _ in range(threads or 1)]
         self.clients = 0
         self.batcher = Batcher(
-            runners, limits, loop=self.loop, executor=self.executor,
-            newcomers=lambda: self.clients, clock=self.loop.clock,
-        )  # fmt: skip
+            runners,
+            limits,
+            loop=self.loop,
+            executor=self.executor,
+            newcomers=lambda: self.clients,
+            clock=self.loop.clock,
+        )
         self.done: list[Job] = []
         self.numbers: dict[int, range] = {}  # id(job) -> its rows' numbers
         self._next = 0

@@ -29,9 +29,12 @@ class Known:
 ROWS = st.sampled_from([1, 1, 1, 2, 3, 7])
 SECONDS = st.sampled_from([0.0, 0.1, 0.5, 1.0, 2.0, 30.0, 30.0, 30.0])
 SUBMIT = st.tuples(
-    st.just("submit"), ROWS, SECONDS, st.booleans(),
+    st.just("submit"),
+    ROWS,
+    SECONDS,
+    st.booleans(),
     st.sampled_from(["", "", "", "submit", "cancel", "raise"]),
-)  # fmt: skip
+)
 FINISH = st.tuples(st.just("finish"), st.integers(0, 2), st.booleans())
 OTHER = st.one_of(
     st.tuples(st.just("cancel"), st.integers(0, 30)),

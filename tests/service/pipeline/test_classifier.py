@@ -101,9 +101,12 @@ def test_fp32_is_what_runs_whatever_the_order_of_the_files(repository: ModelRepo
         content = tiny_model(gain=3).SerializeToString()
         (folder / "model.int8.onnx").write_bytes(content)
         int8 = replace(
-            artifact.files[0], path="model.int8.onnx", precision="int8",
-            sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content),
-        )  # fmt: skip
+            artifact.files[0],
+            path="model.int8.onnx",
+            precision="int8",
+            sha256=hashlib.sha256(content).hexdigest(),
+            size_bytes=len(content),
+        )
         return replace(artifact, files=(int8, *artifact.files))
 
     publish(repository, add_int8)
@@ -231,19 +234,36 @@ def catalog(repository: ModelRepository) -> Catalog:
 @pytest.mark.parametrize(
     ("name", "version", "expected"),
     [
-        ("", "", "b:3"), ("a", "", "a:1"), ("a", "1", "a:1"), ("a", "2", "a:2"), ("b", "", "b:3"),
-        ("b", "2", "b:2"), ("", "2", "b:2"), ("d", "", "d:1"), ("d", "1", "d:1"),
+        ("", "", "b:3"),
+        ("a", "", "a:1"),
+        ("a", "1", "a:1"),
+        ("a", "2", "a:2"),
+        ("b", "", "b:3"),
+        ("b", "2", "b:2"),
+        ("", "2", "b:2"),
+        ("d", "", "d:1"),
+        ("d", "1", "d:1"),
     ],
-)  # fmt: skip
+)
 def test_find(catalog: Catalog, name: str, version: str, expected: str) -> None:
     assert catalog.find(name, version).artifact.reference == expected
 
 
 @pytest.mark.parametrize(
     ("name", "version"),
-    [("x", ""), ("a", "3"), ("b", "1"), ("a", "0"), ("a", "-1"), ("a", "one"), ("a", "²"),
-     ("a", "9" * 5000), ("d", "2"), ("A", "")],
-)  # fmt: skip
+    [
+        ("x", ""),
+        ("a", "3"),
+        ("b", "1"),
+        ("a", "0"),
+        ("a", "-1"),
+        ("a", "one"),
+        ("a", "²"),
+        ("a", "9" * 5000),
+        ("d", "2"),
+        ("A", ""),
+    ],
+)
 def test_find_names_what_there_is(catalog: Catalog, name: str, version: str) -> None:
     with pytest.raises(ModelNotFoundError, match="expected one of a:1, a:2, b:2, b:3, d:1"):
         catalog.find(name, version)

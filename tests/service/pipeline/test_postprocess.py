@@ -95,8 +95,10 @@ def test_no_number_breaks_the_json() -> None:
     odd = np.array([[np.nan, np.inf, 0.5], [1e-45, 1e-7, 1.0]], np.float32)
     fragments = Postprocessor(("a", "b", "c")).fragments(batch(odd), 3)
     assert orjson.loads(fragments[0])["predictions"][-1] == {
-        "label": "a", "index": 0, "probability": None,
-    }  # fmt: skip
+        "label": "a",
+        "index": 0,
+        "probability": None,
+    }
     assert orjson.loads(fragments[1])["predictions"][2]["probability"] == 1e-45
 
 

@@ -47,22 +47,32 @@ class Desk:
             repository, 2, ServingLimits(), meters, catalog, start, token=TOKEN, workers=1
         )
         self.engine = InferEngine(
-            lambda: self.control.catalog, loop, self.decoders, meters,
-            request_timeout_s=10, max_request_rows=MAX_ROWS,
-        )  # fmt: skip
+            lambda: self.control.catalog,
+            loop,
+            self.decoders,
+            meters,
+            request_timeout_s=10,
+            max_request_rows=MAX_ROWS,
+        )
         self.http = V2Http(self.engine, self.control, statistics, lambda: True, MAX_BODY_BYTES)
         self.control.on_replace = self.http.forget
 
     def ask(
-        self, path: str, body: bytes = b"", headers: Iterable[tuple[str, str]] = (),
+        self,
+        path: str,
+        body: bytes = b"",
+        headers: Iterable[tuple[str, str]] = (),
         method: str = "POST",
-    ) -> Answer:  # fmt: skip
+    ) -> Answer:
         return self._runner.run(self._ask(path, body, headers, method))
 
     def ask_during(
-        self, work: Callable[[], Awaitable[None]], path: str, body: bytes,
+        self,
+        work: Callable[[], Awaitable[None]],
+        path: str,
+        body: bytes,
         headers: Iterable[tuple[str, str]],
-    ) -> Answer:  # fmt: skip
+    ) -> Answer:
         """Ask first, then do some work, then wait for the answer."""
 
         async def both() -> Answer:

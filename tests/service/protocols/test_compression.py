@@ -23,11 +23,14 @@ def raw_deflate(body: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("coding", "sent"),
     [
-        (b"gzip", gzip.compress(BODY)), (b"x-gzip", gzip.compress(BODY)),
-        (b" GZIP ", gzip.compress(BODY)), (b"deflate", zlib.compress(BODY)),
-        (b"deflate", raw_deflate(BODY)), (b"identity", BODY),
+        (b"gzip", gzip.compress(BODY)),
+        (b"x-gzip", gzip.compress(BODY)),
+        (b" GZIP ", gzip.compress(BODY)),
+        (b"deflate", zlib.compress(BODY)),
+        (b"deflate", raw_deflate(BODY)),
+        (b"identity", BODY),
     ],
-)  # fmt: skip
+)
 def test_codings_are_undone(coding: bytes, sent: bytes) -> None:
     assert decompress(sent, coding, len(BODY)) == BODY
     if coding != b"identity":
@@ -75,10 +78,17 @@ def test_other_codings_are_refused(coding: bytes) -> None:
 @pytest.mark.parametrize(
     ("accepted", "chosen"),
     [
-        (b"", b""), (b"gzip", b"gzip"), (b"deflate", b"deflate"), (b"br, zstd", b""),
-        (b"gzip, deflate, br", b"gzip"), (b"GZIP", b"gzip"), (b"gzip;q=0", b""),
-        (b"gzip;q=0.2, deflate;q=0.8", b"deflate"), (b"gzip;q=x", b""), (b"identity", b""),
+        (b"", b""),
+        (b"gzip", b"gzip"),
+        (b"deflate", b"deflate"),
+        (b"br, zstd", b""),
+        (b"gzip, deflate, br", b"gzip"),
+        (b"GZIP", b"gzip"),
+        (b"gzip;q=0", b""),
+        (b"gzip;q=0.2, deflate;q=0.8", b"deflate"),
+        (b"gzip;q=x", b""),
+        (b"identity", b""),
     ],
-)  # fmt: skip
+)
 def test_preference(accepted: bytes, chosen: bytes) -> None:
     assert choose(accepted) == chosen

@@ -28,10 +28,13 @@ def test_files_come_back_as_they_are(contents: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [b'Content-Disposition: form-data; name="f"\r\nContent-Type: image/png',
-               b"content-disposition: form-data; FILENAME=x",
-               b"Content-Type: application/octet-stream"],
-)  # fmt: skip
+    "header",
+    [
+        b'Content-Disposition: form-data; name="f"\r\nContent-Type: image/png',
+        b"content-disposition: form-data; FILENAME=x",
+        b"Content-Type: application/octet-stream",
+    ],
+)
 def test_what_counts_as_a_file(header: bytes) -> None:
     body = b"--bound\r\n" + header + b"\r\n\r\ncontent\r\n--bound--\r\n"
     assert read_files(BOUNDARY, body, 1) == [b"content"]
@@ -65,13 +68,22 @@ def test_cut_forms_are_refused(data: st.DataObject) -> None:
         st.one_of(
             st.binary(max_size=30),
             st.sampled_from(
-                [b"--bound", b"\r\n", b"--", b"--bound\r\n", b"Content-Disposition: form-data; ",
-                 b'filename="x"', b"\r\n\r\n", b"--bound--\r\n", b"Content-Type: image/png"]
+                [
+                    b"--bound",
+                    b"\r\n",
+                    b"--",
+                    b"--bound\r\n",
+                    b"Content-Disposition: form-data; ",
+                    b'filename="x"',
+                    b"\r\n\r\n",
+                    b"--bound--\r\n",
+                    b"Content-Type: image/png",
+                ]
             ),
         ),
         max_size=12,
     ),
-)  # fmt: skip
+)
 def test_any_bytes_are_read_or_refused(content_type: bytes, pieces: list[bytes]) -> None:
     try:
         files = read_files(content_type, b"".join(pieces), 8)
@@ -87,9 +99,13 @@ def test_form_of_pythons_own_mail_package() -> None:
     for i in range(3):
         part = EmailMessage(email.policy.HTTP)
         part.set_content(
-            b"content %d" % i, maintype="image", subtype="png", cte="binary",
-            disposition="form-data", filename=f"{i}.png",
-        )  # fmt: skip
+            b"content %d" % i,
+            maintype="image",
+            subtype="png",
+            cte="binary",
+            disposition="form-data",
+            filename=f"{i}.png",
+        )
         message.attach(part)
     body = message.as_bytes().partition(b"\r\n\r\n")[2]
     boundary = message.get_boundary()

@@ -23,9 +23,14 @@ def authorize(token: str, authorization: bytes) -> None:
     async def ask() -> None:
         meters = Meters(asyncio.get_running_loop())
         control = ModelControl(
-            ModelRepository(Path("nowhere")), 1, ServingLimits(), meters, Catalog([], {}, "", {}),
-            lambda _classifier: None, token=token,
-        )  # fmt: skip
+            ModelRepository(Path("nowhere")),
+            1,
+            ServingLimits(),
+            meters,
+            Catalog([], {}, "", {}),
+            lambda _classifier: None,
+            token=token,
+        )
         try:
             control.authorize(authorization)
         finally:

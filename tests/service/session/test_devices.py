@@ -91,8 +91,12 @@ def test_the_real_runtime_has_every_call_and_says_what_it_lacks() -> None:
 def test_libraries_come_after_what_they_need(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("cu13/lib/libcublas.so.13", "cu13/lib/libcublasLt.so.13", "cudnn/lib/libcudnn.so.9",
-             "cu13/lib/libcudart.so.13")  # fmt: skip
+    names = (
+        "cu13/lib/libcublas.so.13",
+        "cu13/lib/libcublasLt.so.13",
+        "cudnn/lib/libcudnn.so.9",
+        "cu13/lib/libcudart.so.13",
+    )
     for name in names:
         path = tmp_path / "nvidia" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,8 +155,14 @@ def test_cuda_is_told_stream_limit_and_graphs() -> None:
 
 
 def test_tensorrt_keeps_engines_and_builds_one_for_all_buckets() -> None:
-    plan = Plan("tensorrt", "fp16", binding="graph", buckets=(1, 8), engine_cache=Path("/e"),
-                row_shape=(28, 28, 1))  # fmt: skip
+    plan = Plan(
+        "tensorrt",
+        "fp16",
+        binding="graph",
+        buckets=(1, 8),
+        engine_cache=Path("/e"),
+        row_shape=(28, 28, 1),
+    )
     (_, options), (_, cuda), _ = providers_of(plan, stream=7)
     assert options["trt_engine_cache_path"] == "/e"
     assert options["trt_fp16_enable"] == options["trt_cuda_graph_enable"] == 1

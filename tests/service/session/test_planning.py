@@ -34,9 +34,7 @@ def opened(
     return session.plan.precision, gain
 
 
-@pytest.mark.parametrize(
-    ("precision", "gain"), [("fp32", 1.0), ("int8", 3.0), ("fp16", 5.0)]
-)  # fmt: skip
+@pytest.mark.parametrize(("precision", "gain"), [("fp32", 1.0), ("int8", 3.0), ("fp16", 5.0)])
 def test_the_file_asked_for_answers(tmp_path: Path, precision: Precision, gain: float) -> None:
     publish_tiny(tmp_path, lower=GAINS)
     assert opened(tmp_path, precision) == (precision, gain)

@@ -91,7 +91,9 @@ def changed(values: list[Any], row: int, value: Any) -> list[Any]:
         (changed(IMAGES, 9, IMAGES[0][:60]), TARGETS, NAMES, "row 9: image: .*truncated"),
         (
             changed(IMAGES, 9, encode_png(np.zeros((5, 6, 3), np.uint8))),
-            TARGETS, NAMES, "row 9: expected 6 x 6 pixels like the first image, got 6 x 5",
+            TARGETS,
+            NAMES,
+            "row 9: expected 6 x 6 pixels like the first image, got 6 x 5",
         ),
         (IMAGES, changed(TARGETS, 8, 2), NAMES, r"row 8: expected a label 0 to 1 .*, got 2"),
         (IMAGES, changed(TARGETS, 8, -1), NAMES, r"row 8: expected a label 0 to 1 .*, got -1"),
@@ -99,7 +101,7 @@ def changed(values: list[Any], row: int, value: Any) -> list[Any]:
         (IMAGES, changed(TARGETS, 8, 10**9), None, "row 8: .* number of rows, 20, got 1000000000"),
         (IMAGES, changed(["cat", "dog"] * 10, 8, "cow"), NAMES, "row 8: .*got 'cow'"),
     ],
-)  # fmt: skip
+)
 def test_wrong_rows_are_named(
     path: Path, images: list[Any], targets: list[Any], names: list[str] | None, message: str
 ) -> None:

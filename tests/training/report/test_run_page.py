@@ -71,8 +71,18 @@ def test_the_page_is_whole_and_alone(
     assert len(page.sources) == len(PICTURES)
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "http" not in re.sub(r"base64,[^\"]*", "", text)
-    for word in ("Loss", "Learning rate", "Confusion", "Each class", "Reliability", "mistakes",
-                 "filters", "Command", "Configuration", "Versions"):  # fmt: skip
+    for word in (
+        "Loss",
+        "Learning rate",
+        "Confusion",
+        "Each class",
+        "Reliability",
+        "mistakes",
+        "filters",
+        "Command",
+        "Configuration",
+        "Versions",
+    ):
         assert any(word in heading for heading in page.headings), word
     assert "&lt;b&gt;" in text
     assert "<b>" not in text

@@ -27,9 +27,8 @@ IMAGES = npst.arrays(np.uint8, st.tuples(st.integers(1, 5), *map(st.just, ROW)))
 
 
 def tensor(
-    shape: list[int], *, datatype: str = "UINT8", buffer: bytes | None = None,
-    elements: Any = None,
-) -> InputTensor:  # fmt: skip
+    shape: list[int], *, datatype: str = "UINT8", buffer: bytes | None = None, elements: Any = None
+) -> InputTensor:
     return InputTensor(
         "images", datatype, shape, None if buffer is None else memoryview(buffer), elements
     )
@@ -100,10 +99,11 @@ def test_elements_come_back_as_they_are(elements: list[bytes]) -> None:
             tensor(shape, datatype="BYTES", buffer=buffer),
             tensor(shape, datatype="BYTES", elements=elements),
             tensor(
-                shape, datatype="BYTES",
+                shape,
+                datatype="BYTES",
                 elements=[base64.b64encode(element).decode() for element in elements],
             ),
-        ):  # fmt: skip
+        ):
             assert read_images(sent, 8) == elements
 
 
@@ -165,8 +165,10 @@ def test_classification_is_written_as_triton_does() -> None:
     values = np.array([[0.25, 1e-9, 12345.678]], np.float32)
     order = np.array([[2, 0, 1]])
     assert classify(values, order, ("a", "b:c", "ü")) == [
-        b"12345.677734:2:\xc3\xbc", b"0.250000:0:a", b"0.000000:1:b:c",
-    ]  # fmt: skip
+        b"12345.677734:2:\xc3\xbc",
+        b"0.250000:0:a",
+        b"0.000000:1:b:c",
+    ]
 
 
 def test_outputs_are_little_endian_and_row_major() -> None:

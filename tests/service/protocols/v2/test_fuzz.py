@@ -25,10 +25,13 @@ PNGS = [encode_png(image) for image in IMAGES]
 SHAPE = [2, SIDE, SIDE, 1]
 
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False,
-    allow_infinity=False), st.text(max_size=8),
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=8),
     st.sampled_from(["images", "logits", "UINT8", "BYTES", "FP32", "FP16", "BF16"]),
-)  # fmt: skip
+)
 JSON = st.recursive(
     SCALARS,
     lambda inner: st.one_of(
@@ -38,13 +41,23 @@ JSON = st.recursive(
 )
 SIZES = st.one_of(st.integers(-2, 20), st.sampled_from([2**31, 2**63 - 1, 2**64 - 1, -(2**63)]))
 PATHS: list[tuple[Any, ...]] = [
-    ("id",), ("parameters",), ("inputs",), ("outputs",), ("inputs", 0), ("outputs", 0),
+    ("id",),
+    ("parameters",),
+    ("inputs",),
+    ("outputs",),
+    ("inputs", 0),
+    ("outputs", 0),
     *(("inputs", 0, key) for key in ("name", "datatype", "shape", "data", "parameters")),
-    ("inputs", 0, "parameters", "binary_data_size"), ("inputs", 0, "shape", 0),
-    ("inputs", 0, "shape", 3), ("outputs", 0, "name"), ("outputs", 0, "parameters"),
-    ("outputs", 0, "parameters", "classification"), ("outputs", 0, "parameters", "binary_data"),
-    ("parameters", "priority"), ("parameters", "binary_data_output"),
-]  # fmt: skip
+    ("inputs", 0, "parameters", "binary_data_size"),
+    ("inputs", 0, "shape", 0),
+    ("inputs", 0, "shape", 3),
+    ("outputs", 0, "name"),
+    ("outputs", 0, "parameters"),
+    ("outputs", 0, "parameters", "classification"),
+    ("outputs", 0, "parameters", "binary_data"),
+    ("parameters", "priority"),
+    ("parameters", "binary_data_output"),
+]
 
 
 def valid(form: str) -> tuple[dict[str, Any], bytes]:
@@ -134,9 +147,8 @@ def test_20000_malformed_bodies(desk: Desk) -> None:
     statuses: Counter[int] = Counter()
 
     @settings(
-        max_examples=20_000, deadline=None, database=None,
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+        max_examples=20_000, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(bodies())
     def ask(sent: tuple[bytes, list[tuple[str, str]]]) -> None:
         answer = desk.ask(INFER, *sent)
