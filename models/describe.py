@@ -148,7 +148,8 @@ def _measured(artifact: ModelArtifact) -> list[tuple[str, str]]:
                 "parity",
                 f"{parity.images} images at batch sizes {sizes}: logits within "
                 f"{parity.max_logit_difference:.2g}, probabilities within "
-                f"{parity.max_probability_difference:.2g}, {parity.label_agreement:.2%} same labels",
+                f"{parity.max_probability_difference:.2g}, {parity.label_agreement:.2%} same "
+                "labels",
             )
         ]
     return lines

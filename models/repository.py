@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models.artifact import ArtifactError, ModelArtifact, TensorSpec
+from models.files import write_atomically
 from models.onnx_file import OnnxFileError, OnnxSummary, summarize
 from models.traffic import NO_TRAFFIC, Traffic, read_traffic
 
@@ -368,11 +369,3 @@ def _flush(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that whoever reads it sees all of it, or the one before."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, prefix=".") as file:
-        file.write(text)
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)

@@ -11,29 +11,12 @@ from dataclasses import dataclass
 
 from models.artifact import ArtifactError, ModelArtifact, Precision
 from models.fields import FieldError, read_dataclass
-from models.repository import ModelRepository, write_atomically
+from models.files import write_atomically
+from models.machine import Machine
+from models.repository import ModelRepository
 
 FORMAT = 1
 _MOST = 1 << 20  # of any whole number in a plan: more is a mistake
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What a measurement depends on besides the model.
-
-    Attributes:
-        cpu: Name of the processor.
-        cores: That the service may use: affinity and quota.
-        workers: Processes of the service that share them.
-        device: Where sessions run: ``cpu``, or the name of a GPU.
-        onnxruntime: Its version.
-    """
-
-    cpu: str
-    cores: int
-    workers: int
-    device: str
-    onnxruntime: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,13 @@ import ray.exceptions
 import models
 import service
 from models.artifact import Precision
+from models.machine import available_cpus
 from models.repository import MODEL_JSON, ModelRepository
 from scoring.job import Position
 from scoring.local import LocalModel
 from scoring.rows import ScoreError, Source
 from scoring.stages import Answers, Scored, Stages
 from service.errors import InferenceError
-from service.session.session import available_cpus
 
 # Rows of a task at most, a multiple of a chunk's: small enough that a lost task costs little, large
 # enough that Ray's own milliseconds a task do not count. An archive is one task, as its rows are

@@ -19,6 +19,7 @@ from threading import Event, Semaphore, Thread
 import cv2
 import onnxruntime
 
+from models.machine import available_cpus
 from scoring.find import find_sources, kept_kinds
 from scoring.local import LocalModel
 from scoring.parts import Parts
@@ -27,7 +28,6 @@ from scoring.sinks import SINKS, Layout, check_out
 from scoring.stages import Answers, Scored, Stages
 from scoring.tables import Columns
 from scoring.tally import Accuracy, Tally
-from service.session.session import available_cpus
 
 # Rows that were run may wait for one before them that was not: at 30,000 rows/s the second that the
 # largest image takes. With all their probabilities, fewer: they hold _WINDOW_BYTES at most.

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from models.artifact import ArtifactError, ModelArtifact, ModelFile
 from models.image import ImageError, Pixels, decode
+from models.machine import available_cpus
 from models.repository import ModelRepository
 from scoring.answer import Answer, Ranked, Result
 from service.errors import ServiceError
 from service.pipeline.postprocess import rank
 from service.session.planning import Choice, PlanLimits, open_all, open_best
-from service.session.session import Session, available_cpus
+from service.session.session import Session
 
 # Rows a run gets at most: as in the service's default.
 BATCH_SIZE = 64

@@ -28,6 +28,7 @@ from bentoml._internal.service.openapi.specification import PathItem
 from bentoml.validators import ContentType
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from models.machine import available_cpus
 from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.lane.asgi import OneErrorShape
@@ -52,7 +53,6 @@ from service.rollout.watch import Watch
 from service.session.buckets import parse_buckets
 from service.session.devices import FoundDevice, find_device
 from service.session.plans import DeviceLimits
-from service.session.session import available_cpus
 from service.settings import load_settings
 
 try:

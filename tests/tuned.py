@@ -1,7 +1,8 @@
 """A plan for a tiny model on this very machine."""
 
 from models.artifact import ModelArtifact, Precision
-from models.tuned import Machine, TunedPlan
+from models.machine import Machine
+from models.tuned import TunedPlan
 from service.session.tuned import this_machine
 
 

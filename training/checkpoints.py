@@ -16,6 +16,8 @@ import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 
+from models.files import replacing
+
 CHECKPOINT = Path("checkpoints") / "best.ckpt"
 LAST_CHECKPOINT = CHECKPOINT.with_name("last.ckpt")
 
@@ -39,12 +41,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint; whoever looks sees the old one or the new one."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.partial")
-        with temporary.open("wb") as file:
+        with replacing(target) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
 
 
 class BestAndLast(Checkpoint):

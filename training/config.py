@@ -140,8 +140,8 @@ class TrainConfig:
             ),
             ""
             if self.batch_size % max(1, self.devices * self.nodes) == 0
-            else f"batch_size: expected a multiple of devices times nodes, got {self.batch_size} rows "
-            f"for {self.devices} x {self.nodes}",
+            else f"batch_size: expected a multiple of devices times nodes, got "
+            f"{self.batch_size} rows for {self.devices} x {self.nodes}",
             *(
                 ""
                 if all(width >= 1 for width in getattr(self, name))

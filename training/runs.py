@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from models.files import write_atomically
 from training.checkpoints import CHECKPOINT, LAST_CHECKPOINT
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
@@ -166,11 +167,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    """Write beside the target and rename: a kill leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.partial")
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def _versions() -> dict[str, str]:

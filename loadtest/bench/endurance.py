@@ -91,26 +91,27 @@ def table(results: dict[str, Any]) -> str:
                 "",
                 "| what | measured |",
                 "|---|---|",
-                f"| {pauses['seconds']} s at 64 connections: p50, p99 of the answers to one more client "
-                f"that asks every 2 ms | {pauses['p50_ms']:.2f} ms, {pauses['p99_ms']:.2f} ms |",
+                f"| {pauses['seconds']} s at 64 connections: p50, p99 of the answers to one more "
+                f"client that asks every 2 ms | {pauses['p50_ms']:.2f} ms, "
+                f"{pauses['p99_ms']:.2f} ms |",
                 f"| longest answer to it | {pauses['max_ms']:.1f} ms |",
                 f"| the same client's longest late wake-up (the machine's own pauses) | "
                 f"{pauses['max_late_ms']:.1f} ms |",
-                f"| {newcomers['connections']} connections opened at once, one request each: all answered "
-                f"| {newcomers['wall_ms']:.0f} ms (median of {_CROWDS} crowds, the first "
+                f"| {newcomers['connections']} connections opened at once, one request each: all "
+                f"answered | {newcomers['wall_ms']:.0f} ms (median of {_CROWDS} crowds, the first "
                 f"{newcomers['first_ms']:.0f} ms), {newcomers['failed']} failed |",
                 f"| the same requests one after the other's answer over 64 open connections | "
                 f"{newcomers['steady_ms']:.0f} ms |",
-                f"| small images at 16 connections: p99 alone, and while 2 connections send 2-megapixel "
-                f"JPEGs to {PHOTO_MODEL} ({photos['photos_per_s']:.0f} a second) | "
+                f"| small images at 16 connections: p99 alone, and while 2 connections send "
+                f"2-megapixel JPEGs to {PHOTO_MODEL} ({photos['photos_per_s']:.0f} a second) | "
                 f"{photos['alone_p99_ms']:.2f} ms, {photos['beside_p99_ms']:.2f} ms: "
                 f"{photos['beside_p99_ms'] / photos['alone_p99_ms']:.2f} times |",
                 f"| resident memory after {memory['first_requests']:,} requests | "
                 f"{memory['first_mib']:.1f} MiB |",
                 f"| after {memory['requests']:,} | {memory['mib']:.1f} MiB, "
                 f"{memory['mib'] / memory['first_mib'] - 1:+.1%} |",
-                f"| two workers on two cores, wrk on the same two | {workers[2] / workers[1]:.2f} times "
-                "one worker |",
+                f"| two workers on two cores, wrk on the same two | {workers[2] / workers[1]:.2f} "
+                "times one worker |",
             ]
         )
         + "\n"

@@ -3,20 +3,18 @@
 import json
 import os
 import platform
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from models.machine import cpu_name
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def machine() -> str:
     """Return processor, number of cores and system, for the head of a results file."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
-    name = names[0] if names else platform.processor()
-    return f"{name}, {os.cpu_count()} cores, {platform.system()}"
+    return f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def write(

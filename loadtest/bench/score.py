@@ -37,10 +37,10 @@ from numpy.typing import NDArray
 
 from models.artifact import ImageSpec
 from models.image import decode
+from models.machine import available_cpus
 from models.repository import ModelRepository
 from scoring.job import score
 from scoring.local import LocalModel
-from service.session.session import available_cpus
 
 HOME = Path(__file__).resolve().parents[2]
 _SECONDS = 1.0

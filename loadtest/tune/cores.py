@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from loadtest.tune.errors import TuneError
-from service.session.session import available_cpus
+from models.machine import available_cpus
 
 
 @dataclass(frozen=True, slots=True)

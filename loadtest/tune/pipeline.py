@@ -17,8 +17,9 @@ from loadtest.tune.search import Outcome, Search, Wish
 from loadtest.tune.serve import Service
 from loadtest.tune.sweep import sweep
 from models.artifact import ModelArtifact, Precision
+from models.machine import Machine
 from models.repository import ModelRepository
-from models.tuned import Machine, TunedPlan, remove_plan, write_plan
+from models.tuned import TunedPlan, remove_plan, write_plan
 from service.session.devices import Asked, find_device
 from service.session.tuned import this_machine
 

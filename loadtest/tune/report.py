@@ -23,7 +23,7 @@ from loadtest.tune.points import (
     settled,
 )
 from loadtest.tune.search import Outcome, Wish
-from models.tuned import Machine
+from models.machine import Machine
 from report.page import heading, image, page, paragraph, table, without_nan
 
 

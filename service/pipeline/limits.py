@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from models.machine import available_cpus
 from models.tuned import TunedPlan
 from service.pipeline.job import BatchLimits
 from service.session.planning import Choice, PlanLimits
 from service.session.plans import DeviceLimits
-from service.session.session import available_cpus
 
 
 @dataclass(frozen=True, slots=True)

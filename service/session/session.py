@@ -10,12 +10,10 @@ Layout legend: N rows, H height, W width, C channels, K classes.
 import contextlib
 import dataclasses
 import logging
-import math
 import os
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Any, TypeVar
 
 # Before onnxruntime is imported: with its telemetry on it starts a thread, keeps a database in the
@@ -35,7 +33,7 @@ from service.session.gpu.cuda_runtime import CudaError
 from service.session.gpu.memory import CpuMemory, Memory
 from service.session.plans import Binding, Plan, providers_of
 
-__all__ = ["Outputs", "Plan", "Session", "available_cpus"]
+__all__ = ["Outputs", "Plan", "Session"]
 
 logger = logging.getLogger("foveal.session")
 
@@ -304,32 +302,6 @@ def _free(held: list[object], memory: Memory) -> None:
 
 def _failed(images_NHWC: NDArray[np.uint8], error: Exception) -> InferenceError:
     return InferenceError(f"run of batch {images_NHWC.shape} failed: {_first_line(error)}")
-
-
-def available_cpus() -> int:
-    """Return how many cores this process may use: affinity and cgroup quota, at least 1.
-
-    Sources: sched_getaffinity(2); cgroup v2 ``cpu.max`` and v1 ``cpu.cfs_quota_us`` of the Linux
-    kernel's documentation, as seen from inside a container's own cgroup namespace.
-    """
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
-    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
-
-
-def _cgroup_quota(root: Path) -> float | None:
-    """Return the CPU quota in cores, None where none is set or none can be read."""
-    try:
-        if (root / "cpu.max").exists():
-            quota, period = (root / "cpu.max").read_text().split()
-        else:
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
-        return None if quota in ("max", "-1") else int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
 
 
 def _first_line(error: Exception) -> str:

@@ -5,19 +5,16 @@ is not fatal: the log says so once a load. Knows no onnxruntime sessions.
 """
 
 import logging
-import platform
-import re
 from dataclasses import replace
-from pathlib import Path
 
 import onnxruntime
 
 from models.artifact import ArtifactError, ModelArtifact
+from models.machine import Machine, available_cpus, cpu_name
 from models.repository import ModelRepository
-from models.tuned import Machine, TunedPlan, read_plan
+from models.tuned import TunedPlan, read_plan
 from service.pipeline.limits import ServingLimits
 from service.session.devices import FoundDevice, runtime
-from service.session.session import available_cpus
 
 logger = logging.getLogger("foveal.tuned")
 
@@ -32,7 +29,7 @@ def this_machine(workers: int, found: FoundDevice | None = None) -> Machine:
     device = "cpu"
     if found is not None and found.device != "cpu":
         device = f"{found.device} on {runtime().facts(found.index).name}"
-    return Machine(_cpu_name(), available_cpus(), workers, device, onnxruntime.__version__)
+    return Machine(cpu_name(), available_cpus(), workers, device, onnxruntime.__version__)
 
 
 def follow_plan(
@@ -80,12 +77,3 @@ def _merge(limits: ServingLimits, plan: TunedPlan) -> ServingLimits:
         instances=plan.instances if chosen("instances") else limits.instances,
         tuned=plan,
     )
-
-
-def _cpu_name() -> str:
-    """Return the processor's name as the system gives it, "unknown" if it gives none."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine() or "unknown"

@@ -19,7 +19,13 @@ from tests.server import running_server
 LABELS = tuple(f"class {i}" for i in range(1000))
 QUICK = ("squeezenet", "shufflenet")
 SLOW = (
-    "bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "vgg19", "zfnet512"
+    "bvlc_alexnet",
+    "densenet121",
+    "inception_v1",
+    "inception_v2",
+    "resnet50",
+    "vgg19",
+    "zfnet512",
 )  # with weights of their own, up to 575 MB of them
 EVERY = (*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

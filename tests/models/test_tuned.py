@@ -6,8 +6,9 @@ import json
 import pytest
 
 from models.artifact import ArtifactError
+from models.machine import Machine
 from models.repository import ModelRepository
-from models.tuned import Machine, TunedPlan, read_plan, remove_plan, tell_plan, write_plan
+from models.tuned import TunedPlan, read_plan, remove_plan, tell_plan, write_plan
 from tests.tiny import publish_tiny
 from tests.tuned import plan_for
 

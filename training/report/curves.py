@@ -15,6 +15,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from models.files import write_atomically
+
 METRICS_CSV = "metrics.csv"
 
 
@@ -90,9 +92,7 @@ def write_curves(path: Path, rows: list[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, text.getvalue())
 
 
 def read_curves(run: Path) -> list[Epoch]:

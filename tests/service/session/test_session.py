@@ -5,9 +5,10 @@ import numpy as np
 import onnx
 import pytest
 
+from models import machine
+from models.machine import available_cpus
 from service.errors import InferenceError
-from service.session import session
-from service.session.session import Plan, Session, available_cpus
+from service.session.session import Plan, Session
 from tests.tiny import SIDE, random_images, tiny_logits, tiny_model, tiny_probabilities
 
 MODEL = tiny_model().SerializeToString()
@@ -87,12 +88,12 @@ def test_cgroup_quota(tmp_path: Path, files: dict[str, str], expected: float | N
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-    assert session._cgroup_quota(tmp_path) == expected
+    assert machine._cgroup_quota(tmp_path) == expected
 
 
 def test_cgroup_quota_without_a_period(tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text("100000 0")
-    assert session._cgroup_quota(tmp_path) is None
+    assert machine._cgroup_quota(tmp_path) is None
 
 
 def test_available_cpus_is_within_the_machine() -> None:
