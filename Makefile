@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
-  bento image run-image base-image footprint dashboard
+  bento image run-image base-image footprint dashboard docs tree
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -88,6 +88,11 @@ dashboard: $(VENV)/.all  ## draw the dashboard of PROMETHEUS without Grafana, in
 CIFAR10 ?= ../shared/data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md
 	$(BIN)/python -m training.report.table --data-dir cifar10=$(CIFAR10) --into training/README.md
+
+docs: install        ## write the tree of ARCHITECTURE.md and the settings' table
+	$(BIN)/python -m docs.generate
+
+tree: docs
 
 clean:               ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
