@@ -22,7 +22,7 @@ BEGIN, END = "<!-- generated: make docs -->\n", "<!-- end of generated -->\n"
 # Lines of the tree; an empty one is the first line of the file, or of the room's ``__init__.py``.
 TOP_FILES = {
     "foveal.py": "",
-    "Makefile": "One command a task; CI calls the same",
+    "Makefile": "One command per task; CI calls the same",
     "pyproject.toml": "The distribution `foveal`, its extras; settings of ruff, mypy, pytest",
     "constraints.txt": "Every version pinned; every install uses it",
     "bentofile.yaml": "What goes into the Bento",
