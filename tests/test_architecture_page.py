@@ -1,6 +1,7 @@
 """ARCHITECTURE.md against the tree: generated from the files, and its example rooms exist."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,10 @@ def test_tree_is_the_one_of_the_files() -> None:
 
 
 def test_tree_has_every_room() -> None:
-    """Every top-level folder with code is in the tree, and nothing else."""
-    folders = {
-        path.name
-        for path in ROOT.iterdir()
-        if path.is_dir() and not path.name.startswith(".") and any(path.glob("**/*.py"))
-    }
-    assert folders - {"build", "runs", "dist"} == set(ROOMS)
+    """Every top-level package that is shipped, and the three folders that are not, are rooms."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = {package.partition(".")[0] for package in settings["packages"]}
+    assert set(ROOMS) == packages | {"deploy", "docs", "tests"}
 
 
 def test_tree_names_every_module_with_its_purpose() -> None:
