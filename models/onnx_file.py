@@ -1,15 +1,17 @@
-"""Look into an ONNX file without onnx, onnxruntime or trust.
+"""Check an ONNX file without onnx and without running it.
 
-Walks the protobuf wire format just far enough to answer what the contract asks before a runtime is
-allowed near the file: which tensors go in and out, which opset, which operator domains, which
-metadata, and whether anything asks for data outside the file. Knows nothing of what operators do.
+Walks the protobuf wire format just far enough to check what the contract asks before a runtime may
+open the file: input and output tensors, opset, operator domains, metadata, and data outside the
+file. ``check_graph`` is the one check that publishing, loading and adoption share. Knows nothing
+about what operators do.
 
 Field numbers: onnx/onnx.proto3 of the ONNX project, IR version 10. Wire types: Protocol Buffers
 encoding, "Message structure".
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -31,12 +33,31 @@ DATATYPES = {
     16: "BF16",
 }
 
+# ONNX's own operators and those that a stock onnxruntime adds.
+DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
+
 # Deeper nesting of graphs inside attributes (If, Loop, Scan) than any classifier needs is refused.
 _MAX_DEPTH = 16
 
 
 class OnnxFileError(ValueError):
     """The bytes are not an ONNX model that the contract accepts; the message says why."""
+
+
+class TensorLike(Protocol):
+    """A tensor's name, Open Inference Protocol datatype and shape, wherever it is stated."""
+
+    @property
+    def name(self) -> str:
+        """Return the name in the graph."""
+
+    @property
+    def datatype(self) -> str:
+        """Return the datatype, as ``FP32``."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape, -1 for a free dimension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +71,7 @@ class GraphTensor:
 
 @dataclass(frozen=True, slots=True)
 class OnnxSummary:
-    """What the wire format says of a model.
+    """What an ONNX file declares.
 
     Attributes:
         inputs: Graph inputs that are not initializers, in order.
@@ -58,7 +79,7 @@ class OnnxSummary:
         opset: Version of the default operator domain, 0 if none is imported.
         domains: Operator domains that the file imports; "" is ONNX's own.
         metadata: ``metadata_props`` of the model.
-        external: Names of tensors that ask for data outside the file.
+        external: Names of tensors whose data lies outside the file.
     """
 
     inputs: tuple[GraphTensor, ...]
@@ -76,7 +97,7 @@ def summarize(content: bytes) -> OnnxSummary:
         content: The whole file.
 
     Raises:
-        OnnxFileError: The bytes are no protobuf message, or hold no graph.
+        OnnxFileError: The bytes are not a protobuf message, or hold no graph.
     """
     view = memoryview(content)
     graph: memoryview | None = None
@@ -85,7 +106,7 @@ def summarize(content: bytes) -> OnnxSummary:
     in_functions: list[str] = []
     for field, value in _fields(view):
         if field == 7 and isinstance(value, memoryview):
-            if graph is not None:  # protobuf would merge them: what is read is not what would run
+            if graph is not None:  # protobuf would merge both: the checked graph would not run
                 raise OnnxFileError("expected an ONNX model with one graph, found two")
             graph = value
         elif field == 25 and isinstance(value, memoryview):
@@ -107,6 +128,57 @@ def summarize(content: bytes) -> OnnxSummary:
         metadata=metadata,
         external=(*external, *in_functions),
     )
+
+
+def check_graph(
+    content: bytes, inputs: Sequence[TensorLike], outputs: Sequence[TensorLike]
+) -> None:
+    """Check a serialized model against the contract.
+
+    Args:
+        content: The whole file.
+        inputs: Tensors that the graph must take.
+        outputs: Tensors that it must return.
+
+    Raises:
+        OnnxFileError: Not an ONNX model, not self-contained, or another tensor.
+    """
+    summary = summarize(content)
+    check_self_contained(summary)
+    for kind, got, expected in (
+        ("inputs", summary.inputs, inputs),
+        ("outputs", summary.outputs, outputs),
+    ):
+        if _facts(got) != _facts(expected):
+            raise OnnxFileError(
+                f"expected {kind} {describe_tensors(expected)}, got {describe_tensors(got)}"
+            )
+
+
+def check_self_contained(summary: OnnxSummary) -> None:
+    """Check that a model needs neither other files nor other operators.
+
+    Raises:
+        OnnxFileError: Data outside the file, or an operator domain outside ``DOMAINS``.
+    """
+    if summary.external:
+        raise OnnxFileError(
+            "expected all data inside the file, got external data for tensor "
+            f'"{summary.external[0]}"; export with external_data=False, or load it where its files '
+            "are and save it with onnx.save_model(save_as_external_data=False)"
+        )
+    foreign = sorted(set(summary.domains) - DOMAINS)
+    if foreign:
+        raise OnnxFileError(f"expected standard operators, got domain {foreign[0]!r}")
+
+
+def describe_tensors(tensors: Sequence[TensorLike]) -> str:
+    """Write tensors for an error message: ``images UINT8 [-1, 8, 8, 1]``."""
+    return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors) or "none"
+
+
+def _facts(tensors: Sequence[TensorLike]) -> list[tuple[str, str, tuple[int, ...]]]:
+    return [(tensor.name, tensor.datatype, tensor.shape) for tensor in tensors]
 
 
 def _graph(
