@@ -1,7 +1,7 @@
 """Adopt an ONNX file that was made elsewhere, from its bytes to a published version.
 
-The whole way of a stranger's graph, see the room's order in ``export``. Nothing of it runs in this
-process.
+Chains the steps in the order that ``export`` lists. A foreign graph is one that was made elsewhere
+and is not trusted: it never runs in this process, only in the sandbox.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The program that runs a stranger's graph: sets its own limits, runs every batch, exits.
+"""The program that runs a foreign graph: sets its own limits, runs every batch, exits.
 
     python child.py FOLDER MEMORY_BYTES SECONDS
 

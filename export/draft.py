@@ -38,7 +38,7 @@ class Draft:
     """A proved graph with everything that ``model.json`` says about it.
 
     Attributes:
-        graph: Keeps the contract; without name and version.
+        graph: Keeps the contract; ``publish`` writes name and version into it.
         labels: Label of each column of its outputs.
         image: How bytes become a row of its input.
         golden: Images with known answers.

@@ -1,6 +1,6 @@
 """Run a graph of ours: in this process, by the service's session on the CPU.
 
-A stranger's graph runs in ``sandbox`` instead.
+A foreign graph runs in ``sandbox`` instead.
 """
 
 import numpy as np

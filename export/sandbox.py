@@ -1,4 +1,4 @@
-"""Run a stranger's graph in a process of its own, with bounds on memory and time.
+"""Run a foreign graph in a process of its own, with bounds on memory and time.
 
 ``child.py`` is the program that runs there. Legend: N rows, H height, W width, C channels,
 K classes.
@@ -24,7 +24,7 @@ _CHILD = Path(__file__).with_name("child.py")
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Resources that a stranger's graph may use.
+    """Resources that a foreign graph may use.
 
     Attributes:
         memory_bytes: Address space of its process, the runtime included.
@@ -67,7 +67,7 @@ def run_bounded(
 
 
 def run_foreign(foreign: Foreign, images_NHWC: NDArray[np.uint8], bounds: Bounds) -> Answers:
-    """Run a stranger's graph as it came, in batches of the size that it takes.
+    """Run a foreign graph as it came, in batches of the size that it takes.
 
     Args:
         foreign: The graph; NumPy prepares the pixels for it.

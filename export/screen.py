@@ -1,4 +1,4 @@
-"""Check a stranger's ONNX file before anything runs it, and refuse what no classifier needs.
+"""Check a foreign ONNX file before anything runs it, and refuse what no classifier needs.
 
 ``models.onnx_file`` makes the checks that every graph must pass; the stricter ones are here. A file
 that passes is still not trusted: it runs only in ``sandbox``.

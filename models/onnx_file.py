@@ -105,16 +105,16 @@ def summarize(content: bytes) -> OnnxSummary:
     metadata: dict[str, str] = {}
     in_functions: list[str] = []
     for field, value in _fields(view):
-        if field == 7 and isinstance(value, memoryview):
+        if field == 7 and isinstance(value, memoryview):  # graph
             if graph is not None:  # protobuf would merge both: the checked graph would not run
                 raise OnnxFileError("expected an ONNX model with one graph, found two")
             graph = value
-        elif field == 25 and isinstance(value, memoryview):
+        elif field == 25 and isinstance(value, memoryview):  # functions
             in_functions += _external_in_function(value)
-        elif field == 8 and isinstance(value, memoryview):
+        elif field == 8 and isinstance(value, memoryview):  # opset_import
             domain = dict(_fields(value))
             opsets[_text(domain.get(1, b""))] = _int(domain.get(2, 0))
-        elif field == 14 and isinstance(value, memoryview):
+        elif field == 14 and isinstance(value, memoryview):  # metadata_props
             pair = dict(_fields(value))
             metadata[_text(pair.get(1, b""))] = _text(pair.get(2, b""))
     if graph is None:
@@ -190,11 +190,11 @@ def _graph(
     for field, value in _fields(graph):
         if not isinstance(value, memoryview):
             continue
-        if field == 11:
+        if field == 11:  # input
             inputs.append(_value_info(value))
-        elif field == 12:
+        elif field == 12:  # output
             outputs.append(_value_info(value))
-        elif field == 5:
+        elif field == 5:  # initializer
             initializers.add(_tensor_name(value))
     return inputs, outputs, initializers, list(_external(graph, 0))
 
@@ -206,17 +206,17 @@ def _external(graph: memoryview, depth: int) -> Iterator[str]:
     for field, value in _fields(graph):
         if not isinstance(value, memoryview):
             continue
-        if field == 5 and _is_external(value):
+        if field == 5 and _is_external(value):  # initializer
             yield _tensor_name(value)
-        elif field == 15:
+        elif field == 15:  # sparse_initializer
             yield from _external_in_sparse(value)
-        elif field == 1:
+        elif field == 1:  # node
             yield from _external_in_node(value, depth)
 
 
 def _external_in_function(function: memoryview) -> Iterator[str]:
     for field, value in _fields(function):
-        if field == 7 and isinstance(value, memoryview):
+        if field == 7 and isinstance(value, memoryview):  # node
             yield from _external_in_node(value, 0)
         elif field == 11 and isinstance(value, memoryview):  # default of an attribute
             yield from _external_in_attribute(value, 0)
@@ -224,7 +224,7 @@ def _external_in_function(function: memoryview) -> Iterator[str]:
 
 def _external_in_node(node: memoryview, depth: int) -> Iterator[str]:
     for field, attribute in _fields(node):
-        if field == 5 and isinstance(attribute, memoryview):
+        if field == 5 and isinstance(attribute, memoryview):  # attribute
             yield from _external_in_attribute(attribute, depth)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from export.abstain import choose_threshold, measure_threshold
 from export.errors import ExportError
 from export.run import open_session, run_images
+from models.artifact import ModelArtifact
 from models.histograms import entropy, pixel_statistics
 from models.repository import ModelRepository
 from scoring.local import LocalModel
@@ -54,11 +55,26 @@ def test_a_share_out_of_range_is_refused(share: float) -> None:
         choose_threshold(np.array([[0.5, 0.5]], np.float32), np.array([0]), share)
 
 
-def test_export_writes_threshold_and_statistics_that_the_files_bear_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def assert_abstains(repository: ModelRepository, artifact: ModelArtifact, threshold: float) -> None:
+    """Golden images get a label only where the first probability reaches the threshold."""
+    local = LocalModel.load(repository)
+    encoded = [repository.read_file(artifact, golden.path) for golden in artifact.golden]
+    for result, golden in zip(local.predict(encoded, 3)["results"], artifact.golden, strict=True):
+        sure = max(golden.probabilities) >= threshold
+        assert result["abstained"] is not sure
+        assert result["label"] == (result["predictions"][0]["label"] if sure else None)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A short real run on the digits."""
     options = {"epochs": 4, "widths": (16, 32), "depth": 1, "ema": 0.0, "dropout": 0.0, "lr": 0.01}
-    run = train(resolve("digits", "cnn", tmp_path / "run", **options))
+    return train(resolve("digits", "cnn", tmp_path / "run", **options))
+
+
+def test_export_writes_threshold_and_statistics_that_the_files_bear_out(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shell = Shell(capsys, tmp_path / "models")
     said = shell("export", run, "--name", "digits", "--abstain-precision", "0.995")
     assert said.code == 0, said.error
@@ -78,12 +94,7 @@ def test_export_writes_threshold_and_statistics_that_the_files_bear_out(
     assert 0 < abstain.measured.answered < 1
     assert abstain.measured.answered == is_answered_N.mean()
     assert abstain.measured.precision == is_right_N[is_answered_N].mean()
-    local = LocalModel.load(repository)
-    encoded = [repository.read_file(artifact, golden.path) for golden in artifact.golden]
-    for result, golden in zip(local.predict(encoded, 3)["results"], artifact.golden, strict=True):
-        sure = max(golden.probabilities) >= abstain.threshold
-        assert result["abstained"] is not sure
-        assert result["label"] == (result["predictions"][0]["label"] if sure else None)
+    assert_abstains(repository, artifact, abstain.threshold)
 
     metrics, seen = artifact.metrics, artifact.statistics
     assert metrics is not None and seen is not None
