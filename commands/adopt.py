@@ -11,37 +11,67 @@ import typer
 from commands.console import show
 from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
 
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(help="Class labels: one a line, or a JSON list (default: the file's own)."),
+]
+TomlOption = Annotated[Path | None, typer.Option(help="TOML file with the options below.")]
+LayoutOption = Annotated[
+    str | None, typer.Option(help="Input axes: NCHW or NHWC (default: from its shape).")
+]
+ScaleOption = Annotated[
+    str | None, typer.Option(help="Factor for each pixel, as 1/255 (default: 1).")
+]
+MeanOption = Annotated[
+    str | None, typer.Option(help="Then subtracted: one number, or R,G,B (default: 0).")
+]
+StdOption = Annotated[
+    str | None, typer.Option(help="Then divided by: one number, or R,G,B (default: 1).")
+]
+ChannelsOption = Annotated[str | None, typer.Option(help="RGB or BGR (default: RGB).")]
+ResizeOption = Annotated[str | None, typer.Option(help="stretch, crop or pad (default: stretch).")]
+InterpolationOption = Annotated[
+    str | None, typer.Option(help="nearest, linear, cubic or area (default: area).")
+]
+SizeOption = Annotated[
+    str | None, typer.Option(help="HEIGHTxWIDTH, required if the graph leaves it open.")
+]
+OutputOption = Annotated[
+    str | None, typer.Option(help="Output to use, required if there are several.")
+]
+GivesOption = Annotated[
+    str | None, typer.Option(help="Meaning: logits or probabilities (default: from the graph).")
+]
+ImagesOption = Annotated[
+    list[Path] | None, typer.Option(help="Image for the proof; repeatable (default: random).")
+]
+MemoryOption = Annotated[
+    float, typer.Option(min=0.5, help="Memory limit of the graph during the proof, GiB.")
+]
+
 
 def adopt(
     *,
-    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The graph.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="ONNX file to adopt.")],
     name: Annotated[str, typer.Option(help="Name of the model.")],
-    labels: Annotated[
-        Path | None, typer.Option(help="One label a line, or a JSON list; else the file's own.")
-    ] = None,
-    toml: Annotated[Path | None, typer.Option(help="The options below, in a file.")] = None,
-    layout: Annotated[str | None, typer.Option(help="NCHW or NHWC; else by its shape.")] = None,
-    scale: Annotated[str | None, typer.Option(help="Times each pixel, as 1/255.")] = None,
-    mean: Annotated[str | None, typer.Option(help="Then less this; one, or R,G,B.")] = None,
-    std: Annotated[str | None, typer.Option(help="Then divided by; one, or R,G,B.")] = None,
-    channels: Annotated[str | None, typer.Option(help="RGB or BGR.")] = None,
-    resize: Annotated[str | None, typer.Option(help="stretch, crop or pad.")] = None,
-    interpolation: Annotated[
-        str | None, typer.Option(help="nearest, linear, cubic or area.")
-    ] = None,
-    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH, where it is open.")] = None,
-    output: Annotated[str | None, typer.Option(help="Which of several outputs.")] = None,
-    gives: Annotated[str | None, typer.Option(help="logits or probabilities.")] = None,
-    images: Annotated[
-        list[Path] | None, typer.Option(help="Verify on it; may be repeated; else random.")
-    ] = None,
-    memory_gib: Annotated[
-        float, typer.Option(min=0.5, help="The graph may use, while verified.")
-    ] = 4,
+    labels: LabelsOption = None,
+    toml: TomlOption = None,
+    layout: LayoutOption = None,
+    scale: ScaleOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    channels: ChannelsOption = None,
+    resize: ResizeOption = None,
+    interpolation: InterpolationOption = None,
+    size: SizeOption = None,
+    output: OutputOption = None,
+    gives: GivesOption = None,
+    images: ImagesOption = None,
+    memory_gib: MemoryOption = 4,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Adopt an ONNX classifier made elsewhere: wrap it, prove it answers as before, publish it.
+    """Adopt an ONNX classifier made elsewhere: wrap it, prove its answers unchanged, publish it.
 
     Example: foveal adopt resnet50.onnx --name resnet50 --labels imagenet.txt --scale 1/255
     --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize crop

@@ -13,7 +13,7 @@ import typer
 
 # Errors whose message is for the user; one that was raised comes from a module that is imported.
 _MISTAKES = {
-    "export.errors": "AdoptError",
+    "export.errors": "ExportError",
     "models.artifact": "ArtifactError",
     "service.errors": "ServiceError",
     "scoring.remote": "RemoteError",
@@ -35,7 +35,7 @@ _TRAIN = (
     "torchmetrics",
 )
 # Packages of ours that stay in the checkout.
-_ROOMS = ("adopt", "loadtest", "training")
+_ROOMS = ("export", "loadtest", "training")
 _EXTRAS = {**dict.fromkeys(_TRAIN, "train"), "onnx": "adopt", "onnxruntime": "cpu", "ray": "ray"}
 
 

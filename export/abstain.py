@@ -1,4 +1,4 @@
-"""Choose when a model had rather say nothing: the least probability that is worth an answer.
+"""Choose when a model abstains: the lowest probability of its first label that is an answer.
 
 Chosen on the validation split, measured on the test split. Legend: N rows, K classes.
 """
@@ -6,41 +6,41 @@ Chosen on the validation split, measured on the test split. Legend: N rows, K cl
 import numpy as np
 from numpy.typing import NDArray
 
-from models.artifact import Abstain, Selective
-from training.errors import ConfigError
+from export.errors import ExportError
+from models.evidence import Abstain, Selective
 
 
 def choose_threshold(
     probabilities_NK: NDArray[np.float32], targets_N: NDArray[np.int64], target_precision: float
 ) -> float:
-    """Find the lowest threshold at which enough of the answers are right.
+    """Return the lowest threshold at which enough of the answers are right.
 
     Args:
         probabilities_NK: float32 [N, K], of the validation split.
         targets_N: int64 [N].
-        target_precision: Share of right labels among the answered, 0 < share <= 1.
+        target_precision: Wanted share of right labels among the answered, 0 < share <= 1.
 
     Returns:
-        A probability that occurs: rows with it or more are answered.
+        A probability that occurs in the split; rows that reach it are answered.
 
     Raises:
-        ConfigError: The share is out of range, or no threshold reaches it.
+        ExportError: The share is out of range, or no threshold reaches it.
     """
     if not 0 < target_precision <= 1:
-        raise ConfigError(f"abstain-precision: expected above 0, at most 1, got {target_precision}")
+        raise ExportError(f"abstain-precision: expected above 0, at most 1, got {target_precision}")
     confidence_N = probabilities_NK.max(axis=1)
     is_right_N = probabilities_NK.argmax(axis=1) == targets_N
     order = np.argsort(-confidence_N, kind="stable")
     sorted_N = confidence_N[order]
     precision_N = np.cumsum(is_right_N[order]) / np.arange(1, len(order) + 1)
-    # A threshold answers all rows of one confidence or none of them: only the last of each counts.
+    # A threshold answers all rows of one confidence or none, so only the last row of each counts.
     is_last_N = np.append(sorted_N[1:] != sorted_N[:-1], True)
     good = np.flatnonzero(is_last_N & (precision_N >= target_precision))
     if not len(good):
         best = float(precision_N[is_last_N].max())
-        raise ConfigError(
+        raise ExportError(
             f"abstain-precision: expected a share that is reached on the validation split, got "
-            f"{target_precision:.2%}; the most is {best:.2%}"
+            f"{target_precision:.2%}; the highest is {best:.2%}"
         )
     return float(sorted_N[good[-1]])
 
@@ -51,7 +51,7 @@ def measure_threshold(
     targets_N: NDArray[np.int64],
     threshold: float,
 ) -> Selective:
-    """Measure how many rows of a split are answered and how many of those rightly."""
+    """Measure the share of rows that are answered, and the share of right labels among them."""
     is_answered_N = probabilities_NK.max(axis=1) >= np.float32(threshold)
     is_right_N = probabilities_NK.argmax(axis=1) == targets_N
     answered = int(is_answered_N.sum())
@@ -68,17 +68,17 @@ def choose_abstain(
     test_targets_N: NDArray[np.int64],
     target_precision: float,
 ) -> Abstain:
-    """Choose the threshold and say what it is worth.
+    """Choose the threshold on the validation split and measure it on both splits.
 
     Args:
         validation_NK: Probabilities on the validation split, float32 [N, K].
         validation_targets_N: Its targets, int64 [N].
         test_NK: Probabilities on the test split.
         test_targets_N: Its targets.
-        target_precision: Share of right labels among the answered, 0 < share <= 1.
+        target_precision: Wanted share of right labels among the answered, 0 < share <= 1.
 
     Raises:
-        ConfigError: See ``choose_threshold``.
+        ExportError: See ``choose_threshold``.
     """
     threshold = choose_threshold(validation_NK, validation_targets_N, target_precision)
     return Abstain(

@@ -1,10 +1,9 @@
-"""Adopt one file, from bytes to a published version.
+"""Adopt an ONNX file that was made elsewhere, from its bytes to a published version.
 
-``options -> screen -> wrap -> verify -> publish``. The bytes that were verified are the bytes that
-are published.
+Chains the steps in the order that ``export`` lists. A foreign graph is one that was made elsewhere
+and is not trusted: it never runs in this process, only in the sandbox.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -17,40 +16,39 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.errors import AdoptError
+from export.draft import Draft
+from export.errors import AdoptError, ExportError
+from export.golden import GOLDEN_IMAGES, draft_golden
 from export.options import Options
-from export.proof import BATCH_SIZES, TOLERANCE, Answers, compare, run_foreign, run_wrapped
-from export.sandbox import Bounds
+from export.proof import Answers, compare
+from export.publish import publish, sha256
+from export.sandbox import Bounds, run_foreign, run_wrapped
 from export.screen import MAX_FILE_BYTES, screen
-from export.wrap import Foreign, find_answer, find_input, find_temperature, wrap
-from models.artifact import (
-    Golden,
-    ImageSpec,
-    ModelArtifact,
-    ModelFile,
-    Parity,
-    Provenance,
-    TensorSpec,
-)
-from models.image import ImageError, decode, encode_png
-from models.repository import ModelRepository
+from export.wrap import Foreign, GraphInput, find_answer, find_input, find_temperature, wrap
+from models.artifact import ImageSpec, ModelArtifact
+from models.evidence import Parity, Provenance
+from models.image import ImageError, decode
+from models.repository import ModelRepository, check_name
 
 logger = logging.getLogger("foveal.adopt")
 
-GOLDEN_IMAGES = 8
+# One row alone, the smallest batch, and an odd one that fills no vector register.
+BATCH_SIZES = (1, 2, 7)
+# Largest difference between two probabilities: what each load's self-test allows between machines.
+TOLERANCE = 1e-4
 SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be adopted.
+    """What to adopt, and how.
 
     Attributes:
         file: The ONNX file.
-        labels: Label of each column of its output, () to take those that foveal wrote into it.
-        options: What the graph does not say of itself.
-        images: Encoded images to verify on and to keep as golden ones; none: random pixels.
-        bounds: What the graph may use while it is verified.
+        labels: Label of each column of its output; (): the labels that foveal wrote into it.
+        options: What the graph does not state itself.
+        images: Encoded images for the proof and the golden images; (): random pixels.
+        bounds: Resources that the graph may use during the proof.
         command: The command line, for the record.
     """
 
@@ -63,10 +61,10 @@ class Request:
 
 
 def adopt(request: Request, name: str, repository: ModelRepository) -> ModelArtifact:
-    """Wrap a foreign graph, prove that it answers as before, publish it as the next version.
+    """Wrap a graph made elsewhere, prove that it answers as before, publish it.
 
     Args:
-        request: What is to be adopted.
+        request: What to adopt.
         name: Name of the model.
         repository: Where to publish.
 
@@ -75,18 +73,19 @@ def adopt(request: Request, name: str, repository: ModelRepository) -> ModelArti
 
     Raises:
         AdoptError: The file is refused, or its answers change.
-        ArtifactError: The repository refuses the name or what was built.
+        ArtifactError: The repository refuses the name or the files.
     """
+    check_name(name)
     try:
-        return _adopt(request, name, repository)
-    except AdoptError as error:
+        return publish(_draft(request), name, repository)
+    except ExportError as error:
         raise AdoptError(f"{request.file}: {error}") from None
 
 
-def _adopt(request: Request, name: str, repository: ModelRepository) -> ModelArtifact:
+def _draft(request: Request) -> Draft:
     size_bytes = request.file.stat().st_size
     if size_bytes > MAX_FILE_BYTES:
-        raise AdoptError(f"expected at most {MAX_FILE_BYTES >> 20} MiB, got {size_bytes >> 20}")
+        raise AdoptError(f"expected at most {MAX_FILE_BYTES >> 20} MiB, got {size_bytes >> 20} MiB")
     content = request.file.read_bytes()
     model = screen(content, request.bounds.memory_bytes // 2)
     labels = request.labels or _own_labels(model)
@@ -99,45 +98,75 @@ def _adopt(request: Request, name: str, repository: ModelRepository) -> ModelArt
     )
     image = foreign.given.image
     images_NHWC = _read_images(request.images, image)
-    expected = run_foreign(foreign, images_NHWC, request.bounds)
     wrapped = wrap(foreign)
-    bare = wrapped.SerializeToString()
-    got = {size: run_wrapped(bare, images_NHWC, size, request.bounds) for size in BATCH_SIZES}
-    parity = compare(expected, got, foreign.given)
-    if np.ptp(expected.probabilities_NK, axis=0).max() < TOLERANCE:
+    parity, (_, probabilities_NK) = _prove(foreign, wrapped, images_NHWC, request)
+    return Draft(
+        graph=wrapped,
+        labels=labels,
+        image=image,
+        golden=draft_golden(
+            images_NHWC[:GOLDEN_IMAGES],
+            image,
+            [labels[index] for index in probabilities_NK[:GOLDEN_IMAGES].argmax(axis=1)],
+            probabilities_NK[:GOLDEN_IMAGES],
+        ),
+        parity=parity,
+        provenance=_provenance(request, content, parity),
+        temperature=find_temperature(foreign),
+    )
+
+
+def _prove(
+    foreign: Foreign, wrapped: onnx.ModelProto, images_NHWC: NDArray[np.uint8], request: Request
+) -> tuple[Parity, Answers]:
+    """Compare the wrapped graph with the graph as it came.
+
+    Returns:
+        What was measured, and the wrapped graph's answers to each image alone.
+    """
+    expected = run_foreign(foreign, images_NHWC, request.bounds)
+    _check_sums(expected)
+    content = wrapped.SerializeToString()
+    got = {size: run_wrapped(content, images_NHWC, size, request.bounds) for size in BATCH_SIZES}
+    parity = compare(
+        {size: (expected, answers) for size, answers in got.items()},
+        names="wrapped against foreign graph",
+        tolerance=TOLERANCE,
+        # Float16 graphs give equal probabilities to several classes.
+        tie=TOLERANCE,
+        advice=_advice(foreign.given),
+    )
+    if np.ptp(expected[1], axis=0).max() < TOLERANCE:
         logger.warning(
             "%s: every image got the same answer, so the proof shows little; give real ones with "
             "--images",
             request.file,
         )
+    return parity, got[1]
 
-    def build(staging: Path, version: int) -> ModelArtifact:
-        _stamp(wrapped, name, version, labels)
-        stamped = wrapped.SerializeToString()
-        (staging / "model.onnx").write_bytes(stamped)
-        return ModelArtifact(
-            name=name,
-            version=version,
-            labels=labels,
-            inputs=(TensorSpec("images", "UINT8", (-1, *image.shape_HWC)),),
-            outputs=tuple(
-                TensorSpec(output, "FP32", (-1, len(labels)))
-                for output in ("logits", "probabilities")
-            ),
-            image=image,
-            files=(ModelFile("model.onnx", "fp32", _sha256(stamped), len(stamped)),),
-            opset=next(o.version for o in wrapped.opset_import if o.domain in ("", "ai.onnx")),
-            temperature=find_temperature(foreign),
-            golden=_write_golden(staging, images_NHWC, got[1], labels),
-            parity=parity,
-            provenance=_provenance(request, content, parity),
+
+def _check_sums(expected: Answers) -> None:
+    _, probabilities_NK = expected
+    sums_N = probabilities_NK.sum(axis=1)
+    # Written so that NaN, which compares as false, is refused too.
+    if not (np.abs(sums_N - 1).max() < 1e-3 and probabilities_NK.min() >= -1e-6):
+        raise AdoptError(
+            f"expected probabilities that sum to 1, got {sums_N.min():.4g} to {sums_N.max():.4g}; "
+            "give --gives logits if the output is before the softmax"
         )
 
-    return repository.publish(name, build)
+
+def _advice(given: GraphInput) -> str:
+    if given.batch is None:
+        return "this graph mixes the rows of a batch, or its options are not those it was made for"
+    return (
+        f"its batch size is fixed to {given.batch} in a way that cannot be undone here; export it "
+        "with a free batch size"
+    )
 
 
 def _read_images(paths: Sequence[Path], spec: ImageSpec) -> NDArray[np.uint8]:
-    """Return uint8 [N, H, W, C]: the files, or random pixels where there are none."""
+    """Return uint8 [N, H, W, C]: the decoded files, or random pixels if no file is given."""
     if not paths:
         generator = np.random.default_rng(SEED)
         return generator.integers(0, 256, (GOLDEN_IMAGES, *spec.shape_HWC), dtype=np.uint8)
@@ -151,7 +180,7 @@ def _read_images(paths: Sequence[Path], spec: ImageSpec) -> NDArray[np.uint8]:
 
 
 def _own_labels(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Return the labels that ``export`` wrote into a file of ours."""
+    """Return the labels that ``publish.stamp`` wrote into a graph."""
     for pair in model.metadata_props:
         if pair.key == "foveal.labels":
             try:
@@ -160,41 +189,7 @@ def _own_labels(model: onnx.ModelProto) -> tuple[str, ...]:
                 break
             if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
                 return tuple(labels)
-    raise AdoptError("expected --labels, the file does not name its classes itself")
-
-
-def _stamp(model: onnx.ModelProto, name: str, version: int, labels: tuple[str, ...]) -> None:
-    """Write name, version and labels into the model, as ``export`` does."""
-    onnx.helper.set_model_props(
-        model,
-        {
-            "foveal.name": name,
-            "foveal.version": str(version),
-            "foveal.labels": json.dumps(labels, ensure_ascii=False),
-        },
-    )
-
-
-def _write_golden(
-    staging: Path, images_NHWC: NDArray[np.uint8], answers: Answers, labels: tuple[str, ...]
-) -> tuple[Golden, ...]:
-    """Write golden images with what the wrapped graph says to each, alone; label: its first."""
-    (staging / "golden").mkdir()
-    golden = []
-    for i, image in enumerate(images_NHWC[:GOLDEN_IMAGES]):
-        encoded = encode_png(image)
-        path = f"golden/{i}.png"
-        (staging / path).write_bytes(encoded)
-        probabilities = answers.probabilities_NK[i]
-        golden.append(
-            Golden(
-                path,
-                _sha256(encoded),
-                labels[int(probabilities.argmax())],
-                tuple(float(p) for p in probabilities),
-            )
-        )
-    return tuple(golden)
+    raise AdoptError("expected --labels, as the file does not name its classes")
 
 
 def _provenance(request: Request, content: bytes, parity: Parity) -> Provenance:
@@ -204,11 +199,7 @@ def _provenance(request: Request, content: bytes, parity: Parity) -> Provenance:
         command=request.command,
         seed=SEED,
         dataset=f"none: adopted from {request.file.name}, verified on {pixels}",
-        dataset_sha256=_sha256(content),
+        dataset_sha256=sha256(content),
         versions={name: version_of(name) for name in ("onnx", "onnxruntime", "numpy")},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

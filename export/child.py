@@ -1,9 +1,9 @@
-"""The process that runs a foreign graph: its own limits, then onnxruntime, then it ends.
+"""The program that runs a foreign graph: sets its own limits, runs every batch, exits.
 
     python child.py FOLDER MEMORY_BYTES SECONDS
 
 Reads ``model.onnx`` and the batches ``<i>.npy`` of the folder, writes ``<i>-<output>.npy``. Imports
-nothing of this project, so that it can be started by its path.
+nothing of this project: it is started by its path, without the project on ``sys.path``.
 """
 
 import resource
@@ -15,7 +15,13 @@ import onnxruntime
 
 
 def main(folder: Path, memory_bytes: int, seconds: int) -> None:
-    """Limit this process, run every batch, write every output."""
+    """Limit this process, run every batch, write every output.
+
+    Args:
+        folder: Holds the graph and its batches.
+        memory_bytes: Limit of the address space.
+        seconds: Limit of processor time.
+    """
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,5 +1,20 @@
-"""What can go wrong when a model is adopted; each message is one line."""
+"""What can go wrong while a graph becomes a version.
+
+Every message is one line: ``where: expected X, got Y; how to fix it``.
+"""
 
 
-class AdoptError(Exception):
-    """The file, its description or its answers are not what a version can be made of."""
+class ExportError(Exception):
+    """The graph, its answers or what was asked for cannot become a version."""
+
+
+class AdoptError(ExportError):
+    """A file made elsewhere is refused; the message starts with its path."""
+
+
+class ParityError(ExportError):
+    """The graph does not answer as its reference does; nothing is published."""
+
+
+class GateError(ExportError):
+    """A file of lower precision loses more than it may; nothing is published."""

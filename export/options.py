@@ -1,4 +1,4 @@
-"""How an adopted graph wants its pixels: from flags, a TOML file, or both; flags win.
+"""Read how an adopted graph wants its pixels: flags, over a TOML file, over defaults.
 
 Knows nothing about the graph itself.
 """
@@ -20,20 +20,20 @@ Gives = Literal["logits", "probabilities"]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the graph does not say of itself.
+    """Properties of a graph that its file does not state.
 
-    The graph is given ``(pixel * scale - mean) / std``, pixels 0-255, channels in ITS order.
+    The graph gets ``(pixel * scale - mean) / std``, pixels 0-255, channels in its own order.
 
     Attributes:
         layout: Order of the input's axes; None: read from the graph's shape.
-        scale: Multiplies every pixel.
-        mean: Subtracted, one number or one a channel.
-        std: Divides, one number or one a channel, none 0.
-        channels: Order in which the graph wants the colours.
-        resize: What happens to images of another size.
-        interpolation: How pixels are computed then.
-        size: (height, width) where the graph leaves them open.
-        output: Name of the output to take; None: the only one.
+        scale: Factor for each pixel.
+        mean: Subtracted; one number, or one for each channel.
+        std: Divisor, not 0; one number, or one for each channel.
+        channels: Order of the colours in the graph's input.
+        resize: How images of another size are resized.
+        interpolation: Filter of the resize.
+        size: (height, width), if the graph leaves them open.
+        output: Name of the output to use; None: the only one.
         gives: What that output is; None: ``probabilities`` if a Softmax makes it, else ``logits``.
     """
 
@@ -59,14 +59,14 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def read_options(toml: Path | None, flags: Mapping[str, object]) -> Options:
-    """Put flags over a TOML file over the defaults.
+    """Read options from flags, a TOML file and the defaults, in this order of precedence.
 
     Args:
         toml: A file with the names of the flags as keys, or None.
-        flags: Name to value; None is a flag that was not given.
+        flags: Name to value; None for a flag that was not given.
 
     Raises:
-        AdoptError: A key that is none, or a value that is none of its kind.
+        AdoptError: An unknown key, or an invalid value.
     """
     given: dict[str, object] = {}
     if toml is not None:
@@ -86,7 +86,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """Read the class labels: one a line, or a JSON list of strings.
 
     Raises:
-        AdoptError: Fewer than two, an empty one, or one twice.
+        AdoptError: Fewer than two labels, an empty one, or a duplicate.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -94,13 +94,13 @@ def read_labels(path: Path) -> tuple[str, ...]:
     except ValueError as error:
         raise AdoptError(f"{path}: expected one label a line, got {error}") from None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise AdoptError(f"{path}: expected a list of strings, got something else")
+        raise AdoptError(f"{path}: expected a JSON list of strings, got another value")
     cleaned = [label.strip() for label in labels]
     seen: dict[str, int] = {}
     for line, label in enumerate(cleaned, start=1):
         if not label or label in seen:
-            got = f"{label!r} of label {seen[label]} again" if label else "an empty one"
-            raise AdoptError(f"{path}: label {line}: expected one of its own, got {got}")
+            got = f"{label!r}, which is label {seen[label]} too" if label else "an empty one"
+            raise AdoptError(f"{path}: label {line}: expected a new label, got {got}")
         seen[label] = line
     if len(cleaned) < 2:
         raise AdoptError(f"{path}: expected 2 or more labels, got {len(cleaned)}")
@@ -124,7 +124,7 @@ def _read(name: str, value: object) -> Any:
             raise AdoptError(f"scale: expected one number, got {value!r}")
         return numbers[0]
     if len(numbers) not in (1, 3) or (name == "std" and 0 in numbers):
-        raise AdoptError(f"{name}: expected one number or three, none 0 in std, got {value!r}")
+        raise AdoptError(f"{name}: expected one number or three, std not 0, got {value!r}")
     return numbers
 
 
@@ -140,7 +140,7 @@ def _size(value: object) -> tuple[int, int]:
 
 
 def _numbers(name: str, value: object) -> tuple[float, ...]:
-    """Read ``0.5``, ``1/255``, ``0.485,0.456,0.406`` or a TOML list of such."""
+    """Read ``0.5``, ``1/255``, ``0.485,0.456,0.406`` or a TOML list of these."""
     parts = value if isinstance(value, list) else str(value).split(",")
     try:
         pairs = [str(part).split("/") for part in parts]

@@ -1,6 +1,7 @@
-"""Run a foreign graph where it cannot hurt: in a process with bounds on memory and time.
+"""Run a foreign graph in a process of its own, with bounds on memory and time.
 
-Knows bytes and arrays; ``child.py`` is what runs there.
+``child.py`` is the program that runs there. Legend: N rows, H height, W width, C channels,
+K classes.
 """
 
 import subprocess
@@ -15,17 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import AdoptError
+from export.proof import Answers
+from export.wrap import TINY, Foreign, expose
 
 _CHILD = Path(__file__).with_name("child.py")
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a foreign graph may use.
+    """Resources that a foreign graph may use.
 
     Attributes:
         memory_bytes: Address space of its process, the runtime included.
-        seconds: Processor time, and wall time as well.
+        seconds: Processor time and wall time.
     """
 
     memory_bytes: int = 4 << 30
@@ -35,18 +38,18 @@ class Bounds:
 def run_bounded(
     content: bytes, batches: Sequence[NDArray[Any]], bounds: Bounds
 ) -> list[list[NDArray[Any]]]:
-    """Run a graph of one input on some batches.
+    """Run a graph with one input on some batches.
 
     Args:
         content: The whole ONNX file.
         batches: The input of each run.
-        bounds: What it may use.
+        bounds: Resources that it may use.
 
     Returns:
         All outputs of each run, in the graph's order.
 
     Raises:
-        AdoptError: It failed, or did not keep within the bounds.
+        AdoptError: It failed, or exceeded the bounds.
     """
     with tempfile.TemporaryDirectory(prefix="foveal-adopt-") as name:
         folder = Path(name)
@@ -63,6 +66,64 @@ def run_bounded(
         ]
 
 
+def run_foreign(foreign: Foreign, images_NHWC: NDArray[np.uint8], bounds: Bounds) -> Answers:
+    """Run a foreign graph as it came, in batches of the size that it takes.
+
+    Args:
+        foreign: The graph; NumPy prepares the pixels for it.
+        images_NHWC: uint8 [N, H, W, C].
+        bounds: Resources that it may use.
+
+    Raises:
+        AdoptError: It does not run, or does not return K numbers for each row.
+    """
+    given, answer, classes = foreign.given, foreign.answer, foreign.classes
+    content = expose(foreign).SerializeToString()
+    rows = given.batch or 1
+    # The first images fill up the last batch.
+    wanted = np.arange(-(-len(images_NHWC) // rows) * rows) % len(images_NHWC)
+    prepared = given.prepare(images_NHWC[wanted], foreign.options)
+    batches = [prepared[start : start + rows] for start in range(0, len(prepared), rows)]
+    runs = run_bounded(content, batches, bounds)
+    names = [name for name in (answer.logits, answer.probabilities) if name is not None]
+    outputs: dict[str, NDArray[np.float32]] = {}
+    for name, parts in zip(names, zip(*runs, strict=True), strict=True):
+        if any(part.size != rows * classes for part in parts):
+            raise AdoptError(
+                f'output "{name}": expected {classes} numbers a row, one for each label, '
+                f"got shape {list(parts[0].shape)} for {rows} rows"
+            )
+        whole = np.concatenate([part.reshape(rows, classes) for part in parts])
+        outputs[name] = whole[: len(images_NHWC)].astype(np.float32)
+    logits_NK = outputs.get(answer.logits or "")
+    probabilities_NK = outputs.get(answer.probabilities or "")
+    if probabilities_NK is None:
+        assert logits_NK is not None, "a graph has logits or probabilities; this is a bug"
+        probabilities_NK = _softmax(logits_NK)
+    if logits_NK is None:
+        logits_NK = np.log(probabilities_NK + np.float32(TINY))
+    return logits_NK, probabilities_NK
+
+
+def run_wrapped(
+    content: bytes, images_NHWC: NDArray[np.uint8], batch_size: int, bounds: Bounds
+) -> Answers:
+    """Run a wrapped graph, in batches of one size and a smaller last one."""
+    starts = range(0, len(images_NHWC), batch_size)
+    batches = [images_NHWC[start : start + batch_size] for start in starts]
+    # One process for all batches: starting it costs more than the runs.
+    runs = run_bounded(content, batches, bounds)
+    logits_NK, probabilities_NK = (np.concatenate(parts) for parts in zip(*runs, strict=True))
+    return logits_NK, probabilities_NK
+
+
+def _softmax(logits_NK: NDArray[np.float32]) -> NDArray[np.float32]:
+    values = logits_NK.astype(np.float64)
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities.astype(np.float32)
+
+
 def _run(folder: Path, bounds: Bounds) -> None:
     limits = f"{bounds.memory_bytes / (1 << 30):g} GiB and {bounds.seconds} s"
     try:
@@ -76,15 +137,15 @@ def _run(folder: Path, bounds: Bounds) -> None:
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
-        raise AdoptError(f"expected the graph to run within {limits}, got no end of it") from None
+        raise AdoptError(f"expected the graph to run within {limits}, got no result") from None
     if done.returncode < 0:
         raise AdoptError(
             f"expected the graph to run within {limits}, got signal {-done.returncode}: raise "
             "--memory-gib if you trust the file"
         )
     if done.returncode:
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        what = said[-1][:300] if said else f"exit code {done.returncode}"
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        what = lines[-1][:300] if lines else f"exit code {done.returncode}"
         raise AdoptError(f"expected onnxruntime to run the graph within {limits}, got {what}")
 
 

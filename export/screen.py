@@ -1,6 +1,7 @@
-"""Look at a foreign ONNX file before anything runs it, and refuse what no classifier needs.
+"""Check a foreign ONNX file before anything runs it, and refuse what no classifier needs.
 
-Every refusal has a reason. What passes is still not trusted: ``sandbox`` runs it first.
+``models.onnx_file`` makes the checks that every graph must pass; the stricter ones are here. A file
+that passes is still not trusted: it runs only in ``sandbox``.
 """
 
 import math
@@ -10,16 +11,15 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from export.errors import AdoptError
-from models.onnx_file import OnnxFileError, summarize
-from models.repository import DOMAINS
+from models.onnx_file import DOMAINS, OnnxFileError, check_self_contained, summarize
 
-# onnxruntime promises to run opset 7 and later.
+# onnxruntime supports opset 7 and later (its compatibility page).
 OLDEST_OPSET = 7
-# protobuf's own limit; a larger model has its weights outside the file, which is refused too.
+# protobuf's limit; a larger model keeps its weights outside the file, which is refused too.
 MAX_FILE_BYTES = 2 << 30
 # Pickle protocols 2 to 5, and the zip archive that torch.save writes around one.
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
-# Operators of allowed domains that load a file or run a program.
+# Operators of allowed domains that load a file or run other code.
 _NEVER = frozenset({"EPContext", "PyOp", "PythonOp", "PythonOpGrad"})
 _PACKED = frozenset(
     {
@@ -33,22 +33,22 @@ _PACKED = frozenset(
 
 
 def screen(content: bytes, max_bytes: int) -> onnx.ModelProto:
-    """Parse a file, or refuse it.
+    """Parse a file and check it.
 
     Args:
         content: The whole file.
-        max_bytes: Largest tensor that a graph may ask for.
+        max_bytes: Size of the largest tensor that a graph may allocate.
 
     Returns:
         The model: opset 7 or later, no data outside the file, standard operators only, no graphs
         within nodes, no functions, tensors as large as they say.
 
     Raises:
-        AdoptError: Says which of these it breaks, and what to do.
+        AdoptError: The file breaks one of these; the message names it and how to fix it.
     """
     if content.startswith(_PICKLES):
         raise AdoptError(
-            "expected ONNX, got a pickle or an archive of one, which is a program: export the "
+            "expected ONNX, got a pickle or an archive of one, which can run code: export the "
             "network with torch.onnx.export where you trust it"
         )
     try:
@@ -56,15 +56,10 @@ def screen(content: bytes, max_bytes: int) -> onnx.ModelProto:
         model = onnx.load_from_string(content)
     except (OnnxFileError, DecodeError) as error:
         raise AdoptError(f"expected an ONNX model, got {_first_line(error)}") from None
-    if summary.external:
-        raise AdoptError(
-            f'expected all data inside the file, got external data for "{summary.external[0]}": '
-            "load it where its files are and save it with onnx.save_model(save_as_external_data="
-            "False)"
-        )
-    foreign = sorted(set(summary.domains) - DOMAINS)
-    if foreign:
-        raise AdoptError(f"expected standard operators, got domain {foreign[0]!r}")
+    try:
+        check_self_contained(summary)
+    except OnnxFileError as error:
+        raise AdoptError(str(error)) from None
     if model.functions:
         raise AdoptError(
             f'expected operators, got the local function "{model.functions[0].name}": inline it '
@@ -96,17 +91,17 @@ def _check_node(node: onnx.NodeProto, max_bytes: int) -> None:
             attribute.HasField("g") or attribute.graphs
         ):
             raise AdoptError(
-                f'node "{name}": expected no control flow, got {node.op_type}, whose cost nobody '
-                "can know before it runs: simplify the graph, or export it with fixed choices"
+                f'node "{name}": expected no control flow, got {node.op_type}, whose cost is '
+                "unknown before it runs: simplify the graph, or export it without branches"
             )
         for tensor in (attribute.t, *attribute.tensors):
             _check_tensor(tensor, max_bytes)
 
 
 def _check_tensor(tensor: onnx.TensorProto, max_bytes: int) -> None:
-    """Refuse a tensor that is not as large as its shape says."""
+    """Refuse a tensor whose data has another size than its shape."""
     if tensor.data_type == TensorProto.UNDEFINED and not tensor.dims:
-        return  # the empty default of an attribute that is none
+        return  # the default of an attribute that holds no tensor
     if any(dimension < 0 for dimension in tensor.dims):
         raise AdoptError(f'tensor "{tensor.name}": expected a shape, got {list(tensor.dims)}')
     values = math.prod(tensor.dims)
@@ -119,7 +114,7 @@ def _check_tensor(tensor: onnx.TensorProto, max_bytes: int) -> None:
     if values * item_bytes > max_bytes:
         raise AdoptError(_too_large(tensor.name, list(tensor.dims), values * item_bytes, max_bytes))
     if tensor.data_type in _PACKED or not tensor.HasField("raw_data"):
-        return  # onnx counts typed values itself when it reads them
+        return  # onnx checks the count of typed values when it reads them
     if len(tensor.raw_data) != values * item_bytes:
         raise AdoptError(
             f'tensor "{tensor.name}": expected {values * item_bytes} bytes for shape '
@@ -128,7 +123,7 @@ def _check_tensor(tensor: onnx.TensorProto, max_bytes: int) -> None:
 
 
 def _check_constants(graph: onnx.GraphProto, max_bytes: int) -> None:
-    """Refuse a few bytes that ask for gigabytes: ConstantOfShape of a written shape."""
+    """Refuse ConstantOfShape nodes of a constant shape that would allocate too much."""
     shapes = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.output:

@@ -1,7 +1,8 @@
 """Put the contract around a foreign graph: uint8 pixels in, logits and probabilities out.
 
-What the graph wants done to pixels becomes nodes before it, what it leaves undone nodes behind it;
-its own nodes stay as they are, but for a batch size that was fixed. Legend: N rows, K classes.
+Nodes before the graph prepare its pixels, nodes behind it complete its outputs. Its own nodes do
+not change, except that a fixed batch size becomes free. Legend: N rows, H height, W width,
+C channels, K classes.
 """
 
 import copy
@@ -23,12 +24,12 @@ _INPUTS: dict[int, type[np.generic]] = {
     TensorProto.FLOAT16: np.float16,
     TensorProto.UINT8: np.uint8,
 }
-# What may stand between the softmax and the output without changing who is likely.
+# Operators between a softmax and the output that do not change the order of the classes.
 _PASSING = frozenset({"Reshape", "Flatten", "Squeeze", "Identity", "Cast", "Dropout", "Unsqueeze"})
-# Newer files need no initializers among their inputs, so that constants can be folded.
+# From IR version 4 on initializers need not be inputs, so constants can be folded; 8 is of 2021.
 _IR_VERSION = 8
-# Keeps the logarithm of a probability of 0 finite: -87, less than any that float32 tells apart.
-_TINY = 1e-38
+# Keeps the logarithm of a probability of 0 finite (-87); about the smallest normal float32.
+TINY = 1e-38
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,11 @@ class GraphInput:
     """The one input of a foreign graph.
 
     Attributes:
-        name: As the graph calls it.
-        elem_type: TensorProto's number of its datatype.
+        name: Its name in the graph.
+        elem_type: Its datatype, as a number of TensorProto.
         layout: Order of its axes.
         image: What a decoded row looks like.
-        batch: Rows that it is fixed to, None if they are free.
+        batch: The fixed number of rows, None if it is free.
     """
 
     name: str
@@ -50,7 +51,7 @@ class GraphInput:
     batch: int | None
 
     def prepare(self, images_NHWC: NDArray[np.uint8], options: Options) -> NDArray[np.generic]:
-        """Do to pixels, in NumPy and float64, what the nodes before the graph do."""
+        """Prepare pixels in NumPy and float64, as the nodes of ``_before`` do in the graph."""
         values = images_NHWC.astype(np.float64)
         if options.channels == "BGR":
             values = values[..., ::-1]
@@ -62,11 +63,11 @@ class GraphInput:
 
 @dataclass(frozen=True, slots=True)
 class GraphAnswer:
-    """Which tensors of a foreign graph say what; at least one is there.
+    """The tensors of a foreign graph that hold its answer; at least one is not None.
 
     Attributes:
-        logits: Before the softmax, None if there are none.
-        probabilities: After it, None if there are none.
+        logits: Tensor before the softmax.
+        probabilities: Tensor after it.
     """
 
     logits: str | None
@@ -75,13 +76,13 @@ class GraphAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A foreign graph and what is known of it.
+    """A foreign graph with its interface.
 
     Attributes:
-        model: As ``screen`` let it through; never modified.
+        model: The graph that passed ``screen``; never modified.
         given: Its input.
         answer: Its answer.
-        options: What it wants done to pixels.
+        options: How it wants its pixels.
         classes: K.
     """
 
@@ -93,10 +94,10 @@ class Foreign:
 
 
 def find_input(model: onnx.ModelProto, options: Options) -> GraphInput:
-    """Find the one input and what it wants.
+    """Return the one input of the graph.
 
     Raises:
-        AdoptError: More than one, not an image, or open questions that an option must answer.
+        AdoptError: More than one input, not an image, or a property that only an option can give.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
@@ -135,10 +136,10 @@ def find_input(model: onnx.ModelProto, options: Options) -> GraphInput:
 
 
 def find_answer(model: onnx.ModelProto, options: Options) -> GraphAnswer:
-    """Find the tensors that hold logits and probabilities.
+    """Return the tensors that hold logits and probabilities.
 
     Raises:
-        AdoptError: Several outputs and none chosen, or one that is no choice among classes.
+        AdoptError: Several outputs and none chosen, or an output that is not one class of many.
     """
     names = [value.name for value in model.graph.output]
     if names == ["logits", "probabilities"] and not (options.output or options.gives):
@@ -155,8 +156,8 @@ def find_answer(model: onnx.ModelProto, options: Options) -> GraphAnswer:
     kind = maker.op_type if maker is not None else ""
     if kind == "Sigmoid" and options.gives is None:
         raise AdoptError(
-            f'output "{output}": expected one class of many, got a Sigmoid, which tells each '
-            "class apart from nothing; say --gives if it is meant so"
+            f'output "{output}": expected one class of many, got a Sigmoid, which '
+            "scores each class alone; give --gives if its output is to be read as one class of many"
         )
     if kind == "Softmax" and maker is not None and options.gives != "logits":
         return GraphAnswer(maker.input[0], output)
@@ -166,7 +167,7 @@ def find_answer(model: onnx.ModelProto, options: Options) -> GraphAnswer:
 
 
 def wrap(foreign: Foreign) -> onnx.ModelProto:
-    """Make the graph of the contract."""
+    """Return a graph of the contract around the foreign graph."""
     given = foreign.given
     inner = copy.deepcopy(foreign.model)
     inner.ir_version = max(inner.ir_version, _IR_VERSION)
@@ -199,7 +200,7 @@ def wrap(foreign: Foreign) -> onnx.ModelProto:
 
 
 def expose(foreign: Foreign) -> onnx.ModelProto:
-    """Return the foreign graph as it came, but for its outputs: logits, then probabilities."""
+    """Return the foreign graph with other outputs: first logits, then probabilities."""
     shown = copy.deepcopy(foreign.model)
     outputs = {value.name: value for value in shown.graph.output}
     del shown.graph.output[:]
@@ -210,7 +211,7 @@ def expose(foreign: Foreign) -> onnx.ModelProto:
 
 
 def find_temperature(foreign: Foreign) -> float:
-    """Return the number that divides the logits of a graph of ours, 1 for any other."""
+    """Return the temperature of a graph that foveal exported, 1 for any other graph."""
     constants = {tensor.name: tensor for tensor in foreign.model.graph.initializer}
     for node in foreign.model.graph.node:
         if node.op_type == "Div" and node.input[0] == "logits" and node.input[1] in constants:
@@ -223,12 +224,14 @@ def find_temperature(foreign: Foreign) -> float:
 def _guess_layout(sides: list[int | None], where: str) -> Layout:
     is_nchw, is_nhwc = sides[1] in (1, 3), sides[3] in (1, 3)
     if is_nchw == is_nhwc:
-        raise AdoptError(f"{where}: expected --layout NCHW or NHWC, shape {sides} does not say")
+        raise AdoptError(
+            f"{where}: expected --layout NCHW or NHWC, shape {sides} allows both or neither"
+        )
     return "NCHW" if is_nchw else "NHWC"
 
 
 def _free_batch(graph: onnx.GraphProto, given: GraphInput) -> None:
-    """Let reshapes of the batch keep its size instead of naming it; 0 copies the axis."""
+    """Replace a fixed batch size in Reshape nodes by 0, which copies the axis of the input."""
     reached = {given.name}
     shapes = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
@@ -298,6 +301,6 @@ def _after(answer: GraphAnswer, graph: onnx.GraphProto, classes: int) -> Iterato
     if answer.probabilities is None:
         yield helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1)
     if answer.logits is None:
-        graph.initializer.append(numpy_helper.from_array(np.array(_TINY, np.float32), "tiny"))
+        graph.initializer.append(numpy_helper.from_array(np.array(TINY, np.float32), "tiny"))
         yield helper.make_node("Add", ["probabilities", "tiny"], ["positive"])
         yield helper.make_node("Log", ["positive"], ["logits"])

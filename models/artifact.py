@@ -1,8 +1,8 @@
-"""What a published model is: ``model.json`` to and from frozen dataclasses, every field checked.
+"""Read and write ``model.json``: frozen dataclasses, every field checked.
 
 ``ModelArtifact.from_json`` is the only reader and ``to_json`` the only writer, so a file that loads
-is a file that keeps the contract. Knows nothing about where a model lies (``repository``) or how it
-runs (``service``).
+keeps the contract. Knows nothing about where a model lies (``repository``) or how it runs
+(``service``).
 """
 
 import dataclasses
@@ -10,7 +10,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from models.evidence import Abstain, Gate, Golden, Metrics, Parity, Provenance, Statistics
 from models.fields import FieldError, read_dataclass
+from models.onnx_file import describe_tensors
 
 FORMAT = 1
 
@@ -35,13 +37,13 @@ Resize = Literal["stretch", "crop", "pad"]
 Interpolation = Literal["nearest", "linear", "cubic", "area"]
 Precision = Literal["fp32", "fp16", "int8"]
 
-# Fields that format 1 gained after its first release: optional, and not written where they say
-# nothing, so that a version without them still loads where they are not known.
+# Fields that format 1 gained after its first release. They are optional and written only if set, so
+# a version without them also loads in an older release.
 _LATER = frozenset({"gate", "calibration_error_before", "abstain", "statistics"})
 
 
 class ArtifactError(ValueError):
-    """A model on disk breaks the contract; the message says where, expected what, got what."""
+    """A model on disk breaks the contract; the message says where: expected X, got Y."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class ImageSpec:
         height: Rows of pixels.
         width: Columns of pixels.
         resize: ``stretch`` both sides, ``crop`` the centre, or ``pad`` with black.
-        interpolation: How pixels are computed when the size changes.
+        interpolation: Filter of the resize.
         scaled_decoding: Whether a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the
             smallest that is still at least twice the model's, and resized from there.
     """
@@ -86,33 +88,6 @@ class ImageSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """What a file of lower precision measured when it passed its gate, against the fp32 file.
-
-    Attributes:
-        split: Name of the split, normally ``test``.
-        images: How many images.
-        accuracy: Share of right labels, 0-1.
-        accuracy_drop: Accuracy of the fp32 file less this one's; negative where it gained.
-        max_accuracy_drop: The largest drop that was let through.
-        label_agreement: Share of images with the fp32 file's label, 0-1.
-        min_label_agreement: The smallest share that was let through.
-        max_probability_difference: Largest absolute difference over all probabilities.
-        golden: Expected probabilities of each golden image in this precision, [golden][K].
-    """
-
-    split: str
-    images: int
-    accuracy: float
-    accuracy_drop: float
-    max_accuracy_drop: float
-    label_agreement: float
-    min_label_agreement: float
-    max_probability_difference: float
-    golden: tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class ModelFile:
     """One ONNX file of the version: path within its directory, precision, digest, size, gate.
 
@@ -124,129 +99,6 @@ class ModelFile:
     sha256: str
     size_bytes: int
     gate: Gate | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """What the model scored on images that training never saw.
-
-    Attributes:
-        split: Name of the split, normally ``test``.
-        images: How many images.
-        accuracy: Share of right labels, 0-1.
-        per_class: Label to share of right labels among images of that label, 0-1.
-        calibration_error: Expected calibration error, 15 equal bins (Guo et al. 2017), 0-1.
-        calibration_error_before: The same without the temperature.
-    """
-
-    split: str
-    images: int
-    accuracy: float
-    per_class: dict[str, float]
-    calibration_error: float
-    calibration_error_before: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Selective:
-    """What answering only above a threshold is worth on one split.
-
-    Attributes:
-        split: Name of the split.
-        images: How many images.
-        answered: Share of them that get a label, 0-1.
-        precision: Share of right labels among those, 0-1.
-    """
-
-    split: str
-    images: int
-    answered: float
-    precision: float
-
-
-@dataclass(frozen=True, slots=True)
-class Abstain:
-    """When a model had rather say nothing.
-
-    Attributes:
-        threshold: Probability that the first label must reach, 0-1.
-        target_precision: Share of right labels that was asked for.
-        chosen: What the threshold gives on the split that it was chosen on.
-        measured: What it gives on the test split.
-    """
-
-    threshold: float
-    target_precision: float
-    chosen: Selective
-    measured: Selective
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What images and answers looked like in training, to tell drift from; see ``drift``.
-
-    Attributes:
-        images: Images of the training split.
-        pixel_mean: Mean pixel of an image, 0-255, averaged over images.
-        pixel_spread: Standard deviation of the pixels of an image, averaged over images.
-        class_shares: Share of each label, 0-1, in the order of the labels.
-        entropy: Entropy of the probabilities, nats, averaged over the validation split.
-    """
-
-    images: int
-    pixel_mean: float
-    pixel_spread: float
-    class_shares: tuple[float, ...]
-    entropy: float
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How far onnxruntime's answers are from the network's that was trained.
-
-    Attributes:
-        images: How many real images were compared.
-        batch_sizes: Batch sizes at which they were run.
-        max_logit_difference: Largest absolute difference over all logits.
-        max_probability_difference: Largest absolute difference over all probabilities.
-        label_agreement: Share of images with the same label, 0-1.
-    """
-
-    images: int
-    batch_sizes: tuple[int, ...]
-    max_logit_difference: float
-    max_probability_difference: float
-    label_agreement: float
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """Where the model came from: revision, command, seed, data and versions that made it."""
-
-    git: str
-    command: str
-    seed: int
-    dataset: str
-    dataset_sha256: str
-    versions: dict[str, str]
-    date: str
-
-
-@dataclass(frozen=True, slots=True)
-class Golden:
-    """One image with a known answer, replayed by every load.
-
-    Attributes:
-        path: PNG within the version's directory, of exactly the model's size.
-        sha256: Digest of the file.
-        label: The image's true label.
-        probabilities: Expected probabilities [K], from onnxruntime on the CPU in fp32.
-    """
-
-    path: str
-    sha256: str
-    label: str
-    probabilities: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,11 +116,11 @@ class ModelArtifact:
         opset: ONNX opset of the fp32 file.
         temperature: Divides the logits before the softmax, inside the graph.
         golden: Images with known answers.
-        metrics: Scores, if it was evaluated here.
-        parity: Agreement with the network it was exported from, if it was.
+        metrics: Scores, if it was evaluated.
+        parity: Agreement with the network or file that it was made from, if it was measured.
         provenance: Where it came from, if known.
-        abstain: When it says nothing, if it may.
-        statistics: What it was trained on looked like, if it was trained here.
+        abstain: When it abstains, if it may.
+        statistics: Statistics of its training data, if known.
     """
 
     name: str
@@ -289,7 +141,7 @@ class ModelArtifact:
     format: int = field(default=FORMAT)
 
     def __post_init__(self) -> None:
-        """Check what the types alone do not: raise ArtifactError where fields contradict."""
+        """Raise ArtifactError if fields contradict each other; types alone do not show it."""
         _check(self)
 
     @property
@@ -314,7 +166,7 @@ class ModelArtifact:
 
     def to_json(self) -> str:
         """Write the text of ``model.json``: indented, fields in the order of this class."""
-        document = dataclasses.asdict(self, dict_factory=_said)
+        document = dataclasses.asdict(self, dict_factory=_without_empty)
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -346,7 +198,22 @@ class ModelArtifact:
             raise ArtifactError(f"{where}: {error}") from None
 
 
-def _said(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+def contract_tensors(
+    image: ImageSpec, classes: int
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs and the outputs that a graph must have.
+
+    Args:
+        image: What a row looks like.
+        classes: K.
+    """
+    return (
+        (TensorSpec("images", "UINT8", (-1, *image.shape_HWC)),),
+        tuple(TensorSpec(name, "FP32", (-1, classes)) for name in ("logits", "probabilities")),
+    )
+
+
+def _without_empty(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in fields if value is not None or name not in _LATER}
 
 
@@ -358,16 +225,16 @@ def _check(artifact: ModelArtifact) -> None:
         raise ArtifactError(f"$.temperature: expected above 0, got {artifact.temperature}")
     if classes < 2 or len(set(artifact.labels)) != classes:
         raise ArtifactError(f"$.labels: expected 2 or more different labels, got {classes}")
-    expected = TensorSpec("images", "UINT8", (-1, *artifact.image.shape_HWC))
-    if artifact.inputs != (expected,):
+    inputs, outputs = contract_tensors(artifact.image, classes)
+    if artifact.inputs != inputs:
         raise ArtifactError(
-            f"$.inputs: expected {_tensors(expected)}, got {_tensors(*artifact.inputs)}"
+            f"$.inputs: expected {describe_tensors(inputs)}, "
+            f"got {describe_tensors(artifact.inputs)}"
         )
-    outputs = tuple(TensorSpec(name, "FP32", (-1, classes)) for name in ("logits", "probabilities"))
     if artifact.outputs != outputs:
         raise ArtifactError(
-            f"$.outputs: expected {_tensors(*outputs)} for {classes} labels, "
-            f"got {_tensors(*artifact.outputs)}"
+            f"$.outputs: expected {describe_tensors(outputs)} for {classes} labels, "
+            f"got {describe_tensors(artifact.outputs)}"
         )
     if artifact.file("fp32") is None:
         raise ArtifactError("$.files: expected an fp32 file, got none")
@@ -401,7 +268,3 @@ def _check_measured(artifact: ModelArtifact, classes: int) -> None:
                 f"$.files[{i}].gate.golden: expected {len(shape)} lists of {classes} values, "
                 f"got lists of {list(map(len, gate.golden))}"
             )
-
-
-def _tensors(*tensors: TensorSpec) -> str:
-    return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors) or "none"

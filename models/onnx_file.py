@@ -1,15 +1,17 @@
-"""Look into an ONNX file without onnx, onnxruntime or trust.
+"""Check an ONNX file without onnx and without running it.
 
-Walks the protobuf wire format just far enough to answer what the contract asks before a runtime is
-allowed near the file: which tensors go in and out, which opset, which operator domains, which
-metadata, and whether anything asks for data outside the file. Knows nothing of what operators do.
+Walks the protobuf wire format just far enough to check what the contract asks before a runtime may
+open the file: input and output tensors, opset, operator domains, metadata, and data outside the
+file. ``check_graph`` is the one check that publishing, loading and adoption share. Knows nothing
+about what operators do.
 
 Field numbers: onnx/onnx.proto3 of the ONNX project, IR version 10. Wire types: Protocol Buffers
 encoding, "Message structure".
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -31,12 +33,31 @@ DATATYPES = {
     16: "BF16",
 }
 
+# ONNX's own operators and those that a stock onnxruntime adds.
+DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
+
 # Deeper nesting of graphs inside attributes (If, Loop, Scan) than any classifier needs is refused.
 _MAX_DEPTH = 16
 
 
 class OnnxFileError(ValueError):
     """The bytes are not an ONNX model that the contract accepts; the message says why."""
+
+
+class TensorLike(Protocol):
+    """A tensor's name, Open Inference Protocol datatype and shape, wherever it is stated."""
+
+    @property
+    def name(self) -> str:
+        """Return the name in the graph."""
+
+    @property
+    def datatype(self) -> str:
+        """Return the datatype, as ``FP32``."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape, -1 for a free dimension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +71,7 @@ class GraphTensor:
 
 @dataclass(frozen=True, slots=True)
 class OnnxSummary:
-    """What the wire format says of a model.
+    """What an ONNX file declares.
 
     Attributes:
         inputs: Graph inputs that are not initializers, in order.
@@ -58,7 +79,7 @@ class OnnxSummary:
         opset: Version of the default operator domain, 0 if none is imported.
         domains: Operator domains that the file imports; "" is ONNX's own.
         metadata: ``metadata_props`` of the model.
-        external: Names of tensors that ask for data outside the file.
+        external: Names of tensors whose data lies outside the file.
     """
 
     inputs: tuple[GraphTensor, ...]
@@ -76,7 +97,7 @@ def summarize(content: bytes) -> OnnxSummary:
         content: The whole file.
 
     Raises:
-        OnnxFileError: The bytes are no protobuf message, or hold no graph.
+        OnnxFileError: The bytes are not a protobuf message, or hold no graph.
     """
     view = memoryview(content)
     graph: memoryview | None = None
@@ -84,16 +105,16 @@ def summarize(content: bytes) -> OnnxSummary:
     metadata: dict[str, str] = {}
     in_functions: list[str] = []
     for field, value in _fields(view):
-        if field == 7 and isinstance(value, memoryview):
-            if graph is not None:  # protobuf would merge them: what is read is not what would run
+        if field == 7 and isinstance(value, memoryview):  # graph
+            if graph is not None:  # protobuf would merge both: the checked graph would not run
                 raise OnnxFileError("expected an ONNX model with one graph, found two")
             graph = value
-        elif field == 25 and isinstance(value, memoryview):
+        elif field == 25 and isinstance(value, memoryview):  # functions
             in_functions += _external_in_function(value)
-        elif field == 8 and isinstance(value, memoryview):
+        elif field == 8 and isinstance(value, memoryview):  # opset_import
             domain = dict(_fields(value))
             opsets[_text(domain.get(1, b""))] = _int(domain.get(2, 0))
-        elif field == 14 and isinstance(value, memoryview):
+        elif field == 14 and isinstance(value, memoryview):  # metadata_props
             pair = dict(_fields(value))
             metadata[_text(pair.get(1, b""))] = _text(pair.get(2, b""))
     if graph is None:
@@ -109,6 +130,57 @@ def summarize(content: bytes) -> OnnxSummary:
     )
 
 
+def check_graph(
+    content: bytes, inputs: Sequence[TensorLike], outputs: Sequence[TensorLike]
+) -> None:
+    """Check a serialized model against the contract.
+
+    Args:
+        content: The whole file.
+        inputs: Tensors that the graph must take.
+        outputs: Tensors that it must return.
+
+    Raises:
+        OnnxFileError: Not an ONNX model, not self-contained, or another tensor.
+    """
+    summary = summarize(content)
+    check_self_contained(summary)
+    for kind, got, expected in (
+        ("inputs", summary.inputs, inputs),
+        ("outputs", summary.outputs, outputs),
+    ):
+        if _facts(got) != _facts(expected):
+            raise OnnxFileError(
+                f"expected {kind} {describe_tensors(expected)}, got {describe_tensors(got)}"
+            )
+
+
+def check_self_contained(summary: OnnxSummary) -> None:
+    """Check that a model needs neither other files nor other operators.
+
+    Raises:
+        OnnxFileError: Data outside the file, or an operator domain outside ``DOMAINS``.
+    """
+    if summary.external:
+        raise OnnxFileError(
+            "expected all data inside the file, got external data for tensor "
+            f'"{summary.external[0]}"; export with external_data=False, or load it where its files '
+            "are and save it with onnx.save_model(save_as_external_data=False)"
+        )
+    foreign = sorted(set(summary.domains) - DOMAINS)
+    if foreign:
+        raise OnnxFileError(f"expected standard operators, got domain {foreign[0]!r}")
+
+
+def describe_tensors(tensors: Sequence[TensorLike]) -> str:
+    """Write tensors for an error message: ``images UINT8 [-1, 8, 8, 1]``."""
+    return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors) or "none"
+
+
+def _facts(tensors: Sequence[TensorLike]) -> list[tuple[str, str, tuple[int, ...]]]:
+    return [(tensor.name, tensor.datatype, tensor.shape) for tensor in tensors]
+
+
 def _graph(
     graph: memoryview,
 ) -> tuple[list[GraphTensor], list[GraphTensor], set[str], list[str]]:
@@ -118,11 +190,11 @@ def _graph(
     for field, value in _fields(graph):
         if not isinstance(value, memoryview):
             continue
-        if field == 11:
+        if field == 11:  # input
             inputs.append(_value_info(value))
-        elif field == 12:
+        elif field == 12:  # output
             outputs.append(_value_info(value))
-        elif field == 5:
+        elif field == 5:  # initializer
             initializers.add(_tensor_name(value))
     return inputs, outputs, initializers, list(_external(graph, 0))
 
@@ -134,17 +206,17 @@ def _external(graph: memoryview, depth: int) -> Iterator[str]:
     for field, value in _fields(graph):
         if not isinstance(value, memoryview):
             continue
-        if field == 5 and _is_external(value):
+        if field == 5 and _is_external(value):  # initializer
             yield _tensor_name(value)
-        elif field == 15:
+        elif field == 15:  # sparse_initializer
             yield from _external_in_sparse(value)
-        elif field == 1:
+        elif field == 1:  # node
             yield from _external_in_node(value, depth)
 
 
 def _external_in_function(function: memoryview) -> Iterator[str]:
     for field, value in _fields(function):
-        if field == 7 and isinstance(value, memoryview):
+        if field == 7 and isinstance(value, memoryview):  # node
             yield from _external_in_node(value, 0)
         elif field == 11 and isinstance(value, memoryview):  # default of an attribute
             yield from _external_in_attribute(value, 0)
@@ -152,7 +224,7 @@ def _external_in_function(function: memoryview) -> Iterator[str]:
 
 def _external_in_node(node: memoryview, depth: int) -> Iterator[str]:
     for field, attribute in _fields(node):
-        if field == 5 and isinstance(attribute, memoryview):
+        if field == 5 and isinstance(attribute, memoryview):  # attribute
             yield from _external_in_attribute(attribute, depth)
 
 

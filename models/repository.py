@@ -11,13 +11,13 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from models.artifact import ArtifactError, ModelArtifact, TensorSpec
+from models.artifact import ArtifactError, ModelArtifact
 from models.files import write_atomically
-from models.onnx_file import OnnxFileError, OnnxSummary, summarize
+from models.onnx_file import OnnxFileError, check_graph
 from models.traffic import NO_TRAFFIC, Traffic, read_traffic
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
@@ -26,8 +26,6 @@ MODEL_JSON = "model.json"
 _SETTINGS_JSON = "repository.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
-# ONNX's own operators and the ones that a stock onnxruntime adds.
-DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +254,10 @@ class ModelRepository:
             ArtifactError: As ``read_file``, or the graph is not the one that model.json describes.
         """
         content = self.read_file(artifact, path)
-        where = str(self.path(artifact.name, artifact.version) / path)
         try:
-            _check_graph(summarize(content), artifact, where)
+            check_graph(content, artifact.inputs, artifact.outputs)
         except OnnxFileError as error:
+            where = self.path(artifact.name, artifact.version) / path
             raise ArtifactError(f"{where}: {error}; publish the model again") from None
         return content
 
@@ -290,10 +288,7 @@ class ModelRepository:
         Raises:
             ArtifactError: A bad name, or ``build`` made something that does not verify.
         """
-        if not _NAME.fullmatch(name):
-            raise ArtifactError(
-                f"model name: expected a-z, 0-9, '.', '_', '-', at most 64, got {name!r}"
-            )
+        check_name(name)
         folder = self.root / name
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".publish-", dir=folder))
@@ -336,29 +331,16 @@ class ModelRepository:
         return older[-1]
 
 
-def _check_graph(summary: OnnxSummary, artifact: ModelArtifact, where: str) -> None:
-    if summary.external:
+def check_name(name: str) -> None:
+    """Check the name of a model: lower-case letters, digits, dots, dashes, underscores.
+
+    Raises:
+        ArtifactError: Another character, or more than 64.
+    """
+    if not _NAME.fullmatch(name):
         raise ArtifactError(
-            f"{where}: expected all data inside the file, got external data for tensor "
-            f'"{summary.external[0]}"; export with external_data=False'
+            f"model name: expected a-z, 0-9, '.', '_', '-', at most 64, got {name!r}"
         )
-    foreign = sorted(set(summary.domains) - DOMAINS)
-    if foreign:
-        raise ArtifactError(f"{where}: expected standard operators, got domain {foreign[0]!r}")
-    for kind, graph, specs in (
-        ("input", summary.inputs, artifact.inputs),
-        ("output", summary.outputs, artifact.outputs),
-    ):
-        got = [TensorSpec(t.name, t.datatype, t.shape) for t in graph]  # type: ignore[arg-type]
-        if got != list(specs):
-            raise ArtifactError(
-                f"{where}: expected {kind}s {_tensors(specs)}, got {_tensors(got)}; "
-                "model.json and the graph must be published together"
-            )
-
-
-def _tensors(tensors: Sequence[TensorSpec]) -> str:
-    return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors) or "none"
 
 
 def _flush(folder: Path) -> None:

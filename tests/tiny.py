@@ -13,15 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models.artifact import (
-    Gate,
-    Golden,
-    ImageSpec,
-    ModelArtifact,
-    ModelFile,
-    Precision,
-    TensorSpec,
-)
+from models.artifact import ImageSpec, ModelArtifact, ModelFile, Precision, TensorSpec
+from models.evidence import Gate, Golden
 from models.image import encode_png
 from models.repository import ModelRepository
 

@@ -1,8 +1,8 @@
 """What can go wrong offline, by the stage that notices it.
 
-``dataset -> augment -> fit -> evaluate -> export -> verify -> publish``
-``DatasetError (dataset), ConfigError (before any stage), RunError (export),
-ParityError and GateError (verify)``
+``dataset -> augment -> fit -> evaluate -> graph -> (export)``
+``DatasetError (dataset), ConfigError (before any stage), RunError (graph)``; ``export.errors`` has
+those of proof, gate and publishing.
 
 Every message is one line: ``where: expected X, got Y; how to fix it``.
 """
@@ -22,15 +22,3 @@ class DatasetError(TrainingError):
 
 class RunError(TrainingError):
     """A run folder is missing, unfinished, or was made by something else."""
-
-
-class ExportError(TrainingError):
-    """The exported graph is not the one that the contract asks for."""
-
-
-class ParityError(TrainingError):
-    """onnxruntime does not answer as torch does; nothing is published."""
-
-
-class GateError(TrainingError):
-    """A file of lower precision loses more than it may; nothing is published."""

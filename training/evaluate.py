@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.artifact import Statistics
+from models.evidence import Statistics
 from models.histograms import entropy, pixel_statistics
 from training.batches import EVALUATION_ROWS, Batches
 from training.datasets.sources import Dataset

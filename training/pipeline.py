@@ -1,7 +1,7 @@
 """The two steps of the offline half, as the command line calls them.
 
 ``train``: dataset -> augment -> fit -> evaluate, leaves a run folder.
-``export``: export -> verify -> publish, turns a run folder into a version of a model.
+``export``: graph -> prove -> publish, turns a run folder into a version of a model.
 """
 
 import logging
@@ -12,18 +12,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from export.calibrate import fit_temperature
+from export.precision import MAX_ACCURACY_DROP, PRECISIONS
 from models.artifact import ModelArtifact
 from models.repository import ModelRepository
+from training.calibrate import fit_temperature
 from training.config import TrainConfig
 from training.datasets.sources import Dataset, Reading, load_dataset
 from training.devices import is_first_process
 from training.errors import ConfigError, RunError
 from training.evaluate import compute_logits, evaluate
-from training.export import ServedNetwork
 from training.fit import fit, load_checkpoint
+from training.graph import ServedNetwork
 from training.networks import ImageNetwork, multiply_adds
-from training.precision import MAX_ACCURACY_DROP, PRECISIONS
 from training.publish import Wishes, publish
 from training.report.run_page import write_report
 from training.runs import Outcome, read_run, start_run, write_outcome
@@ -81,27 +81,28 @@ def export(
     max_accuracy_drop: float = MAX_ACCURACY_DROP,
     abstain_precision: float | None = None,
 ) -> ModelArtifact:
-    """Export the weights that a run keeps, prove them, and publish it as the next version.
+    """Export the weights of a run, prove the graph, and publish it as the next version.
 
     Args:
         run: Folder that ``train`` finished.
         name: Name of the model.
         repository: Where to publish.
-        precisions: Which files to write; ``fp32`` is written in any case.
-        max_accuracy_drop: What a file of lower precision may lose, as a share.
-        abstain_precision: Share of the answers that shall be right, see ``abstain``; None: the
-            model always answers.
+        precisions: Files to write; ``fp32`` is always written.
+        max_accuracy_drop: Accuracy that a file of lower precision may lose, as a share.
+        abstain_precision: Wanted share of right labels among the answers, see ``export.abstain``;
+            None: the model always answers.
 
     Returns:
         The published artifact.
 
     Raises:
         RunError: The run is unfinished, or its data has changed since.
-        ConfigError: A precision does not exist, or no threshold is as precise as asked.
-        ExportError: The network has no layer that a lower precision could be used in.
+        ConfigError: A precision does not exist.
+        ExportError: The network has no layer for a lower precision, or no threshold is as precise
+            as asked.
         ParityError: onnxruntime does not answer as torch does.
         GateError: A file of lower precision loses more than it may.
-        ArtifactError: The repository refuses the name or what was built.
+        ArtifactError: The repository refuses the name or the files.
     """
     unknown = sorted(set(precisions) - set(PRECISIONS))
     if unknown or not precisions:

@@ -1,58 +1,53 @@
-"""The publish stage: everything about one version, gathered and put into the model repository.
+"""Hand a fitted network to ``export``: its graph, its answers, and what the run recorded.
 
-The graph is exported, checked and verified inside the repository's staging folder, so that what was
-proved and what is published are the same bytes.
+Gathers what only training knows (splits, scores, provenance); ``export`` proves, converts and
+publishes. Legend: N rows, H height, W width, C channels, K classes.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
+from numpy.typing import NDArray
 
 from export.abstain import choose_abstain
-from models.artifact import (
-    Golden,
-    ImageSpec,
-    Metrics,
-    ModelArtifact,
-    ModelFile,
-    Precision,
-    Provenance,
-)
-from models.image import decode, encode_png
-from models.repository import ModelRepository
+from export.draft import Draft, LowerGraph
+from export.golden import choose_golden, draft_golden
+from export.precision import MAX_ACCURACY_DROP, check_gate, convert, measure_gate
+from export.proof import Run as RunBatch
+from export.proof import compare, run_batches
+from export.publish import check_contract
+from export.publish import publish as publish_draft
+from export.run import open_session, run_images
+from models.artifact import ModelArtifact, Precision
+from models.evidence import Abstain, Metrics, Parity, Provenance
+from models.repository import ModelRepository, check_name
 from training.datasets.encoded import image_spec
 from training.datasets.sources import Dataset
-from training.datasets.splits import Split
 from training.evaluate import describe_training, error_before
-from training.export import OPSET, ServedNetwork, check_contract, export_onnx, stamp
-from training.precision import (
-    MAX_ACCURACY_DROP,
-    check_gate,
-    convert,
-    measure_gate,
-    run_split,
-)
+from training.graph import ServedNetwork, export_onnx
 from training.runs import Outcome, Run
-from training.verify import Outputs, open_session, run_session, verify
 
-_MODEL_FILE = "model.onnx"
-_GOLDEN_IMAGES = 8
+# Batch sizes of the proof: one row alone, the smallest batch, an odd one that fills no vector
+# register, and a full one.
+BATCH_SIZES = (1, 2, 7, 64)
+# Images of the proof: every class many times; at batch size 1 they take about a second.
+MAX_IMAGES = 1024
+# Largest difference between two probabilities. Float32 sums in another order differ by about 1e-6
+# here; a wrong constant differs by far more.
+TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What is published beside the fp32 file.
+    """What to publish beside the fp32 file.
 
     Attributes:
         precisions: Files of lower precision to write.
         max_accuracy_drop: Accuracy that each of them may lose, as a share.
-        abstain_precision: Share of the answers that shall be right, the others being withheld;
-            None: the model always answers.
+        abstain_precision: Wanted share of right labels among the answers; the model abstains from
+            the rest. None: it always answers.
     """
 
     precisions: Sequence[Precision] = ()
@@ -73,148 +68,135 @@ def publish(  # noqa: PLR0913 - all that a version is made of
     *,
     wishes: Wishes = PLAIN,
 ) -> ModelArtifact:
-    """Export, verify and publish a fitted network as the next version of a model.
+    """Export, prove and publish a fitted network as the next version of a model.
 
     Args:
         repository: Where to publish.
         name: Name of the model.
         network: What the run fitted, with its temperature.
-        dataset: What it was fitted on; the test split gives the images for parity and golden.
+        dataset: What it was fitted on; proof and golden images come from the test split.
         run: Where it came from.
         outcome: What it scored.
-        wishes: What else is written.
+        wishes: What to publish beside the fp32 file.
 
     Returns:
         The published artifact.
 
     Raises:
+        ExportError: The graph breaks the contract, has nothing to convert, or no threshold is as
+            precise as asked.
         ParityError: onnxruntime does not answer as torch does.
         GateError: A file of lower precision loses too much.
-        ConfigError: No threshold is as precise as was asked for.
-        ExportError: The exported graph breaks the contract, or has nothing to convert.
-        ArtifactError: The repository refuses the name or what was built.
+        ArtifactError: The repository refuses the name or the files.
     """
-
-    def build(staging: Path, version: int) -> ModelArtifact:
-        model = export_onnx(network, dataset.image_shape)
-        stamp(model, name, version, dataset.labels)
-        content = model.SerializeToString()
-        inputs, outputs = check_contract(content, dataset.image_shape, len(dataset.labels))
-        (staging / _MODEL_FILE).write_bytes(content)
-        parity = verify(network, content, dataset.test)
-        golden = write_golden(staging, open_session(content), dataset)
-        test = run_split(content, dataset.test)
-        lower = _write_lower(staging, model, test, dataset, golden, wishes)
-        _, validation_NK = run_split(content, dataset.validation)
-        return ModelArtifact(
-            name=name,
-            version=version,
-            labels=dataset.labels,
-            inputs=inputs,
-            outputs=outputs,
-            image=_image_spec(dataset),
-            files=(ModelFile(_MODEL_FILE, "fp32", _sha256(content), len(content)), *lower),
-            opset=OPSET,
-            temperature=outcome.temperature,
-            golden=golden,
-            metrics=Metrics(
-                split="test",
-                **asdict(outcome.test),
-                calibration_error_before=error_before(test[0], dataset.test.targets_N),
-            ),
-            parity=parity,
-            provenance=_provenance(run),
-            abstain=None
-            if wishes.abstain_precision is None
-            else choose_abstain(
-                validation_NK,
-                dataset.validation.targets_N,
-                test[1],
-                dataset.test.targets_N,
-                wishes.abstain_precision,
-            ),
-            statistics=describe_training(dataset, validation_NK),
-        )
-
-    return repository.publish(name, build)
+    check_name(name)
+    labels, test = dataset.labels, dataset.test
+    spec = image_spec(dataset.mode, *dataset.image_shape[:2])
+    graph = export_onnx(network, dataset.image_shape)
+    content = graph.SerializeToString()
+    check_contract(content, spec, len(labels))
+    session = open_session(content)
+    parity = prove(network, session.run, test.images_NHWC)
+    test_logits_NK, test_NK = run_images(session, test.images_NHWC)
+    _, validation_NK = run_images(session, dataset.validation.images_NHWC)
+    rows = choose_golden(test_NK, test.targets_N)
+    golden_NHWC = test.images_NHWC[rows]
+    _, golden_NK = run_batches(session.run, golden_NHWC, 1)
+    draft = Draft(
+        graph=graph,
+        labels=labels,
+        image=spec,
+        golden=draft_golden(
+            golden_NHWC, spec, [labels[target] for target in test.targets_N[rows]], golden_NK
+        ),
+        parity=parity,
+        provenance=_provenance(run),
+        temperature=outcome.temperature,
+        lower=_convert_all(graph, dataset, test_NK, golden_NHWC, wishes),
+        metrics=Metrics(
+            split="test",
+            **asdict(outcome.test),
+            calibration_error_before=error_before(test_logits_NK, test.targets_N),
+        ),
+        abstain=_choose_abstain(dataset, validation_NK, test_NK, wishes),
+        statistics=describe_training(dataset, validation_NK),
+    )
+    return publish_draft(draft, name, repository)
 
 
-def _write_lower(
-    staging: Path,
-    model: onnx.ModelProto,
-    test: Outputs,
-    dataset: Dataset,
-    golden: Sequence[Golden],
-    wishes: Wishes,
-) -> list[ModelFile]:
-    """Convert the fp32 graph to each precision asked for, let it pass its gate, and write it."""
-    spec = _image_spec(dataset)
-    images = np.stack([decode((staging / one.path).read_bytes(), spec) for one in golden])
-    files = []
-    for precision in wishes.precisions:
-        lower = convert(model, precision, dataset.train)
-        del lower.metadata_props[:]
-        lower.metadata_props.extend(model.metadata_props)
-        content = lower.SerializeToString()
-        check_contract(content, dataset.image_shape, len(dataset.labels))
-        gate = measure_gate(test[1], content, dataset.test, images, wishes.max_accuracy_drop)
-        check_gate(gate, precision)
-        path = f"model.{precision}.onnx"
-        (staging / path).write_bytes(content)
-        files.append(ModelFile(path, precision, _sha256(content), len(content), gate))
-    return files
-
-
-def write_golden(
-    staging: Path, session: onnxruntime.InferenceSession, dataset: Dataset
-) -> tuple[Golden, ...]:
-    """Write golden images as PNG files, with what the model says to each file.
+def prove(
+    network: ServedNetwork,
+    run: RunBatch,
+    images_NHWC: NDArray[np.uint8],
+    *,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    tolerance: float = TOLERANCE,
+) -> Parity:
+    """Compare torch and onnxruntime on real images at several batch sizes.
 
     Args:
-        staging: Folder of the version; the images go into its ``golden`` folder.
-        session: The model that is being published.
-        dataset: Its test split gives the images.
-    """
-    folder = staging / "golden"
-    folder.mkdir()
-    golden: list[Golden] = []
-    for row in choose_golden(session, dataset.test):
-        target = int(dataset.test.targets_N[row])
-        encoded = encode_png(dataset.test.images_NHWC[row])
-        path = folder / f"{len(golden)}.png"
-        path.write_bytes(encoded)
-        # Through the file's bytes, as every load will do it.
-        _, probabilities_NK = run_session(session, decode(encoded, _image_spec(dataset))[None])
-        golden.append(
-            Golden(
-                path=path.relative_to(staging).as_posix(),
-                sha256=_sha256(encoded),
-                label=dataset.labels[target],
-                probabilities=tuple(float(p) for p in probabilities_NK[0]),
-            )
-        )
-    return tuple(golden)
-
-
-def choose_golden(session: onnxruntime.InferenceSession, test: Split) -> list[int]:
-    """Choose up to 8 rows: the first that is classified rightly of each class, then the next ones.
+        network: The reference, put into evaluation mode.
+        run: Runs the exported graph.
+        images_NHWC: Real images, uint8 [N, H, W, C]; the first 1,024 are used.
+        batch_sizes: Rows of a run; each size runs all the images.
+        tolerance: Largest difference between two probabilities that is still the same answer.
 
     Returns:
-        Row numbers in the test split, one a class as far as the classes reach.
+        The largest differences.
+
+    Raises:
+        ParityError: A probability differs by more than the tolerance, or a label differs.
     """
-    _, probabilities_NK = run_session(session, test.images_NHWC[:1024])
-    is_right_N = probabilities_NK.argmax(axis=1) == test.targets_N[: len(probabilities_NK)]
-    # Wrong answers rather than none: a self-test needs known answers, not right ones.
-    right = np.flatnonzero(is_right_N) if is_right_N.any() else np.arange(len(is_right_N))
-    _, first_of_class = np.unique(test.targets_N[right], return_index=True)
-    firsts = right[np.sort(first_of_class)]
-    others = np.setdiff1d(right, firsts)
-    return [int(row) for row in np.concatenate([firsts, others])[:_GOLDEN_IMAGES]]
+    images_NHWC = images_NHWC[:MAX_IMAGES]
+    pairs = {
+        size: (
+            run_batches(network.answer, images_NHWC, size),
+            run_batches(run, images_NHWC, size),
+        )
+        for size in batch_sizes
+    }
+    return compare(pairs, names="onnxruntime against torch", tolerance=tolerance)
 
 
-def _image_spec(dataset: Dataset) -> ImageSpec:
-    height, width, _ = dataset.image_shape
-    return image_spec(dataset.mode, height, width)
+def _convert_all(
+    graph: onnx.ModelProto,
+    dataset: Dataset,
+    test_NK: NDArray[np.float32],
+    golden_NHWC: NDArray[np.uint8],
+    wishes: Wishes,
+) -> list[LowerGraph]:
+    """Convert the fp32 graph to each precision asked for; each must pass its gate."""
+    lower = []
+    for precision in wishes.precisions:
+        converted = convert(graph, precision, dataset.train.images_NHWC)
+        gate = measure_gate(
+            test_NK,
+            converted.SerializeToString(),
+            dataset.test.images_NHWC,
+            dataset.test.targets_N,
+            golden_NHWC,
+            wishes.max_accuracy_drop,
+        )
+        check_gate(gate, precision)
+        lower.append(LowerGraph(precision, converted, gate))
+    return lower
+
+
+def _choose_abstain(
+    dataset: Dataset,
+    validation_NK: NDArray[np.float32],
+    test_NK: NDArray[np.float32],
+    wishes: Wishes,
+) -> Abstain | None:
+    if wishes.abstain_precision is None:
+        return None
+    return choose_abstain(
+        validation_NK,
+        dataset.validation.targets_N,
+        test_NK,
+        dataset.test.targets_N,
+        wishes.abstain_precision,
+    )
 
 
 def _provenance(run: Run) -> Provenance:
@@ -227,7 +209,3 @@ def _provenance(run: Run) -> Provenance:
         versions=run.versions,
         date=run.date,
     )
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -24,13 +24,13 @@ from pathlib import Path
 
 import onnx
 
+from export.precision import convert
 from models.repository import ModelRepository
-from training.precision import convert
 
 repository = ModelRepository(Path("models"))
 for name in ("fashion-fcnn", "cifar10-cnn"):
     model = onnx.load(repository.path(*repository.resolve(name)) / "model.onnx")
-    onnx.save(convert(model, "fp16", train=None), Path(sys.argv[1]) / f"{name}.fp16.onnx")
+    onnx.save(convert(model, "fp16", train_NHWC=None), Path(sys.argv[1]) / f"{name}.fp16.onnx")
 PYTHON
   cd "$1"
   for wheel in onnxruntime_gpu-*.whl; do  # some ways in take 64 MiB at once

@@ -18,7 +18,8 @@ import httpx
 import numpy as np
 import yaml
 
-from models.artifact import ModelArtifact, Statistics
+from models.artifact import ModelArtifact
+from models.evidence import Statistics
 from models.image import encode_png
 from models.repository import ModelRepository
 from models.traffic import Share, Traffic

@@ -7,7 +7,8 @@ import httpx
 import numpy as np
 import pytest
 
-from models.artifact import Abstain, ModelArtifact, Selective, Statistics
+from models.artifact import ModelArtifact
+from models.evidence import Abstain, Selective, Statistics
 from models.histograms import entropy
 from models.image import encode_png
 from models.repository import ModelRepository

@@ -1,3 +1,4 @@
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,13 @@ from export.sandbox import Bounds
 from models.artifact import ModelArtifact
 from models.repository import ModelRepository
 from tests.export.foreign import LABELS, save
+
+if importlib.util.find_spec("torch") is None:
+    collect_ignore = ["test_abstain.py", "test_precision.py"]
+else:  # fixtures: a network trained in seconds, and images for it
+    from tests.training.conftest import config, one_thread, squares
+
+    __all__ = ["config", "one_thread", "squares"]
 
 Adopt = Callable[..., ModelArtifact]
 

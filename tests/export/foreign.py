@@ -52,10 +52,9 @@ def foreign_model(
         numpy_helper.from_array(np.array([rows, CLASSES, 1, 1], np.int64), "square"),
     ]
     nodes: list[Any] = []
-    name = "data"
+    name = "cast" if elem_type == TensorProto.UINT8 else "data"
     if elem_type == TensorProto.UINT8:
-        nodes.append(helper.make_node("Cast", [name], ["cast"], to=TensorProto.FLOAT))
-        name = "cast"
+        nodes.append(helper.make_node("Cast", ["data"], ["cast"], to=TensorProto.FLOAT))
     if layout == "NHWC":
         nodes.append(helper.make_node("Transpose", [name], ["moved"], perm=[0, 3, 1, 2]))
         name = "moved"
@@ -65,39 +64,43 @@ def foreign_model(
         helper.make_node("GlobalAveragePool", ["bent"], ["mean"]),
         helper.make_node("Reshape", ["mean", "shape"], ["flat"]),
         helper.make_node("MatMul", ["flat", "last"], ["scores"]),
+        *ending_nodes(ending),
     ]
-    shape: list[int | str] = [batch, CLASSES]
-    if ending == "4d":
-        nodes.append(helper.make_node("Reshape", ["scores", "square"], ["scores4"]))
-        nodes.append(helper.make_node("Softmax", ["scores4"], ["answer"], axis=1))
-        shape += [1, 1]
-    elif ending == "hidden_softmax":
-        nodes += [
-            helper.make_node("Exp", ["scores"], ["powers"]),
-            helper.make_node("ReduceL1", ["powers"], ["sum"], axes=[1], keepdims=1),
-            helper.make_node("Div", ["powers", "sum"], ["answer"]),
-        ]
-    else:
-        last = {
-            "logits": "Identity",
-            "softmax": "Softmax",
-            "log_softmax": "LogSoftmax",
-            "sigmoid": "Sigmoid",
-        }[ending]
-        axis = {"axis": 1} if "softmax" in ending else {}
-        nodes.append(helper.make_node(last, ["scores"], ["answer"], None, None, None, None, **axis))
-    sides = [side, side]
-    wanted = [batch, channels, *sides] if layout == "NCHW" else [batch, *sides, channels]
+    shape = [batch, CLASSES, *([1, 1] if ending == "4d" else [])]
+    sides = (channels, side, side) if layout == "NCHW" else (side, side, channels)
     graph = helper.make_graph(
         nodes,
         "foreign",
-        [helper.make_tensor_value_info("data", elem_type, wanted)],
+        [helper.make_tensor_value_info("data", elem_type, [batch, *sides])],
         [helper.make_tensor_value_info("answer", kind, shape)],
         [c for c in constants if c.name != "square" or ending == "4d"],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def ending_nodes(ending: str) -> list[onnx.NodeProto]:
+    """The nodes from ``scores`` to ``answer``."""
+    if ending == "4d":
+        return [
+            helper.make_node("Reshape", ["scores", "square"], ["scores4"]),
+            helper.make_node("Softmax", ["scores4"], ["answer"], axis=1),
+        ]
+    if ending == "hidden_softmax":
+        return [
+            helper.make_node("Exp", ["scores"], ["powers"]),
+            helper.make_node("ReduceL1", ["powers"], ["sum"], axes=[1], keepdims=1),
+            helper.make_node("Div", ["powers", "sum"], ["answer"]),
+        ]
+    last = {
+        "logits": "Identity",
+        "softmax": "Softmax",
+        "log_softmax": "LogSoftmax",
+        "sigmoid": "Sigmoid",
+    }[ending]
+    axis = {"axis": 1} if "softmax" in ending else {}
+    return [helper.make_node(last, ["scores"], ["answer"], None, None, None, None, **axis)]
 
 
 def foreign_probabilities(pixels_NCHW: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -8,15 +8,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from export.abstain import choose_threshold, measure_threshold
+from export.errors import ExportError
+from export.run import open_session, run_images
+from models.artifact import ModelArtifact
 from models.histograms import entropy, pixel_statistics
 from models.repository import ModelRepository
 from scoring.local import LocalModel
 from tests.shell import Shell
 from training.datasets.sources import load_dataset
-from training.errors import ConfigError
 from training.evaluate import calibration_error
 from training.pipeline import train
-from training.precision import run_split
 from training.recipes import resolve
 
 pytestmark = pytest.mark.training
@@ -44,21 +45,36 @@ def test_the_threshold_is_the_lowest_that_is_precise_enough(
     if good:
         assert choose_threshold(probabilities_NK, targets_N, target) == min(good)
     else:
-        with pytest.raises(ConfigError, match="expected a share that is reached"):
+        with pytest.raises(ExportError, match="expected a share that is reached"):
             choose_threshold(probabilities_NK, targets_N, target)
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.5, float("nan")])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(ConfigError, match="expected above 0, at most 1"):
+    with pytest.raises(ExportError, match="expected above 0, at most 1"):
         choose_threshold(np.array([[0.5, 0.5]], np.float32), np.array([0]), share)
 
 
-def test_export_writes_threshold_and_statistics_that_the_files_bear_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def assert_abstains(repository: ModelRepository, artifact: ModelArtifact, threshold: float) -> None:
+    """Golden images get a label only where the first probability reaches the threshold."""
+    local = LocalModel.load(repository)
+    encoded = [repository.read_file(artifact, golden.path) for golden in artifact.golden]
+    for result, golden in zip(local.predict(encoded, 3)["results"], artifact.golden, strict=True):
+        sure = max(golden.probabilities) >= threshold
+        assert result["abstained"] is not sure
+        assert result["label"] == (result["predictions"][0]["label"] if sure else None)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A short real run on the digits."""
     options = {"epochs": 4, "widths": (16, 32), "depth": 1, "ema": 0.0, "dropout": 0.0, "lr": 0.01}
-    run = train(resolve("digits", "cnn", tmp_path / "run", **options))
+    return train(resolve("digits", "cnn", tmp_path / "run", **options))
+
+
+def test_export_writes_threshold_and_statistics_that_the_files_bear_out(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shell = Shell(capsys, tmp_path / "models")
     said = shell("export", run, "--name", "digits", "--abstain-precision", "0.995")
     assert said.code == 0, said.error
@@ -66,7 +82,8 @@ def test_export_writes_threshold_and_statistics_that_the_files_bear_out(
     artifact = repository.verify("digits", 1)
     data = load_dataset("digits", None, validation=0.1, split_seed=0)
     content = repository.read_model(artifact, "model.onnx")
-    logits_NK, probabilities_NK = run_split(content, data.test)
+    session = open_session(content)
+    logits_NK, probabilities_NK = run_images(session, data.test.images_NHWC)
     confidence_N = probabilities_NK.max(axis=1)
     is_right_N = probabilities_NK.argmax(axis=1) == data.test.targets_N
 
@@ -77,12 +94,7 @@ def test_export_writes_threshold_and_statistics_that_the_files_bear_out(
     assert 0 < abstain.measured.answered < 1
     assert abstain.measured.answered == is_answered_N.mean()
     assert abstain.measured.precision == is_right_N[is_answered_N].mean()
-    local = LocalModel.load(repository)
-    encoded = [repository.read_file(artifact, golden.path) for golden in artifact.golden]
-    for result, golden in zip(local.predict(encoded, 3)["results"], artifact.golden, strict=True):
-        sure = max(golden.probabilities) >= abstain.threshold
-        assert result["abstained"] is not sure
-        assert result["label"] == (result["predictions"][0]["label"] if sure else None)
+    assert_abstains(repository, artifact, abstain.threshold)
 
     metrics, seen = artifact.metrics, artifact.statistics
     assert metrics is not None and seen is not None
@@ -102,7 +114,7 @@ def test_export_writes_threshold_and_statistics_that_the_files_bear_out(
     assert seen.pixel_spread == pytest.approx(np.mean(spreads))
     assert sum(seen.class_shares) == pytest.approx(1)
     assert seen.class_shares[3] == (data.train.targets_N == 3).mean()
-    _, validation_NK = run_split(content, data.validation)
+    _, validation_NK = run_images(session, data.validation.images_NHWC)
     assert seen.entropy == pytest.approx(entropy(validation_NK).mean())
 
     shown = shell("models", "show", "digits").out

@@ -26,7 +26,7 @@ def test_flags_win_over_toml_and_toml_over_defaults(tmp_path: Path) -> None:
         ({"scale": "nan"}, "scale: expected numbers"),
         ({"scale": "1,2"}, "scale: expected one number"),
         ({"mean": "1,2"}, "mean: expected one number or three"),
-        ({"std": "1,0,1"}, "none 0 in std"),
+        ({"std": "1,0,1"}, "std not 0"),
         ({"size": "0"}, "size: expected 224 or 224x256"),
         ({"size": "1x2x3"}, "size: expected 224 or 224x256"),
         ({"output": 3}, "output: expected a name"),
@@ -53,13 +53,13 @@ def test_labels_are_lines_or_a_json_list(tmp_path: Path) -> None:
     document.write_text('["tench", "goldfish, Carassius"]')
     assert read_labels(text) == read_labels(document) == ("tench", "goldfish, Carassius")
     for wrong, reason in (
-        ("a\n\nb", "label 2: expected one of its own, got an empty one"),
-        ("a\nb\na", "label 3: expected one of its own, got 'a' of label 1 again"),
+        ("a\n\nb", "label 2: expected a new label, got an empty one"),
+        ("a\nb\na", "label 3: expected a new label, got 'a', which is label 1 too"),
         ("a", "expected 2 or more labels, got 1"),
     ):
         text.write_text(wrong)
         with pytest.raises(AdoptError, match=reason):
             read_labels(text)
     document.write_text('{"a": 1}')
-    with pytest.raises(AdoptError, match="expected a list of strings"):
+    with pytest.raises(AdoptError, match="expected a JSON list of strings"):
         read_labels(document)

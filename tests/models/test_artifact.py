@@ -9,20 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from models.artifact import (
-    Abstain,
-    ArtifactError,
-    Gate,
-    ImageSpec,
-    Metrics,
-    ModelArtifact,
-    ModelFile,
-    Parity,
-    Provenance,
-    Selective,
-    Statistics,
-    TensorSpec,
-)
+from models.artifact import ArtifactError, ImageSpec, ModelArtifact, ModelFile, TensorSpec
+from models.evidence import Abstain, Gate, Metrics, Parity, Provenance, Selective, Statistics
 from tests.tiny import LABELS, build_tiny, tiny_model
 
 # Fields that format 1 did not have at first.

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.calibrate import fit_temperature
+from training.calibrate import fit_temperature
 from training.evaluate import calibration_error, evaluate
 
 pytestmark = pytest.mark.training

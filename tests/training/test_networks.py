@@ -5,14 +5,17 @@ import numpy as np
 import pytest
 import torch
 
+from export.publish import check_contract
+from export.run import open_session
 from training.config import TrainConfig
+from training.datasets.encoded import image_spec
 from training.datasets.sources import Dataset
 from training.errors import ConfigError
-from training.export import ServedNetwork, check_contract, export_onnx
 from training.fit import FitModule, untrained
+from training.graph import ServedNetwork, export_onnx
 from training.layers import ACTIVATIONS, Residual
 from training.networks import NETWORKS, ImageNetwork, build_network, multiply_adds
-from training.verify import verify
+from training.publish import prove
 
 pytestmark = pytest.mark.training
 
@@ -49,8 +52,9 @@ def test_exports_and_verifies(any_network: TrainConfig, squares: Squares, channe
     torch.manual_seed(0)
     served = ServedNetwork(untrained(any_network, dataset), temperature=1.7)
     content = export_onnx(served, dataset.image_shape).SerializeToString()
-    check_contract(content, dataset.image_shape, classes=4)
-    assert verify(served, content, dataset.train).label_agreement == 1
+    check_contract(content, image_spec(dataset.mode, *dataset.image_shape[:2]), classes=4)
+    parity = prove(served, open_session(content).run, dataset.train.images_NHWC)
+    assert parity.label_agreement == 1
 
 
 def test_images_enter_scaled_and_channels_first() -> None:

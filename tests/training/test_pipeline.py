@@ -1,31 +1,25 @@
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
+from export.errors import ParityError
+from export.run import open_session
 from models.artifact import ArtifactError, ImageSpec
 from models.image import decode
 from models.onnx_file import summarize
 from models.repository import ModelRepository
 from training.config import TrainConfig
-from training.datasets.sources import Dataset, load_dataset
-from training.datasets.splits import Split
-from training.errors import ConfigError, ExportError, ParityError, RunError
-from training.export import ServedNetwork, check_contract, export_onnx, stamp
-from training.fit import untrained
+from training.datasets.sources import load_dataset
+from training.errors import ConfigError, RunError
+from training.graph import ServedNetwork, export_onnx
 from training.pipeline import export, train
-from training.publish import choose_golden
 from training.recipes import resolve
 from training.runs import RUN_JSON
-from training.verify import BATCH_SIZES, open_session, run_session, verify
 
 pytestmark = pytest.mark.training
-
-Squares = Callable[..., Dataset]
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +28,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
     options = {"epochs": 8, "widths": (16, 32), "depth": 1, "ema": 0.0, "dropout": 0.0, "lr": 0.01}
     return train(resolve("digits", "cnn", folder, **options))
-
-
-@pytest.fixture
-def served(config: TrainConfig, squares: Squares) -> ServedNetwork:
-    torch.manual_seed(0)
-    return ServedNetwork(untrained(config, squares()), temperature=2.0)
 
 
 def test_train_export_publish_load(run: Path, tmp_path: Path) -> None:
@@ -71,7 +59,7 @@ def test_golden_images_are_answered_as_recorded(run: Path, tmp_path: Path) -> No
     assert len({golden.label for golden in artifact.golden}) == 8
     for golden in artifact.golden:
         image = decode(repository.read_file(artifact, golden.path), ImageSpec("L", 8, 8))
-        _, probabilities_NK = run_session(session, image[None])
+        _, probabilities_NK = session.run(image[None])
         assert probabilities_NK[0].tolist() == list(golden.probabilities)
         assert artifact.labels[int(probabilities_NK[0].argmax())] == golden.label
 
@@ -81,7 +69,7 @@ def test_metrics_are_those_of_the_published_file(run: Path, tmp_path: Path) -> N
     artifact = export(run, "digits", repository)
     test = load_dataset("digits").test
     session = open_session(repository.read_model(artifact, "model.onnx"))
-    _, probabilities_NK = run_session(session, test.images_NHWC)
+    _, probabilities_NK = session.run(test.images_NHWC)
     assert artifact.metrics is not None
     assert artifact.metrics.accuracy == (probabilities_NK.argmax(axis=1) == test.targets_N).mean()
 
@@ -99,52 +87,6 @@ def test_nothing_is_published_when_parity_fails(
     with pytest.raises(ParityError, match="not published"):
         export(run, "digits", ModelRepository(tmp_path))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_verify_refuses_perturbed_weights(served: ServedNetwork, squares: Squares) -> None:
-    content = export_onnx(served, (8, 8, 1)).SerializeToString()
-    parity = verify(served, content, squares().train)
-    assert parity.batch_sizes == BATCH_SIZES
-    assert parity.max_probability_difference <= 1e-5
-    with torch.no_grad():
-        next(served.parameters()).add_(1e-3)
-    with pytest.raises(ParityError, match="expected probabilities within 1e-05"):
-        verify(served, content, squares().train)
-
-
-def test_verify_refuses_not_a_number(served: ServedNetwork, squares: Squares) -> None:
-    content = export_onnx(served, (8, 8, 1)).SerializeToString()
-    served.temperature.fill_(float("nan"))
-    with pytest.raises(ParityError, match="got inf"):
-        verify(served, content, squares().train)
-
-
-def test_the_graph_is_clean(served: ServedNetwork) -> None:
-    model = export_onnx(served, (8, 8, 1))
-    stamp(model, "squares", 3, ("links oben", "größer", "c", "d"))
-    content = model.SerializeToString()
-    inputs, outputs = check_contract(content, (8, 8, 1), 4)
-    assert [(t.name, t.datatype, t.shape) for t in inputs] == [("images", "UINT8", (-1, 8, 8, 1))]
-    assert [t.name for t in outputs] == ["logits", "probabilities"]
-    assert summarize(content).domains == ("",)
-    assert "Gather" not in {node.op_type for node in model.graph.node}
-    for trace in (b".py", str(Path(__file__).parents[2]).encode(), b"pkg.torch"):
-        assert trace not in content
-    assert json.loads(summarize(content).metadata["foveal.labels"])[1] == "größer"
-    with pytest.raises(ExportError, match=r"expected .*'logits', 'FP32', \(-1, 5\)"):
-        check_contract(content, (8, 8, 1), 5)
-
-
-def test_golden_images_survive_a_hopeless_model(served: ServedNetwork, squares: Squares) -> None:
-    test = squares().test
-    session = open_session(export_onnx(served, (8, 8, 1)).SerializeToString())
-    _, probabilities_NK = run_session(session, test.images_NHWC)
-    wrong = (probabilities_NK.argmax(axis=1) + 1) % 4
-    rows = choose_golden(session, Split(test.images_NHWC, wrong))
-    assert len(rows) == len(set(rows)) == 8
-    rows = choose_golden(session, Split(test.images_NHWC, probabilities_NK.argmax(axis=1)))
-    assert len(rows) == 8
-    assert np.isin(rows, np.arange(16)).all()
 
 
 def test_a_finished_run_is_not_written_over(run: Path, config: TrainConfig) -> None:

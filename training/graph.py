@@ -1,32 +1,31 @@
-"""The export stage: a fitted network becomes the ONNX graph of the contract.
+"""Turn a fitted network into the ONNX graph of the contract, with torch's exporter.
 
 Input ``images`` UINT8 [-1, H, W, C]; outputs ``logits`` and ``probabilities`` FP32 [-1, K].
-Scaling, layout and temperature are nodes of the graph. Knows nothing about where the file will lie.
+Scaling, layout and temperature are nodes of the graph. ``publish`` hands it to ``export``.
 """
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.artifact import TensorSpec
-from models.onnx_file import summarize
-from training.errors import ExportError
+from export.proof import Answers
 from training.layers import ImageShape
 from training.networks import ImageNetwork
 
-# The newest that torch 2.13's exporter writes without converting, and that onnxruntime has run
-# since 1.14 (2023).
+# The newest opset that torch 2.13's exporter writes without a conversion; onnxruntime runs it since
+# 1.14 (2023).
 OPSET = 18
 
 
 class ServedNetwork(nn.Module):
-    """What is served: images in, logits and calibrated probabilities out.
+    """A network as it is served: images in, logits and calibrated probabilities out.
 
     Args:
         network: The fitted network.
@@ -52,6 +51,12 @@ class ServedNetwork(nn.Module):
         logits_NK = self.network(images)
         return logits_NK, torch.softmax(logits_NK / self.temperature, dim=1)
 
+    def answer(self, images_NHWC: NDArray[np.uint8]) -> Answers:
+        """Compute both outputs for arrays, in evaluation mode: the proof's reference."""
+        with torch.inference_mode():
+            logits_NK, probabilities_NK = self.eval()(torch.from_numpy(images_NHWC))
+        return logits_NK.numpy(), probabilities_NK.numpy()
+
 
 def export_onnx(network: ServedNetwork, image_shape: ImageShape) -> onnx.ModelProto:
     """Export with torch's dynamo exporter, with a free batch size.
@@ -63,7 +68,7 @@ def export_onnx(network: ServedNetwork, image_shape: ImageShape) -> onnx.ModelPr
     Returns:
         The model, checked by onnx, without metadata and without traces of this machine.
     """
-    # Two rows: torch would take a single one for a constant.
+    # Two rows: torch would treat a batch of one as a constant.
     example = torch.zeros((2, *image_shape), dtype=torch.uint8)
     with _quiet_exporter():
         program = torch.onnx.export(
@@ -84,47 +89,6 @@ def export_onnx(network: ServedNetwork, image_shape: ImageShape) -> onnx.ModelPr
     return model
 
 
-def stamp(model: onnx.ModelProto, name: str, version: int, labels: tuple[str, ...]) -> None:
-    """Write name, version and labels into the model, so that a stray file can be re-adopted."""
-    onnx.helper.set_model_props(
-        model,
-        {
-            "foveal.name": name,
-            "foveal.version": str(version),
-            "foveal.labels": json.dumps(labels, ensure_ascii=False),
-        },
-    )
-
-
-def check_contract(
-    content: bytes, image_shape: ImageShape, classes: int
-) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Check the tensors of a serialized model against the contract.
-
-    Args:
-        content: The whole ONNX file.
-        image_shape: H, W, C of the images.
-        classes: K.
-
-    Returns:
-        The inputs and the outputs, as ``model.json`` states them.
-
-    Raises:
-        ExportError: A tensor has another name, datatype or shape, or data lies outside the file.
-    """
-    inputs = (TensorSpec("images", "UINT8", (-1, *image_shape)),)
-    outputs = tuple(TensorSpec(name, "FP32", (-1, classes)) for name in ("logits", "probabilities"))
-    summary = summarize(content)
-    got = [(t.name, t.datatype, t.shape) for t in (*summary.inputs, *summary.outputs)]
-    expected = [(t.name, t.datatype, t.shape) for t in (*inputs, *outputs)]
-    if got != expected or summary.external:
-        raise ExportError(
-            f"exported graph: expected {expected} and no external data, "
-            f"got {got} and external {list(summary.external)}"
-        )
-    return inputs, outputs
-
-
 def _forget_machine(model: onnx.ModelProto) -> None:
     """Drop the stack traces and source paths that the exporter leaves on every node."""
     del model.metadata_props[:]
@@ -137,7 +101,7 @@ def _forget_machine(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Silence the exporter's progress report and its warnings about its own internals."""
+    """Silence the exporter's progress output and its warnings about itself."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,8 +1,9 @@
-"""Lower precision: the fp32 graph made into an int8 or an fp16 one, and the gate both must pass.
+"""Convert an fp32 graph to int8 or fp16, and check the result against its gate.
 
 Only the body of the network is converted: from its first layer up to the last one, which stays in
-fp32 with the scaling before and the softmax after, so both outputs keep all their digits and the
-contract's tensors do not change. Legend: N rows, K classes.
+fp32 with the scaling before and the softmax after. Both outputs keep all their digits, and the
+contract's tensors do not change. Legend: N rows, H height, W width, C channels, K classes,
+G golden images.
 """
 
 import copy
@@ -18,36 +19,38 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from models.artifact import Gate, Precision
-from training.datasets.splits import Split
-from training.errors import ExportError, GateError
-from training.verify import Outputs, open_session, run_session
+from export.errors import ExportError, GateError
+from export.proof import run_batches
+from export.run import open_session, run_images
+from models.artifact import Precision
+from models.evidence import Gate
 
-# What ``export`` can write; fp32 is always written.
+# Precisions that ``foveal export`` can write; fp32 is always written.
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "fp16")
 
 # Images that the ranges of the activations are taken from: a sample of the training split. The
-# test split, which the gate reads, stays unseen.
+# quantizer never sees the test split, which the gate reads.
 CALIBRATION_IMAGES = 1024
 _CALIBRATION_ROWS = 64
-# What a file of lower precision may lose: accuracy as a share (0.005 is half a point), and the
-# images that keep the fp32 file's label.
+# Limits of the gate, as shares: accuracy that may be lost (0.005 is half a point), and images that
+# must keep the fp32 graph's label. Product choices; --max-accuracy-drop changes the first.
 MAX_ACCURACY_DROP = 0.005
 MIN_LABEL_AGREEMENT = 0.98
-_ROWS = 256
 _LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
-def convert(model: onnx.ModelProto, precision: Precision, train: Split) -> onnx.ModelProto:
-    """Convert the body of an exported fp32 graph.
+def convert(
+    model: onnx.ModelProto, precision: Precision, train_NHWC: NDArray[np.uint8]
+) -> onnx.ModelProto:
+    """Convert the body of an fp32 graph of the contract.
 
     Args:
-        model: As ``export_onnx`` makes it. Not modified.
+        model: The fp32 graph, sorted. Not modified.
         precision: ``int8`` or ``fp16``.
-        train: The training split, for the ranges of int8 activations.
+        train_NHWC: uint8 [N, H, W, C], the training split: gives the ranges of int8 activations.
 
     Raises:
-        ExportError: There is no layer but the last one.
+        ExportError: The graph has only one layer.
     """
     model = copy.deepcopy(model)
     for number, node in enumerate(model.graph.node):
@@ -58,11 +61,11 @@ def convert(model: onnx.ModelProto, precision: Precision, train: Split) -> onnx.
             f"precision {precision}: expected a layer before the last one, got none; "
             "this network is served in fp32"
         )
-    return _to_int8(model, body, train) if precision == "int8" else _to_fp16(model, body)
+    return _to_int8(model, body, train_NHWC) if precision == "int8" else _to_fp16(model, body)
 
 
 def find_body(graph: onnx.GraphProto) -> set[str]:
-    """Find what is converted: nodes from the first layer on that come before the last layer.
+    """Find the nodes to convert: from the first layer on, before the last layer.
 
     Args:
         graph: Sorted, every node with a name.
@@ -70,7 +73,7 @@ def find_body(graph: onnx.GraphProto) -> set[str]:
     Returns:
         Names of nodes.
     """
-    after_layer: set[str] = set()  # tensors that a layer had a part in
+    after_layer: set[str] = set()  # tensors that depend on a layer
     candidates: set[str] = set()
     for node in graph.node:
         if node.op_type in _LAYERS or after_layer & set(node.input):
@@ -89,42 +92,44 @@ def find_body(graph: onnx.GraphProto) -> set[str]:
 def measure_gate(
     expected_NK: NDArray[np.float32],
     content: bytes,
-    test: Split,
+    images_NHWC: NDArray[np.uint8],
+    targets_N: NDArray[np.int64],
     golden_NHWC: NDArray[np.uint8],
     max_accuracy_drop: float = MAX_ACCURACY_DROP,
 ) -> Gate:
-    """Compare a file of lower precision with the fp32 file on a whole split.
+    """Compare a graph of lower precision with the fp32 graph on the test split.
 
     Args:
-        expected_NK: float32 [N, K], probabilities that the fp32 file gives on it.
-        content: The file of lower precision.
-        test: Images that neither training nor calibration has seen.
+        expected_NK: float32 [N, K], probabilities that the fp32 graph gives.
+        content: The graph of lower precision.
+        images_NHWC: uint8 [N, H, W, C] that neither training nor calibration has seen.
+        targets_N: int64 [N].
         golden_NHWC: uint8 [G, H, W, C], the golden images as a load decodes them.
         max_accuracy_drop: Share that it may lose; ``check_gate`` compares.
     """
-    _, got_NK = run_split(content, test)
-    labels_N, expected_N = got_NK.argmax(axis=1), expected_NK.argmax(axis=1)
     session = open_session(content)
-    golden = [run_session(session, image[None])[1][0].tolist() for image in golden_NHWC]
-    accuracy = float((labels_N == test.targets_N).mean())
+    _, got_NK = run_images(session, images_NHWC)
+    _, golden_GK = run_batches(session.run, golden_NHWC, 1)
+    labels_N, expected_N = got_NK.argmax(axis=1), expected_NK.argmax(axis=1)
+    accuracy = float((labels_N == targets_N).mean())
     return Gate(
         split="test",
-        images=len(test),
+        images=len(targets_N),
         accuracy=accuracy,
-        accuracy_drop=float((expected_N == test.targets_N).mean()) - accuracy,
+        accuracy_drop=float((expected_N == targets_N).mean()) - accuracy,
         max_accuracy_drop=max_accuracy_drop,
         label_agreement=float((labels_N == expected_N).mean()),
         min_label_agreement=MIN_LABEL_AGREEMENT,
         max_probability_difference=float(np.abs(got_NK - expected_NK).max()),
-        golden=tuple(map(tuple, golden)),
+        golden=tuple(map(tuple, golden_GK.tolist())),
     )
 
 
 def check_gate(gate: Gate, precision: Precision) -> None:
-    """Let a file of lower precision pass, or not.
+    """Compare what a graph of lower precision lost with what it may lose.
 
     Raises:
-        GateError: It lost more than its limits allow.
+        GateError: It lost more.
     """
     # Written so that NaN, which compares as false, is refused too.
     if not (
@@ -141,23 +146,12 @@ def check_gate(gate: Gate, precision: Precision) -> None:
         )
 
 
-def run_split(content: bytes, split: Split) -> Outputs:
-    """Run a serialized model over a whole split; return logits and probabilities [N, K]."""
-    session = open_session(content)
-    parts = [
-        run_session(session, np.ascontiguousarray(split.images_NHWC[start : start + _ROWS]))
-        for start in range(0, len(split), _ROWS)
-    ]
-    logits, probabilities = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return logits, probabilities
-
-
 class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime's is untyped here
-    """A sample of the training split, as the quantizer asks for it: the same one each time."""
+    """A sample of the training split in batches; the same sample each time."""
 
-    def __init__(self, train: Split) -> None:
-        chosen = np.random.default_rng(0).permutation(len(train))[:CALIBRATION_IMAGES]
-        self._images_NHWC = train.images_NHWC[np.sort(chosen)]
+    def __init__(self, train_NHWC: NDArray[np.uint8]) -> None:
+        chosen = np.random.default_rng(0).permutation(len(train_NHWC))[:CALIBRATION_IMAGES]
+        self._images_NHWC = train_NHWC[np.sort(chosen)]
         self._start = 0
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
@@ -167,7 +161,9 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime's is 
         return {"images": np.ascontiguousarray(rows)} if len(rows) else None
 
 
-def _to_int8(model: onnx.ModelProto, body: set[str], train: Split) -> onnx.ModelProto:
+def _to_int8(
+    model: onnx.ModelProto, body: set[str], train_NHWC: NDArray[np.uint8]
+) -> onnx.ModelProto:
     """Quantize the body: static QDQ, weights int8 per channel, activations uint8.
 
     Measured on a CPU with AVX-512 VNNI, see the log in training/README.md: uint8 activations run
@@ -178,7 +174,7 @@ def _to_int8(model: onnx.ModelProto, body: set[str], train: Split) -> onnx.Model
         quantize_static(
             model,
             path,
-            _Images(train),
+            _Images(train_NHWC),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -191,10 +187,10 @@ def _to_int8(model: onnx.ModelProto, body: set[str], train: Split) -> onnx.Model
 
 
 def _to_fp16(model: onnx.ModelProto, body: set[str]) -> onnx.ModelProto:
-    """Let the body compute in float16, casts at its borders.
+    """Compute the body in float16, with casts at its borders.
 
-    Not ``convert_float_to_float16`` of onnxruntime: it rounds the outputs of fp32 nodes to float16
-    as well, so that probabilities keep three digits, and leaves nodes unsorted.
+    Not ``convert_float_to_float16`` of onnxruntime: it also rounds the outputs of fp32 nodes to
+    float16, which leaves probabilities three digits, and it leaves nodes unsorted.
     """
     graph = model.graph
     floats = _float_tensors(model)
@@ -227,7 +223,7 @@ def _to_fp16(model: onnx.ModelProto, body: set[str]) -> onnx.ModelProto:
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    del graph.value_info[:]  # they say fp32
+    del graph.value_info[:]  # they still state fp32
     used = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
@@ -245,7 +241,7 @@ def _float_tensors(model: onnx.ModelProto) -> set[str]:
 
 @contextmanager
 def _quiet_quantizer() -> Iterator[None]:
-    """Silence its advice to pre-process the model: the exporter has folded what can be folded."""
+    """Silence the quantizer's advice to pre-process: the exporter has already folded constants."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Fit the temperature that turns logits into probabilities that mean what they say.
+"""Fit the temperature that calibrates a network's probabilities.
 
 Guo et al. 2017, "On Calibration of Modern Neural Networks": one number, fitted on the validation
 split, that divides every logit; labels cannot change. Legend: N rows, K classes.
@@ -8,22 +8,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Far beyond what any sane network needs; stops a degenerate one from overflowing.
+# Far beyond what a trained network needs; a degenerate one would overflow without these limits.
 _LOWEST, _HIGHEST = 0.05, 20.0
 
 
 def fit_temperature(logits_NK: Tensor, targets_N: Tensor) -> float:
-    """Find the temperature with the smallest negative log-likelihood.
+    """Return the temperature with the smallest negative log-likelihood.
 
     The targets are softened as in Platt 1999 (the right class gets (N + 1) / (N + 2)): with a small
-    split and no mistake in it, the likelihood alone would ask for infinite confidence.
+    split and no mistake in it, the likelihood alone is best at infinite confidence.
 
     Args:
         logits_NK: float32 [N, K], of the validation split.
         targets_N: int64 [N].
 
     Returns:
-        The temperature, 0.05 to 20, as a float32 can hold it.
+        The temperature, 0.05 to 20, rounded to float32.
     """
     rows, classes = logits_NK.shape
     right = (rows + 1) / (rows + 2)

@@ -195,7 +195,7 @@ def test_the_command_adopts_by_flags_over_toml(
     said = shell(*words)
     assert said.code == 1
     assert said.error == (
-        f"{labels}: label 2: expected one of its own, got 'north' of label 1 again\n"
+        f"{labels}: label 2: expected a new label, got 'north', which is label 1 too\n"
     )
     said = shell("adopt", file, "--name", "foreign")
     assert (said.code, said.error.count("\n")) == (1, 1)

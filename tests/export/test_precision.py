@@ -6,7 +6,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from export.errors import ExportError, GateError
+from export.precision import check_gate, convert, find_body, measure_gate
+from export.proof import Answers
+from export.run import open_session, run_images
 from models.artifact import ImageSpec, Precision
 from models.image import decode
 from models.onnx_file import summarize
@@ -16,11 +21,9 @@ from tests.shell import Shell
 from training.config import TrainConfig
 from training.datasets.sources import Dataset, load_dataset
 from training.datasets.splits import Split
-from training.errors import ExportError, GateError
-from training.export import ServedNetwork, export_onnx
 from training.fit import untrained
+from training.graph import ServedNetwork, export_onnx
 from training.pipeline import export, train
-from training.precision import check_gate, convert, find_body, measure_gate, run_split
 from training.recipes import resolve
 
 pytestmark = pytest.mark.training
@@ -48,6 +51,10 @@ def graph_of(network: str, config: TrainConfig, dataset: Dataset, **options: obj
     changed = resolve(dataset.name, network, config.run, **options)  # type: ignore[arg-type]
     served = ServedNetwork(untrained(changed, dataset), temperature=2.0)
     return export_onnx(served, dataset.image_shape).SerializeToString()
+
+
+def run_split(content: bytes, split: Split) -> Answers:
+    return run_images(open_session(content), split.images_NHWC)
 
 
 @pytest.mark.parametrize("precision", LOWER)
@@ -137,9 +144,10 @@ def test_a_failing_gate_stops_the_export_and_publishes_nothing(
 ) -> None:
     """Ranges taken from black images clip everything: a real quantizer's real failure."""
 
-    def blind(model: onnx.ModelProto, precision: Precision, train: Split) -> onnx.ModelProto:
-        black = Split(np.zeros_like(train.images_NHWC), train.targets_N)
-        return convert(model, precision, black)
+    def blind(
+        model: onnx.ModelProto, precision: Precision, train_NHWC: NDArray[np.uint8]
+    ) -> onnx.ModelProto:
+        return convert(model, precision, np.zeros_like(train_NHWC))
 
     monkeypatch.setattr("training.publish.convert", blind)
     said = Shell(capsys, tmp_path)("export", run, "--name", "digits", "--precision", "int8")
@@ -156,15 +164,17 @@ def test_limits_of_the_gate_are_inclusive_and_refuse_not_a_number(
     dataset = squares()
     content = graph_of("cnn", config, dataset)
     _, expected_NK = run_split(content, dataset.test)
-    right = Split(dataset.test.images_NHWC, expected_NK.argmax(axis=1).astype(np.int64))
-    gate = measure_gate(expected_NK, content, right, right.images_NHWC[:1], 0.0)
+    images_NHWC, right_N = dataset.test.images_NHWC, expected_NK.argmax(axis=1)
+    gate = measure_gate(expected_NK, content, images_NHWC, right_N, images_NHWC[:1], 0.0)
     assert (gate.accuracy, gate.accuracy_drop, gate.label_agreement) == (1, 0, 1)
     check_gate(gate, "int8")
     one_wrong = np.roll(expected_NK, 1, axis=1)
-    moved = measure_gate(one_wrong, content, right, right.images_NHWC[:1], 1.0)
+    moved = measure_gate(one_wrong, content, images_NHWC, right_N, images_NHWC[:1], 1.0)
     with pytest.raises(GateError, match=r"98.00% of fp32's labels, got .* and 0.00%"):
         check_gate(moved, "int8")
-    nothing = measure_gate(expected_NK * np.nan, content, right, right.images_NHWC[:1], 1.0)
+    nothing = measure_gate(
+        expected_NK * np.nan, content, images_NHWC, right_N, images_NHWC[:1], 1.0
+    )
     with pytest.raises(GateError):
         check_gate(nothing, "fp16")
     assert set(asdict(gate)) >= {"accuracy", "accuracy_drop", "label_agreement"}
@@ -178,7 +188,7 @@ def test_the_body_of_every_network_is_converted(
     dataset = squares(channels=3, side=16)
     content = graph_of(network, config, dataset)
     model = onnx.load_from_string(content)
-    lower = convert(model, precision, dataset.train)
+    lower = convert(model, precision, dataset.train.images_NHWC)
     kinds = [node.op_type for node in lower.graph.node]
     assert ("QuantizeLinear" if precision == "int8" else "Cast") in kinds
     assert lower.graph.node[-1].op_type == "Softmax"
@@ -207,4 +217,4 @@ def test_a_network_of_one_layer_has_nothing_to_convert(
     dataset = squares()
     model = onnx.load_from_string(graph_of("neuron", config, dataset))
     with pytest.raises(ExportError, match="expected a layer before the last one"):
-        convert(model, "int8", dataset.train)
+        convert(model, "int8", dataset.train.images_NHWC)

@@ -1,0 +1,64 @@
+"""What a version is made of, before it has a number: the hand-over to ``publish``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from models.artifact import ImageSpec, Precision
+from models.evidence import Abstain, Gate, Metrics, Parity, Provenance, Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class DraftGolden:
+    """A golden image that is not yet in a folder.
+
+    Attributes:
+        encoded: The PNG file.
+        label: Label that ``model.json`` states for it.
+        probabilities: What the graph answers to it alone, [K].
+    """
+
+    encoded: bytes
+    label: str
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LowerGraph:
+    """The graph in a lower precision, and the gate that it passed."""
+
+    precision: Precision
+    graph: onnx.ModelProto
+    gate: Gate
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A proved graph with everything that ``model.json`` says about it.
+
+    Attributes:
+        graph: Keeps the contract; ``publish`` writes name and version into it.
+        labels: Label of each column of its outputs.
+        image: How bytes become a row of its input.
+        golden: Images with known answers.
+        parity: What the proof measured.
+        provenance: Where the graph came from.
+        temperature: Divides the logits inside the graph.
+        lower: The same graph in other precisions.
+        metrics: Scores, if it was evaluated.
+        abstain: When the model abstains, if it may.
+        statistics: What it was trained on, if known.
+    """
+
+    graph: onnx.ModelProto
+    labels: tuple[str, ...]
+    image: ImageSpec
+    golden: tuple[DraftGolden, ...]
+    parity: Parity
+    provenance: Provenance
+    temperature: float = 1.0
+    lower: Sequence[LowerGraph] = ()
+    metrics: Metrics | None = None
+    abstain: Abstain | None = None
+    statistics: Statistics | None = None

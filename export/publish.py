@@ -1,0 +1,120 @@
+"""Publish a draft as the next version of a model.
+
+The one way into the repository, for trained networks and for adopted graphs. Between the proof and
+the published file only name, version and labels are written into the graph's metadata; no node
+changes.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import onnx
+
+from export.draft import Draft, DraftGolden
+from export.errors import ExportError
+from models.artifact import (
+    ImageSpec,
+    ModelArtifact,
+    ModelFile,
+    Precision,
+    contract_tensors,
+)
+from models.evidence import Gate, Golden
+from models.onnx_file import OnnxFileError, check_graph
+from models.repository import ModelRepository
+
+
+def publish(draft: Draft, name: str, repository: ModelRepository) -> ModelArtifact:
+    """Write a draft's files into the repository: all of them, or nothing.
+
+    Args:
+        draft: What is published.
+        name: Name of the model.
+        repository: Where to publish.
+
+    Returns:
+        The published artifact.
+
+    Raises:
+        ExportError: A graph does not keep the contract.
+        ArtifactError: The repository refuses the name or the files.
+    """
+
+    def build(staging: Path, version: int) -> ModelArtifact:
+        def write(graph: onnx.ModelProto, precision: Precision, gate: Gate | None) -> ModelFile:
+            stamp(graph, name, version, draft.labels)
+            content = graph.SerializeToString()
+            check_contract(content, draft.image, len(draft.labels))
+            path = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+            (staging / path).write_bytes(content)
+            return ModelFile(path, precision, sha256(content), len(content), gate)
+
+        inputs, outputs = contract_tensors(draft.image, len(draft.labels))
+        opsets = draft.graph.opset_import
+        return ModelArtifact(
+            name=name,
+            version=version,
+            labels=draft.labels,
+            inputs=inputs,
+            outputs=outputs,
+            image=draft.image,
+            files=(
+                write(draft.graph, "fp32", None),
+                *(write(lower.graph, lower.precision, lower.gate) for lower in draft.lower),
+            ),
+            opset=next(o.version for o in opsets if o.domain in ("", "ai.onnx")),
+            temperature=draft.temperature,
+            golden=_write_golden(staging, draft.golden),
+            metrics=draft.metrics,
+            parity=draft.parity,
+            provenance=draft.provenance,
+            abstain=draft.abstain,
+            statistics=draft.statistics,
+        )
+
+    return repository.publish(name, build)
+
+
+def stamp(graph: onnx.ModelProto, name: str, version: int, labels: tuple[str, ...]) -> None:
+    """Write name, version and labels into a graph, so that a stray file can be adopted again."""
+    onnx.helper.set_model_props(
+        graph,
+        {
+            "foveal.name": name,
+            "foveal.version": str(version),
+            "foveal.labels": json.dumps(labels, ensure_ascii=False),
+        },
+    )
+
+
+def check_contract(content: bytes, image: ImageSpec, classes: int) -> None:
+    """Check a serialized graph against the contract.
+
+    Args:
+        content: The whole ONNX file.
+        image: What a row looks like.
+        classes: K.
+
+    Raises:
+        ExportError: A tensor has another name, datatype or shape, or data lies outside the file.
+    """
+    try:
+        check_graph(content, *contract_tensors(image, classes))
+    except OnnxFileError as error:
+        raise ExportError(f"graph: {error}") from None
+
+
+def sha256(content: bytes) -> str:
+    """Return the digest as ``model.json`` states it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write_golden(staging: Path, drafts: tuple[DraftGolden, ...]) -> tuple[Golden, ...]:
+    (staging / "golden").mkdir()
+    golden = []
+    for number, draft in enumerate(drafts):
+        path = f"golden/{number}.png"
+        (staging / path).write_bytes(draft.encoded)
+        golden.append(Golden(path, sha256(draft.encoded), draft.label, draft.probabilities))
+    return tuple(golden)

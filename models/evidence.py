@@ -1,0 +1,156 @@
+"""The evidence in ``model.json``: what was measured about a version, and where it came from.
+
+Plain dataclasses; ``artifact`` reads, writes and checks them as parts of a version.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Measurements of a file of lower precision against the fp32 file, when it passed its gate.
+
+    Attributes:
+        split: Name of the split, normally ``test``.
+        images: How many images.
+        accuracy: Share of right labels, 0-1.
+        accuracy_drop: Accuracy of the fp32 file minus this one's; negative if it gained.
+        max_accuracy_drop: The limit for it.
+        label_agreement: Share of images with the fp32 file's label, 0-1.
+        min_label_agreement: The limit for it.
+        max_probability_difference: Largest absolute difference over all probabilities.
+        golden: Expected probabilities of each golden image in this precision, [golden][K].
+    """
+
+    split: str
+    images: int
+    accuracy: float
+    accuracy_drop: float
+    max_accuracy_drop: float
+    label_agreement: float
+    min_label_agreement: float
+    max_probability_difference: float
+    golden: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Scores of the model on images that training never saw.
+
+    Attributes:
+        split: Name of the split, normally ``test``.
+        images: How many images.
+        accuracy: Share of right labels, 0-1.
+        per_class: Label to share of right labels among images of that label, 0-1.
+        calibration_error: Expected calibration error, 15 equal bins (Guo et al. 2017), 0-1.
+        calibration_error_before: The same without the temperature.
+    """
+
+    split: str
+    images: int
+    accuracy: float
+    per_class: dict[str, float]
+    calibration_error: float
+    calibration_error_before: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selective:
+    """Effect of an abstain threshold on one split.
+
+    Attributes:
+        split: Name of the split.
+        images: How many images.
+        answered: Share of images that get a label, 0-1.
+        precision: Share of right labels among those, 0-1.
+    """
+
+    split: str
+    images: int
+    answered: float
+    precision: float
+
+
+@dataclass(frozen=True, slots=True)
+class Abstain:
+    """When a model abstains: below a threshold it returns no label.
+
+    Attributes:
+        threshold: Probability that the first label must reach, 0-1.
+        target_precision: Share of right labels that was asked for, 0-1.
+        chosen: Effect on the split that the threshold was chosen on.
+        measured: Effect on the test split.
+    """
+
+    threshold: float
+    target_precision: float
+    chosen: Selective
+    measured: Selective
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Statistics of images and answers in training, to compare with later; see ``histograms``.
+
+    Attributes:
+        images: Images of the training split.
+        pixel_mean: Mean pixel of an image, 0-255, averaged over images.
+        pixel_spread: Standard deviation of the pixels of an image, averaged over images.
+        class_shares: Share of each label, 0-1, in the order of the labels.
+        entropy: Entropy of the probabilities, nats, averaged over the validation split.
+    """
+
+    images: int
+    pixel_mean: float
+    pixel_spread: float
+    class_shares: tuple[float, ...]
+    entropy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far the graph's answers are from those of the network or file that it was made from.
+
+    Attributes:
+        images: How many images were compared.
+        batch_sizes: Batch sizes of the runs.
+        max_logit_difference: Largest absolute difference over all logits.
+        max_probability_difference: Largest absolute difference over all probabilities.
+        label_agreement: Share of images with the same label, 0-1.
+    """
+
+    images: int
+    batch_sizes: tuple[int, ...]
+    max_logit_difference: float
+    max_probability_difference: float
+    label_agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where the model came from: revision, command, seed, data, versions and date."""
+
+    git: str
+    command: str
+    seed: int
+    dataset: str
+    dataset_sha256: str
+    versions: dict[str, str]
+    date: str
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """One image with a known answer, which every load replays.
+
+    Attributes:
+        path: PNG within the version's directory, of exactly the model's size.
+        sha256: Digest of the file.
+        label: The image's true label; for an adopted graph the label that it answered.
+        probabilities: Expected probabilities [K], from onnxruntime on the CPU in fp32.
+    """
+
+    path: str
+    sha256: str
+    label: str
+    probabilities: tuple[float, ...]
