@@ -19,7 +19,7 @@ from models.repository import ModelRepository
 from scoring.answer import Answer, Ranked, Result
 from service.errors import ServiceError
 from service.pipeline.postprocess import rank
-from service.session.planning import Choice, PlanLimits, open_all, open_best
+from service.session.planning import Choice, PlanChoices, open_all, open_best
 from service.session.session import Session
 
 # Rows a run gets at most: as in the service's default.
@@ -56,8 +56,8 @@ class LocalModel:
             InferenceError: onnxruntime refuses the model.
         """
         artifact = repository.verify(*repository.resolve(reference))
-        limits = PlanLimits(precision, (threads or available_cpus(),), BATCH_SIZE)
-        session = open_best(repository, artifact, limits)
+        choices = PlanChoices(precision, (threads or available_cpus(),), BATCH_SIZE)
+        session = open_best(repository, artifact, choices)
         file = artifact.file(session.plan.precision)
         assert file is not None, "the session was opened from one of the files; this is a bug"
         return cls(artifact, session, file)

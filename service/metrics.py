@@ -211,7 +211,7 @@ class ModelMetrics:
             *self._labels, plan.device, plan.precision, str(plan.threads), where
         )
         self._padded = 0
-        asked = classifier.limits.device.found.asked
+        asked = classifier.session.asked
         buckets = ",".join(map(str, plan.buckets))
         self._gauges = {
             self._info: 1,

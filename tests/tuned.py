@@ -3,7 +3,7 @@
 from models.artifact import ModelArtifact, Precision
 from models.machine import Machine
 from models.tuned import TunedPlan
-from service.session.tuned import this_machine
+from service.session.machine import this_machine
 
 
 def plan_for(

@@ -20,8 +20,9 @@ from models.artifact import ModelArtifact, Precision
 from models.machine import Machine
 from models.repository import ModelRepository
 from models.tuned import TunedPlan, remove_plan, write_plan
-from service.session.devices import Asked, find_device
-from service.session.tuned import this_machine
+from service.session.devices import find_device
+from service.session.machine import this_machine
+from service.session.plans import Asked
 
 
 @dataclass(frozen=True, slots=True)

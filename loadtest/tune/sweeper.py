@@ -21,8 +21,8 @@ from models.artifact import ArtifactError, ModelArtifact, Precision
 from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.session.devices import find_device
-from service.session.planning import self_test
-from service.session.plans import DeviceLimits, Plan
+from service.session.planning import DeviceOptions, self_test
+from service.session.plans import Plan
 from service.session.session import Session
 
 _LEAST_RUNS = 3
@@ -43,10 +43,10 @@ def main() -> None:
         shape = list(group)
         # On a GPU each of the batch sizes is a bucket of its own, so that none is padded.
         buckets = () if found.device == "cpu" else tuple(sorted({p.rows for p in shape}))
-        limits = DeviceLimits(found, buckets=buckets)
+        options = DeviceOptions(found, buckets=buckets)
         most = max(point.rows for point in shape)
         try:
-            plan = limits.plan(precision, threads, most, artifact.image.shape_HWC)
+            plan = options.plan(precision, threads, most, artifact.image.shape_HWC)
             sessions = _open(repository, artifact, plan, instances)
         except (ArtifactError, InferenceError) as error:
             refused.add(precision)

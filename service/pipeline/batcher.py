@@ -34,8 +34,9 @@ from service.errors import (
 )
 from service.pipeline.alarm import Alarm, Loop, Timer
 from service.pipeline.drain import DrainRate, RunTimes
-from service.pipeline.job import Batch, BatchLimits, CallbackJob, Job, Rows, Runner
-from service.session.session import Outputs
+from service.pipeline.job import Batch, CallbackJob, Job, Rows, Runner
+from service.pipeline.limits import BatchLimits
+from service.session.outputs import Outputs
 
 logger = logging.getLogger("foveal.batcher")
 

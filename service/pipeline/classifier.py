@@ -5,17 +5,18 @@ give bytes or arrays and a callback.
 """
 
 import functools
-import logging
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.artifact import ModelArtifact
 from models.image import ImageError, Pixels, decode_sized, read_size
-from models.repository import Fingerprint, ModelRepository
+from models.repository import Fingerprint
+from models.tuned import TunedPlan
 from service.errors import (
     DecodeError,
     NotReadyError,
@@ -26,46 +27,80 @@ from service.pipeline.batcher import Batcher
 from service.pipeline.job import Batch, Job, Rows, Runner
 from service.pipeline.limits import ServingLimits
 from service.pipeline.postprocess import Postprocessor
-from service.session.planning import best_of, open_again, open_best
-from service.session.session import Session
-from service.session.tuned import follow_plan
-
-logger = logging.getLogger("foveal.classifier")
+from service.session.outputs import Outputs
+from service.session.plans import Asked, Plan
 
 # A batch this short runs on the event loop itself: handing it to a thread costs more than it frees.
 # Measured for the prototype: 16-30 % more requests/s for 1 ms runs; at 45 ms newcomers starve.
 INLINE_RUN_S = 0.002
 
 
+class Session(Protocol):
+    """What the pipeline needs of a session, and what is shown of it; see ``service.session``."""
+
+    plan: Plan
+    asked: Asked
+    fallback: str
+    cpu_nodes: tuple[str, ...]
+    memory_bytes: int
+
+    @property
+    def executor(self) -> Executor | None:
+        """Return the thread that all runs must be on; None: any."""
+
+    @property
+    def slots(self) -> Sequence[Any]:
+        """Return the buffers that batches are put together in; empty if runs are not bound."""
+
+    @property
+    def padded_rows(self) -> int:
+        """Return how many rows were run only to fill batches up to their buckets."""
+
+    def run(self, images_NHWC: NDArray[np.uint8]) -> Outputs:
+        """Classify one batch, uint8 [N, H, W, C]."""
+
+    def run_slot(self, slot: Any, images_NHWC: NDArray[np.uint8]) -> Outputs:
+        """Classify one batch of a slot, on the executor's thread."""
+
+
 class Classifier:
     """One version of a model, loaded, self-tested and warm.
 
-    Build it with ``load``; call ``start`` on the event loop's thread before the first request.
+    ``rollout.loading`` makes it; call ``start`` on the event loop's thread before the first
+    request.
+
+    Args:
+        artifact: The version.
+        sessions: Warm sessions on one plan, at least one; instances share them in turn.
+        limits: Bounds.
+        full_batch_s: Seconds that the first session takes for a full batch.
+        fingerprint: Of the files that it was loaded from.
+        tuned: Tuning that it follows; None: none.
 
     Attributes:
-        artifact: What it is.
-        fingerprint: Of the files that it was loaded from.
-        session: What runs it.
-        sessions: That one, and those that run it beside it.
-        limits: What bounds it.
+        session: The first session.
+        postprocessor: Turns its outputs into predictions.
     """
 
     def __init__(
         self,
         artifact: ModelArtifact,
-        session: Session,
+        sessions: Sequence[Session],
         limits: ServingLimits,
+        *,
+        full_batch_s: float,
         fingerprint: Fingerprint = (),
-        others: Sequence[Session] = (),
+        tuned: TunedPlan | None = None,
     ) -> None:
         self.artifact = artifact
-        self.fingerprint = fingerprint
-        self.session = session
-        self.sessions = (session, *others)
+        self.sessions = sessions
+        self.session = sessions[0]
         self.limits = limits
+        self.full_batch_s = full_batch_s
+        self.fingerprint = fingerprint
+        self.tuned = tuned
         threshold = artifact.abstain.threshold if artifact.abstain else None
         self.postprocessor = Postprocessor(artifact.labels, threshold)
-        self.full_batch_s = self._warm_up()
         self._executor: Executor | None = None
         self._batcher: Batcher | None = None
 
@@ -78,9 +113,8 @@ class Classifier:
 
     @property
     def fallback(self) -> str:
-        """Return why the CPU runs what a GPU that is here should; empty where that is not so."""
-        found = self.limits.device.found
-        return found.reason if found.is_fallback else self.session.fallback
+        """Return why the CPU runs it although a GPU is here; empty if it does not."""
+        return self.session.fallback
 
     @property
     def batcher(self) -> Batcher:
@@ -186,57 +220,3 @@ class Classifier:
             Runner(self.sessions[i % len(self.sessions)].run, np.empty(shape, np.uint8))
             for i in range(instances)
         ]
-
-    def _warm_up(self) -> float:
-        """Run every size class once and return the seconds of a full batch (best of three)."""
-        size = self.limits.batch.max_batch_size
-        images = np.zeros((size, *self.artifact.image.shape_HWC), np.uint8)
-        for session in self.sessions:
-            for rows in (1, 2, size):
-                session.run(images[:rows])
-        return best_of(self.session, images, 3)
-
-
-def load(repository: ModelRepository, name: str, version: int, limits: ServingLimits) -> Classifier:
-    """Load a version: verify it, choose how it runs, replay its golden images, warm it up.
-
-    Args:
-        repository: Where it lies.
-        name: The model's.
-        version: Its number.
-        limits: What was set; the version's own plan decides the rest.
-
-    Raises:
-        ArtifactError: The files break the contract, or a golden image gets another answer.
-        ServiceError: onnxruntime refuses the model.
-    """
-    started = time.perf_counter()
-    fingerprint = repository.fingerprint(name, version)  # before: a change meanwhile is seen later
-    artifact = repository.verify(name, version)
-    limits = follow_plan(repository, artifact, limits)
-    session = open_best(repository, artifact, limits.plan)
-    # Threads of its own are a session's: runs at once would share them. A run on one thread is
-    # on its caller's, and one session serves them all.
-    others = limits.instances - 1 if session.plan.threads > 1 else 0
-    classifier = Classifier(
-        artifact,
-        session,
-        limits,
-        fingerprint,
-        [open_again(repository, artifact, session) for _ in range(others)],
-    )
-    logger.info(
-        "%s ready in %.0f ms: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the "
-        "%s%s",
-        artifact.reference,
-        (time.perf_counter() - started) * 1e3,
-        session.plan.device,
-        session.plan.precision,
-        limits.instances,
-        session.plan.threads,
-        limits.batch.max_batch_size,
-        classifier.full_batch_s * 1e3,
-        "loop" if classifier.is_inline else "session's thread",
-        f", as tuned on {limits.tuned.date}" if limits.tuned else "",
-    )
-    return classifier

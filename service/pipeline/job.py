@@ -1,35 +1,19 @@
-"""What the queue holds and what a run gives: jobs, batches, runners, and the bounds of them.
+"""What the queue holds and what a run gives: jobs, batches and runners.
 
 A job is the rows of one request from acceptance until done; a batch is what one run got; a runner
 is who runs it. Plain values that ``batcher`` moves along; they decide nothing.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ServiceError
-from service.session.session import Outputs
+from service.session.outputs import Outputs
 
 Rows = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """Bounds of one batcher.
-
-    Attributes:
-        max_batch_size: Rows one run gets at most.
-        max_queue_rows: Rows that may wait; one more is refused.
-        max_queue_delay_s: Longest wait for company while a runner is free, seconds.
-    """
-
-    max_batch_size: int = 64
-    max_queue_rows: int = 2048
-    max_queue_delay_s: float = 0.0
 
 
 class Runner:

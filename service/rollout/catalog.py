@@ -12,8 +12,8 @@ from models.artifact import ArtifactError
 from models.repository import Fingerprint, ModelRepository
 from models.traffic import NO_TRAFFIC, Share, Traffic
 from service.errors import ModelNotFoundError, NotReadyError, ServiceError
-from service.pipeline.classifier import Classifier, load
-from service.pipeline.limits import ServingLimits
+from service.pipeline.classifier import Classifier
+from service.rollout.loading import LoadOptions, load
 
 logger = logging.getLogger("foveal.catalog")
 
@@ -126,7 +126,7 @@ class Catalog:
 
 
 def load_catalog(
-    repository: ModelRepository, default_model: str, loaded_versions: int, limits: ServingLimits
+    repository: ModelRepository, default_model: str, loaded_versions: int, options: LoadOptions
 ) -> Catalog:
     """Load the newest versions of every model in a repository; what fails is refused, not fatal.
 
@@ -134,7 +134,7 @@ def load_catalog(
         repository: Where the models lie.
         default_model: Overrides the repository's default model unless empty.
         loaded_versions: How many of the newest versions of each model are loaded.
-        limits: For every classifier.
+        options: For every classifier.
 
     Raises:
         ArtifactError: There is no repository, or ``default_model`` is not in it.
@@ -145,7 +145,7 @@ def load_catalog(
     traffic: dict[str, Traffic] = {}
     names = repository.names()
     for name in names:
-        loaded = load_versions(repository, name, loaded_versions, limits)
+        loaded = load_versions(repository, name, loaded_versions, options)
         classifiers += loaded.good.values()
         refused |= {f"{name}:{v}": refusal.reason for v, refusal in loaded.refused.items()}
         traffic[name] = loaded.traffic
@@ -203,7 +203,7 @@ def load_versions(
     repository: ModelRepository,
     name: str,
     loaded_versions: int,
-    limits: ServingLimits,
+    options: LoadOptions,
     known: LoadedVersions = NOTHING,
 ) -> LoadedVersions:
     """Load a model's newest good versions, its pinned one and its candidates.
@@ -214,7 +214,7 @@ def load_versions(
         repository: Where the model lies, in at least one version.
         name: The model's.
         loaded_versions: How many of the newest that can be served are loaded.
-        limits: For every classifier.
+        options: For every classifier.
         known: What came of the last time: versions whose files are as they were then stay as they
             are, loaded or refused; one that was loaded and cannot be loaded again goes on.
     """
@@ -227,7 +227,7 @@ def load_versions(
     refused: dict[int, Refusal] = {}
 
     def take(version: int) -> bool:
-        outcome = _load_if_changed(repository, name, version, limits, known)
+        outcome = _load_if_changed(repository, name, version, options, known)
         if isinstance(outcome, Refusal):
             refused[version] = outcome
             if version not in known.good:
@@ -255,7 +255,7 @@ def _load_if_changed(
     repository: ModelRepository,
     name: str,
     version: int,
-    limits: ServingLimits,
+    options: LoadOptions,
     known: LoadedVersions,
 ) -> Classifier | Refusal:
     fingerprint = repository.fingerprint(name, version)
@@ -265,7 +265,7 @@ def _load_if_changed(
     if refusal is not None and refusal.fingerprint == fingerprint:
         return refusal
     try:
-        return load(repository, name, version, limits)
+        return load(repository, name, version, options)
     except (ArtifactError, ServiceError) as error:
         reason = str(error)
     except Exception as error:  # whatever a file made a library do, the other versions serve

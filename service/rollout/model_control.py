@@ -23,9 +23,9 @@ from service.errors import (
 )
 from service.metrics import MODEL_REFUSED, Meters
 from service.pipeline.classifier import Classifier
-from service.pipeline.limits import ServingLimits
 from service.protocols.v2.documents import Document, index
 from service.rollout.catalog import NOTHING, Catalog, LoadedVersions, Refusal, load_versions
+from service.rollout.loading import LoadOptions
 
 logger = logging.getLogger("foveal.model_control")
 
@@ -41,7 +41,7 @@ class ModelControl:
     Args:
         repository: Where the models lie.
         loaded_versions: Newest versions of a model that are loaded.
-        limits: For every classifier.
+        options: For every classifier.
         meters: Where classifiers are counted.
         catalog: What is served now.
         start: Called on the loop with each new classifier.
@@ -60,7 +60,7 @@ class ModelControl:
         self,
         repository: ModelRepository,
         loaded_versions: int,
-        limits: ServingLimits,
+        options: LoadOptions,
         meters: Meters,
         catalog: Catalog,
         start: Callable[[Classifier], None],
@@ -74,7 +74,7 @@ class ModelControl:
         self.catalog = catalog
         self.missing = {ref.split(":")[0] for ref in catalog.refused} - set(catalog.defaults)
         self._loaded_versions = loaded_versions
-        self._limits = limits
+        self._options = options
         self._meters = meters
         self._start = start
         self._token = token.encode()
@@ -236,7 +236,7 @@ class ModelControl:
         """Load what changed; on the thread. None: there is no such model."""
         if not self.repository.versions(name):
             return None
-        return load_versions(self.repository, name, self._loaded_versions, self._limits, known)
+        return load_versions(self.repository, name, self._loaded_versions, self._options, known)
 
     def _load(self, name: str) -> LoadedVersions:
         try:

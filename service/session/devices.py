@@ -13,26 +13,18 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnxruntime
 
 from service.errors import InferenceError
 from service.session.gpu.cuda_runtime import CudaError, CudaRuntime, driver_error, load_runtime
+from service.session.plans import Asked, Device, FoundDevice
+from service.session.providers import PROVIDERS
 
 logger = logging.getLogger("foveal.devices")
 
-Asked = Literal["auto", "cpu", "cuda", "tensorrt"]
-Device = Literal["cpu", "cuda", "tensorrt"]
-
-PROVIDERS: dict[Device, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 # y = x + x, one float, ONNX opset 18; of onnx.helper, as tests/service/session/test_devices.py
 # makes it again.
 PROBE = bytes.fromhex(
@@ -54,25 +46,6 @@ _LIBRARIES = (
 # Where wheels put them, below site-packages. CUDA 13's wheels share one folder.
 _FOLDERS = ("nvidia/cu13/lib", "nvidia/cudnn/lib", "tensorrt_libs")
 _PROBE_S = 60  # the loader alone; a cold disk reads 300 MB
-
-
-@dataclass(frozen=True, slots=True)
-class FoundDevice:
-    """Where sessions run, and why there.
-
-    Attributes:
-        device: What was found.
-        index: Which of the GPUs that this process sees; 0 on a CPU.
-        asked: What was asked for.
-        reason: Why ``auto`` took the CPU; empty where it did not.
-        is_fallback: Whether a GPU, or an onnxruntime made for one, is here all the same.
-    """
-
-    device: Device = "cpu"
-    index: int = 0
-    asked: Asked = "cpu"
-    reason: str = ""
-    is_fallback: bool = False
 
 
 def find_device(asked: Asked, worker: int = 0) -> FoundDevice:

@@ -10,15 +10,10 @@ Layout legend: N rows, H height, W width, C channels, K classes.
 import contextlib
 import dataclasses
 import logging
-import os
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
-
-# Before onnxruntime is imported: with its telemetry on it starts a thread, keeps a database in the
-# user's cache and speaks up where it can't. Nothing phones home.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime
@@ -26,14 +21,13 @@ from numpy.typing import NDArray
 
 from service.errors import InferenceError
 from service.session.buckets import choose_buckets
-from service.session.devices import PROVIDERS
 from service.session.gpu.accelerator import Accelerator, accelerator
-from service.session.gpu.binding import OUTPUTS, BoundRuns, Outputs, Slot
+from service.session.gpu.binding import OUTPUTS, BoundRuns, Slot
 from service.session.gpu.cuda_runtime import CudaError
 from service.session.gpu.memory import CpuMemory, Memory
-from service.session.plans import Binding, Plan, providers_of
-
-__all__ = ["Outputs", "Plan", "Session"]
+from service.session.outputs import Outputs
+from service.session.plans import Asked, Binding, Plan
+from service.session.providers import PROVIDERS, providers_of
 
 logger = logging.getLogger("foveal.session")
 
@@ -57,7 +51,8 @@ class Session:
     Attributes:
         plan: How it runs: buckets and binding may be less than what the plan wanted.
         reason: Why graphs are not replayed although the plan wanted it; empty where they are.
-        fallback: Why the CPU runs it although a GPU was found; empty where that is not so.
+        asked: Device setting that the plan was chosen for.
+        fallback: Why the CPU runs it although a GPU is here; empty if it does not.
         cpu_nodes: Nodes that a plan for a GPU leaves on the CPU, as ``Shape node_shape``.
         memory_bytes: What opening it took of the GPU's memory.
 
@@ -69,6 +64,7 @@ class Session:
     def __init__(self, content: bytes, plan: Plan, *, choose: bool = False) -> None:
         self.plan = plan
         self.reason = ""
+        self.asked: Asked = "cpu"
         self.fallback = ""
         self.cpu_nodes: tuple[str, ...] = ()
         self.memory_bytes = 0

@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 
 from service.errors import InferenceError
 from service.session.buckets import default_buckets
-from service.session.devices import PROVIDERS, find_device, gpu_count
+from service.session.devices import find_device, gpu_count
 from service.session.gpu.accelerator import accelerator
 from service.session.gpu.binding import STAGED
-from service.session.session import Outputs, Plan, Session
+from service.session.outputs import Outputs
+from service.session.plans import Plan
+from service.session.providers import PROVIDERS
+from service.session.session import Session
 from tests.gpu.conftest import HOME, why_not
 
 pytestmark = pytest.mark.gpu

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from service.errors import InferenceError
 from service.session.buckets import bucket_of
 from service.session.gpu.memory import Memory
+from service.session.outputs import Outputs
 
 OUTPUTS = ("logits", "probabilities")
 # Batches that are on their way at once: one runs, the next is put together and uploaded.
@@ -35,13 +36,6 @@ _MEASURED_RUNS = 5
 # CUDA's own allocations begin at such addresses, and kernels may read whole vectors.
 _ALIGNED_BYTES = 256
 _FLOAT_BYTES = 4
-
-
-class Outputs(NamedTuple):
-    """What one run gives: logits_NK and probabilities_NK, both float32 [N, K]."""
-
-    logits: NDArray[np.float32]
-    probabilities: NDArray[np.float32]
 
 
 class BoundRuns:

@@ -19,7 +19,7 @@ from loadtest.tune.points import SessionPoint
 from loadtest.tune.sweep import sweep
 from models.repository import ModelRepository
 from models.tuned import read_plan, write_plan
-from service.session.tuned import this_machine
+from service.session.machine import this_machine
 from tests.server import ROOT, running_server
 from tests.shell import Shell
 from tests.tiny import LABELS, SIDE, publish_tiny, tiny_model

@@ -15,14 +15,14 @@ from models.artifact import ArtifactError, ModelArtifact
 from models.image import encode_png
 from models.repository import ModelRepository
 from service.errors import DecodeError, ModelNotFoundError, NotReadyError, TooLargeError
-from service.pipeline.classifier import load
-from service.pipeline.job import BatchLimits, Job
-from service.pipeline.limits import ServingLimits
+from service.pipeline.job import Job
+from service.pipeline.limits import BatchLimits
 from service.rollout.catalog import Catalog, load_catalog
+from service.rollout.loading import LoadOptions, load
 from tests.service.pipeline.simulator import FakeLoop
 from tests.tiny import build_tiny, publish_tiny, random_images, tiny_logits, tiny_model
 
-LIMITS = ServingLimits(BatchLimits(max_batch_size=4))
+OPTIONS = LoadOptions(BatchLimits(max_batch_size=4))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def publish(
 
 def test_loads_and_runs(repository: ModelRepository) -> None:
     publish_tiny(repository.root)
-    classifier = load(repository, "tiny", 1, LIMITS)
+    classifier = load(repository, "tiny", 1, OPTIONS)
     images = random_images(3)
     np.testing.assert_array_equal(classifier.session.run(images).logits, tiny_logits(images))
     assert classifier.full_batch_s > 0
@@ -56,13 +56,13 @@ def test_self_test_refuses_another_answer(repository: ModelRepository) -> None:
     """The files are whole, the graph is the contract's; only what it computes is wrong."""
     publish_tiny(repository.root, model=tiny_model(gain=1.001))
     with pytest.raises(ArtifactError, match=r"tiny:1: golden image golden/\d.png: .*difference"):
-        load(repository, "tiny", 1, LIMITS)
+        load(repository, "tiny", 1, OPTIONS)
 
 
 def test_self_test_refuses_a_nan(repository: ModelRepository) -> None:
     publish_tiny(repository.root, model=tiny_model(gain=float("nan")))
     with pytest.raises(ArtifactError, match="difference of nan"):
-        load(repository, "tiny", 1, LIMITS)
+        load(repository, "tiny", 1, OPTIONS)
 
 
 def test_self_test_reads_every_golden_image(repository: ModelRepository) -> None:
@@ -73,7 +73,7 @@ def test_self_test_reads_every_golden_image(repository: ModelRepository) -> None
 
     publish(repository, spoil_last)
     with pytest.raises(ArtifactError, match=r"golden/7.png"):
-        load(repository, "tiny", 1, LIMITS)
+        load(repository, "tiny", 1, OPTIONS)
 
 
 def test_model_that_onnxruntime_refuses_is_refused_with_its_reason(
@@ -89,7 +89,7 @@ def test_model_that_onnxruntime_refuses_is_refused_with_its_reason(
 
     publish(repository, break_graph)
     publish_tiny(repository.root, "well")
-    catalog = load_catalog(repository, "", 2, LIMITS)
+    catalog = load_catalog(repository, "", 2, OPTIONS)
     assert "NoSuchOperator" in catalog.refused["tiny:1"]
     assert catalog.find("well").artifact.reference == "well:1"
 
@@ -110,7 +110,7 @@ def test_fp32_is_what_runs_whatever_the_order_of_the_files(repository: ModelRepo
         return replace(artifact, files=(int8, *artifact.files))
 
     publish(repository, add_int8)
-    classifier = load(repository, "tiny", 1, LIMITS)
+    classifier = load(repository, "tiny", 1, OPTIONS)
     images = random_images(1)
     np.testing.assert_array_equal(classifier.session.run(images).logits, tiny_logits(images))
 
@@ -123,7 +123,7 @@ def test_runs_on_the_loop_if_short_else_on_a_thread(
     repository: ModelRepository, full_batch_s: float
 ) -> None:
     publish_tiny(repository.root)
-    classifier = load(repository, "tiny", 1, LIMITS)
+    classifier = load(repository, "tiny", 1, OPTIONS)
     classifier.full_batch_s = full_batch_s
     names: list[str] = []
     run = classifier.session.run
@@ -160,8 +160,8 @@ def test_runs_on_the_loop_if_short_else_on_a_thread(
 def test_instances_run_at_once(repository: ModelRepository, threads: int) -> None:
     """Each run waits for the other: one at a time would never end."""
     publish_tiny(repository.root)
-    limits = replace(LIMITS, instances=2, threads=threads)
-    classifier = load(repository, "tiny", 1, limits)
+    options = replace(OPTIONS, instances=2, threads=threads)
+    classifier = load(repository, "tiny", 1, options)
     assert not classifier.is_inline
     meeting = threading.Barrier(2, timeout=10)
     images = random_images(8)
@@ -196,7 +196,7 @@ def test_instances_run_at_once(repository: ModelRepository, threads: int) -> Non
 
 def test_only_a_started_classifier_takes_rows(repository: ModelRepository) -> None:
     publish_tiny(repository.root)
-    classifier = load(repository, "tiny", 1, LIMITS)
+    classifier = load(repository, "tiny", 1, OPTIONS)
     with pytest.raises(NotReadyError, match="tiny:1"):
         classifier.submit([random_images(1)[0]], 0, lambda _job: None)
     classifier.start(FakeLoop())
@@ -207,7 +207,7 @@ def test_only_a_started_classifier_takes_rows(repository: ModelRepository) -> No
 
 def test_decode_errors_are_the_services(repository: ModelRepository) -> None:
     publish_tiny(repository.root)
-    classifier = load(repository, "tiny", 1, replace(LIMITS, max_image_pixels=100))
+    classifier = load(repository, "tiny", 1, replace(OPTIONS, max_image_pixels=100))
     image = random_images(1)[0]
     np.testing.assert_array_equal(classifier.decode(encode_png(image)), image)
     with pytest.raises(TooLargeError):
@@ -228,7 +228,7 @@ def catalog(repository: ModelRepository) -> Catalog:
     repository.set_default("a", 1)
     for version in ("c/1", "d/2"):
         (repository.root / version / "model.onnx").write_bytes(b"broken")
-    return load_catalog(repository, "b", 2, LIMITS)
+    return load_catalog(repository, "b", 2, OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_pinned_version_is_loaded_however_old(repository: ModelRepository) -> No
     for _ in range(4):
         publish_tiny(repository.root)
     repository.set_default("tiny", 1)
-    catalog = load_catalog(repository, "", 1, LIMITS)
+    catalog = load_catalog(repository, "", 1, OPTIONS)
     assert sorted(c.artifact.version for c in catalog) == [1, 4]
     assert catalog.find().artifact.version == 1
 
@@ -295,14 +295,14 @@ def test_pinned_version_is_loaded_however_old(repository: ModelRepository) -> No
 def test_repository_without_a_default_model(repository: ModelRepository) -> None:
     publish_tiny(repository.root, "a")
     publish_tiny(repository.root, "b")
-    catalog = load_catalog(repository, "", 1, LIMITS)
+    catalog = load_catalog(repository, "", 1, OPTIONS)
     assert catalog.find("a").artifact.name == "a"
     with pytest.raises(ModelNotFoundError, match="no default model; name one of a:1, b:1"):
         catalog.find()
 
 
 def test_empty_repository(repository: ModelRepository) -> None:
-    catalog = load_catalog(repository, "", 1, LIMITS)
+    catalog = load_catalog(repository, "", 1, OPTIONS)
     with pytest.raises(ModelNotFoundError, match="none"):
         catalog.find()
     assert list(catalog) == []
@@ -311,7 +311,7 @@ def test_empty_repository(repository: ModelRepository) -> None:
 def test_unknown_default_model(repository: ModelRepository) -> None:
     publish_tiny(repository.root)
     with pytest.raises(ArtifactError, match="FOVEAL_DEFAULT_MODEL: expected one of tiny, got 'x'"):
-        load_catalog(repository, "x", 1, LIMITS)
+        load_catalog(repository, "x", 1, OPTIONS)
 
 
 def test_pin_to_a_version_that_is_gone_does_not_take_all_models_down(
@@ -321,14 +321,14 @@ def test_pin_to_a_version_that_is_gone_does_not_take_all_models_down(
     publish_tiny(repository.root, "b")
     path = repository.root / "repository.json"
     path.write_text(json.dumps({"default_model": "b", "default_versions": {"a": 7}}))
-    catalog = load_catalog(repository, "", 1, LIMITS)
+    catalog = load_catalog(repository, "", 1, OPTIONS)
     assert catalog.find("b").artifact.reference == "b:1"
     assert any("7" in why for why in catalog.refused.values())
 
 
 def test_no_repository(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="expected a folder"):
-        load_catalog(ModelRepository(tmp_path / "nowhere"), "", 1, LIMITS)
+        load_catalog(ModelRepository(tmp_path / "nowhere"), "", 1, OPTIONS)
 
 
 def test_graph_is_checked_by_onnx_itself() -> None:

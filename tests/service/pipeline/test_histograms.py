@@ -2,7 +2,7 @@ import numpy as np
 
 from service.pipeline.histograms import INTERVAL_S, MAX_ROWS, Drift, first_rows
 from service.pipeline.job import Batch, Job
-from service.session.session import Outputs
+from service.session.outputs import Outputs
 from tests.tiny import random_images, tiny_probabilities
 
 

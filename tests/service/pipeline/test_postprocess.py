@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from service.pipeline.job import Batch, Job
 from service.pipeline.postprocess import Postprocessor, rank
-from service.session.session import Outputs
+from service.session.outputs import Outputs
 
 LABELS = ("plain", 'with "quotes"', "naïve ☃", "back\\slash", "")
 FLOAT32 = st.floats(0, 1, width=32)

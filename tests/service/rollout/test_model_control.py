@@ -12,8 +12,8 @@ import pytest
 from models.repository import ModelRepository
 from service.errors import ForbiddenError, ServiceError, UnauthorizedError
 from service.metrics import Meters
-from service.pipeline.limits import ServingLimits
 from service.rollout.catalog import Catalog
+from service.rollout.loading import LoadOptions
 from service.rollout.model_control import RETIRE_S, ModelControl
 from tests.service.protocols.desk import TOKEN, Desk
 from tests.tiny import SIDE, publish_tiny, random_images, tiny_logits
@@ -25,7 +25,7 @@ def authorize(token: str, authorization: bytes) -> None:
         control = ModelControl(
             ModelRepository(Path("nowhere")),
             1,
-            ServingLimits(),
+            LoadOptions(),
             meters,
             Catalog([], {}, "", {}),
             lambda _classifier: None,

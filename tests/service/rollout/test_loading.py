@@ -9,15 +9,14 @@ import pytest
 
 from models.repository import ModelRepository
 from models.tuned import write_plan
-from service.pipeline.classifier import load
-from service.pipeline.job import BatchLimits
-from service.pipeline.limits import ServingLimits
+from service.pipeline.limits import BatchLimits
 from service.rollout.catalog import load_versions
-from service.session.tuned import this_machine
+from service.rollout.loading import LoadOptions, load
+from service.session.machine import this_machine
 from tests.tiny import publish_tiny
 from tests.tuned import plan_for
 
-LIMITS = ServingLimits(BatchLimits(max_batch_size=4, max_queue_rows=99))
+OPTIONS = LoadOptions(BatchLimits(max_batch_size=4, max_queue_rows=99))
 
 
 @pytest.fixture
@@ -32,20 +31,20 @@ def test_a_plan_is_followed_and_the_log_says_so(
     plan = plan_for(artifact, precision="int8")
     write_plan(repository, "tiny", 1, plan)
     with caplog.at_level(logging.INFO):
-        classifier = load(repository, "tiny", 1, LIMITS)
+        classifier = load(repository, "tiny", 1, OPTIONS)
     assert classifier.session.plan.precision == "int8"
     assert classifier.session.plan.threads == 1
     assert classifier.limits.instances == 2
     assert classifier.limits.batch == BatchLimits(7, 99, 0.0015)
-    assert classifier.limits.tuned == plan
+    assert classifier.tuned == plan
     assert "as tuned on 2026-11-21T12:00:00+00:00" in caplog.text
 
 
 def test_buckets_are_the_plans_unless_they_were_set(repository: ModelRepository) -> None:
     artifact = publish_tiny(repository.root)
     write_plan(repository, "tiny", 1, dataclasses.replace(plan_for(artifact), buckets=(1, 7)))
-    assert load(repository, "tiny", 1, LIMITS).session.plan.buckets == (1, 7)
-    set_by_hand = dataclasses.replace(LIMITS, explicit=frozenset({"buckets"}))
+    assert load(repository, "tiny", 1, OPTIONS).session.plan.buckets == (1, 7)
+    set_by_hand = dataclasses.replace(OPTIONS, explicit=frozenset({"buckets"}))
     assert load(repository, "tiny", 1, set_by_hand).session.plan.buckets == ()
 
 
@@ -53,15 +52,15 @@ def test_what_was_set_explicitly_wins(repository: ModelRepository) -> None:
     artifact = publish_tiny(repository.root, lower={"int8": 3.0})
     write_plan(repository, "tiny", 1, plan_for(artifact, precision="int8"))
     names = {"precision": "fp32", "instances": 1, "threads": 2}
-    limits = dataclasses.replace(
-        LIMITS, threads=2, explicit=frozenset({*names, "max_batch_size", "max_queue_delay_ms"})
+    options = dataclasses.replace(
+        OPTIONS, threads=2, explicit=frozenset({*names, "max_batch_size", "max_queue_delay_ms"})
     )
-    classifier = load(repository, "tiny", 1, limits)
+    classifier = load(repository, "tiny", 1, options)
     assert classifier.session.plan.precision == "fp32"
     assert classifier.session.plan.threads == 2
     assert classifier.limits.instances == 1
-    assert classifier.limits.batch == LIMITS.batch
-    one = load(repository, "tiny", 1, dataclasses.replace(LIMITS, explicit=frozenset({"threads"})))
+    assert classifier.limits.batch == OPTIONS.batch
+    one = load(repository, "tiny", 1, dataclasses.replace(OPTIONS, explicit=frozenset({"threads"})))
     assert one.session.plan.precision == "int8", "the others are still the plan's"
 
 
@@ -78,8 +77,10 @@ def test_a_plan_that_does_not_count_is_one_line_in_the_log(
         write_plan(repository, "tiny", 1, dataclasses.replace(plan, sha256="0" * 64))
     else:
         repository.plan_path("tiny", 1).write_text('{"model": "tiny:1", "thr')
-    classifier = load(repository, "tiny", 1, LIMITS)
-    assert classifier.limits == LIMITS
+    classifier = load(repository, "tiny", 1, OPTIONS)
+    assert (classifier.limits, classifier.tuned) == (OPTIONS.limits, None)
+    assert classifier.session.plan.precision == OPTIONS.precision
+    assert classifier.session.plan.buckets == OPTIONS.device.buckets
     lines = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(lines) == 1
     assert lines[0].startswith("tiny:1 is served without ")
@@ -92,20 +93,20 @@ def test_another_number_of_workers_is_another_machine(
 ) -> None:
     """Each worker would take the cores that one was given."""
     write_plan(repository, "tiny", 1, plan_for(publish_tiny(repository.root)))
-    classifier = load(repository, "tiny", 1, dataclasses.replace(LIMITS, workers=2))
-    assert classifier.limits.tuned is None
+    classifier = load(repository, "tiny", 1, dataclasses.replace(OPTIONS, workers=2))
+    assert classifier.tuned is None
     assert "workers 1, here it is 2" in caplog.text
 
 
 def test_a_version_is_loaded_again_when_its_plan_changes(repository: ModelRepository) -> None:
     artifact = publish_tiny(repository.root)
-    first = load_versions(repository, "tiny", 1, LIMITS)
-    assert load_versions(repository, "tiny", 1, LIMITS, first).good == first.good
+    first = load_versions(repository, "tiny", 1, OPTIONS)
+    assert load_versions(repository, "tiny", 1, OPTIONS, first).good == first.good
     write_plan(repository, "tiny", 1, plan_for(artifact))
-    second = load_versions(repository, "tiny", 1, LIMITS, first)
+    second = load_versions(repository, "tiny", 1, OPTIONS, first)
     assert second.good[1] is not first.good[1]
     assert second.good[1].limits.instances == 2
-    assert load_versions(repository, "tiny", 1, LIMITS, second).good == second.good
+    assert load_versions(repository, "tiny", 1, OPTIONS, second).good == second.good
 
 
 def test_the_machine_is_what_this_process_may_use() -> None:
