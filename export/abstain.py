@@ -6,6 +6,7 @@ Chosen on the validation split, measured on the test split. Legend: N rows, K cl
 import numpy as np
 from numpy.typing import NDArray
 
+from models.abstain import is_answered
 from models.artifact import Abstain, Selective
 from training.errors import ConfigError
 
@@ -52,7 +53,7 @@ def measure_threshold(
     threshold: float,
 ) -> Selective:
     """Measure how many rows of a split are answered and how many of those rightly."""
-    is_answered_N = probabilities_NK.max(axis=1) >= np.float32(threshold)
+    is_answered_N = is_answered(probabilities_NK.max(axis=1), threshold)
     is_right_N = probabilities_NK.argmax(axis=1) == targets_N
     answered = int(is_answered_N.sum())
     right = int((is_answered_N & is_right_N).sum())

@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from models.abstain import is_answered
 from models.artifact import ArtifactError, ModelArtifact, ModelFile
 from models.image import ImageError, Pixels, decode
 from models.machine import available_cpus
@@ -134,7 +135,7 @@ class LocalModel:
     def answer(self, index: int, probability: np.float32) -> str | None:
         """Return the label of the most probable class, None where the model abstains."""
         abstain = self.artifact.abstain
-        if abstain is not None and not probability >= np.float32(abstain.threshold):
+        if abstain is not None and not is_answered(np.asarray(probability), abstain.threshold):
             return None
         return self.artifact.labels[index]
 
