@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.artifact import ModelArtifact
 from models.image import ImageError, Pixels, decode_sized, read_size
 from models.repository import Fingerprint
-from models.tuned import TunedPlan
+from models.tuned import Tuning
 from service.errors import (
     DecodeError,
     NotReadyError,
@@ -90,7 +90,7 @@ class Classifier:
         *,
         full_batch_s: float,
         fingerprint: Fingerprint = (),
-        tuned: TunedPlan | None = None,
+        tuned: Tuning | None = None,
     ) -> None:
         self.artifact = artifact
         self.sessions = sessions

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from models.artifact import ArtifactError
 from models.repository import Fingerprint, ModelRepository
-from models.traffic import NO_TRAFFIC, Share, Traffic
+from models.rollout import NO_ROLLOUT, Rollout, Share
 from service.errors import ModelNotFoundError, NotReadyError, ServiceError
 from service.pipeline.classifier import Classifier
 from service.rollout.loading import LoadOptions, load
@@ -26,7 +26,7 @@ class Catalog:
         default_versions: Name to the version behind a request that names none.
         default_model: Name behind a request that names none, "" if there is none.
         refused: ``name:version`` to the reason why it is not served.
-        traffic: Name to the candidates that see a share of its requests.
+        rollouts: Name to the candidates that get a share of its requests.
 
     Attributes:
         shadows: Default classifier to the candidate that is compared with it.
@@ -39,10 +39,10 @@ class Catalog:
         default_versions: dict[str, int],
         default_model: str,
         refused: dict[str, str],
-        traffic: dict[str, Traffic] | None = None,
+        rollouts: dict[str, Rollout] | None = None,
     ) -> None:
         self.default_model = default_model
-        self.traffic = traffic or {}
+        self.rollouts = rollouts or {}
         self.refused = refused
         self._by_version = {(c.artifact.name, c.artifact.version): c for c in classifiers}
         self._defaults = {
@@ -51,7 +51,7 @@ class Catalog:
         self.shadows: dict[Classifier, Candidate] = {}
         self.canaries: dict[str, Candidate] = {}
         for name, default in self._defaults.items():
-            shares = self.traffic.get(name, NO_TRAFFIC)
+            shares = self.rollouts.get(name, NO_ROLLOUT)
             if shadow := self._candidate(default, shares.shadow):
                 self.shadows[default] = shadow
             if canary := self._candidate(default, shares.canary):
@@ -142,13 +142,13 @@ def load_catalog(
     classifiers: list[Classifier] = []
     defaults: dict[str, int] = {}
     refused: dict[str, str] = {}
-    traffic: dict[str, Traffic] = {}
+    rollouts: dict[str, Rollout] = {}
     names = repository.names()
     for name in names:
         loaded = load_versions(repository, name, loaded_versions, options)
         classifiers += loaded.good.values()
         refused |= {f"{name}:{v}": refusal.reason for v, refusal in loaded.refused.items()}
-        traffic[name] = loaded.traffic
+        rollouts[name] = loaded.rollout
         if loaded.default is not None:
             defaults[name] = loaded.default
     if default_model and default_model not in names:
@@ -161,7 +161,7 @@ def load_catalog(
     except ArtifactError as error:
         logger.warning("/predict has no model: %s", error)
         default = ""
-    return Catalog(classifiers, defaults, default, refused, traffic)
+    return Catalog(classifiers, defaults, default, refused, rollouts)
 
 
 class Candidate(NamedTuple):
@@ -186,17 +186,17 @@ class LoadedVersions(NamedTuple):
         default: Which of them answers where none is named, None if there are none.
         refused: Why others do not.
         preferred: Which should answer: the pinned one, else the newest.
-        traffic: Which candidates should see a share of the requests.
+        rollout: Candidates that should get a share of the requests.
     """
 
     good: dict[int, Classifier]
     default: int | None
     refused: dict[int, Refusal]
     preferred: int
-    traffic: Traffic
+    rollout: Rollout
 
 
-NOTHING = LoadedVersions({}, None, {}, 0, NO_TRAFFIC)
+NOTHING = LoadedVersions({}, None, {}, 0, NO_ROLLOUT)
 
 
 def load_versions(
@@ -222,7 +222,7 @@ def load_versions(
     # A pinned version that is gone is refused as any other that cannot be loaded.
     settings = repository.settings()
     preferred = settings.default_versions.get(name, versions[-1])
-    traffic = settings.traffic.get(name, NO_TRAFFIC)
+    rollout = settings.rollouts.get(name, NO_ROLLOUT)
     good: dict[int, Classifier] = {}
     refused: dict[int, Refusal] = {}
 
@@ -241,14 +241,14 @@ def load_versions(
         if not left:
             break
         left -= take(version)
-    for version in (preferred, *traffic.versions):
+    for version in (preferred, *rollout.versions):
         if version not in good and version not in refused:
             take(version)
     if preferred in good:
         default: int | None = preferred
     else:
         default = known.default if known.default in good else max(good, default=None)
-    return LoadedVersions(dict(sorted(good.items())), default, refused, preferred, traffic)
+    return LoadedVersions(dict(sorted(good.items())), default, refused, preferred, rollout)
 
 
 def _load_if_changed(

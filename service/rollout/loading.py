@@ -15,7 +15,7 @@ import numpy as np
 from models.artifact import ArtifactError, ModelArtifact
 from models.machine import available_cpus
 from models.repository import ModelRepository
-from models.tuned import TunedPlan, read_plan
+from models.tuned import Tuning, read_tuning
 from service.pipeline.classifier import Classifier
 from service.pipeline.limits import BatchLimits, ServingLimits
 from service.session.machine import this_machine
@@ -57,7 +57,7 @@ class LoadOptions:
     instances: int = 1
     device: DeviceOptions = field(default_factory=DeviceOptions)
     explicit: frozenset[str] = frozenset()
-    tuned: TunedPlan | None = None
+    tuned: Tuning | None = None
 
     @property
     def limits(self) -> ServingLimits:
@@ -133,20 +133,22 @@ def _tuned(
 ) -> LoadOptions:
     """Return the options of one version: its tuning's, if one was made here, unless set."""
     try:
-        tuned = read_plan(repository, artifact.name, artifact.version)
+        tuned = read_tuning(repository, artifact.name, artifact.version)
     except ArtifactError as error:
-        logger.warning("%s is served without a plan: %s", artifact.reference, error)
+        logger.warning("%s is served without a tuning: %s", artifact.reference, error)
         return options
     if tuned is None:
         return options
     why = tuned.mismatch(artifact, this_machine(options.workers, options.device.found))
     if why is not None:
-        logger.warning("%s is served without its plan: %s; tune it again", artifact.reference, why)
+        logger.warning(
+            "%s is served without its tuning: %s; tune it again", artifact.reference, why
+        )
         return options
     return _merge(options, tuned)
 
 
-def _merge(options: LoadOptions, tuned: TunedPlan) -> LoadOptions:
+def _merge(options: LoadOptions, tuned: Tuning) -> LoadOptions:
     def is_free(name: str) -> bool:
         return name not in options.explicit
 

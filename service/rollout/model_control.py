@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from models.artifact import ArtifactError
 from models.repository import ModelRepository
-from models.traffic import NO_TRAFFIC, Traffic
+from models.rollout import NO_ROLLOUT, Rollout
 from service.errors import (
     ForbiddenError,
     InvalidInputError,
@@ -183,7 +183,7 @@ class ModelControl:
             self._serve(name, NOTHING)
         logger.info("%s unloaded", name)
 
-    async def set_traffic(self, name: str, traffic: Traffic) -> None:
+    async def set_rollout(self, name: str, rollout: Rollout) -> None:
         """Give candidates a share of a model's requests, in this worker now.
 
         Other workers follow when they look the next time.
@@ -194,7 +194,7 @@ class ModelControl:
         """
         try:
             await self._loop.run_in_executor(
-                self._thread, self.repository.set_traffic, name, traffic
+                self._thread, self.repository.set_rollout, name, rollout
             )
         except (ArtifactError, OSError) as error:
             raise InvalidInputError(str(error)) from None
@@ -253,8 +253,8 @@ class ModelControl:
         good = {c.artifact.version: c for c in catalog if c.artifact.name == name}
         default = catalog.defaults.get(name)
         version = None if default is None else default.artifact.version
-        traffic = catalog.traffic.get(name, NO_TRAFFIC)
-        return LoadedVersions(good, version, self._refused.get(name, {}), 0, traffic)
+        rollout = catalog.rollouts.get(name, NO_ROLLOUT)
+        return LoadedVersions(good, version, self._refused.get(name, {}), 0, rollout)
 
     def _serve(self, name: str, loaded: LoadedVersions) -> None:
         """Serve a catalog with these versions of one model, if it is not what is served already."""
@@ -269,10 +269,10 @@ class ModelControl:
             defaults[name] = loaded.default
             self.missing.discard(name)
         default_model = self._wanted_model if self._wanted_model in defaults else old.default_model
-        is_same = (loaded.good, loaded.default, loaded.traffic) == (
+        is_same = (loaded.good, loaded.default, loaded.rollout) == (
             known.good,
             known.default,
-            known.traffic,
+            known.rollout,
         )
         if is_same and (refused, default_model) == (old.refused, old.default_model):
             return
@@ -280,12 +280,12 @@ class ModelControl:
             if classifier is not known.good.get(version):
                 self._start(classifier)
         others = [c for c in old if c.artifact.name != name]
-        traffic = {**old.traffic, name: loaded.traffic}
+        rollouts = {**old.rollouts, name: loaded.rollout}
         self.catalog = Catalog(
-            [*others, *loaded.good.values()], defaults, default_model, refused, traffic
+            [*others, *loaded.good.values()], defaults, default_model, refused, rollouts
         )
-        if loaded.traffic != known.traffic:
-            logger.info("%s: traffic is %s", name, loaded.traffic.document)
+        if loaded.rollout != known.rollout:
+            logger.info("%s: rollout is %s", name, loaded.rollout.document)
         for reference in old.refused.keys() | refused.keys():
             MODEL_REFUSED.labels(*reference.split(":")).set(reference in refused)
         if loaded.default not in (None, known.default):

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from models.repository import ModelRepository
-from models.tuned import write_plan
+from models.tuned import write_tuning
 from service.pipeline.limits import BatchLimits
 from service.rollout.catalog import load_versions
 from service.rollout.loading import LoadOptions, load
 from service.session.machine import this_machine
 from tests.tiny import publish_tiny
-from tests.tuned import plan_for
+from tests.tuned import tuning_for
 
 OPTIONS = LoadOptions(BatchLimits(max_batch_size=4, max_queue_rows=99))
 
@@ -28,8 +28,8 @@ def test_a_plan_is_followed_and_the_log_says_so(
     repository: ModelRepository, caplog: pytest.LogCaptureFixture
 ) -> None:
     artifact = publish_tiny(repository.root, lower={"int8": 3.0})
-    plan = plan_for(artifact, precision="int8")
-    write_plan(repository, "tiny", 1, plan)
+    plan = tuning_for(artifact, precision="int8")
+    write_tuning(repository, "tiny", 1, plan)
     with caplog.at_level(logging.INFO):
         classifier = load(repository, "tiny", 1, OPTIONS)
     assert classifier.session.plan.precision == "int8"
@@ -42,7 +42,7 @@ def test_a_plan_is_followed_and_the_log_says_so(
 
 def test_buckets_are_the_plans_unless_they_were_set(repository: ModelRepository) -> None:
     artifact = publish_tiny(repository.root)
-    write_plan(repository, "tiny", 1, dataclasses.replace(plan_for(artifact), buckets=(1, 7)))
+    write_tuning(repository, "tiny", 1, dataclasses.replace(tuning_for(artifact), buckets=(1, 7)))
     assert load(repository, "tiny", 1, OPTIONS).session.plan.buckets == (1, 7)
     set_by_hand = dataclasses.replace(OPTIONS, explicit=frozenset({"buckets"}))
     assert load(repository, "tiny", 1, set_by_hand).session.plan.buckets == ()
@@ -50,7 +50,7 @@ def test_buckets_are_the_plans_unless_they_were_set(repository: ModelRepository)
 
 def test_what_was_set_explicitly_wins(repository: ModelRepository) -> None:
     artifact = publish_tiny(repository.root, lower={"int8": 3.0})
-    write_plan(repository, "tiny", 1, plan_for(artifact, precision="int8"))
+    write_tuning(repository, "tiny", 1, tuning_for(artifact, precision="int8"))
     names = {"precision": "fp32", "instances": 1, "threads": 2}
     options = dataclasses.replace(
         OPTIONS, threads=2, explicit=frozenset({*names, "max_batch_size", "max_queue_delay_ms"})
@@ -69,12 +69,12 @@ def test_a_plan_that_does_not_count_is_one_line_in_the_log(
     repository: ModelRepository, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     artifact = publish_tiny(repository.root)
-    plan = plan_for(artifact)
+    plan = tuning_for(artifact)
     if how == "machine":
         machine = dataclasses.replace(plan.machine, cores=plan.machine.cores + 1)
-        write_plan(repository, "tiny", 1, dataclasses.replace(plan, machine=machine))
+        write_tuning(repository, "tiny", 1, dataclasses.replace(plan, machine=machine))
     elif how == "bytes":
-        write_plan(repository, "tiny", 1, dataclasses.replace(plan, sha256="0" * 64))
+        write_tuning(repository, "tiny", 1, dataclasses.replace(plan, sha256="0" * 64))
     else:
         repository.plan_path("tiny", 1).write_text('{"model": "tiny:1", "thr')
     classifier = load(repository, "tiny", 1, OPTIONS)
@@ -92,7 +92,7 @@ def test_another_number_of_workers_is_another_machine(
     repository: ModelRepository, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each worker would take the cores that one was given."""
-    write_plan(repository, "tiny", 1, plan_for(publish_tiny(repository.root)))
+    write_tuning(repository, "tiny", 1, tuning_for(publish_tiny(repository.root)))
     classifier = load(repository, "tiny", 1, dataclasses.replace(OPTIONS, workers=2))
     assert classifier.tuned is None
     assert "workers 1, here it is 2" in caplog.text
@@ -102,7 +102,7 @@ def test_a_version_is_loaded_again_when_its_plan_changes(repository: ModelReposi
     artifact = publish_tiny(repository.root)
     first = load_versions(repository, "tiny", 1, OPTIONS)
     assert load_versions(repository, "tiny", 1, OPTIONS, first).good == first.good
-    write_plan(repository, "tiny", 1, plan_for(artifact))
+    write_tuning(repository, "tiny", 1, tuning_for(artifact))
     second = load_versions(repository, "tiny", 1, OPTIONS, first)
     assert second.good[1] is not first.good[1]
     assert second.good[1].limits.instances == 2
