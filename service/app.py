@@ -52,9 +52,9 @@ from service.rollout.model_control import ModelControl
 from service.rollout.shadow import Shadows
 from service.rollout.watch import Watch
 from service.session.buckets import parse_buckets
-from service.session.devices import find_device
+from service.session.devices import select_device
 from service.session.planning import DeviceOptions
-from service.session.plans import FoundDevice
+from service.session.plans import SelectedDevice
 from service.settings import load_settings
 
 try:
@@ -246,14 +246,14 @@ class Foveal:
     def _device(self) -> DeviceOptions:
         """Find the device; where it is not to be had, no model is ready, and each says why."""
         worker = (bentoml.server_context.worker_index or 1) - 1
-        found, error = FoundDevice(asked=settings.device), ""
+        selected, error = SelectedDevice(asked=settings.device), ""
         try:
-            found = find_device(settings.device, worker)
+            selected = select_device(settings.device, worker)
         except InferenceError as refusal:
             error = refusal.message
         cache = settings.engine_cache or Path.home() / ".cache/foveal/engines"
         return DeviceOptions(
-            found,
+            selected,
             error,
             parse_buckets(settings.buckets),
             settings.gpu_tf32,

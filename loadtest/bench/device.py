@@ -27,7 +27,7 @@ from models.artifact import Precision
 from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.session.buckets import default_buckets
-from service.session.devices import find_device, runtime
+from service.session.devices import runtime, select_device
 from service.session.gpu.accelerator import accelerator
 from service.session.gpu.binding import STAGED
 from service.session.gpu.cuda_runtime import DeviceFacts
@@ -84,7 +84,7 @@ def measure(
     Raises:
         InferenceError: The device does not work here.
     """
-    found = find_device(device)
+    found = select_device(device)
     facts = runtime().facts(found.index)
     figures: list[DeviceFigure] = []
     results: dict[str, Any] = {

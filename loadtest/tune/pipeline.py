@@ -20,7 +20,7 @@ from models.artifact import ModelArtifact, Precision
 from models.machine import Machine
 from models.repository import ModelRepository
 from models.tuned import Tuning, remove_tuning, write_tuning
-from service.session.devices import find_device
+from service.session.devices import select_device
 from service.session.machine import this_machine
 from service.session.plans import Asked
 
@@ -104,7 +104,7 @@ def tune_model(
         raise TuneError(
             f"FOVEAL_WORKERS: expected at most {cores.count}, a core each, got {request.workers}"
         )
-    found = find_device(request.device)
+    found = select_device(request.device)
     machine = dataclasses.replace(this_machine(request.workers, found), cores=cores.count)
     out = (request.out or Path("runs/tune") / f"{name}-{version}").resolve()
     about = _about(artifact, machine, precisions, request)

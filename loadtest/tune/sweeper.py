@@ -20,7 +20,7 @@ from loadtest.tune.points import SessionFigure, SessionPoint
 from models.artifact import ArtifactError, ModelArtifact, Precision
 from models.repository import ModelRepository
 from service.errors import InferenceError
-from service.session.devices import find_device
+from service.session.devices import select_device
 from service.session.planning import DeviceOptions, self_test
 from service.session.plans import Plan
 from service.session.session import Session
@@ -35,7 +35,7 @@ def main() -> None:
     artifact = repository.load(asked["name"], asked["version"])
     points = [SessionPoint(*point) for point in asked["points"]]
     seconds, longest_ms = asked["seconds"], asked["longest_ms"]
-    found = find_device(asked["device"])
+    found = select_device(asked["device"])
     refused: set[Precision] = set()
     for (precision, threads, instances), group in groupby(points, lambda point: point.trio):
         if precision in refused:

@@ -1,7 +1,7 @@
-"""A loaded model, as every protocol holds it.
+"""A loaded version of a model, as protocols hold it.
 
-``Classifier`` puts decode, queue, run and postprocess of one version together. No HTTP: protocols
-give bytes or arrays and a callback.
+``Classifier`` joins decode, queue, run and postprocess of one version. Knows no HTTP: protocols
+pass bytes or arrays and a callback.
 """
 
 import functools
@@ -30,8 +30,8 @@ from service.pipeline.postprocess import Postprocessor
 from service.session.outputs import Outputs
 from service.session.plans import Asked, Plan
 
-# A batch this short runs on the event loop itself: handing it to a thread costs more than it frees.
-# Measured for the prototype: 16-30 % more requests/s for 1 ms runs; at 45 ms newcomers starve.
+# A batch this short runs on the event loop itself: the hand-over to a thread costs more than it
+# frees. Measured: 16-30 % more requests/s for runs of 1 ms; at 45 ms new connections starve.
 INLINE_RUN_S = 0.002
 
 
@@ -136,7 +136,7 @@ class Classifier:
             loop: The loop that all requests arrive on.
             observe: Called after each run with this classifier and the batch.
             answering: Entered while the jobs of one run are done.
-            newcomers: Clients so far; see ``Batcher``.
+            newcomers: Returns the number of connections so far; see ``Batcher``.
         """
         executor = self.session.executor
         if executor is None and not self.is_inline:
@@ -153,14 +153,14 @@ class Classifier:
         )
 
     def close(self) -> None:
-        """Refuse new work and let the runs that are out finish."""
+        """Refuse new work; runs that have begun finish."""
         if self._batcher is not None:
             self._batcher.close()
         if self._executor is not None:
             self._executor.shutdown(wait=False)
 
     def release(self) -> None:
-        """Let go of the closed queue, which refers back: frozen objects are never collected."""
+        """Drop the closed queue, which refers back: the collector skips objects frozen at start."""
         self._batcher = None
 
     def decode(self, encoded: bytes) -> Pixels:
@@ -170,18 +170,18 @@ class Classifier:
             uint8 [H, W, C], 0-255.
 
         Raises:
-            TooLargeError: More pixels than the service takes.
-            DecodeError: No image, or a truncated or corrupt one.
+            TooLargeError: The image has more than ``max_image_pixels``.
+            DecodeError: The bytes are no image, or a truncated or corrupt one.
         """
         self.pixels(encoded)
         return self.decode_sized(encoded)
 
     def pixels(self, encoded: bytes) -> int:
-        """Read from the header how many pixels an image has, and refuse what is not decoded.
+        """Return the number of pixels of an image, read from its header.
 
         Raises:
-            TooLargeError: More pixels than the service takes.
-            DecodeError: No image, or none of the formats.
+            TooLargeError: The image has more than ``max_image_pixels``.
+            DecodeError: The bytes are no image of a known format.
         """
         try:
             width, height = read_size(encoded)
@@ -195,7 +195,7 @@ class Classifier:
         return width * height
 
     def decode_sized(self, encoded: bytes) -> Pixels:
-        """Decode one image that ``pixels`` has let through; see ``decode``."""
+        """Decode one image that ``pixels`` has accepted; see ``decode``."""
         try:
             return decode_sized(encoded, self.artifact.image)
         except ImageError as error:
@@ -206,10 +206,10 @@ class Classifier:
         return self.batcher.submit(rows, deadline, on_done)
 
     def _runners(self) -> list[Runner]:
-        """Return what runs batches: a bound session's slots, else one for each instance."""
+        """Return the runners: the slots of a bound session, else one for each instance."""
         session, instances = self.session, self.limits.instances
         if session.slots and (session.executor is not None or instances == 1):
-            # On a GPU one batch is put together and uploaded while another runs.
+            # On a GPU one batch is assembled and uploaded while another runs.
             slots = session.slots if session.executor is not None else session.slots[:1]
             return [
                 Runner(functools.partial(session.run_slot, slot), slot.images, slot.stage)

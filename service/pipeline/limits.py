@@ -8,9 +8,9 @@ class BatchLimits:
     """Bounds of one batcher.
 
     Attributes:
-        max_batch_size: Rows one run gets at most.
-        max_queue_rows: Rows that may wait; one more is refused.
-        max_queue_delay_s: Longest wait for company while a runner is free, seconds.
+        max_batch_size: Rows of one run, at most.
+        max_queue_rows: Rows that may wait; further ones are refused.
+        max_queue_delay_s: Longest wait for more rows while a runner is free, seconds.
     """
 
     max_batch_size: int = 64

@@ -1,7 +1,7 @@
 """Turn a batch's outputs into predictions: ranked labels as JSON.
 
-The ranking and the digits of all rows of a batch are computed once, when its first row is asked
-for; each further row is a lookup. Probabilities are written as the shortest decimal that reads
+The ranking and the digits of all rows of a batch are computed once, for its first row; each further
+row is a lookup. Probabilities are written as the shortest decimal that reads
 back as the same float32, so the text depends on the row alone, never on its batch.
 
 Layout legend: N rows, K classes, T predictions a row.
@@ -20,11 +20,11 @@ _ABSTAINED = b',"label":null,"abstained":true}'
 
 
 def rank(probabilities_NK: NDArray[np.float32], top: int) -> NDArray[np.intp]:
-    """Return the classes of each row, most probable first; equal ones in the order of their index.
+    """Return the classes of each row, most probable first; ties in the order of their index.
 
     Args:
         probabilities_NK: float32 [N, K].
-        top: How many to keep, 1 or more.
+        top: Number of classes to keep, 1 or more.
 
     Returns:
         int [N, min(top, K)].
@@ -53,7 +53,7 @@ class Postprocessor:
     def fragments(self, batch: Batch, top: int) -> list[bytes]:
         """Return, for each row of a batch, its JSON object ``{"predictions": [...]}``.
 
-        With a threshold it also has ``"label"``, null for none, and ``"abstained"``.
+        With a threshold it also has ``"abstained"`` and ``"label"``, null if the model abstains.
         """
         key = self, top
         fragments: list[bytes] | None = batch.notes.get(key)
@@ -73,8 +73,8 @@ class Postprocessor:
     def _render(self, probabilities_NK: NDArray[np.float32], top: int) -> list[bytes]:
         order_NT = rank(probabilities_NK, top)
         values_NT = np.ascontiguousarray(np.take_along_axis(probabilities_NK, order_NT, axis=1))
-        # One call writes the digits of the whole batch, and map() joins them to their labels: a
-        # loop over rows and classes in Python took 4.5 us a row, this takes 1.3.
+        # One call writes the digits of the whole batch, and map() joins them to their labels:
+        # 1.3 us a row; a loop over rows and classes in Python takes 4.5 us.
         digits = orjson.dumps(values_NT.ravel(), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(
             b","
         )

@@ -139,7 +139,7 @@ def _tuned(
         return options
     if tuned is None:
         return options
-    why = tuned.mismatch(artifact, this_machine(options.workers, options.device.found))
+    why = tuned.mismatch(artifact, this_machine(options.workers, options.device.selected))
     if why is not None:
         logger.warning(
             "%s is served without its tuning: %s; tune it again", artifact.reference, why

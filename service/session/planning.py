@@ -1,7 +1,7 @@
-"""Choose how a version runs here: which of its files, on how many threads; prove it, then open it.
+"""Choose the plan of a version here, its file and its threads; check it and open the session.
 
 The fp32 file is the reference. A file of lower precision is used only if it passed its gate where
-it was made and replays its own golden answers here; where it does not, fp32 answers and the log
+it was made and replays its own golden answers here; otherwise fp32 answers and the log
 says why. Knows no requests and no queues.
 """
 
@@ -20,7 +20,7 @@ from models.image import decode
 from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.session.buckets import default_buckets, fit_buckets
-from service.session.plans import FoundDevice, Plan
+from service.session.plans import Plan, SelectedDevice
 from service.session.session import Session
 
 logger = logging.getLogger("foveal.planning")
@@ -42,18 +42,18 @@ PRECISION_GAIN = 1.15
 
 @dataclass(frozen=True, slots=True)
 class DeviceOptions:
-    """What plans may use of the device that sessions run on.
+    """What a plan may use of the device that sessions run on.
 
     Attributes:
-        found: The device.
-        error: Why there is none such: then no session is opened; empty where there is.
+        selected: Device.
+        error: Error message if the device is unavailable, else empty; then no session is opened.
         buckets: Batch sizes that are run; empty: chosen by measurement on a GPU, none on a CPU.
         tf32: As in ``Plan``.
-        memory_bytes: What all sessions may hold of a GPU together; 0: no limit.
+        memory_bytes: Memory of a GPU that all sessions together may hold; 0: no limit.
         engine_cache: As in ``Plan``.
     """
 
-    found: FoundDevice = field(default_factory=FoundDevice)
+    selected: SelectedDevice = field(default_factory=SelectedDevice)
     error: str = ""
     buckets: tuple[int, ...] = ()
     tf32: bool = False
@@ -63,36 +63,36 @@ class DeviceOptions:
     @property
     def chooses(self) -> bool:
         """Whether buckets are chosen by measurement."""
-        return self.found.device != "cpu" and not self.buckets
+        return self.selected.device != "cpu" and not self.buckets
 
     def plan(
         self, precision: Precision, threads: int, rows: int, row_shape: tuple[int, ...]
     ) -> Plan:
-        """Return the plan for a file; its buckets are those to choose from.
+        """Return the plan for a file, with the buckets to choose from.
 
         Args:
-            precision: Of the file.
-            threads: On a CPU.
-            rows: Of the largest batch.
-            row_shape: (H, W, C) of each.
+            precision: Precision of the file.
+            threads: Threads of one run on a CPU.
+            rows: Rows of the largest batch.
+            row_shape: (H, W, C) of each row.
 
         Raises:
-            InferenceError: There is no such device.
+            InferenceError: The device is unavailable.
         """
         if self.error:
             raise InferenceError(self.error)
         buckets = self.buckets or (default_buckets(rows) if self.chooses else ())
         if buckets:
             buckets = fit_buckets(buckets, rows)
-        if self.found.device == "cpu":
+        if self.selected.device == "cpu":
             return Plan("cpu", precision, threads, "bound" if buckets else "plain", buckets)
         return Plan(
-            self.found.device,
+            self.selected.device,
             precision,
             1,
             "graph",
             buckets,
-            self.found.index,
+            self.selected.index,
             self.tf32,
             self.memory_bytes,
             self.engine_cache,
@@ -102,13 +102,13 @@ class DeviceOptions:
 
 @dataclass(frozen=True, slots=True)
 class PlanChoices:
-    """What a plan may choose from.
+    """What a plan is chosen from.
 
     Attributes:
-        precision: The file to run; ``auto``: the fastest one, measured.
+        precision: File to run; ``auto``: the fastest, by measurement.
         threads: Numbers of threads to choose from, by measurement if there are several.
-        rows: Rows of a full batch, which is what is measured.
-        device: Where, and what may be used there.
+        rows: Rows of a full batch, which is measured.
+        device: Device, and what may be used of it.
     """
 
     precision: Choice = "fp32"
@@ -122,31 +122,32 @@ def open_best(
 ) -> Session:
     """Open the session that answers for a version, its golden images replayed.
 
-    Where the device was chosen by ``auto``, a version that it cannot run goes to the CPU, aloud.
+    If the device was selected by ``auto``, a version that it cannot run falls back to the CPU and a
+    warning is logged.
 
     Args:
-        repository: Where the version lies.
-        artifact: The version, verified.
-        choices: What there is to choose from.
+        repository: Repository that holds the version.
+        artifact: The verified version.
+        choices: What its plan is chosen from.
 
     Raises:
         ArtifactError: The fp32 file is needed and a golden image gets another answer.
         InferenceError: The fp32 file is needed and onnxruntime refuses it.
     """
-    found = choices.device.found
-    reason = found.reason if found.is_fallback else ""
+    selected = choices.device.selected
+    reason = selected.reason if selected.is_fallback else ""
     try:
         session = _open_best(repository, artifact, choices)
     except (ArtifactError, InferenceError) as error:
-        if found.asked != "auto" or found.device == "cpu":
+        if selected.asked != "auto" or selected.device == "cpu":
             raise
         reason = str(error)
         cpu = DeviceOptions(buckets=choices.device.buckets)
         session = _open_best(repository, artifact, replace(choices, device=cpu))
         logger.warning(
-            "%s: the CPU runs it, %s cannot: %s", artifact.reference, found.device, reason
+            "%s: the CPU runs it, %s cannot: %s", artifact.reference, selected.device, reason
         )
-    session.asked, session.fallback = found.asked, reason
+    session.asked, session.fallback = selected.asked, reason
     return session
 
 
@@ -182,7 +183,7 @@ def open_all(repository: ModelRepository, artifact: ModelArtifact) -> Iterator[S
 
 
 def open_again(repository: ModelRepository, artifact: ModelArtifact, session: Session) -> Session:
-    """Open one more session on the file and the plan of one that is open, threads of its own."""
+    """Open another session on the file and the plan of an open one, with threads of its own."""
     file = artifact.file(session.plan.precision)
     assert file is not None, "the session was opened from it; this is a bug"
     return Session(repository.read_model(artifact, file.path), session.plan)
@@ -213,7 +214,7 @@ def self_test(repository: ModelRepository, artifact: ModelArtifact, session: Ses
 
 
 def best_of(session: Session, images_NHWC: NDArray[np.uint8], runs: int) -> float:
-    """Return the shortest of some runs, seconds; the first, which allocates, is not counted."""
+    """Return the seconds of the shortest run; the first, which allocates, is not counted."""
     times = []
     for _ in range(runs + 1):
         started = time.perf_counter()
@@ -225,7 +226,7 @@ def best_of(session: Session, images_NHWC: NDArray[np.uint8], runs: int) -> floa
 def _open_lower(
     repository: ModelRepository, artifact: ModelArtifact, precision: Precision, choices: PlanChoices
 ) -> Session | None:
-    """Open a file of lower precision; None, and a warning, where it cannot be trusted here."""
+    """Open a file of lower precision; None and a warning if it cannot be trusted here."""
     file = artifact.file(precision)
     if file is None or file.gate is None:
         has = ", ".join(f.precision for f in artifact.files if f.gate or f.precision == "fp32")
@@ -251,7 +252,7 @@ def _open_file(
     """Open one file on the number of threads that pays, and replay the golden images."""
     content = repository.read_model(artifact, file.path)
     device, shape = choices.device, artifact.image.shape_HWC
-    threads = sorted(set(choices.threads)) if device.found.device == "cpu" else [1]
+    threads = sorted(set(choices.threads)) if device.selected.device == "cpu" else [1]
     best, *others = (
         Session(
             content, device.plan(file.precision, count, choices.rows, shape), choose=device.chooses

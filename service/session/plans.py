@@ -12,21 +12,22 @@ from models.artifact import Precision
 
 Asked = Literal["auto", "cpu", "cuda", "tensorrt"]
 Device = Literal["cpu", "cuda", "tensorrt"]
-# How rows get to the graph and answers back. plain: onnxruntime copies arrays at each run. bound:
-# persistent buffers, rows filled up to a bucket. graph: the same, a CUDA graph replayed for each.
+# How rows reach the graph and outputs come back. plain: onnxruntime copies arrays at each run.
+# bound: persistent buffers, rows filled up to a bucket. graph: the same, a CUDA graph replayed for
+# each bucket.
 Binding = Literal["plain", "bound", "graph"]
 
 
 @dataclass(frozen=True, slots=True)
-class FoundDevice:
-    """Where sessions run, and why there.
+class SelectedDevice:
+    """The device that sessions run on, and why.
 
     Attributes:
-        device: What was found.
-        index: Which of the GPUs that this process sees; 0 on a CPU.
-        asked: What was asked for.
-        reason: Why ``auto`` took the CPU; empty where it did not.
-        is_fallback: Whether a GPU, or an onnxruntime made for one, is here all the same.
+        device: Device whose kernels compute.
+        index: Number of the GPU among those that this process sees; 0 on a CPU.
+        asked: Value of the device setting.
+        reason: Why ``auto`` took the CPU; empty if it did not.
+        is_fallback: Whether the machine has a GPU or an onnxruntime for one nevertheless.
     """
 
     device: Device = "cpu"
@@ -41,16 +42,16 @@ class Plan:
     """How a session runs.
 
     Attributes:
-        device: Whose kernels compute.
-        precision: Which file of the artifact it runs.
+        device: Device whose kernels compute.
+        precision: File of the artifact that it runs.
         threads: onnxruntime's intra-op threads, at least 1.
-        binding: How rows get there and answers back.
-        buckets: Batch sizes that are run, rising; empty where every size is run as it is.
-        index: Which of the GPUs that this process sees.
-        tf32: Whether float32 products on a GPU may round their inputs to TF32's eleven bits.
-        memory_bytes: What a GPU's arena may grow to; 0: as the device allows.
+        binding: How rows reach the graph and outputs come back.
+        buckets: Batch sizes that are run, rising; empty: every size is run as it is.
+        index: Number of the GPU among those that this process sees.
+        tf32: Whether float32 products on a GPU may round their inputs to TF32's 11 bits.
+        memory_bytes: Largest size of the arena on a GPU; 0: as the device allows.
         engine_cache: Folder of TensorRT's engines; None: they are built at each start.
-        row_shape: (H, W, C) of the rows, where TensorRT needs to know them beforehand.
+        row_shape: (H, W, C) of the rows, for TensorRT, which needs them beforehand.
     """
 
     device: Device = "cpu"

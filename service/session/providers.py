@@ -12,11 +12,11 @@ PROVIDERS: dict[Device, str] = {
 
 
 def providers_of(plan: Plan, stream: int = 0) -> list[tuple[str, dict[str, Any]]]:
-    """Return onnxruntime's providers for a plan, the one asked for first, with their options.
+    """Return onnxruntime's providers for a plan with their options, the plan's own first.
 
     Args:
-        plan: How to run.
-        stream: Handle of the CUDA stream that runs belong on.
+        plan: Plan.
+        stream: Handle of the CUDA stream that runs are queued on; 0: the provider's own.
     """
     cpu: tuple[str, dict[str, Any]] = (PROVIDERS["cpu"], {})
     if plan.device == "cpu":
@@ -24,7 +24,7 @@ def providers_of(plan: Plan, stream: int = 0) -> list[tuple[str, dict[str, Any]]
     cuda = (PROVIDERS["cuda"], _cuda_options(plan, stream))
     if plan.device == "cuda":
         return [cuda, cpu]
-    # What TensorRT leaves, CUDA takes; a graph is then TensorRT's to capture.
+    # CUDA runs the nodes that TensorRT does not support; TensorRT captures the graph.
     cuda[1].pop("enable_cuda_graph", None)
     return [(PROVIDERS["tensorrt"], _tensorrt_options(plan, stream)), cuda, cpu]
 

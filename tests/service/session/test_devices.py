@@ -14,11 +14,11 @@ from service.pipeline.limits import BatchLimits
 from service.rollout.catalog import load_catalog
 from service.rollout.loading import LoadOptions, load
 from service.session import devices
-from service.session.devices import find_device, installed_libraries
+from service.session.devices import installed_libraries, select_device
 from service.session.gpu.accelerator import Budget
 from service.session.gpu.cuda_runtime import CudaError, CudaRuntime, driver_error
 from service.session.planning import DeviceOptions
-from service.session.plans import Asked, FoundDevice, Plan
+from service.session.plans import Asked, Plan, SelectedDevice
 from service.session.providers import providers_of
 from tests.tiny import publish_tiny, random_images, tiny_logits
 
@@ -29,7 +29,7 @@ without_gpu = pytest.mark.skipif(
 
 
 def test_the_cpu_is_found_without_looking() -> None:
-    assert find_device("cpu") == FoundDevice("cpu", 0, "cpu", "", False)
+    assert select_device("cpu") == SelectedDevice("cpu", 0, "cpu", "", False)
 
 
 @without_gpu
@@ -37,14 +37,14 @@ def test_the_cpu_is_found_without_looking() -> None:
 def test_a_device_that_is_not_here_is_refused_with_what_is_missing(asked: Asked) -> None:
     missing = "libcuda.so.1: cannot open" if HAS_CUDA else "ExecutionProvider, got version"
     with pytest.raises(InferenceError, match=f"device {asked}: expected .*{missing}") as refused:
-        find_device(asked)
+        select_device(asked)
     assert "\n" not in refused.value.message
 
 
 @without_gpu
 def test_auto_falls_to_the_cpu_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        found = find_device("auto", worker=3)
+        found = select_device("auto", worker=3)
     assert (found.device, found.index, found.asked) == ("cpu", 0, "auto")
     assert found.is_fallback == HAS_CUDA
     assert found.reason.startswith("device cuda: expected")

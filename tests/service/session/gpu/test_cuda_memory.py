@@ -25,7 +25,7 @@ from service.session.gpu.binding import BoundRuns
 from service.session.gpu.cuda_runtime import CudaError, CudaRuntime
 from service.session.gpu.memory import CudaMemory
 from service.session.planning import DeviceOptions
-from service.session.plans import Asked, FoundDevice, Plan
+from service.session.plans import Asked, Plan, SelectedDevice
 from service.session.session import Session
 from tests.tiny import publish_tiny, random_images, tiny_logits, tiny_model
 
@@ -249,7 +249,7 @@ def test_a_model_that_the_device_cannot_run_goes_to_the_cpu_if_auto_chose(
         return CPU if plan.device == "cpu" else [("NoExecutionProvider", {})]
 
     monkeypatch.setattr("service.session.session.providers_of", providers)
-    options = LoadOptions(device=DeviceOptions(FoundDevice("cuda", 0, asked)))
+    options = LoadOptions(device=DeviceOptions(SelectedDevice("cuda", 0, asked)))
     with pytest.warns(UserWarning, match="not in available provider names"):
         if asked == "cuda":
             with pytest.raises(InferenceError):
