@@ -193,7 +193,7 @@ class Foveal:
             self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
         )
         self.control.on_replace = self._forget
-        self.watch = Watch(self.control.look, settings.reload_s)
+        self.watch = Watch(self.control.poll, settings.reload_s)
         lane.observers = _observers()
         lane.route(
             lambda path: self.predict.find(path) or self.v2.find(path) or self.traffic.find(path)
