@@ -11,7 +11,7 @@ from tests.server import RunningServer
 
 
 def ready(*words: object) -> int:
-    program = [sys.executable, "-S", "-E", ROOT / "deploy/ready.py", *map(str, words)]
+    program = [sys.executable, "-S", "-E", str(ROOT / "deploy/ready.py"), *map(str, words)]
     return subprocess.run(program, capture_output=True, check=False, timeout=30).returncode
 
 
