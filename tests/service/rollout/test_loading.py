@@ -1,19 +1,25 @@
-"""Whose word counts for a version: the variables that were set, its plan, the defaults."""
+"""How a version is loaded: its self-test, its file, and which of settings and tuning counts."""
 
 import dataclasses
+import hashlib
 import logging
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
+from models.artifact import ArtifactError, ModelArtifact
 from models.repository import ModelRepository
 from models.tuned import write_tuning
 from service.pipeline.limits import BatchLimits
-from service.rollout.catalog import load_versions
+from service.rollout.catalog import load_catalog, load_versions
 from service.rollout.loading import LoadOptions, load
 from service.session.machine import this_machine
-from tests.tiny import publish_tiny
+from tests.tiny import build_tiny, publish_tiny, random_images, tiny_logits, tiny_model
 from tests.tuned import tuning_for
 
 OPTIONS = LoadOptions(BatchLimits(max_batch_size=4, max_queue_rows=99))
@@ -22,6 +28,15 @@ OPTIONS = LoadOptions(BatchLimits(max_batch_size=4, max_queue_rows=99))
 @pytest.fixture
 def repository(tmp_path: Path) -> ModelRepository:
     return ModelRepository(tmp_path)
+
+
+def publish(
+    repository: ModelRepository, change: Callable[[ModelArtifact, Path], ModelArtifact]
+) -> ModelArtifact:
+    """Publish a tiny model after a change to it."""
+    return repository.publish(
+        "tiny", lambda folder, v: change(build_tiny(folder, "tiny", v, tiny_model()), folder)
+    )
 
 
 def test_a_plan_is_followed_and_the_log_says_so(
@@ -114,3 +129,78 @@ def test_the_machine_is_what_this_process_may_use() -> None:
     assert 1 <= machine.cores <= len(os.sched_getaffinity(0))
     assert machine.workers == 3
     assert machine.cpu
+
+
+def test_loads_and_runs(repository: ModelRepository) -> None:
+    publish_tiny(repository.root)
+    classifier = load(repository, "tiny", 1, OPTIONS)
+    images = random_images(3)
+    np.testing.assert_array_equal(classifier.session.run(images).logits, tiny_logits(images))
+    assert classifier.full_batch_s > 0
+
+
+def test_self_test_refuses_another_answer(repository: ModelRepository) -> None:
+    """The files are whole, the graph is the contract's; only what it computes is wrong."""
+    publish_tiny(repository.root, model=tiny_model(gain=1.001))
+    with pytest.raises(ArtifactError, match=r"tiny:1: golden image golden/\d.png: .*difference"):
+        load(repository, "tiny", 1, OPTIONS)
+
+
+def test_self_test_refuses_a_nan(repository: ModelRepository) -> None:
+    publish_tiny(repository.root, model=tiny_model(gain=float("nan")))
+    with pytest.raises(ArtifactError, match="difference of nan"):
+        load(repository, "tiny", 1, OPTIONS)
+
+
+def test_self_test_reads_every_golden_image(repository: ModelRepository) -> None:
+    def spoil_last(artifact: ModelArtifact, _folder: Path) -> ModelArtifact:
+        golden = artifact.golden[-1]
+        wrong = replace(golden, probabilities=tuple(reversed(golden.probabilities)))
+        return replace(artifact, golden=(*artifact.golden[:-1], wrong))
+
+    publish(repository, spoil_last)
+    with pytest.raises(ArtifactError, match=r"golden/7.png"):
+        load(repository, "tiny", 1, OPTIONS)
+
+
+def test_model_that_onnxruntime_refuses_is_refused_with_its_reason(
+    repository: ModelRepository,
+) -> None:
+    def break_graph(artifact: ModelArtifact, folder: Path) -> ModelArtifact:
+        model = tiny_model()
+        model.graph.node[0].op_type = "NoSuchOperator"
+        content = model.SerializeToString()
+        (folder / "model.onnx").write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        return replace(artifact, files=(replace(artifact.files[0], sha256=digest),))
+
+    publish(repository, break_graph)
+    publish_tiny(repository.root, "well")
+    catalog = load_catalog(repository, "", 2, OPTIONS)
+    assert "NoSuchOperator" in catalog.refused["tiny:1"]
+    assert catalog.find("well").artifact.reference == "well:1"
+
+
+def test_fp32_is_what_runs_whatever_the_order_of_the_files(repository: ModelRepository) -> None:
+    """The plan says fp32; another precision listed first must not be loaded in its place."""
+
+    def add_int8(artifact: ModelArtifact, folder: Path) -> ModelArtifact:
+        content = tiny_model(gain=3).SerializeToString()
+        (folder / "model.int8.onnx").write_bytes(content)
+        int8 = replace(
+            artifact.files[0],
+            path="model.int8.onnx",
+            precision="int8",
+            sha256=hashlib.sha256(content).hexdigest(),
+            size_bytes=len(content),
+        )
+        return replace(artifact, files=(int8, *artifact.files))
+
+    publish(repository, add_int8)
+    classifier = load(repository, "tiny", 1, OPTIONS)
+    images = random_images(1)
+    np.testing.assert_array_equal(classifier.session.run(images).logits, tiny_logits(images))
+
+
+def test_graph_is_checked_by_onnx_itself() -> None:
+    onnx.checker.check_model(tiny_model(), full_check=True)
