@@ -38,14 +38,14 @@ def show_model(
     """
     from models.artifact import ArtifactError
     from models.describe import tell
-    from models.tuned import read_plan, tell_plan
+    from models.tuned import describe_tuning, read_tuning
 
     repository = open_repository(models)
     name, version = repository.resolve(model)
     artifact = repository.load(name, version)
     try:
-        plan = read_plan(repository, name, version)
-        lines = tell_plan(plan) if plan else []
+        plan = read_tuning(repository, name, version)
+        lines = describe_tuning(plan) if plan else []
     except ArtifactError as error:  # the service does without it, too
         plan, lines = None, [("plan", str(error))]
     document = dataclasses.asdict(artifact) | {"plan": dataclasses.asdict(plan) if plan else None}
@@ -105,12 +105,12 @@ def set_canary(
 def _set_share(
     kind: str, repository: "ModelRepository", name: str, version: int, fraction: float
 ) -> None:
-    from models.traffic import NO_TRAFFIC, Share
+    from models.rollout import NO_ROLLOUT, Share
 
     repository.resolve(f"{name}:{version}")
-    traffic = repository.settings().traffic.get(name, NO_TRAFFIC)
+    rollout = repository.settings().rollouts.get(name, NO_ROLLOUT)
     share = Share(version, fraction) if fraction else None
-    repository.set_traffic(name, dataclasses.replace(traffic, **{kind: share}))
+    repository.set_rollout(name, dataclasses.replace(rollout, **{kind: share}))
     print(f"{name}:{version} is {kind} of {fraction:.4g} of the requests, {_WHEN}")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError
+from models.abstain import is_answered
 from models.evidence import Abstain, Selective
 
 
@@ -52,7 +53,7 @@ def measure_threshold(
     threshold: float,
 ) -> Selective:
     """Measure the share of rows that are answered, and the share of right labels among them."""
-    is_answered_N = probabilities_NK.max(axis=1) >= np.float32(threshold)
+    is_answered_N = is_answered(probabilities_NK.max(axis=1), threshold)
     is_right_N = probabilities_NK.argmax(axis=1) == targets_N
     answered = int(is_answered_N.sum())
     right = int((is_answered_N & is_right_N).sum())

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from export.proof import Answers, run_batches
 from models.machine import available_cpus
-from service.session.session import Plan, Session
+from service.session.plans import Plan
+from service.session.session import Session
 
 # Rows of a batch over a whole split: large enough that the cost of a call does not show.
 _ROWS = 256

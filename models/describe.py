@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from models.artifact import ModelArtifact, TensorSpec
 from models.repository import ModelRepository
-from models.traffic import NO_TRAFFIC
+from models.rollout import NO_ROLLOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ def list_entries(repository: ModelRepository) -> list[Entry]:
             size_bytes = sum(file.size_bytes for file in artifact.files)
             routes = (f"/models/{name}/predict", *(["/predict"] if name == default else []))
             routes = routes if version == served else ()
-            traffic = settings.traffic.get(name, NO_TRAFFIC)
-            for kind, share in (("shadow", traffic.shadow), ("canary", traffic.canary)):
+            rollout = settings.rollouts.get(name, NO_ROLLOUT)
+            for kind, share in (("shadow", rollout.shadow), ("canary", rollout.canary)):
                 if share is not None and share.version == version:
                     routes = (*routes, f"{share.fraction:.4g} as {kind}")
             entries.append(Entry(name, version, accuracy, size_bytes, routes))

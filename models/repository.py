@@ -18,7 +18,7 @@ from pathlib import Path
 from models.artifact import ArtifactError, ModelArtifact
 from models.files import write_atomically
 from models.onnx_file import OnnxFileError, check_graph
-from models.traffic import NO_TRAFFIC, Traffic, read_traffic
+from models.rollout import NO_ROLLOUT, Rollout, read_rollout
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -35,12 +35,12 @@ class RepositorySettings:
     Attributes:
         default_model: Name of the default model, None to leave it open.
         default_versions: Name to pinned version; a model that is not named serves its newest.
-        traffic: Name to the candidates that see a share of its requests.
+        rollouts: Name to the candidates that get a share of its requests.
     """
 
     default_model: str | None = None
     default_versions: dict[str, int] = field(default_factory=dict)
-    traffic: dict[str, Traffic] = field(default_factory=dict)
+    rollouts: dict[str, Rollout] = field(default_factory=dict)
 
 
 class ModelRepository:
@@ -136,7 +136,7 @@ class ModelRepository:
             return RepositorySettings(
                 name,
                 {str(name): int(v) for name, v in document.get("default_versions", {}).items()},
-                {str(name): read_traffic(t) for name, t in document.get("traffic", {}).items()},
+                {str(name): read_rollout(r) for name, r in document.get("traffic", {}).items()},
             )
         except FileNotFoundError:
             return RepositorySettings()
@@ -164,17 +164,17 @@ class ModelRepository:
             settings = replace(settings, default_versions=pinned)
         self._write_settings(settings)
 
-    def set_traffic(self, name: str, traffic: Traffic) -> None:
+    def set_rollout(self, name: str, rollout: Rollout) -> None:
         """Give candidates a share of a model's requests, in place of those that had one.
 
         Raises:
             ArtifactError: No such model, or a candidate is no version of it.
         """
         self.resolve(name)
-        for version in traffic.versions:
+        for version in rollout.versions:
             self.resolve(f"{name}:{version}")
         settings = self.settings()
-        self._write_settings(replace(settings, traffic={**settings.traffic, name: traffic}))
+        self._write_settings(replace(settings, rollouts={**settings.rollouts, name: rollout}))
 
     def _write_settings(self, settings: RepositorySettings) -> None:
         document: dict[str, object] = {
@@ -182,8 +182,8 @@ class ModelRepository:
             "default_versions": settings.default_versions,
         }
         # Written only where it says something: earlier readers had no such field.
-        if traffic := {n: t.document for n, t in settings.traffic.items() if t != NO_TRAFFIC}:
-            document["traffic"] = traffic
+        if rollouts := {n: r.document for n, r in settings.rollouts.items() if r != NO_ROLLOUT}:
+            document["traffic"] = rollouts
         write_atomically(self.root / _SETTINGS_JSON, json.dumps(document, indent=2) + "\n")
 
     def load(self, name: str, version: int) -> ModelArtifact:

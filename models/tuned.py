@@ -1,8 +1,8 @@
-"""The plan that ``foveal tune`` chose for a version on one machine: ``<name>/plan-<version>.json``.
+"""The settings that ``foveal tune`` chose for a version on one machine: a ``Tuning``.
 
-It lies beside the version's folder, which never changes, and goes where the models go. It counts
-only for the bytes and the machine that it was measured with; who serves decides what it follows.
-Knows the file; nothing about how a model runs or how a plan is found.
+It lies in ``<name>/plan-<version>.json``, beside the version's folder, which never changes, and is
+copied with the models. It is valid only for the bytes and the machine that it was measured with.
+Knows the file; not how a model runs or how a tuning is searched.
 """
 
 import dataclasses
@@ -16,29 +16,29 @@ from models.machine import Machine
 from models.repository import ModelRepository
 
 FORMAT = 1
-_MOST = 1 << 20  # of any whole number in a plan: more is a mistake
+_MOST = 1 << 20  # of any whole number in the file: more is a mistake
 
 
 @dataclass(frozen=True, slots=True)
-class TunedPlan:
-    """How a version is best served on one machine, and what that was measured to be worth.
+class Tuning:
+    """The best settings for a version on one machine, and the gain that was measured.
 
     Attributes:
         model: ``name:version``.
-        sha256: Of the file that runs.
-        machine: Where it was measured.
-        precision: Of that file.
-        threads: That one run uses.
+        sha256: Checksum of the file that runs.
+        machine: Machine that it was measured on.
+        precision: Precision of that file.
+        threads: Threads of one run.
         instances: Runs at once.
         max_batch_size: Rows one run gets at most.
         max_queue_delay_ms: Longest wait for company while a runner is free.
         buckets: Batch sizes that runs are padded to, ascending; empty: none.
-        p99_ms: The promise: 99 % of the answers within so many milliseconds.
-        goodput_per_s: Requests a second that kept it.
-        default_goodput_per_s: The same without a plan.
-        date: When, ISO 8601.
-        command: That repeats it.
-        format: Of the file.
+        p99_ms: Goal: 99 % of the answers within this time, ms.
+        goodput_per_s: Requests a second that met it.
+        default_goodput_per_s: The same under the default settings.
+        date: Time of the measurement, ISO 8601.
+        command: Command that repeats it.
+        format: Version of the file format.
     """
 
     model: str
@@ -58,7 +58,7 @@ class TunedPlan:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        """Check what types cannot say; raises FieldError."""
+        """Check ranges; raises FieldError."""
         if self.format != FORMAT:
             raise FieldError(f"plan.format: expected {FORMAT}, got {self.format}")
         for name in ("threads", "instances", "max_batch_size"):
@@ -76,7 +76,7 @@ class TunedPlan:
             )
 
     def mismatch(self, artifact: ModelArtifact, machine: Machine) -> str | None:
-        """Return why the plan does not count for a version here, None if it does."""
+        """Return why this is not valid for a version here, None if it is."""
         file = artifact.file(self.precision)
         if self.model != artifact.reference or file is None or file.sha256 != self.sha256:
             return f"it was measured with other bytes than {artifact.reference} has here"
@@ -87,15 +87,15 @@ class TunedPlan:
         return None
 
 
-def read_plan(repository: ModelRepository, name: str, version: int) -> TunedPlan | None:
-    """Read the plan of a version; None if it has none.
+def read_tuning(repository: ModelRepository, name: str, version: int) -> Tuning | None:
+    """Read the tuning of a version; None if it has none.
 
     Raises:
-        ArtifactError: There is a file, and it cannot be read or is no plan.
+        ArtifactError: The file cannot be read, or breaks the format.
     """
     path = repository.plan_path(name, version)
     try:
-        return read_dataclass(TunedPlan, json.loads(path.read_bytes()), "plan")
+        return read_dataclass(Tuning, json.loads(path.read_bytes()), "plan")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -106,14 +106,14 @@ def read_plan(repository: ModelRepository, name: str, version: int) -> TunedPlan
         ) from None
 
 
-def write_plan(repository: ModelRepository, name: str, version: int, plan: TunedPlan) -> None:
-    """Write the plan of a version, in place of the one that it had; whole or not at all."""
-    text = json.dumps(dataclasses.asdict(plan), indent=2, ensure_ascii=False) + "\n"
+def write_tuning(repository: ModelRepository, name: str, version: int, tuning: Tuning) -> None:
+    """Write or replace the tuning of a version, atomically."""
+    text = json.dumps(dataclasses.asdict(tuning), indent=2, ensure_ascii=False) + "\n"
     write_atomically(repository.plan_path(name, version), text)
 
 
-def remove_plan(repository: ModelRepository, name: str, version: int) -> bool:
-    """Remove the plan of a version; return whether it had one."""
+def remove_tuning(repository: ModelRepository, name: str, version: int) -> bool:
+    """Remove the tuning of a version; return whether it had one."""
     try:
         repository.plan_path(name, version).unlink()
     except FileNotFoundError:
@@ -121,26 +121,28 @@ def remove_plan(repository: ModelRepository, name: str, version: int) -> bool:
     return True
 
 
-def tell_plan(plan: TunedPlan) -> list[tuple[str, str]]:
-    """Return what a plan says, as (title, text) pairs."""
-    machine = plan.machine
-    delay = f", waits {plan.max_queue_delay_ms:g} ms for company" if plan.max_queue_delay_ms else ""
-    buckets = f", padded to {', '.join(map(str, plan.buckets))}" if plan.buckets else ""
+def describe_tuning(tuning: Tuning) -> list[tuple[str, str]]:
+    """Return a tuning as (title, text) pairs for a terminal."""
+    machine = tuning.machine
+    delay = (
+        f", waits {tuning.max_queue_delay_ms:g} ms for company" if tuning.max_queue_delay_ms else ""
+    )
+    buckets = f", padded to {', '.join(map(str, tuning.buckets))}" if tuning.buckets else ""
     gain = (
-        f" ({plan.goodput_per_s / plan.default_goodput_per_s - 1:+.0%} to the defaults)"
-        if plan.default_goodput_per_s
+        f" ({tuning.goodput_per_s / tuning.default_goodput_per_s - 1:+.0%} to the defaults)"
+        if tuning.default_goodput_per_s
         else ""
     )
     return [
         (
             "plan",
-            f"{plan.precision}, {plan.instances} x {plan.threads} threads, batches up to "
-            f"{plan.max_batch_size}{buckets}{delay}: {plan.goodput_per_s:.0f} requests/s within "
-            f"{plan.p99_ms:g} ms{gain}",
+            f"{tuning.precision}, {tuning.instances} x {tuning.threads} threads, batches up to "
+            f"{tuning.max_batch_size}{buckets}{delay}: {tuning.goodput_per_s:.0f} requests/s "
+            f"within {tuning.p99_ms:g} ms{gain}",
         ),
         (
             "",
-            f"tuned {plan.date} on {machine.cpu}, {machine.cores} cores, {machine.workers} "
+            f"tuned {tuning.date} on {machine.cpu}, {machine.cores} cores, {machine.workers} "
             f"workers, {machine.device}, onnxruntime {machine.onnxruntime}",
         ),
     ]

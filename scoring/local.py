@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from models.abstain import is_answered
 from models.artifact import ArtifactError, ModelArtifact, ModelFile
 from models.image import ImageError, Pixels, decode
 from models.machine import available_cpus
@@ -19,7 +20,7 @@ from models.repository import ModelRepository
 from scoring.answer import Answer, Ranked, Result
 from service.errors import ServiceError
 from service.pipeline.postprocess import rank
-from service.session.planning import Choice, PlanLimits, open_all, open_best
+from service.session.planning import Choice, PlanChoices, open_all, open_best
 from service.session.session import Session
 
 # Rows a run gets at most: as in the service's default.
@@ -56,8 +57,8 @@ class LocalModel:
             InferenceError: onnxruntime refuses the model.
         """
         artifact = repository.verify(*repository.resolve(reference))
-        limits = PlanLimits(precision, (threads or available_cpus(),), BATCH_SIZE)
-        session = open_best(repository, artifact, limits)
+        choices = PlanChoices(precision, (threads or available_cpus(),), BATCH_SIZE)
+        session = open_best(repository, artifact, choices)
         file = artifact.file(session.plan.precision)
         assert file is not None, "the session was opened from one of the files; this is a bug"
         return cls(artifact, session, file)
@@ -134,7 +135,7 @@ class LocalModel:
     def answer(self, index: int, probability: np.float32) -> str | None:
         """Return the label of the most probable class, None where the model abstains."""
         abstain = self.artifact.abstain
-        if abstain is not None and not probability >= np.float32(abstain.threshold):
+        if abstain is not None and not is_answered(np.asarray(probability), abstain.threshold):
             return None
         return self.artifact.labels[index]
 

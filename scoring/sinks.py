@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from models.abstain import is_answered
 from scoring.rows import ScoreError
 from scoring.stages import Answers, Scored
 
@@ -292,8 +293,7 @@ def _unsure(layout: Layout, probability_NT: NDArray[np.float32], place: int) -> 
     """Return which rows the model abstains on; the labels after the first are written anyway."""
     if place:
         return np.zeros(len(probability_NT), bool)
-    unsure_N: NDArray[np.bool_] = ~(probability_NT[:, 0] >= np.float32(layout.threshold))
-    return unsure_N
+    return ~is_answered(probability_NT[:, 0], layout.threshold)
 
 
 def _write_group(writer: Any, table: Any) -> None:

@@ -38,8 +38,8 @@ from service.lane.lane import Lane, not_ready
 from service.lane.observers import AccessLog, Observer, Tracing
 from service.metrics import Meters
 from service.pipeline.classifier import Classifier
-from service.pipeline.job import Batch, BatchLimits
-from service.pipeline.limits import ServingLimits
+from service.pipeline.job import Batch
+from service.pipeline.limits import BatchLimits
 from service.protocols.openapi import lane_paths
 from service.protocols.predict import TOP, PredictProtocol
 from service.protocols.traffic import TrafficProtocol
@@ -47,12 +47,14 @@ from service.protocols.v2.documents import Statistics
 from service.protocols.v2.http import V2Http
 from service.protocols.v2.infer import InferEngine
 from service.rollout.catalog import load_catalog
+from service.rollout.loading import LoadOptions
 from service.rollout.model_control import ModelControl
 from service.rollout.shadow import Shadows
 from service.rollout.watch import Watch
 from service.session.buckets import parse_buckets
-from service.session.devices import FoundDevice, find_device
-from service.session.plans import DeviceLimits
+from service.session.devices import select_device
+from service.session.planning import DeviceOptions
+from service.session.plans import SelectedDevice
 from service.settings import load_settings
 
 try:
@@ -191,7 +193,7 @@ class Foveal:
             self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
         )
         self.control.on_replace = self._forget
-        self.watch = Watch(self.control.look, settings.reload_s)
+        self.watch = Watch(self.control.poll, settings.reload_s)
         lane.observers = _observers()
         lane.route(
             lambda path: self.predict.find(path) or self.v2.find(path) or self.traffic.find(path)
@@ -209,7 +211,7 @@ class Foveal:
 
     def _load(self) -> ModelControl:
         repository = ModelRepository(settings.models)
-        limits = ServingLimits(
+        options = LoadOptions(
             BatchLimits(
                 settings.max_batch_size,
                 settings.max_queue_rows,
@@ -223,13 +225,15 @@ class Foveal:
             self._device(),
             frozenset(settings.model_fields_set),
         )
-        catalog = load_catalog(repository, settings.default_model, settings.loaded_versions, limits)
+        catalog = load_catalog(
+            repository, settings.default_model, settings.loaded_versions, options
+        )
         for classifier in catalog:
             self._start(classifier)
         return ModelControl(
             repository,
             settings.loaded_versions,
-            limits,
+            options,
             self.meters,
             catalog,
             self._start,
@@ -239,17 +243,17 @@ class Foveal:
             default_model=settings.default_model,
         )
 
-    def _device(self) -> DeviceLimits:
+    def _device(self) -> DeviceOptions:
         """Find the device; where it is not to be had, no model is ready, and each says why."""
         worker = (bentoml.server_context.worker_index or 1) - 1
-        found, error = FoundDevice(asked=settings.device), ""
+        selected, error = SelectedDevice(asked=settings.device), ""
         try:
-            found = find_device(settings.device, worker)
+            selected = select_device(settings.device, worker)
         except InferenceError as refusal:
             error = refusal.message
         cache = settings.engine_cache or Path.home() / ".cache/foveal/engines"
-        return DeviceLimits(
-            found,
+        return DeviceOptions(
+            selected,
             error,
             parse_buckets(settings.buckets),
             settings.gpu_tf32,

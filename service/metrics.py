@@ -15,7 +15,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from service.pipeline.alarm import Loop
 from service.pipeline.classifier import Classifier
-from service.pipeline.histograms import Drift
+from service.pipeline.histograms import Histograms
 from service.pipeline.job import Batch
 
 FLUSH_S = 0.2
@@ -203,7 +203,7 @@ class ModelMetrics:
         self._statuses: dict[tuple[str, int], int] = {}
         self._dropped = 0
         abstain = classifier.artifact.abstain
-        self._drift = Drift(abstain.threshold if abstain else 0.0)
+        self._drift = Histograms(abstain.threshold if abstain else None)
         self._expose_training()
         plan = classifier.session.plan
         where = "loop" if classifier.is_inline else "thread"
@@ -211,7 +211,7 @@ class ModelMetrics:
             *self._labels, plan.device, plan.precision, str(plan.threads), where
         )
         self._padded = 0
-        asked = classifier.limits.device.found.asked
+        asked = classifier.session.asked
         buckets = ",".join(map(str, plan.buckets))
         self._gauges = {
             self._info: 1,

@@ -12,7 +12,7 @@ import typer.main
 import foveal
 from models.image import encode_png
 from models.repository import ModelRepository
-from models.traffic import Share, Traffic
+from models.rollout import Rollout, Share
 from tests.server import ROOT, free_port
 from tests.shell import Shell
 from tests.tiny import LABELS, publish_tiny, random_images, tiny_probabilities
@@ -367,12 +367,12 @@ def test_models_shadow_and_canary(shell: Shell, repository: ModelRepository) -> 
     when = "in a running service within FOVEAL_RELOAD_S seconds"
     assert said == (0, f"tiny:2 is canary of 0.1 of the requests, {when}\n", "")
     assert shell("models", "shadow", "tiny", 1, 1, models=repository.root).code == 0
-    traffic = Traffic(shadow=Share(1, 1.0), canary=Share(2, 0.1))
-    assert repository.settings().traffic == {"tiny": traffic}
+    rollout = Rollout(shadow=Share(1, 1.0), canary=Share(2, 0.1))
+    assert repository.settings().rollouts == {"tiny": rollout}
     said = shell("models", "list", models=repository.root)
     assert "1 as shadow" in said.out and "0.1 as canary" in said.out
     assert shell("models", "canary", "tiny", 2, 0, models=repository.root).code == 0
-    assert repository.settings().traffic == {"tiny": Traffic(shadow=Share(1, 1.0))}
+    assert repository.settings().rollouts == {"tiny": Rollout(shadow=Share(1, 1.0))}
     said = shell("models", "canary", "tiny", 9, 0.1, models=repository.root)
     assert said.code == 1 and "no version 9; available: 1, 2" in said.error
     assert shell("models", "canary", "tiny", 2, 1.5, models=repository.root).code == 2

@@ -1,18 +1,18 @@
-"""A plan for a tiny model on this very machine."""
+"""A tuning of a tiny model on this machine."""
 
 from models.artifact import ModelArtifact, Precision
 from models.machine import Machine
-from models.tuned import TunedPlan
-from service.session.tuned import this_machine
+from models.tuned import Tuning
+from service.session.machine import this_machine
 
 
-def plan_for(
+def tuning_for(
     artifact: ModelArtifact, machine: Machine | None = None, precision: Precision = "fp32"
-) -> TunedPlan:
-    """Return a plan that no default is like."""
+) -> Tuning:
+    """Return a tuning that differs from all defaults."""
     file = artifact.file(precision)
     assert file is not None
-    return TunedPlan(
+    return Tuning(
         model=artifact.reference,
         sha256=file.sha256,
         machine=machine or this_machine(workers=1),

@@ -27,12 +27,12 @@ from models.artifact import Precision
 from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.session.buckets import default_buckets
-from service.session.devices import Device, find_device, runtime
+from service.session.devices import runtime, select_device
 from service.session.gpu.accelerator import accelerator
 from service.session.gpu.binding import STAGED
 from service.session.gpu.cuda_runtime import DeviceFacts
-from service.session.plans import Binding
-from service.session.session import Plan, Session
+from service.session.plans import Binding, Device, Plan
+from service.session.session import Session
 
 HOME = Path(__file__).resolve().parents[2]
 # The networks of the bench beside other servers: model, and the recipe that PyTorch builds it by.
@@ -84,7 +84,7 @@ def measure(
     Raises:
         InferenceError: The device does not work here.
     """
-    found = find_device(device)
+    found = select_device(device)
     facts = runtime().facts(found.index)
     figures: list[DeviceFigure] = []
     results: dict[str, Any] = {

@@ -65,11 +65,11 @@ timeout 60 "$PYTHON" - <<'PYTHON'
 import logging, sys
 import onnxruntime
 from service.errors import InferenceError
-from service.session.devices import find_device, runtime
+from service.session.devices import select_device, runtime
 logging.basicConfig(level=logging.INFO)
 print("onnxruntime", onnxruntime.__version__, onnxruntime.__file__)
 try:
-    print(runtime().facts(find_device("cuda").index))
+    print(runtime().facts(select_device("cuda").index))
 except InferenceError as error:
     sys.exit(f"gpu-check: {error.message}")
 PYTHON

@@ -13,7 +13,8 @@ import numpy as np
 
 from models.artifact import ModelArtifact
 from models.repository import ModelRepository
-from service.session.session import Plan, Session
+from service.session.plans import Plan
+from service.session.session import Session
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 _RUNS = 15  # at least; short runs are repeated until _SECONDS have gone

@@ -30,10 +30,10 @@ from service.lane.lane import Lane, Outbox
 from service.metrics import Meters, ModelMetrics, Tally
 from service.pipeline.batcher import Batcher
 from service.pipeline.classifier import Classifier
-from service.pipeline.limits import ServingLimits
 from service.pipeline.postprocess import Postprocessor
 from service.protocols.predict import PredictJob, PredictProtocol, Route
 from service.rollout.catalog import Catalog, load_catalog
+from service.rollout.loading import LoadOptions
 
 CONNECTIONS = 64
 _PAIRS = 3  # runs with and without observation, interleaved
@@ -124,8 +124,8 @@ def run(models: Path, model: str, seconds: int) -> dict[str, Any]:
     repository = ModelRepository(models)
     artifact = repository.load(*repository.resolve(model))
     image = repository.read_file(artifact, artifact.golden[0].path)
-    limits = ServingLimits(threads=1)
-    catalog = load_catalog(repository, artifact.name, 1, limits)
+    options = LoadOptions(threads=1)
+    catalog = load_catalog(repository, artifact.name, 1, options)
     results: dict[str, Any] = {"model": artifact.reference, "connections": CONNECTIONS}
     watched, unwatched = [], []
     for _ in range(_PAIRS):

@@ -19,9 +19,10 @@ from loadtest.tune.sweep import sweep
 from models.artifact import ModelArtifact, Precision
 from models.machine import Machine
 from models.repository import ModelRepository
-from models.tuned import TunedPlan, remove_plan, write_plan
-from service.session.devices import Asked, find_device
-from service.session.tuned import this_machine
+from models.tuned import Tuning, remove_tuning, write_tuning
+from service.session.devices import select_device
+from service.session.machine import this_machine
+from service.session.plans import Asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Result:
 
     model: str
     verdict: str
-    plan: TunedPlan | None
+    plan: Tuning | None
     outcome: Outcome
     report: Path
 
@@ -103,7 +104,7 @@ def tune_model(
         raise TuneError(
             f"FOVEAL_WORKERS: expected at most {cores.count}, a core each, got {request.workers}"
         )
-    found = find_device(request.device)
+    found = select_device(request.device)
     machine = dataclasses.replace(this_machine(request.workers, found), cores=cores.count)
     out = (request.out or Path("runs/tune") / f"{name}-{version}").resolve()
     about = _about(artifact, machine, precisions, request)
@@ -141,8 +142,8 @@ def tune_model(
     plan = _plan(artifact, machine, outcome, request)
     verdict = outcome.verdict
     if plan is not None:
-        write_plan(repository, name, version, plan)
-    elif remove_plan(repository, name, version):
+        write_tuning(repository, name, version, plan)
+    elif remove_tuning(repository, name, version):
         verdict += "; the plan that it had is removed"
     if not outcome.is_whole:
         verdict += "; the time was short, the same command with a larger --budget-s goes on"
@@ -154,7 +155,7 @@ def tune_model(
 def reset(repository: ModelRepository, reference: str | None) -> str:
     """Remove the plan of a version; return a sentence that says so."""
     name, version = repository.resolve(reference)
-    had = remove_plan(repository, name, version)
+    had = remove_tuning(repository, name, version)
     return f"{name}:{version} {'has no plan any more' if had else 'had no plan'}"
 
 
@@ -193,13 +194,13 @@ def _alone(repository: ModelRepository, artifact: ModelArtifact, root: Path) -> 
 
 def _plan(
     artifact: ModelArtifact, machine: Machine, outcome: Outcome, request: Request
-) -> TunedPlan | None:
+) -> Tuning | None:
     choice = outcome.choice
     if choice is None:
         return None
     file = artifact.file(choice.precision)
     assert file is not None, "only its files were tried; this is a bug"
-    return TunedPlan(
+    return Tuning(
         model=artifact.reference,
         sha256=file.sha256,
         machine=machine,

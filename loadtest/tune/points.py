@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.artifact import Precision
-from models.tuned import TunedPlan
+from models.tuned import Tuning
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # A larger batch must bring so much more throughput to be worth the longer runs.
@@ -215,7 +215,7 @@ def variants(best: Configuration, p99_ms: float, *, is_gpu: bool = False) -> lis
     return [option for option in options if option != best]
 
 
-def configuration_of(plan: TunedPlan) -> Configuration:
+def configuration_of(plan: Tuning) -> Configuration:
     """Return the configuration that a plan makes the service run."""
     return Configuration(
         plan.precision,

@@ -20,9 +20,9 @@ from loadtest.tune.points import SessionFigure, SessionPoint
 from models.artifact import ArtifactError, ModelArtifact, Precision
 from models.repository import ModelRepository
 from service.errors import InferenceError
-from service.session.devices import find_device
-from service.session.planning import self_test
-from service.session.plans import DeviceLimits, Plan
+from service.session.devices import select_device
+from service.session.planning import DeviceOptions, self_test
+from service.session.plans import Plan
 from service.session.session import Session
 
 _LEAST_RUNS = 3
@@ -35,7 +35,7 @@ def main() -> None:
     artifact = repository.load(asked["name"], asked["version"])
     points = [SessionPoint(*point) for point in asked["points"]]
     seconds, longest_ms = asked["seconds"], asked["longest_ms"]
-    found = find_device(asked["device"])
+    found = select_device(asked["device"])
     refused: set[Precision] = set()
     for (precision, threads, instances), group in groupby(points, lambda point: point.trio):
         if precision in refused:
@@ -43,10 +43,10 @@ def main() -> None:
         shape = list(group)
         # On a GPU each of the batch sizes is a bucket of its own, so that none is padded.
         buckets = () if found.device == "cpu" else tuple(sorted({p.rows for p in shape}))
-        limits = DeviceLimits(found, buckets=buckets)
+        options = DeviceOptions(found, buckets=buckets)
         most = max(point.rows for point in shape)
         try:
-            plan = limits.plan(precision, threads, most, artifact.image.shape_HWC)
+            plan = options.plan(precision, threads, most, artifact.image.shape_HWC)
             sessions = _open(repository, artifact, plan, instances)
         except (ArtifactError, InferenceError) as error:
             refused.add(precision)

@@ -1,4 +1,4 @@
-"""One timer for the earliest of many times, and the part of an event loop that makes timers."""
+"""One timer for the earliest of many times, and the protocol of an event loop."""
 
 import math
 from collections.abc import Callable
@@ -6,17 +6,17 @@ from typing import Any, Protocol
 
 
 class Timer(Protocol):
-    """What ``Loop.call_later`` gives: a call that can be called off."""
+    """A call of ``Loop.call_later`` that can be cancelled."""
 
     def cancel(self) -> None:
-        """Call it off."""
+        """Cancel the call."""
 
 
 class Loop(Protocol):
-    """The part of asyncio's event loop that the pipeline uses; tests pass one of their own."""
+    """The methods of asyncio's event loop that the pipeline uses; tests pass their own."""
 
     def call_soon(self, callback: Callable[..., Any], *arguments: Any) -> Any:
-        """Call once the current turn of the loop is over."""
+        """Call in the next turn of the loop."""
 
     def call_soon_threadsafe(self, callback: Callable[..., Any], *arguments: Any) -> Any:
         """Call on the loop's thread; may be called from any thread."""
@@ -26,16 +26,16 @@ class Loop(Protocol):
 
 
 class Alarm:
-    """Rings once, at the earliest time that it was set to.
+    """Calls once, at the earliest time that it was set to.
 
-    It holds on to whom it calls only while it is set: its owner is freed without the collector.
+    It refers to its callback only while it is set: its owner is freed without the collector.
 
     Args:
-        loop: Scheduler.
-        clock: Seconds; times are its own.
+        loop: Event loop.
+        clock: Clock that times are given in, seconds.
 
     Attributes:
-        at: When it rings; infinite if it does not.
+        at: Time of the call; infinite if none is set.
     """
 
     __slots__ = ("_clock", "_loop", "_timer", "at")
@@ -47,14 +47,14 @@ class Alarm:
         self.at = math.inf
 
     def set(self, at: float, ring: Callable[[], None]) -> None:
-        """Call ``ring`` at this time, if that is earlier than the one that is set."""
+        """Call ``ring`` at this time if it is earlier than the time that is set."""
         if at < self.at:
             self.stop()
             self.at = at
             self._timer = self._loop.call_later(at - self._clock(), self._over, ring)
 
     def stop(self) -> None:
-        """Do not ring."""
+        """Cancel the call, if one is set."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

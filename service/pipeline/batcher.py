@@ -1,17 +1,17 @@
-"""The queue and the batches made of it: work-conserving, bounded, one run a runner at a time.
+"""The queue and its batches: work-conserving, bounded, one run at a time on each runner.
 
-When a runner is free and rows wait, they run now; company is waited for only if
+When a runner is free and rows wait, they run now; they wait for more rows only if
 ``max_queue_delay_s`` > 0. Rows, not requests, are counted. The laws, each with a test:
 
-1. only decoded, validated rows enter (callers see to it);  2. a failed run gives each member the
+1. only decoded, validated rows enter (callers ensure it);  2. a failed run gives each member the
 same error and the queue lives on;  3. a job is done once;  4. a row whose client left or whose
-deadline passed is dropped before the run;  5. the queue is bounded and refuses at the door, what
-would come too late likewise;
-6. monotonic clock, no polling, one timer of a kind;  7. outputs are counted (``session``);
+deadline passed is dropped before the run;  5. the queue is bounded and refuses on arrival, also
+what would be done too late;
+6. monotonic clock, no polling, one timer of each kind;  7. outputs are counted (``session``);
 8. whatever happens, every accepted job is done.
 
-Everything here runs on one event loop's thread, except ``run``, which runs on the executor if there
-is one. Knows no HTTP and no model: it sees arrays of rows and functions that run them.
+Everything runs on one event loop's thread, except ``run``, which runs on the executor if there is
+one. Knows no HTTP and no model: it sees arrays of rows and functions that run them.
 """
 
 import logging
@@ -34,30 +34,30 @@ from service.errors import (
 )
 from service.pipeline.alarm import Alarm, Loop, Timer
 from service.pipeline.drain import DrainRate, RunTimes
-from service.pipeline.job import Batch, BatchLimits, CallbackJob, Job, Rows, Runner
-from service.session.session import Outputs
+from service.pipeline.job import Batch, CallbackJob, Job, Rows, Runner
+from service.pipeline.limits import BatchLimits
+from service.session.outputs import Outputs
 
 logger = logging.getLogger("foveal.batcher")
 
-# Of the time to its deadline, what a row's waiting and running may take up by estimate. The rest is
-# for what the estimate does not know: under overload all that are let in wait this long.
+# Share of the time to its deadline that a row may be estimated to wait and run. The rest covers the
+# error of the estimate: under overload all accepted rows wait this long.
 _SHARE_OF_DEADLINE = 0.8
 
 
 class Batcher:
-    """One queue in front of one runner or several.
+    """One queue in front of one or more runners.
 
     Args:
-        runners: What runs batches, all with buffers of one shape; without an executor just one.
+        runners: Runners, all with buffers of one shape; exactly one without an executor.
         limits: Bounds.
-        loop: Scheduler; all methods are called on its thread.
-        executor: Where runners run, each one batch at a time: as many threads as there are runners.
-            None: on the loop's own thread.
+        loop: Event loop; all methods are called on its thread.
+        executor: Threads for the runs, one for each runner; None: the loop's own thread.
         observe: Called after each run, before its jobs are done, with the batch.
         answering: Entered while the jobs of one run are done.
-        newcomers: Clients so far. While the number grows from one turn of the loop to the next, a
-            batch that is not full waits: their requests are on the way.
-        clock: Monotonic seconds. Not the loop's own: uvloop's ticks in whole milliseconds.
+        newcomers: Returns the number of connections accepted so far. While it grows from one turn
+            of the loop to the next, a batch that is not full waits for their requests.
+        clock: Monotonic seconds. Not the loop's own, as uvloop's has a resolution of 1 ms.
     """
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
@@ -87,7 +87,8 @@ class Batcher:
         # The one that ran last is the first to run again: its buffer is still in the cache.
         self._free = list(runners)
         self._runners = len(runners)
-        # Where nothing can be waited for on the loop, deadlines are looked at when rows are taken.
+        # Inline and without a delay, rows wait a few turns of the loop at most: their deadlines are
+        # checked when they are taken, and no timer is needed.
         self._may_wait = executor is not None or limits.max_queue_delay_s > 0
         self._is_scheduled = False
         self._is_closed = False
@@ -106,7 +107,7 @@ class Batcher:
         return len(self._free) == self._runners and not self._queue and not self.reserved_rows
 
     def reserve(self, rows: int, deadline: float = math.inf) -> None:
-        """Take places for rows that are still being decoded; ``release`` gives them back.
+        """Reserve places for rows that are still being decoded; ``release`` frees them.
 
         Raises:
             QueueFullError: No room for all of them, or no time before their deadline.
@@ -116,7 +117,7 @@ class Batcher:
         self.reserved_rows += rows
 
     def release(self, rows: int) -> None:
-        """Give reserved places back."""
+        """Free reserved places."""
         self.reserved_rows -= rows
 
     def submit(self, rows: Rows, deadline: float, on_done: Callable[[Job], None]) -> Job:
@@ -153,21 +154,23 @@ class Batcher:
             self._expiry.set(job.deadline, self._expire)
 
     def cancel(self, job: Job) -> None:
-        """Forget a job whose client left: what has not run never runs, nobody is called."""
+        """Drop a job whose client left: its waiting rows never run, no callback is called."""
         job.is_done = True
 
     def close(self) -> None:
-        """Refuse new jobs; what waits is answered with NotReadyError, what runs is let finish."""
+        """Refuse new jobs and fail waiting ones with NotReadyError; what runs finishes."""
         self._is_closed = True
         error = NotReadyError("the model was unloaded; retry")
-        for job in self._drain():
+        jobs, self._queue = self._queue, deque()
+        self.queued_rows = 0
+        for job in jobs:
             self._fail(job, error)
         self._expiry.stop()
         if self._delay is not None:
             self._delay.cancel()
 
     def admit(self, rows: int, deadline: float = math.inf) -> None:
-        """Check at the door that there is room, and time.
+        """Check that the queue has room and time for more rows.
 
         Raises:
             QueueFullError: No room for all of them, or no time before their deadline.
@@ -182,14 +185,14 @@ class Batcher:
                 "retry later or raise FOVEAL_MAX_QUEUE_ROWS",
                 self._drain_rate.seconds(waiting),
             )
-        if waiting or not self._free:  # who is next and runs at once may try
+        if waiting or not self._free:  # rows that run at once are never refused
             self._check_deadline(waiting, rows, deadline)
 
     def _check_deadline(self, waiting: int, rows: int, deadline: float) -> None:
-        """Refuse rows that would be done too late: their work would be taken from others.
+        """Refuse rows that would be done too late: they would take the runner from others.
 
-        Without this a queue longer than the deadline is work for nothing: what is run is what was
-        about to expire, and comes too late; under twice the load hardly anything comes in time.
+        Without this check a queue longer than the deadline does useless work: the rows that run are
+        about to expire and are done too late; at twice the load hardly any answer is in time.
         """
         left_s = deadline - (now := self._clock())
         done_s = self._run_times.queue_s(waiting + rows) / self._runners
@@ -204,7 +207,7 @@ class Batcher:
             )
 
     def _schedule(self) -> None:
-        """Run what waits when this turn of the loop is over, so that its other arrivals join."""
+        """Run what waits in the next turn of the loop, so that other arrivals of this turn join."""
         wait_s = self._limits.max_queue_delay_s
         if wait_s and self.queued_rows < self._limits.max_batch_size:
             left_s = self._queue[0].accepted_at + wait_s - self._clock()
@@ -216,10 +219,11 @@ class Batcher:
         self._loop.call_soon(self._start_or_wait, self._limits.max_batch_size)
 
     def _start_or_wait(self, turns: int) -> None:
-        """Run what waits, but for at most some turns let clients that come just now join.
+        """Run what waits, after at most ``turns`` turns in which new connections may join.
 
-        libuv accepts one connection in a turn of the loop: a crowd of newcomers would be answered
-        one by one, each by a run of its own, and a run of one row costs as much as one of eight.
+        libuv accepts one connection in a turn of the loop: many connections at once would be
+        answered one by one, and a run of one row costs about as much as a run of eight. Each turn
+        accepts at least one of them, so a full batch takes at most ``max_batch_size`` turns.
         """
         clients = self._newcomers()
         if (
@@ -239,7 +243,7 @@ class Batcher:
             self._loop.call_soon(self._start)
 
     def _start(self) -> None:
-        """Make a batch of what waits and run it."""
+        """Make a batch of the waiting rows and run it."""
         self._is_scheduled = False
         if not self._free:
             return
@@ -255,8 +259,11 @@ class Batcher:
         try:
             images = self._gather(batch, runner)
             if runner.stage is not None:
+                # Before the executor's thread is free: the upload overlaps with the run before it.
                 runner.stage(images)
-        except Exception as error:  # law 1 was broken; the neighbours get an answer all the same
+        except (
+            Exception
+        ) as error:  # law 1 was broken; the other jobs of the batch still get an answer
             logger.exception("putting a batch together failed; this is a bug")
             self._free.append(runner)
             self._finish(batch, InferenceError(str(error)))
@@ -272,7 +279,7 @@ class Batcher:
             self._schedule()
 
     def _take(self, batch: Batch) -> None:
-        """Take jobs off the queue, in order, up to a full batch; drop the dead on the way."""
+        """Move jobs from the queue to a batch, in order; drop expired and cancelled ones."""
         room = limit = self._limits.max_batch_size
         now = batch.started_at
         queue, members = self._queue, batch.jobs
@@ -286,7 +293,7 @@ class Batcher:
                 continue
             count = min(waiting, room)
             members.append((job, job.taken, count))
-            # Now, not when it has run: runs may end in another order than they began.
+            # Set now, not after the run: runs may end in another order than they began.
             job.parts.append((batch, limit - room, count))
             job.taken += count
             room -= count
@@ -305,7 +312,7 @@ class Batcher:
                 images.append(job.rows[0])
             else:
                 images.extend(job.rows[first : first + count])
-        # One call copies all rows: assigning them one by one took 0.5 us each.
+        # One call copies all rows; assigning them one by one takes 0.5 us a row.
         np.concatenate(images, out=runner.lines[: batch.rows * runner.row_lines])
         return runner.buffer[: batch.rows]
 
@@ -333,7 +340,7 @@ class Batcher:
             if self._limits.max_queue_delay_s:
                 self._schedule()
             else:
-                self._start()  # before the answers go out: the runner must not wait for them
+                self._start()  # first, so that the runner is busy while the answers are written
         self._finish(batch, outcome, run_s)
 
     def _finish(
@@ -343,7 +350,7 @@ class Batcher:
         is_running = len(self._free) < self._runners
         self._drain_rate.finish(batch.rows, batch.started_at + batch.run_s, is_running=is_running)
         if isinstance(outcome, ServiceError):
-            error = InferenceError("inference failed; the server's log says why")
+            error = InferenceError("inference failed; see the server's log")
             for job, _, _ in batch.jobs:
                 self._fail(job, error)
             batch.jobs = []
@@ -378,14 +385,8 @@ class Batcher:
         self.dropped_rows += rows
         self._fail(job, DeadlineError("the request's deadline passed while it waited; retry later"))
 
-    def _drain(self) -> list[Job]:
-        jobs = list(self._queue)
-        self._queue.clear()
-        self.queued_rows = 0
-        return jobs
-
     def _expire(self) -> None:
-        """Answer those whose deadline passed while runs hold all runners."""
+        """Fail the jobs whose deadline passed while all runners are busy."""
         now = self._clock()
         expired = [job for job in self._queue if job.deadline <= now or job.is_done]
         self._queue = deque(job for job in self._queue if job.deadline > now and not job.is_done)

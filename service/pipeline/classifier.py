@@ -1,21 +1,22 @@
-"""A loaded model, as every protocol holds it.
+"""A loaded version of a model, as protocols hold it.
 
-``Classifier`` puts decode, queue, run and postprocess of one version together. No HTTP: protocols
-give bytes or arrays and a callback.
+``Classifier`` joins decode, queue, run and postprocess of one version. Knows no HTTP: protocols
+pass bytes or arrays and a callback.
 """
 
 import functools
-import logging
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.artifact import ModelArtifact
 from models.image import ImageError, Pixels, decode_sized, read_size
-from models.repository import Fingerprint, ModelRepository
+from models.repository import Fingerprint
+from models.tuned import Tuning
 from service.errors import (
     DecodeError,
     NotReadyError,
@@ -26,46 +27,80 @@ from service.pipeline.batcher import Batcher
 from service.pipeline.job import Batch, Job, Rows, Runner
 from service.pipeline.limits import ServingLimits
 from service.pipeline.postprocess import Postprocessor
-from service.session.planning import best_of, open_again, open_best
-from service.session.session import Session
-from service.session.tuned import follow_plan
+from service.session.outputs import Outputs
+from service.session.plans import Asked, Plan
 
-logger = logging.getLogger("foveal.classifier")
-
-# A batch this short runs on the event loop itself: handing it to a thread costs more than it frees.
-# Measured for the prototype: 16-30 % more requests/s for 1 ms runs; at 45 ms newcomers starve.
+# A batch this short runs on the event loop itself: the hand-over to a thread costs more than it
+# frees. Measured: 16-30 % more requests/s for runs of 1 ms; at 45 ms new connections starve.
 INLINE_RUN_S = 0.002
+
+
+class Session(Protocol):
+    """What the pipeline needs of a session, and what is shown of it; see ``service.session``."""
+
+    plan: Plan
+    asked: Asked
+    fallback: str
+    cpu_nodes: tuple[str, ...]
+    memory_bytes: int
+
+    @property
+    def executor(self) -> Executor | None:
+        """Return the thread that all runs must be on; None: any."""
+
+    @property
+    def slots(self) -> Sequence[Any]:
+        """Return the buffers that batches are put together in; empty if runs are not bound."""
+
+    @property
+    def padded_rows(self) -> int:
+        """Return how many rows were run only to fill batches up to their buckets."""
+
+    def run(self, images_NHWC: NDArray[np.uint8]) -> Outputs:
+        """Classify one batch, uint8 [N, H, W, C]."""
+
+    def run_slot(self, slot: Any, images_NHWC: NDArray[np.uint8]) -> Outputs:
+        """Classify one batch of a slot, on the executor's thread."""
 
 
 class Classifier:
     """One version of a model, loaded, self-tested and warm.
 
-    Build it with ``load``; call ``start`` on the event loop's thread before the first request.
+    ``rollout.loading`` makes it; call ``start`` on the event loop's thread before the first
+    request.
+
+    Args:
+        artifact: The version.
+        sessions: Warm sessions on one plan, at least one; instances share them in turn.
+        limits: Bounds.
+        full_batch_s: Seconds that the first session takes for a full batch.
+        fingerprint: Of the files that it was loaded from.
+        tuned: Tuning that it follows; None: none.
 
     Attributes:
-        artifact: What it is.
-        fingerprint: Of the files that it was loaded from.
-        session: What runs it.
-        sessions: That one, and those that run it beside it.
-        limits: What bounds it.
+        session: The first session.
+        postprocessor: Turns its outputs into predictions.
     """
 
     def __init__(
         self,
         artifact: ModelArtifact,
-        session: Session,
+        sessions: Sequence[Session],
         limits: ServingLimits,
+        *,
+        full_batch_s: float,
         fingerprint: Fingerprint = (),
-        others: Sequence[Session] = (),
+        tuned: Tuning | None = None,
     ) -> None:
         self.artifact = artifact
-        self.fingerprint = fingerprint
-        self.session = session
-        self.sessions = (session, *others)
+        self.sessions = sessions
+        self.session = sessions[0]
         self.limits = limits
+        self.full_batch_s = full_batch_s
+        self.fingerprint = fingerprint
+        self.tuned = tuned
         threshold = artifact.abstain.threshold if artifact.abstain else None
         self.postprocessor = Postprocessor(artifact.labels, threshold)
-        self.full_batch_s = self._warm_up()
         self._executor: Executor | None = None
         self._batcher: Batcher | None = None
 
@@ -78,9 +113,8 @@ class Classifier:
 
     @property
     def fallback(self) -> str:
-        """Return why the CPU runs what a GPU that is here should; empty where that is not so."""
-        found = self.limits.device.found
-        return found.reason if found.is_fallback else self.session.fallback
+        """Return why the CPU runs it although a GPU is here; empty if it does not."""
+        return self.session.fallback
 
     @property
     def batcher(self) -> Batcher:
@@ -102,7 +136,7 @@ class Classifier:
             loop: The loop that all requests arrive on.
             observe: Called after each run with this classifier and the batch.
             answering: Entered while the jobs of one run are done.
-            newcomers: Clients so far; see ``Batcher``.
+            newcomers: Returns the number of connections so far; see ``Batcher``.
         """
         executor = self.session.executor
         if executor is None and not self.is_inline:
@@ -119,14 +153,14 @@ class Classifier:
         )
 
     def close(self) -> None:
-        """Refuse new work and let the runs that are out finish."""
+        """Refuse new work; runs that have begun finish."""
         if self._batcher is not None:
             self._batcher.close()
         if self._executor is not None:
             self._executor.shutdown(wait=False)
 
     def release(self) -> None:
-        """Let go of the closed queue, which refers back: frozen objects are never collected."""
+        """Drop the closed queue, which refers back: the collector skips objects frozen at start."""
         self._batcher = None
 
     def decode(self, encoded: bytes) -> Pixels:
@@ -136,18 +170,18 @@ class Classifier:
             uint8 [H, W, C], 0-255.
 
         Raises:
-            TooLargeError: More pixels than the service takes.
-            DecodeError: No image, or a truncated or corrupt one.
+            TooLargeError: The image has more than ``max_image_pixels``.
+            DecodeError: The bytes are no image, or a truncated or corrupt one.
         """
         self.pixels(encoded)
         return self.decode_sized(encoded)
 
     def pixels(self, encoded: bytes) -> int:
-        """Read from the header how many pixels an image has, and refuse what is not decoded.
+        """Return the number of pixels of an image, read from its header.
 
         Raises:
-            TooLargeError: More pixels than the service takes.
-            DecodeError: No image, or none of the formats.
+            TooLargeError: The image has more than ``max_image_pixels``.
+            DecodeError: The bytes are no image of a known format.
         """
         try:
             width, height = read_size(encoded)
@@ -161,7 +195,7 @@ class Classifier:
         return width * height
 
     def decode_sized(self, encoded: bytes) -> Pixels:
-        """Decode one image that ``pixels`` has let through; see ``decode``."""
+        """Decode one image that ``pixels`` has accepted; see ``decode``."""
         try:
             return decode_sized(encoded, self.artifact.image)
         except ImageError as error:
@@ -172,10 +206,10 @@ class Classifier:
         return self.batcher.submit(rows, deadline, on_done)
 
     def _runners(self) -> list[Runner]:
-        """Return what runs batches: a bound session's slots, else one for each instance."""
+        """Return the runners: the slots of a bound session, else one for each instance."""
         session, instances = self.session, self.limits.instances
         if session.slots and (session.executor is not None or instances == 1):
-            # On a GPU one batch is put together and uploaded while another runs.
+            # On a GPU one batch is assembled and uploaded while another runs.
             slots = session.slots if session.executor is not None else session.slots[:1]
             return [
                 Runner(functools.partial(session.run_slot, slot), slot.images, slot.stage)
@@ -186,57 +220,3 @@ class Classifier:
             Runner(self.sessions[i % len(self.sessions)].run, np.empty(shape, np.uint8))
             for i in range(instances)
         ]
-
-    def _warm_up(self) -> float:
-        """Run every size class once and return the seconds of a full batch (best of three)."""
-        size = self.limits.batch.max_batch_size
-        images = np.zeros((size, *self.artifact.image.shape_HWC), np.uint8)
-        for session in self.sessions:
-            for rows in (1, 2, size):
-                session.run(images[:rows])
-        return best_of(self.session, images, 3)
-
-
-def load(repository: ModelRepository, name: str, version: int, limits: ServingLimits) -> Classifier:
-    """Load a version: verify it, choose how it runs, replay its golden images, warm it up.
-
-    Args:
-        repository: Where it lies.
-        name: The model's.
-        version: Its number.
-        limits: What was set; the version's own plan decides the rest.
-
-    Raises:
-        ArtifactError: The files break the contract, or a golden image gets another answer.
-        ServiceError: onnxruntime refuses the model.
-    """
-    started = time.perf_counter()
-    fingerprint = repository.fingerprint(name, version)  # before: a change meanwhile is seen later
-    artifact = repository.verify(name, version)
-    limits = follow_plan(repository, artifact, limits)
-    session = open_best(repository, artifact, limits.plan)
-    # Threads of its own are a session's: runs at once would share them. A run on one thread is
-    # on its caller's, and one session serves them all.
-    others = limits.instances - 1 if session.plan.threads > 1 else 0
-    classifier = Classifier(
-        artifact,
-        session,
-        limits,
-        fingerprint,
-        [open_again(repository, artifact, session) for _ in range(others)],
-    )
-    logger.info(
-        "%s ready in %.0f ms: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the "
-        "%s%s",
-        artifact.reference,
-        (time.perf_counter() - started) * 1e3,
-        session.plan.device,
-        session.plan.precision,
-        limits.instances,
-        session.plan.threads,
-        limits.batch.max_batch_size,
-        classifier.full_batch_s * 1e3,
-        "loop" if classifier.is_inline else "session's thread",
-        f", as tuned on {limits.tuned.date}" if limits.tuned else "",
-    )
-    return classifier

@@ -1,7 +1,7 @@
-"""Watch what comes in and goes out, to be compared with what a model was trained on.
+"""Sample images and answers, to be compared with the statistics of the training images.
 
-A few rows of a few batches a second are looked at, so that the cost has a bound whatever the load.
-Plain sums; ``metrics`` hands them to Prometheus. Knows no HTTP.
+A few rows of a few batches a second are sampled: the cost is bounded whatever the load. Plain sums;
+``metrics`` exports them. Knows no HTTP.
 """
 
 from collections import Counter
@@ -9,27 +9,28 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
+from models.abstain import is_answered
 from models.histograms import entropy, pixel_statistics
 from service.pipeline.job import Batch
 
-# Seconds between two batches that are looked at, and rows of each: at most 160 rows/s.
+# Seconds between two sampled batches, and rows of each: at most 160 rows/s.
 INTERVAL_S = 0.1
 MAX_ROWS = 16
 
 
-class Drift:
-    """Sums over the rows that were looked at since the last ``clear``.
+class Histograms:
+    """Sums over the rows that were sampled since the last ``clear``.
+
+    Args:
+        threshold: Least probability of the first label that is answered; None: all are.
 
     Attributes:
-        rows: How many.
+        rows: Number of rows.
         pixel_mean: Sum of the rows' mean pixels, 0-255 each.
         pixel_spread: Sum of the rows' standard deviations.
         entropy: Sum of the rows' entropies, nats.
-        abstained: How many rows the model had rather say nothing to.
-        classes: Index to how many rows it came first in.
-
-    Args:
-        threshold: Below this probability of the first label it abstains.
+        abstained: Number of rows that the model abstains on.
+        classes: Number of rows by the index of their first label.
     """
 
     __slots__ = (
@@ -43,19 +44,19 @@ class Drift:
         "rows",
     )
 
-    def __init__(self, threshold: float = 0.0) -> None:
-        self._threshold = np.float32(threshold)
+    def __init__(self, threshold: float | None = None) -> None:
+        self._threshold = threshold
         self._next_at = -float("inf")
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset all sums."""
         self.rows = self.abstained = 0
         self.pixel_mean = self.pixel_spread = self.entropy = 0.0
         self.classes: Counter[int] = Counter()
 
     def observe(self, batch: Batch) -> None:
-        """Look at a finished run, unless one was looked at a moment ago."""
+        """Sample a finished run, unless one was sampled less than ``INTERVAL_S`` ago."""
         if batch.started_at < self._next_at or batch.outputs is None:
             return
         self._next_at = batch.started_at + INTERVAL_S
@@ -67,12 +68,14 @@ class Drift:
             self.pixel_spread += spread
         self.entropy += float(entropy(probabilities_NK).sum())
         self.classes.update(probabilities_NK.argmax(axis=1).tolist())
-        self.abstained += int((probabilities_NK.max(axis=1) < self._threshold).sum())
+        if self._threshold is not None:
+            answered_N = is_answered(probabilities_NK.max(axis=1), self._threshold)
+            self.abstained += len(images) - int(answered_N.sum())
         self.rows += len(images)
 
 
 def first_rows(batch: Batch, count: int) -> list[NDArray[np.uint8]]:
-    """Return the first rows of a batch, at most so many, each uint8 [H, W, C]."""
+    """Return at most ``count`` rows of a batch, its first, each uint8 [H, W, C]."""
     images: list[NDArray[np.uint8]] = []
     for job, first, rows in batch.jobs:
         images.extend(job.rows[first : first + min(rows, count - len(images))])

@@ -1,47 +1,32 @@
-"""What the queue holds and what a run gives: jobs, batches, runners, and the bounds of them.
+"""What the queue holds and what a run gives: jobs, batches and runners.
 
-A job is the rows of one request from acceptance until done; a batch is what one run got; a runner
-is who runs it. Plain values that ``batcher`` moves along; they decide nothing.
+A job is the rows of one request from acceptance until done; a batch is the rows of one run; a
+runner runs it. Plain values that ``batcher`` moves; they decide nothing.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ServiceError
-from service.session.session import Outputs
+from service.session.outputs import Outputs
 
 Rows = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """Bounds of one batcher.
-
-    Attributes:
-        max_batch_size: Rows one run gets at most.
-        max_queue_rows: Rows that may wait; one more is refused.
-        max_queue_delay_s: Longest wait for company while a runner is free, seconds.
-    """
-
-    max_batch_size: int = 64
-    max_queue_rows: int = 2048
-    max_queue_delay_s: float = 0.0
-
-
 class Runner:
-    """What runs batches, one at a time, and the memory that they are put together in.
+    """Runs batches, one at a time, and holds the memory that they are assembled in.
 
     Args:
         run: uint8 [N, H, W, C] to outputs of N rows; raises ServiceError (or anything) on failure.
-            It gets the first N rows of ``buffer``, or the array of a request that fills the batch
-            alone, which is not copied.
-        buffer: uint8 [max_batch_size, H, W, C], contiguous, this runner's alone: written only
+            It gets the first N rows of ``buffer``, or the array of a request that is the only one
+            in the batch, which is not copied.
+        buffer: uint8 [max_batch_size, H, W, C], contiguous, of this runner only: written only
             while nothing runs here.
-        stage: Called on the loop's thread with what ``run`` gets next, before that is submitted.
+        stage: Called on the loop's thread with the next argument of ``run``, before that is
+            submitted; begins its upload.
     """
 
     __slots__ = ("buffer", "lines", "row_lines", "run", "stage")
@@ -60,10 +45,10 @@ class Runner:
 
 
 class Batch:
-    """What one run gave: its outputs and its times (seconds of the batcher's clock).
+    """The rows of one run, its outputs and its times in seconds of the batcher's clock.
 
-    ``jobs`` holds (job, first row of it, rows) of each member until they are done;
-    ``notes`` belongs to whoever reads the batch, for what is computed once for all its rows.
+    ``jobs`` holds (job, first row of it, rows) of each member until they are done; ``notes`` is a
+    cache for readers of the batch, for values that are computed once for all its rows.
     """
 
     __slots__ = ("jobs", "notes", "outputs", "rows", "run_s", "started_at")
@@ -78,16 +63,16 @@ class Batch:
 
 
 class Job:
-    """The rows of one request, from acceptance until done; a subclass says what happens then.
+    """The rows of one request, from acceptance until done; a subclass defines ``done``.
 
     Attributes:
         rows: uint8 [H, W, C] each, as a sequence or one array [N, H, W, C].
-        count: How many.
+        count: Number of rows.
         deadline: Time of the batcher's clock after which the rows are not run.
         accepted_at: Time of acceptance.
         parts: (batch, first row in it, rows) in the order of the job's rows; whole when done.
-        error: Why there is no answer, or None.
-        is_done: Whether ``done`` was called, or never will be as the client left.
+        error: Error that ended it, or None.
+        is_done: Whether ``done`` was called, or never will be because the client left.
     """
 
     __slots__ = (
@@ -113,7 +98,7 @@ class Job:
         self.is_done = False
 
     def done(self) -> None:
-        """Take the answer: called once, ``parts`` whole or ``error`` set; never once cancelled."""
+        """Handle the result: called once, ``parts`` complete or ``error`` set, unless cancelled."""
         raise NotImplementedError
 
 
@@ -133,7 +118,7 @@ class CallbackJob(Job):
         self._on_done: Callable[[Job], None] | None = on_done
 
     def done(self) -> None:
-        """Call the function, and hold it no longer: no cycle is left for the collector."""
+        """Call the function and drop it, so that no cycle is left for the collector."""
         on_done, self._on_done = self._on_done, None
         assert on_done is not None, "a job is done once; this is a bug"
         on_done(self)

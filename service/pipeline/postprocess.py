@@ -1,39 +1,30 @@
-"""Turn a batch's outputs into predictions: ranked labels, as values and as JSON.
+"""Turn a batch's outputs into predictions: ranked labels as JSON.
 
-The ranking and the digits of all rows of a batch are computed once, when its first row is asked
-for; each further row is a lookup. Probabilities are written as the shortest decimal that reads
+The ranking and the digits of all rows of a batch are computed once, for its first row; each further
+row is a lookup. Probabilities are written as the shortest decimal that reads
 back as the same float32, so the text depends on the row alone, never on its batch.
 
 Layout legend: N rows, K classes, T predictions a row.
 """
 
-from dataclasses import dataclass
 from operator import add
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from models.abstain import is_answered
 from service.pipeline.job import Batch, Job
 
 _ABSTAINED = b',"label":null,"abstained":true}'
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One label of one row: its text, its index in the artifact's labels, its probability 0-1."""
-
-    label: str
-    index: int
-    probability: float
-
-
 def rank(probabilities_NK: NDArray[np.float32], top: int) -> NDArray[np.intp]:
-    """Return the classes of each row, most probable first; equal ones in the order of their index.
+    """Return the classes of each row, most probable first; ties in the order of their index.
 
     Args:
         probabilities_NK: float32 [N, K].
-        top: How many to keep, 1 or more.
+        top: Number of classes to keep, 1 or more.
 
     Returns:
         int [N, min(top, K)].
@@ -46,8 +37,8 @@ class Postprocessor:
 
     Args:
         labels: Label of each index, K of them.
-        threshold: Where the first label is less probable, the model abstains; None: it never does,
-            and answers do not mention it.
+        threshold: Least probability of the first label that is answered; below it the model
+            abstains. None: it never does, and answers do not mention it.
     """
 
     def __init__(self, labels: tuple[str, ...], threshold: float | None = None) -> None:
@@ -62,7 +53,7 @@ class Postprocessor:
     def fragments(self, batch: Batch, top: int) -> list[bytes]:
         """Return, for each row of a batch, its JSON object ``{"predictions": [...]}``.
 
-        With a threshold it also has ``"label"``, null for none, and ``"abstained"``.
+        With a threshold it also has ``"abstained"`` and ``"label"``, null if the model abstains.
         """
         key = self, top
         fragments: list[bytes] | None = batch.notes.get(key)
@@ -79,27 +70,11 @@ class Postprocessor:
             for fragment in self.fragments(batch, top)[first : first + count]
         ]
 
-    def predictions(
-        self, probabilities_NK: NDArray[np.float32], top: int
-    ) -> list[list[Prediction]]:
-        """Return the ``top`` predictions of each row as values.
-
-        Args:
-            probabilities_NK: float32 [N, K].
-            top: How many a row, 1 or more.
-        """
-        order_NT = rank(probabilities_NK, top)
-        values_NT = np.take_along_axis(probabilities_NK, order_NT, axis=1)
-        return [
-            [Prediction(self.labels[i], i, p) for i, p in zip(indexes, values, strict=True)]
-            for indexes, values in zip(order_NT.tolist(), values_NT.tolist(), strict=True)
-        ]
-
     def _render(self, probabilities_NK: NDArray[np.float32], top: int) -> list[bytes]:
         order_NT = rank(probabilities_NK, top)
         values_NT = np.ascontiguousarray(np.take_along_axis(probabilities_NK, order_NT, axis=1))
-        # One call writes the digits of the whole batch, and map() joins them to their labels: a
-        # loop over rows and classes in Python took 4.5 us a row, this takes 1.3.
+        # One call writes the digits of the whole batch, and map() joins them to their labels:
+        # 1.3 us a row; a loop over rows and classes in Python takes 4.5 us.
         digits = orjson.dumps(values_NT.ravel(), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(
             b","
         )
@@ -112,10 +87,10 @@ class Postprocessor:
         ]
         if self._threshold is None:
             return fragments
-        is_answered_N = (values_NT[:, 0] >= self._threshold).tolist()
+        answered_N = is_answered(values_NT[:, 0], self._threshold).tolist()
         return [
-            fragment[:-1] + (self._verdicts[index] if is_answered else _ABSTAINED)
-            for fragment, index, is_answered in zip(
-                fragments, order_NT[:, 0].tolist(), is_answered_N, strict=True
+            fragment[:-1] + (self._verdicts[index] if answered else _ABSTAINED)
+            for fragment, index, answered in zip(
+                fragments, order_NT[:, 0].tolist(), answered_N, strict=True
             )
         ]

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from models.traffic import read_traffic
+from models.rollout import read_rollout
 from service.errors import InvalidInputError, MethodError
 from service.lane.exchange import Exchange, Handler
 from service.protocols.later import Later
@@ -38,15 +38,15 @@ class TrafficProtocol:
         self._control.authorize(exchange.header(b"authorization") or b"")
         if exchange.method == "PUT":
             try:
-                traffic = read_traffic(read_object(exchange.body, "body"))
+                rollout = read_rollout(read_object(exchange.body, "body"))
             except ValueError as error:
                 raise InvalidInputError(str(error)) from None
 
-            async def set_traffic() -> None:
-                await self._control.set_traffic(name, traffic)
+            async def set_rollout() -> None:
+                await self._control.set_rollout(name, rollout)
                 self._tell(exchange, name)
 
-            self._later(exchange, set_traffic())
+            self._later(exchange, set_rollout())
         elif exchange.method in ("GET", "HEAD"):
             self._tell(exchange, name)
         else:

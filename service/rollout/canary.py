@@ -1,4 +1,4 @@
-"""Which requests a canary answers: a share of them, the same ones every time."""
+"""Choose the requests that a canary answers: a share of them, always the same ones."""
 
 import hashlib
 import random
@@ -8,12 +8,12 @@ T = TypeVar("T")
 
 
 class Canary(Generic[T]):
-    """Who answers a share of a model's requests.
+    """The candidate that answers a share of a model's requests.
 
     Args:
-        target: Who that is, as the protocol holds it.
-        name: The model's; other models choose other requests.
-        fraction: Share, above 0 to 1.
+        target: Candidate, as the protocol holds it.
+        name: Name of the model; other models choose other requests.
+        fraction: Share of the requests, above 0 to 1.
     """
 
     __slots__ = ("_fraction", "_salt", "target")
@@ -27,8 +27,8 @@ class Canary(Generic[T]):
         """Return whether a request is the canary's.
 
         Args:
-            key: The request's id: the same one gets the same answer in every worker, and whoever
-                has the canary keeps it when the share grows. Empty: chance decides.
+            key: Id of the request: the same id gets the same version in every worker, and keeps
+                the canary when the share grows. Empty: chosen at random.
         """
         if not key:
             return random.random() < self._fraction

@@ -1,7 +1,7 @@
-"""The set of classifiers that are served, and how it is loaded from a repository.
+"""The classifiers that are served, and how they are loaded from a repository.
 
-``Catalog`` finds the classifier for a name and a version; ``load_versions`` decides which versions
-of a model are loaded, and keeps those that already are.
+``Catalog`` finds the classifier for a name and a version; ``load_versions`` chooses the versions of
+a model to load, and keeps those that are loaded already.
 """
 
 import logging
@@ -10,27 +10,27 @@ from typing import NamedTuple
 
 from models.artifact import ArtifactError
 from models.repository import Fingerprint, ModelRepository
-from models.traffic import NO_TRAFFIC, Share, Traffic
+from models.rollout import NO_ROLLOUT, Rollout, Share
 from service.errors import ModelNotFoundError, NotReadyError, ServiceError
-from service.pipeline.classifier import Classifier, load
-from service.pipeline.limits import ServingLimits
+from service.pipeline.classifier import Classifier
+from service.rollout.loading import LoadOptions, load
 
 logger = logging.getLogger("foveal.catalog")
 
 
 class Catalog:
-    """The classifiers that are served, by name and version; never changed, only replaced.
+    """The classifiers that are served, by name and version; immutable.
 
     Args:
-        classifiers: All of them.
-        default_versions: Name to the version behind a request that names none.
-        default_model: Name behind a request that names none, "" if there is none.
-        refused: ``name:version`` to the reason why it is not served.
-        traffic: Name to the candidates that see a share of its requests.
+        classifiers: All classifiers.
+        default_versions: Version of each model for requests that name none.
+        default_model: Model for requests that name none; "": none.
+        refused: Reason why a version is not served, by ``name:version``.
+        rollouts: Candidates that get a share of the requests, by the name of the model.
 
     Attributes:
-        shadows: Default classifier to the candidate that is compared with it.
-        canaries: Name to the candidate that answers some requests in the default's place.
+        shadows: Candidate that is compared with a default classifier.
+        canaries: Candidate that answers some requests in the default's place, by model.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class Catalog:
         default_versions: dict[str, int],
         default_model: str,
         refused: dict[str, str],
-        traffic: dict[str, Traffic] | None = None,
+        rollouts: dict[str, Rollout] | None = None,
     ) -> None:
         self.default_model = default_model
-        self.traffic = traffic or {}
+        self.rollouts = rollouts or {}
         self.refused = refused
         self._by_version = {(c.artifact.name, c.artifact.version): c for c in classifiers}
         self._defaults = {
@@ -51,14 +51,14 @@ class Catalog:
         self.shadows: dict[Classifier, Candidate] = {}
         self.canaries: dict[str, Candidate] = {}
         for name, default in self._defaults.items():
-            shares = self.traffic.get(name, NO_TRAFFIC)
+            shares = self.rollouts.get(name, NO_ROLLOUT)
             if shadow := self._candidate(default, shares.shadow):
                 self.shadows[default] = shadow
             if canary := self._candidate(default, shares.canary):
                 self.canaries[name] = canary
 
     def _candidate(self, default: Classifier, share: Share | None) -> "Candidate | None":
-        """Return who takes a share of a default's requests, if it can."""
+        """Return the candidate for a share of a default's requests, None if it cannot serve."""
         if share is None:
             return None
         found = self._by_version.get((default.artifact.name, share.version))
@@ -78,7 +78,7 @@ class Catalog:
 
     @property
     def defaults(self) -> dict[str, Classifier]:
-        """Return name to the classifier behind a request that names no version."""
+        """Return the classifier of each model for requests that name no version."""
         return self._defaults
 
     def __iter__(self) -> Iterator[Classifier]:
@@ -86,22 +86,22 @@ class Catalog:
         return iter(self._by_version.values())
 
     def matching(self, name: str, version: str) -> list[Classifier]:
-        """Return what a name and a version mean, "" for all of them; raises as ``find`` does."""
+        """Return the classifiers of a name and a version, "" for all; raises as ``find`` does."""
         if not name:
             return list(self)
         found = self.find(name, version)
         return [found] if version else [c for c in self if c.artifact.name == found.artifact.name]
 
     def find(self, name: str = "", version: str = "") -> Classifier:
-        """Find the classifier for what a request names.
+        """Find the classifier for the name and the version of a request.
 
         Args:
-            name: Empty: the default model.
-            version: Empty: the model's default version.
+            name: Name of the model (default: the default model).
+            version: Version (default: the model's default version).
 
         Raises:
-            ModelNotFoundError: None such; the message lists what there is.
-            NotReadyError: The model is there but no version of it could be loaded.
+            ModelNotFoundError: It is not served; the message lists what is.
+            NotReadyError: The model exists, but no version of it could be loaded.
         """
         name = name or self.default_model
         if not version:
@@ -126,29 +126,29 @@ class Catalog:
 
 
 def load_catalog(
-    repository: ModelRepository, default_model: str, loaded_versions: int, limits: ServingLimits
+    repository: ModelRepository, default_model: str, loaded_versions: int, options: LoadOptions
 ) -> Catalog:
-    """Load the newest versions of every model in a repository; what fails is refused, not fatal.
+    """Load the newest versions of every model in a repository; a failure refuses that version.
 
     Args:
-        repository: Where the models lie.
+        repository: Repository.
         default_model: Overrides the repository's default model unless empty.
-        loaded_versions: How many of the newest versions of each model are loaded.
-        limits: For every classifier.
+        loaded_versions: Number of the newest versions of each model to load.
+        options: Options of every version.
 
     Raises:
-        ArtifactError: There is no repository, or ``default_model`` is not in it.
+        ArtifactError: The repository is missing, or ``default_model`` is not in it.
     """
     classifiers: list[Classifier] = []
     defaults: dict[str, int] = {}
     refused: dict[str, str] = {}
-    traffic: dict[str, Traffic] = {}
+    rollouts: dict[str, Rollout] = {}
     names = repository.names()
     for name in names:
-        loaded = load_versions(repository, name, loaded_versions, limits)
+        loaded = load_versions(repository, name, loaded_versions, options)
         classifiers += loaded.good.values()
         refused |= {f"{name}:{v}": refusal.reason for v, refusal in loaded.refused.items()}
-        traffic[name] = loaded.traffic
+        rollouts[name] = loaded.rollout
         if loaded.default is not None:
             defaults[name] = loaded.default
     if default_model and default_model not in names:
@@ -161,73 +161,73 @@ def load_catalog(
     except ArtifactError as error:
         logger.warning("/predict has no model: %s", error)
         default = ""
-    return Catalog(classifiers, defaults, default, refused, traffic)
+    return Catalog(classifiers, defaults, default, refused, rollouts)
 
 
 class Candidate(NamedTuple):
-    """A version that sees a share of another's requests, above 0 to 1."""
+    """A version that gets a share of another's requests, above 0 to 1."""
 
     classifier: Classifier
     fraction: float
 
 
 class Refusal(NamedTuple):
-    """Why a version is not served, and the files that it was refused for."""
+    """Why a version is not served, and the fingerprint of its files."""
 
     reason: str
     fingerprint: Fingerprint
 
 
 class LoadedVersions(NamedTuple):
-    """What is known of one model.
+    """The versions of one model.
 
     Attributes:
-        good: The versions that serve.
-        default: Which of them answers where none is named, None if there are none.
-        refused: Why others do not.
-        preferred: Which should answer: the pinned one, else the newest.
-        traffic: Which candidates should see a share of the requests.
+        good: Versions that serve.
+        default: Version for requests that name none; None if no version serves.
+        refused: Versions that could not be loaded.
+        preferred: Version that should be the default: the pinned one, else the newest.
+        rollout: Candidates that should get a share of the requests.
     """
 
     good: dict[int, Classifier]
     default: int | None
     refused: dict[int, Refusal]
     preferred: int
-    traffic: Traffic
+    rollout: Rollout
 
 
-NOTHING = LoadedVersions({}, None, {}, 0, NO_TRAFFIC)
+NOTHING = LoadedVersions({}, None, {}, 0, NO_ROLLOUT)
 
 
 def load_versions(
     repository: ModelRepository,
     name: str,
     loaded_versions: int,
-    limits: ServingLimits,
+    options: LoadOptions,
     known: LoadedVersions = NOTHING,
 ) -> LoadedVersions:
-    """Load a model's newest good versions, its pinned one and its candidates.
+    """Load a model's newest good versions, its pinned version and its candidates.
 
-    What fails is refused, not fatal.
+    A version that cannot be loaded is refused; that is not fatal.
 
     Args:
-        repository: Where the model lies, in at least one version.
-        name: The model's.
-        loaded_versions: How many of the newest that can be served are loaded.
-        limits: For every classifier.
-        known: What came of the last time: versions whose files are as they were then stay as they
-            are, loaded or refused; one that was loaded and cannot be loaded again goes on.
+        repository: Repository with at least one version of the model.
+        name: Name of the model.
+        loaded_versions: Number of the newest servable versions to load.
+        options: Options of every version.
+        known: Result of the last call: versions whose files have not changed stay as they are,
+            loaded or refused; a loaded version that cannot be loaded again stays loaded.
     """
     versions = repository.versions(name)
-    # A pinned version that is gone is refused as any other that cannot be loaded.
+    # A pinned version that was removed is refused like any other that cannot be loaded.
     settings = repository.settings()
     preferred = settings.default_versions.get(name, versions[-1])
-    traffic = settings.traffic.get(name, NO_TRAFFIC)
+    rollout = settings.rollouts.get(name, NO_ROLLOUT)
     good: dict[int, Classifier] = {}
     refused: dict[int, Refusal] = {}
 
     def take(version: int) -> bool:
-        outcome = _load_if_changed(repository, name, version, limits, known)
+        outcome = _load_if_changed(repository, name, version, options, known)
         if isinstance(outcome, Refusal):
             refused[version] = outcome
             if version not in known.good:
@@ -241,21 +241,21 @@ def load_versions(
         if not left:
             break
         left -= take(version)
-    for version in (preferred, *traffic.versions):
+    for version in (preferred, *rollout.versions):
         if version not in good and version not in refused:
             take(version)
     if preferred in good:
         default: int | None = preferred
     else:
         default = known.default if known.default in good else max(good, default=None)
-    return LoadedVersions(dict(sorted(good.items())), default, refused, preferred, traffic)
+    return LoadedVersions(dict(sorted(good.items())), default, refused, preferred, rollout)
 
 
 def _load_if_changed(
     repository: ModelRepository,
     name: str,
     version: int,
-    limits: ServingLimits,
+    options: LoadOptions,
     known: LoadedVersions,
 ) -> Classifier | Refusal:
     fingerprint = repository.fingerprint(name, version)
@@ -265,13 +265,15 @@ def _load_if_changed(
     if refusal is not None and refusal.fingerprint == fingerprint:
         return refusal
     try:
-        return load(repository, name, version, limits)
+        return load(repository, name, version, options)
     except (ArtifactError, ServiceError) as error:
         reason = str(error)
-    except Exception as error:  # whatever a file made a library do, the other versions serve
+    except (
+        Exception
+    ) as error:  # a library may raise anything on a bad file; the other versions serve
         logger.exception("%s:%d: loading failed", name, version)
         reason = f"{type(error).__name__}: {error}"
     if refusal is None or refusal.reason != reason:
-        goes_on = "; what was loaded goes on" if loaded is not None else ""
+        goes_on = "; the loaded one stays" if loaded is not None else ""
         logger.error("%s:%d refused: %s%s", name, version, reason, goes_on)
     return Refusal(reason, fingerprint)

@@ -1,9 +1,9 @@
-"""What is served, and how that changes while requests go on.
+"""Load, reload and unload models while requests go on.
 
-A catalog is never changed, only replaced: whoever found a classifier in the old one keeps it until
-its answers are out; then it is closed. Loading runs on a thread of its own, one model at a time.
-Each process has its own catalog and follows the repository by itself: what is served is told by the
-repository's content alone, so that workers need not talk to each other.
+A catalog is never changed, only replaced: a request that holds a classifier of the old one keeps it
+until it is answered; then the classifier is closed. Loading runs on a thread of its own, one model
+at a time. Each process has its own catalog and polls the repository by itself: only the content of
+the repository determines what is served, so workers need not communicate.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from models.artifact import ArtifactError
 from models.repository import ModelRepository
-from models.traffic import NO_TRAFFIC, Traffic
+from models.rollout import NO_ROLLOUT, Rollout
 from service.errors import (
     ForbiddenError,
     InvalidInputError,
@@ -23,44 +23,44 @@ from service.errors import (
 )
 from service.metrics import MODEL_REFUSED, Meters
 from service.pipeline.classifier import Classifier
-from service.pipeline.limits import ServingLimits
 from service.protocols.v2.documents import Document, index
 from service.rollout.catalog import NOTHING, Catalog, LoadedVersions, Refusal, load_versions
+from service.rollout.loading import LoadOptions
 
 logger = logging.getLogger("foveal.model_control")
 
-# A replaced classifier is looked at this often until its last answer is out.
+# Interval at which a replaced classifier is checked until its last answer is sent.
 RETIRE_S = 0.05
 # The fingerprint of no files.
 _NEVER = (("", 0, 0, 0),)
 
 
 class ModelControl:
-    """What is served, who may change it, and how it is done.
+    """The catalog that is served, and the operations that replace it.
 
     Args:
-        repository: Where the models lie.
-        loaded_versions: Newest versions of a model that are loaded.
-        limits: For every classifier.
-        meters: Where classifiers are counted.
-        catalog: What is served now.
+        repository: Repository.
+        loaded_versions: Number of the newest versions of a model to load.
+        options: Options of every version.
+        meters: Metrics of the classifiers.
+        catalog: Catalog of the start.
         start: Called on the loop with each new classifier.
-        token: What an administrator must know; empty: nobody may.
+        token: Administrator's token; empty: model control is off.
         workers: Processes of the service.
-        reload_s: How often each of them looks at the repository, seconds; 0: never.
-        default_model: What the repository's default model is overridden by, unless empty.
+        reload_s: Interval at which each process polls the repository, seconds; 0: never.
+        default_model: Overrides the repository's default model unless empty.
 
     Attributes:
-        catalog: What is served now.
+        catalog: Catalog that is served now.
         missing: Models that had no good version when the service started, and have none yet.
-        on_replace: Called when that was replaced, for whoever remembers what it found in it.
+        on_replace: Called after the catalog was replaced, for those that cache its contents.
     """
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
         self,
         repository: ModelRepository,
         loaded_versions: int,
-        limits: ServingLimits,
+        options: LoadOptions,
         meters: Meters,
         catalog: Catalog,
         start: Callable[[Classifier], None],
@@ -74,7 +74,7 @@ class ModelControl:
         self.catalog = catalog
         self.missing = {ref.split(":")[0] for ref in catalog.refused} - set(catalog.defaults)
         self._loaded_versions = loaded_versions
-        self._limits = limits
+        self._options = options
         self._meters = meters
         self._start = start
         self._token = token.encode()
@@ -90,10 +90,10 @@ class ModelControl:
             name, _, version = reference.partition(":")
             self._refused.setdefault(name, {})[int(version)] = Refusal(reason, _NEVER)
             MODEL_REFUSED.labels(name, version).set(1)
-        self._said: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "model-control")
-        # From a look at the catalog to its replacement, nobody else replaces it.
+        # Held from reading the catalog to its replacement: nothing else replaces it meanwhile.
         self._changing = asyncio.Lock()
 
     def authorize(self, authorization: bytes) -> None:
@@ -119,32 +119,32 @@ class ModelControl:
             lambda: index(self.repository, self.catalog, self._unloaded, ready=ready),
         )
 
-    async def look(self) -> None:
-        """Serve what the repository holds now, but for models that were unloaded; never raises.
+    async def poll(self) -> None:
+        """Serve what the repository holds now, except unloaded models; never raises.
 
-        A version that cannot be loaded is refused until its files change. A model that is gone
-        altogether goes on: that is more often a mistake, or a moment, than a wish.
+        A version that cannot be loaded is refused until its files change. A model that was removed
+        is still served: that is more often a mistake, or a transient state, than intended.
         """
         async with self._changing:
             try:
                 names = await self._loop.run_in_executor(self._thread, self._names)
             except (ArtifactError, OSError) as error:
-                self._say("", f"models are served as they were loaded: {error}")
+                self._log_once("", f"models are served as they were loaded: {error}")
                 return
-            self._say("", "")
+            self._log_once("", "")
             for name in sorted({*names, *self.catalog.defaults, *self._refused} - self._unloaded):
-                await self._look_at(name)
+                await self._reload(name)
             self.missing.intersection_update(names)
 
     async def load(self, name: str) -> None:
-        """Look at one model now, unloaded or not, and try again what was refused.
+        """Load or reload one model now, and try again what was refused.
 
-        Other workers follow when they look the next time.
+        Other workers follow when they next poll.
 
         Raises:
             ForbiddenError: Other workers would never follow.
             ModelNotFoundError: It is not in the repository.
-            InvalidInputError: The version that should answer cannot; what was served still is.
+            InvalidInputError: The preferred version cannot be loaded; the old one is still served.
         """
         if self._workers > 1 and not self._reload_s:
             raise ForbiddenError(
@@ -164,7 +164,7 @@ class ModelControl:
             )
 
     async def unload(self, name: str) -> None:
-        """Take a model out of service; requests that found it are answered.
+        """Take a model out of service; requests that hold it are answered.
 
         Raises:
             ForbiddenError: Other workers would go on.
@@ -183,18 +183,18 @@ class ModelControl:
             self._serve(name, NOTHING)
         logger.info("%s unloaded", name)
 
-    async def set_traffic(self, name: str, traffic: Traffic) -> None:
+    async def set_rollout(self, name: str, rollout: Rollout) -> None:
         """Give candidates a share of a model's requests, in this worker now.
 
-        Other workers follow when they look the next time.
+        Other workers follow when they next poll.
 
         Raises:
-            InvalidInputError: No such model or version, or the repository cannot be written.
+            InvalidInputError: The model or version is missing, or the repository cannot be written.
             ForbiddenError, ModelNotFoundError: As ``load``.
         """
         try:
             await self._loop.run_in_executor(
-                self._thread, self.repository.set_traffic, name, traffic
+                self._thread, self.repository.set_rollout, name, rollout
             )
         except (ArtifactError, OSError) as error:
             raise InvalidInputError(str(error)) from None
@@ -204,44 +204,44 @@ class ModelControl:
         """Stop the thread."""
         self._thread.shutdown(wait=False)
 
-    async def _look_at(self, name: str) -> None:
+    async def _reload(self, name: str) -> None:
         known = self._known(name)
         try:
-            loaded = await self._loop.run_in_executor(self._thread, self._survey, name, known)
-        except Exception as error:  # the other models are looked at all the same
-            self._say(name, f"{name} is served as it was loaded: {error}")
+            loaded = await self._loop.run_in_executor(self._thread, self._load_changed, name, known)
+        except Exception as error:  # the other models are still reloaded
+            self._log_once(name, f"{name} is served as it was loaded: {error}")
             return
         if loaded is None and known.good:
-            self._say(name, f"{name} is gone; it is served until it is unloaded")
+            self._log_once(name, f"{name} is gone; it is served until it is unloaded")
             return
-        self._say(name, "")
+        self._log_once(name, "")
         self._serve(name, loaded or NOTHING)
 
-    def _say(self, about: str, message: str) -> None:
-        """Log something once, until it changes."""
-        if message and self._said.get(about) != message:
+    def _log_once(self, about: str, message: str) -> None:
+        """Log a message about something once, until it changes."""
+        if message and self._logged.get(about) != message:
             logger.warning("%s", message)
-        self._said[about] = message
+        self._logged[about] = message
 
     def _names(self) -> list[str]:
-        """Return the repository's models, and note which is to be the default; on the thread."""
+        """Return the repository's models and update the default model; on the thread."""
         names = self.repository.names()
         try:
             self._wanted_model = self._default_model or self.repository.default_model()
-        except ArtifactError:  # none named: the one that is stays
+        except ArtifactError:  # no default is named: the current one stays
             self._wanted_model = ""
         return names
 
-    def _survey(self, name: str, known: LoadedVersions) -> LoadedVersions | None:
-        """Load what changed; on the thread. None: there is no such model."""
+    def _load_changed(self, name: str, known: LoadedVersions) -> LoadedVersions | None:
+        """Load the changed versions of a model, None if there is none; on the thread."""
         if not self.repository.versions(name):
             return None
-        return load_versions(self.repository, name, self._loaded_versions, self._limits, known)
+        return load_versions(self.repository, name, self._loaded_versions, self._options, known)
 
     def _load(self, name: str) -> LoadedVersions:
         try:
             names = ", ".join(self._names()) or "none"
-            loaded = self._survey(name, self._known(name)._replace(refused={}))
+            loaded = self._load_changed(name, self._known(name)._replace(refused={}))
             if loaded is None:
                 raise ModelNotFoundError(f'model "{name[:80]}": expected one of {names}')
         except ArtifactError as error:
@@ -253,11 +253,11 @@ class ModelControl:
         good = {c.artifact.version: c for c in catalog if c.artifact.name == name}
         default = catalog.defaults.get(name)
         version = None if default is None else default.artifact.version
-        traffic = catalog.traffic.get(name, NO_TRAFFIC)
-        return LoadedVersions(good, version, self._refused.get(name, {}), 0, traffic)
+        rollout = catalog.rollouts.get(name, NO_ROLLOUT)
+        return LoadedVersions(good, version, self._refused.get(name, {}), 0, rollout)
 
     def _serve(self, name: str, loaded: LoadedVersions) -> None:
-        """Serve a catalog with these versions of one model, if it is not what is served already."""
+        """Replace the versions of one model in the catalog, unless nothing changed."""
         old, known = self.catalog, self._known(name)
         self._refused.pop(name, None)
         if loaded.refused:
@@ -269,10 +269,10 @@ class ModelControl:
             defaults[name] = loaded.default
             self.missing.discard(name)
         default_model = self._wanted_model if self._wanted_model in defaults else old.default_model
-        is_same = (loaded.good, loaded.default, loaded.traffic) == (
+        is_same = (loaded.good, loaded.default, loaded.rollout) == (
             known.good,
             known.default,
-            known.traffic,
+            known.rollout,
         )
         if is_same and (refused, default_model) == (old.refused, old.default_model):
             return
@@ -280,12 +280,12 @@ class ModelControl:
             if classifier is not known.good.get(version):
                 self._start(classifier)
         others = [c for c in old if c.artifact.name != name]
-        traffic = {**old.traffic, name: loaded.traffic}
+        rollouts = {**old.rollouts, name: loaded.rollout}
         self.catalog = Catalog(
-            [*others, *loaded.good.values()], defaults, default_model, refused, traffic
+            [*others, *loaded.good.values()], defaults, default_model, refused, rollouts
         )
-        if loaded.traffic != known.traffic:
-            logger.info("%s: traffic is %s", name, loaded.traffic.document)
+        if loaded.rollout != known.rollout:
+            logger.info("%s: rollout is %s", name, loaded.rollout.document)
         for reference in old.refused.keys() | refused.keys():
             MODEL_REFUSED.labels(*reference.split(":")).set(reference in refused)
         if loaded.default not in (None, known.default):
@@ -296,7 +296,7 @@ class ModelControl:
                 self._retire(classifier)
 
     def _retire(self, classifier: Classifier) -> None:
-        """Close a classifier that is no longer found, once its last answer is out."""
+        """Close a classifier that left the catalog, after its last answer."""
         if not classifier.batcher.is_idle:
             self._loop.call_later(RETIRE_S, self._retire, classifier)
             return

@@ -1,8 +1,8 @@
-"""Compare a candidate version with the one that serves, on a share of its rows.
+"""Compare a candidate version with the version that serves, on a share of its rows.
 
-Rows are taken from batches that have run; the candidate runs them on a thread of its own, at most
-one batch at a time. Rows that come while it is busy are dropped, not queued: no client ever waits
-for a shadow, and none sees what it says.
+Rows are taken from batches that have run; the candidate runs them on a thread of its own, one batch
+at a time. Rows that arrive while it is busy are dropped, not queued: no client waits for a shadow,
+and none sees its outputs.
 """
 
 import logging
@@ -27,8 +27,8 @@ class Shadows:
     """Runs the candidates of all models.
 
     Args:
-        catalog: Gives the catalog that is served now.
-        loop: The loop that batches are observed on.
+        catalog: Returns the catalog that is served now.
+        loop: Event loop that batches are observed on.
     """
 
     def __init__(self, catalog: Callable[[], Catalog], loop: Loop) -> None:
@@ -38,13 +38,13 @@ class Shadows:
         self._is_busy = False
 
     def observe_batch(self, classifier: Classifier, batch: Batch) -> None:
-        """Take a share of the requests of a batch, once they are answered."""
+        """Take a share of the requests of a batch, after they are answered."""
         shadow = self._catalog().shadows.get(classifier)
         if shadow is not None:
             self._loop.call_soon(self._take, shadow, batch, batch.jobs)
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop taking rows."""
         self._is_busy = True
         self._thread.shutdown(wait=False)
 
@@ -70,18 +70,18 @@ class Shadows:
     def _run(
         self, candidate: Classifier, rows: list[NDArray[np.uint8]], served_NK: NDArray[np.float32]
     ) -> None:
-        """Compare; on the thread."""
+        """Run the candidate and compare; on the thread."""
         try:
             started = time.monotonic()
-            said_NK = candidate.session.run(np.stack(rows)).probabilities
+            candidate_NK = candidate.session.run(np.stack(rows)).probabilities
             seconds = time.monotonic() - started
-            agreed = int((said_NK.argmax(axis=1) == served_NK.argmax(axis=1)).sum())
+            agreed = int((candidate_NK.argmax(axis=1) == served_NK.argmax(axis=1)).sum())
             _count(candidate, "agreed", agreed)
             _count(candidate, "differed", len(rows) - agreed)
             labels = _labels(candidate)
             SHADOW_SECONDS.labels(*labels).observe(seconds)
             difference = SHADOW_DIFFERENCE.labels(*labels)
-            for value in np.abs(said_NK - served_NK).max(axis=1).tolist():
+            for value in np.abs(candidate_NK - served_NK).max(axis=1).tolist():
                 difference.observe(value)
         except Exception:
             logger.exception("%s: a shadow's run failed", candidate.artifact.reference)

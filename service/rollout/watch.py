@@ -1,6 +1,6 @@
-"""When this worker looks at the repository: every so often, and when it is told to (SIGHUP).
+"""Poll the repository at an interval and on SIGHUP, in each worker by itself.
 
-Looking is ``model_control``'s; each worker does it by itself.
+Knows no repository: ``model_control`` reloads.
 """
 
 import asyncio
@@ -13,32 +13,32 @@ logger = logging.getLogger("foveal.watch")
 
 
 class Watch:
-    """Looks again and again, never twice at once.
+    """Calls a function at an interval, never twice at once.
 
     Args:
-        look: What is done each time.
-        interval_s: Seconds from the end of a look to the next; 0: only when told.
+        reload: Called each time.
+        interval_s: Seconds from the end of a call to the next; 0: only on SIGHUP.
     """
 
-    def __init__(self, look: Callable[[], Awaitable[None]], interval_s: float) -> None:
-        self._look = look
+    def __init__(self, reload: Callable[[], Awaitable[None]], interval_s: float) -> None:
+        self._reload = reload
         self._interval_s = interval_s or None
-        self._is_told = asyncio.Event()
+        self._is_signalled = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._watch())
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError, AttributeError):
-            self._loop.add_signal_handler(signal.SIGHUP, self._is_told.set)
+            self._loop.add_signal_handler(signal.SIGHUP, self._is_signalled.set)
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop."""
         self._task.cancel()
 
     async def _watch(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._is_told.wait(), self._interval_s)
-            self._is_told.clear()
+                await asyncio.wait_for(self._is_signalled.wait(), self._interval_s)
+            self._is_signalled.clear()
             try:
-                await self._look()
+                await self._reload()
             except Exception:
-                logger.exception("looking at the repository failed; this is a bug")
+                logger.exception("polling the repository failed; this is a bug")

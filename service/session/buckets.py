@@ -1,7 +1,7 @@
 """Buckets: the batch sizes that a session runs, rows being filled up to the next one.
 
-A GPU searches algorithms, captures graphs and holds buffers for each size, so few sizes are few
-costs; each row that only fills a batch up is a cost, too. Arithmetic alone: knows no session.
+A GPU searches algorithms, captures a graph and holds buffers for each size, so few sizes cost less;
+but each row that only fills a batch up costs time. Arithmetic only: knows no session.
 """
 
 from bisect import bisect_left
@@ -14,21 +14,21 @@ BUCKET_GAIN = 0.01
 
 
 class BucketError(ValueError):
-    """A list of buckets is none."""
+    """Invalid bucket list."""
 
 
 def default_buckets(most: int) -> tuple[int, ...]:
-    """Return 1, 2, 4, … up to the largest batch, which is one itself.
+    """Return 1, 2, 4, … and the largest batch.
 
     Args:
-        most: Rows of the largest batch, at least 1.
+        most: Rows of the largest batch, 1 or more.
     """
     powers = [1 << n for n in range(most.bit_length()) if 1 << n < most]
     return (*powers, most)
 
 
 def parse_buckets(text: str) -> tuple[int, ...]:
-    """Read ``1,2,4,8``; ``auto`` is empty.
+    """Parse rising batch sizes as ``1,2,4,8``, or ``auto``, which gives ().
 
     Raises:
         BucketError: Anything else.
@@ -43,12 +43,12 @@ def parse_buckets(text: str) -> tuple[int, ...]:
 
 
 def fit_buckets(buckets: Sequence[int], most: int) -> tuple[int, ...]:
-    """Return those below the largest batch, and the largest batch."""
+    """Return the buckets below the largest batch, and the largest batch."""
     return (*(size for size in buckets if size < most), most)
 
 
 def bucket_of(rows: int, buckets: Sequence[int]) -> int:
-    """Return the smallest bucket that holds some rows.
+    """Return the smallest bucket that holds a number of rows.
 
     Args:
         rows: 1 <= rows <= the last bucket.
@@ -57,38 +57,20 @@ def bucket_of(rows: int, buckets: Sequence[int]) -> int:
     return buckets[bisect_left(buckets, rows)]
 
 
-def padded_rows(rows: int, buckets: Sequence[int]) -> int:
-    """Return how many rows are run for nothing."""
-    return bucket_of(rows, buckets) - rows
-
-
-def expected_s(buckets: Sequence[int], seconds: Mapping[int, float]) -> float:
-    """Return the mean time of a run over the batch sizes that may come.
-
-    Every doubling of the batch is taken to be as likely as the next, as load is not known when
-    buckets are chosen: small batches are those of quiet hours, large ones those of rush hours.
-
-    Args:
-        buckets: Rising; the last one is the largest batch.
-        seconds: Of a run, by bucket.
-    """
-    weights = [1 / rows for rows in range(1, buckets[-1] + 1)]
-    times = [seconds[bucket_of(rows, buckets)] for rows in range(1, buckets[-1] + 1)]
-    return sum(w * t for w, t in zip(weights, times, strict=True)) / sum(weights)
-
-
 def choose_buckets(seconds: Mapping[int, float]) -> tuple[int, ...]:
     """Choose buckets by measurement: few graphs, and little time lost on padding.
 
-    Of all sets with the largest batch in it, the one whose expected time is the shortest, where
-    each bucket costs ``BUCKET_GAIN`` of the time that all of them together would take.
+    Returns the set with the largest batch in it whose expected time is the shortest, where each
+    bucket costs ``BUCKET_GAIN`` of the time that all of them together would take. Every doubling of
+    the batch is taken to be as likely as the next, as load is not known when buckets are chosen:
+    small batches are those of quiet hours, large ones those of rush hours.
 
     Args:
         seconds: Of a run, by candidate, at most 13 of them; the largest is the largest batch.
     """
     *smaller, most = sorted(seconds)
     weights = [1 / rows for rows in range(1, most + 1)]
-    # What a span of batch sizes weighs, from (excluded) one candidate to (included) another.
+    # upto[b] - upto[a] is the weight of the batch sizes above a, up to b.
     upto = {0: 0.0}
     total = 0.0
     for rows in range(1, most + 1):

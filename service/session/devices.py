@@ -1,8 +1,8 @@
-"""Which device sessions run on: what was asked for, what is here, and what is missing if it is not.
+"""Select the device that sessions run on, and report what is missing if it does not work.
 
 A provider that onnxruntime lists may still not load, and then the CPU quietly takes its place. So a
-device is here only if a graph of one node has run on it; if none has, one line says what the
-driver, the CUDA runtime or the dynamic loader had against it. Knows no model.
+device counts as available only after a graph of one node has run on it; otherwise one line carries
+the error of the driver, the CUDA runtime or the dynamic loader. Knows no model.
 """
 
 import ctypes
@@ -13,32 +13,24 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnxruntime
 
 from service.errors import InferenceError
 from service.session.gpu.cuda_runtime import CudaError, CudaRuntime, driver_error, load_runtime
+from service.session.plans import Asked, Device, SelectedDevice
+from service.session.providers import PROVIDERS
 
 logger = logging.getLogger("foveal.devices")
 
-Asked = Literal["auto", "cpu", "cuda", "tensorrt"]
-Device = Literal["cpu", "cuda", "tensorrt"]
-
-PROVIDERS: dict[Device, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-# y = x + x, one float, ONNX opset 18; of onnx.helper, as tests/service/session/test_devices.py
-# makes it again.
+# y = x + x, one float, ONNX opset 18; made by onnx.helper, as tests/service/session/test_devices.py
+# repeats.
 PROBE = bytes.fromhex(
     "080812003a390a0e0a01780a01781201792203416464120570726f62655a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a001012"
 )
-# Libraries that providers are linked to or open by name, each after what it needs itself.
+# Libraries that providers are linked to or open by name, each after those that it needs.
 _LIBRARIES = (
     "libcudart.so.*",
     "libnvrtc.so.*",
@@ -51,45 +43,26 @@ _LIBRARIES = (
     "libnvinfer.so.*",
     "libnvonnxparser.so.*",
 )
-# Where wheels put them, below site-packages. CUDA 13's wheels share one folder.
+# Their folders in wheels, below site-packages. CUDA 13's wheels share one folder.
 _FOLDERS = ("nvidia/cu13/lib", "nvidia/cudnn/lib", "tensorrt_libs")
 _PROBE_S = 60  # the loader alone; a cold disk reads 300 MB
 
 
-@dataclass(frozen=True, slots=True)
-class FoundDevice:
-    """Where sessions run, and why there.
-
-    Attributes:
-        device: What was found.
-        index: Which of the GPUs that this process sees; 0 on a CPU.
-        asked: What was asked for.
-        reason: Why ``auto`` took the CPU; empty where it did not.
-        is_fallback: Whether a GPU, or an onnxruntime made for one, is here all the same.
-    """
-
-    device: Device = "cpu"
-    index: int = 0
-    asked: Asked = "cpu"
-    reason: str = ""
-    is_fallback: bool = False
-
-
-def find_device(asked: Asked, worker: int = 0) -> FoundDevice:
+def select_device(asked: Asked, worker: int = 0) -> SelectedDevice:
     """Return the device that sessions of a worker run on.
 
-    ``auto`` is the GPU if it works, else the CPU, said aloud. TensorRT is taken only if asked for:
+    ``auto`` selects the GPU if it works, else the CPU, and logs why. TensorRT must be asked for:
     building its engines takes minutes at the first start.
 
     Args:
-        asked: What was asked for.
-        worker: Number of the worker process, from 0: workers are dealt to the GPUs in turn.
+        asked: Value of the device setting.
+        worker: Number of the worker process, from 0; workers are spread over the GPUs in turn.
 
     Raises:
         InferenceError: The device asked for does not work; the message names what is missing.
     """
     if asked == "cpu":
-        return FoundDevice()
+        return SelectedDevice()
     device: Device = "cuda" if asked == "auto" else asked
     try:
         index = worker % gpu_count(device)
@@ -97,19 +70,19 @@ def find_device(asked: Asked, worker: int = 0) -> FoundDevice:
     except InferenceError as error:
         if asked != "auto":
             raise
-        found = FoundDevice("cpu", 0, asked, error.message, _expects_gpu())
-        say = logger.warning if found.is_fallback else logger.info
-        say("device auto: the CPU runs all models: %s", error.message)
-        return found
+        selected = SelectedDevice("cpu", 0, asked, error.message, _expects_gpu())
+        log = logger.warning if selected.is_fallback else logger.info
+        log("device auto: the CPU runs all models: %s", error.message)
+        return selected
     logger.info("device %s: %s:%d runs all models of worker %d", asked, device, index, worker)
-    return FoundDevice(device, index, asked)
+    return SelectedDevice(device, index, asked)
 
 
 def gpu_count(device: Device) -> int:
     """Return how many GPUs this process may use, at least 1.
 
     Raises:
-        InferenceError: None, or what it takes to use one is missing.
+        InferenceError: There is none, or a library that it needs is missing.
     """
     available = onnxruntime.get_available_providers()
     if PROVIDERS[device] not in available:
@@ -133,13 +106,13 @@ def gpu_count(device: Device) -> int:
 
 @functools.cache
 def probe(device: Device, index: int) -> None:
-    """Run one node on a device; once a process.
+    """Check that a device works by running one node on it; once a process.
 
     Raises:
-        InferenceError: It did not run there; the message names what is missing.
+        InferenceError: The node did not run there; the message names what is missing.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # fatal: what the loader says is asked for below
+    options.log_severity_level = 4  # fatal only: the loader is asked for its error below
     provider = PROVIDERS[device]
     try:
         session = onnxruntime.InferenceSession(
@@ -159,21 +132,21 @@ def probe(device: Device, index: int) -> None:
 
 @functools.cache
 def runtime() -> CudaRuntime:
-    """Return CUDA's runtime, the libraries of the installed wheels loaded before it.
+    """Load CUDA's runtime, after the libraries of the installed wheels.
 
     Raises:
-        CudaError: There is none.
+        CudaError: The library is missing.
     """
     for library in installed_libraries():
         try:
             ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-        except OSError as error:  # what is needed and not there is named by the probe
+        except OSError as error:  # the probe names a library that is needed and missing
             logger.debug("%s does not load: %s", library, error)
     return load_runtime(_cuda_major())
 
 
 def installed_libraries() -> list[Path]:
-    """Return NVIDIA's libraries in this environment's wheels, in an order that loads."""
+    """Return NVIDIA's libraries in this environment's wheels, in loading order."""
     spec = importlib.util.find_spec("nvidia")
     roots = (
         [Path(place).parent for place in (spec.submodule_search_locations or ())] if spec else []
@@ -183,9 +156,9 @@ def installed_libraries() -> list[Path]:
 
 
 def loader_error(device: Device) -> str:
-    """Return what the dynamic loader says against a provider's library, "" if it loads.
+    """Return the dynamic loader's error for a provider's library, "" if it loads.
 
-    Asked in a process of its own: loaded out of turn, the library would be of no use to
+    Runs in a child process: once loaded out of order, the library cannot be used by
     onnxruntime.
     """
     capi = Path(onnxruntime.__file__).parent / "capi"
@@ -221,6 +194,6 @@ def _cuda_major() -> str:
 
 
 def _expects_gpu() -> bool:
-    """Say whether whoever set this machine up meant a GPU to be used."""
+    """Return whether this machine is set up for a GPU: by its driver or its onnxruntime."""
     has_driver = not driver_error() or Path("/proc/driver/nvidia/version").exists()
     return has_driver or PROVIDERS["cuda"] in onnxruntime.get_available_providers()

@@ -1,7 +1,7 @@
-"""Choose how a version runs here: which of its files, on how many threads; prove it, then open it.
+"""Choose the plan of a version here, its file and its threads; check it and open the session.
 
 The fp32 file is the reference. A file of lower precision is used only if it passed its gate where
-it was made and replays its own golden answers here; where it does not, fp32 answers and the log
+it was made and replays its own golden answers here; otherwise fp32 answers and the log
 says why. Knows no requests and no queues.
 """
 
@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,8 @@ from models.artifact import ArtifactError, ModelArtifact, ModelFile, Precision
 from models.image import decode
 from models.repository import ModelRepository
 from service.errors import InferenceError
-from service.session.plans import DeviceLimits
+from service.session.buckets import default_buckets, fit_buckets
+from service.session.plans import Plan, SelectedDevice
 from service.session.session import Session
 
 logger = logging.getLogger("foveal.planning")
@@ -39,62 +41,129 @@ PRECISION_GAIN = 1.15
 
 
 @dataclass(frozen=True, slots=True)
-class PlanLimits:
-    """What a plan may choose from.
+class DeviceOptions:
+    """What a plan may use of the device that sessions run on.
 
     Attributes:
-        precision: The file to run; ``auto``: the fastest one, measured.
+        selected: Device.
+        error: Error message if the device is unavailable, else empty; then no session is opened.
+        buckets: Batch sizes that are run; empty: chosen by measurement on a GPU, none on a CPU.
+        tf32: As in ``Plan``.
+        memory_bytes: Memory of a GPU that all sessions together may hold; 0: no limit.
+        engine_cache: As in ``Plan``.
+    """
+
+    selected: SelectedDevice = field(default_factory=SelectedDevice)
+    error: str = ""
+    buckets: tuple[int, ...] = ()
+    tf32: bool = False
+    memory_bytes: int = 0
+    engine_cache: Path | None = None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether buckets are chosen by measurement."""
+        return self.selected.device != "cpu" and not self.buckets
+
+    def plan(
+        self, precision: Precision, threads: int, rows: int, row_shape: tuple[int, ...]
+    ) -> Plan:
+        """Return the plan for a file, with the buckets to choose from.
+
+        Args:
+            precision: Precision of the file.
+            threads: Threads of one run on a CPU.
+            rows: Rows of the largest batch.
+            row_shape: (H, W, C) of each row.
+
+        Raises:
+            InferenceError: The device is unavailable.
+        """
+        if self.error:
+            raise InferenceError(self.error)
+        buckets = self.buckets or (default_buckets(rows) if self.chooses else ())
+        if buckets:
+            buckets = fit_buckets(buckets, rows)
+        if self.selected.device == "cpu":
+            return Plan("cpu", precision, threads, "bound" if buckets else "plain", buckets)
+        return Plan(
+            self.selected.device,
+            precision,
+            1,
+            "graph",
+            buckets,
+            self.selected.index,
+            self.tf32,
+            self.memory_bytes,
+            self.engine_cache,
+            row_shape,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChoices:
+    """What a plan is chosen from.
+
+    Attributes:
+        precision: File to run; ``auto``: the fastest, by measurement.
         threads: Numbers of threads to choose from, by measurement if there are several.
-        rows: Rows of a full batch, which is what is measured.
-        device: Where, and what may be used there.
+        rows: Rows of a full batch, which is measured.
+        device: Device, and what may be used of it.
     """
 
     precision: Choice = "fp32"
     threads: tuple[int, ...] = (1,)
     rows: int = 64
-    device: DeviceLimits = field(default_factory=DeviceLimits)
+    device: DeviceOptions = field(default_factory=DeviceOptions)
 
 
-def open_best(repository: ModelRepository, artifact: ModelArtifact, limits: PlanLimits) -> Session:
+def open_best(
+    repository: ModelRepository, artifact: ModelArtifact, choices: PlanChoices
+) -> Session:
     """Open the session that answers for a version, its golden images replayed.
 
-    Where the device was chosen by ``auto``, a version that it cannot run goes to the CPU, aloud.
+    If the device was selected by ``auto``, a version that it cannot run falls back to the CPU and a
+    warning is logged.
 
     Args:
-        repository: Where the version lies.
-        artifact: The version, verified.
-        limits: What there is to choose from.
+        repository: Repository that holds the version.
+        artifact: The verified version.
+        choices: What its plan is chosen from.
 
     Raises:
         ArtifactError: The fp32 file is needed and a golden image gets another answer.
         InferenceError: The fp32 file is needed and onnxruntime refuses it.
     """
-    if limits.device.found.asked != "auto" or limits.device.found.device == "cpu":
-        return _open_best(repository, artifact, limits)
+    selected = choices.device.selected
+    reason = selected.reason if selected.is_fallback else ""
     try:
-        return _open_best(repository, artifact, limits)
+        session = _open_best(repository, artifact, choices)
     except (ArtifactError, InferenceError) as error:
+        if selected.asked != "auto" or selected.device == "cpu":
+            raise
         reason = str(error)
-    cpu = DeviceLimits(buckets=limits.device.buckets)
-    session = _open_best(repository, artifact, replace(limits, device=cpu))
-    session.fallback = reason
-    logger.warning(
-        "%s: the CPU runs it, %s cannot: %s", artifact.reference, limits.device.found.device, reason
-    )
+        cpu = DeviceOptions(buckets=choices.device.buckets)
+        session = _open_best(repository, artifact, replace(choices, device=cpu))
+        logger.warning(
+            "%s: the CPU runs it, %s cannot: %s", artifact.reference, selected.device, reason
+        )
+    session.asked, session.fallback = selected.asked, reason
     return session
 
 
-def _open_best(repository: ModelRepository, artifact: ModelArtifact, limits: PlanLimits) -> Session:
-    if limits.precision in ("int8", "fp16"):
-        lower = _open_lower(repository, artifact, limits.precision, limits)
-        return lower or _open_file(repository, artifact, artifact.fp32, limits)
-    best = _open_file(repository, artifact, artifact.fp32, limits)
-    if limits.precision == "fp32":
+def _open_best(
+    repository: ModelRepository, artifact: ModelArtifact, choices: PlanChoices
+) -> Session:
+    if choices.precision in ("int8", "fp16"):
+        lower = _open_lower(repository, artifact, choices.precision, choices)
+        return lower or _open_file(repository, artifact, artifact.fp32, choices)
+    best = _open_file(repository, artifact, artifact.fp32, choices)
+    if choices.precision == "fp32":
         return best
-    images_NHWC = _blank(artifact, limits.rows)
+    images_NHWC = _blank(artifact, choices.rows)
     best_s = best_of(best, images_NHWC, 4) / PRECISION_GAIN
     for file in artifact.files:
-        session = _open_lower(repository, artifact, file.precision, limits) if file.gate else None
+        session = _open_lower(repository, artifact, file.precision, choices) if file.gate else None
         seconds = best_of(session, images_NHWC, 4) if session else float("inf")
         if session and seconds < best_s:
             best, best_s = session, seconds
@@ -110,11 +179,11 @@ def open_all(repository: ModelRepository, artifact: ModelArtifact) -> Iterator[S
     """
     for file in artifact.files:
         if file.gate or file.precision == "fp32":
-            yield _open_file(repository, artifact, file, PlanLimits())
+            yield _open_file(repository, artifact, file, PlanChoices())
 
 
 def open_again(repository: ModelRepository, artifact: ModelArtifact, session: Session) -> Session:
-    """Open one more session on the file and the plan of one that is open, threads of its own."""
+    """Open another session on the file and the plan of an open one, with threads of its own."""
     file = artifact.file(session.plan.precision)
     assert file is not None, "the session was opened from it; this is a bug"
     return Session(repository.read_model(artifact, file.path), session.plan)
@@ -145,7 +214,7 @@ def self_test(repository: ModelRepository, artifact: ModelArtifact, session: Ses
 
 
 def best_of(session: Session, images_NHWC: NDArray[np.uint8], runs: int) -> float:
-    """Return the shortest of some runs, seconds; the first, which allocates, is not counted."""
+    """Return the seconds of the shortest run; the first, which allocates, is not counted."""
     times = []
     for _ in range(runs + 1):
         started = time.perf_counter()
@@ -155,9 +224,9 @@ def best_of(session: Session, images_NHWC: NDArray[np.uint8], runs: int) -> floa
 
 
 def _open_lower(
-    repository: ModelRepository, artifact: ModelArtifact, precision: Precision, limits: PlanLimits
+    repository: ModelRepository, artifact: ModelArtifact, precision: Precision, choices: PlanChoices
 ) -> Session | None:
-    """Open a file of lower precision; None, and a warning, where it cannot be trusted here."""
+    """Open a file of lower precision; None and a warning if it cannot be trusted here."""
     file = artifact.file(precision)
     if file is None or file.gate is None:
         has = ", ".join(f.precision for f in artifact.files if f.gate or f.precision == "fp32")
@@ -171,26 +240,26 @@ def _open_lower(
         )
         return None
     try:
-        return _open_file(repository, artifact, file, limits)
+        return _open_file(repository, artifact, file, choices)
     except (ArtifactError, InferenceError) as error:
         logger.warning("%s does not run here, fp32 answers instead: %s", precision, error)
         return None
 
 
 def _open_file(
-    repository: ModelRepository, artifact: ModelArtifact, file: ModelFile, limits: PlanLimits
+    repository: ModelRepository, artifact: ModelArtifact, file: ModelFile, choices: PlanChoices
 ) -> Session:
     """Open one file on the number of threads that pays, and replay the golden images."""
     content = repository.read_model(artifact, file.path)
-    device, shape = limits.device, artifact.image.shape_HWC
-    threads = sorted(set(limits.threads)) if device.found.device == "cpu" else [1]
+    device, shape = choices.device, artifact.image.shape_HWC
+    threads = sorted(set(choices.threads)) if device.selected.device == "cpu" else [1]
     best, *others = (
         Session(
-            content, device.plan(file.precision, count, limits.rows, shape), choose=device.chooses
+            content, device.plan(file.precision, count, choices.rows, shape), choose=device.chooses
         )
         for count in threads
     )
-    images_NHWC = _blank(artifact, limits.rows)
+    images_NHWC = _blank(artifact, choices.rows)
     for more in others:
         if best_of(best, images_NHWC, 4) > THREADS_GAIN * best_of(more, images_NHWC, 4):
             best = more

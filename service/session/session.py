@@ -1,8 +1,8 @@
 """Run a model: one onnxruntime session under a plan, outputs counted and typed.
 
 Knows ONNX bytes, arrays and threads; nothing about requests, queues or files. ``run`` may be called
-from any thread, several at once. On a CPU it computes on the caller's: the batcher runs one batch
-at a time, the batch scorer one a core. On a GPU all runs are on the device's one thread.
+from any thread, several at once. On a CPU it computes on the caller's thread: the batcher runs one
+batch at a time, the batch scorer one on each core. On a GPU all runs are on the device's thread.
 
 Layout legend: N rows, H height, W width, C channels, K classes.
 """
@@ -10,15 +10,10 @@ Layout legend: N rows, H height, W width, C channels, K classes.
 import contextlib
 import dataclasses
 import logging
-import os
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
-
-# Before onnxruntime is imported: with its telemetry on it starts a thread, keeps a database in the
-# user's cache and speaks up where it can't. Nothing phones home.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime
@@ -26,24 +21,23 @@ from numpy.typing import NDArray
 
 from service.errors import InferenceError
 from service.session.buckets import choose_buckets
-from service.session.devices import PROVIDERS
 from service.session.gpu.accelerator import Accelerator, accelerator
-from service.session.gpu.binding import OUTPUTS, BoundRuns, Outputs, Slot
+from service.session.gpu.binding import OUTPUTS, BoundRuns, Slot
 from service.session.gpu.cuda_runtime import CudaError
 from service.session.gpu.memory import CpuMemory, Memory
-from service.session.plans import Binding, Plan, providers_of
-
-__all__ = ["Outputs", "Plan", "Session"]
+from service.session.outputs import Outputs
+from service.session.plans import Asked, Binding, Plan
+from service.session.providers import PROVIDERS, providers_of
 
 logger = logging.getLogger("foveal.session")
 
 T = TypeVar("T")
 
-onnxruntime.disable_telemetry_events()  # builds that do not know the variable
+onnxruntime.disable_telemetry_events()  # for builds that do not know the room's variable
 
 _NAMES = list(OUTPUTS)
-_SILENT = 3  # onnxruntime's severity: errors only; what matters is raised anyway
-_LISTED_NODES = 8  # of those left on the CPU; the metric counts them all
+_SILENT = 3  # onnxruntime's severity: errors only; the others are raised anyway
+_LISTED_NODES = 8  # nodes on the CPU that the log names; the metric counts them all
 
 
 class Session:
@@ -51,15 +45,16 @@ class Session:
 
     Args:
         content: The ONNX file's bytes, already verified against the contract.
-        plan: How to run it.
-        choose: Whether only those of the plan's buckets stay that pay, by measurement here.
+        plan: Plan to run it under.
+        choose: Whether to measure the plan's buckets and to keep only those that pay.
 
     Attributes:
-        plan: How it runs: buckets and binding may be less than what the plan wanted.
-        reason: Why graphs are not replayed although the plan wanted it; empty where they are.
-        fallback: Why the CPU runs it although a GPU was found; empty where that is not so.
+        plan: Plan that it runs under; buckets and binding may be fewer than asked for.
+        reason: Why graphs are not replayed although the plan asks for them, else empty.
+        asked: Device setting that the plan was chosen for.
+        fallback: Why the CPU runs it although a GPU is here; empty if it does not.
         cpu_nodes: Nodes that a plan for a GPU leaves on the CPU, as ``Shape node_shape``.
-        memory_bytes: What opening it took of the GPU's memory.
+        memory_bytes: Memory of the GPU that opening it took.
 
     Raises:
         InferenceError: onnxruntime refuses the model, gives another provider than the plan's, or
@@ -69,6 +64,7 @@ class Session:
     def __init__(self, content: bytes, plan: Plan, *, choose: bool = False) -> None:
         self.plan = plan
         self.reason = ""
+        self.asked: Asked = "cpu"
         self.fallback = ""
         self.cpu_nodes: tuple[str, ...] = ()
         self.memory_bytes = 0
@@ -91,17 +87,17 @@ class Session:
 
     @property
     def slots(self) -> list[Slot]:
-        """Return what batches are put together in and run by; empty where runs are not bound."""
+        """Return the buffers that batches are assembled in; empty if runs are not bound."""
         return [] if self._bound is None else self._bound.slots[1:]
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """Return (H, W, C) of the rows, as the graph has it."""
+        """Return (H, W, C) of the rows, as the graph declares it."""
         return tuple(self._session.get_inputs()[0].shape[1:])
 
     @property
     def padded_rows(self) -> int:
-        """Return how many rows were run for nothing, to fill batches up to their buckets."""
+        """Return how many rows were run only to fill batches up to their buckets."""
         return 0 if self._bound is None else self._bound.padded_rows
 
     def run(self, images_NHWC: NDArray[np.uint8]) -> Outputs:
@@ -123,11 +119,12 @@ class Session:
         )
 
     def run_slot(self, slot: Slot, images_NHWC: NDArray[np.uint8]) -> Outputs:
-        """Classify one batch of a slot; on the executor's thread, if there is one.
+        """Classify one batch of a slot, on the executor's thread if there is one.
 
         Args:
             slot: One of ``slots``.
-            images_NHWC: As in ``run``, no more than the largest bucket; best the slot's own rows.
+            images_NHWC: As in ``run``, at most the largest bucket; the slot's own rows are not
+                copied.
 
         Raises:
             InferenceError: The run failed.
@@ -167,7 +164,7 @@ class Session:
         try:
             before = device.call(memory.free_bytes)
             self._open(content, choose, memory)
-            # Of the whole device: what other processes take meanwhile counts, too.
+            # Measured on the whole device: memory that other processes take meanwhile counts, too.
             self.memory_bytes = max(0, before - device.call(memory.free_bytes))
             device.budget.take(id(self), self.memory_bytes, limit)
         except Exception as error:
@@ -179,10 +176,10 @@ class Session:
         ending = weakref.finalize(
             self, _end, device, id(self), [self._bound, self._session], memory
         )
-        ending.atexit = False  # the process takes everything with it
+        ending.atexit = False  # the end of the process frees everything
 
     def _open(self, content: bytes, choose: bool, memory: Memory) -> None:
-        """Open and bind; without graphs where they cannot be captured, and the log says why."""
+        """Open and bind; if graphs cannot be captured, without them, and log why."""
         try:
             self._open_as(self.plan.binding, content, choose, memory)
             return
@@ -224,17 +221,17 @@ class Session:
 
 
 def _open_session(content: bytes, plan: Plan, stream: int) -> onnxruntime.InferenceSession:
-    """Open onnxruntime's session; the provider asked for runs it, or nobody does."""
+    """Open onnxruntime's session; fail unless the plan's provider runs it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = plan.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _SILENT
-    # Spinning workers would burn the cores that decode and parse between runs.
+    # Spinning threads would take the cores that decode and parse between runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if plan.device != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        # Weights stay out of the arena: its limit is then that of what runs need, and a captured
-        # graph, which writes where its run did, finds nothing else there.
+        # Weights stay out of the arena: its limit then covers only what runs need, and a captured
+        # graph, which writes where its run did, overwrites nothing else.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     if plan.device == "tensorrt" and plan.engine_cache is not None:
         plan.engine_cache.mkdir(parents=True, exist_ok=True)
@@ -251,10 +248,10 @@ def _open_session(content: bytes, plan: Plan, stream: int) -> onnxruntime.Infere
 
 
 def _check_nodes(session: onnxruntime.InferenceSession, plan: Plan) -> tuple[str, ...]:
-    """Return the nodes that a plan for a GPU left on the CPU, and say so.
+    """Return the nodes that a plan for a GPU left on the CPU, and log them.
 
     Raises:
-        InferenceError: All of them: the provider is there in name only.
+        InferenceError: All nodes are on the CPU: the provider runs nothing.
     """
     left, taken = [], 0
     for part in session.get_provider_graph_assignment_info():
@@ -285,14 +282,14 @@ def _call(work: Callable[..., T], *args: object) -> T:
 
 
 def _end(device: Accelerator, holder: int, held: list[object], memory: Memory) -> None:
-    """Free what a session held on a GPU, on the device's thread: nothing may meet a capture."""
+    """Free what a session held on a GPU, on the device's thread: never during a capture."""
     device.budget.give_back(holder)
-    with contextlib.suppress(RuntimeError):  # the interpreter is going down
+    with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
         device.executor.submit(_free, held, memory)
 
 
 def _free(held: list[object], memory: Memory) -> None:
-    """Let the session go first: its graphs refer to the buffers."""
+    """Free the session before the buffers, which its graphs refer to."""
     for each in held:
         if isinstance(each, BoundRuns):
             each.close()

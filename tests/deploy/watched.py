@@ -22,7 +22,7 @@ from models.artifact import ModelArtifact
 from models.evidence import Statistics
 from models.image import encode_png
 from models.repository import ModelRepository
-from models.traffic import Share, Traffic
+from models.rollout import Rollout, Share
 from tests.deploy.programs import program
 from tests.e2e.triton import triton
 from tests.server import ROOT, RunningServer, free_port, running_server, sample
@@ -83,7 +83,7 @@ def build_repository(root: Path) -> None:
     publish_tiny(root, "slow", tiny_model(is_slow=True))
     repository.set_default("tiny")
     repository.set_default("tiny", 1)
-    repository.set_traffic("tiny", Traffic(shadow=Share(2, 0.5), canary=Share(2, 0.3)))
+    repository.set_rollout("tiny", Rollout(shadow=Share(2, 0.5), canary=Share(2, 0.3)))
 
 
 def configured(folder: Path, target: str) -> Path:

@@ -109,7 +109,7 @@ def test_workers_send_an_id_to_the_same_version(root: Path, tmp_path: Path) -> N
     with running_server(root, tmp_path, reload_s=0.1, workers=WORKERS, admin_token=TOKEN) as server:
         wait_for_workers(server)
         put(server, CANARY)
-        line = "tiny: traffic is "
+        line = "tiny: rollout is "
         wait_for(lambda: server.log.count(line) == WORKERS, server, "workers differ")
         first = answered_by(server)
         assert 2 in first

@@ -9,10 +9,10 @@ import pytest
 
 from models.image import encode_png
 from models.repository import ModelRepository
-from models.tuned import write_plan
+from models.tuned import write_tuning
 from tests.server import RunningServer, running_server
 from tests.tiny import assert_own_result, publish_tiny, random_images
-from tests.tuned import plan_for
+from tests.tuned import tuning_for
 
 
 def assert_answers(server: RunningServer, gain: float) -> None:
@@ -30,8 +30,8 @@ def config(server: RunningServer) -> dict[str, object]:
 def test_a_plan_is_followed_from_the_start_and_variables_win(tmp_path: Path) -> None:
     models = tmp_path / "models"
     artifact = publish_tiny(models, lower={"int8": 3.0})
-    plan = plan_for(artifact, precision="int8")
-    write_plan(ModelRepository(models), "tiny", 1, plan)
+    plan = tuning_for(artifact, precision="int8")
+    write_tuning(ModelRepository(models), "tiny", 1, plan)
     with running_server(models, tmp_path, max_batch_size=9) as server:
         assert_answers(server, 3.0)
         said = config(server)
@@ -48,14 +48,14 @@ def test_a_plan_is_followed_from_the_start_and_variables_win(tmp_path: Path) -> 
 def test_a_plan_that_appears_is_followed_and_one_for_elsewhere_is_not(tmp_path: Path) -> None:
     models = tmp_path / "models"
     artifact = publish_tiny(models, lower={"int8": 3.0})
-    plan = plan_for(artifact, precision="int8")
+    plan = tuning_for(artifact, precision="int8")
     elsewhere = dataclasses.replace(plan.machine, cpu="another processor")
-    write_plan(ModelRepository(models), "tiny", 1, dataclasses.replace(plan, machine=elsewhere))
+    write_tuning(ModelRepository(models), "tiny", 1, dataclasses.replace(plan, machine=elsewhere))
     with running_server(models, tmp_path, reload_s=0.1) as server:
         assert "parameters" not in config(server)
         assert server.log.count("it was measured with cpu another processor") == 1
         assert_answers(server, 1.0)
-        write_plan(ModelRepository(models), "tiny", 1, plan)
+        write_tuning(ModelRepository(models), "tiny", 1, plan)
         deadline = time.monotonic() + 30
         while "parameters" not in config(server):
             assert time.monotonic() < deadline, server.log

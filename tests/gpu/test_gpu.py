@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 
 from service.errors import InferenceError
 from service.session.buckets import default_buckets
-from service.session.devices import PROVIDERS, find_device, gpu_count
+from service.session.devices import gpu_count, select_device
 from service.session.gpu.accelerator import accelerator
 from service.session.gpu.binding import STAGED
-from service.session.session import Outputs, Plan, Session
+from service.session.outputs import Outputs
+from service.session.plans import Plan
+from service.session.providers import PROVIDERS
+from service.session.session import Session
 from tests.gpu.conftest import HOME, why_not
 
 pytestmark = pytest.mark.gpu
@@ -45,14 +48,17 @@ def assert_close(got: Outputs, expected: Outputs, atol: float = SAME) -> None:
 
 def test_auto_finds_the_gpu_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        found = find_device("auto", worker=0)
+        found = select_device("auto", worker=0)
     assert (found.device, found.index, found.is_fallback, found.reason) == ("cuda", 0, False, "")
     assert "device auto: cuda:0 runs all models" in caplog.text
 
 
 def test_workers_are_dealt_to_the_gpus_in_turn() -> None:
     count = gpu_count("cuda")
-    assert [find_device("cuda", worker).index for worker in range(count + 1)] == [*range(count), 0]
+    assert [select_device("cuda", worker).index for worker in range(count + 1)] == [
+        *range(count),
+        0,
+    ]
 
 
 def test_all_nodes_are_on_the_gpu(model: bytes) -> None:
@@ -65,8 +71,8 @@ def test_all_nodes_are_on_the_gpu(model: bytes) -> None:
 
 def test_gpus_that_are_hidden_are_not_found() -> None:
     program = (
-        "from service.session.devices import find_device\n"
-        "try: find_device('cuda')\n"
+        "from service.session.devices import select_device\n"
+        "try: select_device('cuda')\n"
         "except Exception as error: print(error)\n"
     )
     done = subprocess.run(

@@ -78,7 +78,7 @@ def model_config(classifier: Classifier) -> Document:
     if plan.device != "cpu":
         group |= {"count": 1, "kind": "KIND_GPU", "gpus": [plan.index]}
         told = {"device": plan.device, "precision": plan.precision, "binding": plan.binding}
-    if tuned := classifier.limits.tuned:
+    if tuned := classifier.tuned:
         told["plan"] = f"tuned {tuned.date}"
     if classifier.fallback:
         told["device_fallback"] = classifier.fallback

@@ -1,1 +1,1 @@
-"""A GPU's part of a session: CUDA's runtime, memory, bound buffers, one accelerator a process."""
+"""The GPU part of a session: CUDA's runtime, memory, bound buffers, the shared accelerator."""

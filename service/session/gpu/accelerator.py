@@ -1,7 +1,7 @@
-"""One GPU, as all sessions of this process on it share it: a thread, two streams, a budget.
+"""One GPU, shared by all sessions of this process on it: a thread, two streams, a memory budget.
 
-onnxruntime keeps captured graphs by thread, so whatever runs on a GPU runs on its one thread; there
-nothing overlaps a capture, either. Knows no model.
+onnxruntime keeps captured graphs by thread, so everything on a GPU runs on its one thread; nothing
+can overlap a capture there, either. Knows no model.
 """
 
 import functools
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 class Budget:
-    """How much memory the sessions on one device may hold together.
+    """The memory that all sessions on one device hold.
 
     Args:
-        name: Of the device, for messages.
+        name: Name of the device, for messages.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,12 +33,12 @@ class Budget:
 
     @property
     def held_bytes(self) -> int:
-        """Return what all sessions hold."""
+        """Return the memory that all sessions hold."""
         with self._lock:
             return sum(self._held.values())
 
     def left_bytes(self, limit_bytes: int) -> int:
-        """Return what a further session may take; 0 where there is no limit.
+        """Return the memory that another session may take; 0 if there is no limit.
 
         Raises:
             InferenceError: Nothing is left.
@@ -54,10 +54,10 @@ class Budget:
         return limit_bytes - held
 
     def take(self, holder: int, size_bytes: int, limit_bytes: int) -> None:
-        """Note what a session turned out to hold.
+        """Record the memory that a session holds.
 
         Raises:
-            InferenceError: It is more than was left; nothing is noted.
+            InferenceError: It is more than was left; nothing is recorded.
         """
         with self._lock:
             held = sum(self._held.values())
@@ -70,7 +70,7 @@ class Budget:
             self._held[holder] = size_bytes
 
     def give_back(self, holder: int) -> None:
-        """Note that a session is gone."""
+        """Free the memory of a session that was closed."""
         with self._lock:
             self._held.pop(holder, None)
 
@@ -79,11 +79,11 @@ class Accelerator:
     """One GPU. Get it with ``accelerator``.
 
     Args:
-        index: Which of the GPUs that this process sees.
+        index: Number of the GPU among those that this process sees.
 
     Attributes:
         executor: The device's one thread.
-        budget: Of its memory.
+        budget: Budget of its memory.
 
     Raises:
         InferenceError: CUDA's runtime refuses it.
@@ -101,11 +101,11 @@ class Accelerator:
             raise InferenceError(f"cuda:{index}: {error}") from None
 
     def memory(self) -> CudaMemory:
-        """Return an object for what one session holds."""
+        """Return a new allocator for one session."""
         return CudaMemory(self._runtime, self.index, *self._streams)
 
     def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do something on the device's thread, at once if this is it, and wait for it."""
+        """Call on the device's thread and wait; at once if this is that thread."""
         if threading.get_ident() == self._thread:
             return work(*args, **kwargs)
         return self.executor.submit(work, *args, **kwargs).result()
@@ -117,7 +117,7 @@ class Accelerator:
 
 @functools.cache
 def accelerator(index: int) -> Accelerator:
-    """Return a GPU of this process, the same one each time.
+    """Return the accelerator of a GPU, the same object each time.
 
     Raises:
         InferenceError: CUDA's runtime refuses it.

@@ -1,11 +1,11 @@
-"""Runs bound to persistent buffers: rows in, a bucket run, answers out, nothing allocated.
+"""Runs bound to persistent buffers: rows in, a bucket run, outputs out, nothing allocated.
 
-A ``Slot`` holds one batch on its way: host memory that it is put together in, device memory that
-the graph reads and writes, and a binding of both for each bucket, all at addresses that stay. Two
-slots take turns, so that one batch is filled and uploaded while another runs. With graphs, each
-slot and bucket has a CUDA graph of its own, told apart by onnxruntime's ``gpu_graph_id``.
+A ``Slot`` holds one batch: host memory that it is assembled in, device memory that the graph reads
+and writes, and a binding of both for each bucket, all at fixed addresses. Two slots take turns: one
+batch is filled and uploaded while another runs. With graphs, each slot and bucket has a CUDA graph
+of its own, identified by onnxruntime's ``gpu_graph_id``.
 
-Where there is no GPU the same code runs on ``CpuMemory``, and graph ids mean nothing.
+Without a GPU the same code runs on ``CpuMemory``, and graph ids have no effect.
 
 Layout legend: N rows, H height, W width, C channels, K classes, B rows of a bucket.
 """
@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from service.errors import InferenceError
 from service.session.buckets import bucket_of
 from service.session.gpu.memory import Memory
+from service.session.outputs import Outputs
 
 OUTPUTS = ("logits", "probabilities")
-# Batches that are on their way at once: one runs, the next is put together and uploaded.
+# Batches in progress at once: one runs, the next is assembled and uploaded.
 STAGED = 2
 # onnxruntime's gpu_graph_id that neither captures nor replays.
 _NO_GRAPH = -1
-# A replay must give what a plain run gives but for sums in another order; a stale one is far off.
+# A replay may differ from a plain run only by sums in another order; a stale one differs far more.
 _REPLAY_TOLERANCE = 1e-2
 _MEASURED_RUNS = 5
 # CUDA's own allocations begin at such addresses, and kernels may read whole vectors.
@@ -37,26 +38,19 @@ _ALIGNED_BYTES = 256
 _FLOAT_BYTES = 4
 
 
-class Outputs(NamedTuple):
-    """What one run gives: logits_NK and probabilities_NK, both float32 [N, K]."""
-
-    logits: NDArray[np.float32]
-    probabilities: NDArray[np.float32]
-
-
 class BoundRuns:
-    """A session's slots, and how they run.
+    """The slots of a session and its buckets.
 
     Args:
         session: onnxruntime's, its input ``images`` and outputs ``OUTPUTS``.
-        memory: Of the device that the session is on.
+        memory: Memory of the device that the session is on.
         buckets: Batch sizes, rising.
         graphs: Whether the session captures a CUDA graph for each slot and bucket.
 
     Attributes:
         buckets: Batch sizes that are run.
-        slots: The first is for runs that come from anywhere; the others for batches on their way.
-        padded_rows: Rows run for nothing so far.
+        slots: The first is for runs of any caller; the others for batches of the queue.
+        padded_rows: Rows run so far only to fill up buckets.
 
     Raises:
         InferenceError: The graph's images or outputs have no fixed size.
@@ -84,24 +78,24 @@ class BoundRuns:
         """Bind, warm up and measure a bucket in the first slot; on the device's thread.
 
         Returns:
-            Seconds of a run, copies and all; the shortest of some.
+            Seconds of the shortest run, with its copies.
         """
         return self.slots[0].measure(bucket)
 
     def keep(self, buckets: Sequence[int]) -> None:
-        """Drop all buckets but these; on the device's thread."""
+        """Keep only these buckets; on the device's thread."""
         for bucket in set(self.buckets) - set(buckets):
             self.slots[0].drop(bucket)
         self.buckets = tuple(buckets)
 
     def warm_ups(self) -> list[Callable[[], None]]:
-        """Return what makes all slots ready, in steps for the device's thread.
+        """Return the steps that make all slots ready, to be called on the device's thread.
 
-        A step takes as long as onnxruntime needs to search and capture for one batch size; between
-        two of them the device runs batches of other models.
+        In one step onnxruntime searches algorithms and captures a graph for one batch size; between
+        two steps the device runs batches of other models.
 
         Raises:
-            InferenceError: From a step: a replayed graph does not answer as a plain run does.
+            InferenceError: In a step: a replayed graph gives other outputs than a plain run.
         """
         return [
             functools.partial(slot.warm_up, bucket)
@@ -110,7 +104,7 @@ class BoundRuns:
         ]
 
     def close(self) -> None:
-        """Let the slots go, which refer back: frozen objects are never collected."""
+        """Drop the slots, which refer back: the collector skips objects frozen at start."""
         for slot in self.slots:
             slot.unbind()
         self.slots.clear()
@@ -121,14 +115,14 @@ class BoundRuns:
 
 
 class Slot:
-    """The buffers of one batch on its way.
+    """The buffers of one batch.
 
     Args:
-        runs: What it belongs to.
-        number: Which one.
+        runs: Owner.
+        number: Its number, from 0.
 
     Attributes:
-        images: uint8 [largest bucket, H, W, C] of host memory: where batches are put together.
+        images: uint8 [largest bucket, H, W, C] of host memory, which batches are assembled in.
     """
 
     def __init__(self, runs: BoundRuns, number: int) -> None:
@@ -137,7 +131,7 @@ class Slot:
         self._number = number
         most = runs.buckets[-1]
         self.images = memory.host((most, *runs.row_shape), np.uint8)
-        # Both outputs of a bucket lie one behind the other: one copy brings them.
+        # Both outputs of a bucket are adjacent: one copy downloads them.
         self._answers = memory.host(
             (len(OUTPUTS) * self._stride(most) // _FLOAT_BYTES,), np.float32
         )
@@ -149,7 +143,11 @@ class Slot:
         self._lock = threading.Lock()
 
     def stage(self, images_NHWC: NDArray[np.uint8]) -> None:
-        """Begin to upload the rows of a batch that lies in ``images`` and is run next."""
+        """Begin to upload the rows of a batch that lies in ``images`` and is run next.
+
+        The copy goes on a stream of its own, so it overlaps with the run of the other slot;
+        ``run`` then finds the rows on the device and uploads nothing.
+        """
         if _address(images_NHWC) == _address(self.images):
             self._upload(len(images_NHWC))
 
@@ -157,14 +155,14 @@ class Slot:
         """Run one batch; on the device's thread.
 
         Args:
-            images_NHWC: uint8 [N, H, W, C], 1 <= N <= the largest bucket; best of all the first
-                rows of ``images``, else they are copied there.
+            images_NHWC: uint8 [N, H, W, C], 1 <= N <= the largest bucket. Unless they are the first
+                rows of ``images``, they are copied there.
         """
         rows = len(images_NHWC)
         bucket = bucket_of(rows, self._runs.buckets)
         with self._lock:
             if _address(images_NHWC) != _address(self.images):
-                if images_NHWC.shape[1:] != self._runs.row_shape:  # numpy would stretch some
+                if images_NHWC.shape[1:] != self._runs.row_shape:  # numpy would broadcast some
                     raise ValueError(f"expected rows of {self._runs.row_shape}")
                 np.copyto(self.images[:rows], images_NHWC)
                 self._staged = 0
@@ -174,7 +172,7 @@ class Slot:
             return self._execute(rows, self._bound[bucket], "options")
 
     def measure(self, bucket: int) -> float:
-        """Return the shortest time of some full runs of a bucket, seconds."""
+        """Return the seconds of the shortest full run of a bucket."""
         self.warm_up(bucket)
         times = []
         for _ in range(_MEASURED_RUNS):
@@ -188,7 +186,7 @@ class Slot:
         """Bind a bucket and run it until it is warm; with graphs, capture and check it.
 
         Raises:
-            InferenceError: The replayed graph does not answer as a plain run does.
+            InferenceError: The replayed graph gives other outputs than a plain run.
         """
         if bucket in self._bound:
             return
@@ -212,16 +210,16 @@ class Slot:
                     )
 
     def unbind(self) -> None:
-        """Forget all buckets; it runs no more."""
+        """Drop all buckets; the slot cannot run any more."""
         self._bound.clear()
 
     def drop(self, bucket: int) -> None:
-        """Forget a bucket and the graph that was captured for it."""
+        """Drop a bucket and the graph that was captured for it."""
         if self._bound.pop(bucket, None) and self._runs.graphs:
             self._runs.session.release_captured_graph(self._runs.graph_id(self._number, bucket))
 
     def _stride(self, bucket: int) -> int:
-        """Return how far one output of a bucket lies behind the other, bytes."""
+        """Return the distance between the two outputs of a bucket, bytes."""
         size = bucket * self._runs.classes * _FLOAT_BYTES
         return -(-size // _ALIGNED_BYTES) * _ALIGNED_BYTES
 
@@ -241,7 +239,7 @@ class Slot:
         self._runs.session.run_with_iobinding(bound.binding, getattr(bound, how))
         memory.download(bound.answers, self._answers_address)
         memory.finish()
-        # The slot's next batch overwrites them, while these may not be written out yet.
+        # Copied: the slot's next batch overwrites the buffer while these may still be in use.
         return Outputs(*(answers_BK[:rows].copy() for answers_BK in bound.outputs))
 
     def _bind(self, bucket: int) -> "_Bound":
@@ -270,7 +268,7 @@ class Slot:
 class _Bound(NamedTuple):
     """A slot's buffers bound for one bucket, and the options of its runs.
 
-    ``answers`` is what a download brings, ``outputs`` its two parts, float32 [B, K].
+    ``answers`` is the buffer of a download, ``outputs`` its two parts, float32 [B, K].
     """
 
     binding: onnxruntime.IOBinding
@@ -284,13 +282,13 @@ class _Bound(NamedTuple):
 def _run_options(graph: int, *, waits: bool) -> onnxruntime.RunOptions:
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(graph))
-    if not waits:  # the download is begun right behind the run, and waited for together with it
+    if not waits:  # the download is queued right after the run, and one wait covers both
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return options
 
 
 def _fixed(tensor: onnxruntime.NodeArg) -> tuple[int, ...]:
-    """Return a tensor's shape but for the rows."""
+    """Return a tensor's shape without the rows."""
     sizes = tuple(tensor.shape[1:])
     if not all(isinstance(size, int) for size in sizes):
         raise InferenceError(f'"{tensor.name}": expected fixed sizes, got {tensor.shape}')

@@ -1,8 +1,8 @@
-"""The part of NVIDIA's CUDA runtime that buffers, copies and their order need, by ctypes.
+"""The calls of NVIDIA's CUDA runtime for buffers, copies and their order, by ctypes.
 
 onnxruntime's own Python calls can neither hold page-locked host memory nor order a copy before a
-run on another stream. The library is the one onnxruntime's provider itself is linked to, so nothing
-further is installed. Calls let the interpreter go while they wait. Knows no model.
+run on another stream. The library is the one that onnxruntime's provider is linked to, so nothing
+else is installed. Calls release the interpreter's lock while they wait. Knows no model.
 
 Source of names, numbers and signatures: NVIDIA's CUDA Runtime API reference, ``driver_types.h``.
 """
@@ -11,11 +11,11 @@ import ctypes
 import functools
 from dataclasses import dataclass
 
-# cudaStreamNonBlocking: does not wait for the legacy default stream, nor it for us.
+# cudaStreamNonBlocking: this stream and the legacy default stream do not wait for each other.
 _NON_BLOCKING = 1
 # cudaEventDisableTiming: an event that only orders costs less.
 _NO_TIMING = 2
-# cudaMemcpyDefault: the direction is told by the addresses.
+# cudaMemcpyDefault: the addresses determine the direction.
 _BY_ADDRESS = 4
 # cudaDeviceAttr; https://docs.nvidia.com/cuda/cuda-runtime-api, section "Data types".
 _CLOCK_KHZ, _MULTIPROCESSORS, _MEMORY_KHZ, _BUS_BITS, _MAJOR, _MINOR = 13, 16, 36, 37, 75, 76
@@ -44,20 +44,20 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
 
 
 class CudaError(RuntimeError):
-    """The CUDA runtime is not there, or refused a call; the message names which."""
+    """The CUDA runtime is missing or a call failed; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """What a GPU is.
+    """Properties of a GPU.
 
     Attributes:
-        name: As the driver calls it.
+        name: Name that the driver gives it.
         capability: Compute capability, as "9.0".
-        multiprocessors: How many.
-        clock_hz: Of its processors, at most.
-        memory_bytes_per_s: Bandwidth of its own memory, at most.
-        memory_bytes: All of it.
+        multiprocessors: Number of multiprocessors.
+        clock_hz: Highest clock of its processors.
+        memory_bytes_per_s: Highest bandwidth of its own memory.
+        memory_bytes: Size of its memory.
     """
 
     name: str
@@ -75,7 +75,7 @@ class CudaRuntime:
         name: File name or path, as ``libcudart.so.13``.
 
     Raises:
-        CudaError: The dynamic loader does not find it, or it lacks a call; its message follows.
+        CudaError: The dynamic loader does not find it, or it lacks a call.
     """
 
     def __init__(self, name: str) -> None:
@@ -94,7 +94,7 @@ class CudaRuntime:
         """Call a function of the library.
 
         Raises:
-            CudaError: It gives another status than success; the message names function and reason.
+            CudaError: It does not return success; the message names function and reason.
         """
         status = getattr(self._library, function)(*arguments)
         if status:
@@ -102,21 +102,21 @@ class CudaRuntime:
             raise CudaError(f"{function}: {reason} ({status})")
 
     def count(self) -> int:
-        """Return how many GPUs this process may use; ``CUDA_VISIBLE_DEVICES`` has its say."""
+        """Return how many GPUs this process may use, according to ``CUDA_VISIBLE_DEVICES``."""
         count = ctypes.c_int()
         self.call("cudaGetDeviceCount", ctypes.byref(count))
         return count.value
 
     def use(self, index: int) -> None:
-        """Let the calling thread's calls go to a device."""
+        """Set the device of the calling thread."""
         self.call("cudaSetDevice", index)
 
     def free_bytes(self) -> int:
-        """Return what is free of the current device's memory, whoever holds the rest."""
+        """Return the free memory of the current device, over all processes."""
         return self._memory()[0]
 
     def allocate(self, size_bytes: int) -> int:
-        """Return the address of memory of the current device, all zeros."""
+        """Allocate zeroed memory of the current device and return its address."""
         address = _POINTER()
         self.call("cudaMalloc", ctypes.byref(address), size_bytes)
         self.call("cudaMemset", address, 0, size_bytes)
@@ -124,19 +124,19 @@ class CudaRuntime:
         return address.value or 0
 
     def allocate_host(self, size_bytes: int) -> int:
-        """Return the address of page-locked memory of the host: copies from it need no other."""
+        """Allocate page-locked host memory, from which copies are direct; return its address."""
         address = _POINTER()
         self.call("cudaHostAlloc", ctypes.byref(address), size_bytes, 0)
         return address.value or 0
 
     def stream(self) -> int:
-        """Return a new stream's handle."""
+        """Create a stream and return its handle."""
         handle = _POINTER()
         self.call("cudaStreamCreateWithFlags", ctypes.byref(handle), _NON_BLOCKING)
         return handle.value or 0
 
     def event(self) -> int:
-        """Return a new event's handle."""
+        """Create an event and return its handle."""
         handle = _POINTER()
         self.call("cudaEventCreateWithFlags", ctypes.byref(handle), _NO_TIMING)
         return handle.value or 0
@@ -146,12 +146,12 @@ class CudaRuntime:
         self.call("cudaMemcpyAsync", target, source, size_bytes, _BY_ADDRESS, stream)
 
     def end_capture(self, stream: int) -> None:
-        """End a capture that was left open, and forget the error that it left behind."""
+        """End a capture that was left open, and clear its error."""
         self._library.cudaStreamEndCapture(stream, ctypes.byref(_POINTER()))
         self._library.cudaGetLastError()
 
     def facts(self, index: int) -> DeviceFacts:
-        """Return what a device is; it becomes the current one."""
+        """Return the properties of a device, which becomes the current one."""
         self.use(index)
         clock, cores, memory, bits, major, minor = (
             self._attribute(attribute, index)
@@ -188,7 +188,7 @@ def load_runtime(major: str) -> CudaRuntime:
 
 
 def driver_error() -> str:
-    """Return what the dynamic loader says against NVIDIA's driver, "" if it is there."""
+    """Return the dynamic loader's error for NVIDIA's driver, "" if it loads."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError as error:
@@ -197,7 +197,7 @@ def driver_error() -> str:
 
 
 def _device_name(index: int) -> str:
-    """Ask the driver: in the runtime the name is in a structure that changes with its version."""
+    """Ask the driver: the runtime has the name in a structure that changes with its version."""
     driver = ctypes.CDLL("libcuda.so.1")
     device, text = ctypes.c_int(), ctypes.create_string_buffer(256)
     if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), index):

@@ -1,8 +1,8 @@
-"""Memory that runs are bound to: the host's, the device's, and copies between them.
+"""Memory that runs are bound to: host memory, device memory, and copies between them.
 
-``CpuMemory`` and ``CudaMemory`` are of one shape, so that the code which binds, fills and reads
-buffers is the same on both and is tested where there is no GPU. An upload goes on a stream of its
-own and may overlap with a run; a run that needs it waits on the device, not on the host.
+``CpuMemory`` and ``CudaMemory`` share a protocol: the code that binds, fills and reads buffers is
+the same for both and is tested without a GPU. An upload goes on a stream of its own and may overlap
+with a run; a run that needs it waits on the device, not on the host.
 """
 
 import ctypes
@@ -21,9 +21,9 @@ class Memory(Protocol):
     """Host and device memory of one device.
 
     Attributes:
-        kind: onnxruntime's word for the device's memory.
-        index: Which device of that kind.
-        run_stream: Handle of the stream that runs belong on, 0 if there is none.
+        kind: onnxruntime's name of the device's memory.
+        index: Number of the device of that kind.
+        run_stream: Handle of the stream that runs are queued on, 0 if there is none.
     """
 
     kind: str
@@ -31,38 +31,38 @@ class Memory(Protocol):
     run_stream: int
 
     def host(self, shape: tuple[int, ...], dtype: type[S]) -> NDArray[S]:
-        """Return an array of host memory, all zeros, fit for copies."""
+        """Return a zeroed array of host memory that copies can use."""
 
     def device(self, size_bytes: int) -> int:
-        """Return the address of device memory, all zeros."""
+        """Return the address of zeroed device memory."""
 
     def event(self) -> int:
-        """Return the handle of an event: that an upload has arrived."""
+        """Return the handle of an event that marks the end of an upload."""
 
     def upload(self, address: int, array: NDArray[np.generic], arrived: int) -> None:
         """Begin to copy a contiguous host array to a device address."""
 
     def expect(self, arrived: int) -> None:
-        """Let what is begun on the run's stream from now on wait for an upload."""
+        """Let what is queued on the run's stream from now on wait for an upload."""
 
     def download(self, array: NDArray[np.generic], address: int) -> None:
         """Begin to copy from a device address to a contiguous host array, after the run."""
 
     def finish(self) -> None:
-        """Wait until runs and downloads are over."""
+        """Wait until runs and downloads have ended."""
 
     def free_bytes(self) -> int:
-        """Return what is free of the device's memory."""
+        """Return the free memory of the device."""
 
     def recover(self) -> None:
-        """Make the run's stream usable again after a capture that failed, and release all."""
+        """Make the run's stream usable after a failed capture, and release everything."""
 
     def release(self) -> None:
-        """Give back all that was handed out; nobody may use it any more."""
+        """Free everything that was allocated; it must not be used any more."""
 
 
 class CpuMemory:
-    """The host's memory in both parts: uploads and downloads are copies, done when they return."""
+    """Host memory for both parts: uploads and downloads are copies that end before they return."""
 
     kind = "cpu"
     index = 0
@@ -115,15 +115,15 @@ class CpuMemory:
 class CudaMemory:
     """Page-locked memory of the host and memory of one GPU.
 
-    All sessions of a device share two streams: runs follow one another on ``run_stream``, whatever
-    model they are of, so that memory which one run leaves is free for the next; uploads go beside
-    them. Each session has an object of its own for what it holds.
+    All sessions of a device share two streams: runs of all models follow one another on
+    ``run_stream``, so the memory of one run is free for the next; uploads go on the other. Each
+    session has an object of its own for the memory that it holds.
 
     Args:
-        runtime: The library.
-        index: Which GPU, of those that the process may use.
-        run_stream: Shared by all sessions on the device.
-        copy_stream: Likewise.
+        runtime: CUDA's runtime.
+        index: Number of the GPU among those that the process may use.
+        run_stream: Stream of runs, shared by all sessions on the device.
+        copy_stream: Stream of uploads, shared likewise.
     """
 
     kind = "cuda"
@@ -164,8 +164,8 @@ class CudaMemory:
 
     def upload(self, address: int, array: NDArray[np.generic], arrived: int) -> None:
         """See ``Memory``; may be called from any thread."""
-        # Copy and record belong together, whichever threads stage other batches meanwhile; and a
-        # thread that never chose a device would take memory of the first one.
+        # No other upload may come between the copy and its event; and a thread that never chose a
+        # device would use the first one.
         with self._lock:
             self._runtime.use(self.index)
             self._runtime.copy(address, array.ctypes.data, array.nbytes, self._copy_stream)
@@ -194,7 +194,7 @@ class CudaMemory:
         self.release()
 
     def release(self) -> None:
-        """See ``Memory``; on the device's thread, so that no capture meets it."""
+        """See ``Memory``; on the device's thread, so never during a capture."""
         self._runtime.use(self.index)
         for function, handles in (
             ("cudaFree", self._device_addresses),

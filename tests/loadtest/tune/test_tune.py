@@ -18,12 +18,12 @@ from loadtest.tune.errors import TuneError
 from loadtest.tune.points import SessionPoint
 from loadtest.tune.sweep import sweep
 from models.repository import ModelRepository
-from models.tuned import read_plan, write_plan
-from service.session.tuned import this_machine
+from models.tuned import read_tuning, write_tuning
+from service.session.machine import this_machine
 from tests.server import ROOT, running_server
 from tests.shell import Shell
 from tests.tiny import LABELS, SIDE, publish_tiny, tiny_model
-from tests.tuned import plan_for
+from tests.tuned import tuning_for
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_one_cpu_is_all_that_is_tried_and_the_record_says_so(
     assert page.count("data:image/png;base64,") == 3
     for name in ("frontier", "goodput", "offers"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    plan = read_plan(repository, "tiny", 1)
+    plan = read_tuning(repository, "tiny", 1)
     assert (plan is None) == (said["plan"] is None)
     if plan is not None:
         assert plan.machine.cores == 1
@@ -213,7 +213,7 @@ def test_a_winner_is_written_beside_the_model_and_the_next_start_follows_it(
     words = ("tune", "tiny", "--p99-ms", 50, "--out", tmp_path / "out")
     said = shell(*words, "--budget-s", 40, "--json")
     assert said.code == 0
-    plan = read_plan(repository, "tiny", 1)
+    plan = read_tuning(repository, "tiny", 1)
     assert plan is not None, said.out
     assert plan.precision == "int8"
     assert plan.machine == this_machine(workers=1)
@@ -235,10 +235,10 @@ def test_a_winner_is_written_beside_the_model_and_the_next_start_follows_it(
 def test_reset_removes_the_plan(
     repository: ModelRepository, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_plan(repository, "tiny", 1, plan_for(publish_tiny(repository.root)))
+    write_tuning(repository, "tiny", 1, tuning_for(publish_tiny(repository.root)))
     shell = Shell(capsys, repository.root)
     assert shell("tune", "tiny", "--reset").out == "tiny:1 has no plan any more\n"
-    assert read_plan(repository, "tiny", 1) is None
+    assert read_tuning(repository, "tiny", 1) is None
     assert shell("tune", "tiny", "--reset").out == "tiny:1 had no plan\n"
 
 
@@ -269,7 +269,7 @@ def test_a_wish_that_cannot_be_granted_is_one_line(
 def test_models_show_tells_the_plan(
     repository: ModelRepository, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_plan(repository, "tiny", 1, plan_for(publish_tiny(repository.root)))
+    write_tuning(repository, "tiny", 1, tuning_for(publish_tiny(repository.root)))
     shell = Shell(capsys, repository.root)
     assert "2 x 1 threads, batches up to 7" in shell("models", "show", "tiny").out
     assert shell("models", "show", "tiny", "--json").document["plan"]["max_batch_size"] == 7

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from service.errors import InferenceError
 from service.pipeline.batcher import Batcher
-from service.pipeline.job import Batch, BatchLimits, Job, Runner
-from service.session.session import Outputs
+from service.pipeline.job import Batch, Job, Runner
+from service.pipeline.limits import BatchLimits
+from service.session.outputs import Outputs
 from tests.tiny import tiny_logits
 
 FAILURE = InferenceError("the run failed")

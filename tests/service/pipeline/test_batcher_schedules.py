@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.errors import DeadlineError, InferenceError, NotReadyError, QueueFullError
-from service.pipeline.job import Batch, BatchLimits, Job
+from service.pipeline.job import Batch, Job
+from service.pipeline.limits import BatchLimits
 from tests.service.pipeline.simulator import FAILURE, World
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 
-from service.pipeline.histograms import INTERVAL_S, MAX_ROWS, Drift, first_rows
+from service.pipeline.histograms import INTERVAL_S, MAX_ROWS, Histograms, first_rows
 from service.pipeline.job import Batch, Job
-from service.session.session import Outputs
+from service.session.outputs import Outputs
 from tests.tiny import random_images, tiny_probabilities
 
 
@@ -25,17 +25,32 @@ def test_rows_are_those_that_were_run_and_no_more_than_the_bound() -> None:
     assert len(rows) == MAX_ROWS == 16
     expected = [random_images(4, 0)[1:], random_images(11, 1)[1:], random_images(11, 2)[1:4]]
     np.testing.assert_array_equal(np.stack(rows), np.concatenate(expected))
-    drift = Drift()
-    drift.observe(batch)
-    assert drift.rows == sum(drift.classes.values()) == MAX_ROWS
+    histograms = Histograms()
+    histograms.observe(batch)
+    assert histograms.rows == sum(histograms.classes.values()) == MAX_ROWS
 
 
 def test_the_cost_is_bounded_by_the_clock_not_by_the_load() -> None:
-    drift = Drift()
+    histograms = Histograms()
     for number in range(1000):
-        drift.observe(finished((1,), 5.0 + number * INTERVAL_S / 100))
-    assert drift.rows == 10
-    drift.clear()
-    assert (drift.rows, drift.pixel_mean, drift.entropy, drift.classes) == (0, 0, 0, {})
-    drift.observe(finished((1,), 5.0 + 11 * INTERVAL_S))
-    assert drift.rows == 1
+        histograms.observe(finished((1,), 5.0 + number * INTERVAL_S / 100))
+    assert histograms.rows == 10
+    histograms.clear()
+    assert (histograms.rows, histograms.pixel_mean, histograms.entropy, histograms.classes) == (
+        0,
+        0,
+        0,
+        {},
+    )
+    histograms.observe(finished((1,), 5.0 + 11 * INTERVAL_S))
+    assert histograms.rows == 1
+
+
+def test_no_number_counts_as_abstained_where_the_model_may_abstain() -> None:
+    batch = finished((3,), 0.0)
+    assert batch.outputs is not None
+    batch.outputs.probabilities[0] = np.nan
+    for threshold, abstained in ((None, 0), (0.0, 1)):
+        histograms = Histograms(threshold)
+        histograms.observe(batch)
+        assert histograms.abstained == abstained

@@ -11,11 +11,11 @@ from service.errors import ServiceError
 from service.lane.exchange import Exchange
 from service.metrics import Meters
 from service.pipeline.classifier import Classifier
-from service.pipeline.limits import ServingLimits
 from service.protocols.v2.documents import Statistics
 from service.protocols.v2.http import V2Http
 from service.protocols.v2.infer import InferEngine
 from service.rollout.catalog import load_catalog
+from service.rollout.loading import LoadOptions
 from service.rollout.model_control import ModelControl
 from tests.server import Answer
 
@@ -40,11 +40,11 @@ class Desk:
         def start(classifier: Classifier) -> None:
             classifier.start(loop, statistics.observe_batch)
 
-        catalog = load_catalog(repository, "", 2, ServingLimits())
+        catalog = load_catalog(repository, "", 2, LoadOptions())
         for classifier in catalog:
             start(classifier)
         self.control = ModelControl(
-            repository, 2, ServingLimits(), meters, catalog, start, token=TOKEN, workers=1
+            repository, 2, LoadOptions(), meters, catalog, start, token=TOKEN, workers=1
         )
         self.engine = InferEngine(
             lambda: self.control.catalog,

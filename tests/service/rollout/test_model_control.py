@@ -12,8 +12,8 @@ import pytest
 from models.repository import ModelRepository
 from service.errors import ForbiddenError, ServiceError, UnauthorizedError
 from service.metrics import Meters
-from service.pipeline.limits import ServingLimits
 from service.rollout.catalog import Catalog
+from service.rollout.loading import LoadOptions
 from service.rollout.model_control import RETIRE_S, ModelControl
 from tests.service.protocols.desk import TOKEN, Desk
 from tests.tiny import SIDE, publish_tiny, random_images, tiny_logits
@@ -25,7 +25,7 @@ def authorize(token: str, authorization: bytes) -> None:
         control = ModelControl(
             ModelRepository(Path("nowhere")),
             1,
-            ServingLimits(),
+            LoadOptions(),
             meters,
             Catalog([], {}, "", {}),
             lambda _classifier: None,
@@ -94,7 +94,7 @@ def test_a_body_that_is_being_expanded_keeps_its_version_alive(tmp_path: Path) -
     async def replace_it() -> None:
         publish_tiny(tmp_path, gain=2.0)
         publish_tiny(tmp_path, gain=3.0)
-        await desk.control.look()
+        await desk.control.poll()
         await asyncio.sleep(3 * RETIRE_S)
         assert old not in list(desk.control.catalog)
         expander_is_free.set()
@@ -120,8 +120,8 @@ def test_a_look_that_finds_nothing_new_changes_nothing(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     try:
         before = desk.control.catalog
-        desk.run(desk.control.look())
-        desk.run(desk.control.look())
+        desk.run(desk.control.poll())
+        desk.run(desk.control.poll())
         assert desk.control.catalog is before
     finally:
         desk.close()

@@ -10,9 +10,7 @@ from service.session.buckets import (
     bucket_of,
     choose_buckets,
     default_buckets,
-    expected_s,
     fit_buckets,
-    padded_rows,
     parse_buckets,
 )
 
@@ -36,13 +34,12 @@ def test_rows_go_to_the_smallest_bucket_that_holds_them(
     rows = data.draw(st.integers(1, buckets[-1]))
     bucket = bucket_of(rows, buckets)
     assert bucket == min(size for size in buckets if size >= rows)
-    assert padded_rows(rows, buckets) == bucket - rows
 
 
 @given(st.integers(1, 512), st.data())
 def test_default_buckets_pad_less_than_the_rows_there_are(most: int, data: st.DataObject) -> None:
     rows = data.draw(st.integers(1, most))
-    assert padded_rows(rows, default_buckets(most)) < rows
+    assert bucket_of(rows, default_buckets(most)) < 2 * rows
 
 
 @given(BUCKETS, SIZES)
@@ -50,6 +47,13 @@ def test_buckets_are_fitted_to_the_largest_batch(buckets: tuple[int, ...], most:
     fitted = fit_buckets(buckets, most)
     assert fitted[-1] == most
     assert set(fitted) - {most} == {size for size in buckets if size < most}
+
+
+def expected_s(buckets: tuple[int, ...], seconds: dict[int, float]) -> float:
+    """The mean time of a run over the batch sizes, every doubling as likely as the next."""
+    weights = [1 / rows for rows in range(1, buckets[-1] + 1)]
+    times = [seconds[bucket_of(rows, buckets)] for rows in range(1, buckets[-1] + 1)]
+    return sum(w * t for w, t in zip(weights, times, strict=True)) / sum(weights)
 
 
 @given(st.integers(1, 300), st.floats(0, 100), st.floats(0.001, 10))

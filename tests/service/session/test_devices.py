@@ -10,14 +10,16 @@ from onnx import TensorProto, helper
 
 from models.repository import ModelRepository
 from service.errors import InferenceError
-from service.pipeline.classifier import ServingLimits, load
-from service.pipeline.job import BatchLimits
+from service.pipeline.limits import BatchLimits
 from service.rollout.catalog import load_catalog
+from service.rollout.loading import LoadOptions, load
 from service.session import devices
-from service.session.devices import Asked, FoundDevice, find_device, installed_libraries
+from service.session.devices import installed_libraries, select_device
 from service.session.gpu.accelerator import Budget
 from service.session.gpu.cuda_runtime import CudaError, CudaRuntime, driver_error
-from service.session.plans import DeviceLimits, Plan, providers_of
+from service.session.planning import DeviceOptions
+from service.session.plans import Asked, Plan, SelectedDevice
+from service.session.providers import providers_of
 from tests.tiny import publish_tiny, random_images, tiny_logits
 
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -27,7 +29,7 @@ without_gpu = pytest.mark.skipif(
 
 
 def test_the_cpu_is_found_without_looking() -> None:
-    assert find_device("cpu") == FoundDevice("cpu", 0, "cpu", "", False)
+    assert select_device("cpu") == SelectedDevice("cpu", 0, "cpu", "", False)
 
 
 @without_gpu
@@ -35,14 +37,14 @@ def test_the_cpu_is_found_without_looking() -> None:
 def test_a_device_that_is_not_here_is_refused_with_what_is_missing(asked: Asked) -> None:
     missing = "libcuda.so.1: cannot open" if HAS_CUDA else "ExecutionProvider, got version"
     with pytest.raises(InferenceError, match=f"device {asked}: expected .*{missing}") as refused:
-        find_device(asked)
+        select_device(asked)
     assert "\n" not in refused.value.message
 
 
 @without_gpu
 def test_auto_falls_to_the_cpu_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        found = find_device("auto", worker=3)
+        found = select_device("auto", worker=3)
     assert (found.device, found.index, found.asked) == ("cpu", 0, "auto")
     assert found.is_fallback == HAS_CUDA
     assert found.reason.startswith("device cuda: expected")
@@ -112,16 +114,16 @@ def test_libraries_come_after_what_they_need(
 def test_no_model_is_served_on_a_device_that_is_not_here(tmp_path: Path) -> None:
     publish_tiny(tmp_path, "a")
     publish_tiny(tmp_path, "b")
-    limits = ServingLimits(device=DeviceLimits(error="device cuda: expected a GPU, got none"))
-    catalog = load_catalog(ModelRepository(tmp_path), "", 2, limits)
+    options = LoadOptions(device=DeviceOptions(error="device cuda: expected a GPU, got none"))
+    catalog = load_catalog(ModelRepository(tmp_path), "", 2, options)
     assert catalog.refused == dict.fromkeys(("a:1", "b:1"), "device cuda: expected a GPU, got none")
     assert not catalog.defaults
 
 
 def test_a_model_on_the_cpu_runs_in_the_buckets_that_are_set(tmp_path: Path) -> None:
     publish_tiny(tmp_path)
-    limits = ServingLimits(BatchLimits(6), device=DeviceLimits(buckets=(1, 4, 64)))
-    classifier = load(ModelRepository(tmp_path), "tiny", 1, limits)
+    options = LoadOptions(BatchLimits(6), device=DeviceOptions(buckets=(1, 4, 64)))
+    classifier = load(ModelRepository(tmp_path), "tiny", 1, options)
     assert classifier.session.plan.buckets == (1, 4, 6)
     assert classifier.session.plan.binding == "bound"
     before = classifier.session.padded_rows

@@ -11,7 +11,7 @@ import pytest
 from models.artifact import ArtifactError, ModelArtifact, Precision
 from models.repository import ModelRepository
 from scoring.local import LocalModel, verify
-from service.session.planning import Choice, PlanLimits, open_best
+from service.session.planning import Choice, PlanChoices, open_best
 from tests.tiny import build_tiny, publish_tiny, random_images, tiny_model, tiny_probabilities
 
 GAINS: dict[Precision, float] = {"int8": 3.0, "fp16": 5.0}
@@ -23,7 +23,7 @@ def opened(
     """Open the tiny model; return what runs, and the gain of whoever answers."""
     repository = ModelRepository(root)
     artifact = repository.verify("tiny", 1)
-    session = open_best(repository, artifact, PlanLimits(precision, threads, 16))
+    session = open_best(repository, artifact, PlanChoices(precision, threads, 16))
     images = random_images(3)
     got = session.run(images).probabilities
     (gain,) = (

@@ -8,7 +8,8 @@ import pytest
 from models import machine
 from models.machine import available_cpus
 from service.errors import InferenceError
-from service.session.session import Plan, Session
+from service.session.plans import Plan
+from service.session.session import Session
 from tests.tiny import SIDE, random_images, tiny_logits, tiny_model, tiny_probabilities
 
 MODEL = tiny_model().SerializeToString()

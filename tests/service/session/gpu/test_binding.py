@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from service.errors import InferenceError
 from service.session.gpu.binding import BoundRuns
 from service.session.gpu.memory import CpuMemory
-from service.session.session import Outputs, Plan, Session
+from service.session.outputs import Outputs
+from service.session.plans import Plan
+from service.session.session import Session
 from tests.tiny import random_images, tiny_logits, tiny_model, tiny_probabilities
 
 MODEL = tiny_model().SerializeToString()

@@ -19,14 +19,14 @@ import pytest
 
 from models.repository import ModelRepository
 from service.errors import InferenceError
-from service.pipeline.classifier import ServingLimits, load
-from service.session.devices import Asked, FoundDevice
+from service.rollout.loading import LoadOptions, load
 from service.session.gpu.accelerator import Accelerator
 from service.session.gpu.binding import BoundRuns
 from service.session.gpu.cuda_runtime import CudaError, CudaRuntime
 from service.session.gpu.memory import CudaMemory
-from service.session.plans import DeviceLimits
-from service.session.session import Plan, Session
+from service.session.planning import DeviceOptions
+from service.session.plans import Asked, Plan, SelectedDevice
+from service.session.session import Session
 from tests.tiny import publish_tiny, random_images, tiny_logits, tiny_model
 
 COMPILER = shutil.which("cc")
@@ -249,13 +249,13 @@ def test_a_model_that_the_device_cannot_run_goes_to_the_cpu_if_auto_chose(
         return CPU if plan.device == "cpu" else [("NoExecutionProvider", {})]
 
     monkeypatch.setattr("service.session.session.providers_of", providers)
-    limits = ServingLimits(device=DeviceLimits(FoundDevice("cuda", 0, asked)))
+    options = LoadOptions(device=DeviceOptions(SelectedDevice("cuda", 0, asked)))
     with pytest.warns(UserWarning, match="not in available provider names"):
         if asked == "cuda":
             with pytest.raises(InferenceError):
-                load(ModelRepository(tmp_path), "tiny", 1, limits)
+                load(ModelRepository(tmp_path), "tiny", 1, options)
             return
-        classifier = load(ModelRepository(tmp_path), "tiny", 1, limits)
+        classifier = load(ModelRepository(tmp_path), "tiny", 1, options)
     assert classifier.session.plan.device == "cpu"
     assert classifier.fallback
     assert f"tiny:1: the CPU runs it, cuda cannot: {classifier.fallback}" in caplog.text

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from models.repository import ModelRepository
 from service.errors import ServiceError
 from service.pipeline.batcher import Batcher
-from service.pipeline.classifier import Classifier, ServingLimits
-from service.pipeline.job import BatchLimits, Job, Runner
+from service.pipeline.classifier import Classifier
+from service.pipeline.job import Job, Runner
+from service.pipeline.limits import BatchLimits, ServingLimits
 from service.session.gpu.binding import STAGED
-from service.session.session import Outputs, Plan, Session
+from service.session.outputs import Outputs
+from service.session.plans import Plan
+from service.session.session import Session
 from tests.tiny import publish_tiny, random_images, tiny_logits
 
 LIMITS = ServingLimits(BatchLimits(max_batch_size=4))
@@ -42,9 +45,8 @@ def test_every_request_is_answered_for_its_own_rows(tmp_path: Path) -> None:
     artifact = publish_tiny(tmp_path)
     content = ModelRepository(tmp_path).read_model(artifact, artifact.fp32.path)
     session = OneThreadSession(content, Plan(binding="graph", buckets=(1, 2, 4)))
-    classifier = Classifier(artifact, session, LIMITS)
+    classifier = Classifier(artifact, [session], LIMITS, full_batch_s=0.0)
     assert not classifier.is_inline
-    session.names.clear()  # warm-up was on this thread
     requests = [random_images(1 + seed % 6, seed) for seed in range(60)]
 
     async def main() -> list[Job]:

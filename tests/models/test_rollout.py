@@ -7,7 +7,7 @@ import pytest
 
 from models.artifact import ArtifactError
 from models.repository import ModelRepository
-from models.traffic import NO_TRAFFIC, Share, Traffic, read_traffic
+from models.rollout import NO_ROLLOUT, Rollout, Share, read_rollout
 from tests.tiny import publish_tiny
 
 
@@ -15,13 +15,13 @@ def test_written_and_read_again(repository: ModelRepository) -> None:
     for _ in range(3):
         publish_tiny(repository.root)
     repository.set_default("tiny", 1)
-    traffic = Traffic(shadow=Share(2, 0.5), canary=Share(3, 1.0))
-    repository.set_traffic("tiny", traffic)
-    assert repository.settings().traffic == {"tiny": traffic}
-    assert read_traffic(traffic.document) == traffic
+    rollout = Rollout(shadow=Share(2, 0.5), canary=Share(3, 1.0))
+    repository.set_rollout("tiny", rollout)
+    assert repository.settings().rollouts == {"tiny": rollout}
+    assert read_rollout(rollout.document) == rollout
     repository.set_default("tiny", 2)
-    assert repository.settings().traffic == {"tiny": traffic}, "lost by another setting"
-    repository.set_traffic("tiny", NO_TRAFFIC)
+    assert repository.settings().rollouts == {"tiny": rollout}, "lost by another setting"
+    repository.set_rollout("tiny", NO_ROLLOUT)
     document = json.loads((repository.root / "repository.json").read_text())
     assert document == {"default_model": None, "default_versions": {"tiny": 2}}
 
@@ -29,9 +29,9 @@ def test_written_and_read_again(repository: ModelRepository) -> None:
 def test_a_candidate_must_exist(repository: ModelRepository) -> None:
     publish_tiny(repository.root)
     with pytest.raises(ArtifactError, match="no version 2; available: 1"):
-        repository.set_traffic("tiny", Traffic(canary=Share(2, 0.1)))
+        repository.set_rollout("tiny", Rollout(canary=Share(2, 0.1)))
     with pytest.raises(ArtifactError, match='model "none"'):
-        repository.set_traffic("none", NO_TRAFFIC)
+        repository.set_rollout("none", NO_ROLLOUT)
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, traffic: object) -> None
 
 
 def test_a_fraction_of_nothing_is_no_share() -> None:
-    assert read_traffic({"canary": {"version": 1, "fraction": 0}}) == NO_TRAFFIC
+    assert read_rollout({"canary": {"version": 1, "fraction": 0}}) == NO_ROLLOUT

@@ -1,7 +1,7 @@
-"""Which share of a model's requests a candidate version sees: part of ``repository.json``.
+"""The candidate versions of a model and their shares of its requests: part of ``repository.json``.
 
 A shadow answers beside the version that serves, for comparison only; a canary answers in its place.
-Knows nothing about requests.
+The JSON key is ``traffic``. Knows nothing about requests.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
-    """The candidates of one model, None where there is none."""
+class Rollout:
+    """The candidates of one model, None for none."""
 
     shadow: Share | None = None
     canary: Share | None = None
@@ -30,25 +30,25 @@ class Traffic:
 
     @property
     def document(self) -> dict[str, dict[str, float] | None]:
-        """Return what ``read_traffic`` reads."""
+        """Return the JSON object that ``read_rollout`` reads."""
         return {
             kind: {"version": share.version, "fraction": share.fraction} if share else None
             for kind, share in (("shadow", self.shadow), ("canary", self.canary))
         }
 
 
-NO_TRAFFIC = Traffic()
+NO_ROLLOUT = Rollout()
 
 
-def read_traffic(document: Any) -> Traffic:
+def read_rollout(document: Any) -> Rollout:
     """Read ``{"shadow": {"version": V, "fraction": F} or null, "canary": likewise}``.
 
     Raises:
-        ValueError: It is not that; a fraction of 0 is no share and reads as null.
+        ValueError: The document has another form. A fraction of 0 is valid and reads as null.
     """
     if not isinstance(document, dict) or document.keys() - {"shadow", "canary"}:
         raise ValueError('traffic: expected an object of "shadow" and "canary"')
-    return Traffic(_read_share(document, "shadow"), _read_share(document, "canary"))
+    return Rollout(_read_share(document, "shadow"), _read_share(document, "canary"))
 
 
 def _read_share(document: dict[str, Any], kind: str) -> Share | None:

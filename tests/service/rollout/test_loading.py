@@ -1,0 +1,206 @@
+"""How a version is loaded: its self-test, its file, and which of settings and tuning counts."""
+
+import dataclasses
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from models.artifact import ArtifactError, ModelArtifact
+from models.repository import ModelRepository
+from models.tuned import write_tuning
+from service.pipeline.limits import BatchLimits
+from service.rollout.catalog import load_catalog, load_versions
+from service.rollout.loading import LoadOptions, load
+from service.session.machine import this_machine
+from tests.tiny import build_tiny, publish_tiny, random_images, tiny_logits, tiny_model
+from tests.tuned import tuning_for
+
+OPTIONS = LoadOptions(BatchLimits(max_batch_size=4, max_queue_rows=99))
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> ModelRepository:
+    return ModelRepository(tmp_path)
+
+
+def publish(
+    repository: ModelRepository, change: Callable[[ModelArtifact, Path], ModelArtifact]
+) -> ModelArtifact:
+    """Publish a tiny model after a change to it."""
+    return repository.publish(
+        "tiny", lambda folder, v: change(build_tiny(folder, "tiny", v, tiny_model()), folder)
+    )
+
+
+def test_a_plan_is_followed_and_the_log_says_so(
+    repository: ModelRepository, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact = publish_tiny(repository.root, lower={"int8": 3.0})
+    plan = tuning_for(artifact, precision="int8")
+    write_tuning(repository, "tiny", 1, plan)
+    with caplog.at_level(logging.INFO):
+        classifier = load(repository, "tiny", 1, OPTIONS)
+    assert classifier.session.plan.precision == "int8"
+    assert classifier.session.plan.threads == 1
+    assert classifier.limits.instances == 2
+    assert classifier.limits.batch == BatchLimits(7, 99, 0.0015)
+    assert classifier.tuned == plan
+    assert "as tuned on 2026-11-21T12:00:00+00:00" in caplog.text
+
+
+def test_buckets_are_the_plans_unless_they_were_set(repository: ModelRepository) -> None:
+    artifact = publish_tiny(repository.root)
+    write_tuning(repository, "tiny", 1, dataclasses.replace(tuning_for(artifact), buckets=(1, 7)))
+    assert load(repository, "tiny", 1, OPTIONS).session.plan.buckets == (1, 7)
+    set_by_hand = dataclasses.replace(OPTIONS, explicit=frozenset({"buckets"}))
+    assert load(repository, "tiny", 1, set_by_hand).session.plan.buckets == ()
+
+
+def test_what_was_set_explicitly_wins(repository: ModelRepository) -> None:
+    artifact = publish_tiny(repository.root, lower={"int8": 3.0})
+    write_tuning(repository, "tiny", 1, tuning_for(artifact, precision="int8"))
+    names = {"precision": "fp32", "instances": 1, "threads": 2}
+    options = dataclasses.replace(
+        OPTIONS, threads=2, explicit=frozenset({*names, "max_batch_size", "max_queue_delay_ms"})
+    )
+    classifier = load(repository, "tiny", 1, options)
+    assert classifier.session.plan.precision == "fp32"
+    assert classifier.session.plan.threads == 2
+    assert classifier.limits.instances == 1
+    assert classifier.limits.batch == OPTIONS.batch
+    one = load(repository, "tiny", 1, dataclasses.replace(OPTIONS, explicit=frozenset({"threads"})))
+    assert one.session.plan.precision == "int8", "the others are still the plan's"
+
+
+@pytest.mark.parametrize("how", ["machine", "bytes", "corrupt"])
+def test_a_plan_that_does_not_count_is_one_line_in_the_log(
+    repository: ModelRepository, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    artifact = publish_tiny(repository.root)
+    plan = tuning_for(artifact)
+    if how == "machine":
+        machine = dataclasses.replace(plan.machine, cores=plan.machine.cores + 1)
+        write_tuning(repository, "tiny", 1, dataclasses.replace(plan, machine=machine))
+    elif how == "bytes":
+        write_tuning(repository, "tiny", 1, dataclasses.replace(plan, sha256="0" * 64))
+    else:
+        repository.plan_path("tiny", 1).write_text('{"model": "tiny:1", "thr')
+    classifier = load(repository, "tiny", 1, OPTIONS)
+    assert (classifier.limits, classifier.tuned) == (OPTIONS.limits, None)
+    assert classifier.session.plan.precision == OPTIONS.precision
+    assert classifier.session.plan.buckets == OPTIONS.device.buckets
+    lines = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(lines) == 1
+    assert lines[0].startswith("tiny:1 is served without ")
+    expected = {"machine": "cores", "bytes": "other bytes", "corrupt": "expected a plan"}[how]
+    assert expected in lines[0]
+
+
+def test_another_number_of_workers_is_another_machine(
+    repository: ModelRepository, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each worker would take the cores that one was given."""
+    write_tuning(repository, "tiny", 1, tuning_for(publish_tiny(repository.root)))
+    classifier = load(repository, "tiny", 1, dataclasses.replace(OPTIONS, workers=2))
+    assert classifier.tuned is None
+    assert "workers 1, here it is 2" in caplog.text
+
+
+def test_a_version_is_loaded_again_when_its_plan_changes(repository: ModelRepository) -> None:
+    artifact = publish_tiny(repository.root)
+    first = load_versions(repository, "tiny", 1, OPTIONS)
+    assert load_versions(repository, "tiny", 1, OPTIONS, first).good == first.good
+    write_tuning(repository, "tiny", 1, tuning_for(artifact))
+    second = load_versions(repository, "tiny", 1, OPTIONS, first)
+    assert second.good[1] is not first.good[1]
+    assert second.good[1].limits.instances == 2
+    assert load_versions(repository, "tiny", 1, OPTIONS, second).good == second.good
+
+
+def test_the_machine_is_what_this_process_may_use() -> None:
+    machine = this_machine(workers=3)
+    assert 1 <= machine.cores <= len(os.sched_getaffinity(0))
+    assert machine.workers == 3
+    assert machine.cpu
+
+
+def test_loads_and_runs(repository: ModelRepository) -> None:
+    publish_tiny(repository.root)
+    classifier = load(repository, "tiny", 1, OPTIONS)
+    images = random_images(3)
+    np.testing.assert_array_equal(classifier.session.run(images).logits, tiny_logits(images))
+    assert classifier.full_batch_s > 0
+
+
+def test_self_test_refuses_another_answer(repository: ModelRepository) -> None:
+    """The files are whole, the graph is the contract's; only what it computes is wrong."""
+    publish_tiny(repository.root, model=tiny_model(gain=1.001))
+    with pytest.raises(ArtifactError, match=r"tiny:1: golden image golden/\d.png: .*difference"):
+        load(repository, "tiny", 1, OPTIONS)
+
+
+def test_self_test_refuses_a_nan(repository: ModelRepository) -> None:
+    publish_tiny(repository.root, model=tiny_model(gain=float("nan")))
+    with pytest.raises(ArtifactError, match="difference of nan"):
+        load(repository, "tiny", 1, OPTIONS)
+
+
+def test_self_test_reads_every_golden_image(repository: ModelRepository) -> None:
+    def spoil_last(artifact: ModelArtifact, _folder: Path) -> ModelArtifact:
+        golden = artifact.golden[-1]
+        wrong = replace(golden, probabilities=tuple(reversed(golden.probabilities)))
+        return replace(artifact, golden=(*artifact.golden[:-1], wrong))
+
+    publish(repository, spoil_last)
+    with pytest.raises(ArtifactError, match=r"golden/7.png"):
+        load(repository, "tiny", 1, OPTIONS)
+
+
+def test_model_that_onnxruntime_refuses_is_refused_with_its_reason(
+    repository: ModelRepository,
+) -> None:
+    def break_graph(artifact: ModelArtifact, folder: Path) -> ModelArtifact:
+        model = tiny_model()
+        model.graph.node[0].op_type = "NoSuchOperator"
+        content = model.SerializeToString()
+        (folder / "model.onnx").write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        return replace(artifact, files=(replace(artifact.files[0], sha256=digest),))
+
+    publish(repository, break_graph)
+    publish_tiny(repository.root, "well")
+    catalog = load_catalog(repository, "", 2, OPTIONS)
+    assert "NoSuchOperator" in catalog.refused["tiny:1"]
+    assert catalog.find("well").artifact.reference == "well:1"
+
+
+def test_fp32_is_what_runs_whatever_the_order_of_the_files(repository: ModelRepository) -> None:
+    """The plan says fp32; another precision listed first must not be loaded in its place."""
+
+    def add_int8(artifact: ModelArtifact, folder: Path) -> ModelArtifact:
+        content = tiny_model(gain=3).SerializeToString()
+        (folder / "model.int8.onnx").write_bytes(content)
+        int8 = replace(
+            artifact.files[0],
+            path="model.int8.onnx",
+            precision="int8",
+            sha256=hashlib.sha256(content).hexdigest(),
+            size_bytes=len(content),
+        )
+        return replace(artifact, files=(int8, *artifact.files))
+
+    publish(repository, add_int8)
+    classifier = load(repository, "tiny", 1, OPTIONS)
+    images = random_images(1)
+    np.testing.assert_array_equal(classifier.session.run(images).logits, tiny_logits(images))
+
+
+def test_graph_is_checked_by_onnx_itself() -> None:
+    onnx.checker.check_model(tiny_model(), full_check=True)
