@@ -40,12 +40,12 @@ from service.metrics import Meters
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch, BatchLimits
 from service.pipeline.limits import ServingLimits
+from service.protocols.engine import Engine
 from service.protocols.openapi import lane_paths
 from service.protocols.predict import TOP, PredictProtocol
 from service.protocols.traffic import TrafficProtocol
 from service.protocols.v2.documents import Statistics
 from service.protocols.v2.http import V2Http
-from service.protocols.v2.infer import InferEngine
 from service.rollout.catalog import load_catalog
 from service.rollout.model_control import ModelControl
 from service.rollout.shadow import Shadows
@@ -171,7 +171,7 @@ class Foveal:
         self.control = self._load()
         self.shadows = Shadows(lambda: self.control.catalog, self.loop)
         self.traffic = TrafficProtocol(self.control)
-        self.predict = PredictProtocol(
+        self.engine = Engine(
             lambda: self.control.catalog,
             self.loop,
             self.decoders,
@@ -179,14 +179,7 @@ class Foveal:
             request_timeout_s=settings.request_timeout_s,
             max_request_rows=settings.max_request_rows,
         )
-        self.engine = InferEngine(
-            lambda: self.control.catalog,
-            self.loop,
-            self.decoders,
-            self.meters,
-            request_timeout_s=settings.request_timeout_s,
-            max_request_rows=settings.max_request_rows,
-        )
+        self.predict = PredictProtocol(self.engine)
         self.v2 = V2Http(
             self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
         )

@@ -14,13 +14,14 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.errors import InvalidInputError, NotReadyError, ServiceError
+from service.protocols.engine import Engine, Target
 from service.protocols.v2.documents import (
     Statistics,
     model_config,
     model_metadata,
     server_metadata,
 )
-from service.protocols.v2.infer import InferCall, InferEngine, Target
+from service.protocols.v2.infer import InferCall
 from service.protocols.v2.messages import (
     read_message,
     write_config,
@@ -88,7 +89,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
 
     def __init__(
         self,
-        engine: InferEngine,
+        engine: Engine,
         control: ModelControl,
         statistics: Statistics,
         is_ready: Callable[[], bool],
@@ -217,16 +218,13 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         self.in_flight += 1
         try:
             target = engine.find(message.model_name, message.model_version)
-            if target.canary is not None and target.canary.takes(message.id.encode()):
-                target = target.canary.target
+            target = target.choose(message.id.encode())
             call = await self._run(message, target, received_at, time_remaining_s)
         except ServiceError as error:
             if target is None:
                 engine.meters.count_refusal(PROTOCOL, error.status)
             else:
-                seconds = time.monotonic() - received_at
-                target.metrics.count_request(PROTOCOL, error.status, seconds)
-                engine.meters.touch()
+                target.count_failure(PROTOCOL, error, received_at)
             raise
         finally:
             self.in_flight -= 1

@@ -17,6 +17,7 @@ from service.errors import (
     NotReadyError,
 )
 from service.lane.exchange import Exchange, Handler
+from service.protocols.engine import MAX_ROUTES, Engine
 from service.protocols.later import Later
 from service.protocols.v2.documents import (
     Statistics,
@@ -25,20 +26,16 @@ from service.protocols.v2.documents import (
     server_metadata,
 )
 from service.protocols.v2.http_infer import InferRoute
-from service.protocols.v2.infer import InferEngine
 from service.protocols.v2.json_body import read_object
 from service.rollout.catalog import Catalog
 from service.rollout.model_control import ModelControl
-
-# Paths whose handlers are remembered; a path is remembered once it was asked for.
-_MAX_ROUTES = 1024
 
 
 class V2Http:
     """The handlers of the protocol.
 
     Args:
-        engine: What inference takes.
+        engine: What all protocols share.
         control: What is served, and who may change it.
         statistics: What was counted.
         is_ready: Whether the service takes requests.
@@ -47,7 +44,7 @@ class V2Http:
 
     def __init__(
         self,
-        engine: InferEngine,
+        engine: Engine,
         control: ModelControl,
         statistics: Statistics,
         is_ready: Callable[[], bool],
@@ -79,7 +76,7 @@ class V2Http:
         handler = self._routes.get(path)
         if handler is None and (path == b"/v2" or path.startswith(b"/v2/")):
             handler = self._route([unquote(p) for p in path[3:].decode("latin-1").split("/")[1:]])
-            if len(self._routes) < _MAX_ROUTES:
+            if len(self._routes) < MAX_ROUTES:
                 self._routes[path] = handler
         return handler
 

@@ -6,9 +6,7 @@ HTTP and gRPC are thin wires on ``InferEngine``. Rows come decoded (UINT8 [N, H,
 encoded images (BYTES [N]), which take the same decoder as ``/predict``'s.
 """
 
-import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.image import Pixels
-from service.errors import DecodeError, InvalidInputError, ServiceError
-from service.metrics import Meters, ModelMetrics
-from service.pipeline.alarm import Loop
-from service.pipeline.classifier import Classifier
+from service.errors import InvalidInputError, ServiceError
+from service.pipeline.decode import Errors
 from service.pipeline.job import Job, Rows
 from service.pipeline.postprocess import rank
-from service.protocols.predict import INLINE_PIXELS
+from service.protocols.engine import Engine, Target
 from service.protocols.v2.codec import (
     InputTensor,
     OutputTensor,
@@ -30,8 +26,6 @@ from service.protocols.v2.codec import (
     read_images,
     read_pixels,
 )
-from service.rollout.canary import Canary
-from service.rollout.catalog import Catalog
 
 INPUT = "images"
 OUTPUTS = ("logits", "probabilities")
@@ -78,71 +72,27 @@ class InferRequest:
         return self.outputs[position].is_binary
 
 
-class Target:
-    """A classifier and what every answer for it shares; who answers a share in its place."""
+class InferJob(Job):
+    """The rows of one call in the queue."""
 
-    __slots__ = ("batcher", "canary", "classifier", "metrics")
+    __slots__ = ("_call",)
 
-    def __init__(
-        self, classifier: Classifier, metrics: ModelMetrics, canary: "Canary[Target] | None" = None
-    ) -> None:
-        self.classifier = classifier
-        self.metrics = metrics
-        self.batcher = classifier.batcher
-        self.canary = canary
+    def __init__(self, rows: Rows, deadline: float, call: "InferCall") -> None:
+        super().__init__(rows, deadline)
+        self._call: InferCall | None = call
 
-
-class InferEngine:
-    """What all wires of the protocol share.
-
-    Args:
-        catalog: Gives the catalog that is served now.
-        loop: The loop that all requests arrive on.
-        decoders: Threads for large images.
-        meters: Where requests are counted.
-        request_timeout_s: Deadline of a request that names none.
-        max_request_rows: Rows in one request.
-    """
-
-    def __init__(
-        self,
-        catalog: Callable[[], Catalog],
-        loop: Loop,
-        decoders: Executor,
-        meters: Meters,
-        *,
-        request_timeout_s: float,
-        max_request_rows: int,
-    ) -> None:
-        self.catalog = catalog
-        self.loop = loop
-        self.decoders = decoders
-        self.meters = meters
-        self.request_timeout_s = request_timeout_s
-        self.max_request_rows = max_request_rows
-
-    def find(self, name: str, version: str) -> Target:
-        """Find the model that a request names, "" for its default version.
-
-        Raises:
-            ModelNotFoundError: None such.
-            NotReadyError: No version of it could be loaded.
-        """
-        catalog = self.catalog()
-        classifier = catalog.find(name, version)
-        candidate = None if version else catalog.canaries.get(classifier.artifact.name)
-        canary = None
-        if candidate is not None:
-            target = Target(candidate.classifier, self.meters.of(candidate.classifier))
-            canary = Canary(target, classifier.artifact.name, candidate.fraction)
-        return Target(classifier, self.meters.of(classifier), canary)
+    def done(self) -> None:
+        """Hand the outputs to the call and drop it: no cycle is left for the collector."""
+        call, self._call = self._call, None
+        assert call is not None, "a job is done once; this is a bug"
+        call.collect(self)
 
 
 class InferCall:
     """One request on its way: check, decode, submit, collect.
 
     Args:
-        engine: What all calls share.
+        engine: What all protocols share.
         target: The model.
         request: What was asked.
         on_done: Called once, on the loop, with this call; ``error`` is set or ``outputs`` are.
@@ -168,7 +118,7 @@ class InferCall:
 
     def __init__(
         self,
-        engine: InferEngine,
+        engine: Engine,
         target: Target,
         request: InferRequest,
         on_done: "Callable[[InferCall], None]",
@@ -202,9 +152,12 @@ class InferCall:
         shape_HWC = self._target.classifier.artifact.image.shape_HWC
         rows = self._engine.max_request_rows
         if tensor.datatype == "UINT8":
-            self._submit(read_pixels(tensor, shape_HWC, rows))
+            self._queue(read_pixels(tensor, shape_HWC, rows))
         elif tensor.datatype == "BYTES":
-            self._decode(read_images(tensor, rows))
+            images = read_images(tensor, rows)
+            self._target.decode_stage.decode(
+                images, self._deadline, self._queue_decoded, stops_at_error=True
+            )
         else:
             raise InvalidInputError(
                 f'input "{INPUT}": expected UINT8 {[-1, *shape_HWC]}, or BYTES [-1] of encoded '
@@ -217,70 +170,23 @@ class InferCall:
         if self.job is not None:
             self._target.batcher.cancel(self.job)
 
-    def _decode(self, images: list[bytes]) -> None:
-        batcher = self._target.batcher
-        if sum(map(self._pixels, images, range(len(images)))) <= INLINE_PIXELS:
-            batcher.admit(len(images), self._deadline)
-            rows, seconds = self._decode_all(images)
-            self._observe_decode(seconds, len(images))
-            self._submit(rows)
-            return
-        batcher.reserve(len(images), self._deadline)
-        self._engine.decoders.submit(self._decode_on_thread, images)
-
-    def _pixels(self, image: bytes, position: int) -> int:
-        try:
-            return self._target.classifier.pixels(image)
-        except ServiceError as error:
-            raise _in_row(error, position) from None
-
-    def _decode_all(self, images: list[bytes]) -> tuple[list[Pixels], float]:
-        """Decode every image, or raise what is wrong with the first bad one; on any thread."""
-        started = time.monotonic()
-        decode_sized = self._target.classifier.decode_sized
-        rows: list[Pixels] = []
-        for position, image in enumerate(images):
-            try:
-                rows.append(decode_sized(image))
-            except ServiceError as error:
-                raise _in_row(error, position) from None
-        return rows, time.monotonic() - started
-
-    def _decode_on_thread(self, images: list[bytes]) -> None:
-        rows: list[Pixels] = []
-        seconds, error = 0.0, None
-        try:
-            rows, seconds = self._decode_all(images)
-        except ServiceError as refused:
-            error = refused
-        except Exception as bug:  # a decoder's bug must not take the request's answer along
-            error = DecodeError(f"image: could not be decoded: {type(bug).__name__}")
-        self._engine.loop.call_soon_threadsafe(
-            self._back_on_loop, rows, error, seconds, len(images)
-        )
-
-    def _back_on_loop(
-        self, rows: list[Pixels], error: ServiceError | None, seconds: float, places: int
-    ) -> None:
-        self._target.batcher.release(places)
+    def _queue_decoded(self, rows: list[Pixels], errors: Errors) -> None:
         if self._is_cancelled:
             return
         try:
-            if error is not None:
-                raise error
-            self._observe_decode(seconds, places)
-            self._submit(rows)
+            for position, error in enumerate(errors):
+                if error is not None:
+                    raise _in_row(error, position)
+            self._queue(rows)
         except ServiceError as refused:
             self._finish(refused)
 
-    def _observe_decode(self, seconds: float, images: int) -> None:
-        for _ in range(images):
-            self._target.metrics.decode.observe(seconds / images)
+    def _queue(self, rows: Rows) -> None:
+        job = InferJob(rows, self._deadline, self)
+        self._target.batcher.enqueue(job)
+        self.job = job
 
-    def _submit(self, rows: Rows) -> None:
-        self.job = self._target.batcher.submit(rows, self._deadline, self._collect)
-
-    def _collect(self, job: Job) -> None:
+    def collect(self, job: Job) -> None:
         """Take the rows of this request out of the batches they were run in."""
         if job.error is None:
             asked = self.request.outputs

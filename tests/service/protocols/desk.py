@@ -12,9 +12,9 @@ from service.lane.exchange import Exchange
 from service.metrics import Meters
 from service.pipeline.classifier import Classifier
 from service.pipeline.limits import ServingLimits
+from service.protocols.engine import Engine
 from service.protocols.v2.documents import Statistics
 from service.protocols.v2.http import V2Http
-from service.protocols.v2.infer import InferEngine
 from service.rollout.catalog import load_catalog
 from service.rollout.model_control import ModelControl
 from tests.server import Answer
@@ -46,7 +46,7 @@ class Desk:
         self.control = ModelControl(
             repository, 2, ServingLimits(), meters, catalog, start, token=TOKEN, workers=1
         )
-        self.engine = InferEngine(
+        self.engine = Engine(
             lambda: self.control.catalog,
             loop,
             self.decoders,
