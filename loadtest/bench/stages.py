@@ -26,7 +26,8 @@ from loadtest.bench.wrk import Figure, drive
 from models.repository import ModelRepository
 from service.lane.connection import LaneProtocol
 from service.lane.exchange import Exchange
-from service.lane.lane import Lane, Outbox
+from service.lane.lane import Lane
+from service.lane.outbox import Outbox
 from service.metrics import Meters, ModelMetrics, Tally
 from service.pipeline.batcher import Batcher
 from service.pipeline.classifier import Classifier

@@ -4,13 +4,10 @@ Handlers know neither uvicorn nor ASGI; whoever makes the exchange gives it a ``
 makes them from the parser's callbacks.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from service.errors import InvalidInputError, ServiceError, error_body
-
-if TYPE_CHECKING:
-    from service.pipeline.job import Job
 
 Header = tuple[bytes, bytes]
 Handler = Callable[["Exchange"], None]
@@ -19,6 +16,30 @@ Write = Callable[["Exchange", int, bytes, bytes, bytes], None]
 JSON = b"application/json"
 # The header whose value keeps a client's requests with one version while there is a canary.
 REQUEST_ID = b"x-request-id"
+
+
+class Run(Protocol):
+    """What the lane reads from a batch that was run: its rows and its times, seconds."""
+
+    rows: int
+    started_at: float
+    run_s: float
+
+
+class Job(Protocol):
+    """What the lane reads from the rows that were queued for a request.
+
+    Attributes:
+        count: How many rows.
+        accepted_at: ``time.monotonic`` when they were queued, seconds.
+    """
+
+    count: int
+    accepted_at: float
+
+    @property
+    def parts(self) -> Sequence[tuple[Run, int, int]]:
+        """Return (run, first row in it, rows), in the order of the rows."""
 
 
 class Exchange:
@@ -49,7 +70,7 @@ class Exchange:
     disconnected = False
     response_complete = False
     on_disconnect: Callable[[], None] | None = None
-    job: "Job | None" = None
+    job: Job | None = None
 
     def __init__(
         self, method: str, path: bytes, query: bytes, headers: list[Header], write: Write
@@ -121,7 +142,7 @@ class Exchange:
         return timeout_ms / 1000
 
 
-def server_timing(job: "Job", exchange: Exchange, now: float) -> bytes:
+def server_timing(job: Job, exchange: Exchange, now: float) -> bytes:
     """Return a ``Server-Timing`` line: queue and run of the job, total since the request was whole.
 
     Durations are milliseconds, as the W3C's Server Timing has them.

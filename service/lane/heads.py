@@ -10,7 +10,7 @@ always takes the parser.
 
 from typing import NamedTuple
 
-from service.lane.exchange import Header
+from service.lane.exchange import Exchange, Header
 
 # Beyond this many heads all are forgotten: clients that vary theirs must not fill the memory.
 MAX_HEADS = 1024
@@ -65,18 +65,24 @@ class Heads:
         """Return how many are remembered."""
         return len(self._known)
 
-    def learn(self, key: bytes, head: Head) -> None:
-        """Remember a head of a request that the parser found to be whole and alone.
+    def learn(self, key: bytes, exchange: Exchange) -> None:
+        """Remember the head of a request that the parser found to be complete and alone.
 
         Args:
-            key: What ``frame`` gave for it.
-            head: What the parser said.
+            key: As ``frame`` returned it.
+            exchange: The request as the parser read it.
         """
-        names = [name for name, _ in head.headers]
+        names = [name for name, _ in exchange.headers]
         # The mark must have been the header's own name, not the end of another's or of a value.
         lines = key.lower().count(b"\r\ncontent-length: \r\n")
         if lines != 1 or names.count(b"content-length") != 1 or not _NOT_PLAIN.isdisjoint(names):
             return
         if len(self._known) >= MAX_HEADS:
             self._known.clear()
-        self._known[key] = head
+        self._known[key] = Head(
+            exchange.path,
+            exchange.query,
+            exchange.headers,
+            exchange.content_type,
+            exchange.deadline_ms,
+        )
