@@ -1,15 +1,14 @@
-"""What V2 tells about the server and its models: metadata, configuration, statistics, index.
+"""V2's documents about the server and its models: metadata, configuration, statistics, index.
 
-Plain documents with the field names of the protocol's JSON; gRPC's messages have the same ones, so
-both wires give the same facts. Knows classifiers and the repository, no HTTP and no gRPC.
+Plain documents with the field names of the protocol's JSON; gRPC's messages have the same names, so
+both wires carry the same facts. Knows classifiers and catalogs, no HTTP and no gRPC.
 """
 
 import importlib.metadata
 import time
 from typing import Any
 
-from models.artifact import ArtifactError, TensorSpec
-from models.repository import ModelRepository
+from models.artifact import TensorSpec
 from service.metrics import (
     BATCH_ROWS,
     DECODE_SECONDS,
@@ -22,6 +21,7 @@ from service.metrics import (
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch
 from service.rollout.catalog import Catalog
+from service.rollout.versions import VersionState
 
 Document = dict[str, Any]
 
@@ -108,34 +108,23 @@ def model_config(classifier: Classifier) -> Document:
     return document
 
 
-def index(
-    repository: ModelRepository, catalog: Catalog, unloaded: frozenset[str], *, ready: bool
-) -> list[Document]:
-    """Return every version in the repository and whether it is served; reads the disk.
+def repository_index(states: list[VersionState], *, ready: bool) -> list[Document]:
+    """Return the index of the repository, an entry for each version.
 
     Args:
-        repository: Where the models lie.
-        catalog: What is served.
-        unloaded: Names of models that were taken out of service.
+        states: The versions.
         ready: Whether to leave out what is not served.
     """
-    served = {(c.artifact.name, c.artifact.version) for c in catalog}
-    try:
-        found = {(name, v) for name in repository.names() for v in repository.versions(name)}
-    except ArtifactError:  # the folder is gone; what is loaded is served all the same
-        found = set()
-    documents: list[Document] = []
-    for name, number in sorted(served | found):
-        is_served = (name, number) in served
-        if ready and not is_served:
-            continue
-        # A version that serves has a reason, too, if its files were changed for the worse since.
-        reason = catalog.refused.get(f"{name}:{number}", "")
-        if not is_served:
-            reason = reason or ("unloaded" if name in unloaded else "not loaded")
-        state = "READY" if is_served else "UNAVAILABLE"
-        documents.append({"name": name, "version": str(number), "state": state, "reason": reason})
-    return documents
+    return [
+        {
+            "name": state.name,
+            "version": str(state.version),
+            "state": "READY" if state.is_served else "UNAVAILABLE",
+            "reason": state.reason,
+        }
+        for state in states
+        if state.is_served or not ready
+    ]
 
 
 class Statistics:

@@ -19,6 +19,7 @@ from service.protocols.v2.documents import (
     Statistics,
     model_config,
     model_metadata,
+    repository_index,
     server_metadata,
 )
 from service.protocols.v2.infer import InferCall
@@ -146,7 +147,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
     @_answered
     async def RepositoryIndex(self, request: Any, _context: Context) -> Any:
         """Tell every version of the repository and whether it is served."""
-        models = await self.control.index(ready=request.ready)
+        models = repository_index(await self.control.versions(), ready=request.ready)
         return write_document({"models": models}, service_pb2.RepositoryIndexResponse)
 
     @_answered

@@ -23,6 +23,7 @@ from service.protocols.v2.documents import (
     Statistics,
     model_config,
     model_metadata,
+    repository_index,
     server_metadata,
 )
 from service.protocols.v2.http_infer import InferRoute
@@ -151,10 +152,11 @@ class V2Http:
         if type(ready) is not bool:
             raise InvalidInputError('body: expected "ready" to be a boolean')
 
-        async def tell() -> None:
-            exchange.respond(200, orjson.dumps(await self.control.index(ready=ready)))
+        async def answer() -> None:
+            states = await self.control.versions()
+            exchange.respond(200, orjson.dumps(repository_index(states, ready=ready)))
 
-        self._later(exchange, tell())
+        self._later(exchange, answer())
 
     def _load(self, exchange: Exchange, name: str) -> None:
         self.control.authorize(exchange.header(b"authorization") or b"")
