@@ -164,7 +164,7 @@ class LaneProtocol(HttpToolsProtocol):
         return False
 
     def _learn(self, framed: Frame) -> None:
-        """Remember the head of the request that the parser has just handed on."""
+        """Cache the head of the request that the parser has just completed."""
         cycle: Any = self.cycle
         reception = self.reception
         if (

@@ -1,7 +1,7 @@
 """One HTTP request and its answer, as handlers see it: complete, and answered now or later.
 
-Handlers know neither uvicorn nor ASGI; whoever makes the exchange gives it a ``write``. The lane
-makes them from the parser's callbacks.
+Handlers know neither uvicorn nor ASGI. The lane makes exchanges from the parser's callbacks and
+passes each a ``write`` for the answer.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,10 +57,10 @@ class Exchange:
         status: Status of the answer, 0 before there is one.
         disconnected: Whether the client left.
         on_disconnect: Called once if the client leaves before the answer.
-        job: The rows that were queued for it, None if there are none (yet).
+        job: The rows that were queued for it, None if there are none or none yet.
     """
 
-    # Not slots: what most requests leave as it is costs them nothing to make.
+    # Class attributes, not slots: a default that a request keeps costs nothing to set.
     body = b""
     content_type: bytes | None = None
     deadline_ms: bytes | None = None
@@ -91,7 +91,7 @@ class Exchange:
     def respond(
         self, status: int, body: bytes, content_type: bytes = JSON, extra: bytes = b""
     ) -> None:
-        """Give the answer; a second one, or one to a client that left, is dropped.
+        """Write the answer; a second one, or one to a client that left, is dropped.
 
         Args:
             status: HTTP status.
@@ -106,15 +106,15 @@ class Exchange:
         self.on_disconnect = None
         if not self.disconnected:
             self._write(self, status, body, content_type, extra)
-        self.job = None  # it holds this exchange: no cycle is left for the collector
+        self.job = None  # the job refers to this exchange: leave no cycle to the collector
 
     def fail(self, error: ServiceError) -> None:
-        """Give an error in its one shape."""
+        """Answer with an error, in the one shape of all errors."""
         extra = b"".join(b"%s: %s\r\n" % header for header in error.headers)
         self.respond(error.status, error_body(error.message), JSON, extra)
 
     def disconnect(self) -> None:
-        """Note that the client left; whoever works for it is told once."""
+        """Note that the client left, and call ``on_disconnect`` once."""
         self.disconnected = True
         self.job = None
         on_disconnect, self.on_disconnect = self.on_disconnect, None
@@ -145,7 +145,7 @@ class Exchange:
 def server_timing(job: Job, exchange: Exchange, now: float) -> bytes:
     """Return a ``Server-Timing`` line: queue and run of the job, total since the request was whole.
 
-    Durations are milliseconds, as the W3C's Server Timing has them.
+    Durations are in milliseconds, as W3C Server Timing defines.
     """
     first, last = job.parts[0][0], job.parts[-1][0]
     queue_ms = (first.started_at - job.accepted_at) * 1e3

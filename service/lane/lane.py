@@ -1,8 +1,8 @@
 """The fast lane of one process: what all its connections share.
 
-Routes that are answered before BentoML, limits, one coarse sweep a second instead of a timer a
-request, and a stop that lets a connection send the request that is already on its way. The HTTP of
-a single connection is in ``connection``.
+It holds the routes that are answered before BentoML, the limits, one sweep a second instead of a
+timer for each request, and a stop that lets a connection send the request that is already on its
+way. The HTTP of a single connection is in ``connection``.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ STOP_GRACE_S = 0.3
 
 
 class Connection(Protocol):
-    """What the lane asks of a connection."""
+    """What the lane needs of a connection."""
 
     transport: asyncio.Transport
 
@@ -45,10 +45,10 @@ class Lane:
         max_body_bytes: Largest body of any request.
         receive_timeout_s: Time for a request to arrive whole.
         keep_alive_s: Idle connections are closed after this.
-        drain_timeout_s: On stop, accepted requests are waited for this long.
+        drain_timeout_s: On stop, time for accepted requests to be answered.
 
     Attributes:
-        accepted: Connections so far.
+        accepted: Number of connections so far.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Lane:
         self._is_sweeping = False
 
     def newcomers(self) -> int:
-        """Return how many connections there have been."""
+        """Return the number of connections so far, as the batcher asks for it."""
         return self.accepted
 
     def route(self, find: Callable[[bytes], Handler | None]) -> None:
-        """Set who answers which raw path; None leaves a path to BentoML."""
+        """Set what returns the handler of a raw path; None leaves the path to BentoML."""
         self._find = find
 
     def find(self, path: bytes) -> Handler | None:
@@ -95,7 +95,7 @@ class Lane:
                 logger.exception("observing an answer failed; this is a bug")
 
     def connected(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
-        """Note a new connection and see to it that the sweep runs."""
+        """Register a new connection, and start the sweep if it does not run."""
         self.connections.add(connection)
         self.accepted += 1
         self._loop = loop
@@ -104,7 +104,7 @@ class Lane:
             loop.call_later(SWEEP_S, self._sweep, loop)
 
     def drain(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Stop: give open connections a moment, answer what was accepted, then close."""
+        """Stop: wait a moment for requests on their way, answer what was accepted, then close."""
         if self.is_draining:
             return
         self.is_draining = True

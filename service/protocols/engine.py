@@ -133,7 +133,7 @@ class ModelRoute:
     __slots__ = ("_catalog", "_engine", "_name", "_target", "_version")
 
     protocol: str  # as metrics name it
-    expected = "POST"  # what a request with another method is told
+    expected = "POST"  # named in the error for another method
 
     def __init__(self, engine: Engine, name: str, version: str) -> None:
         self._engine = engine

@@ -53,7 +53,7 @@ def server_metadata() -> Document:
 
 
 def model_metadata(catalog: Catalog, classifier: Classifier) -> Document:
-    """Return what a model takes and gives; the first dimension of each tensor is the rows'."""
+    """Return a model's inputs and outputs; the first dimension of each tensor is the rows."""
     artifact = classifier.artifact
     versions = sorted(c.artifact.version for c in catalog if c.artifact.name == artifact.name)
     return {
@@ -74,14 +74,14 @@ def model_config(classifier: Classifier) -> Document:
         "count": classifier.limits.instances,
         "kind": "KIND_CPU",
     }
-    told: dict[str, str] = {}
+    parameters: dict[str, str] = {}
     if plan.device != "cpu":
         group |= {"count": 1, "kind": "KIND_GPU", "gpus": [plan.index]}
-        told = {"device": plan.device, "precision": plan.precision, "binding": plan.binding}
+        parameters = {"device": plan.device, "precision": plan.precision, "binding": plan.binding}
     if tuned := classifier.limits.tuned:
-        told["plan"] = f"tuned {tuned.date}"
+        parameters["plan"] = f"tuned {tuned.date}"
     if classifier.fallback:
-        told["device_fallback"] = classifier.fallback
+        parameters["device_fallback"] = classifier.fallback
     document: Document = {
         "name": artifact.name,
         "platform": "onnxruntime_onnx",
@@ -103,8 +103,10 @@ def model_config(classifier: Classifier) -> Document:
         "instance_group": [group],
         "default_model_filename": artifact.fp32.path,
     }
-    if told:
-        document["parameters"] = {name: {"string_value": told[name]} for name in told}
+    if parameters:
+        document["parameters"] = {
+            name: {"string_value": value} for name, value in parameters.items()
+        }
     return document
 
 
@@ -128,13 +130,13 @@ def repository_index(states: list[VersionState], *, ready: bool) -> list[Documen
 
 
 class Statistics:
-    """Counts of this process, by model, in the terms of V2; all protocols count.
+    """Counts of this process, by model, in the terms of V2; over all protocols.
 
-    Most are read back from Prometheus' children, so that they cost a request nothing; only runs
-    by their exact number of rows are counted here.
+    Most are read back from Prometheus' children, and cost a request nothing; only runs by their
+    exact number of rows are counted here.
 
     Args:
-        meters: Whose metrics are read.
+        meters: The metrics to read.
     """
 
     def __init__(self, meters: Meters) -> None:

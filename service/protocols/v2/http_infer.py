@@ -1,7 +1,7 @@
 """One inference of V2 over HTTP: expand the body, read it, infer, write the answer, compress it.
 
-Headers and content codings are here; the body's JSON is ``v2_json``'s, what a request means
-``v2_infer``'s.
+Headers and content codings are read here, the body's JSON in ``json_body``; ``infer`` runs the
+request.
 """
 
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger("foveal.v2")
 
 OCTETS = b"application/octet-stream"
 PROTOCOL = "v2_http"
-# Answers up to this size are compressed on the loop: about a millisecond.
+# Answers up to this size are compressed on the loop, in about a millisecond.
 _INLINE_COMPRESS_BYTES = 1 << 16
 
 
@@ -67,7 +67,7 @@ class HttpInfer:
         self._head_bytes: bytes | None = None
 
     def begin(self) -> None:
-        """Read the headers; go on now, or once a thread has expanded the body."""
+        """Read the headers; infer now, or once a thread has expanded the body."""
         coding = b""
         for name, value in self._exchange.headers:
             if name == b"inference-header-content-length":
@@ -79,7 +79,7 @@ class HttpInfer:
         if not coding:
             self._infer(self._exchange.body)
             return
-        try:  # a place in the queue: meanwhile the version is neither full nor unloaded
+        try:  # a reserved row keeps the queue's place and the version loaded meanwhile
             self._target.batcher.reserve(1)
         except ServiceError as error:
             self._fail(error)
@@ -92,9 +92,9 @@ class HttpInfer:
             outcome = compression.decompress(self._exchange.body, coding, self._max_body_bytes)
         except ServiceError as error:
             outcome = error
-        except Exception:  # nobody looks at what an executor's work raised
+        except Exception:  # an executor would drop it, and the request would get no answer
             logger.exception("expanding a body failed; this is a bug")
-            outcome = ServiceError("internal error; the server's log says more")
+            outcome = ServiceError("internal error; see the server's log")
         self._engine.loop.call_soon_threadsafe(self._expanded, outcome)
 
     def _expanded(self, outcome: bytes | ServiceError) -> None:
@@ -122,7 +122,7 @@ class HttpInfer:
             exchange.on_disconnect = call.cancel
 
     def _id(self, request: InferRequest) -> bytes:
-        """Return what tells this request from others, empty if nothing does."""
+        """Return the id of this request, empty if it has none."""
         if request.id:
             return request.id.encode()
         return self._exchange.header(REQUEST_ID) or b""
@@ -142,7 +142,7 @@ class HttpInfer:
         return self._read_raw(body)
 
     def _read_raw(self, body: bytes) -> InferRequest:
-        """Take the whole body for the one input's tensor; its rows follow from its size."""
+        """Read the whole body as the tensor of the one input; its size gives the rows."""
         shape_HWC = self._target.classifier.artifact.image.shape_HWC
         row_bytes = shape_HWC[0] * shape_HWC[1] * shape_HWC[2]
         rows, rest = divmod(len(body), row_bytes)

@@ -1,9 +1,9 @@
-"""Inference as the Open Inference Protocol V2 means it, whatever carries it.
+"""Inference of the Open Inference Protocol V2, for HTTP and gRPC alike.
 
     InferRequest -> check against the artifact -> decode -> the model's one queue -> OutputTensor
 
-HTTP and gRPC are thin wires on ``InferEngine``. Rows come decoded (UINT8 [N, H, W, C]) or as
-encoded images (BYTES [N]), which take the same decoder as ``/predict``'s.
+HTTP and gRPC are thin layers over ``InferCall``. Rows arrive decoded (UINT8 [N, H, W, C]) or as
+encoded images (BYTES [N]), which go through the same decode stage as ``/predict``'s.
 """
 
 from collections.abc import Callable
@@ -49,12 +49,12 @@ class RequestedOutput:
 
 @dataclass(slots=True)
 class InferRequest:
-    """One inference request as it was sent, its types checked, its values not.
+    """One inference request as it was sent: types are checked, values are not.
 
     Attributes:
         inputs: Tensors.
-        outputs: What is to be answered, None: everything.
-        id: To be echoed, None if there is none.
+        outputs: The outputs to return, None for all.
+        id: Echoed in the answer, None if the request has none.
         parameters: Name to string, number or boolean.
         are_outputs_binary: Whether outputs that are not named are binary.
     """
@@ -82,26 +82,26 @@ class InferJob(Job):
         self._call: InferCall | None = call
 
     def done(self) -> None:
-        """Hand the outputs to the call and drop it: no cycle is left for the collector."""
+        """Pass the outputs to the call, and drop it: leave no cycle to the collector."""
         call, self._call = self._call, None
         assert call is not None, "a job is done once; this is a bug"
         call.collect(self)
 
 
 class InferCall:
-    """One request on its way: check, decode, submit, collect.
+    """One request: check, decode, queue, collect.
 
     Args:
         engine: What all protocols share.
-        target: The model.
-        request: What was asked.
+        target: The version that answers.
+        request: The request.
         on_done: Called once, on the loop, with this call; ``error`` is set or ``outputs`` are.
             Never called after ``cancel``.
 
     Attributes:
         job: The rows in the queue, once they are there.
-        outputs: The answer.
-        error: Why there is none.
+        outputs: The outputs of the model, once the call is done.
+        error: Why there are none.
     """
 
     __slots__ = (
@@ -137,10 +137,10 @@ class InferCall:
 
         Args:
             received_at: ``time.monotonic`` when the request was whole, seconds.
-            timeout_s: What it may take; its own ``timeout`` parameter may shorten that.
+            timeout_s: Time for the answer; the request's parameter ``timeout`` may shorten it.
 
         Raises:
-            ServiceError: The request is refused; ``on_done`` is not called.
+            ServiceError: The request is refused, and ``on_done`` is not called.
         """
         request = self.request
         if request.parameters:
@@ -165,7 +165,7 @@ class InferCall:
             )
 
     def cancel(self) -> None:
-        """Forget the call: its client left."""
+        """Cancel the call, as its client left."""
         self._is_cancelled = True
         if self.job is not None:
             self._target.batcher.cancel(self.job)
@@ -187,7 +187,7 @@ class InferCall:
         self.job = job
 
     def collect(self, job: Job) -> None:
-        """Take the rows of this request out of the batches they were run in."""
+        """Read the outputs of this request from the batches that ran its rows."""
         if job.error is None:
             asked = self.request.outputs
             wanted = [RequestedOutput(name) for name in OUTPUTS] if asked is None else asked
@@ -206,12 +206,12 @@ class InferCall:
 
     def _finish(self, error: ServiceError | None) -> None:
         self.error = error
-        on_done, self._on_done = self._on_done, _nobody  # no cycle is left for the collector
+        on_done, self._on_done = self._on_done, _nobody  # leave no cycle to the collector
         on_done(self)
 
 
 def _nobody(_call: InferCall) -> None:
-    """Take the place of a call's callback once it was called."""
+    """Replace a callback that was called."""
 
 
 def _the_input(inputs: list[InputTensor]) -> InputTensor:
@@ -264,5 +264,5 @@ def _values(job: Job, output: str) -> NDArray[np.float32]:
 
 
 def _in_row(error: ServiceError, position: int) -> ServiceError:
-    """Say which image of the tensor is at fault, in an error of the same class."""
+    """Return an error of the same class that names the image of the tensor."""
     return type(error)(f'input "{INPUT}" [{position}]: {error.message}')
