@@ -1,6 +1,6 @@
 """The online half: requests in, predictions out, batched, through onnxruntime.
 
-Order of reading: ``errors`` (the dataflow and what can go wrong on it), ``pipeline`` (what happens
-to a row, without HTTP), ``exchange`` and ``lane`` (one HTTP request, and the protocol that answers
-it before BentoML), ``protocols`` (which bytes mean what), ``app`` (wires it into BentoML).
+Order of reading: ``errors`` (the dataflow and its errors), ``pipeline`` (what happens to a row,
+without HTTP), ``lane`` (one HTTP request, answered before BentoML), ``protocols`` (what the bytes
+of a request mean), ``app`` (wires everything into BentoML).
 """

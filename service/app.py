@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
-# Before BentoML is imported: it reads the variable once. Nothing of this service phones home.
+# Before BentoML is imported, as it reads the variable once. This service sends no usage data.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 import bentoml
@@ -40,12 +40,12 @@ from service.metrics import Meters
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch
 from service.pipeline.limits import BatchLimits
+from service.protocols.engine import Engine
 from service.protocols.openapi import lane_paths
 from service.protocols.predict import TOP, PredictProtocol
-from service.protocols.traffic import TrafficProtocol
+from service.protocols.rollout import RolloutProtocol
 from service.protocols.v2.documents import Statistics
 from service.protocols.v2.http import V2Http
-from service.protocols.v2.infer import InferEngine
 from service.rollout.catalog import load_catalog
 from service.rollout.loading import LoadOptions
 from service.rollout.model_control import ModelControl
@@ -68,8 +68,9 @@ else:
     has_grpc = True
 
 logger = logging.getLogger("foveal.app")
-# Of the decode threads, above the process's own: the least weight there is. One core, small images
-# at 16 connections beside a stream of photographs: their p99 rises 1.4 times; 3.2 times at 5 or 10.
+# Niceness of the decode threads above the process's own: the lowest priority. Measured on one core,
+# small images at 16 connections beside a stream of photographs: their p99 rises 1.4 times with it,
+# and 3.2 times with 5 or 10.
 _DECODE_NICE = 19
 settings = load_settings()
 
@@ -84,7 +85,7 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
 
     @property
     def openapi_spec(self) -> Any:
-        """Return what BentoML says of itself, and the lane's paths."""
+        """Return BentoML's own document with the lane's paths added."""
         specification = super().openapi_spec
         for path, methods in lane_paths().items():
             specification.paths[path] = PathItem(**methods)
@@ -105,21 +106,21 @@ class FlushedMetrics:
 
 
 def _yield_to_loop() -> None:
-    """Let the loop's thread run first: a photograph may wait a little, small images may not."""
+    """Lower the priority of this thread: large images may wait, small ones on the loop may not."""
     if sys.platform == "linux":  # elsewhere priorities belong to processes, not to threads
         nice = os.getpriority(os.PRIO_PROCESS, os.getpid()) + _DECODE_NICE
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 def _give_memory_back() -> None:
-    """Return to the system what loading and measuring left free: 40 MiB with the shipped models."""
+    """Return freed memory to the system: 40 MiB after the shipped models are loaded."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:  # glibc's; musl has none
+    if trim is not None:  # glibc has it, musl does not
         trim(0)
 
 
 def _observers() -> list[Observer]:
-    """Return what looks at every answer: nothing, unless a setting or BentoML's asks for it."""
+    """Return the observers of every answer: none, unless a setting or BentoML's asks for one."""
     observers: list[Observer] = []
     if settings.access_log:
         observers.append(AccessLog(settings.access_log))
@@ -129,7 +130,7 @@ def _observers() -> list[Observer]:
 
 
 def _log_as_bentoml() -> None:
-    """Let this service's messages go where BentoML's go, in its format."""
+    """Log through BentoML's handlers, in its format."""
     ours = logging.getLogger("foveal")
     ours.handlers = logging.getLogger("bentoml").handlers
     ours.setLevel(logging.INFO)
@@ -148,7 +149,7 @@ lane = Lane(
     drain_timeout_s=settings.drain_timeout_s,
 )
 lane.route(_find_while_loading)
-running: "list[Foveal]" = []  # the one instance of this worker, once it is made
+running: "list[Foveal]" = []  # the only instance of this worker, once it is made
 
 
 @bentoml.service(
@@ -172,8 +173,8 @@ class Foveal:
         self.statistics = Statistics(self.meters)
         self.control = self._load()
         self.shadows = Shadows(lambda: self.control.catalog, self.loop)
-        self.traffic = TrafficProtocol(self.control)
-        self.predict = PredictProtocol(
+        self.rollout = RolloutProtocol(self.control)
+        self.engine = Engine(
             lambda: self.control.catalog,
             self.loop,
             self.decoders,
@@ -181,14 +182,7 @@ class Foveal:
             request_timeout_s=settings.request_timeout_s,
             max_request_rows=settings.max_request_rows,
         )
-        self.engine = InferEngine(
-            lambda: self.control.catalog,
-            self.loop,
-            self.decoders,
-            self.meters,
-            request_timeout_s=settings.request_timeout_s,
-            max_request_rows=settings.max_request_rows,
-        )
+        self.predict = PredictProtocol(self.engine)
         self.v2 = V2Http(
             self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
         )
@@ -196,14 +190,14 @@ class Foveal:
         self.watch = Watch(self.control.poll, settings.reload_s)
         lane.observers = _observers()
         lane.route(
-            lambda path: self.predict.find(path) or self.v2.find(path) or self.traffic.find(path)
+            lambda path: self.predict.find(path) or self.v2.find(path) or self.rollout.find(path)
         )
         self.is_draining = False
         self.grpc = self._serve_grpc()
         lane.on_drain = self._drain
         running[:] = [self]
-        # What is loaded now lives as long as the process: the collector need not look at it again.
-        # A request leaves no cycles behind, so young objects are looked at less often, too.
+        # What is loaded now lives as long as the process, so the collector may skip it. A request
+        # leaves no cycles behind, so young objects need fewer collections, too.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
@@ -244,7 +238,7 @@ class Foveal:
         )
 
     def _device(self) -> DeviceOptions:
-        """Find the device; where it is not to be had, no model is ready, and each says why."""
+        """Find the device; without it no model gets ready, and the reason is given for each."""
         worker = (bentoml.server_context.worker_index or 1) - 1
         selected, error = SelectedDevice(asked=settings.device), ""
         try:
@@ -296,15 +290,15 @@ class Foveal:
             self.grpc.drain()
 
     def _is_ready(self) -> bool:
-        """Ready: every model that was there at the start has a version that serves.
+        """Return whether every model that was present at the start has a served version.
 
-        What is published later never takes that back.
+        A model that is published later never makes the service unready.
         """
         control = self.control
         return not self.is_draining and bool(control.catalog.defaults) and not control.missing
 
     async def __is_ready__(self) -> bool:
-        """Tell BentoML's /readyz."""
+        """Answer BentoML's /readyz."""
         return self._is_ready()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
@@ -353,5 +347,5 @@ class Foveal:
             ctx.response.status_code, body = await answer
         finally:
             exchange.disconnect()
-        said: dict[str, Any] = orjson.loads(body)
-        return said
+        document: dict[str, Any] = orjson.loads(body)
+        return document

@@ -8,8 +8,8 @@
       DecodeError 400, TooLargeError 413, UnsupportedMediaError 415, MethodError 405,
       UnauthorizedError 401, ForbiddenError 403
 
-Each class carries its HTTP status; statuses are named nowhere else. A client is blamed (4xx) only
-for what the client did. One body for all of them: ``{"error": "<message>"}``.
+Each class carries its HTTP status; statuses are named nowhere else. A status is 4xx only for
+what the client did. All errors have one body: ``{"error": "<message>"}``.
 """
 
 import json
@@ -19,7 +19,7 @@ class ServiceError(Exception):
     """Base of all errors that become a response.
 
     Args:
-        message: One line: where: expected X, got Y; how to mend it.
+        message: One line: where: expected X, got Y; how to fix it.
     """
 
     status = 500
@@ -35,21 +35,21 @@ class ServiceError(Exception):
 
 
 class ClientError(ServiceError):
-    """The request is at fault; sent again unchanged it fails again."""
+    """The request is wrong: sent again unchanged, it fails again."""
 
     status = 400
 
 
 class DecodeError(ClientError):
-    """The bytes are no image, or a truncated or corrupt one."""
+    """The bytes are not an image, or a truncated or corrupt one."""
 
 
 class InvalidInputError(ClientError):
-    """A parameter, tensor or form is not what the route takes."""
+    """A parameter, tensor or form is not what the route expects."""
 
 
 class UnauthorizedError(ClientError):
-    """The route asks for a credential, and got none or a wrong one."""
+    """The route needs a credential, and got none or a wrong one."""
 
     status = 401
 
@@ -93,13 +93,13 @@ class RequestTimeoutError(ClientError):
 
 
 class TooLargeError(ClientError):
-    """More bytes, pixels or rows than the service takes."""
+    """More bytes, pixels or rows than the service accepts."""
 
     status = 413
 
 
 class UnsupportedMediaError(ClientError):
-    """The content type is none that the route reads."""
+    """The route does not read this content type."""
 
     status = 415
 
@@ -111,11 +111,11 @@ class HeadersTooLargeError(ClientError):
 
 
 class ServerError(ServiceError):
-    """The service is at fault, or too busy; the same request may succeed later."""
+    """The service failed or is too busy: the same request may succeed later."""
 
 
 class QueueFullError(ServerError):
-    """Refused at the door: as many rows wait as may wait.
+    """The queue is full, or too long for the request's deadline.
 
     Args:
         message: One line.
@@ -135,11 +135,11 @@ class QueueFullError(ServerError):
 
 
 class InferenceError(ServerError):
-    """The run failed; the log says why, the client is not told."""
+    """The run failed; the reason is logged and not sent to the client."""
 
 
 class NotReadyError(ServerError):
-    """Loading, failed to load, or draining."""
+    """The model or the service is loading, could not be loaded, or is draining."""
 
     status = 503
 
@@ -152,5 +152,5 @@ class DeadlineError(ServerError):
 
 def error_body(message: str) -> bytes:
     """Return the one error body, ``{"error": message}``, as JSON."""
-    # Not orjson: what bench and tests need of the pipeline is the standard library and numpy.
+    # Not orjson: benchmarks and tests use the pipeline with the standard library and numpy only.
     return json.dumps({"error": message}, ensure_ascii=False, separators=(",", ":")).encode()

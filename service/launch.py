@@ -1,6 +1,6 @@
-"""Start the service: everything that can be wrong is checked first, then ``bentoml serve`` runs.
+"""Start the service: check models, settings and ports, then run ``bentoml serve``.
 
-Knows the command line of BentoML; the service itself is ``app``.
+Knows BentoML's command line; the service itself is in ``app``.
 """
 
 import importlib.util
@@ -20,18 +20,18 @@ HOME = Path(__file__).resolve().parent.parent
 def launch(
     models: Path, host: str, port: int, workers: int | None = None, device: str | None = None
 ) -> NoReturn:
-    """Become ``bentoml serve``: the same process, so whoever stops it stops the service.
+    """Replace this process with ``bentoml serve``: a signal to it then reaches the service.
 
     Args:
         models: Model repository.
         host: Address to listen on.
         port: Port to listen on.
-        workers: Processes sharing the port; None: as FOVEAL_WORKERS says.
-        device: Where models run; None: as FOVEAL_DEVICE says.
+        workers: Processes that share the port (default: FOVEAL_WORKERS).
+        device: Where models run (default: FOVEAL_DEVICE).
 
     Raises:
-        ArtifactError: There is no model in ``models``.
-        SettingsError: A FOVEAL_* variable is wrong, or the port is not to be had.
+        ArtifactError: ``models`` holds no model.
+        SettingsError: A FOVEAL_* variable is wrong, or a port is not free.
     """
     if not ModelRepository(models).names():
         raise ArtifactError(f"{models}: expected a folder of <name>/<version>/, got no model in it")
@@ -55,7 +55,7 @@ def launch(
 
 
 def _check_port(host: str, port: int, how: str = "--host and --port") -> None:
-    """See to it that the service could listen there."""
+    """Check that the service can listen on an address."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:

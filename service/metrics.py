@@ -1,11 +1,11 @@
-"""Every metric: name, labels, buckets; and how observations reach Prometheus without costing much.
+"""Every metric with its name, labels and buckets, and cheap observation of the hot ones.
 
 The lane answers tens of thousands of requests a second, and one observation in prometheus-client's
-multi-process mode costs a lock and a write to a mapped file. So observations are tallied in plain
-numbers and flushed a few times a second, and before this process answers ``/metrics``. Other
-workers' numbers are then at most ``FLUSH_S`` old.
+multi-process mode costs a lock and a write to a mapped file. Observations are therefore kept as
+plain numbers and flushed a few times a second, and before this process answers ``/metrics``. The
+numbers of other workers are then at most ``FLUSH_S`` old.
 
-The stage's word is the metric's name: decode, queue, run, request.
+A stage's metric has the stage's name: decode, queue, run, request.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from service.pipeline.job import Batch
 
 FLUSH_S = 0.2
 
-# 50 us (a lone small network) to 30 s (the default deadline), about a factor of two a step.
+# 50 us (one row of a small network) to 30 s (the default deadline), in steps of about two.
 _SECONDS = (
     0.00005,
     0.0001,
@@ -77,7 +77,7 @@ PLAN_INFO = Gauge(
 )
 DEVICE_FALLBACK = Gauge(
     "foveal_device_fallback",
-    "1 if the CPU runs what a GPU that is here should; the log says why",
+    "1 if the CPU runs a model although a GPU is present; the log has the reason",
     _MODEL,
     multiprocess_mode="livemax",
 )
@@ -89,12 +89,12 @@ CPU_NODES = Gauge(
 )
 DEVICE_MEMORY_BYTES = Gauge(
     "foveal_device_memory_bytes",
-    "Memory of the GPU that a version took when it was loaded",
+    "GPU memory that a version took when it was loaded",
     _MODEL,
     multiprocess_mode="livesum",
 )
 PADDED_ROWS = Counter(
-    "foveal_padded_rows", "Rows run for nothing: those that fill a batch up to its bucket", _MODEL
+    "foveal_padded_rows", "Rows of padding that fill a batch up to its bucket", _MODEL
 )
 MODEL_REFUSED = Gauge(
     "foveal_model_refused",
@@ -103,7 +103,7 @@ MODEL_REFUSED = Gauge(
     multiprocess_mode="livemax",
 )
 
-# Shadow: a candidate's answers beside those of the version that serves.
+# Shadow: a candidate's answers compared with those of the served version.
 SHADOW_ROWS = Counter(
     "foveal_shadow_rows",
     "Rows of a shadow by outcome: agreed or differed in the first label, dropped (busy), failed",
@@ -119,19 +119,19 @@ SHADOW_DIFFERENCE = Histogram(
     buckets=(0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
 )
 
-# Drift: sums over sampled rows. Divide by the rows, compare with what training wrote down.
-DRIFT_ROWS = Counter("foveal_drift_rows", "Rows looked at for drift", _MODEL)
+# Histograms for drift: sums over sampled rows. Divide by the rows and compare with training's.
+DRIFT_ROWS = Counter("foveal_drift_rows", "Rows sampled for drift", _MODEL)
 DRIFT_CLASS_ROWS = Counter(
-    "foveal_drift_class_rows", "Rows looked at in which a label came first", (*_MODEL, "label")
+    "foveal_drift_class_rows", "Sampled rows in which a label came first", (*_MODEL, "label")
 )
 DRIFT_SUMS = Counter(
     "foveal_drift_sums",
-    "Sums over such rows: pixel_mean, pixel_spread, entropy, abstained",
+    "Sums over sampled rows: pixel_mean, pixel_spread, entropy, abstained",
     (*_MODEL, "quantity"),
 )
 TRAINING = Gauge(
     "foveal_training",
-    "What one such row was in training: pixel_mean, pixel_spread, entropy",
+    "Mean over the rows of training: pixel_mean, pixel_spread, entropy",
     (*_MODEL, "quantity"),
     multiprocess_mode="livemax",
 )
@@ -144,13 +144,13 @@ TRAINING_CLASS_SHARE = Gauge(
 
 
 class Tally:
-    """Observations of one histogram child, kept until ``flush``.
+    """Observations of one child of a histogram, kept until ``flush``.
 
     Leans on ``_upper_bounds``, ``_buckets`` and ``_sum`` of prometheus-client's Histogram; a test
     names them.
 
     Attributes:
-        observe: Keeps one value; a list's own ``append``, as it is called for every request.
+        observe: Keeps one value. A list's own ``append``, the cheapest call there is.
     """
 
     __slots__ = ("_bounds", "_child", "_values", "observe")
@@ -162,7 +162,7 @@ class Tally:
         self.observe = self._values.append
 
     def flush(self) -> None:
-        """Hand everything kept to prometheus-client, in the buckets of ``Histogram.observe``."""
+        """Pass everything to prometheus-client, in the buckets that ``Histogram.observe`` uses."""
         if not self._values:
             return
         values = np.asarray(self._values)
@@ -174,7 +174,7 @@ class Tally:
 
 
 class ModelMetrics:
-    """All tallies of one classifier; one object a version."""
+    """All metrics of one classifier."""
 
     __slots__ = (
         "_drift",
@@ -241,18 +241,18 @@ class ModelMetrics:
         self.request.observe(seconds)
 
     def close(self) -> None:
-        """Hand over what is left and say that this version is not served."""
+        """Flush what is left and report this version as not served."""
         self.flush()
         for gauge in self._gauges:
             gauge.set(0)
 
     def reopen(self) -> None:
-        """Say that this version is served."""
+        """Report this version as served."""
         for gauge, value in self._gauges.items():
             gauge.set(value)
 
     def flush(self) -> None:
-        """Hand everything to prometheus-client."""
+        """Pass everything to prometheus-client."""
         for tally in (self.decode, self.queue, self.run, self.batch_rows, self.request):
             tally.flush()
         for (protocol, status), count in self._statuses.items():
@@ -291,7 +291,7 @@ class ModelMetrics:
 
 
 class Meters:
-    """The metrics of all classifiers of this process, flushed by one timer while there is traffic.
+    """The metrics of all classifiers of this process, flushed by one timer while requests arrive.
 
     Args:
         loop: Scheduler.
@@ -304,33 +304,33 @@ class Meters:
         self._refused: dict[tuple[str, int], int] = {}
 
     def of(self, classifier: Classifier) -> ModelMetrics:
-        """Return the metrics of one classifier, made on first use."""
+        """Return the metrics of one classifier, created on first use."""
         metrics = self._by_classifier.get(classifier)
         if metrics is None:
             metrics = self._by_classifier[classifier] = ModelMetrics(classifier)
         return metrics
 
     def forget(self, classifier: Classifier) -> None:
-        """Count a classifier no more, once it is unloaded and idle."""
+        """Stop counting a classifier that is unloaded and idle."""
         metrics = self._by_classifier.pop(classifier, None)
         if metrics is not None:
             metrics.close()
-        for other in self._by_classifier.values():  # a reload serves under the same labels
+        for other in self._by_classifier.values():  # a reloaded version has the same labels
             other.reopen()
 
     def observe_batch(self, classifier: Classifier, batch: Batch) -> None:
-        """Count one finished run and see to it that it is flushed soon."""
+        """Count one finished run, and start the timer of the flush."""
         self.of(classifier).observe_batch(batch)
         self.touch()
 
     def count_refusal(self, protocol: str, status: int) -> None:
-        """Count a request that never found a classifier."""
+        """Count a request whose model was not found."""
         key = protocol, status
         self._refused[key] = self._refused.get(key, 0) + 1
         self.touch()
 
     def touch(self) -> None:
-        """Arm the flush if it is not."""
+        """Start the timer of the flush unless it runs."""
         if not self._is_armed:
             self._is_armed = True
             self._loop.call_later(FLUSH_S, self._flush_later)
@@ -340,7 +340,7 @@ class Meters:
         self.flush()
 
     def flush(self) -> None:
-        """Hand everything to prometheus-client now."""
+        """Pass everything to prometheus-client now."""
         for metrics in self._by_classifier.values():
             metrics.flush()
         for (protocol, status), count in self._refused.items():

@@ -26,12 +26,15 @@ from loadtest.bench.wrk import Figure, drive
 from models.repository import ModelRepository
 from service.lane.connection import LaneProtocol
 from service.lane.exchange import Exchange
-from service.lane.lane import Lane, Outbox
+from service.lane.lane import Lane
+from service.lane.outbox import Outbox
 from service.metrics import Meters, ModelMetrics, Tally
 from service.pipeline.batcher import Batcher
 from service.pipeline.classifier import Classifier
+from service.pipeline.decode import DecodeStage
 from service.pipeline.postprocess import Postprocessor
-from service.protocols.predict import PredictJob, PredictProtocol, Route
+from service.protocols.engine import Engine
+from service.protocols.predict import PredictJob, PredictProtocol, PredictRoute
 from service.rollout.catalog import Catalog, load_catalog
 from service.rollout.loading import LoadOptions
 
@@ -40,7 +43,7 @@ _PAIRS = 3  # runs with and without observation, interleaved
 # Stage -> the functions whose own time is its; what they call and is listed elsewhere is not.
 STAGES: dict[str, list[tuple[type, str]]] = {
     "parse": [(LaneProtocol, "data_received")],
-    "validate": [(Route, "__call__"), (Classifier, "pixels")],
+    "validate": [(PredictRoute, "__call__"), (DecodeStage, "decode_small"), (Classifier, "pixels")],
     "decode": [(Classifier, "decode_sized")],
     "queue": [(Batcher, "enqueue"), (Batcher, "_start"), (Batcher, "_take")],
     "batch": [(Batcher, "_gather")],
@@ -268,7 +271,7 @@ def _lane_factory(catalog: Catalog, loop: asyncio.AbstractEventLoop) -> Callable
     lane = Lane(max_body_bytes=1 << 25, receive_timeout_s=20, keep_alive_s=75, drain_timeout_s=5)
     for classifier in catalog:
         classifier.start(loop, meters.observe_batch, lane.outbox, lane.newcomers)
-    protocol = PredictProtocol(
+    engine = Engine(
         lambda: catalog,
         loop,
         ThreadPoolExecutor(1),
@@ -276,7 +279,7 @@ def _lane_factory(catalog: Catalog, loop: asyncio.AbstractEventLoop) -> Callable
         request_timeout_s=30,
         max_request_rows=512,
     )
-    lane.route(protocol.find)
+    lane.route(PredictProtocol(engine).find)
 
     async def application(_scope: Any, _receive: Any, _send: Any) -> None:
         raise AssertionError("only the lane is asked; this is a bug")

@@ -1,4 +1,4 @@
-"""The ASGI side: what BentoML's own stack answers, in this project's shape.
+"""The ASGI side: answers of BentoML's own stack, brought into this project's shape.
 
 ``OneErrorShape`` stands outermost around BentoML's application and rewrites every error body that
 is not ``{"error": "<message>"}`` yet: Starlette's plain text, BentoML's lists and details.
@@ -16,14 +16,14 @@ class OneErrorShape:
     """Middleware that gives every answer of status 400 and above the one error body.
 
     Args:
-        app: The application around which it stands.
+        app: The application to wrap.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything through; hold an error back until its body is known."""
+        """Pass everything through, but hold an error back until its body is complete."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -65,7 +65,7 @@ def _shape(held: list[Message], scope: Scope) -> list[Message]:
 
 
 def _message(body: bytes, status: int, scope: Scope) -> str:
-    """Find the one message in whatever the stack said."""
+    """Return the message in an error body of any shape."""
     try:
         said: Any = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -1,18 +1,19 @@
 """One connection of the fast lane: an HTTP protocol under uvicorn that answers before BentoML.
 
-Sits at the parser's callbacks: a request for a lane route never becomes an ASGI scope, task or
-event; every other request takes uvicorn's own methods to BentoML, untouched. Both share one
-connection's pipeline, so answers keep the order of the requests whoever gives them.
+Hooks the parser's callbacks: a request for a lane route never becomes an ASGI scope, task or event;
+every other request takes uvicorn's own methods to BentoML, untouched. Both share the connection's
+pipeline, so answers keep the order of the requests.
 
     bytes -> httptools -> LaneProtocol -- lane route --> Exchange -> handler -> respond
                                        -- any other --> uvicorn's RequestResponseCycle -> BentoML
 
-What a connection may cost is ``guard``'s; this module knows whose a request is and whose turn.
+``Reception`` counts what arrives and sets its limits; this module knows whose a request is and
+whose turn it is.
 Leans on names inside uvicorn's HttpToolsProtocol; tests/service/lane/test_uvicorn.py lists them.
 """
 
 import asyncio
-import logging
+import functools
 import time
 from typing import Any
 
@@ -24,22 +25,26 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from service.errors import ServiceError
 from service.lane.exchange import Exchange, Header
-from service.lane.heads import Frame, Head, frame
-from service.lane.lane import Lane
-from service.lane.reception import GuardedProtocol
+from service.lane.heads import Frame, frame
+from service.lane.lane import Lane, reset
+from service.lane.reception import Reception
 from service.lane.request import LaneExchange
-
-logger = logging.getLogger("foveal.lane")
 
 # Requests that a client may send ahead before it is read no further.
 MAX_PIPELINE = 32
 
 
-class LaneProtocol(GuardedProtocol):
-    """One connection; see the module's text for what it does differently from uvicorn."""
+class LaneProtocol(HttpToolsProtocol):
+    """One connection; the module's docstring lists how it differs from uvicorn's."""
 
     def __init__(self, lane: Lane, *arguments: Any, **options: Any) -> None:
-        super().__init__(lane, *arguments, **options)
+        self.lane = lane
+        self.reception = reception = Reception(lane)
+        # The parser, made by uvicorn, takes these instead of the methods: no call in between.
+        self.on_message_begin = reception.begin  # type: ignore[method-assign]
+        self.on_url = reception.add_url  # type: ignore[method-assign]
+        self.on_header = reception.add_header  # type: ignore[method-assign]
+        super().__init__(*arguments, **options)
         self._is_answering = False  # whether a request has its turn and no answer yet
         self._started: LaneExchange | None = None  # whose turn it is, if it is the lane's
         self._give = self._write
@@ -50,15 +55,12 @@ class LaneProtocol(GuardedProtocol):
     def is_idle(self) -> bool:
         """Whether every request that began to arrive is answered."""
         is_answered = self.cycle is None or self.cycle.response_complete
-        return is_answered and not self.pipeline and not self.is_receiving
-
-    # -- the connection
+        return is_answered and not self.pipeline and not self.reception.is_receiving
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Count the connection.
+        """Count the connection; as uvicorn does, but without both addresses.
 
-        uvicorn's own, but for both addresses: they cost the kernel four calls, and only BentoML's
-        requests tell them (``on_headers_complete``).
+        They cost the kernel four calls, and only BentoML's requests need them.
         """
         self.connections.add(self)
         self.transport = transport
@@ -67,7 +69,7 @@ class LaneProtocol(GuardedProtocol):
         self.lane.connected(self, self.loop)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever works for this client that it left."""
+        """Cancel the work for this client."""
         self.lane.connections.discard(self)
         waiting = [cycle for cycle, _ in self.pipeline]
         for cycle in (self._started, self.cycle, *waiting):
@@ -77,39 +79,59 @@ class LaneProtocol(GuardedProtocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """Stop gracefully: uvicorn calls this on every open connection."""
+        """Stop gracefully; uvicorn calls this on every open connection."""
         self.lane.drain(self.loop)
         if self.cycle is not None:
             self.cycle.keep_alive = False
 
+    def sweep(self, now: float) -> None:
+        """Close what idled, lingered or trickled too long; called about once a second."""
+        reception = self.reception
+        if reception.is_stalled(now):
+            reset(self.transport)
+        elif reception.is_late(now):
+            self.refuse(reception.too_late())
+        elif self.is_idle and reception.has_idled(now):
+            if self.transport.is_closing():  # and has unsent bytes that its client does not read
+                reset(self.transport)
+            else:
+                self.transport.close()
+
+    def pause_writing(self) -> None:
+        """Read no more from a client that does not read its answers."""
+        super().pause_writing()
+        self.flow.pause_reading()
+        self.reception.stalled_at = time.monotonic()
+
     def resume_writing(self) -> None:
-        """Read on."""
+        """Continue to read, as the client reads its answers again."""
         super().resume_writing()
+        self.reception.stalled_at = None
         self._resume_reading()
         self._start_next()
 
     def data_received(self, data: bytes) -> None:
-        """Take a whole request with a known head at once; anything else takes the parser."""
-        if self.is_receiving or self.is_deaf or self.passed_over_bytes:
-            super().data_received(data)
+        """Answer a whole request with a known head at once; feed anything else to the parser."""
+        reception = self.reception
+        if reception.is_receiving or reception.is_deaf or reception.passed_over_bytes:
+            self._feed(data)
             return
-        framed = frame(data)
-        if framed is None:
-            super().data_received(data)
+        if (framed := frame(data)) is None:
+            self._feed(data)
             return
         key, head_bytes, body_bytes = framed
         lane = self.lane
         head = lane.heads.find(key)
         if head is None or body_bytes > lane.max_body_bytes:
             previous = self.cycle
-            super().data_received(data)
+            self._feed(data)
             if self.cycle is not previous:
                 self._learn(framed)
             return
         path, query, headers, content_type, deadline_ms = head
         handler = lane.find(path)
         if handler is None:  # only routes of the lane are learned, but they may change
-            super().data_received(data)
+            self._feed(data)
             return
         exchange = LaneExchange(handler, "POST", path, query, headers, self._give)
         exchange.content_type = content_type
@@ -117,32 +139,49 @@ class LaneProtocol(GuardedProtocol):
             exchange.deadline_ms = deadline_ms
         exchange.body = data[head_bytes:]
         exchange.is_whole = True
-        self.since = now = time.monotonic()
+        reception.since = now = time.monotonic()
         self._enter(exchange)
         exchange.advance(now)
 
+    def _feed(self, data: bytes) -> None:
+        """Feed the parser, unless the connection is on its way out."""
+        reception = self.reception
+        while data and not reception.is_deaf:
+            if reception.passed_over_bytes:
+                body, data = reception.split_passed_over(data)
+                self.on_body(body)
+                if not reception.passed_over_bytes:
+                    self.complete()
+                continue
+            try:
+                data = reception.feed(self.parser, data)
+            except ServiceError as error:
+                self.refuse(error)
+                return
+
+    def _should_upgrade_to_ws(self) -> bool:
+        """Never: nothing here speaks WebSocket, a request to upgrade is answered as HTTP/1.1."""
+        return False
+
     def _learn(self, framed: Frame) -> None:
-        """Remember the head of the request that the parser has just handed on."""
+        """Cache the head of the request that the parser has just completed."""
         cycle: Any = self.cycle
+        reception = self.reception
         if (
             isinstance(cycle, LaneExchange)
             and cycle.method == "POST"
             and cycle.keep_alive
-            and not self.is_receiving
-            and not self.is_deaf
-            and self.declared_bytes == framed[2]
+            and not reception.is_receiving
+            and not reception.is_deaf
+            and reception.declared_bytes == framed[2]
         ):
-            self.lane.heads.learn(
-                framed[0],
-                Head(cycle.path, cycle.query, cycle.headers, cycle.content_type, cycle.deadline_ms),
-            )
-
-    # -- the parser's callbacks
+            self.lane.heads.learn(framed[0], cycle)
 
     def on_headers_complete(self) -> None:
         """Decide whose request this is."""
-        self.is_in_head = False
-        path, _, query = self.url.partition(b"?")
+        reception = self.reception
+        reception.is_in_head = False
+        path, _, query = reception.url.partition(b"?")
         if not path.startswith(b"/"):  # absolute form, RFC 9112, 3.2.2
             path = httptools.parse_url(path).path or b"/"
         handler = self.lane.find(path)
@@ -150,15 +189,13 @@ class LaneProtocol(GuardedProtocol):
             if self.server is None:
                 self.server = get_local_addr(self.transport)
                 self.client = get_remote_addr(self.transport)
-            url, headers, expects = self.url, self.headers, self.expect_100_continue
-            since = self.since
             HttpToolsProtocol.on_message_begin(self)  # uvicorn's own: it makes the scope
-            self.url, self.expect_100_continue = url, expects
-            self.headers.extend(headers)
-            self.since = since
+            self.url = reception.url
+            self.expect_100_continue = reception.expects_continue
+            self.headers.extend(reception.headers)
             super().on_headers_complete()
             self._resume_reading()  # uvicorn pauses at the first pipelined request
-            self.limit_declared_body()
+            reception.check_declared_body()
             return
         parser = self.parser
         method = parser.get_method()
@@ -167,23 +204,23 @@ class LaneProtocol(GuardedProtocol):
             "POST" if method == b"POST" else method.decode("ascii"),
             path,
             query,
-            self.headers,
+            reception.headers,
             self._give,
         )
-        exchange.content_type = self.content_type
-        exchange.deadline_ms = self.deadline_ms
+        exchange.content_type = reception.content_type
+        exchange.deadline_ms = reception.deadline_ms
         if not parser.should_keep_alive() or parser.get_http_version() == "1.0":
             exchange.keep_alive = False
         self._enter(exchange)
-        self.limit_declared_body()
-        if self.expect_100_continue:
+        reception.check_declared_body()
+        if reception.expects_continue:
             exchange.expects_continue = True
             if exchange.is_started:
                 self._continue(exchange)
 
     def on_body(self, body: bytes) -> None:
         """Collect body bytes, within the limit."""
-        self.count_body(len(body))
+        self.reception.count_body(len(body))
         cycle: Any = self.cycle
         if isinstance(cycle, LaneExchange):
             if cycle.chunks:
@@ -194,24 +231,22 @@ class LaneProtocol(GuardedProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Hand a whole request on, unless the parser has left its body aside."""
+        """Hand on the request, unless its body follows where the parser does not read."""
         if self.parser.should_upgrade():
-            self.passed_over_bytes = self.declared_bytes
-            if self.passed_over_bytes:
+            self.reception.passed_over_bytes = self.reception.declared_bytes
+            if self.reception.passed_over_bytes:
                 return
         self.complete()
 
     def complete(self) -> None:
-        """Hand on the request that is whole now."""
-        self.is_receiving = False
+        """Hand on the request that is complete now."""
+        self.reception.is_receiving = False
         cycle: Any = self.cycle
         if not isinstance(cycle, LaneExchange):
             super().on_message_complete()
             return
         cycle.is_whole = True
         cycle.advance(time.monotonic())
-
-    # -- the pipeline
 
     def _enter(self, exchange: LaneExchange) -> None:
         """Start an exchange, or queue it behind the request that is still being answered."""
@@ -225,10 +260,9 @@ class LaneProtocol(GuardedProtocol):
                 self.flow.pause_reading()
 
     def _resume_reading(self) -> None:
-        """Read on, unless the client has sent ahead enough or does not read its answers.
+        """Continue to read, unless the client sent enough ahead or does not read its answers.
 
-        Reading goes on behind a request that is being answered, as that is how a client that left
-        is noticed.
+        The connection is read while a request is answered: so a client that left is noticed.
         """
         if len(self.pipeline) < MAX_PIPELINE and not self.flow.write_paused:
             self.flow.resume_reading()
@@ -246,7 +280,7 @@ class LaneProtocol(GuardedProtocol):
             super()._start_asgi_task(cycle, app)
 
     def _continue(self, exchange: LaneExchange) -> None:
-        """Ask for the body that the client holds back."""
+        """Ask for the body that the client has not sent yet."""
         if exchange.expects_continue and not (exchange.is_whole or exchange.response_complete):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -259,8 +293,8 @@ class LaneProtocol(GuardedProtocol):
         if self.pipeline:
             # Not called from here: a long pipeline would become as deep a stack.
             self.loop.call_soon(self._start_next)
-        elif not self.is_receiving:
-            self.since = time.monotonic()
+        elif not self.reception.is_receiving:
+            self.reception.since = time.monotonic()
             if self.lane.is_draining:
                 self.transport.close()
 
@@ -270,8 +304,6 @@ class LaneProtocol(GuardedProtocol):
         )
         if self.pipeline and may_start:
             self._start_asgi_task(*self.pipeline.pop())
-
-    # -- answers
 
     def _write(
         self, exchange: Exchange, status: int, body: bytes, content_type: bytes, extra: bytes
@@ -295,7 +327,7 @@ class LaneProtocol(GuardedProtocol):
             else:
                 self.transport.write(answer)
             if self.lane.observers:
-                self._observe(exchange)
+                self.lane.observe(exchange)
             self.on_response_complete()
             return
         closes = not exchange.keep_alive or (self.lane.is_draining and not self.pipeline)
@@ -308,29 +340,20 @@ class LaneProtocol(GuardedProtocol):
             b"connection: close\r\n" if closes else b"",
         )
         self.transport.write(head if exchange.method == "HEAD" else head + body)
-        if closes and not self.is_deaf:
+        if closes and not self.reception.is_deaf:
             self.transport.close()
-        self._observe(exchange)
+        self.lane.observe(exchange)
         self.on_response_complete()
 
-    def _observe(self, exchange: Exchange) -> None:
-        for observe in self.lane.observers:
-            try:
-                observe(exchange)
-            except Exception:
-                logger.exception("observing an answer failed; this is a bug")
-
-    # -- refusals
-
     def refuse(self, error: ServiceError) -> None:
-        """Answer the request that is arriving with an error, in its turn, and hear no more.
+        """Answer the request that is arriving with an error, in its turn, and read no further one.
 
-        The connection lingers, throwing away what still comes, until its client closes it or the
-        sweep does: a close with unread bytes would reset it and take the answer along.
+        The connection stays open and drops what arrives until its client or the sweep closes it: a
+        close with unread bytes would reset it, and the client would lose the answer.
         """
-        self.is_deaf = True
-        self.is_receiving = False
-        self.since = time.monotonic()
+        self.reception.is_deaf = True
+        self.reception.is_receiving = False
+        self.reception.since = now = time.monotonic()
 
         def refuse(_exchange: Exchange) -> None:
             raise error
@@ -348,13 +371,13 @@ class LaneProtocol(GuardedProtocol):
         exchange.keep_alive = False
         exchange.is_whole = True
         self.flow.resume_reading()
-        exchange.advance(self.since)
+        exchange.advance(now)
 
     def _replace(self, cycle: Any, exchange: LaneExchange) -> bool:
-        """Put an exchange in the place of BentoML's request, whose body will never be whole.
+        """Put an exchange in the place of BentoML's request, whose body will never be complete.
 
         Returns:
-            Whether there is still an answer to give: BentoML may have begun its own.
+            Whether an answer is still missing: BentoML may have begun its own.
         """
         self.cycle = exchange  # type: ignore[assignment]  # made to fit, as in _enter
         if self.pipeline and self.pipeline[0][0] is cycle:
@@ -373,11 +396,4 @@ class LaneProtocol(GuardedProtocol):
 
 def install(lane: Lane) -> None:
     """Make uvicorn use this lane for every connection of a server that is configured later."""
-
-    class Bound(LaneProtocol):
-        """A connection of this lane."""
-
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(lane, *arguments, **options)
-
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = Bound  # type: ignore[assignment]
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = functools.partial(LaneProtocol, lane)  # type: ignore[assignment]

@@ -1,16 +1,13 @@
 """One HTTP request and its answer, as handlers see it: complete, and answered now or later.
 
-Handlers know neither uvicorn nor ASGI; whoever makes the exchange gives it a ``write``. The lane
-makes them from the parser's callbacks.
+Handlers know neither uvicorn nor ASGI. The lane makes exchanges from the parser's callbacks and
+passes each a ``write`` for the answer.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from service.errors import InvalidInputError, ServiceError, error_body
-
-if TYPE_CHECKING:
-    from service.pipeline.job import Job
 
 Header = tuple[bytes, bytes]
 Handler = Callable[["Exchange"], None]
@@ -19,6 +16,30 @@ Write = Callable[["Exchange", int, bytes, bytes, bytes], None]
 JSON = b"application/json"
 # The header whose value keeps a client's requests with one version while there is a canary.
 REQUEST_ID = b"x-request-id"
+
+
+class Run(Protocol):
+    """What the lane reads from a batch that was run: its rows and its times, seconds."""
+
+    rows: int
+    started_at: float
+    run_s: float
+
+
+class Job(Protocol):
+    """What the lane reads from the rows that were queued for a request.
+
+    Attributes:
+        count: How many rows.
+        accepted_at: ``time.monotonic`` when they were queued, seconds.
+    """
+
+    count: int
+    accepted_at: float
+
+    @property
+    def parts(self) -> Sequence[tuple[Run, int, int]]:
+        """Return (run, first row in it, rows), in the order of the rows."""
 
 
 class Exchange:
@@ -36,10 +57,10 @@ class Exchange:
         status: Status of the answer, 0 before there is one.
         disconnected: Whether the client left.
         on_disconnect: Called once if the client leaves before the answer.
-        job: The rows that were queued for it, None if there are none (yet).
+        job: The rows that were queued for it, None if there are none or none yet.
     """
 
-    # Not slots: what most requests leave as it is costs them nothing to make.
+    # Class attributes, not slots: a default that a request keeps costs nothing to set.
     body = b""
     content_type: bytes | None = None
     deadline_ms: bytes | None = None
@@ -49,7 +70,7 @@ class Exchange:
     disconnected = False
     response_complete = False
     on_disconnect: Callable[[], None] | None = None
-    job: "Job | None" = None
+    job: Job | None = None
 
     def __init__(
         self, method: str, path: bytes, query: bytes, headers: list[Header], write: Write
@@ -70,7 +91,7 @@ class Exchange:
     def respond(
         self, status: int, body: bytes, content_type: bytes = JSON, extra: bytes = b""
     ) -> None:
-        """Give the answer; a second one, or one to a client that left, is dropped.
+        """Write the answer; a second one, or one to a client that left, is dropped.
 
         Args:
             status: HTTP status.
@@ -85,15 +106,15 @@ class Exchange:
         self.on_disconnect = None
         if not self.disconnected:
             self._write(self, status, body, content_type, extra)
-        self.job = None  # it holds this exchange: no cycle is left for the collector
+        self.job = None  # the job refers to this exchange: leave no cycle to the collector
 
     def fail(self, error: ServiceError) -> None:
-        """Give an error in its one shape."""
+        """Answer with an error, in the one shape of all errors."""
         extra = b"".join(b"%s: %s\r\n" % header for header in error.headers)
         self.respond(error.status, error_body(error.message), JSON, extra)
 
     def disconnect(self) -> None:
-        """Note that the client left; whoever works for it is told once."""
+        """Note that the client left, and call ``on_disconnect`` once."""
         self.disconnected = True
         self.job = None
         on_disconnect, self.on_disconnect = self.on_disconnect, None
@@ -121,10 +142,10 @@ class Exchange:
         return timeout_ms / 1000
 
 
-def server_timing(job: "Job", exchange: Exchange, now: float) -> bytes:
+def server_timing(job: Job, exchange: Exchange, now: float) -> bytes:
     """Return a ``Server-Timing`` line: queue and run of the job, total since the request was whole.
 
-    Durations are milliseconds, as the W3C's Server Timing has them.
+    Durations are in milliseconds, as W3C Server Timing defines.
     """
     first, last = job.parts[0][0], job.parts[-1][0]
     queue_ms = (first.started_at - job.accepted_at) * 1e3

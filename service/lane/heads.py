@@ -1,26 +1,26 @@
-"""Request heads that were parsed before: an equal one need not be parsed again.
+"""A cache of parsed request heads: an equal head is not parsed again.
 
-A client repeats its head byte for byte, but for the length of the body. What the parser made of
-such a head once holds for every equal one, as parsing depends on nothing but the bytes, so a known
-head costs a dictionary lookup instead of ten callbacks (half of the 4.9 us that HTTP took a request
-in process, measured 2026-11-21).
-Everything that is not plain (a body in chunks, an upgrade, an expectation) is never remembered and
-always takes the parser.
+A client repeats its head byte for byte, except for the length of the body. The result of the parser
+depends on nothing but the bytes, so it holds for every equal head: a known head costs a dictionary
+lookup instead of ten callbacks (half of the 4.9 us that HTTP took for a request in process,
+measured 2026-11-21).
+A head that is not plain (a body in chunks, an upgrade, an expectation) is never cached and always
+parsed.
 """
 
 from typing import NamedTuple
 
-from service.lane.exchange import Header
+from service.lane.exchange import Exchange, Header
 
-# Beyond this many heads all are forgotten: clients that vary theirs must not fill the memory.
+# Beyond this many heads the cache is cleared: clients that vary theirs must not fill the memory.
 MAX_HEADS = 1024
 MAX_HEAD_BYTES = 2048
-# With one of these, what follows the head is more than a body of the declared length.
+# With one of these headers, more than a body of the declared length may follow the head.
 _NOT_PLAIN = {b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 
 
 class Head(NamedTuple):
-    """What a parsed head says, the length aside; see ``Exchange``."""
+    """A parsed head without its length; see ``Exchange``."""
 
     path: bytes
     query: bytes
@@ -36,8 +36,8 @@ def frame(data: bytes) -> Frame | None:
     """Split bytes that begin a request, if they are one whole request with a declared length.
 
     Returns:
-        The head without the digits of its ``Content-Length``; the length of the head, its empty
-        line included; the length of the body, all of which has arrived, and nothing after it.
+        The head without the digits of its ``Content-Length``; the length of the head with its empty
+        line; the length of the body. None unless all of the body has arrived, and nothing after it.
     """
     end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) + 4
     start = data.find(b"ontent-Length: ", 0, end)
@@ -55,28 +55,34 @@ def frame(data: bytes) -> Frame | None:
 
 
 class Heads:
-    """The heads that one process remembers."""
+    """The cache of one process."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, Head] = {}
         self.find = self._known.get
 
     def __len__(self) -> int:
-        """Return how many are remembered."""
+        """Return the number of cached heads."""
         return len(self._known)
 
-    def learn(self, key: bytes, head: Head) -> None:
-        """Remember a head of a request that the parser found to be whole and alone.
+    def learn(self, key: bytes, exchange: Exchange) -> None:
+        """Cache the head of a request that the parser found to be complete and alone.
 
         Args:
-            key: What ``frame`` gave for it.
-            head: What the parser said.
+            key: As ``frame`` returned it.
+            exchange: The request as the parser read it.
         """
-        names = [name for name, _ in head.headers]
-        # The mark must have been the header's own name, not the end of another's or of a value.
+        names = [name for name, _ in exchange.headers]
+        # What ``frame`` found must be this header's name, not the end of another name or a value.
         lines = key.lower().count(b"\r\ncontent-length: \r\n")
         if lines != 1 or names.count(b"content-length") != 1 or not _NOT_PLAIN.isdisjoint(names):
             return
         if len(self._known) >= MAX_HEADS:
             self._known.clear()
-        self._known[key] = head
+        self._known[key] = Head(
+            exchange.path,
+            exchange.query,
+            exchange.headers,
+            exchange.content_type,
+            exchange.deadline_ms,
+        )

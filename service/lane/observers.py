@@ -1,7 +1,7 @@
-"""What looks at every answer of the lane when it is asked to: traces and the access log.
+"""Observers of every answer of the lane: traces and the access log.
 
-Neither costs anything while it is off: the lane then has no observers. Both are told of an exchange
-once its answer is written, and take their times from the exchange and its job.
+Neither costs anything while it is off: the lane then has no observers. Both are called with an
+exchange once its answer is written, and take their times from the exchange and its job.
 """
 
 import logging
@@ -21,13 +21,13 @@ _NANO = 1e9
 
 
 class AccessLog:
-    """Writes a line of JSON for a share of the answers, on standard output.
+    """Writes one line of JSON for a share of the answers, to standard output.
 
-    ``time`` is seconds since 1970; durations are milliseconds; ``rows``, ``queue_ms`` and
-    ``run_ms`` are there if rows were queued.
+    ``time`` is in seconds since 1970, durations are in milliseconds; ``rows``, ``queue_ms`` and
+    ``run_ms`` are present if rows were queued.
 
     Args:
-        share: Of the answers that are written down, above 0 to 1.
+        share: Share of the answers that are logged, above 0 to 1.
     """
 
     def __init__(self, share: float) -> None:
@@ -40,7 +40,7 @@ class AccessLog:
         self._logger.handlers = [handler]
 
     def __call__(self, exchange: Exchange) -> None:
-        """Write one line, or none."""
+        """Log one answer, if it is in the share."""
         if self._share < 1 and random.random() >= self._share:
             return
         line: dict[str, object] = {
@@ -62,19 +62,19 @@ class AccessLog:
 
 
 class Tracing:
-    """Records a span for each answer, and below it one for queue and one for each run.
+    """Records a span for each answer, with a child for the queue and one for each run.
 
     Names and attributes follow OpenTelemetry's semantic conventions for HTTP servers. The
     ``traceparent`` and ``tracestate`` headers (W3C Trace Context) continue the client's trace.
 
     Args:
-        provider: Where spans go; its sampler decides which are recorded.
+        provider: Receives the spans; its sampler decides which are recorded.
     """
 
     def __init__(self, provider: trace.TracerProvider) -> None:
         self._tracer = provider.get_tracer("foveal.lane")
         self._propagator = TraceContextTextMapPropagator()
-        # Spans are dated by the wall clock, exchanges by the monotonic one.
+        # Spans need the wall clock, exchanges have the monotonic one.
         self._epoch_s = time.time() - time.monotonic()
 
     def __call__(self, exchange: Exchange) -> None:

@@ -1,4 +1,4 @@
-"""A lane request in the shape of uvicorn's own cycle, so that both share one pipeline."""
+"""A lane request in the shape of uvicorn's own cycle: both share one pipeline."""
 
 import logging
 
@@ -9,20 +9,20 @@ logger = logging.getLogger("foveal.lane")
 
 
 class _NoEvent:
-    """Stands where uvicorn's cycle has an asyncio.Event that an ASGI application waits on."""
+    """Takes the place of the asyncio.Event in uvicorn's cycle that an ASGI application waits on."""
 
     def set(self) -> None:
-        """Nobody waits."""
+        """Do nothing: the lane does not wait for it."""
 
 
-_NONE: list[bytes] = []  # never added to
+_NONE: list[bytes] = []  # shared, never appended to
 
 
 class LaneExchange(Exchange):
-    """An exchange that uvicorn's pipeline takes for one of its own cycles.
+    """An exchange with the attributes of a cycle that uvicorn's pipeline reads.
 
     Attributes:
-        handler: Who answers.
+        handler: Answers the request.
         chunks: Body bytes as they arrived.
         expects_continue: Whether the client waits for ``100 Continue`` before it sends the body.
         is_started: Whether all earlier requests of the connection are answered.
@@ -36,7 +36,7 @@ class LaneExchange(Exchange):
 
     chunks: list[bytes] = _NONE
 
-    def __init__(  # the base class's lines written out: one is made for every request
+    def __init__(  # repeats the base class's lines: a call of it would cost every request
         self,
         handler: Handler,
         method: str,
@@ -66,4 +66,4 @@ class LaneExchange(Exchange):
             self.fail(error)
         except Exception:
             logger.exception("%s %s failed; this is a bug", self.method, self.path)
-            self.fail(ServiceError("internal error; the server's log says more"))
+            self.fail(ServiceError("internal error; see the server's log"))

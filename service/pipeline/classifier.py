@@ -24,7 +24,7 @@ from service.errors import (
 )
 from service.pipeline.alarm import Loop
 from service.pipeline.batcher import Batcher
-from service.pipeline.job import Batch, Job, Rows, Runner
+from service.pipeline.job import Batch, Runner
 from service.pipeline.limits import ServingLimits
 from service.pipeline.postprocess import Postprocessor
 from service.session.outputs import Outputs
@@ -200,10 +200,6 @@ class Classifier:
             return decode_sized(encoded, self.artifact.image)
         except ImageError as error:
             raise DecodeError(str(error)) from None
-
-    def submit(self, rows: Rows, deadline: float, on_done: Callable[[Job], None]) -> Job:
-        """Queue decoded rows; see ``Batcher.submit``."""
-        return self.batcher.submit(rows, deadline, on_done)
 
     def _runners(self) -> list[Runner]:
         """Return the runners: the slots of a bound session, else one for each instance."""

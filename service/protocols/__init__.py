@@ -1,1 +1,1 @@
-"""One thin module a protocol: which bytes mean what. All of them feed the same classifiers."""
+"""One thin module for each protocol: it reads requests and writes answers; all share one engine."""

@@ -1,16 +1,16 @@
-"""Content codings of HTTP, gzip and deflate, both ways; a bomb is refused before it is expanded.
+"""HTTP's content codings gzip and deflate, both ways; a bomb is refused before it is expanded.
 
-RFC 9110, 8.4: ``deflate`` is the zlib format; bare deflate, which some clients send, is read too.
+RFC 9110, 8.4: ``deflate`` is the zlib format; raw deflate, which some clients send, is read, too.
 """
 
 import zlib
 
 from service.errors import InvalidInputError, TooLargeError, UnsupportedMediaError
 
-# Below this an answer fits into one packet of an Ethernet as it is.
+# A smaller answer fits into one Ethernet packet uncompressed.
 MIN_BYTES = 1400
 _GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 31, 15, -15
-_LEVEL = 1  # of 9: floats hardly shrink further, and time is what clients wait for
+_LEVEL = 1  # of 9: higher levels hardly shrink floats and take longer
 
 
 def decompress(body: bytes, coding: bytes, max_bytes: int) -> bytes:
@@ -19,12 +19,12 @@ def decompress(body: bytes, coding: bytes, max_bytes: int) -> bytes:
     Args:
         body: As received.
         coding: Value of ``Content-Encoding``.
-        max_bytes: Largest body; not much more is ever held.
+        max_bytes: Largest expanded body; expansion stops there.
 
     Raises:
-        UnsupportedMediaError: Another coding than gzip or deflate.
+        UnsupportedMediaError: The coding is neither gzip nor deflate.
         TooLargeError: It expands to more than ``max_bytes``.
-        InvalidInputError: It is truncated, corrupt, or followed by something else.
+        InvalidInputError: It is truncated, corrupt, or followed by other bytes.
     """
     name = coding.strip().lower()
     if name in (b"", b"identity"):
@@ -65,10 +65,10 @@ def compress(body: bytes, coding: bytes) -> bytes:
 
 
 def choose(accepted: bytes) -> bytes:
-    """Choose what an answer is compressed with, from ``Accept-Encoding``.
+    """Choose the coding of an answer from ``Accept-Encoding``.
 
     Returns:
-        ``gzip`` or ``deflate``, whichever is preferred; empty: neither is accepted.
+        ``gzip`` or ``deflate``, the one with the larger weight; empty if neither is accepted.
     """
     best, best_weight = b"", 0.0
     for item in accepted.lower().split(b","):

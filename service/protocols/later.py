@@ -1,4 +1,4 @@
-"""Answers that wait for some work, beside the loop's own."""
+"""Answers that wait for a coroutine."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -9,13 +9,13 @@ from service.lane.exchange import Exchange
 
 
 class Later:
-    """Runs work that ends in answers, and holds on to it until it is done."""
+    """Runs coroutines that answer requests, and keeps a reference to each until it is done."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
-        """Answer when some work is done; what it is refused for is the answer, too."""
+        """Start work that answers a request; an error that it raises is the answer, too."""
 
         async def answer() -> None:
             try:
@@ -24,7 +24,7 @@ class Later:
                 exchange.fail(error)
             finally:
                 if not exchange.response_complete:
-                    exchange.fail(ServiceError("internal error; the server's log says more"))
+                    exchange.fail(ServiceError("internal error; see the server's log"))
 
         task = asyncio.get_running_loop().create_task(answer())
         self._tasks.add(task)

@@ -7,10 +7,10 @@ from service.errors import InvalidInputError, TooLargeError
 
 
 def read_files(content_type: bytes, body: bytes, max_files: int) -> list[bytes]:
-    """Read the files of a ``multipart/form-data`` body (RFC 7578); other fields are passed over.
+    """Read the files of a ``multipart/form-data`` body (RFC 7578); other fields are ignored.
 
     Raises:
-        InvalidInputError: No boundary, a broken body, or no file in it.
+        InvalidInputError: No boundary, a broken body, or a body without a file.
         TooLargeError: More than ``max_files``.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")

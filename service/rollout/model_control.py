@@ -23,9 +23,9 @@ from service.errors import (
 )
 from service.metrics import MODEL_REFUSED, Meters
 from service.pipeline.classifier import Classifier
-from service.protocols.v2.documents import Document, index
 from service.rollout.catalog import NOTHING, Catalog, LoadedVersions, Refusal, load_versions
 from service.rollout.loading import LoadOptions
+from service.rollout.versions import VersionState, version_states
 
 logger = logging.getLogger("foveal.model_control")
 
@@ -112,11 +112,11 @@ class ModelControl:
         if scheme.lower() != b"bearer" or not is_known:
             raise UnauthorizedError("authorization: expected Bearer and FOVEAL_ADMIN_TOKEN's value")
 
-    async def index(self, *, ready: bool) -> list[Document]:
+    async def versions(self) -> list[VersionState]:
         """Return every version of the repository and whether it is served."""
         return await self._loop.run_in_executor(
             self._thread,
-            lambda: index(self.repository, self.catalog, self._unloaded, ready=ready),
+            lambda: version_states(self.repository, self.catalog, self._unloaded),
         )
 
     async def poll(self) -> None:

@@ -181,16 +181,22 @@ def test_models_and_versions(client: httpx.Client, path: str, version: int, gain
         "/models/tiny/versions/" + "9" * 5000 + "/predict",
         "/models/" + "x" * 5000 + "/predict",
         "/models/%F0%9F%98%80/predict",
-        "/models//predict",
         "/models/../predict",
     ],
 )
 def test_unknown_models_and_versions(server: RunningServer, path: str) -> None:
     with Wire(server) as wire:  # httpx would normalise some
         answer = wire.send(post(path, PNGS[0])).answer()
-        if path == "/models//predict" and answer.status == 200:
-            return
         assert_error(answer, 404, "expected one of tiny:1, tiny:2")
+
+
+def test_an_empty_name_is_the_default_model(server: RunningServer) -> None:
+    with Wire(server) as wire:  # httpx would normalise the path
+        answer = wire.send(post("/models//predict", PNGS[6])).answer()
+    assert answer.status == 200
+    said = answer.json()
+    assert (said["model"], said["version"]) == ("tiny", 1)
+    assert_own_result(said["results"][0], IMAGES[6], 1.0)
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/json", "video/mp4", "x"])

@@ -1,4 +1,4 @@
-"""V2 over HTTP as a client that is nobody's library meets it: headers, forms, statuses."""
+"""V2 over HTTP as a client without a library sees it: headers, forms, statuses."""
 
 import base64
 import gzip
@@ -326,32 +326,6 @@ def test_routes_that_are_refused(
         answer = wire.send(sent).answer(method)
         assert_error(answer, status, match)
         assert ("allow" in answer.headers) == (status == 405)
-
-
-@pytest.mark.parametrize(
-    ("path", "said"),
-    [
-        ("/v2/health/live", {"live": True}),
-        ("/v2/health/ready", {"ready": True}),
-        ("/v2/models/tiny/ready", {"name": "tiny", "ready": True}),
-        ("/v2/models/tiny/versions/2/ready", {"name": "tiny", "ready": True}),
-    ],
-)
-def test_health(two_wires: RunningServer, path: str, said: dict[str, Any]) -> None:
-    with Wire(two_wires) as wire:
-        assert wire.send(get(path)).answer().json() == said
-        assert wire.send(get(path, method="HEAD")).answer("HEAD").status == 200
-
-
-def test_index_of_what_is_ready(client: httpx.Client) -> None:
-    for asked in (b"", b"{}", b'{"ready":true}'):
-        said = client.post("/v2/repository/index", content=asked).json()
-        assert [(m["name"], m["version"], m["state"]) for m in said] == [
-            ("tiny", "1", "READY"),
-            ("tiny", "2", "READY"),
-        ]
-    response = client.post("/v2/repository/index", json={"ready": 1})
-    assert_error(response, 400, "boolean")
 
 
 def test_deadline_header_counts_beside_the_parameter(client: httpx.Client) -> None:

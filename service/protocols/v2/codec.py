@@ -1,7 +1,8 @@
-"""Tensors of the Open Inference Protocol V2: client's bytes and elements to arrays, and back.
+"""Tensors of the Open Inference Protocol V2: a client's bytes and elements to arrays, and back.
 
-Every count is checked against what really arrived before anything of that size is made: a shape
-is a client's word. Knows neither HTTP nor gRPC nor any model; numpy and the standard library only.
+A shape is only a client's claim: every count is checked against the bytes that arrived before
+memory of that size is allocated. Knows neither HTTP nor gRPC nor any model; uses only numpy and the
+standard library.
 
 Layout legend: N rows, H height, W width, C channels, K classes.
 """
@@ -21,14 +22,14 @@ from models.artifact import Datatype
 from service.errors import InvalidInputError, TooLargeError
 
 DATATYPES = frozenset(get_args(Datatype))
-# A shape of more dimensions is no tensor of any model; it bounds what error texts repeat.
+# No model has a tensor of more dimensions; the limit also bounds what error texts repeat.
 _MAX_RANK = 8
 _LENGTH = struct.Struct("<I")
 
 
 @dataclass(slots=True)
 class InputTensor:
-    """One input as the client sent it; nothing of it is believed yet.
+    """One input as the client sent it, unchecked.
 
     Attributes:
         name: As sent.
@@ -69,10 +70,10 @@ class OutputTensor:
 
 
 def check_tensor(tensor: InputTensor) -> None:
-    """Check what can be wrong with a tensor whatever the model.
+    """Check what must hold for a tensor of any model.
 
     Raises:
-        InvalidInputError: A datatype that the protocol has not, or a shape that is none.
+        InvalidInputError: The datatype is unknown to the protocol, or the shape is invalid.
     """
     if tensor.datatype not in DATATYPES:
         raise InvalidInputError(
@@ -87,10 +88,10 @@ def check_tensor(tensor: InputTensor) -> None:
 
 
 def refuse_shared_memory(parameters: dict[str, Any], name: str) -> None:
-    """Refuse a tensor that is said to lie in shared memory, which no client is let into here.
+    """Refuse a tensor in shared memory, which this server does not offer.
 
     Raises:
-        InvalidInputError: It is.
+        InvalidInputError: The parameters name shared memory.
     """
     if any(key.startswith("shared_memory_") for key in parameters):
         raise InvalidInputError(
@@ -102,10 +103,10 @@ def refuse_shared_memory(parameters: dict[str, Any], name: str) -> None:
 def read_pixels(
     tensor: InputTensor, row_shape: tuple[int, int, int], max_rows: int
 ) -> NDArray[np.uint8]:
-    """Read a UINT8 tensor of decoded rows, without a copy where it came as bytes.
+    """Read a UINT8 tensor of decoded rows, without a copy if it came as bytes.
 
     Args:
-        tensor: Of datatype UINT8.
+        tensor: A tensor of datatype UINT8.
         row_shape: (H, W, C) of the model.
         max_rows: Rows in one request.
 
@@ -113,7 +114,7 @@ def read_pixels(
         uint8 [N, H, W, C], 1 <= N <= max_rows, contiguous, perhaps read-only.
 
     Raises:
-        InvalidInputError: Another shape, or another number of bytes or elements than it says.
+        InvalidInputError: The shape is wrong, or does not match the number of bytes or elements.
         TooLargeError: More rows than ``max_rows``.
     """
     shape = tensor.shape
@@ -140,19 +141,19 @@ def read_pixels(
 
 
 def read_images(tensor: InputTensor, max_rows: int) -> list[bytes]:
-    """Read a BYTES tensor of encoded images, one an element.
+    """Read a BYTES tensor of encoded images, one in each element.
 
     As JSON has no bytes, its elements are base64 texts (RFC 4648, section 4).
 
     Args:
-        tensor: Of datatype BYTES and shape [N] or [N, 1].
+        tensor: A tensor of datatype BYTES and shape [N] or [N, 1].
         max_rows: Rows in one request.
 
     Returns:
         N encoded images, 1 <= N <= max_rows.
 
     Raises:
-        InvalidInputError: Another shape, or another number of elements than it says.
+        InvalidInputError: The shape is wrong, or does not match the number of elements.
         TooLargeError: More rows than ``max_rows``.
     """
     shape = tensor.shape
@@ -206,7 +207,7 @@ def write_elements(elements: list[bytes]) -> bytes:
 def classify(
     values_NK: NDArray[np.float32], order_NT: NDArray[np.intp], labels: tuple[str, ...]
 ) -> list[bytes]:
-    """Write ``value:index:label`` for the given classes of each row, as Triton does: six decimals.
+    """Format the given classes of each row as Triton does: ``value:index:label``, six decimals.
 
     Args:
         values_NK: float32 [N, K].
@@ -232,10 +233,10 @@ def _check_rows(name: str, rows: int, max_rows: int) -> None:
 
 
 def _flatten(tensor: InputTensor, size: int) -> list[Any]:
-    """Bring elements to one flat list; they come flat already, or nested exactly as the shape is.
+    """Return elements as one flat list; they arrive flat, or nested exactly as the shape is.
 
     Raises:
-        InvalidInputError: Neither, or not ``size`` of them.
+        InvalidInputError: They are nested otherwise, or not ``size`` elements.
     """
     level: list[Any] = tensor.elements or []
     if level and type(level[0]) is list:

@@ -1,15 +1,14 @@
-"""What V2 tells about the server and its models: metadata, configuration, statistics, index.
+"""V2's documents about the server and its models: metadata, configuration, statistics, index.
 
-Plain documents with the field names of the protocol's JSON; gRPC's messages have the same ones, so
-both wires give the same facts. Knows classifiers and the repository, no HTTP and no gRPC.
+Plain documents with the field names of the protocol's JSON; gRPC's messages have the same names, so
+both wires carry the same facts. Knows classifiers and catalogs, no HTTP and no gRPC.
 """
 
 import importlib.metadata
 import time
 from typing import Any
 
-from models.artifact import ArtifactError, TensorSpec
-from models.repository import ModelRepository
+from models.artifact import TensorSpec
 from service.metrics import (
     BATCH_ROWS,
     DECODE_SECONDS,
@@ -22,6 +21,7 @@ from service.metrics import (
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch
 from service.rollout.catalog import Catalog
+from service.rollout.versions import VersionState
 
 Document = dict[str, Any]
 
@@ -53,7 +53,7 @@ def server_metadata() -> Document:
 
 
 def model_metadata(catalog: Catalog, classifier: Classifier) -> Document:
-    """Return what a model takes and gives; the first dimension of each tensor is the rows'."""
+    """Return a model's inputs and outputs; the first dimension of each tensor is the rows."""
     artifact = classifier.artifact
     versions = sorted(c.artifact.version for c in catalog if c.artifact.name == artifact.name)
     return {
@@ -74,14 +74,14 @@ def model_config(classifier: Classifier) -> Document:
         "count": classifier.limits.instances,
         "kind": "KIND_CPU",
     }
-    told: dict[str, str] = {}
+    parameters: dict[str, str] = {}
     if plan.device != "cpu":
         group |= {"count": 1, "kind": "KIND_GPU", "gpus": [plan.index]}
-        told = {"device": plan.device, "precision": plan.precision, "binding": plan.binding}
+        parameters = {"device": plan.device, "precision": plan.precision, "binding": plan.binding}
     if tuned := classifier.tuned:
-        told["plan"] = f"tuned {tuned.date}"
+        parameters["plan"] = f"tuned {tuned.date}"
     if classifier.fallback:
-        told["device_fallback"] = classifier.fallback
+        parameters["device_fallback"] = classifier.fallback
     document: Document = {
         "name": artifact.name,
         "platform": "onnxruntime_onnx",
@@ -103,49 +103,40 @@ def model_config(classifier: Classifier) -> Document:
         "instance_group": [group],
         "default_model_filename": artifact.fp32.path,
     }
-    if told:
-        document["parameters"] = {name: {"string_value": told[name]} for name in told}
+    if parameters:
+        document["parameters"] = {
+            name: {"string_value": value} for name, value in parameters.items()
+        }
     return document
 
 
-def index(
-    repository: ModelRepository, catalog: Catalog, unloaded: frozenset[str], *, ready: bool
-) -> list[Document]:
-    """Return every version in the repository and whether it is served; reads the disk.
+def repository_index(states: list[VersionState], *, ready: bool) -> list[Document]:
+    """Return the index of the repository, an entry for each version.
 
     Args:
-        repository: Where the models lie.
-        catalog: What is served.
-        unloaded: Names of models that were taken out of service.
+        states: The versions.
         ready: Whether to leave out what is not served.
     """
-    served = {(c.artifact.name, c.artifact.version) for c in catalog}
-    try:
-        found = {(name, v) for name in repository.names() for v in repository.versions(name)}
-    except ArtifactError:  # the folder is gone; what is loaded is served all the same
-        found = set()
-    documents: list[Document] = []
-    for name, number in sorted(served | found):
-        is_served = (name, number) in served
-        if ready and not is_served:
-            continue
-        # A version that serves has a reason, too, if its files were changed for the worse since.
-        reason = catalog.refused.get(f"{name}:{number}", "")
-        if not is_served:
-            reason = reason or ("unloaded" if name in unloaded else "not loaded")
-        state = "READY" if is_served else "UNAVAILABLE"
-        documents.append({"name": name, "version": str(number), "state": state, "reason": reason})
-    return documents
+    return [
+        {
+            "name": state.name,
+            "version": str(state.version),
+            "state": "READY" if state.is_served else "UNAVAILABLE",
+            "reason": state.reason,
+        }
+        for state in states
+        if state.is_served or not ready
+    ]
 
 
 class Statistics:
-    """Counts of this process, by model, in the terms of V2; all protocols count.
+    """Counts of this process, by model, in the terms of V2; over all protocols.
 
-    Most are read back from Prometheus' children, so that they cost a request nothing; only runs
-    by their exact number of rows are counted here.
+    Most are read back from Prometheus' children, and cost a request nothing; only runs by their
+    exact number of rows are counted here.
 
     Args:
-        meters: Whose metrics are read.
+        meters: The metrics to read.
     """
 
     def __init__(self, meters: Meters) -> None:

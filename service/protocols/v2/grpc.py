@@ -1,6 +1,6 @@
 """The Open Inference Protocol V2 over gRPC: the service's methods.
 
-A thin wire on ``infer``; ``messages`` holds the messages, ``grpc_server`` the server.
+A thin layer over ``infer``; ``messages`` converts messages, ``grpc_server`` runs the server.
 """
 
 import asyncio
@@ -14,13 +14,15 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.errors import InvalidInputError, NotReadyError, ServiceError
+from service.protocols.engine import Engine, Target
 from service.protocols.v2.documents import (
     Statistics,
     model_config,
     model_metadata,
+    repository_index,
     server_metadata,
 )
-from service.protocols.v2.infer import InferCall, InferEngine, Target
+from service.protocols.v2.infer import InferCall
 from service.protocols.v2.messages import (
     read_message,
     write_config,
@@ -32,7 +34,7 @@ from service.rollout.model_control import ModelControl
 logger = logging.getLogger("foveal.grpc")
 
 PROTOCOL = "v2_grpc"
-# Requests of one stream that are worked on at once; the next is read when one is answered.
+# Most requests of one stream in progress; the next is read when one is answered.
 STREAM_AHEAD = 64
 
 _CODES = {
@@ -51,7 +53,7 @@ Method = Callable[[Any, Any, Context], Awaitable[Any]]
 
 
 def _answered(method: Method) -> Method:
-    """Turn what a method raises into a status; nobody is told more than the message."""
+    """Turn what a method raises into a status; clients get no more than the message."""
 
     @functools.wraps(method)
     async def answer(self: Any, request: Any, context: Context) -> Any:
@@ -65,9 +67,7 @@ def _answered(method: Method) -> Method:
             raise
         except Exception:
             logger.exception("%s failed; this is a bug", method.__name__)
-            await context.abort(
-                grpc.StatusCode.INTERNAL, "internal error; the server's log says more"
-            )
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the server's log")
 
     return answer
 
@@ -76,19 +76,19 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
     """The methods of the service.
 
     Args:
-        engine: What inference takes.
-        control: What is served, and who may change it.
-        statistics: What was counted.
-        is_ready: Whether the service takes requests.
+        engine: What all protocols share.
+        control: Checks the token, and changes what is served.
+        statistics: Counts of all protocols.
+        is_ready: Returns whether the service accepts requests.
 
     Attributes:
         in_flight: Inferences that are not answered yet.
-        is_draining: Whether open streams bring nothing new any more.
+        is_draining: Whether new requests of open streams are refused.
     """
 
     def __init__(
         self,
-        engine: InferEngine,
+        engine: Engine,
         control: ModelControl,
         statistics: Statistics,
         is_ready: Callable[[], bool],
@@ -102,17 +102,17 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
 
     @_answered
     async def ServerLive(self, _request: Any, _context: Context) -> Any:
-        """Say that this process answers."""
+        """Return that this process is live."""
         return service_pb2.ServerLiveResponse(live=True)
 
     @_answered
     async def ServerReady(self, _request: Any, _context: Context) -> Any:
-        """Say whether every model has a good version."""
+        """Return whether every model has a served version."""
         return service_pb2.ServerReadyResponse(ready=self.is_ready())
 
     @_answered
     async def ModelReady(self, request: Any, _context: Context) -> Any:
-        """Say whether a model is served."""
+        """Return whether a model is served."""
         try:
             self.engine.catalog().find(request.name, request.version)
         except ServiceError:
@@ -121,31 +121,31 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
 
     @_answered
     async def ServerMetadata(self, _request: Any, _context: Context) -> Any:
-        """Tell name, version and extensions."""
+        """Return name, version and extensions of the server."""
         return write_document(server_metadata(), service_pb2.ServerMetadataResponse)
 
     @_answered
     async def ModelMetadata(self, request: Any, _context: Context) -> Any:
-        """Tell what a model takes and gives."""
+        """Return a model's inputs and outputs."""
         catalog = self.engine.catalog()
         document = model_metadata(catalog, catalog.find(request.name, request.version))
         return write_document(document, service_pb2.ModelMetadataResponse)
 
     @_answered
     async def ModelConfig(self, request: Any, _context: Context) -> Any:
-        """Tell a model's configuration."""
+        """Return a model's configuration."""
         return write_config(model_config(self.engine.catalog().find(request.name, request.version)))
 
     @_answered
     async def ModelStatistics(self, request: Any, _context: Context) -> Any:
-        """Tell what was counted, of one model or all."""
+        """Return the statistics of one model or of all."""
         document = self.statistics.of(self.engine.catalog().matching(request.name, request.version))
         return write_document(document, service_pb2.ModelStatisticsResponse)
 
     @_answered
     async def RepositoryIndex(self, request: Any, _context: Context) -> Any:
-        """Tell every version of the repository and whether it is served."""
-        models = await self.control.index(ready=request.ready)
+        """Return every version of the repository and whether it is served."""
+        models = repository_index(await self.control.versions(), ready=request.ready)
         return write_document({"models": models}, service_pb2.RepositoryIndexResponse)
 
     @_answered
@@ -172,7 +172,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
     async def ModelStreamInfer(
         self, requests: AsyncIterator[Any], _context: Context
     ) -> AsyncIterator[Any]:
-        """Answer inferences in the order they come; several are worked on at once."""
+        """Answer inferences in the order of their requests; several are in progress at once."""
         room = asyncio.Semaphore(STREAM_AHEAD)
         answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
         tasks: set[asyncio.Task[Any]] = set()
@@ -217,16 +217,13 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         self.in_flight += 1
         try:
             target = engine.find(message.model_name, message.model_version)
-            if target.canary is not None and target.canary.takes(message.id.encode()):
-                target = target.canary.target
+            target = target.choose(message.id.encode())
             call = await self._run(message, target, received_at, time_remaining_s)
         except ServiceError as error:
             if target is None:
                 engine.meters.count_refusal(PROTOCOL, error.status)
             else:
-                seconds = time.monotonic() - received_at
-                target.metrics.count_request(PROTOCOL, error.status, seconds)
-                engine.meters.touch()
+                target.count_failure(PROTOCOL, error, received_at)
             raise
         finally:
             self.in_flight -= 1
@@ -238,7 +235,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
     async def _run(
         self, message: Any, target: Target, received_at: float, time_remaining_s: float | None
     ) -> InferCall:
-        """Infer, and wait for it; a client that leaves cancels this coroutine."""
+        """Infer and wait for the outputs; a client that leaves cancels this coroutine."""
         done = asyncio.Event()
         call = InferCall(self.engine, target, read_message(message), lambda _call: done.set())
         default_s = self.engine.request_timeout_s
@@ -263,7 +260,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
 
 
 def _authorization(context: Context) -> bytes:
-    """Return what the call's metadata carries as HTTP's header ``Authorization``."""
+    """Return the call's metadata ``authorization``, empty if there is none."""
     for key, value in context.invocation_metadata() or ():
         if key == "authorization":
             return value if isinstance(value, bytes) else str(value).encode()

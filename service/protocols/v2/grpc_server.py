@@ -1,7 +1,7 @@
-"""V2's gRPC server of one worker: where it listens, its health, how it starts and drains.
+"""V2's gRPC server of one worker: its address, health service, start and drain.
 
-Runs in the worker's own event loop, so its requests meet HTTP's in one queue; several workers share
-the port. Needs the ``grpc`` extra; without it this module cannot be imported.
+Runs in the worker's own event loop, where its requests join HTTP's in one queue; several workers
+share the port. Needs the ``grpc`` extra; without it this module cannot be imported.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from service.protocols.v2.grpc import V2Grpc
 
 logger = logging.getLogger("foveal.grpc")
 
-# On stop, how often calls in flight are looked at, and the time for their answers to get out.
+# On stop: seconds between polls for calls in flight, and seconds for their answers to be sent.
 POLL_S = 0.05
 STOP_GRACE_S = 0.3
 SERVICE = "inference.GRPCInferenceService"
@@ -32,7 +32,7 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]  # untyped there
         self._is_ready = is_ready
 
     async def refresh(self) -> None:
-        """Take over what the service says of itself."""
+        """Set the status from the service's readiness."""
         status = health_pb2.HealthCheckResponse
         for name in ("", SERVICE):
             await self.set(name, status.SERVING if self._is_ready() else status.NOT_SERVING)
@@ -50,7 +50,7 @@ class GrpcLimits:
     Attributes:
         host: Address to listen on.
         port: Port to listen on.
-        is_shared: Whether other workers listen there, too.
+        is_shared: Whether other workers listen on the port, too.
         max_message_bytes: Largest request, expanded.
         drain_timeout_s: On stop, time for accepted requests to be answered.
     """
@@ -71,11 +71,11 @@ class GrpcServer:
     """The server of one worker.
 
     Args:
-        servicer: The methods.
-        limits: Where and how much.
+        servicer: The methods of the service.
+        limits: Address, and limits of a call.
 
     Raises:
-        OSError: The port is not to be had.
+        OSError: The port is in use.
     """
 
     def __init__(self, servicer: V2Grpc, limits: GrpcLimits) -> None:
@@ -107,7 +107,7 @@ class GrpcServer:
         logger.info("V2 over gRPC on %s", self._limits.address)
 
     def drain(self) -> None:
-        """Refuse new calls, let accepted ones be answered within the drain time-out."""
+        """Refuse new calls, and answer accepted ones within the drain time-out."""
         if self._stopping is None:
             self._servicer.is_draining = True
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
@@ -123,7 +123,7 @@ class GrpcServer:
         await stopping
 
     async def stop(self) -> None:
-        """Drain, and wait for it."""
+        """Drain, and wait until it is done."""
         self.drain()
-        assert self._stopping is not None, "drain makes it; this is a bug"
+        assert self._stopping is not None, "drain sets it; this is a bug"
         await self._stopping

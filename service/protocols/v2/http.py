@@ -1,7 +1,7 @@
 """The routes of the Open Inference Protocol V2 over HTTP, as specified and as Triton's clients do.
 
-Health, metadata and model control; ``infer`` is ``v2_http_infer``'s, what is told about models
-``v2_documents``'.
+Health, metadata and model control. ``http_infer`` answers ``infer``, ``documents`` makes what is
+reported about models.
 """
 
 from collections.abc import Callable
@@ -17,37 +17,35 @@ from service.errors import (
     NotReadyError,
 )
 from service.lane.exchange import Exchange, Handler
+from service.protocols.engine import MAX_ROUTES, Engine
 from service.protocols.later import Later
 from service.protocols.v2.documents import (
     Statistics,
     model_config,
     model_metadata,
+    repository_index,
     server_metadata,
 )
 from service.protocols.v2.http_infer import InferRoute
-from service.protocols.v2.infer import InferEngine
 from service.protocols.v2.json_body import read_object
 from service.rollout.catalog import Catalog
 from service.rollout.model_control import ModelControl
-
-# Paths whose handlers are remembered; a path is remembered once it was asked for.
-_MAX_ROUTES = 1024
 
 
 class V2Http:
     """The handlers of the protocol.
 
     Args:
-        engine: What inference takes.
-        control: What is served, and who may change it.
-        statistics: What was counted.
-        is_ready: Whether the service takes requests.
+        engine: What all protocols share.
+        control: Checks the token, and changes what is served.
+        statistics: Counts of all protocols.
+        is_ready: Returns whether the service accepts requests.
         max_body_bytes: Largest body once it is expanded.
     """
 
     def __init__(
         self,
-        engine: InferEngine,
+        engine: Engine,
         control: ModelControl,
         statistics: Statistics,
         is_ready: Callable[[], bool],
@@ -75,16 +73,16 @@ class V2Http:
         self._later = Later()
 
     def find(self, path: bytes) -> Handler | None:
-        """Return the handler of a raw path, None if it is not this protocol's."""
+        """Return the handler of a raw path, None if the path is not this protocol's."""
         handler = self._routes.get(path)
         if handler is None and (path == b"/v2" or path.startswith(b"/v2/")):
             handler = self._route([unquote(p) for p in path[3:].decode("latin-1").split("/")[1:]])
-            if len(self._routes) < _MAX_ROUTES:
+            if len(self._routes) < MAX_ROUTES:
                 self._routes[path] = handler
         return handler
 
     def forget(self) -> None:
-        """Forget what routes found: a model that was unloaded must not be held on to."""
+        """Drop every route with its target: an unloaded model must not be kept in memory."""
         self._routes.clear()
 
     def _route(self, parts: list[str]) -> Handler:
@@ -107,37 +105,35 @@ class V2Http:
     def _model_route(self, name: str, version: str, rest: list[str]) -> Handler:
         if rest == ["infer"]:
             return InferRoute(self.engine, name, version, self.max_body_bytes)
-        tell = self._about_model.get(tuple(rest))
-        return _unknown if tell is None else _get(lambda exchange: tell(exchange, name, version))
-
-    # -- what the server tells
+        answer = self._about_model.get(tuple(rest))
+        if answer is None:
+            return _unknown
+        return _get(lambda exchange: answer(exchange, name, version))
 
     def _server(self, exchange: Exchange) -> None:
-        _tell(exchange, server_metadata())
+        _respond(exchange, server_metadata())
 
     def _live(self, exchange: Exchange) -> None:
-        _tell(exchange, {"live": True})
+        _respond(exchange, {"live": True})
 
     def _ready(self, exchange: Exchange) -> None:
         if not self.is_ready():
             raise NotReadyError("not ready: loading, draining, or a model has no good version")
-        _tell(exchange, {"ready": True})
-
-    # -- what it tells about models
+        _respond(exchange, {"ready": True})
 
     def _metadata(self, exchange: Exchange, name: str, version: str) -> None:
         catalog = self._catalog
-        _tell(exchange, model_metadata(catalog, catalog.find(name, version)))
+        _respond(exchange, model_metadata(catalog, catalog.find(name, version)))
 
     def _model_ready(self, exchange: Exchange, name: str, version: str) -> None:
         found = self._catalog.find(name, version)
-        _tell(exchange, {"name": found.artifact.name, "ready": True})
+        _respond(exchange, {"name": found.artifact.name, "ready": True})
 
     def _config(self, exchange: Exchange, name: str, version: str) -> None:
-        _tell(exchange, model_config(self._catalog.find(name, version)))
+        _respond(exchange, model_config(self._catalog.find(name, version)))
 
     def _statistics(self, exchange: Exchange, name: str, version: str) -> None:
-        _tell(exchange, self.statistics.of(self._catalog.matching(name, version)))
+        _respond(exchange, self.statistics.of(self._catalog.matching(name, version)))
 
     def _all_statistics(self, exchange: Exchange) -> None:
         self._statistics(exchange, "", "")
@@ -146,18 +142,17 @@ class V2Http:
     def _catalog(self) -> Catalog:
         return self.engine.catalog()
 
-    # -- the repository
-
     def _index(self, exchange: Exchange) -> None:
         document = read_object(exchange.body, "body") if exchange.body.strip() else {}
         ready = document.get("ready", False)
         if type(ready) is not bool:
             raise InvalidInputError('body: expected "ready" to be a boolean')
 
-        async def tell() -> None:
-            exchange.respond(200, orjson.dumps(await self.control.index(ready=ready)))
+        async def answer() -> None:
+            states = await self.control.versions()
+            exchange.respond(200, orjson.dumps(repository_index(states, ready=ready)))
 
-        self._later(exchange, tell())
+        self._later(exchange, answer())
 
     def _load(self, exchange: Exchange, name: str) -> None:
         self.control.authorize(exchange.header(b"authorization") or b"")
@@ -187,7 +182,7 @@ class V2Http:
 
 
 def _get(handler: Handler) -> Handler:
-    """Let through GET, and HEAD as its answer's head."""
+    """Return a handler that refuses other methods than GET and HEAD."""
 
     def check(exchange: Exchange) -> None:
         if exchange.method not in ("GET", "HEAD"):
@@ -198,7 +193,7 @@ def _get(handler: Handler) -> Handler:
 
 
 def _post(handler: Handler) -> Handler:
-    """Let through POST."""
+    """Return a handler that refuses other methods than POST."""
 
     def check(exchange: Exchange) -> None:
         if exchange.method != "POST":
@@ -213,5 +208,5 @@ def _unknown(exchange: Exchange) -> None:
     raise ModelNotFoundError(f"{exchange.method} {path[:200]}: no such route")
 
 
-def _tell(exchange: Exchange, document: dict[str, Any]) -> None:
+def _respond(exchange: Exchange, document: dict[str, Any]) -> None:
     exchange.respond(200, orjson.dumps(document))

@@ -1,57 +1,54 @@
 """One inference of V2 over HTTP: expand the body, read it, infer, write the answer, compress it.
 
-Headers and content codings are here; the body's JSON is ``v2_json``'s, what a request means
-``v2_infer``'s.
+Headers and content codings are read here, the body's JSON in ``json_body``; ``infer`` runs the
+request.
 """
 
 import logging
 import time
 
-from service.errors import InvalidInputError, MethodError, ServiceError
+from service.errors import InvalidInputError, ServiceError
 from service.lane.exchange import JSON, REQUEST_ID, Exchange, server_timing
 from service.protocols import compression
+from service.protocols.engine import Engine, ModelRoute, Target
 from service.protocols.v2.codec import InputTensor
-from service.protocols.v2.infer import INPUT, InferCall, InferEngine, InferRequest, Target
+from service.protocols.v2.infer import INPUT, InferCall, InferRequest
 from service.protocols.v2.json_body import read_request, write_response
-from service.rollout.catalog import Catalog
 
 logger = logging.getLogger("foveal.v2")
 
 OCTETS = b"application/octet-stream"
 PROTOCOL = "v2_http"
-# Answers up to this size are compressed on the loop: about a millisecond.
+# Answers up to this size are compressed on the loop, in about a millisecond.
 _INLINE_COMPRESS_BYTES = 1 << 16
 
 
-class InferRoute:
-    """The handler of one model's ``infer``; looks it up again only when the catalog is replaced."""
+class InferRoute(ModelRoute):
+    """The handler of one model's ``infer``.
 
-    __slots__ = ("_catalog", "_engine", "_max_body_bytes", "_name", "_target", "_version")
+    Args:
+        engine: What all protocols share.
+        name: The model; empty: the default one.
+        version: Its version; empty: the default one.
+        max_body_bytes: Largest body once it is expanded.
+    """
 
-    def __init__(self, engine: InferEngine, name: str, version: str, max_body_bytes: int) -> None:
-        self._engine = engine
+    __slots__ = ("_max_body_bytes",)
+
+    protocol = PROTOCOL
+
+    def __init__(self, engine: Engine, name: str, version: str, max_body_bytes: int) -> None:
+        super().__init__(engine, name, version)
         self._max_body_bytes = max_body_bytes
-        self._name = name
-        self._version = version
-        self._catalog: Catalog | None = None
-        self._target: Target | None = None
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
         engine = self._engine
-        catalog = engine.catalog()
         target = self._target
-        if catalog is not self._catalog or target is None or exchange.method != "POST":
-            try:
-                if exchange.method != "POST":
-                    raise MethodError(f"{exchange.method}: expected POST", "POST")
-                target = self._target = engine.find(self._name, self._version)
-            except ServiceError as error:
-                engine.meters.count_refusal(PROTOCOL, error.status)
-                exchange.fail(error)
-                return
-            self._catalog = catalog
-        HttpInfer(engine, exchange, target, self._max_body_bytes).begin()
+        if engine.catalog() is not self._catalog or exchange.method != "POST":
+            target = self.find(exchange)
+        if target is not None:
+            HttpInfer(engine, exchange, target, self._max_body_bytes).begin()
 
 
 class HttpInfer:
@@ -60,7 +57,7 @@ class HttpInfer:
     __slots__ = ("_accepted", "_engine", "_exchange", "_head_bytes", "_max_body_bytes", "_target")
 
     def __init__(
-        self, engine: InferEngine, exchange: Exchange, target: Target, max_body_bytes: int
+        self, engine: Engine, exchange: Exchange, target: Target, max_body_bytes: int
     ) -> None:
         self._engine = engine
         self._max_body_bytes = max_body_bytes
@@ -70,7 +67,7 @@ class HttpInfer:
         self._head_bytes: bytes | None = None
 
     def begin(self) -> None:
-        """Read the headers; go on now, or once a thread has expanded the body."""
+        """Read the headers; infer now, or once a thread has expanded the body."""
         coding = b""
         for name, value in self._exchange.headers:
             if name == b"inference-header-content-length":
@@ -82,12 +79,12 @@ class HttpInfer:
         if not coding:
             self._infer(self._exchange.body)
             return
-        try:  # a place in the queue: meanwhile the version is neither full nor unloaded
+        try:  # a reserved row keeps the queue's place and the version loaded meanwhile
             self._target.batcher.reserve(1)
         except ServiceError as error:
             self._fail(error)
             return
-        self._engine.decoders.submit(self._expand, coding)
+        self._engine.threads.submit(self._expand, coding)
 
     def _expand(self, coding: bytes) -> None:
         outcome: bytes | ServiceError
@@ -95,9 +92,9 @@ class HttpInfer:
             outcome = compression.decompress(self._exchange.body, coding, self._max_body_bytes)
         except ServiceError as error:
             outcome = error
-        except Exception:  # nobody looks at what an executor's work raised
+        except Exception:  # an executor would drop it, and the request would get no answer
             logger.exception("expanding a body failed; this is a bug")
-            outcome = ServiceError("internal error; the server's log says more")
+            outcome = ServiceError("internal error; see the server's log")
         self._engine.loop.call_soon_threadsafe(self._expanded, outcome)
 
     def _expanded(self, outcome: bytes | ServiceError) -> None:
@@ -114,9 +111,8 @@ class HttpInfer:
         try:
             timeout_s = exchange.timeout_s(self._engine.request_timeout_s)
             request = self._read(body)
-            canary = self._target.canary
-            if canary is not None and canary.takes(self._id(request)):
-                self._target = canary.target
+            if self._target.canary is not None:
+                self._target = self._target.choose(self._id(request))
             call = InferCall(self._engine, self._target, request, self._answer)
             call.begin(exchange.received_at, timeout_s)
         except ServiceError as error:
@@ -126,7 +122,7 @@ class HttpInfer:
             exchange.on_disconnect = call.cancel
 
     def _id(self, request: InferRequest) -> bytes:
-        """Return what tells this request from others, empty if nothing does."""
+        """Return the id of this request, empty if it has none."""
         if request.id:
             return request.id.encode()
         return self._exchange.header(REQUEST_ID) or b""
@@ -146,7 +142,7 @@ class HttpInfer:
         return self._read_raw(body)
 
     def _read_raw(self, body: bytes) -> InferRequest:
-        """Take the whole body for the one input's tensor; its rows follow from its size."""
+        """Read the whole body as the tensor of the one input; its size gives the rows."""
         shape_HWC = self._target.classifier.artifact.image.shape_HWC
         row_bytes = shape_HWC[0] * shape_HWC[1] * shape_HWC[2]
         rows, rest = divmod(len(body), row_bytes)
@@ -185,7 +181,7 @@ class HttpInfer:
         if len(body) <= _INLINE_COMPRESS_BYTES:
             self._respond(compression.compress(body, coding), media_type, extra)
         else:
-            self._engine.decoders.submit(self._compress, body, coding, media_type, extra)
+            self._engine.threads.submit(self._compress, body, coding, media_type, extra)
 
     def _compress(self, body: bytes, coding: bytes, media_type: bytes, extra: bytes) -> None:
         self._engine.loop.call_soon_threadsafe(
@@ -199,8 +195,4 @@ class HttpInfer:
         self._target.metrics.count_request(PROTOCOL, 200, seconds)
 
     def _fail(self, error: ServiceError) -> None:
-        exchange = self._exchange
-        exchange.fail(error)
-        seconds = time.monotonic() - exchange.received_at
-        self._target.metrics.count_request(PROTOCOL, error.status, seconds)
-        self._engine.meters.touch()
+        self._target.fail(PROTOCOL, self._exchange, error)

@@ -1,14 +1,12 @@
-"""Inference as the Open Inference Protocol V2 means it, whatever carries it.
+"""Inference of the Open Inference Protocol V2, for HTTP and gRPC alike.
 
     InferRequest -> check against the artifact -> decode -> the model's one queue -> OutputTensor
 
-HTTP and gRPC are thin wires on ``InferEngine``. Rows come decoded (UINT8 [N, H, W, C]) or as
-encoded images (BYTES [N]), which take the same decoder as ``/predict``'s.
+HTTP and gRPC are thin layers over ``InferCall``. Rows arrive decoded (UINT8 [N, H, W, C]) or as
+encoded images (BYTES [N]), which go through the same decode stage as ``/predict``'s.
 """
 
-import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.image import Pixels
-from service.errors import DecodeError, InvalidInputError, ServiceError
-from service.metrics import Meters, ModelMetrics
-from service.pipeline.alarm import Loop
-from service.pipeline.classifier import Classifier
+from service.errors import InvalidInputError, ServiceError
+from service.pipeline.decode import Errors
 from service.pipeline.job import Job, Rows
 from service.pipeline.postprocess import rank
-from service.protocols.predict import INLINE_PIXELS
+from service.protocols.engine import Engine, Target
 from service.protocols.v2.codec import (
     InputTensor,
     OutputTensor,
@@ -30,8 +26,6 @@ from service.protocols.v2.codec import (
     read_images,
     read_pixels,
 )
-from service.rollout.canary import Canary
-from service.rollout.catalog import Catalog
 
 INPUT = "images"
 OUTPUTS = ("logits", "probabilities")
@@ -55,12 +49,12 @@ class RequestedOutput:
 
 @dataclass(slots=True)
 class InferRequest:
-    """One inference request as it was sent, its types checked, its values not.
+    """One inference request as it was sent: types are checked, values are not.
 
     Attributes:
         inputs: Tensors.
-        outputs: What is to be answered, None: everything.
-        id: To be echoed, None if there is none.
+        outputs: The outputs to return, None for all.
+        id: Echoed in the answer, None if the request has none.
         parameters: Name to string, number or boolean.
         are_outputs_binary: Whether outputs that are not named are binary.
     """
@@ -78,80 +72,36 @@ class InferRequest:
         return self.outputs[position].is_binary
 
 
-class Target:
-    """A classifier and what every answer for it shares; who answers a share in its place."""
+class InferJob(Job):
+    """The rows of one call in the queue."""
 
-    __slots__ = ("batcher", "canary", "classifier", "metrics")
+    __slots__ = ("_call",)
 
-    def __init__(
-        self, classifier: Classifier, metrics: ModelMetrics, canary: "Canary[Target] | None" = None
-    ) -> None:
-        self.classifier = classifier
-        self.metrics = metrics
-        self.batcher = classifier.batcher
-        self.canary = canary
+    def __init__(self, rows: Rows, deadline: float, call: "InferCall") -> None:
+        super().__init__(rows, deadline)
+        self._call: InferCall | None = call
 
-
-class InferEngine:
-    """What all wires of the protocol share.
-
-    Args:
-        catalog: Gives the catalog that is served now.
-        loop: The loop that all requests arrive on.
-        decoders: Threads for large images.
-        meters: Where requests are counted.
-        request_timeout_s: Deadline of a request that names none.
-        max_request_rows: Rows in one request.
-    """
-
-    def __init__(
-        self,
-        catalog: Callable[[], Catalog],
-        loop: Loop,
-        decoders: Executor,
-        meters: Meters,
-        *,
-        request_timeout_s: float,
-        max_request_rows: int,
-    ) -> None:
-        self.catalog = catalog
-        self.loop = loop
-        self.decoders = decoders
-        self.meters = meters
-        self.request_timeout_s = request_timeout_s
-        self.max_request_rows = max_request_rows
-
-    def find(self, name: str, version: str) -> Target:
-        """Find the model that a request names, "" for its default version.
-
-        Raises:
-            ModelNotFoundError: None such.
-            NotReadyError: No version of it could be loaded.
-        """
-        catalog = self.catalog()
-        classifier = catalog.find(name, version)
-        candidate = None if version else catalog.canaries.get(classifier.artifact.name)
-        canary = None
-        if candidate is not None:
-            target = Target(candidate.classifier, self.meters.of(candidate.classifier))
-            canary = Canary(target, classifier.artifact.name, candidate.fraction)
-        return Target(classifier, self.meters.of(classifier), canary)
+    def done(self) -> None:
+        """Pass the outputs to the call, and drop it: leave no cycle to the collector."""
+        call, self._call = self._call, None
+        assert call is not None, "a job is done once; this is a bug"
+        call.collect(self)
 
 
 class InferCall:
-    """One request on its way: check, decode, submit, collect.
+    """One request: check, decode, queue, collect.
 
     Args:
-        engine: What all calls share.
-        target: The model.
-        request: What was asked.
+        engine: What all protocols share.
+        target: The version that answers.
+        request: The request.
         on_done: Called once, on the loop, with this call; ``error`` is set or ``outputs`` are.
             Never called after ``cancel``.
 
     Attributes:
         job: The rows in the queue, once they are there.
-        outputs: The answer.
-        error: Why there is none.
+        outputs: The outputs of the model, once the call is done.
+        error: Why there are none.
     """
 
     __slots__ = (
@@ -168,7 +118,7 @@ class InferCall:
 
     def __init__(
         self,
-        engine: InferEngine,
+        engine: Engine,
         target: Target,
         request: InferRequest,
         on_done: "Callable[[InferCall], None]",
@@ -187,10 +137,10 @@ class InferCall:
 
         Args:
             received_at: ``time.monotonic`` when the request was whole, seconds.
-            timeout_s: What it may take; its own ``timeout`` parameter may shorten that.
+            timeout_s: Time for the answer; the request's parameter ``timeout`` may shorten it.
 
         Raises:
-            ServiceError: The request is refused; ``on_done`` is not called.
+            ServiceError: The request is refused, and ``on_done`` is not called.
         """
         request = self.request
         if request.parameters:
@@ -202,9 +152,12 @@ class InferCall:
         shape_HWC = self._target.classifier.artifact.image.shape_HWC
         rows = self._engine.max_request_rows
         if tensor.datatype == "UINT8":
-            self._submit(read_pixels(tensor, shape_HWC, rows))
+            self._queue(read_pixels(tensor, shape_HWC, rows))
         elif tensor.datatype == "BYTES":
-            self._decode(read_images(tensor, rows))
+            images = read_images(tensor, rows)
+            self._target.decode_stage.decode(
+                images, self._deadline, self._queue_decoded, stops_at_error=True
+            )
         else:
             raise InvalidInputError(
                 f'input "{INPUT}": expected UINT8 {[-1, *shape_HWC]}, or BYTES [-1] of encoded '
@@ -212,76 +165,29 @@ class InferCall:
             )
 
     def cancel(self) -> None:
-        """Forget the call: its client left."""
+        """Cancel the call, as its client left."""
         self._is_cancelled = True
         if self.job is not None:
             self._target.batcher.cancel(self.job)
 
-    def _decode(self, images: list[bytes]) -> None:
-        batcher = self._target.batcher
-        if sum(map(self._pixels, images, range(len(images)))) <= INLINE_PIXELS:
-            batcher.admit(len(images), self._deadline)
-            rows, seconds = self._decode_all(images)
-            self._observe_decode(seconds, len(images))
-            self._submit(rows)
-            return
-        batcher.reserve(len(images), self._deadline)
-        self._engine.decoders.submit(self._decode_on_thread, images)
-
-    def _pixels(self, image: bytes, position: int) -> int:
-        try:
-            return self._target.classifier.pixels(image)
-        except ServiceError as error:
-            raise _in_row(error, position) from None
-
-    def _decode_all(self, images: list[bytes]) -> tuple[list[Pixels], float]:
-        """Decode every image, or raise what is wrong with the first bad one; on any thread."""
-        started = time.monotonic()
-        decode_sized = self._target.classifier.decode_sized
-        rows: list[Pixels] = []
-        for position, image in enumerate(images):
-            try:
-                rows.append(decode_sized(image))
-            except ServiceError as error:
-                raise _in_row(error, position) from None
-        return rows, time.monotonic() - started
-
-    def _decode_on_thread(self, images: list[bytes]) -> None:
-        rows: list[Pixels] = []
-        seconds, error = 0.0, None
-        try:
-            rows, seconds = self._decode_all(images)
-        except ServiceError as refused:
-            error = refused
-        except Exception as bug:  # a decoder's bug must not take the request's answer along
-            error = DecodeError(f"image: could not be decoded: {type(bug).__name__}")
-        self._engine.loop.call_soon_threadsafe(
-            self._back_on_loop, rows, error, seconds, len(images)
-        )
-
-    def _back_on_loop(
-        self, rows: list[Pixels], error: ServiceError | None, seconds: float, places: int
-    ) -> None:
-        self._target.batcher.release(places)
+    def _queue_decoded(self, rows: list[Pixels], errors: Errors) -> None:
         if self._is_cancelled:
             return
         try:
-            if error is not None:
-                raise error
-            self._observe_decode(seconds, places)
-            self._submit(rows)
+            for position, error in enumerate(errors):
+                if error is not None:
+                    raise _in_row(error, position)
+            self._queue(rows)
         except ServiceError as refused:
             self._finish(refused)
 
-    def _observe_decode(self, seconds: float, images: int) -> None:
-        for _ in range(images):
-            self._target.metrics.decode.observe(seconds / images)
+    def _queue(self, rows: Rows) -> None:
+        job = InferJob(rows, self._deadline, self)
+        self._target.batcher.enqueue(job)
+        self.job = job
 
-    def _submit(self, rows: Rows) -> None:
-        self.job = self._target.batcher.submit(rows, self._deadline, self._collect)
-
-    def _collect(self, job: Job) -> None:
-        """Take the rows of this request out of the batches they were run in."""
+    def collect(self, job: Job) -> None:
+        """Read the outputs of this request from the batches that ran its rows."""
         if job.error is None:
             asked = self.request.outputs
             wanted = [RequestedOutput(name) for name in OUTPUTS] if asked is None else asked
@@ -300,12 +206,12 @@ class InferCall:
 
     def _finish(self, error: ServiceError | None) -> None:
         self.error = error
-        on_done, self._on_done = self._on_done, _nobody  # no cycle is left for the collector
+        on_done, self._on_done = self._on_done, _nobody  # leave no cycle to the collector
         on_done(self)
 
 
 def _nobody(_call: InferCall) -> None:
-    """Take the place of a call's callback once it was called."""
+    """Replace a callback that was called."""
 
 
 def _the_input(inputs: list[InputTensor]) -> InputTensor:
@@ -358,5 +264,5 @@ def _values(job: Job, output: str) -> NDArray[np.float32]:
 
 
 def _in_row(error: ServiceError, position: int) -> ServiceError:
-    """Say which image of the tensor is at fault, in an error of the same class."""
+    """Return an error of the same class that names the image of the tensor."""
     return type(error)(f'input "{INPUT}" [{position}]: {error.message}')

@@ -2,8 +2,8 @@
 
     body = JSON [+ buffer of each binary input, in the order of the inputs]
 
-``read_request`` believes nothing: every field is checked for its type, every size against the
-bytes that are there. Knows no routes, no headers and no model.
+``read_request`` trusts nothing: it checks the type of every field, and every size against the bytes
+that arrived. Knows no routes, no headers and no model.
 """
 
 from functools import lru_cache
@@ -15,9 +15,9 @@ from service.errors import InvalidInputError
 from service.protocols.v2.codec import InputTensor, OutputTensor, check_tensor, refuse_shared_memory
 from service.protocols.v2.infer import InferRequest, RequestedOutput
 
-# JSON heads up to this size are remembered, so many of them: 256 KiB, and what was read of them.
-_REMEMBERED_BYTES = 1024
-_REMEMBERED = 256
+# Size of a JSON head that is cached, and how many are: 256 KiB and the values read from them.
+_CACHED_BYTES = 1024
+_CACHED_HEADS = 256
 
 
 def read_request(body: bytes, head_bytes: int | None) -> InferRequest:
@@ -25,15 +25,15 @@ def read_request(body: bytes, head_bytes: int | None) -> InferRequest:
 
     Args:
         body: All of it.
-        head_bytes: Length of its JSON where binary tensors follow, None where all is JSON.
+        head_bytes: Length of its JSON if binary tensors follow, None if all of it is JSON.
 
     Raises:
-        InvalidInputError: Anything is not as the protocol says; the message names it.
+        InvalidInputError: A field breaks the protocol; the message names it.
     """
     if head_bytes is None:
         head, rest = _read_head(body), None
     elif head_bytes <= len(body):
-        read = _remembered_head if head_bytes <= _REMEMBERED_BYTES else _read_head
+        read = _cached_head if head_bytes <= _CACHED_BYTES else _read_head
         head, rest = read(body[:head_bytes]), memoryview(body)[head_bytes:]
     else:
         raise InvalidInputError(
@@ -46,9 +46,9 @@ def read_request(body: bytes, head_bytes: int | None) -> InferRequest:
 
 
 class _Head(NamedTuple):
-    """What the JSON says; never changed, as it may be remembered.
+    """The values of a JSON head; never changed, as it may be in the cache.
 
-    ``inputs`` are tensors without their buffers, each with the size of its buffer if it says one.
+    ``inputs`` are tensors without buffers, each with the size of its buffer if the JSON gives one.
     """
 
     inputs: list[tuple[InputTensor, int | None]]
@@ -73,8 +73,8 @@ def _read_head(text: bytes) -> _Head:
     return _Head(inputs, wanted, identity, parameters, is_binary)
 
 
-# A client's requests for tensors of one shape differ in what follows the JSON, not in it.
-_remembered_head = lru_cache(_REMEMBERED)(_read_head)
+# Requests of one client for one shape differ in the bytes behind the JSON, not in the JSON.
+_cached_head = lru_cache(_CACHED_HEADS)(_read_head)
 
 
 def read_object(text: bytes, where: str) -> dict[str, Any]:
@@ -99,11 +99,11 @@ def write_response(
 
     Args:
         opening: ``{"model_name":…,"model_version":…`` without the closing brace.
-        request: Says which outputs are binary, and the id to echo.
+        request: Names the binary outputs, and the id to echo.
         outputs: As requested, in that order.
 
     Returns:
-        The body, and the length of its JSON, None where all of it is JSON.
+        The body, and the length of its JSON, None if all of it is JSON.
     """
     buffers: list[bytes] = []
     texts: list[bytes] = []
@@ -131,7 +131,7 @@ def write_response(
 
 
 def kind(value: Any) -> str:
-    """Name the JSON type of a value, for errors: values themselves may be of any size."""
+    """Return the name of a value's JSON type, for errors: the value itself may be of any size."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
     return names.get(type(value), "null" if value is None else "a number")
 
@@ -139,10 +139,10 @@ def kind(value: Any) -> str:
 def _attach(
     inputs: list[tuple[InputTensor, int | None]], rest: memoryview | None
 ) -> list[InputTensor]:
-    """Give each tensor its bytes of what follows the JSON; no byte may be left over."""
+    """Give each tensor its part of the bytes behind the JSON; no byte may be left over."""
     tensors: list[InputTensor] = []
     position, end = 0, 0 if rest is None else len(rest)
-    # The only tensor may be all that follows, as in OpenVINO Model Server.
+    # A single tensor may be all that follows, as in OpenVINO Model Server.
     remainder = end if rest is not None and len(inputs) == 1 else None
     for tensor, stated in inputs:
         size = remainder if stated is None and tensor.elements is None else stated
@@ -170,7 +170,7 @@ def _attach(
 
 
 def _read_input(document: Any) -> tuple[InputTensor, int | None]:
-    """Read one input, and the size of its binary data if it says one."""
+    """Read one input, and the size of its binary data if it has one."""
     if type(document) is not dict:
         raise InvalidInputError(f"inputs: expected objects, got {kind(document)}")
     name, datatype, shape = document.get("name"), document.get("datatype"), document.get("shape")
@@ -240,5 +240,5 @@ def _list(value: Any, where: str) -> list[Any]:
 
 
 def _short(text: str) -> str:
-    """Cut a name that an error may repeat."""
+    """Shorten a name for use in an error."""
     return text if len(text) <= 80 else text[:79] + "…"

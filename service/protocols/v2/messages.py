@@ -1,7 +1,7 @@
 """Inference requests and responses of V2 as gRPC carries them: messages to values and back.
 
-The messages are Triton's own, from ``tritonclient``. Believes as little as ``v2_json``: every field
-is checked before it is used. Knows neither server nor model.
+The messages are Triton's own, from ``tritonclient``. As in ``json_body``, every field is checked
+before it is used. Knows neither server nor model.
 """
 
 from typing import Any
@@ -13,9 +13,9 @@ from service.errors import InvalidInputError
 from service.protocols.v2.codec import InputTensor, check_tensor, refuse_shared_memory
 from service.protocols.v2.infer import InferCall, InferRequest, RequestedOutput
 
-# Datatype -> the field of InferTensorContents that carries it, of those that any model takes.
+# Datatype -> its field of InferTensorContents, for the datatypes that models take.
 _CONTENTS = {"UINT8": "uint_contents", "BYTES": "bytes_contents"}
-# A client that will take a stream's last answer twice or not at all asks to be told which it is.
+# Parameter of a client that asks for a mark on the final response to a streamed request.
 _WANTS_FINAL = "triton_enable_empty_final_response"
 
 
@@ -23,7 +23,7 @@ def read_message(message: Any) -> InferRequest:
     """Read a ModelInferRequest.
 
     Raises:
-        InvalidInputError: Anything is not as the protocol says; the message names it.
+        InvalidInputError: A field breaks the protocol; the message names it.
     """
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
@@ -41,7 +41,7 @@ def read_message(message: Any) -> InferRequest:
 
 
 def read_parameters(parameters: Any) -> dict[str, Any]:
-    """Return parameters as plain values; one that carries none is passed over."""
+    """Return parameters as plain values; one without a value is skipped."""
     values: dict[str, Any] = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")
@@ -65,7 +65,7 @@ def write_message(call: InferCall, name: str, version: int) -> Any:
 
 
 def write_document(document: dict[str, Any], kind: Any) -> Any:
-    """Write a document of ``v2_documents`` as a message of the same fields."""
+    """Write one of ``documents``' documents as a message of the same fields."""
     return ParseDict(document, kind())
 
 
@@ -94,7 +94,7 @@ def _read_input(tensor: Any, raw: bytes | None) -> InputTensor:
         read.buffer = memoryview(raw)
         return read
     expected = _CONTENTS.get(read.datatype)
-    if expected is not None:  # the model's own check says what is wrong with any other datatype
+    if expected is not None:  # any other datatype is refused later, against the model
         if contents not in ([], [expected]):
             raise InvalidInputError(
                 f'input "{read.name}": expected {expected} for {read.datatype}, '

@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 
 from service.lane.connection import LaneProtocol
 from service.lane.exchange import Exchange
-from service.lane.heads import MAX_HEADS, Head, Heads, frame
+from service.lane.heads import MAX_HEADS, Heads, frame
 from service.lane.lane import Lane
 
 MAX_BODY_BYTES = 64
@@ -198,5 +198,5 @@ def test_varied_heads_do_not_fill_the_memory() -> None:
     for i in range(3 * MAX_HEADS):
         framed = frame(b"POST /%d HTTP/1.1\r\nContent-Length: 1\r\n\r\n1" % i)
         assert framed is not None
-        heads.learn(framed[0], Head(b"/", b"", headers, None, None))
+        heads.learn(framed[0], Exchange("POST", b"/", b"", headers, lambda *_: None))
     assert 0 < len(heads) <= MAX_HEADS

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from service.lane.lane import Outbox
+from service.lane.outbox import Outbox
 
 
 class Transport:

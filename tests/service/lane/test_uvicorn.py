@@ -64,7 +64,6 @@ def test_protocol_is_constructed_so() -> None:
         ("on_body", ["self", "body"]),
         ("on_message_complete", ["self"]),
         ("on_response_complete", ["self"]),
-        ("send_400_response", ["self", "msg"]),
         ("shutdown", ["self"]),
         ("pause_writing", ["self"]),
         ("resume_writing", ["self"]),

@@ -49,7 +49,7 @@ def test_runs_on_the_loop_if_short_else_on_a_thread(
         assert classifier.is_inline == (full_batch_s < 0.01)
         answers: list[asyncio.Future[Job]] = [loop.create_future() for _ in images]
         for image, answer in zip(images, answers, strict=True):
-            classifier.submit([image], loop.time() + 30, answer.set_result)
+            classifier.batcher.submit([image], loop.time() + 30, answer.set_result)
         done = [await answer for answer in answers]
         classifier.close()
         return done
@@ -92,7 +92,7 @@ def test_instances_run_at_once(repository: ModelRepository, threads: int) -> Non
         classifier.start(loop)
         answers: list[asyncio.Future[Job]] = [loop.create_future() for _ in images]
         for image, answer in zip(images, answers, strict=True):
-            classifier.submit([image], loop.time() + 30, answer.set_result)
+            classifier.batcher.submit([image], loop.time() + 30, answer.set_result)
         done = [await answer for answer in answers]
         classifier.close()
         return done
@@ -107,11 +107,11 @@ def test_only_a_started_classifier_takes_rows(repository: ModelRepository) -> No
     publish_tiny(repository.root)
     classifier = load(repository, "tiny", 1, OPTIONS)
     with pytest.raises(NotReadyError, match="tiny:1"):
-        classifier.submit([random_images(1)[0]], 0, lambda _job: None)
+        classifier.batcher.submit([random_images(1)[0]], 0, lambda _job: None)
     classifier.start(FakeLoop())
     classifier.close()
     with pytest.raises(NotReadyError):
-        classifier.submit([random_images(1)[0]], 0, lambda _job: None)
+        classifier.batcher.submit([random_images(1)[0]], 0, lambda _job: None)
 
 
 def test_decode_errors_are_the_services(repository: ModelRepository) -> None:

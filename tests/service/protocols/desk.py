@@ -11,9 +11,9 @@ from service.errors import ServiceError
 from service.lane.exchange import Exchange
 from service.metrics import Meters
 from service.pipeline.classifier import Classifier
+from service.protocols.engine import Engine
 from service.protocols.v2.documents import Statistics
 from service.protocols.v2.http import V2Http
-from service.protocols.v2.infer import InferEngine
 from service.rollout.catalog import load_catalog
 from service.rollout.loading import LoadOptions
 from service.rollout.model_control import ModelControl
@@ -46,7 +46,7 @@ class Desk:
         self.control = ModelControl(
             repository, 2, LoadOptions(), meters, catalog, start, token=TOKEN, workers=1
         )
-        self.engine = InferEngine(
+        self.engine = Engine(
             lambda: self.control.catalog,
             loop,
             self.decoders,

@@ -56,7 +56,7 @@ def test_every_request_is_answered_for_its_own_rows(tmp_path: Path) -> None:
         for number, (rows, answer) in enumerate(zip(requests, answers, strict=True)):
             # As one array, which is not copied by the queue, and as a list, which is.
             given = rows if number % 2 else list(rows)
-            classifier.submit(given, loop.time() + 30, answer.set_result)
+            classifier.batcher.submit(given, loop.time() + 30, answer.set_result)
             if number % 7 == 0:
                 await asyncio.sleep(0)
         jobs = [await answer for answer in answers]

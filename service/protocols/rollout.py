@@ -1,6 +1,6 @@
-"""``/models/{name}/traffic``: which candidates see a share of a model's requests, and how much.
+"""``/models/{name}/traffic``: a model's rollout, the candidates that get a share of its requests.
 
-``GET`` tells it, ``PUT`` sets it for all workers, by way of ``repository.json``.
+``GET`` returns it; ``PUT`` sets it for all workers, through ``repository.json``.
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ from service.protocols.v2.json_body import read_object
 from service.rollout.model_control import ModelControl
 
 
-class TrafficProtocol:
+class RolloutProtocol:
     """The handlers of the route, for an administrator.
 
     Args:
-        control: Who may, and what is served.
+        control: Checks the token, and changes what is served.
     """
 
     def __init__(self, control: ModelControl) -> None:
@@ -28,7 +28,7 @@ class TrafficProtocol:
         self._later = Later()
 
     def find(self, path: bytes) -> Handler | None:
-        """Return the handler of a raw path, None if it is not this protocol's."""
+        """Return the handler of a raw path, None if the path is not this protocol's."""
         match unquote(path.decode("latin-1")).split("/"):
             case ["", "models", name, "traffic"]:
                 return lambda exchange: self._handle(exchange, name)
@@ -42,18 +42,18 @@ class TrafficProtocol:
             except ValueError as error:
                 raise InvalidInputError(str(error)) from None
 
-            async def set_rollout() -> None:
+            async def change() -> None:
                 await self._control.set_rollout(name, rollout)
-                self._tell(exchange, name)
+                self._respond(exchange, name)
 
-            self._later(exchange, set_rollout())
+            self._later(exchange, change())
         elif exchange.method in ("GET", "HEAD"):
-            self._tell(exchange, name)
+            self._respond(exchange, name)
         else:
             raise MethodError(f"{exchange.method}: expected GET or PUT", "GET, HEAD, PUT")
 
-    def _tell(self, exchange: Exchange, name: str) -> None:
-        """Answer with what is in effect."""
+    def _respond(self, exchange: Exchange, name: str) -> None:
+        """Answer with the rollout that is in effect."""
         catalog = self._control.catalog
         default = catalog.find(name)
         document: dict[str, Any] = {"model": name, "version": default.artifact.version}

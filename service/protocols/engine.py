@@ -1,0 +1,162 @@
+"""What every protocol needs to answer for a model: where requests go, and within which limits.
+
+``Engine`` is one value for the whole service; ``Target`` is one version of a model with what its
+requests share; ``ModelRoute`` is a handler that remembers its target. Knows no wire format.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+import orjson
+
+from service.errors import MethodError, ServiceError
+from service.lane.exchange import Exchange
+from service.metrics import Meters
+from service.pipeline.alarm import Loop
+from service.pipeline.classifier import Classifier
+from service.pipeline.decode import DecodeStage
+from service.rollout.canary import Canary
+from service.rollout.catalog import Catalog
+
+# A route table remembers at most this many paths, each once it was asked for.
+MAX_ROUTES = 1024
+
+
+class Engine:
+    """What all protocols share.
+
+    Args:
+        catalog: Returns the catalog that is served now.
+        loop: The loop that all requests arrive on.
+        threads: Threads for large images and bodies.
+        meters: Where requests are counted.
+        request_timeout_s: Deadline of a request that names none, seconds.
+        max_request_rows: Images or rows in one request.
+    """
+
+    def __init__(
+        self,
+        catalog: Callable[[], Catalog],
+        loop: Loop,
+        threads: Executor,
+        meters: Meters,
+        *,
+        request_timeout_s: float,
+        max_request_rows: int,
+    ) -> None:
+        self.catalog = catalog
+        self.loop = loop
+        self.threads = threads
+        self.meters = meters
+        self.request_timeout_s = request_timeout_s
+        self.max_request_rows = max_request_rows
+
+    def find(self, name: str, version: str) -> "Target":
+        """Find the target of a request that names a model and a version, "" for the default ones.
+
+        Only a request that names no version may be a canary's.
+
+        Raises:
+            ModelNotFoundError: The model or the version is not served.
+            NotReadyError: No version of the model could be loaded.
+        """
+        catalog = self.catalog()
+        classifier = catalog.find(name, version)
+        canary = None
+        candidate = None if version else catalog.canaries.get(classifier.artifact.name)
+        if candidate is not None:
+            target = Target(self, candidate.classifier)
+            canary = Canary(target, classifier.artifact.name, candidate.fraction)
+        return Target(self, classifier, canary)
+
+
+class Target:
+    """One version of a model, with what all requests for it share.
+
+    Attributes:
+        canary: Answers a share of the requests instead; None if there is no canary.
+        opening: First bytes of the image protocol's JSON.
+    """
+
+    __slots__ = (
+        "_meters",
+        "batcher",
+        "canary",
+        "classifier",
+        "decode_stage",
+        "fragments",
+        "metrics",
+        "opening",
+    )
+
+    def __init__(
+        self, engine: Engine, classifier: Classifier, canary: "Canary[Target] | None" = None
+    ) -> None:
+        artifact = classifier.artifact
+        self._meters = engine.meters
+        self.classifier = classifier
+        self.canary = canary
+        self.batcher = classifier.batcher
+        self.metrics = engine.meters.of(classifier)
+        self.decode_stage = DecodeStage(
+            classifier, engine.loop, engine.threads, self.metrics.decode.observe
+        )
+        self.fragments = classifier.postprocessor.fragments
+        self.opening = orjson.dumps({"model": artifact.name, "version": artifact.version})[:-1]
+
+    def choose(self, request_id: bytes) -> "Target":
+        """Return the target that answers a request: this one, or the canary's."""
+        canary = self.canary
+        return canary.target if canary is not None and canary.takes(request_id) else self
+
+    def fail(self, protocol: str, exchange: Exchange, error: ServiceError) -> None:
+        """Answer with an error and count it."""
+        exchange.fail(error)
+        self.count_failure(protocol, error, exchange.received_at)
+
+    def count_failure(self, protocol: str, error: ServiceError, received_at: float) -> None:
+        """Count a request that was answered with an error; ``received_at`` is monotonic seconds."""
+        self.metrics.count_request(protocol, error.status, time.monotonic() - received_at)
+        self._meters.touch()
+
+
+class ModelRoute:
+    """The handler of one path of one model; finds it again only when the catalog was replaced.
+
+    Args:
+        engine: What all protocols share.
+        name: The model; empty: the default one.
+        version: Its version; empty: the default one.
+    """
+
+    __slots__ = ("_catalog", "_engine", "_name", "_target", "_version")
+
+    protocol: str  # as metrics name it
+    expected = "POST"  # named in the error for another method
+
+    def __init__(self, engine: Engine, name: str, version: str) -> None:
+        self._engine = engine
+        self._name = name
+        self._version = version
+        self._catalog: Catalog | None = None
+        self._target: Target | None = None
+
+    def find(self, exchange: Exchange) -> Target | None:
+        """Find the target in the catalog of now and keep it; answer the request if it is refused.
+
+        A subclass calls this only for another method than POST or a catalog that it does not know:
+        that check stands in each ``__call__``, as a call more would cost every request.
+        """
+        engine = self._engine
+        catalog = engine.catalog()
+        try:
+            if exchange.method != "POST":
+                raise MethodError(f"{exchange.method}: expected {self.expected}", "POST")
+            self._target = engine.find(self._name, self._version)
+        except ServiceError as error:
+            engine.meters.count_refusal(self.protocol, error.status)
+            exchange.fail(error)
+            return None
+        self._catalog = catalog
+        return self._target

@@ -1,0 +1,172 @@
+"""The decode stage: where it decodes, what it asks of the queue, what becomes of bad images."""
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.errors import DecodeError, NotReadyError, QueueFullError, ServiceError
+from service.pipeline.batcher import Batcher
+from service.pipeline.decode import INLINE_PIXELS, DecodeStage
+from service.pipeline.limits import BatchLimits
+from tests.service.pipeline.simulator import FakeExecutor, World, row
+
+SMALL = b"1"
+LARGE = b"2" * (INLINE_PIXELS + 1)
+BAD_HEADER, BAD_BODY, BUG = b"header", b"body", b"bug"
+
+
+class Model:
+    """A model whose images have as many pixels as bytes; the first byte is the row."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self.batcher = batcher
+        self.decoded: list[bytes] = []
+
+    def pixels(self, encoded: bytes) -> int:
+        if encoded == BAD_HEADER:
+            raise DecodeError("bad header")
+        return len(encoded)
+
+    def decode_sized(self, encoded: bytes) -> NDArray[np.uint8]:
+        self.decoded.append(encoded)
+        if encoded == BAD_BODY:
+            raise DecodeError("bad body")
+        if encoded == BUG:
+            raise ZeroDivisionError
+        return row(encoded[0])
+
+
+class Desk:
+    """A decode stage before a queue of eight rows, and what it passed on."""
+
+    def __init__(self) -> None:
+        self.world = World(BatchLimits(max_batch_size=4, max_queue_rows=8), threads=1)
+        self.batcher = self.world.batcher
+        self.loop = self.world.loop
+        self.threads = FakeExecutor(1)
+        self.model = Model(self.batcher)
+        self.seconds: list[float] = []
+        self.taken: list[tuple[list[int], list[str | None]]] = []
+        self.stage = DecodeStage(
+            cast(Any, self.model), self.loop, self.threads, self.seconds.append
+        )
+
+    def take(self, rows: list[Any], errors: list[ServiceError | None]) -> None:
+        assert self.batcher.reserved_rows == 0, "the reservation is given back before"
+        messages = [None if error is None else error.message for error in errors]
+        self.taken.append(([int(r[3, 0, 0]) for r in rows], messages))
+
+    def decode(self, *images: bytes, stops_at_error: bool = False) -> None:
+        deadline = self.loop.now + 30
+        self.stage.decode(images, deadline, self.take, stops_at_error=stops_at_error)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def one(desk: Desk, encoded: bytes) -> None:
+    desk.stage.decode_small(encoded, desk.loop.now + 30)
+
+
+def many(desk: Desk, encoded: bytes) -> None:
+    desk.decode(encoded)
+
+
+def fill(desk: Desk) -> None:
+    """Fill the queue while a run holds the only runner."""
+    desk.world.submit()
+    desk.loop.settle()
+    desk.world.submit(8)
+
+
+def test_a_small_image_is_decoded_at_once(desk: Desk) -> None:
+    started = time.monotonic()
+    row_HWC = desk.stage.decode_small(SMALL, desk.loop.now + 30)
+    np.testing.assert_array_equal(row_HWC, row(SMALL[0]))
+    assert len(desk.seconds) == 1
+    assert 0 <= desk.seconds[0] <= time.monotonic() - started
+
+
+def test_a_large_image_is_left_to_the_threads(desk: Desk) -> None:
+    assert desk.stage.decode_small(LARGE, desk.loop.now + 30) is None
+    assert (desk.model.decoded, desk.seconds) == ([], [])
+    desk.decode(LARGE)
+    assert (desk.model.decoded, desk.batcher.reserved_rows) == ([], 1)
+    desk.threads.finish()
+    assert desk.taken == []  # not on the thread
+    desk.loop.settle()
+    assert desk.taken == [([LARGE[0]], [None])]
+    assert len(desk.seconds) == 1
+
+
+def test_small_images_are_large_together(desk: Desk) -> None:
+    half = b"3" * (INLINE_PIXELS // 2 + 1)
+    desk.decode(half)
+    assert len(desk.taken) == 1
+    desk.decode(half, half)
+    assert (len(desk.taken), desk.batcher.reserved_rows) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("decode", "encoded"),
+    [(one, SMALL), (many, SMALL), (many, LARGE)],
+    ids=["one", "many", "large"],
+)
+def test_a_full_queue_refuses_before_the_work(
+    desk: Desk, decode: Callable[[Desk, bytes], None], encoded: bytes
+) -> None:
+    fill(desk)
+    with pytest.raises(QueueFullError):
+        decode(desk, encoded)
+    assert (desk.model.decoded, desk.taken) == ([], [])
+
+
+@pytest.mark.parametrize("decode", [one, many])
+def test_a_closed_queue_refuses(desk: Desk, decode: Callable[[Desk, bytes], None]) -> None:
+    desk.batcher.close()
+    with pytest.raises(NotReadyError):
+        decode(desk, SMALL)
+    assert desk.model.decoded == []
+
+
+@pytest.mark.parametrize("padding", [b"", LARGE], ids=["loop", "thread"])
+def test_each_bad_image_has_its_own_error(desk: Desk, padding: bytes) -> None:
+    images = [BAD_HEADER, b"5", BAD_BODY, BUG, *([padding] if padding else [])]
+    desk.decode(*images)
+    if padding:
+        desk.threads.finish()
+        desk.loop.settle()
+    good = [b"5"[0], *padding[:1]]
+    bug = "image: could not be decoded: ZeroDivisionError"
+    assert desk.taken == [(good, ["bad header", None, "bad body", bug, *[None] * bool(padding)])]
+    assert BAD_HEADER not in desk.model.decoded
+    assert len(desk.seconds) == len(good)  # one observation for each image that became a row
+
+
+def test_one_bad_image_may_stop_the_request(desk: Desk) -> None:
+    desk.decode(b"5", BAD_BODY, b"6", stops_at_error=True)
+    assert desk.taken == [([b"5"[0]], [None, "bad body", None])]
+    assert desk.model.decoded == [b"5", BAD_BODY]
+
+
+def test_a_bad_header_stops_the_request_before_the_queue_is_asked(desk: Desk) -> None:
+    fill(desk)
+    desk.decode(b"5", BAD_HEADER, stops_at_error=True)
+    assert desk.taken == [([], [None, "bad header"])]
+    assert desk.model.decoded == []
+
+
+@pytest.mark.parametrize("stops_at_error", [False, True])
+def test_places_are_given_back_whatever_happens(desk: Desk, stops_at_error: bool) -> None:
+    desk.decode(LARGE, BAD_BODY, BUG, stops_at_error=stops_at_error)
+    assert desk.batcher.reserved_rows == 3
+    desk.threads.finish()
+    desk.loop.settle()
+    assert desk.batcher.reserved_rows == 0
+    assert len(desk.taken) == 1
