@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.bench.results_file import machine
+from loadtest.machine import machine_line
 from loadtest.report_plots import (
     Point,
     plot_batches,
@@ -90,7 +90,7 @@ def to_json(outcome: Outcome, command: str) -> dict[str, Any]:
         "url": outcome.url,
         "model": outcome.model,
         "date": _now(),
-        "machine": machine(),
+        "machine": machine_line(),
         "command": command,
         "traffic": traffic,
         "promise_p99_ms": outcome.p99_ms,

@@ -35,14 +35,16 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from loadtest.bench.results_file import RESULTS
 from models.artifact import ImageSpec
 from models.image import decode
-from models.machine import available_cpus
+from models.machine import available_cpus, cpu_name
 from models.repository import ModelRepository
 from scoring.job import score
 from scoring.local import LocalModel
 
-HOME = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+HOME = HERE.parents[1]
 _SECONDS = 1.0
 _DISTINCT = 2000  # synthetic images that are different; more rows repeat them
 
@@ -154,7 +156,7 @@ class Bench:
         artifact = self.model.artifact
         onnx = self.repository.path(artifact.name, artifact.version) / artifact.fp32.path
         words = [onnx, self._table, self._folder / "plain.csv"]
-        said = json.loads(_run(HOME / "loadtest" / "plain_score.py", *words))
+        said = json.loads(_run(HERE / "plain_score.py", *words))
         return float(said["rows"] / said["seconds"])
 
     def _start(self) -> float:
@@ -182,7 +184,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path)
     parser.add_argument("--rows", type=int, default=40_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=HOME / "loadtest" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(wanted.model, wanted.source, wanted.rows, Path(folder))
@@ -194,7 +196,7 @@ def main() -> None:
     document: dict[str, Any] = {
         "date": date.isoformat(timespec="seconds"),
         "command": _command(wanted),
-        "machine": f"{_processor()}, {available_cpus()} cores",
+        "machine": f"{cpu_name()}, {available_cpus()} cores",
         "rows": wanted.rows,
         "model": bench.model.artifact.reference,
         "session_plan": dict(zip(("runs_at_once", "threads", "batch"), bench.plan, strict=True)),
@@ -314,12 +316,6 @@ def _command(wanted: argparse.Namespace) -> str:
         f"python -m loadtest.bench.score --model {wanted.model}{source} --rows {wanted.rows} "
         f"--rounds {wanted.rounds}"
     )
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown processor"
 
 
 if __name__ == "__main__":

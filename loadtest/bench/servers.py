@@ -1,6 +1,6 @@
 """The servers that Foveal is compared with, each in an environment of its own, pinned to its cores.
 
-Environments are made under ``.peers/`` on first use. The scripts are in ``peers/``.
+Environments are made under ``.peers/`` on first use. The scripts are in ``peer_servers/``.
 """
 
 import dataclasses
@@ -79,7 +79,7 @@ def foveal(port: int) -> list[str]:
         "--port",
         str(port),
         "--working-dir",
-        str(HERE.parent),
+        str(HERE.parents[1]),
     ]
 
 
