@@ -57,6 +57,7 @@ def loadtest(
     from loadtest.serving import free_port, running_service
     from loadtest.shapes import steps_of
     from loadtest.trial import Search, check_model, run_trial
+    from report.progress import TimeBar
 
     _check(kind, rows, users, rate, find_max=find_max)
     clauses = _clauses(expect, find_max=find_max)
@@ -75,7 +76,7 @@ def loadtest(
     log = folder / "serve.log"
     with (
         running_service(serve, log, grpc_port) if start else nullcontext(url) as address,
-        _Bar(quiet=as_json) as bar,
+        TimeBar(quiet=as_json) as bar,
     ):
         traffic = Traffic(
             steps=steps_of(shape, float(rate or users or _USERS), duration_s),
@@ -91,7 +92,7 @@ def loadtest(
             check_model(address, repository, reference)
         search = Search(rate or 200.0, budget_s=budget_s) if find_max else None
         outcome = run_trial(
-            address, name, calls, traffic, p99_ms=p99_ms, search=search, say=bar.say
+            address, name, calls, traffic, p99_ms=p99_ms, search=search, say=bar.show
         )
     command = " ".join(["foveal", *sys.argv[1:]])
     page = write_report(folder, outcome, command)
@@ -159,34 +160,3 @@ def _grpc_address(url: str, port: int) -> str:
     from urllib.parse import urlsplit
 
     return f"{urlsplit(url).hostname}:{port or 8001}"
-
-
-class _Bar:
-    """The progress bar: what is done now, and how far it is; nothing where no one would see it."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=None)
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def say(self, what: str, elapsed_s: float, total_s: float) -> None:
-        """Show what is done now and how far it is."""
-        self._progress.update(
-            self._task, description=what, completed=min(elapsed_s, total_s), total=total_s
-        )

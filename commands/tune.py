@@ -3,8 +3,6 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,6 +47,7 @@ def tune(
     """
     from loadtest.tune.pipeline import Request, tune_model
     from loadtest.tune.pipeline import reset as remove
+    from report.progress import TimeBar
 
     repository = open_repository(models)
     if reset:
@@ -67,11 +66,12 @@ def tune(
         fresh,
         " ".join(["foveal", *sys.argv[1:]]),
     )
-    with _bar(budget_s) as progress:
+    begun = time.monotonic()
+    with TimeBar() as bar:
         result = tune_model(
             repository,
             request,
-            progress=progress,
+            progress=lambda step: bar.show(step, time.monotonic() - begun, budget_s),
             warn=lambda line: print(line, file=sys.stderr, flush=True),
         )
     plan = dataclasses.asdict(result.plan) if result.plan else None
@@ -95,23 +95,3 @@ def _precisions(text: str) -> tuple[Any, ...]:
             expected = f"expected some of fp32, int8, fp16, got {name!r}"
             raise typer.BadParameter(expected, param_hint="--precision")
     return names
-
-
-@contextmanager
-def _bar(budget_s: float) -> Iterator[Any]:
-    """Show how much of the budget is left and what is done; nothing where no one would see it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    console = Console(stderr=True)
-    columns = BarColumn(), TextColumn("{task.fields[left]}"), TextColumn("{task.description}")
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=budget_s, left="")
-        begun = time.monotonic()
-
-        def show_progress(what: str) -> None:
-            spent = time.monotonic() - begun
-            left = f"at most {max(0.0, budget_s - spent):.0f} s left"
-            bar.update(task, completed=min(spent, budget_s), description=what, left=left)
-
-        yield show_progress
