@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
-  bento image run-image base-image footprint dashboard
+  bento image run-image base-image footprint
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -79,11 +79,6 @@ GPU_OUT ?= gpu-check
 GPU_DIR ?=
 gpu-check:           ## tests and bench that need a GPU, into GPU_OUT; GPU_DIR: what was carried there
 	loadtest/bench/gpu_check.sh $(GPU_OUT) $(GPU_DIR)
-
-PROMETHEUS ?= http://localhost:9090
-MINUTES ?= 60
-dashboard: $(VENV)/.all  ## draw the dashboard of PROMETHEUS without Grafana, into dashboard.html
-	$(BIN)/python -m deploy.page $(PROMETHEUS) --minutes $(MINUTES) --out dashboard.html
 
 CIFAR10 ?= ../shared/data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md
