@@ -66,7 +66,7 @@ base-image:          ## make base images out of Debian packages, where no regist
 	ENGINE=$(ENGINE) deploy/container/base-image.sh
 
 footprint: install   ## seconds to ready and MiB a process, measured
-	$(BIN)/python deploy/footprint.py
+	$(BIN)/python -m deploy.footprint
 
 bench: $(VENV)/.all   ## beside other servers, stage by stage, at length; needs wrk and taskset
 	$(BIN)/foveal bench peers --cases fcnn,cnn,photo

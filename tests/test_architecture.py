@@ -54,7 +54,7 @@ OURS: dict[str, set[str]] = {
     "loadtest": {"models", "report"},
     "loadtest.bench": {"loadtest", "models", "report", "scoring", "service"},
     "loadtest.tune": {"loadtest", "models", "report", "scoring", "service"},
-    "deploy": set(),
+    "deploy": {"loadtest.serving"},
     "commands": {"export", "loadtest", "models", "report", "scoring", "service", "training"},
     "foveal": {"commands"},
 }

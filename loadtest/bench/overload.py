@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.arrivals import Offer, Offered, client_limit, offer
-from loadtest.bench.servers import ALL_PEERS, command_of, foveal, serving, wait_ready
+from loadtest.bench.servers import ALL_PEERS, Probe, command_of, foveal, serving
 from loadtest.calls import Call
 from loadtest.engines import Traffic, send
 from loadtest.payloads import as_form, make_calls
@@ -205,9 +205,8 @@ def _served(
         command = command_of(peer, port)
         calls = [_for_peer(call, peer.path, is_form=peer.is_multipart) for call in calls]
     url = f"http://127.0.0.1:{port}"
-    with serving(command, port, plan.server_cpus, variables):
-        content_type = dict(calls[0].headers)["Content-Type"]
-        wait_ready(url + calls[0].path, calls[0].body, content_type)
+    probe = Probe(url + calls[0].path, calls[0].body, dict(calls[0].headers)["Content-Type"])
+    with serving(command, port, plan.server_cpus, variables, probe):
         yield url, calls
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from loadtest.bench.servers import ALL_PEERS, HERE, command_of, foveal, serving, wait_ready
+from loadtest.bench.servers import ALL_PEERS, HERE, Probe, command_of, foveal, serving
 from loadtest.bench.wrk import Figure, as_form, drive
 from models.repository import ModelRepository
 
@@ -111,8 +111,9 @@ def run(cases: list[Case], plan: Plan, say: Callable[[str], None]) -> dict[str, 
                 if not case.only or peer.name in case.only
             ]
             for name, command, port, path, is_multipart in servers:
-                with serving(command, port, plan.server_cpus, _variables(case, plan)):
-                    for connections, figure in _drive(case, port, path, is_multipart, plan):
+                probe = _probe(case, f"http://127.0.0.1:{port}{path}", is_multipart=is_multipart)
+                with serving(command, port, plan.server_cpus, _variables(case, plan), probe):
+                    for connections, figure in _drive(probe, plan):
                         figures.setdefault((case.name, name, connections), []).append(figure)
                         say(f"{case.name} {name} {connections}: {figure}")
     return {
@@ -230,16 +231,16 @@ def _variables(case: Case, plan: Plan) -> dict[str, str]:
     }
 
 
-def _drive(
-    case: Case, port: int, path: str, is_multipart: bool, plan: Plan
-) -> Iterator[tuple[int, Figure]]:
-    content, media_type = case.body, case.media_type
+def _probe(case: Case, url: str, *, is_multipart: bool) -> Probe:
     if is_multipart:
-        content, media_type = as_form(content, media_type)
-    url = f"http://127.0.0.1:{port}{path}"
-    wait_ready(url, content, media_type)
+        return Probe(url, *as_form(case.body, case.media_type))
+    return Probe(url, case.body, case.media_type)
+
+
+def _drive(probe: Probe, plan: Plan) -> Iterator[tuple[int, Figure]]:
+    url, media_type = probe.url, probe.media_type
     with tempfile.NamedTemporaryFile() as body:
-        body.write(content)
+        body.write(probe.content)
         body.flush()
         drive(url, 16, 2, Path(body.name), media_type, plan.load_cpu)
         for connections in plan.connections:

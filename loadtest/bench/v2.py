@@ -19,7 +19,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 
 from loadtest.bench.peers import Case, Plan, medians, raw_figures
-from loadtest.bench.servers import HERE, foveal, serving, wait_ready
+from loadtest.bench.servers import HERE, Probe, foveal, serving
 from loadtest.bench.wrk import Figure, drive
 
 PORT, GRPC_PORT = 4100, 4101
@@ -47,9 +47,9 @@ def run(case: Case, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     for _ in range(plan.rounds):
         raw.append(raw_figures(case, plan))
         variables = {"FOVEAL_MODELS": str(case.models), "FOVEAL_GRPC_PORT": str(GRPC_PORT)}
-        with serving(foveal(PORT), PORT, plan.server_cpus, variables):
-            url = f"http://127.0.0.1:{PORT}/models/{case.model}/predict"
-            wait_ready(url, case.body, case.media_type)
+        url = f"http://127.0.0.1:{PORT}/models/{case.model}/predict"
+        probe = Probe(url, case.body, case.media_type)
+        with serving(foveal(PORT), PORT, plan.server_cpus, variables, probe):
             for wire, rows, figure in _drive(case, plan):
                 figures.setdefault((wire, rows), []).append(dataclasses.asdict(figure))
                 say(f"{wire} {rows}: {figure.requests_per_s * rows:,.0f} rows/s, {figure}")
