@@ -1,4 +1,4 @@
-"""Find how a model is best served here: ``foveal tune``."""
+"""Find the best plan for a model on this machine: ``foveal tune``."""
 
 import dataclasses
 import sys
@@ -15,33 +15,35 @@ from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
 def tune(
     model: Annotated[str | None, typer.Argument(metavar="[NAME[:V]]")] = None,
     *,
-    p99_ms: Annotated[float, typer.Option(min=0.1, help="Promise: 99 % within so many ms.")] = 20,
-    precision: Annotated[str, typer.Option(help="Files that may answer, else all: fp32,int8.")] = (
-        ""
-    ),
+    p99_ms: Annotated[
+        float, typer.Option(min=0.1, help="Promised p99 latency, milliseconds.")
+    ] = 20,
+    precision: Annotated[
+        str, typer.Option(help="Precisions to try, such as fp32,int8 (default: all).")
+    ] = (""),
     device: Annotated[
         Literal["auto", "cpu", "cuda", "tensorrt"],
-        typer.Option(envvar="FOVEAL_DEVICE", help="Where sessions run."),
+        typer.Option(envvar="FOVEAL_DEVICE", help="Device of the sessions."),
     ] = "auto",
-    cores: Annotated[int | None, typer.Option(min=1, help="Of the service; else all here.")] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, envvar="FOVEAL_WORKERS", help="Processes of the service.")
-    ] = 1,
-    budget_s: Annotated[float, typer.Option(min=10, help="Seconds for everything.")] = 300,
-    out: Annotated[
-        Path | None, typer.Option(help="Measurements and report; else runs/tune/NAME-V.")
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Cores of the service (default: all).")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was measured.")] = False,
-    reset: Annotated[bool, typer.Option("--reset", help="Remove the plan, measure nothing.")] = (
-        False
-    ),
+    workers: Annotated[
+        int, typer.Option(min=1, envvar="FOVEAL_WORKERS", help="Worker processes of the service.")
+    ] = 1,
+    budget_s: Annotated[float, typer.Option(min=10, help="Time limit, seconds.")] = 300,
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder (default: runs/tune/NAME-V).")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard earlier measurements.")] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Remove the plan and exit.")] = (False),
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Find precision, threads, batch and delay that serve most within a latency promise.
+    """Find the precision, threads, instances and batch size that serve most within a latency.
 
-    The plan is put beside the model and followed from the next start. A command that was stopped
-    goes on when it is repeated.
+    Writes the plan beside the model; the service follows it from its next start. Repeat a stopped
+    command to continue it.
 
     Example: foveal tune fashion-cnn --p99-ms 20
     """

@@ -1,4 +1,4 @@
-"""One load test: what is sent, what came of it, and what the service says of it.
+"""One load test: the load, its results, and the service's own metrics.
 
 service /metrics -> client's own limit -> load -> /metrics -> figures
 """

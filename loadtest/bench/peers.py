@@ -52,7 +52,7 @@ class Case:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
+class Setup:
     """How a run is done.
 
     Attributes:
@@ -84,26 +84,26 @@ def make_cases(models: Path, names: tuple[str, ...]) -> list[Case]:
     return [made[name]() for name in names]
 
 
-def run(cases: list[Case], plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+def run(cases: list[Case], setup: Setup, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure every server on every case.
 
     Args:
         cases: What to ask.
-        plan: How.
+        setup: How.
         say: Called with a line of progress after each measurement.
 
     Returns:
         ``plan``, ``peers``, ``limits`` (case to figures of the raw session) and ``figures`` (case,
         server, connections to medians), ready for JSON.
     """
-    peers = [peer for peer in ALL_PEERS if not plan.only or peer.name in plan.only]
+    peers = [peer for peer in ALL_PEERS if not setup.only or peer.name in setup.only]
     figures: dict[tuple[str, str, int], list[Figure]] = {}
     limits: dict[str, list[dict[str, float]]] = {}
-    for _ in range(plan.rounds):
+    for _ in range(setup.rounds):
         for case in cases:
-            limits.setdefault(case.name, []).append(raw_figures(case, plan))
+            limits.setdefault(case.name, []).append(raw_figures(case, setup))
             servers = [
-                ("foveal", foveal(4100), 4100, f"/models/{case.model}/predict", plan.is_multipart)
+                ("foveal", foveal(4100), 4100, f"/models/{case.model}/predict", setup.is_multipart)
             ]
             servers += [
                 (peer.name, command_of(peer, 4101 + i), 4101 + i, peer.path, peer.is_multipart)
@@ -112,12 +112,12 @@ def run(cases: list[Case], plan: Plan, say: Callable[[str], None]) -> dict[str, 
             ]
             for name, command, port, path, is_multipart in servers:
                 probe = _probe(case, f"http://127.0.0.1:{port}{path}", is_multipart=is_multipart)
-                with serving(command, port, plan.server_cpus, _variables(case, plan), probe):
-                    for connections, figure in _drive(probe, plan):
+                with serving(command, port, setup.server_cpus, _variables(case, setup), probe):
+                    for connections, figure in _drive(probe, setup):
                         figures.setdefault((case.name, name, connections), []).append(figure)
                         say(f"{case.name} {name} {connections}: {figure}")
     return {
-        "plan": dataclasses.asdict(plan),
+        "plan": dataclasses.asdict(setup),
         "peers": {peer.name: list(peer.requirements) for peer in peers},
         "limits": {name: medians(rounds) for name, rounds in limits.items()},
         "figures": [
@@ -195,7 +195,7 @@ def _photo(case: Case) -> Case:
     return dataclasses.replace(case, body=body, only=("fastapi",))
 
 
-def raw_figures(case: Case, plan: Plan) -> dict[str, float]:
+def raw_figures(case: Case, setup: Setup) -> dict[str, float]:
     """Measure decode and session alone on the server's first CPU; see ``raw_session``."""
     with tempfile.NamedTemporaryFile() as image:
         image.write(case.body)
@@ -204,7 +204,7 @@ def raw_figures(case: Case, plan: Plan) -> dict[str, float]:
             [
                 "taskset",
                 "-c",
-                plan.server_cpus.split(",")[0],
+                setup.server_cpus.split(",")[0],
                 sys.executable,
                 "-m",
                 "loadtest.bench.raw_session",
@@ -220,8 +220,8 @@ def raw_figures(case: Case, plan: Plan) -> dict[str, float]:
     return figures
 
 
-def _variables(case: Case, plan: Plan) -> dict[str, str]:
-    workers = str(len(plan.server_cpus.split(",")))
+def _variables(case: Case, setup: Setup) -> dict[str, str]:
+    workers = str(len(setup.server_cpus.split(",")))
     return {
         "PEER_ONNX": str(case.onnx),
         "PEER_RESIZE": "1" if case.only else "",
@@ -239,16 +239,16 @@ def _probe(case: Case, url: str, *, is_multipart: bool) -> Probe:
     return Probe(url, case.body, case.media_type)
 
 
-def _drive(probe: Probe, plan: Plan) -> Iterator[tuple[int, Figure]]:
+def _drive(probe: Probe, setup: Setup) -> Iterator[tuple[int, Figure]]:
     url, media_type = probe.url, probe.media_type
     with tempfile.NamedTemporaryFile() as body:
         body.write(probe.content)
         body.flush()
-        drive(url, 16, 2, Path(body.name), media_type, plan.load_cpu)
-        for connections in plan.connections:
+        drive(url, 16, 2, Path(body.name), media_type, setup.load_cpu)
+        for connections in setup.connections:
             yield (
                 connections,
-                drive(url, connections, plan.seconds, Path(body.name), media_type, plan.load_cpu),
+                drive(url, connections, setup.seconds, Path(body.name), media_type, setup.load_cpu),
             )
 
 

@@ -21,11 +21,11 @@ def write(
     """Write ``NAME_<date>.md`` and ``.json`` into ``results/``, and a picture if there is one.
 
     Args:
-        name: Of the benchmark.
-        title: First line of the text.
-        command: What repeats it.
+        name: Name of the benchmark.
+        title: Heading of the text.
+        command: Command that repeats it.
         table: Markdown.
-        results: For the JSON; ``machine`` and ``date`` are added.
+        results: Contents of the JSON; ``machine``, ``date`` and ``command`` are added.
         picture: PNG, shown above the table.
 
     Returns:
