@@ -99,9 +99,9 @@ class Sender:
     """Sends what an assignment says and records what comes back.
 
     Args:
-        assignment: What.
+        assignment: What to send.
         calls: Requests, sent in random order.
-        start_at: Of ``time.monotonic``, the moment that times are counted from.
+        start_at: Start of the load, seconds of ``time.monotonic``.
     """
 
     def __init__(self, assignment: Assignment, calls: list[Call], start_at: float) -> None:

@@ -48,17 +48,17 @@ _CALM_S, _CALM_ANSWER_S = 10.0, 0.25
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OverloadSetup:
-    """How the bench is done.
+    """How the benchmark is run.
 
     Attributes:
-        model: Of the repository; the client must be able to send four times what it can do.
-        deadline_ms: After which an answer is worth nothing; sent with each request to Foveal.
+        model: Model to serve; the client must be able to send four times its capacity.
+        deadline_ms: Later answers do not count; sent to Foveal with each request.
         loads: Multiples of Foveal's capacity.
         rounds: Measurements of each; the median counts.
-        seconds: Of one measurement.
-        server_cpus: As ``taskset -c`` takes them.
-        load_cpus: Of the client.
-        only: Servers by name; empty for all.
+        seconds: Length of one measurement.
+        server_cpus: CPUs as ``taskset -c`` takes them.
+        load_cpus: CPUs of the client.
+        only: Names of servers; empty for all.
     """
 
     model: str = "cifar10-cnn"
@@ -76,7 +76,7 @@ def run(models: Path, setup: OverloadSetup, say: Callable[[str], None]) -> dict[
 
     Args:
         models: Repository of the model.
-        setup: How.
+        setup: How to run it.
         say: Called with a line of progress after each measurement.
 
     Returns:

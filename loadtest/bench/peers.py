@@ -53,16 +53,16 @@ class Case:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setup:
-    """How a run is done.
+    """How the benchmark is run.
 
     Attributes:
         rounds: Measurements of each figure; the median counts.
-        seconds: Of one measurement.
-        connections: Requests that are out at once; a figure for each.
-        server_cpus: As ``taskset -c`` takes them; foveal gets as many workers.
-        load_cpu: Of wrk.
-        only: Peers by name; empty for all.
-        is_multipart: Whether foveal is sent a form, too, as the peers that know nothing else are.
+        seconds: Length of one measurement.
+        connections: Concurrent requests; one figure for each number.
+        server_cpus: CPUs as ``taskset -c`` takes them; Foveal gets one worker per CPU.
+        load_cpu: CPU of wrk.
+        only: Names of peers; empty for all.
+        is_multipart: Send forms to Foveal as well, as to peers that accept nothing else.
     """
 
     rounds: int = 3

@@ -35,7 +35,7 @@ def run(case: Case, setup: Setup, say: Callable[[str], None]) -> dict[str, Any]:
 
     Args:
         case: Which model.
-        setup: How; its connections are not used, ``CONNECTIONS`` are.
+        setup: How to run it; ``CONNECTIONS`` replaces its connections.
         say: Called with a line of progress after each measurement.
 
     Returns:

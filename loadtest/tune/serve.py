@@ -15,12 +15,12 @@ from loadtest.tune.cores import Cores
 from loadtest.tune.points import Configuration, Served
 
 _HOME = Path(__file__).resolve().parents[2]
-# Requests that a p99 wants to be told from; an offer is as long as they take, within bounds.
+# Requests that a p99 needs; an offer lasts as long as they take, within bounds.
 _REQUESTS = 600
 _SHORTEST_S, _LONGEST_S = 1.5, 5.0
-# Requests/s below which nothing is looked for.
+# Requests/s below which no rate is tried.
 _LOWEST = 2.0
-# A search ends this close: what differs less is not told apart. A rough one finds a favourite.
+# Relative precision of a search; the rough one only picks the favourite.
 _TOLERANCE, _ROUGH = 0.06, 0.15
 
 
