@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
-  bento image run-image base-image footprint dashboard docs tree
+  bento image run-image base-image footprint docs tree
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,7 +67,7 @@ base-image:          ## make base images from Debian packages, without a registr
 	ENGINE=$(ENGINE) deploy/container/base-image.sh
 
 footprint: install   ## measure seconds to ready and MiB per process
-	$(BIN)/python deploy/footprint.py
+	$(BIN)/python -m deploy.footprint
 
 bench: $(VENV)/.all   ## compare with other servers and measure each stage; needs wrk and taskset
 	$(BIN)/foveal bench peers --cases fcnn,cnn,photo
@@ -80,11 +80,6 @@ GPU_OUT ?= gpu-check
 GPU_DIR ?=
 gpu-check:           ## run tests and benchmarks that need a GPU; results in GPU_OUT, inputs from GPU_DIR
 	loadtest/bench/gpu_check.sh $(GPU_OUT) $(GPU_DIR)
-
-PROMETHEUS ?= http://localhost:9090
-MINUTES ?= 60
-dashboard: $(VENV)/.all  ## draw the dashboard of PROMETHEUS without Grafana, into dashboard.html
-	$(BIN)/python -m deploy.page $(PROMETHEUS) --minutes $(MINUTES) --out dashboard.html
 
 CIFAR10 ?= ../shared/data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md

@@ -14,26 +14,26 @@ from commands.options import SHIPPED, JsonOption, ModelOption, ModelsOption, ope
 
 def bench_peers(
     *,
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of a figure.")] = 3,
-    seconds: Annotated[int, typer.Option(min=1, help="Of one measurement.")] = 4,
-    cases: Annotated[str, typer.Option(help="fcnn, cnn, photo.")] = "fcnn,cnn",
-    only: Annotated[str, typer.Option(help="Peers, else all: bentoml,mosec.")] = "",
-    cpus: Annotated[str, typer.Option(help="The servers' cores, as 0,1.")] = "0",
-    load_cpu: Annotated[str, typer.Option(help="The load generator's core.")] = "1",
-    multipart: Annotated[bool, typer.Option(help="Send Foveal forms, too.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements per figure.")] = 3,
+    seconds: Annotated[int, typer.Option(min=1, help="Length of one measurement, seconds.")] = 4,
+    cases: Annotated[str, typer.Option(help="Cases, from fcnn, cnn, photo.")] = "fcnn,cnn",
+    only: Annotated[str, typer.Option(help="Peers, such as bentoml,mosec (default: all).")] = "",
+    cpus: Annotated[str, typer.Option(help="Cores of the servers, such as 0,1.")] = "0",
+    load_cpu: Annotated[str, typer.Option(help="Core of the load generator.")] = "1",
+    multipart: Annotated[bool, typer.Option(help="Send forms to Foveal too.")] = False,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure Foveal beside other servers in one run; needs wrk, and installs the others.
+    """Measure Foveal beside other servers, which are installed first; needs wrk.
 
     Example: foveal bench peers --rounds 1 --only fastapi
     """
-    from loadtest.bench.peers import CASES, Plan, make_cases, run, table
+    from loadtest.bench.peers import CASES, Setup, make_cases, run, table
     from loadtest.bench.servers import ALL_PEERS
 
     chosen = _names("--cases", cases, CASES)
     peers = _names("--only", only, tuple(peer.name for peer in ALL_PEERS))
-    plan = Plan(
+    setup = Setup(
         rounds=rounds,
         seconds=seconds,
         server_cpus=cpus,
@@ -41,32 +41,30 @@ def bench_peers(
         only=peers,
         is_multipart=multipart,
     )
-    results = run(make_cases(models.resolve(), chosen), plan, _say)
+    results = run(make_cases(models.resolve(), chosen), setup, _say)
     _write("peers", "Peers side by side", table(results), results, as_json=as_json)
 
 
 def bench_v2(
     *,
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of a figure.")] = 3,
-    seconds: Annotated[int, typer.Option(min=1, help="Of one measurement.")] = 4,
-    case: Annotated[str, typer.Option(help="fcnn or cnn.")] = "fcnn",
-    beside: Annotated[Path | None, typer.Option(help="JSON of others' rows/s: name to runs.")] = (
-        None
-    ),
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements per figure.")] = 3,
+    seconds: Annotated[int, typer.Option(min=1, help="Length of one measurement, seconds.")] = 4,
+    case: Annotated[str, typer.Option(help="Case: fcnn or cnn.")] = "fcnn",
+    beside: Annotated[Path | None, typer.Option(help="JSON of others: name to rows/s.")] = (None),
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure V2's wires beside the session alone: JSON, binary, gRPC; needs wrk.
+    """Measure V2 over JSON, binary tensors and gRPC beside the session alone; needs wrk.
 
     Example: foveal bench v2 --rounds 1
     """
     from statistics import median
 
-    from loadtest.bench.peers import CASES, Plan, make_cases
+    from loadtest.bench.peers import CASES, Setup, make_cases
     from loadtest.bench.v2 import run, table
 
     (chosen,) = make_cases(models.resolve(), _names("--case", case, CASES))
-    results = run(chosen, Plan(rounds=rounds, seconds=seconds), _say)
+    results = run(chosen, Setup(rounds=rounds, seconds=seconds), _say)
     others: dict[str, list[float]] = json.loads(beside.read_text()) if beside else {}
     results["beside"] = {name: median(figures) for name, figures in others.items()}
     text = table(results, results["beside"])
@@ -75,14 +73,14 @@ def bench_v2(
 
 def bench_session(
     model: ModelOption = None,
-    threads: Annotated[int, typer.Option(min=1, help="Of one run.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one run.")] = 1,
     device: Annotated[
-        Literal["cpu", "cuda", "tensorrt"], typer.Option(help="A GPU: by binding and format.")
+        Literal["cpu", "cuda", "tensorrt"], typer.Option(help="Device of the session.")
     ] = "cpu",
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model's session alone at every batch size: what the server cannot exceed.
+    """Measure a model's session alone by batch size: the limit of any server.
 
     Example: foveal bench session --model fashion-cnn --threads 2
     """
@@ -105,11 +103,11 @@ def bench_session(
 
 def bench_stages(
     model: ModelOption = "fashion-fcnn",
-    seconds: Annotated[int, typer.Option(min=1, help="Of load.")] = 5,
+    seconds: Annotated[int, typer.Option(min=1, help="Length of the load, seconds.")] = 5,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure where a request's time goes, in microseconds a stage; needs wrk.
+    """Measure the microseconds of a request by stage; needs wrk.
 
     Example: foveal bench stages --model fashion-fcnn
     """
@@ -122,26 +120,26 @@ def bench_stages(
 def bench_overload(
     *,
     model: ModelOption = "cifar10-cnn",
-    deadline_ms: Annotated[float, typer.Option(min=1, help="Later answers do not count.")] = 500,
-    loads: Annotated[str, typer.Option(help="Multiples of the capacity.")] = (
+    deadline_ms: Annotated[float, typer.Option(min=1, help="Deadline, milliseconds.")] = 500,
+    loads: Annotated[str, typer.Option(help="Loads, in multiples of the capacity.")] = (
         "0.25,0.5,0.75,1,1.5,2,3,4"
     ),
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of a figure.")] = 3,
-    seconds: Annotated[int, typer.Option(min=1, help="Of one measurement.")] = 5,
-    only: Annotated[str, typer.Option(help="Servers, else all: foveal,mosec.")] = "",
-    cpus: Annotated[str, typer.Option(help="The servers' cores, as 0,1.")] = "0",
-    load_cpus: Annotated[str, typer.Option(help="The client's cores.")] = "1",
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements per figure.")] = 3,
+    seconds: Annotated[int, typer.Option(min=1, help="Length of one measurement, seconds.")] = 5,
+    only: Annotated[str, typer.Option(help="Servers, such as foveal,mosec (default: all).")] = "",
+    cpus: Annotated[str, typer.Option(help="Cores of the servers, such as 0,1.")] = "0",
+    load_cpus: Annotated[str, typer.Option(help="Cores of the client.")] = "1",
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure 0.25 to 4 times the capacity beside BentoML and mosec, which are installed.
+    """Measure loads of 0.25 to 4 times the capacity beside BentoML and mosec.
 
     Example: foveal bench overload --rounds 1 --only foveal
     """
-    from loadtest.bench.overload import SERVERS, OverloadPlan, run, table
+    from loadtest.bench.overload import SERVERS, OverloadSetup, run, table
     from loadtest.bench.overload_plot import plot_overload
 
-    plan = OverloadPlan(
+    setup = OverloadSetup(
         model=model or "",
         deadline_ms=deadline_ms,
         loads=_numbers("--loads", loads),
@@ -151,21 +149,23 @@ def bench_overload(
         load_cpus=load_cpus,
         only=_names("--only", only, SERVERS),
     )
-    results = run(models, plan, _say)
+    results = run(models, setup, _say)
     title = "Overload: what is left of a server that is asked for more than it can do"
     text, picture = table(results), plot_overload(results)
     _write("overload", title, text, results, as_json=as_json, picture=picture)
 
 
 def bench_endurance(
-    seconds: Annotated[int, typer.Option(min=1, help="Of the run that looks for pauses.")] = 60,
-    requests: Annotated[int, typer.Option(min=1000, help="Of the run that looks at memory.")] = (
+    seconds: Annotated[
+        int, typer.Option(min=1, help="Length of the run for pauses, seconds.")
+    ] = 60,
+    requests: Annotated[int, typer.Option(min=1000, help="Requests of the run for memory.")] = (
         1_000_000
     ),
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure what grows: pauses, newcomers, connections, memory, workers; needs wrk.
+    """Measure pauses, new connections, memory and workers under load; needs wrk.
 
     Example: foveal bench endurance --seconds 10 --requests 100000
     """

@@ -1,4 +1,4 @@
-"""Load: ``loadtest`` a service with golden images, and find the most it can promise."""
+"""Load: ``foveal loadtest`` sends golden images to a service and reports what it did."""
 
 import sys
 import tempfile
@@ -23,32 +23,49 @@ _Kind = Literal["raw", "multipart", "v2-json", "v2-binary", "grpc", "mixed"]
 def loadtest(
     *,
     url: Annotated[str, typer.Argument(metavar="[URL]")] = "http://127.0.0.1:3000",
-    kind: Annotated[_Kind, typer.Option(help="What is sent.")] = "raw",
-    rows: Annotated[int, typer.Option(min=1, help="Images a request.")] = 1,
-    users: Annotated[int | None, typer.Option(min=1, help="Closed loop of so many. [32]")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.1, help="Open arrivals, requests/s.")] = None,
+    kind: Annotated[_Kind, typer.Option(help="Kind of request.")] = "raw",
+    rows: Annotated[int, typer.Option(min=1, help="Images per request.")] = 1,
+    users: Annotated[
+        int | None, typer.Option(min=1, help="Users in a closed loop (default: 32).")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.1, help="Rate of open arrivals, requests/s.")
+    ] = None,
     shape: Annotated[
-        Literal["steady", "steps", "spike", "soak"], typer.Option(help="Of users or rate in time.")
+        Literal["steady", "steps", "spike", "soak"], typer.Option(help="Users or rate over time.")
     ] = "steady",
-    duration_s: Annotated[float | None, typer.Option(min=0.5, help="[10; a soak 600]")] = None,
-    p99_ms: Annotated[float, typer.Option(min=0.1, help="The promise.")] = 20.0,
-    find_max: Annotated[bool, typer.Option("--find-max", help="Find the most it keeps.")] = False,
-    budget_s: Annotated[float, typer.Option(min=1, help="Of --find-max.")] = 120.0,
-    expect: Annotated[str | None, typer.Option(help="As p99_ms<20,errors==0,rps>500")] = None,
-    deadline_ms: Annotated[float | None, typer.Option(min=1, help="Of each request.")] = None,
-    timeout_s: Annotated[float, typer.Option(min=0.1, help="Answers given up after.")] = 10.0,
+    duration_s: Annotated[
+        float | None, typer.Option(min=0.5, help="Length, seconds (default: 10; soak: 600).")
+    ] = None,
+    p99_ms: Annotated[
+        float, typer.Option(min=0.1, help="Promised p99 latency, milliseconds.")
+    ] = 20.0,
+    find_max: Annotated[
+        bool, typer.Option("--find-max", help="Find the highest rate within --p99-ms.")
+    ] = False,
+    budget_s: Annotated[
+        float, typer.Option(min=1, help="Time limit of --find-max, seconds.")
+    ] = 120.0,
+    expect: Annotated[str | None, typer.Option(help="Checks, such as p99_ms<20,errors==0.")] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(min=1, help="Deadline of each request, milliseconds.")
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="Client time-out, seconds.")] = 10.0,
     engine: Annotated[
-        Literal["auto", "sender", "locust"], typer.Option(help="Who sends.")
+        Literal["auto", "sender", "locust"], typer.Option(help="Load generator.")
     ] = "auto",
-    processes: Annotated[int, typer.Option(min=0, help="That send; 0: as needed.")] = 0,
-    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="Else URL's, 8001.")] = "",
-    out: Annotated[Path | None, typer.Option(help="For the report; else a new folder.")] = None,
+    processes: Annotated[int, typer.Option(min=0, help="Sender processes; 0 chooses by rate.")] = 0,
+    grpc: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="gRPC address (default: URL's host, port 8001)."),
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Output folder (default: a new one).")] = None,
     model: ModelOption = None,
-    start: Annotated[bool, typer.Option("--start", help="Start a service for it.")] = False,
+    start: Annotated[bool, typer.Option("--start", help="Start a service for the test.")] = False,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a service under load, every label checked, and write a report.
+    """Load a service, check every label and write a report.
 
     Example: foveal loadtest --start --find-max --p99-ms 20
     """
@@ -57,6 +74,7 @@ def loadtest(
     from loadtest.serving import free_port, running_service
     from loadtest.shapes import steps_of
     from loadtest.trial import Search, check_model, run_trial
+    from report.progress import TimeBar
 
     _check(kind, rows, users, rate, find_max=find_max)
     clauses = _clauses(expect, find_max=find_max)
@@ -75,7 +93,7 @@ def loadtest(
     log = folder / "serve.log"
     with (
         running_service(serve, log, grpc_port) if start else nullcontext(url) as address,
-        _Bar(quiet=as_json) as bar,
+        TimeBar(quiet=as_json) as bar,
     ):
         traffic = Traffic(
             steps=steps_of(shape, float(rate or users or _USERS), duration_s),
@@ -91,7 +109,7 @@ def loadtest(
             check_model(address, repository, reference)
         search = Search(rate or 200.0, budget_s=budget_s) if find_max else None
         outcome = run_trial(
-            address, name, calls, traffic, p99_ms=p99_ms, search=search, say=bar.say
+            address, name, calls, traffic, p99_ms=p99_ms, search=search, say=bar.show
         )
     command = " ".join(["foveal", *sys.argv[1:]])
     page = write_report(folder, outcome, command)
@@ -113,7 +131,7 @@ def _check(kind: str, rows: int, users: int | None, rate: float | None, *, find_
 
 
 def _clauses(expect: str | None, *, find_max: bool) -> "list[Clause]":
-    """Read --expect; without it no answer may be wrong, but at the edge that a search finds."""
+    """Read --expect; the default allows no errors, but some at the limit that a search finds."""
     from loadtest.expect import ExpectError, parse
     from loadtest.trial import FIGURES
 
@@ -137,7 +155,7 @@ def _is_violated(clauses: "list[Clause]", figures: dict[str, float]) -> bool:
 def _calls(
     repository: "ModelRepository", model: str | None, kind: str, rows: int
 ) -> "tuple[str, list[Call]]":
-    """Return what is asked, for people, and the requests."""
+    """Return the names of the models and the requests."""
     from loadtest.payloads import make_calls, make_mixed_calls
 
     if kind == "mixed":
@@ -159,34 +177,3 @@ def _grpc_address(url: str, port: int) -> str:
     from urllib.parse import urlsplit
 
     return f"{urlsplit(url).hostname}:{port or 8001}"
-
-
-class _Bar:
-    """The progress bar: what is done now, and how far it is; nothing where no one would see it."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=None)
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def say(self, what: str, elapsed_s: float, total_s: float) -> None:
-        """Show what is done now and how far it is."""
-        self._progress.update(
-            self._task, description=what, completed=min(elapsed_s, total_s), total=total_s
-        )

@@ -1,10 +1,8 @@
-"""Find how a model is best served here: ``foveal tune``."""
+"""Find the best plan for a model on this machine: ``foveal tune``."""
 
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,38 +15,41 @@ from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
 def tune(
     model: Annotated[str | None, typer.Argument(metavar="[NAME[:V]]")] = None,
     *,
-    p99_ms: Annotated[float, typer.Option(min=0.1, help="Promise: 99 % within so many ms.")] = 20,
-    precision: Annotated[str, typer.Option(help="Files that may answer, else all: fp32,int8.")] = (
-        ""
-    ),
+    p99_ms: Annotated[
+        float, typer.Option(min=0.1, help="Promised p99 latency, milliseconds.")
+    ] = 20,
+    precision: Annotated[
+        str, typer.Option(help="Precisions to try, such as fp32,int8 (default: all).")
+    ] = (""),
     device: Annotated[
         Literal["auto", "cpu", "cuda", "tensorrt"],
-        typer.Option(envvar="FOVEAL_DEVICE", help="Where sessions run."),
+        typer.Option(envvar="FOVEAL_DEVICE", help="Device of the sessions."),
     ] = "auto",
-    cores: Annotated[int | None, typer.Option(min=1, help="Of the service; else all here.")] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, envvar="FOVEAL_WORKERS", help="Processes of the service.")
-    ] = 1,
-    budget_s: Annotated[float, typer.Option(min=10, help="Seconds for everything.")] = 300,
-    out: Annotated[
-        Path | None, typer.Option(help="Measurements and report; else runs/tune/NAME-V.")
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Cores of the service (default: all).")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was measured.")] = False,
-    reset: Annotated[bool, typer.Option("--reset", help="Remove the plan, measure nothing.")] = (
-        False
-    ),
+    workers: Annotated[
+        int, typer.Option(min=1, envvar="FOVEAL_WORKERS", help="Worker processes of the service.")
+    ] = 1,
+    budget_s: Annotated[float, typer.Option(min=10, help="Time limit, seconds.")] = 300,
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder (default: runs/tune/NAME-V).")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard earlier measurements.")] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Remove the plan and exit.")] = (False),
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Find precision, threads, batch and delay that serve most within a latency promise.
+    """Find the precision, threads, instances and batch size that serve most within a latency.
 
-    The plan is put beside the model and followed from the next start. A command that was stopped
-    goes on when it is repeated.
+    Writes the plan beside the model; the service follows it from its next start. Repeat a stopped
+    command to continue it.
 
     Example: foveal tune fashion-cnn --p99-ms 20
     """
     from loadtest.tune.pipeline import Request, tune_model
     from loadtest.tune.pipeline import reset as remove
+    from report.progress import TimeBar
 
     repository = open_repository(models)
     if reset:
@@ -67,11 +68,12 @@ def tune(
         fresh,
         " ".join(["foveal", *sys.argv[1:]]),
     )
-    with _bar(budget_s) as progress:
+    begun = time.monotonic()
+    with TimeBar() as bar:
         result = tune_model(
             repository,
             request,
-            progress=progress,
+            progress=lambda step: bar.show(step, time.monotonic() - begun, budget_s),
             warn=lambda line: print(line, file=sys.stderr, flush=True),
         )
     plan = dataclasses.asdict(result.plan) if result.plan else None
@@ -95,23 +97,3 @@ def _precisions(text: str) -> tuple[Any, ...]:
             expected = f"expected some of fp32, int8, fp16, got {name!r}"
             raise typer.BadParameter(expected, param_hint="--precision")
     return names
-
-
-@contextmanager
-def _bar(budget_s: float) -> Iterator[Any]:
-    """Show how much of the budget is left and what is done; nothing where no one would see it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    console = Console(stderr=True)
-    columns = BarColumn(), TextColumn("{task.fields[left]}"), TextColumn("{task.description}")
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=budget_s, left="")
-        begun = time.monotonic()
-
-        def show_progress(what: str) -> None:
-            spent = time.monotonic() - begun
-            left = f"at most {max(0.0, budget_s - spent):.0f} s left"
-            bar.update(task, completed=min(spent, budget_s), description=what, left=left)
-
-        yield show_progress

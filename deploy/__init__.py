@@ -1,5 +1,5 @@
 """Run the service: the stack around it, Kubernetes, and what is watched.
 
-The Python here makes files that are checked in (``dashboard``) and draws them without Grafana
-(``page``). It asks a Prometheus, never the service, and imports none of the other rooms.
+The Python here makes files that are checked in (``dashboard``, ``rules``), asks whether a service
+is ready, and measures what it costs before it has done anything (``footprint``).
 """

@@ -1,6 +1,6 @@
-"""Measure what the service costs before it has done anything: start to ready, memory a process.
+"""Measure what a start of the service costs: seconds until it is ready, memory of each process.
 
-    python deploy/footprint.py [RUNS] [WORD…]
+    python -m deploy.footprint [RUNS] [WORD…]
 
 Starts ``foveal serve`` on a free port (or the words given, with {port} in them), RUNS times (3),
 and prints a line of JSON a run: seconds from the start to /readyz, and of supervisor and worker the
@@ -10,9 +10,6 @@ environment and Linux.
 
 import json
 import os
-import shlex
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,45 +18,38 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from loadtest.serving import free_port, is_answered, running
+
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE_S = 60.0
+_POLL_S = 0.01  # what ready_s may be off
 ASKED = 64
 
 
 def measure(words: list[str], port: int) -> dict[str, object]:
-    """Start, wait, ask, stop."""
+    """Start a service, wait until it is ready, send it requests, stop it.
+
+    Args:
+        words: Words that start it on ``port``.
+        port: Its HTTP port.
+
+    Returns:
+        ``ready_s``, and the processes' memory when ``ready`` and when it was ``asked``.
+
+    Raises:
+        LoadTestError: It ended, or was not ready within a minute.
+    """
     with tempfile.TemporaryDirectory() as home:
-        environment = {**os.environ, "BENTOML_HOME": home, "FOVEAL_GRPC_HOST": "127.0.0.1"}
-        environment.setdefault("FOVEAL_GRPC_PORT", str(free_port()))
-        log = subprocess.DEVNULL
+        variables = {"BENTOML_HOME": home, "FOVEAL_GRPC_HOST": "127.0.0.1"}
+        variables["FOVEAL_GRPC_PORT"] = os.environ.get("FOVEAL_GRPC_PORT") or str(free_port())
+        log, url = Path(home) / "serve.log", f"http://127.0.0.1:{port}/readyz"
         started = time.monotonic()
-        with subprocess.Popen(words, env=environment, stdout=log, stderr=log) as process:
-            try:
-                while not _is_ready(port):
-                    if process.poll() is not None or time.monotonic() - started > PATIENCE_S:
-                        raise SystemExit(f"{shlex.join(words)}: expected a ready service, got none")
-                    time.sleep(0.01)
-                ready_s = time.monotonic() - started
-                idle = _memory(process.pid)
-                _ask(port)
-                return {"ready_s": round(ready_s, 2), "ready": idle, "asked": _memory(process.pid)}
-            finally:
-                process.terminate()
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+        with running(
+            words, log, lambda: is_answered(url), variables=variables, poll_s=_POLL_S
+        ) as pid:
+            ready_s = time.monotonic() - started
+            idle = _memory(pid)
+            _ask(port)
+            return {"ready_s": round(ready_s, 2), "ready": idle, "asked": _memory(pid)}
 
 
 def _ask(port: int) -> None:
@@ -88,7 +78,7 @@ def _memory(pid: int) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    """Print a line a run."""
+    """Print one line of JSON per run."""
     runs, *words = sys.argv[1:] or ["3"]
     for _ in range(int(runs)):
         port = free_port()

@@ -31,7 +31,7 @@ def is_ready(port: int) -> bool:
 
 
 def is_gone(pid: int) -> bool:
-    """Tell whether a process has ended; 0 is none."""
+    """Return whether a process has ended; 0 means no process."""
     try:
         if pid:
             os.kill(pid, 0)

@@ -1,4 +1,4 @@
-"""Load on a running service, what came of it, and benchmarks beside other servers.
+"""Load on a running service, and a report of the results.
 
 calls -> engines (sender or locust, in processes of their own) -> samples -> trial -> report
 

@@ -1,12 +1,11 @@
-"""Open arrivals at a service: offer a rate and see what comes of it; find the most it keeps up.
+"""Open arrivals at a service: offer a rate and measure it; find the highest rate that it keeps.
 
     from loadtest.arrivals import find_max, offer
     found = find_max(lambda rate: offer(url, calls, Offer(rate, 3.0, p99_ms=20)), first_rate=500)
     found.rate_per_s, found.best.goodput_per_s, found.bound     # bound: "service" or "client"
 
-``calls`` come from ``payloads.make_calls(repository, artifact)``. The service is someone else's to
-start. Sending is done by processes of its own; this module neither imports nor patches anything
-that a caller would notice.
+``calls`` come from ``payloads.make_calls(repository, artifact)``. The service must be running.
+Child processes send the load; this module patches nothing in the caller's process.
 """
 
 import math
@@ -39,18 +38,18 @@ class Offer:
     """A load of independent clients.
 
     Attributes:
-        rate_per_s: Requests a second, a Poisson process.
-        duration_s: How long it is measured.
-        p99_ms: The promise: an answer that takes longer is worth nothing.
-        warm_up_s: The same load before, not counted.
-        timeout_ms: An answer is given up after this; also the longest wait at the end.
+        rate_per_s: Requests per second, a Poisson process.
+        duration_s: Length of the measurement.
+        p99_ms: The promise: later answers do not count.
+        warm_up_s: The same load before the measurement, not counted.
+        timeout_ms: The client gives up on an answer after this; also the longest wait at the end.
         deadline_ms: Sent as ``X-Request-Timeout-Ms`` with each request; None: none.
-        processes: That send; 0: as many as the rate needs.
-        connections: At most, of all processes.
-        cpus: What they are pinned to, as ``taskset -c`` takes it; empty: not pinned.
-        seed: Of the arrivals.
-        engine: Who sends; the sender knows HTTP only.
-        grpc_address: ``host:port``, for calls of gRPC.
+        processes: Sender processes; 0: chosen by the rate.
+        connections: Most connections, all processes together.
+        cpus: CPUs of the processes, as ``taskset -c`` takes them; empty: not pinned.
+        seed: Seed of the arrivals.
+        engine: Load generator; the sender supports HTTP only.
+        grpc_address: ``host:port`` for calls over gRPC.
     """
 
     rate_per_s: float
@@ -69,25 +68,25 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """What came of an offer; rates are a second of its duration, times from the intended start.
+    """The result of an offer; rates are per second, times count from the intended start.
 
     Attributes:
-        rate_per_s: What was asked for.
-        offered_per_s: Requests that came; Poisson, so not quite what was asked for.
+        rate_per_s: The rate of the offer.
+        offered_per_s: Requests that arrived; random, so not exactly that rate.
         answered_per_s: Answers with 200 and the recorded labels.
-        goodput_per_s: Of them, those within the promise.
+        goodput_per_s: Answers of those within the promise.
         kept_share: Goodput as a share of what was offered.
         p50_ms: Of answers with 200.
         p95_ms: Of answers with 200.
         p99_ms: Of answers with 200; NaN where there were none.
         refused: Answers with 429.
-        refused_p99_ms: How long those took.
+        refused_p99_ms: 99th percentile of their latency.
         expired: Answers with 504.
         failed: Other statuses, broken connections and answers given up.
         wrong: Answers with 200 and other labels.
-        retry_after_s: Values of ``Retry-After`` to how often.
-        causes: What went wrong to how often.
-        late_p95_ms: How long after the intended start the client came to a request.
+        retry_after_s: Counts of ``Retry-After`` by value.
+        causes: Counts of errors by cause.
+        late_p95_ms: 95th percentile of the client's own delay in sending.
         cpu_share: Largest share of one core that a process of the client used.
         is_client_saturated: Whether the client, not the service, made these figures.
     """
@@ -113,7 +112,7 @@ class Offered:
 
     @property
     def keeps(self) -> bool:
-        """Whether 99 % of all that came were answered rightly within the promise, none wrongly."""
+        """Whether 99 % of the requests got the right answer in time, and none a wrong one."""
         return self.kept_share >= 0.99 and not self.wrong
 
 

@@ -32,7 +32,7 @@ class Call:
     """One request and the labels that its answer must have.
 
     Attributes:
-        kind: Of the traffic; figures are told apart by it.
+        kind: Kind of request; figures are grouped by it.
         path: With the query; for gRPC the full method.
         headers: Name and value, without those that every request has.
         body: Whole.

@@ -1,4 +1,4 @@
-"""Who sends: locust or the sender, in processes of their own; what came back, as one.
+"""The load generators: locust or the sender, in processes of their own; results joined.
 
 Locust knows every protocol and has its web page; the sender sends an order of magnitude more from
 a core, over HTTP only. Both count alike and write the same samples. Locust patches the standard
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from loadtest.assignment import Assignment
 from loadtest.calls import Call, write_calls
 from loadtest.errors import LoadTestError
-from loadtest.plan import SendPlan
 from loadtest.processes import run_together
 from loadtest.samples import Samples, read_samples
 from loadtest.shapes import Steps
@@ -47,21 +47,21 @@ USERS = {
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """How much is sent, when, and by whom.
+    """The load of a test: how much is sent, when, and by which engine.
 
     Attributes:
         steps: (from that second on, level), the first from 0.
-        is_open: Whether levels are arrivals/s that come whatever the answers do; else users, each
-            waiting for its answer before it sends the next request.
-        duration_s: Of the whole.
-        engine: Who sends.
-        user: Locust's class; empty: that of the first call's kind.
-        processes: That send; 0: as many as it needs and there are cores for.
-        connections: Of open arrivals, at most, of all processes.
-        timeout_s: After which an answer is given up.
-        cpus: What the processes are pinned to, as ``taskset -c`` takes it; empty: not pinned.
-        seed: Of open arrivals.
-        grpc_address: ``host:port``, for calls of gRPC.
+        is_open: Whether levels are arrivals/s, independent of the answers; else users, each of
+            which waits for its answer before it sends the next request.
+        duration_s: Length of the load.
+        engine: Load generator.
+        user: Locust's user class; empty: the class for the first call's kind.
+        processes: Sender processes; 0: chosen by the rate and the available cores.
+        connections: Most connections of open arrivals, all processes together.
+        timeout_s: Seconds after which the client gives up on an answer.
+        cpus: CPUs of the processes, as ``taskset -c`` takes them; empty: not pinned.
+        seed: Seed of open arrivals.
+        grpc_address: ``host:port`` for calls over gRPC.
     """
 
     steps: Steps
@@ -78,7 +78,7 @@ class Traffic:
 
     @property
     def process_count(self) -> int:
-        """How many processes send: at most one a core that the service can spare."""
+        """Number of sender processes: at most one per core, with one core left to the service."""
         if self.processes:
             return self.processes
         level = max(level for _, level in self.steps)
@@ -100,11 +100,11 @@ def send(
     Args:
         url: ``http://host:port``.
         calls: Requests, sent in random order.
-        traffic: How much of them, and when.
-        on_time: Called now and then with the seconds since the start.
+        traffic: How much to send, and when.
+        on_time: Called repeatedly with the seconds since the start.
 
     Raises:
-        LoadTestError: A process broke, locust is not installed, or the engine knows no such call.
+        LoadTestError: A process failed, locust is not installed, or the engine cannot send a call.
     """
     check_engine(traffic.engine, calls)
     count = traffic.process_count
@@ -113,8 +113,8 @@ def send(
         write_calls(folder / "calls.json", calls)
         commands = []
         for number in range(count):
-            plan = _share(url, traffic, number, count, folder)
-            plan.write(folder / f"{number}.json")
+            assignment = _share(url, traffic, number, count, folder)
+            assignment.write(folder / f"{number}.json")
             commands.append(_command(traffic, calls, folder / f"{number}.json"))
         logs = [folder / f"{number}.log" for number in range(count)]
         run_together(commands, logs, traffic.duration_s + traffic.timeout_s + _END_S, on_time)
@@ -122,7 +122,7 @@ def send(
 
 
 def check_engine(engine: Engine, calls: Sequence[Call]) -> None:
-    """Check that an engine is there and can send some calls.
+    """Check that an engine is installed and can send some calls.
 
     Raises:
         LoadTestError: It is not, or cannot.
@@ -133,7 +133,7 @@ def check_engine(engine: Engine, calls: Sequence[Call]) -> None:
         raise LoadTestError("sender: expected calls over HTTP, got gRPC; choose --engine locust")
 
 
-def _share(url: str, traffic: Traffic, number: int, count: int, folder: Path) -> SendPlan:
+def _share(url: str, traffic: Traffic, number: int, count: int, folder: Path) -> Assignment:
     """Return one process's share; users are whole, arrivals are not."""
     if traffic.is_open:
         steps = tuple((begin, level / count) for begin, level in traffic.steps)
@@ -142,7 +142,7 @@ def _share(url: str, traffic: Traffic, number: int, count: int, folder: Path) ->
             (begin, float(round(level) * (number + 1) // count - round(level) * number // count))
             for begin, level in traffic.steps
         )
-    return SendPlan(
+    return Assignment(
         url=url,
         calls=str(folder / "calls.json"),
         out=str(folder / f"{number}.npz"),
@@ -156,11 +156,11 @@ def _share(url: str, traffic: Traffic, number: int, count: int, folder: Path) ->
     )
 
 
-def _command(traffic: Traffic, calls: Sequence[Call], plan: Path) -> list[str]:
+def _command(traffic: Traffic, calls: Sequence[Call], assignment: Path) -> list[str]:
     pin = ["taskset", "-c", traffic.cpus] if traffic.cpus else []
     if traffic.engine == "sender":
-        return [*pin, sys.executable, "-m", "loadtest.sender", str(plan)]
-    url = SendPlan.read(plan).url
+        return [*pin, sys.executable, "-m", "loadtest.sender", str(assignment)]
+    url = Assignment.read(assignment).url
     return [
         *pin,
         sys.executable,
@@ -180,7 +180,7 @@ def _command(traffic: Traffic, calls: Sequence[Call], plan: Path) -> list[str]:
         str(_LOCUSTFILE),
         "--host",
         url,
-        "--plan",
-        str(plan),
+        "--assignment",
+        str(assignment),
         traffic.user or USERS[calls[0].kind],
     ]

@@ -1,5 +1,5 @@
-"""The one error of this room: what a user of a load test can mend."""
+"""The one error of this room: a failure that the user of a load test can fix."""
 
 
 class LoadTestError(Exception):
-    """No service to load, nothing to load it with, or the load broke; one line says which."""
+    """The service or the load generator is missing, or the load failed; the message is one line."""

@@ -1,4 +1,4 @@
-"""``--expect 'p99_ms<20,errors==0,rps>500'``: what a run promised to be, and where it was not."""
+"""``--expect 'p99_ms<20,errors==0,rps>500'``: clauses on the figures, and their violations."""
 
 import math
 import operator
@@ -18,17 +18,17 @@ _CLAUSE = re.compile(r"\s*([a-z][a-z0-9_]*)\s*(<=|>=|==|!=|<|>)\s*([0-9]+(?:\.[0
 
 
 class ExpectError(ValueError):
-    """The text is no list of clauses, or names no figure; one line says what was expected."""
+    """The text is not a list of clauses, or names an unknown figure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """One figure and what it must be.
+    """A condition on one figure.
 
     Attributes:
-        name: Of the figure.
+        name: Name of the figure.
         comparison: ``<``, ``<=``, ``>``, ``>=``, ``==`` or ``!=``.
-        value: What it is compared with.
+        value: Value that it is compared with.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Clause:
         return f"{self.name}{self.comparison}{self.value:g}"
 
     def holds(self, figure: float) -> bool:
-        """Return whether a figure is what it must be; one that is not there (NaN) never is."""
+        """Return whether a figure meets the condition; a missing one (NaN) never does."""
         return not math.isnan(figure) and bool(_COMPARISONS[self.comparison](figure, self.value))
 
 
@@ -48,10 +48,10 @@ def parse(text: str, names: Sequence[str]) -> list[Clause]:
 
     Args:
         text: ``name comparison number``, as ``p99_ms<20,errors==0``.
-        names: Of the figures that there are.
+        names: Names of the figures.
 
     Raises:
-        ExpectError: A clause has another form, or there is no such figure.
+        ExpectError: A clause is malformed, or names an unknown figure.
     """
     clauses = []
     for part in text.split(","):

@@ -16,9 +16,9 @@ from locust import LoadTestShape, events, stats
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
+from loadtest.assignment import Assignment, arrival_times
 from loadtest.calls import DO_NOTHING, KINDS, read_calls
 from loadtest.payloads import make_calls
-from loadtest.plan import SendPlan, arrival_times
 from loadtest.shapes import Steps, level_at
 from loadtest.users import (
     COURSE,
@@ -60,7 +60,7 @@ stats.bucket_response_time = round_response_time  # type: ignore[assignment]  # 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def add_options(parser: LocustArgumentParser, **_: Any) -> None:
     """Add what this file needs to locust's command line."""
-    parser.add_argument("--plan", help="file of a SendPlan; `foveal loadtest` writes one")
+    parser.add_argument("--assignment", help="file of an assignment; `foveal loadtest` writes one")
     parser.add_argument("--golden", help="by hand: directory of the version to ask")
     parser.add_argument("--rows", type=int, default=4, help="by hand: images in a request")
     parser.add_argument("--grpc-address", default="127.0.0.1:8001", help="by hand: host:port")
@@ -87,19 +87,21 @@ class StepShape(LoadTestShape):  # type: ignore[misc]  # untyped there
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def prepare(environment: Environment, runner: Any, **_: Any) -> None:
-    """Read the plan; say that all is ready, and wait for the moment to start."""
+    """Read the assignment; say that all is ready, and wait for the moment to start."""
     options = environment.parsed_options
-    if options is None or not options.plan:
+    if options is None or not options.assignment:
         _prepare_by_hand(options)
         return
-    plan = SendPlan.read(Path(options.plan))
-    COURSE.calls = read_calls(Path(plan.calls))
-    COURSE.timeout_s = plan.timeout_s
-    COURSE.grpc_address = plan.grpc_address
-    if plan.is_open:
-        COURSE.due = arrival_times(plan.steps, plan.duration_s, plan.seed).tolist()
+    assignment = Assignment.read(Path(options.assignment))
+    COURSE.calls = read_calls(Path(assignment.calls))
+    COURSE.timeout_s = assignment.timeout_s
+    COURSE.grpc_address = assignment.grpc_address
+    if assignment.is_open:
+        COURSE.due = arrival_times(
+            assignment.steps, assignment.duration_s, assignment.seed
+        ).tolist()
     else:
-        environment.shape_class = StepShape(plan.steps, plan.duration_s)
+        environment.shape_class = StepShape(assignment.steps, assignment.duration_s)
         environment.shape_class.runner = runner
     print("ready", flush=True)
     COURSE.start_at = float(sys.stdin.readline())
@@ -108,13 +110,13 @@ def prepare(environment: Environment, runner: Any, **_: Any) -> None:
     shares: list[float] = []
 
     def look() -> None:
-        shares.append((_cpu_s() - used_s) / plan.duration_s)
+        shares.append((_cpu_s() - used_s) / assignment.duration_s)
 
-    gevent.spawn_later(plan.duration_s, look)
+    gevent.spawn_later(assignment.duration_s, look)
 
     def write(**_: Any) -> None:
         look()  # where all was over before that
-        COURSE.recorder.write(Path(plan.out), shares[0])
+        COURSE.recorder.write(Path(assignment.out), shares[0])
         # What is left is the interpreter's end, in which gRPC's threads were seen to hang.
         os._exit(0)
 

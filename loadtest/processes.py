@@ -1,4 +1,4 @@
-"""Processes that send together: started, let begin at one moment, waited for."""
+"""Sender processes: started, released at one moment, waited for."""
 
 import contextlib
 import subprocess
@@ -10,7 +10,7 @@ from typing import IO
 from loadtest.errors import LoadTestError
 
 _HOME = Path(__file__).resolve().parent.parent
-# From the word to the first request: connections are opened meanwhile.
+# From the release to the first request: time to open connections.
 _START_S = 0.3
 _LOOK_S = 0.1
 
@@ -21,16 +21,16 @@ def run_together(
     limit_s: float,
     on_time: Callable[[float], None] = lambda _: None,
 ) -> None:
-    """Run a process a command until all have ended.
+    """Run one process per command until all have ended.
 
     Each prints a line when it is ready, then reads the moment to start from its standard input,
     seconds of ``time.monotonic``: that clock is the machine's.
 
     Args:
-        commands: Words.
-        logs: File for what each says on standard error.
-        limit_s: After the start, until they are given up.
-        on_time: Called now and then with the seconds since the start.
+        commands: Words of each command.
+        logs: Files for the standard error of each.
+        limit_s: Time limit, seconds after the start.
+        on_time: Called repeatedly with the seconds since the start.
 
     Raises:
         LoadTestError: One ended with a code other than 0, or not in time.

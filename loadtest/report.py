@@ -1,15 +1,14 @@
-"""The report of a load test: one HTML page that needs nothing else, its figures, CSV and JSON.
+"""The report of a load test: one HTML page that needs nothing else, its plots, CSV and JSON.
 
 ``report.html`` holds its pictures inside, so that it can be mailed or kept; ``report/`` has them as
 files, ``windows.csv`` and ``figures.json`` the numbers behind them.
 """
 
 import csv
-import html
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.bench.results_file import machine
-from loadtest.report_plots import (
+from loadtest.machine import machine_line
+from loadtest.plots import (
     Point,
     plot_batches,
     plot_frontier,
@@ -30,67 +29,67 @@ from loadtest.report_plots import (
 from loadtest.samples import OUTCOMES, RIGHT, WRONG
 from loadtest.scrape import ServerFigures
 from loadtest.trial import FIGURES, Outcome
-from loadtest.windows import Window, drift, windows_of, windows_of_steps
-from report.page import heading, image, page, table, without_nan
+from loadtest.windows import Window, p99_growth, windows_of, windows_of_steps
+from report.numbers import three_digits, without_nan
+from report.page import Picture, Table, render, write_pictures
 
-_CAUSES = 12
+_TEMPLATE = Path(__file__).with_name("report.html")
+_CAUSES = 12  # Causes of errors that the page lists one by one.
 
 
 def write_report(folder: Path, outcome: Outcome, command: str) -> Path:
     """Write ``report.html``, ``report/*.png``, ``figures.json``, ``windows.csv``, ``search.csv``.
 
     Args:
-        folder: Made if need be; files of an earlier report are replaced.
-        outcome: What to report.
-        command: What repeats it.
+        folder: Created if missing; files of an earlier report are replaced.
+        outcome: The load test.
+        command: Command that repeats it.
 
     Returns:
-        The path of the page.
+        Path of the page.
     """
     pictures = folder / "report"
     pictures.mkdir(parents=True, exist_ok=True)
     for old in pictures.glob("*.png"):
         old.unlink()
     windows = windows_of(outcome.samples, outcome.traffic.duration_s)
-    sections = _pictures(outcome, windows)
-    for each in sections:
-        if each.png is not None:
-            (pictures / f"{each.name}.png").write_bytes(each.png)
+    drawn = _pictures(outcome, windows)
+    write_pictures(pictures, drawn)
     _write_windows(folder / "windows.csv", windows)
     if outcome.found is not None:
         _write_search(folder / "search.csv", outcome)
     document = to_json(outcome, command)
     (folder / "figures.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    title = f"Load test: {outcome.model}"
-    said = f"{outcome.url}, {document['date']}; {load_words(outcome)}"
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        f'<p class="note">{html.escape(said)}</p>',
-        _summary(outcome),
-        *(f'<p class="warning">{html.escape(line)}</p>' for line in warnings_of(outcome)),
-        *(_section(each) for each in sections),
-        heading("What went wrong", ""),
-        _causes(outcome),
-        heading("All figures", "Exact, of every request that was meant to be sent in the time."),
-        table(("figure", "value"), [(n, number(outcome.figures[n])) for n in FIGURES], (1,)),
-        *_server_tables(outcome.server),
-        heading("Command", "Repeats this test."),
-        f"<pre>{html.escape(command)}</pre>",
-        heading("Machine", f"{document['machine']}. Client and service may have shared it."),
-    ]
+    stages, counts = _server_tables(outcome.server) if outcome.server else (None, None)
+    text = render(
+        _TEMPLATE,
+        title=f"Load test: {outcome.model}",
+        about=f"{outcome.url}, {document['date']}; {load_words(outcome)}",
+        summary=_summary(outcome),
+        warnings=warnings_of(outcome),
+        pictures=drawn,
+        causes=Table(("cause", "count"), [(c, f"{n:,}") for c, n in _most(outcome)], (1,)),
+        figures=Table(
+            ("figure", "value"), [(n, three_digits(outcome.figures[n])) for n in FIGURES], (1,)
+        ),
+        stages=stages,
+        counts=counts,
+        command=command,
+        machine=document["machine"],
+    )
     path = folder / "report.html"
-    path.write_text(page(title, parts), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     return path
 
 
 def to_json(outcome: Outcome, command: str) -> dict[str, Any]:
-    """Return everything but the single requests, ready for JSON: NaN becomes None."""
+    """Return everything but the single requests as a JSON document; NaN becomes None."""
     traffic = asdict(outcome.traffic)
     document = {
         "url": outcome.url,
         "model": outcome.model,
         "date": _now(),
-        "machine": machine(),
+        "machine": machine_line(),
         "command": command,
         "traffic": traffic,
         "promise_p99_ms": outcome.p99_ms,
@@ -110,7 +109,7 @@ def to_json(outcome: Outcome, command: str) -> dict[str, Any]:
 
 
 def lines_of(outcome: Outcome) -> list[tuple[str, str]]:
-    """Return what the command prints: (name, value), the figures in their order."""
+    """Return the lines that the command prints, as (name, value)."""
     found = outcome.found
     search = (
         []
@@ -118,7 +117,7 @@ def lines_of(outcome: Outcome) -> list[tuple[str, str]]:
         else [
             (
                 "highest rate that keeps p99",
-                f"{number(found.rate_per_s)}/s, bound by the {found.bound}",
+                f"{three_digits(found.rate_per_s)}/s, bound by the {found.bound}",
             )
         ]
     )
@@ -126,30 +125,30 @@ def lines_of(outcome: Outcome) -> list[tuple[str, str]]:
         ("model", outcome.model),
         ("load", load_words(outcome)),
         *search,
-        *((name, number(outcome.figures[name])) for name in FIGURES),
-        ("client's own limit", f"{number(outcome.client_limit_per_s)}/s"),
+        *((name, three_digits(outcome.figures[name])) for name in FIGURES),
+        ("client's own limit", f"{three_digits(outcome.client_limit_per_s)}/s"),
         *((cause, f"{count:,} times") for cause, count in _most(outcome)),
-        *(("beware", line) for line in warnings_of(outcome)),
+        *(("warning", line) for line in warnings_of(outcome)),
     ]
 
 
 def warnings_of(outcome: Outcome) -> list[str]:
-    """Return what a reader of the figures must know first."""
+    """Return warnings that limit what the figures mean."""
     lines = []
     if outcome.is_client_saturated:
         lines.append(
             "The client was at its limit: these figures are its own, not the service's. Give it "
-            "cores of its own (--processes), or another machine."
+            "more processes (--processes) or another machine."
         )
     if outcome.found is not None and outcome.found.bound == "client":
-        lines.append("The search was stopped by the client, not by the service: it can do more.")
+        lines.append("The client, not the service, ended the search: the service can do more.")
     if outcome.found is not None and outcome.found.best is None:
         lines.append("No rate that was tried kept the promise.")
     return lines
 
 
 def load_words(outcome: Outcome) -> str:
-    """Return the load in words."""
+    """Return one line that describes the load."""
     traffic = outcome.traffic
     top = max(level for _, level in traffic.steps)
     what = "open arrivals/s" if traffic.is_open else "users in a closed loop"
@@ -158,34 +157,8 @@ def load_words(outcome: Outcome) -> str:
     return f"{kinds}: {top:,.0f} {what}{steps} for {traffic.duration_s:g} s, by {traffic.engine}"
 
 
-def number(value: float) -> str:
-    """Return a figure to three digits, or a whole number as it is."""
-    if math.isnan(value):
-        return "none"
-    if float(value).is_integer():
-        return f"{value:,.0f}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """A section of the page that is a picture.
-
-    Attributes:
-        name: Of its file, without the suffix.
-        title: Heading of the section.
-        note: What to look for.
-        png: The picture; None where there is nothing to show.
-    """
-
-    name: str
-    title: str
-    note: str
-    png: bytes | None
-
-
-def _pictures(outcome: Outcome, windows: list[Window]) -> list[_Picture]:
-    """Return everything that is drawn, in the order of the page."""
+def _pictures(outcome: Outcome, windows: list[Window]) -> list[Picture]:
+    """Return the pictures in the order of the page."""
     promise = outcome.p99_ms
     points, words, is_sequence = _points(outcome, windows)
     has_points = any(not math.isnan(point.p99_ms) for point in points)
@@ -193,23 +166,23 @@ def _pictures(outcome: Outcome, windows: list[Window]) -> list[_Picture]:
     counted = (
         "Counted from the intended start of each request, so that waiting for others shows."
         if outcome.traffic.is_open
-        else "A closed loop: a slow service is asked less, and queueing does not show."
+        else "A closed loop: a slow service gets fewer requests, so queueing does not show."
     )
-    change = drift(windows)
+    change = p99_growth(windows)
     if len(outcome.traffic.steps) == 1 and not math.isnan(change):
         counted += f" p99 of the last fifth is {change:.2f} times that of the first."
     answers = np.isin(outcome.samples.outcome_N, (RIGHT, WRONG))
     latencies_ms = (outcome.samples.latency_s_N[answers] * 1e3).tolist()
     return [
-        _Picture("frontier", "Latency against throughput", words, frontier),
-        _Picture("time", "Percentiles over time", counted, plot_time(windows, promise)),
-        _Picture(
+        Picture("frontier", "Latency against throughput", words, frontier),
+        Picture("time", "Percentiles over time", counted, plot_time(windows, promise)),
+        Picture(
             "percentiles",
             "Latency of all answers",
             "The slowest 1 % get as much room as the others.",
             plot_percentiles(latencies_ms, promise) if latencies_ms else None,
         ),
-        _Picture(
+        Picture(
             "outcomes",
             "Outcomes and errors",
             "right: 200 with the recorded labels; wrong: 200 with others; refused: 429; "
@@ -221,18 +194,19 @@ def _pictures(outcome: Outcome, windows: list[Window]) -> list[_Picture]:
     ]
 
 
-def _server_pictures(outcome: Outcome, server: ServerFigures) -> list[_Picture]:
+def _server_pictures(outcome: Outcome, server: ServerFigures) -> list[Picture]:
     padded = "" if server.padded_rows is None else f" {server.padded_rows:,} more were padding."
-    rows = f"{server.rows:,} rows in {server.batches:,} runs: {number(server.mean_batch_rows)} each"
+    mean = three_digits(server.mean_batch_rows)
+    rows = f"{server.rows:,} rows in {server.batches:,} runs: {mean} each"
     means = _stage_means(outcome, server)
     return [
-        _Picture(
+        Picture(
             "batches",
             "Batch sizes",
             f"{rows}.{padded}",
             plot_batches(server.batch_rows) if server.batches else None,
         ),
-        _Picture(
+        Picture(
             "stages",
             "Where the time goes",
             "Means of what the service measured; beside the service is what the client sees on "
@@ -245,7 +219,7 @@ def _server_pictures(outcome: Outcome, server: ServerFigures) -> list[_Picture]:
 def _points(outcome: Outcome, windows: list[Window]) -> tuple[list[Point], str, bool]:
     if outcome.found is not None:
         points = [Point(o.answered_per_s, o.p50_ms, o.p99_ms, o.keeps) for o in outcome.found.trail]
-        best = number(outcome.found.rate_per_s)
+        best = three_digits(outcome.found.rate_per_s)
         return (
             points,
             (
@@ -269,14 +243,14 @@ def _points(outcome: Outcome, windows: list[Window]) -> tuple[list[Point], str, 
 
 
 def _stage_means(outcome: Outcome, server: ServerFigures) -> dict[str, float]:
-    """Return mean ms of a request by stage; what is left of the whole goes to the last ones."""
+    """Return the mean milliseconds of a request by stage; the last stages get the remainder."""
     stages = server.stages
     if not stages["queue"].count or not stages["request"].count:
         return {}
     means = {name: stages[name].mean_ms for name in ("decode", "queue")}
     means = {name: value for name, value in means.items() if not math.isnan(value)}
     request_ms = stages["request"].mean_ms
-    # Not the mean run: that is a batch's, and most requests are in the longer ones.
+    # Not the mean run: that counts batches, and most requests are in the larger, longer ones.
     means["run and answer"] = max(0.0, request_ms - sum(means.values()))
     answered = outcome.samples.latency_s_N[outcome.samples.outcome_N == RIGHT]
     if len(answered):
@@ -284,52 +258,39 @@ def _stage_means(outcome: Outcome, server: ServerFigures) -> dict[str, float]:
     return means
 
 
-def _summary(outcome: Outcome) -> str:
+def _summary(outcome: Outcome) -> dict[str, str]:
     figures = {
-        "right answers a second": number(outcome.figures["rps"]),
-        "p50 / p99, ms": " / ".join(number(outcome.figures[n]) for n in ("p50_ms", "p99_ms")),
-        f"within {outcome.p99_ms:g} ms, a second": number(outcome.figures["goodput_rps"]),
-        "errors": number(outcome.figures["errors"]),
-        "rows a run": number(outcome.figures["mean_batch_rows"]),
-        "client's own limit, a second": number(outcome.client_limit_per_s),
+        "right answers a second": three_digits(outcome.figures["rps"]),
+        "p50 / p99, ms": " / ".join(three_digits(outcome.figures[n]) for n in ("p50_ms", "p99_ms")),
+        f"within {outcome.p99_ms:g} ms, a second": three_digits(outcome.figures["goodput_rps"]),
+        "errors": three_digits(outcome.figures["errors"]),
+        "rows a run": three_digits(outcome.figures["mean_batch_rows"]),
+        "client's own limit, a second": three_digits(outcome.client_limit_per_s),
     }
     if outcome.found is not None:
-        figures = {"highest rate that keeps p99": number(outcome.found.rate_per_s), **figures}
-    items = (
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
-        for name, value in figures.items()
-    )
-    return f'<dl class="summary">{"".join(items)}</dl>'
-
-
-def _causes(outcome: Outcome) -> str:
-    rows = [(cause, f"{count:,}") for cause, count in _most(outcome)]
-    return table(("cause", "how often"), rows, (1,)) if rows else "<p>Nothing.</p>"
+        figures = {"highest rate that keeps p99": three_digits(outcome.found.rate_per_s), **figures}
+    return figures
 
 
 def _most(outcome: Outcome) -> list[tuple[str, int]]:
-    """Return the most frequent causes of what went wrong, the others summed up."""
+    """Return the most frequent causes of errors; the others as one sum."""
     causes = list(outcome.samples.causes.items())
     others = sum(count for _, count in causes[_CAUSES:])
     return causes[:_CAUSES] + ([("other causes", others)] if others else [])
 
 
-def _server_tables(server: ServerFigures | None) -> list[str]:
-    if server is None:
-        return [heading("The service's own figures", "None: it has no metrics of foveal.")]
+def _server_tables(server: ServerFigures) -> tuple[Table, Table]:
     stages = [
-        (name, f"{s.count:,}", number(s.mean_ms), f"< {number(s.p99_below_ms)}")
+        (name, f"{s.count:,}", three_digits(s.mean_ms), f"< {three_digits(s.p99_below_ms)}")
         for name, s in server.stages.items()
         if s.count
     ]
     counts = [(f"answers with {status}", f"{n:,}") for status, n in server.statuses.items()]
     counts += [("rows run", f"{server.rows:,}"), ("rows dropped", f"{server.dropped_rows:,}")]
-    return [
-        heading("The service's own figures", "decode is an image's, run a batch's."),
-        table(("stage", "count", "mean, ms", "p99, ms"), stages, (1, 2, 3)),
-        "<p></p>",
-        table(("what", "count"), counts, (1,)),
-    ]
+    return (
+        Table(("stage", "count", "mean, ms", "p99, ms"), stages, (1, 2, 3)),
+        Table(("what", "count"), counts, (1,)),
+    )
 
 
 def _write_windows(path: Path, windows: Sequence[Window]) -> None:
@@ -373,8 +334,3 @@ def _cell(value: float) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _section(each: _Picture) -> str:
-    shown = "<p>None to show.</p>" if each.png is None else image(each.title, each.png)
-    return heading(each.title, each.note) + shown

@@ -1,7 +1,7 @@
-"""What a load test saw, answer by answer: when it was meant to be asked, how long it took, and how.
+"""The requests of a load test: when each was due, how long it took, and its outcome.
 
-Each process that sends writes one file; whoever started it reads and joins them. Percentiles are
-exact: nothing is put into buckets. Legend: N requests.
+Each sender process writes one file; the process that started it reads and joins them.
+Percentiles are exact: nothing is put into buckets. Legend: N requests.
 """
 
 import json
@@ -33,8 +33,8 @@ class Samples:
         rows_N: uint16, images in the request.
         kinds: Names of the kinds of traffic.
         kind_N: uint8, index into ``kinds``.
-        causes: What went wrong to how often.
-        retry_after_s: Value of ``Retry-After`` to how often it was said.
+        causes: Counts of errors by cause.
+        retry_after_s: Counts of ``Retry-After`` by value.
         cpu_shares: Share of one core that each process of the client used.
     """
 
@@ -53,12 +53,12 @@ class Samples:
         return len(self.intended_s_N)
 
     def between(self, begin_s: float, end_s: float) -> "Samples":
-        """Return those that were meant to be sent in a span; causes and shares are of them all."""
+        """Return the requests due in a span; causes and shares stay those of all requests."""
         is_in = (self.intended_s_N >= begin_s) & (self.intended_s_N < end_s)
         return self.where(is_in)
 
     def where(self, is_in_N: NDArray[np.bool_]) -> "Samples":
-        """Return those of a mask; causes and shares are of them all."""
+        """Return the requests of a mask; causes and shares stay those of all requests."""
         arrays = {name: getattr(self, name)[is_in_N] for name in _ARRAYS}
         return replace(self, **arrays)
 
@@ -70,7 +70,7 @@ class Samples:
         """Return the latency that a share of the answers of some outcomes stays within, in ms.
 
         Returns:
-            NaN where there is none.
+            NaN without such answers.
         """
         chosen = self.latency_s_N[np.isin(self.outcome_N, outcomes)]
         return percentile(chosen, share) * 1e3
@@ -124,7 +124,7 @@ def read_samples(paths: Sequence[Path]) -> Samples:
 
     Raises:
         OSError: A file is not there.
-        ValueError: It is none of ``Recorder``.
+        ValueError: A file is not one of ``Recorder``.
     """
     columns: dict[str, list[NDArray[np.float64]]] = {name: [] for name in _ARRAYS}
     kinds: dict[str, int] = {}

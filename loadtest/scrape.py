@@ -1,4 +1,4 @@
-"""What the service itself counted during a load: /metrics before and after, and the difference."""
+"""The service's own metrics of a load: the difference of /metrics before and after it."""
 
 import math
 import time
@@ -34,7 +34,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class ServerFigures:
-    """What the service counted between two looks, all models and versions together.
+    """What the service counted between two reads, all models and versions together.
 
     Attributes:
         statuses: Answers by status.
@@ -81,7 +81,7 @@ def read(text: str) -> Samples:
 
 
 def difference(before: Samples | None, after: Samples | None) -> ServerFigures | None:
-    """Return what was counted between two looks; None if the service is none of ours."""
+    """Return what the service counted between two reads; None if it is not Foveal."""
     if before is None or after is None or not any(n.startswith("foveal_") for n, _ in after):
         return None
     grown = {key: value - before.get(key, 0.0) for key, value in after.items()}

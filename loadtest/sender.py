@@ -1,6 +1,6 @@
 """The sender: requests at moments that are fixed beforehand, whatever the answers do.
 
-    python -m loadtest.sender PLAN.json
+    python -m loadtest.sender ASSIGNMENT.json
 
 Prints a line when it is ready and reads the moment to start from its standard input, seconds of
 ``time.monotonic``, so that several begin together.
@@ -30,8 +30,8 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
+from loadtest.assignment import Assignment, arrival_times
 from loadtest.calls import Call, judge, read_calls
-from loadtest.plan import SendPlan, arrival_times
 from loadtest.samples import FAILED, TIMEOUT, Recorder
 
 # Arrivals closer together than this are sent in one go: each wake-up costs a hand-over of the
@@ -96,19 +96,19 @@ class _Connection(asyncio.Protocol):
 
 
 class Sender:
-    """Sends what a plan says and records what comes back.
+    """Sends what an assignment says and records what comes back.
 
     Args:
-        plan: What.
+        assignment: What to send.
         calls: Requests, sent in random order.
-        start_at: Of ``time.monotonic``, the moment that times are counted from.
+        start_at: Start of the load, seconds of ``time.monotonic``.
     """
 
-    def __init__(self, plan: SendPlan, calls: list[Call], start_at: float) -> None:
-        self._plan = plan
+    def __init__(self, assignment: Assignment, calls: list[Call], start_at: float) -> None:
+        self._assignment = assignment
         self._start_at = start_at
         self._calls = calls
-        parts = urlsplit(plan.url)
+        parts = urlsplit(assignment.url)
         self._host, self._port = parts.hostname or "", parts.port or 80
         self._requests = [_request(call, parts.netloc, parts.path) for call in calls]
         self._recorder = Recorder()
@@ -119,7 +119,7 @@ class Sender:
         self._unfinished = 0
         self._is_sending = True
         self._done = asyncio.Event()
-        self._random = np.random.default_rng(plan.seed + 1)
+        self._random = np.random.default_rng(assignment.seed + 1)
         self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[None]] = set()
         self._due: NDArray[np.float64] = np.empty(0)
@@ -127,13 +127,13 @@ class Sender:
 
     async def run(self) -> None:
         """Send everything, wait for the last answers, write the samples."""
-        plan = self._plan
-        is_open = plan.is_open
+        assignment = self._assignment
+        is_open = assignment.is_open
         if is_open:
-            times = arrival_times(plan.steps, plan.duration_s, plan.seed)
+            times = arrival_times(assignment.steps, assignment.duration_s, assignment.seed)
             self._due = self._start_at + times
-        users = int(plan.steps[0][1])
-        for _ in range(min(plan.connections, 32) if is_open else users):
+        users = int(assignment.steps[0][1])
+        for _ in range(min(assignment.connections, 32) if is_open else users):
             self._connect()
         await asyncio.sleep(max(0.0, self._start_at - time.monotonic()))
         used_s = _cpu_s()
@@ -143,12 +143,12 @@ class Sender:
         else:
             for _ in range(users):
                 self._begin(time.monotonic(), 0.0)
-            self._loop.call_later(plan.duration_s, self._stop)
-        await asyncio.sleep(max(0.0, self._start_at + plan.duration_s - time.monotonic()))
-        share = (_cpu_s() - used_s) / plan.duration_s
+            self._loop.call_later(assignment.duration_s, self._stop)
+        await asyncio.sleep(max(0.0, self._start_at + assignment.duration_s - time.monotonic()))
+        share = (_cpu_s() - used_s) / assignment.duration_s
         await self._done.wait()
         sweeper.cancel()
-        self._recorder.write(Path(plan.out), share)
+        self._recorder.write(Path(assignment.out), share)
 
     def _pace(self) -> None:
         """Wake the loop when arrivals are due; in a thread, as its own timers tick in whole ms."""
@@ -175,7 +175,7 @@ class Sender:
             self._send(self._idle.pop(), shot)
             return
         self._waiting.append(shot)
-        if self._opened < self._plan.connections:
+        if self._opened < self._assignment.connections:
             self._connect()
 
     def _send(self, connection: _Connection, shot: _Shot) -> None:
@@ -233,7 +233,7 @@ class Sender:
         if connection in self._idle:
             self._idle.remove(connection)
         self._opened -= 1
-        if self._waiting and self._opened < self._plan.connections:
+        if self._waiting and self._opened < self._assignment.connections:
             self._connect()
 
     def _finish(self, shot: _Shot, outcome: int, why: str = "") -> None:
@@ -247,7 +247,7 @@ class Sender:
         self._unfinished -= 1
         if not self._is_sending:
             self._check_done()
-        elif not self._plan.is_open:
+        elif not self._assignment.is_open:
             self._begin(time.monotonic(), 0.0)
 
     def _stop(self) -> None:
@@ -262,13 +262,13 @@ class Sender:
         """Give up what takes too long: one look at all now and then, no timer a request."""
         while True:
             await asyncio.sleep(_SWEEP_S)
-            oldest = time.monotonic() - self._plan.timeout_s
+            oldest = time.monotonic() - self._assignment.timeout_s
             late = [c for c in self._out if c.shot is not None and c.shot.intended_at < oldest]
             for connection in late:
-                self.give_up(connection, TIMEOUT, f"no answer in {self._plan.timeout_s:g} s")
+                self.give_up(connection, TIMEOUT, f"no answer in {self._assignment.timeout_s:g} s")
             while self._waiting and self._waiting[0].intended_at < oldest:
                 shot = self._waiting.popleft()
-                self._finish(shot, TIMEOUT, f"no connection in {self._plan.timeout_s:g} s")
+                self._finish(shot, TIMEOUT, f"no connection in {self._assignment.timeout_s:g} s")
 
 
 def _request(call: Call, host: str, prefix: str) -> bytes:
@@ -285,12 +285,12 @@ def _cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-async def _main(plan: SendPlan) -> None:
-    calls = read_calls(Path(plan.calls))
+async def _main(assignment: Assignment) -> None:
+    calls = read_calls(Path(assignment.calls))
     print("ready", flush=True)
-    await Sender(plan, calls, float(sys.stdin.readline())).run()
+    await Sender(assignment, calls, float(sys.stdin.readline())).run()
 
 
 if __name__ == "__main__":
     sys.setswitchinterval(_TICK_S)
-    uvloop.run(_main(SendPlan.read(Path(sys.argv[1]))))
+    uvloop.run(_main(Assignment.read(Path(sys.argv[1]))))

@@ -1,12 +1,14 @@
-"""A service started for one load test, on a free port, and stopped when it is over."""
+"""A server for one measurement: started, waited for until it answers, stopped. One way for all."""
 
 import contextlib
 import http.client
 import os
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from loadtest.errors import LoadTestError
@@ -14,70 +16,111 @@ from loadtest.errors import LoadTestError
 _START_S = 60.0
 # Longer than the service's own drain time-out.
 _STOP_S = 40.0
+_POLL_S = 0.1
+# Asks the server itself, whatever proxy the environment names.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str],
+    log: Path,
+    is_ready: Callable[[], bool],
+    *,
+    variables: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    poll_s: float = _POLL_S,
+) -> Iterator[int]:
+    """Run a server until the block ends.
+
+    Args:
+        command: Words that start it.
+        log: File for its output.
+        is_ready: Returns whether it answers; polled until it does.
+        variables: Added to the environment.
+        cwd: Working directory; None: this process's.
+        poll_s: Seconds between two polls.
+
+    Yields:
+        Its process number.
+
+    Raises:
+        LoadTestError: It ended, or was not ready within a minute.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**os.environ, **(variables or {})},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_ready(process, is_ready, log, poll_s)
+        yield process.pid
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_S)
+        # Some servers leave workers behind; they are in the session that was started here.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @contextlib.contextmanager
 def running_service(command: Sequence[str], log: Path, grpc_port: int = 0) -> Iterator[str]:
-    """Start a service on a free port, wait until it is ready, stop it in the end.
+    """Run ``foveal serve`` on a free port until the block ends.
 
     Args:
-        command: What starts it; ``--host`` and ``--port`` are appended.
-        log: File for what it says.
-        grpc_port: Of V2 over gRPC; 0: off, so that it gets on with any other service.
+        command: Words that start it; ``--host`` and ``--port`` are appended.
+        log: File for its output.
+        grpc_port: Port of V2 over gRPC; 0: off, which avoids conflicts with other services.
 
     Yields:
         Its URL.
 
     Raises:
-        LoadTestError: It is not ready within a minute, or ended.
+        LoadTestError: It ended, or was not ready within a minute.
     """
     port = free_port()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
-            env={**os.environ, "FOVEAL_GRPC_PORT": str(grpc_port)},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
+    url = f"http://127.0.0.1:{port}"
+    words = [*command, "--host", "127.0.0.1", "--port", str(port)]
+    variables = {"FOVEAL_GRPC_PORT": str(grpc_port)}
+    with running(words, log, lambda: is_answered(f"{url}/readyz"), variables=variables):
+        yield url
+
+
+def is_answered(url: str, content: bytes | None = None, media_type: str = "") -> bool:
+    """Return whether a request gets 200: a GET, or a POST of some content."""
+    headers = {"Content-Type": media_type} if content is not None else {}
     try:
-        _wait_ready(process, port, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        request = urllib.request.Request(url, content, headers)
+        with _OPENER.open(request, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, http.client.HTTPException):  # an URLError is an OSError
+        return False
 
 
-def _wait_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+def free_port() -> int:
+    """Return a port that no process listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_ready(
+    process: "subprocess.Popen[bytes]", is_ready: Callable[[], bool], log: Path, poll_s: float
+) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise LoadTestError(
-                f"service: expected it to start, got exit code {process.returncode}; {log} says why"
+                f"service: expected it to start, got exit code {process.returncode}; see {log}"
             )
-        if _is_ready(port):
+        if is_ready():
             return
-        time.sleep(0.1)
-    raise LoadTestError(f"service: expected it ready in {_START_S:.0f} s, got none; see {log}")
-
-
-def _is_ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        time.sleep(poll_s)
+    raise LoadTestError(f"service: expected it ready within {_START_S:.0f} s, got none; see {log}")

@@ -1,4 +1,4 @@
-"""One load test: what is sent, what came of it, and what the service says of it.
+"""One load test: the load, its results, and the service's own metrics.
 
 service /metrics -> client's own limit -> load -> /metrics -> figures
 """
@@ -64,11 +64,11 @@ class Outcome:
         traffic: What was sent.
         p99_ms: The promise; answers that take longer are no goodput.
         samples: Every request that was meant to be sent in the duration.
-        figures: By the names of ``FIGURES``; NaN where there is none.
+        figures: Values by the names of ``FIGURES``; NaN if unknown.
         client_limit_per_s: What the same client takes from a route that does nothing; NaN where the
             service has none.
         is_client_saturated: Whether the client, not the service, made the figures.
-        server: What the service counted; None if it is none of ours.
+        server: The service's own metrics; None if it is not Foveal.
         found: What the search for the highest rate found, if there was one.
     """
 

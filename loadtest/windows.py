@@ -50,7 +50,7 @@ def windows_of_steps(samples: Samples, steps: Steps, duration_s: float) -> list[
     return [_window(samples, begin, end) for begin, end in pairwise(edges)]
 
 
-def drift(windows: list[Window]) -> float:
+def p99_growth(windows: list[Window]) -> float:
     """Return the p99 of the last fifth of a load as a multiple of that of its first fifth."""
     fifth = max(1, len(windows) // 5)
     first, last = (

@@ -1,1 +1,1 @@
-"""What reports are drawn with: the page, its styles, plots, progress. Imports none of ours."""
+"""What reports are made with: the page, its numbers, plots, progress. Imports no other room."""

@@ -1,88 +1,78 @@
-"""A report's page: HTML that needs nothing else, its pictures inside. Knows no measurement."""
+"""A report's page: HTML that needs nothing else, its pictures inside. Knows no measurement.
 
-import base64
-import html
-import math
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any
-
-_STYLE = """
-body { max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; background: #fff;
-       font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-p.note { color: #555; margin: .2rem 0 .8rem; } img { max-width: 100%; height: auto; }
-p.verdict { font-size: 1.2rem; font-weight: 600; }
-p.warning { background: #fdf0e6; border-left: 4px solid #D55E00; padding: .5rem .8rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .9rem .2rem 0; text-align: left; border-bottom: 1px solid #e3e3e3; }
-th.number, td.number { text-align: right; } th { font-weight: 600; }
-tr.marked td { background: #fdf0e6; }
-pre { background: #f4f4f4; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-dl.summary { display: flex; flex-wrap: wrap; gap: 1.5rem; margin: 1.2rem 0; }
-dl.summary div { min-width: 8rem; } dt { color: #555; font-size: .85rem; }
-dd { margin: 0; font-size: 1.3rem; font-weight: 600; }
+A report brings a template that extends ``page.html`` and draws its sections with the macros of
+``parts.html``, both in ``templates/``. Values are escaped; only the templates write HTML.
 """
 
+import base64
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-def page(title: str, parts: Iterable[str]) -> str:
-    """Return a whole page of parts that are HTML."""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+_TEMPLATES = Path(__file__).with_name("templates")
 
 
-def heading(title: str, text: str = "") -> str:
-    """Return a section's heading, and a line below it that says what to look for."""
-    return f"<h2>{html.escape(title)}</h2>{paragraph(text, 'note') if text else ''}"
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A section of a page that is a picture.
 
-
-def paragraph(text: str, kind: str) -> str:
-    """Return a paragraph: a ``note``, a ``warning`` or the ``verdict``."""
-    return f'<p class="{kind}">{html.escape(text)}</p>'
-
-
-def image(title: str, png: bytes) -> str:
-    """Return a picture that is part of the page."""
-    data = base64.b64encode(png).decode()
-    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
-
-
-def table(
-    names: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    numbers: Collection[int] = (),
-    marked: Collection[int] = (),
-) -> str:
-    """Return a table.
-
-    Args:
-        names: Of the columns.
-        rows: Cells, as many a row as there are columns.
-        numbers: Columns that are set to the right.
-        marked: Rows that stand out.
+    Attributes:
+        name: File name, without the suffix.
+        title: Heading of the section.
+        note: How to read the picture.
+        png: The picture; None if there is nothing to show.
     """
 
-    def line(cell: str, values: Sequence[str], kind: str = "") -> str:
-        cells = (
-            f"<{cell}{' class=number' if index in numbers else ''}>{html.escape(value)}</{cell}>"
-            for index, value in enumerate(values)
-        )
-        return f"<tr{kind}>{''.join(cells)}</tr>"
-
-    lines = (line("td", row, " class=marked" if i in marked else "") for i, row in enumerate(rows))
-    return f"<table>{line('th', names)}{''.join(lines)}</table>"
+    name: str
+    title: str
+    note: str
+    png: bytes | None
 
 
-def without_nan(value: Any) -> Any:
-    """Return a document without what JSON has no word for: NaN and infinities become None."""
-    if isinstance(value, dict):
-        return {str(key): without_nan(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of a page.
+
+    Attributes:
+        names: Headings of the columns.
+        rows: Cells, one for each column.
+        numbers: Columns that are aligned to the right.
+        marked: Rows that are highlighted.
+    """
+
+    names: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: Collection[int] = ()
+    marked: Collection[int] = ()
+
+
+def render(template: Path, **values: object) -> str:
+    """Return the page that a template makes of some values.
+
+    Args:
+        template: A file that extends ``page.html``.
+        values: What the template names; ``title`` is the page's title.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, _TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["data_url"] = _data_url
+    return environment.get_template(template.name).render(values)
+
+
+def write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
+    """Write each picture as ``<name>.png`` into a folder."""
+    for each in pictures:
+        if each.png is not None:
+            (folder / f"{each.name}.png").write_bytes(each.png)
+
+
+def _data_url(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -60,8 +60,8 @@ OURS: dict[str, set[str]] = {
     "loadtest": {"models", "report"},
     "loadtest.bench": {"loadtest", "models", "report", "scoring", "service"},
     "loadtest.tune": {"loadtest", "models", "report", "scoring", "service"},
-    "deploy": set(),
-    "commands": {"export", "loadtest", "models", "scoring", "service", "training"},
+    "deploy": {"loadtest.serving"},
+    "commands": {"export", "loadtest", "models", "report", "scoring", "service", "training"},
     "foveal": {"commands"},
 }
 # Package -> the only third parties it may import; packages that are not named may import any.

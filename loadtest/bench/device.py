@@ -10,12 +10,12 @@ that it runs where only these can be brought. What a figure here does not say: a
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from loadtest.bench.timing import median_s, random_images
 from models.artifact import Precision
 from models.repository import ModelRepository
 from service.errors import InferenceError
@@ -60,6 +61,16 @@ class DeviceFigure:
     rows: int
     batch_us: float
     images_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """One number format of a model, and the graph that computes in it."""
+
+    name: str
+    content: bytes
+    precision: Precision
+    tf32: bool = False
 
 
 def measure(
@@ -107,33 +118,16 @@ def measure(
     repository = ModelRepository(models)
     for model in MODELS:
         content = (repository.path(*repository.resolve(model)) / "model.onnx").read_bytes()
-        kinds: list[tuple[str, bytes, Precision, bool]] = [
-            ("fp32", content, "fp32", False),
-            ("tf32", content, "fp32", True),
-        ]
-        half = lower / f"{model}.fp16.onnx" if lower else None
-        if half and half.exists():
-            kinds.append(("fp16", half.read_bytes(), "fp16", False))
-        else:
-            results["skipped"].append(f"{model} fp16: no {model}.fp16.onnx was given")
         expected = Session(content, Plan(threads=4))
-        for kind, each, precision, tf32 in kinds:
-            say(f"{model} {kind}")
+        for variant in _variants(model, content, lower, results):
+            say(f"{model} {variant.name}")
             for binding in _BINDINGS:
-                plan = Plan(
-                    device,
-                    precision,
-                    1,
-                    binding,
-                    ROWS,
-                    found.index,
-                    tf32,
-                    row_shape=expected.row_shape,
-                )
+                plan = _plan(device, variant, binding, found.index, expected.row_shape)
                 try:
-                    figures += _measure_plan(model, kind, each, plan, results, expected)
+                    figures += _measure_plan(model, variant, plan, results, expected)
                 except InferenceError as error:
-                    results["skipped"].append(f"{model} {kind} {binding}: {error.message}")
+                    reason = f"{model} {variant.name} {binding}: {error.message}"
+                    results["skipped"].append(reason)
                 keep()
     for model, recipe in MODELS.items():
         say(f"{model} in PyTorch")
@@ -160,15 +154,36 @@ def table(results: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
+def _variants(
+    model: str, content: bytes, lower: Path | None, results: dict[str, Any]
+) -> list[_Variant]:
+    variants = [_Variant("fp32", content, "fp32"), _Variant("tf32", content, "fp32", tf32=True)]
+    half = lower / f"{model}.fp16.onnx" if lower else None
+    if half and half.exists():
+        variants.append(_Variant("fp16", half.read_bytes(), "fp16"))
+    else:
+        results["skipped"].append(f"{model} fp16: no {model}.fp16.onnx was given")
+    return variants
+
+
+def _plan(
+    device: Device, variant: _Variant, binding: Binding, index: int, row_shape: tuple[int, ...]
+) -> Plan:
+    return Plan(
+        device, variant.precision, 1, binding, ROWS, index, variant.tf32, row_shape=row_shape
+    )
+
+
 def _measure_plan(
-    model: str, kind: str, content: bytes, plan: Plan, results: dict[str, Any], expected: Session
+    model: str, variant: _Variant, plan: Plan, results: dict[str, Any], expected: Session
 ) -> Iterator[DeviceFigure]:
+    kind, content = variant.name, variant.content
     session = Session(content, plan)
     if session.plan.binding != plan.binding:
         raise InferenceError(f"runs {session.plan.binding}: {session.reason}")
     shape = expected.row_shape
     call = accelerator(plan.index).call
-    sample = _images(64, shape)
+    sample = random_images(64, shape)
     off = float(np.abs(session.run(sample).logits - expected.run(sample).logits).max())
     results["difference"][f"{model} {kind} {plan.binding}"] = off
     if plan.binding == "graph":
@@ -177,8 +192,8 @@ def _measure_plan(
             content, plan, shape
         )
     for rows in plan.buckets:
-        images = _images(rows, shape)
-        seconds = call(_median_s, lambda images=images: session.run(images))  # type: ignore[misc]
+        images = random_images(rows, shape)
+        seconds = call(median_s, partial(session.run, images), _SECONDS, _RUNS)
         yield DeviceFigure(model, kind, plan.binding, rows, seconds * 1e6, rows / seconds)
         if plan.binding == "graph":
             seconds = _staged_s(session, images)
@@ -217,25 +232,15 @@ def _first_request(
     Returns:
         The times of its first run and of the median of those after it; the buckets it chose.
     """
-    images = _images(1, shape)
+    images = random_images(1, shape)
     session = Session(content, replace(plan, buckets=default_buckets(64)), choose=True)
     for rows in (1, 2, 64):  # as a classifier does before it is ready
-        session.run(_images(rows, shape))
+        session.run(random_images(rows, shape))
     started = time.perf_counter()
     session.run(images)
     first_s = time.perf_counter() - started
-    later_s = _median_s(lambda: session.run(images))
+    later_s = median_s(partial(session.run, images), _SECONDS, _RUNS)
     return {"first_us": first_s * 1e6, "median_us": later_s * 1e6}, session.plan.buckets
-
-
-def _median_s(work: Callable[[], object]) -> float:
-    work()
-    times: list[float] = []
-    while len(times) < _RUNS or sum(times) < _SECONDS:
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
 
 
 def _torch(recipe: str) -> dict[str, Any]:
@@ -296,7 +301,7 @@ def _bus_bytes_per_s(index: int) -> float:
             memory.expect(arrived)
             memory.finish()
 
-        return array.nbytes / _median_s(upload)
+        return array.nbytes / median_s(upload, _SECONDS, _RUNS)
 
     try:
         return device.call(uploads)
@@ -331,10 +336,6 @@ def _targets(figures: Sequence[DeviceFigure], results: dict[str, Any]) -> dict[s
 
 def _ratio(over: float | None, under: float | None) -> float | None:
     return over / under if over and under else None
-
-
-def _images(rows: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (rows, *shape), np.uint8)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from loadtest.bench.peers import make_cases
-from loadtest.bench.servers import foveal, serving, wait_ready
+from loadtest.bench.servers import Probe, foveal, serving
 from loadtest.bench.wrk import Figure, drive
 from models.repository import ModelRepository
 
@@ -126,8 +126,8 @@ def _server(models: Path, image: bytes, cpus: str, workers: int) -> Iterator[tup
         "FOVEAL_GRPC_PORT": "0",
     }
     url = f"http://127.0.0.1:{_PORT}/models/{MODEL}/predict"
-    with serving(foveal(_PORT), _PORT, cpus, variables) as pid:
-        wait_ready(url, image, "image/png")
+    probe = Probe(url, image, "image/png")
+    with serving(foveal(_PORT), _PORT, cpus, variables, probe) as pid:
         yield url, pid
 
 

@@ -8,7 +8,7 @@
 # graphs of lower precision; it may be left out where onnxruntime-gpu is installed. OUT gets JSON,
 # the tests' report and a log. Ends in under eight minutes: each step has its own limit.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || command -v python3)}
 VERSION=$(sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 

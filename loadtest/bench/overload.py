@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.arrivals import Offer, Offered, client_limit, offer
-from loadtest.bench.servers import ALL_PEERS, command_of, foveal, serving, wait_ready
+from loadtest.bench.servers import ALL_PEERS, Probe, command_of, foveal, serving
 from loadtest.calls import Call
 from loadtest.engines import Traffic, send
 from loadtest.payloads import as_form, make_calls
@@ -47,18 +47,18 @@ _CALM_S, _CALM_ANSWER_S = 10.0, 0.25
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class OverloadPlan:
-    """How the bench is done.
+class OverloadSetup:
+    """How the benchmark is run.
 
     Attributes:
-        model: Of the repository; the client must be able to send four times what it can do.
-        deadline_ms: After which an answer is worth nothing; sent with each request to Foveal.
+        model: Model to serve; the client must be able to send four times its capacity.
+        deadline_ms: Later answers do not count; sent to Foveal with each request.
         loads: Multiples of Foveal's capacity.
         rounds: Measurements of each; the median counts.
-        seconds: Of one measurement.
-        server_cpus: As ``taskset -c`` takes them.
-        load_cpus: Of the client.
-        only: Servers by name; empty for all.
+        seconds: Length of one measurement.
+        server_cpus: CPUs as ``taskset -c`` takes them.
+        load_cpus: CPUs of the client.
+        only: Names of servers; empty for all.
     """
 
     model: str = "cifar10-cnn"
@@ -71,12 +71,12 @@ class OverloadPlan:
     only: tuple[str, ...] = ()
 
 
-def run(models: Path, plan: OverloadPlan, say: Callable[[str], None]) -> dict[str, Any]:
+def run(models: Path, setup: OverloadSetup, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure every server at every load.
 
     Args:
         models: Repository of the model.
-        plan: How.
+        setup: How to run it.
         say: Called with a line of progress after each measurement.
 
     Returns:
@@ -84,24 +84,24 @@ def run(models: Path, plan: OverloadPlan, say: Callable[[str], None]) -> dict[st
         medians of all rounds) and ``verdict``, ready for JSON.
     """
     repository = ModelRepository(models.resolve())
-    artifact = repository.load(*repository.resolve(plan.model))
+    artifact = repository.load(*repository.resolve(setup.model))
     calls = make_calls(repository, artifact)
-    names = [name for name in SERVERS if not plan.only or name in plan.only]
-    with _served("foveal", repository, artifact, plan) as (url, _):
-        limit = client_limit(url, Offer(0, 0, 0, cpus=plan.load_cpus))
-        capacity = _capacity(url, calls, plan)
+    names = [name for name in SERVERS if not setup.only or name in setup.only]
+    with _served("foveal", repository, artifact, setup) as (url, _):
+        limit = client_limit(url, Offer(0, 0, 0, cpus=setup.load_cpus))
+        capacity = _capacity(url, calls, setup)
     say(f"capacity: {capacity:,.0f} requests/s; the client's own limit: {limit:,.0f}")
     seen: dict[tuple[str, float], list[Offered]] = {}
     stuck: list[tuple[str, float]] = []
-    for number in range(plan.rounds):
+    for number in range(setup.rounds):
         for name in names:
-            left = list(plan.loads)
+            left = list(setup.loads)
             while left:
-                with _served(name, repository, artifact, plan) as (url, own):
+                with _served(name, repository, artifact, setup) as (url, own):
                     is_calm = True
                     while left and is_calm:
                         load = left.pop(0)
-                        measured = offer(url, own, _offer(plan, load * capacity, number, name))
+                        measured = offer(url, own, _offer(setup, load * capacity, number, name))
                         seen.setdefault((name, load), []).append(measured)
                         say(f"{name} x{load:g}: {_words(measured)}")
                         is_calm = _calm(url, own[0])
@@ -113,11 +113,11 @@ def run(models: Path, plan: OverloadPlan, say: Callable[[str], None]) -> dict[st
         for (name, load), rounds in seen.items()
     ]
     return {
-        "plan": dataclasses.asdict(plan),
+        "plan": dataclasses.asdict(setup),
         "capacity_per_s": round(capacity, 1),
         "client_limit_per_s": round(limit, 1),
         "figures": figures,
-        "verdict": verdict(figures, plan.deadline_ms),
+        "verdict": verdict(figures, setup.deadline_ms),
     }
 
 
@@ -139,12 +139,12 @@ def verdict(figures: list[dict[str, Any]], deadline_ms: float) -> dict[str, dict
 
 def table(results: dict[str, Any]) -> str:
     """Render the results as Markdown: a table a server, and what they say."""
-    plan, capacity = results["plan"], results["capacity_per_s"]
-    deadline_ms = plan["deadline_ms"]
+    setup, capacity = results["plan"], results["capacity_per_s"]
+    deadline_ms = setup["deadline_ms"]
     lines = [
-        f"{plan['model']}, one image a request. Capacity, Foveal in a closed loop of 64: "
+        f"{setup['model']}, one image a request. Capacity, Foveal in a closed loop of 64: "
         f"{capacity:,.0f} requests/s. Deadline {deadline_ms:g} ms. Open arrivals; latency counts "
-        f"from the intended start; medians of {plan['rounds']} rounds of {plan['seconds']:g} s. "
+        f"from the intended start; medians of {setup['rounds']} rounds of {setup['seconds']:g} s. "
         f"The client's own limit: {results['client_limit_per_s']:,.0f} requests/s.",
         "",
     ]
@@ -156,7 +156,7 @@ def table(results: dict[str, Any]) -> str:
             "|---|---|---|---|---|---|---|",
         ]
         for f in sorted(mine, key=lambda f: float(f["load"])):
-            share = f["refused"] / max(1.0, f["offered_per_s"] * plan["seconds"])
+            share = f["refused"] / max(1.0, f["offered_per_s"] * setup["seconds"])
             lines.append(
                 f"| {f['load']:g} x | {f['offered_per_s']:,.0f} | {f['goodput_per_s']:,.0f} | "
                 f"{_ms(f['p50_ms'])} / {_ms(f['p99_ms'])} | {share:.0%} | "
@@ -164,11 +164,11 @@ def table(results: dict[str, Any]) -> str:
             )
         lines += [
             "",
-            f"At {max(plan['loads']):g} x {name} keeps {judged['goodput_kept']:.2f} of its best "
+            f"At {max(setup['loads']):g} x {name} keeps {judged['goodput_kept']:.2f} of its best "
             f"goodput; the p99 of its answers is {judged['p99_of_deadline']:.2f} of the deadline; "
             f"`Retry-After`: {judged['retry_after_s'] or 'none'}.",
             *(
-                f"After {f['load']:g} x it was started anew in {f['stuck']} of {plan['rounds']} "
+                f"After {f['load']:g} x it was started anew in {f['stuck']} of {setup['rounds']} "
                 f"rounds: {_CALM_S:g} s were too few to work off what it had taken in."
                 for f in mine
                 if f["stuck"]
@@ -181,7 +181,7 @@ def table(results: dict[str, Any]) -> str:
 
 @contextmanager
 def _served(
-    name: str, repository: ModelRepository, artifact: ModelArtifact, plan: OverloadPlan
+    name: str, repository: ModelRepository, artifact: ModelArtifact, setup: OverloadSetup
 ) -> Iterator[tuple[str, list[Call]]]:
     """Run a server; yield its address and what it is asked."""
     calls = make_calls(repository, artifact)
@@ -192,22 +192,21 @@ def _served(
         "FOVEAL_GRPC_PORT": "0",
         "FOVEAL_WORKERS": "1",
         "PEER_ONNX": str(onnx),
-        "MOSEC_TIMEOUT": f"{plan.deadline_ms:.0f}",
+        "MOSEC_TIMEOUT": f"{setup.deadline_ms:.0f}",
     }
     if name == "foveal":
         command = foveal(port)
-        header = "X-Request-Timeout-Ms", f"{plan.deadline_ms:g}"
+        header = "X-Request-Timeout-Ms", f"{setup.deadline_ms:g}"
         calls = [call.with_headers(header) for call in calls]
     else:
         if name.endswith("-deadline"):
-            variables["PEER_MAX_LATENCY_MS"] = f"{plan.deadline_ms:.0f}"
+            variables["PEER_MAX_LATENCY_MS"] = f"{setup.deadline_ms:.0f}"
         (peer,) = (peer for peer in ALL_PEERS if peer.name == name.partition("-")[0])
         command = command_of(peer, port)
         calls = [_for_peer(call, peer.path, is_form=peer.is_multipart) for call in calls]
     url = f"http://127.0.0.1:{port}"
-    with serving(command, port, plan.server_cpus, variables):
-        content_type = dict(calls[0].headers)["Content-Type"]
-        wait_ready(url + calls[0].path, calls[0].body, content_type)
+    probe = Probe(url + calls[0].path, calls[0].body, dict(calls[0].headers)["Content-Type"])
+    with serving(command, port, setup.server_cpus, variables, probe):
         yield url, calls
 
 
@@ -218,22 +217,22 @@ def _for_peer(call: Call, path: str, *, is_form: bool) -> Call:
     return Call("raw", path, (("Content-Type", content_type),), body, call.expected, "index")
 
 
-def _offer(plan: OverloadPlan, rate: float, number: int, name: str) -> Offer:
+def _offer(setup: OverloadSetup, rate: float, number: int, name: str) -> Offer:
     return Offer(
         rate,
-        plan.seconds,
-        plan.deadline_ms,
+        setup.seconds,
+        setup.deadline_ms,
         warm_up_s=1.0,
-        cpus=plan.load_cpus,
-        timeout_ms=max(2000.0, 4 * plan.deadline_ms),
+        cpus=setup.load_cpus,
+        timeout_ms=max(2000.0, 4 * setup.deadline_ms),
         seed=100 * number + SERVERS.index(name),
     )
 
 
-def _capacity(url: str, calls: list[Call], plan: OverloadPlan) -> float:
+def _capacity(url: str, calls: list[Call], setup: OverloadSetup) -> float:
     """Return what the server answers in a closed loop."""
     traffic = Traffic(
-        ((0.0, _CAPACITY_CONNECTIONS),), is_open=False, duration_s=_CAPACITY_S, cpus=plan.load_cpus
+        ((0.0, _CAPACITY_CONNECTIONS),), is_open=False, duration_s=_CAPACITY_S, cpus=setup.load_cpus
     )
     samples = send(url, calls, traffic).between(1.0, _CAPACITY_S)
     return samples.count(RIGHT) / (_CAPACITY_S - 1.0)

@@ -1,21 +1,29 @@
-"""The figure of the overload bench: goodput and latency of each server against what is sent."""
+"""The plot of the overload bench: goodput and latency of each server against the load."""
 
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
-
-from loadtest.report_plots import BLUE, GREEN, GREY, ORANGE, PURPLE, to_png
+from report.plots import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    draw_promise,
+    finish,
+    new_figure,
+    set_logarithmic,
+    to_png,
+)
 
 _COLOURS = (BLUE, ORANGE, PURPLE, GREEN)
 _MARKERS = ("o", "s", "D", "^")
 
 
 def plot_overload(results: dict[str, Any]) -> bytes:
-    """Draw the results of ``bench_overload.run`` as PNG."""
+    """Draw the results of ``overload.run`` as PNG."""
     deadline_ms, capacity = results["plan"]["deadline_ms"], results["capacity_per_s"]
     figures = results["figures"]
-    figure = Figure((8.0, 6.4), layout="constrained")
+    figure = new_figure(6.4)
     goodput, latency = figure.subplots(2, 1, sharex=True)
     names = list(dict.fromkeys(f["server"] for f in figures))
     for name, colour, marker in zip(names, _COLOURS, _MARKERS, strict=False):
@@ -30,15 +38,11 @@ def plot_overload(results: dict[str, Any]) -> bytes:
     goodput.set_ylabel(f"answers a second within {deadline_ms:g} ms")
     goodput.set_ylim(bottom=0)
     goodput.set_title(f"{results['plan']['model']}: answers in time, and the p99 of all answers")
-    latency.axhline(deadline_ms, color=GREY, linestyle="--", linewidth=0.9, label="deadline")
-    latency.set_yscale("log")
-    latency.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    latency.yaxis.set_minor_formatter(NullFormatter())
+    draw_promise(latency, deadline_ms, "deadline")
+    set_logarithmic(latency)
     latency.set_ylabel("p99 of answers with 200, ms")
     latency.set_xlabel(f"sent, as a multiple of {capacity:,.0f} requests a second")
     for axes in (goodput, latency):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlim(left=0)
-        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        finish(axes)
     return to_png(figure)

@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from loadtest.bench.servers import ALL_PEERS, HERE, command_of, foveal, serving, wait_ready
+from loadtest.bench.servers import ALL_PEERS, HERE, Probe, command_of, foveal, serving
 from loadtest.bench.wrk import Figure, as_form, drive
 from models.repository import ModelRepository
 
@@ -52,17 +52,17 @@ class Case:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """How a run is done.
+class Setup:
+    """How the benchmark is run.
 
     Attributes:
         rounds: Measurements of each figure; the median counts.
-        seconds: Of one measurement.
-        connections: Requests that are out at once; a figure for each.
-        server_cpus: As ``taskset -c`` takes them; foveal gets as many workers.
-        load_cpu: Of wrk.
-        only: Peers by name; empty for all.
-        is_multipart: Whether foveal is sent a form, too, as the peers that know nothing else are.
+        seconds: Length of one measurement.
+        connections: Concurrent requests; one figure for each number.
+        server_cpus: CPUs as ``taskset -c`` takes them; Foveal gets one worker per CPU.
+        load_cpu: CPU of wrk.
+        only: Names of peers; empty for all.
+        is_multipart: Send forms to Foveal as well, as to peers that accept nothing else.
     """
 
     rounds: int = 3
@@ -84,26 +84,26 @@ def make_cases(models: Path, names: tuple[str, ...]) -> list[Case]:
     return [made[name]() for name in names]
 
 
-def run(cases: list[Case], plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+def run(cases: list[Case], setup: Setup, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure every server on every case.
 
     Args:
         cases: What to ask.
-        plan: How.
+        setup: How.
         say: Called with a line of progress after each measurement.
 
     Returns:
         ``plan``, ``peers``, ``limits`` (case to figures of the raw session) and ``figures`` (case,
         server, connections to medians), ready for JSON.
     """
-    peers = [peer for peer in ALL_PEERS if not plan.only or peer.name in plan.only]
+    peers = [peer for peer in ALL_PEERS if not setup.only or peer.name in setup.only]
     figures: dict[tuple[str, str, int], list[Figure]] = {}
     limits: dict[str, list[dict[str, float]]] = {}
-    for _ in range(plan.rounds):
+    for _ in range(setup.rounds):
         for case in cases:
-            limits.setdefault(case.name, []).append(raw_figures(case, plan))
+            limits.setdefault(case.name, []).append(raw_figures(case, setup))
             servers = [
-                ("foveal", foveal(4100), 4100, f"/models/{case.model}/predict", plan.is_multipart)
+                ("foveal", foveal(4100), 4100, f"/models/{case.model}/predict", setup.is_multipart)
             ]
             servers += [
                 (peer.name, command_of(peer, 4101 + i), 4101 + i, peer.path, peer.is_multipart)
@@ -111,12 +111,13 @@ def run(cases: list[Case], plan: Plan, say: Callable[[str], None]) -> dict[str, 
                 if not case.only or peer.name in case.only
             ]
             for name, command, port, path, is_multipart in servers:
-                with serving(command, port, plan.server_cpus, _variables(case, plan)):
-                    for connections, figure in _drive(case, port, path, is_multipart, plan):
+                probe = _probe(case, f"http://127.0.0.1:{port}{path}", is_multipart=is_multipart)
+                with serving(command, port, setup.server_cpus, _variables(case, setup), probe):
+                    for connections, figure in _drive(probe, setup):
                         figures.setdefault((case.name, name, connections), []).append(figure)
                         say(f"{case.name} {name} {connections}: {figure}")
     return {
-        "plan": dataclasses.asdict(plan),
+        "plan": dataclasses.asdict(setup),
         "peers": {peer.name: list(peer.requirements) for peer in peers},
         "limits": {name: medians(rounds) for name, rounds in limits.items()},
         "figures": [
@@ -194,7 +195,7 @@ def _photo(case: Case) -> Case:
     return dataclasses.replace(case, body=body, only=("fastapi",))
 
 
-def raw_figures(case: Case, plan: Plan) -> dict[str, float]:
+def raw_figures(case: Case, setup: Setup) -> dict[str, float]:
     """Measure decode and session alone on the server's first CPU; see ``raw_session``."""
     with tempfile.NamedTemporaryFile() as image:
         image.write(case.body)
@@ -203,12 +204,14 @@ def raw_figures(case: Case, plan: Plan) -> dict[str, float]:
             [
                 "taskset",
                 "-c",
-                plan.server_cpus.split(",")[0],
+                setup.server_cpus.split(",")[0],
                 sys.executable,
-                str(HERE / "raw_session.py"),
+                "-m",
+                "loadtest.bench.raw_session",
                 str(case.onnx),
                 image.name,
             ],
+            cwd=HERE.parents[1],
             capture_output=True,
             text=True,
             check=True,
@@ -217,8 +220,8 @@ def raw_figures(case: Case, plan: Plan) -> dict[str, float]:
     return figures
 
 
-def _variables(case: Case, plan: Plan) -> dict[str, str]:
-    workers = str(len(plan.server_cpus.split(",")))
+def _variables(case: Case, setup: Setup) -> dict[str, str]:
+    workers = str(len(setup.server_cpus.split(",")))
     return {
         "PEER_ONNX": str(case.onnx),
         "PEER_RESIZE": "1" if case.only else "",
@@ -230,22 +233,22 @@ def _variables(case: Case, plan: Plan) -> dict[str, str]:
     }
 
 
-def _drive(
-    case: Case, port: int, path: str, is_multipart: bool, plan: Plan
-) -> Iterator[tuple[int, Figure]]:
-    content, media_type = case.body, case.media_type
+def _probe(case: Case, url: str, *, is_multipart: bool) -> Probe:
     if is_multipart:
-        content, media_type = as_form(content, media_type)
-    url = f"http://127.0.0.1:{port}{path}"
-    wait_ready(url, content, media_type)
+        return Probe(url, *as_form(case.body, case.media_type))
+    return Probe(url, case.body, case.media_type)
+
+
+def _drive(probe: Probe, setup: Setup) -> Iterator[tuple[int, Figure]]:
+    url, media_type = probe.url, probe.media_type
     with tempfile.NamedTemporaryFile() as body:
-        body.write(content)
+        body.write(probe.content)
         body.flush()
-        drive(url, 16, 2, Path(body.name), media_type, plan.load_cpu)
-        for connections in plan.connections:
+        drive(url, 16, 2, Path(body.name), media_type, setup.load_cpu)
+        for connections in setup.connections:
             yield (
                 connections,
-                drive(url, connections, plan.seconds, Path(body.name), media_type, plan.load_cpu),
+                drive(url, connections, setup.seconds, Path(body.name), media_type, setup.load_cpu),
             )
 
 

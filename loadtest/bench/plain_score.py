@@ -1,8 +1,8 @@
-"""What one writes without a tool: Pillow, batches of 64, one thread, a CSV.
+"""A plain scoring script for comparison: Pillow, batches of 64, one thread, a CSV.
 
     python loadtest/bench/plain_score.py MODEL.onnx TABLE.parquet OUT.csv
 
-Prints one JSON object: rows and seconds, imports and loading left out.
+Prints one JSON object: rows and seconds, without imports and loading.
 """
 
 import csv

@@ -1,6 +1,6 @@
 """The limit that servers are judged against: decode and run on one thread, no server.
 
-    python loadtest/bench/raw_session.py MODEL.onnx IMAGE
+    python -m loadtest.bench.raw_session MODEL.onnx IMAGE
 
 Prints one JSON object: rows/s of the session at several batch sizes, microseconds of one decode,
 and the limit, 1 / (decode + run of a row at batch 64), in images/s.
@@ -8,13 +8,14 @@ and the limit, 1 / (decode + run of a row at batch 64), in images/s.
 
 import json
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import onnxruntime
+
+from loadtest.bench.timing import per_s, random_images
 
 _BATCH_SIZES = (1, 8, 32, 64)
 _SECONDS = 1.0
@@ -36,23 +37,13 @@ def measure(onnx: Path, image: Path) -> dict[str, float]:
     flag = cv2.IMREAD_GRAYSCALE if spec.shape[-1] == 1 else cv2.IMREAD_COLOR_RGB
     figures: dict[str, float] = {}
     for size in _BATCH_SIZES:
-        batch = np.random.default_rng(0).integers(0, 255, (size, *spec.shape[1:]), dtype=np.uint8)
-        runs = _per_s(lambda batch=batch: session.run(None, {spec.name: batch}))  # type: ignore[misc]
+        batch = random_images(size, tuple(spec.shape[1:]))
+        runs = per_s([partial(session.run, None, {spec.name: batch})], _SECONDS)
         figures[f"rows_per_s_{size}"] = round(runs * size)
-    decodes = _per_s(lambda: cv2.imdecode(encoded, flag))
+    decodes = per_s([lambda: cv2.imdecode(encoded, flag)], _SECONDS)
     figures["decode_us"] = round(1e6 / decodes, 2)
     figures["limit_per_s"] = round(1 / (1 / decodes + 1 / figures["rows_per_s_64"]))
     return figures
-
-
-def _per_s(work: Callable[[], object]) -> float:
-    """Return how often a second ``work`` can be done, over one second after a first go."""
-    work()
-    count, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < _SECONDS:
-        work()
-        count += 1
-    return count / elapsed
 
 
 if __name__ == "__main__":

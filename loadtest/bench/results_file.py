@@ -1,20 +1,13 @@
 """A dated results file: a table to read, the JSON to compute with, and what it was measured on."""
 
 import json
-import os
-import platform
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from models.machine import cpu_name
+from loadtest.machine import machine_line
 
 RESULTS = Path(__file__).resolve().parent / "results"
-
-
-def machine() -> str:
-    """Return processor, number of cores and system, for the head of a results file."""
-    return f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def write(
@@ -28,18 +21,22 @@ def write(
     """Write ``NAME_<date>.md`` and ``.json`` into ``results/``, and a picture if there is one.
 
     Args:
-        name: Of the benchmark.
-        title: First line of the text.
-        command: What repeats it.
+        name: Name of the benchmark.
+        title: Heading of the text.
+        command: Command that repeats it.
         table: Markdown.
-        results: For the JSON; ``machine`` and ``date`` are added.
+        results: Contents of the JSON; ``machine``, ``date`` and ``command`` are added.
         picture: PNG, shown above the table.
 
     Returns:
         The path of the text.
     """
     now = datetime.now(UTC)
-    results |= {"machine": machine(), "date": now.isoformat(timespec="seconds"), "command": command}
+    results |= {
+        "machine": machine_line(),
+        "date": now.isoformat(timespec="seconds"),
+        "command": command,
+    }
     stem = RESULTS / f"{name}_{now:%Y-%m-%d_%H%M}"
     stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
     shown = ""

@@ -21,11 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import cv2
@@ -35,14 +34,17 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from loadtest.bench.results_file import RESULTS
+from loadtest.bench.timing import per_s
 from models.artifact import ImageSpec
 from models.image import decode
-from models.machine import available_cpus
+from models.machine import available_cpus, cpu_name
 from models.repository import ModelRepository
 from scoring.job import score
 from scoring.local import LocalModel
 
-HOME = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+HOME = HERE.parents[1]
 _SECONDS = 1.0
 _DISTINCT = 2000  # synthetic images that are different; more rows repeat them
 
@@ -115,12 +117,12 @@ class Bench:
         self._images_NHWC = np.stack([decoded[i % len(decoded)] for i in range(rows)])
         self._array = folder / "images.npy"
         np.save(self._array, self._images_NHWC)
-        self.plan = max(self._plans(), key=lambda plan: self._session(plan, _SECONDS / 4))
+        self.way = max(self._ways(), key=lambda way: self._session(way, _SECONDS / 4))
 
     def round(self) -> Round:
         """Measure everything once."""
         return Round(
-            session=self._session(self.plan, _SECONDS),
+            session=self._session(self.way, _SECONDS),
             decode=self._decode(),
             arrays=self._score(self._array, self.model),
             table=self._score(self._table, self.model),
@@ -129,23 +131,26 @@ class Bench:
             table_int8=self._score(self._table, self.int8) if self.int8 else None,
         )
 
-    def _plans(self) -> list[tuple[int, int, int]]:
+    def _ways(self) -> list[tuple[int, int, int]]:
         """Return (runs at once, onnxruntime's threads of each, rows of a batch)."""
         cores = available_cpus()
         ways = {(cores, 1), (1, cores), (1, 1)}
         return [(*way, rows) for way in sorted(ways) for rows in (16, 64, 256)]
 
-    def _session(self, plan: tuple[int, int, int], seconds: float) -> float:
-        runners, threads, rows = plan
+    def _session(self, way: tuple[int, int, int], seconds: float) -> float:
+        runners, threads, rows = way
         model = LocalModel.load(self.repository, self.model.artifact.reference, threads)
         images = self._images_NHWC[:rows]
-        model.run_batch(images)
-        return len(images) * _per_s(lambda: model.run_batch(images), runners, seconds)
+        return len(images) * per_s([partial(model.run_batch, images)] * runners, seconds)
 
     def _decode(self) -> float:
         spec, some = self.model.artifact.image, self._encoded[:64]
-        runs = _per_s(lambda: [decode(image, spec) for image in some], available_cpus(), _SECONDS)
-        return len(some) * runs
+
+        def work() -> None:
+            for image in some:
+                decode(image, spec)
+
+        return len(some) * per_s([work] * available_cpus(), _SECONDS)
 
     def _score(self, source: Path, model: LocalModel) -> float:
         return score([str(source)], model, self._folder / "scores.parquet").rows_per_s
@@ -154,7 +159,7 @@ class Bench:
         artifact = self.model.artifact
         onnx = self.repository.path(artifact.name, artifact.version) / artifact.fp32.path
         words = [onnx, self._table, self._folder / "plain.csv"]
-        said = json.loads(_run(HOME / "loadtest" / "plain_score.py", *words))
+        said = json.loads(_run(HERE / "plain_score.py", *words))
         return float(said["rows"] / said["seconds"])
 
     def _start(self) -> float:
@@ -182,7 +187,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path)
     parser.add_argument("--rows", type=int, default=40_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=HOME / "loadtest" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(wanted.model, wanted.source, wanted.rows, Path(folder))
@@ -194,10 +199,10 @@ def main() -> None:
     document: dict[str, Any] = {
         "date": date.isoformat(timespec="seconds"),
         "command": _command(wanted),
-        "machine": f"{_processor()}, {available_cpus()} cores",
+        "machine": f"{cpu_name()}, {available_cpus()} cores",
         "rows": wanted.rows,
         "model": bench.model.artifact.reference,
-        "session_plan": dict(zip(("runs_at_once", "threads", "batch"), bench.plan, strict=True)),
+        "session_plan": dict(zip(("runs_at_once", "threads", "batch"), bench.way, strict=True)),
         "versions": {
             "python": sys.version.split()[0],
             "onnxruntime": onnxruntime.__version__,
@@ -223,7 +228,7 @@ def main() -> None:
 
 def report(document: dict[str, Any]) -> str:
     """Return the page: what was measured, the ratios, the rows/s."""
-    plan = document["session_plan"]
+    way = document["session_plan"]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     ratios = [
         f"| {name} | {value:.2f} | {TARGETS[name]} | {min(all_):.2f}-{max(all_):.2f} |"
@@ -251,8 +256,8 @@ def report(document: dict[str, Any]) -> str:
             "|---|---|",
             *rates,
             "",
-            f"The session's best way here: {plan['runs_at_once']} runs at once, {plan['threads']} "
-            f"threads each, batches of {plan['batch']}. Decode and session share the cores in the "
+            f"The session's best way here: {way['runs_at_once']} runs at once, {way['threads']} "
+            f"threads each, batches of {way['batch']}. Decode and session share the cores in the "
             "scorer: 1 / (1/decode + 1/session) is what they could give together.",
             "",
         ]
@@ -273,24 +278,6 @@ def _make_images(spec: ImageSpec) -> list[bytes]:
         image = cv2.resize(coarse, (spec.width, spec.height), interpolation=cv2.INTER_CUBIC)
         encoded.append(cv2.imencode(".jpg", image)[1].tobytes())
     return encoded
-
-
-def _per_s(work: Callable[[], object], threads: int, seconds: float) -> float:
-    """Return how often a second ``work`` is done by some threads together."""
-    counts = [0] * threads
-    started = time.perf_counter()
-
-    def repeat(thread: int) -> None:
-        while time.perf_counter() - started < seconds:
-            work()
-            counts[thread] += 1
-
-    all_threads = [Thread(target=repeat, args=(number,)) for number in range(threads)]
-    for thread in all_threads:
-        thread.start()
-    for thread in all_threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - started)
 
 
 def _run(*words: object) -> str:
@@ -314,12 +301,6 @@ def _command(wanted: argparse.Namespace) -> str:
         f"python -m loadtest.bench.score --model {wanted.model}{source} --rows {wanted.rows} "
         f"--rounds {wanted.rounds}"
     )
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown processor"
 
 
 if __name__ == "__main__":

@@ -1,20 +1,18 @@
 """The servers that Foveal is compared with, each in an environment of its own, pinned to its cores.
 
-Environments are made under ``.peers/`` on first use. The scripts are in ``peers/``.
+Environments are made under ``.peers/`` on first use. The scripts are in ``peer_servers/``.
 """
 
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from loadtest.serving import is_answered, running
 
 HERE = Path(__file__).resolve().parent
 _ORT, _PILLOW = "onnxruntime==1.31.1", "pillow==13.0.0"
@@ -79,7 +77,7 @@ def foveal(port: int) -> list[str]:
         "--port",
         str(port),
         "--working-dir",
-        str(HERE.parent),
+        str(HERE.parents[1]),
     ]
 
 
@@ -100,54 +98,39 @@ def environment(peer: Peer) -> Path:
     return folder / "bin"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Probe:
+    """A request like those that will be counted; a server that answers it is ready."""
+
+    url: str
+    content: bytes
+    media_type: str
+
+
 @contextmanager
-def serving(command: list[str], port: int, cpus: str, variables: dict[str, str]) -> Iterator[int]:
+def serving(
+    command: list[str], port: int, cpus: str, variables: dict[str, str], probe: Probe
+) -> Iterator[int]:
     """Run a server pinned to its CPUs, from the peers' folder, until the block ends.
 
     Args:
-        command: Words.
-        port: For the name of its log, in the folder for temporary files.
-        cpus: As ``taskset -c`` takes them.
+        command: Words that start it.
+        port: Its port; also in the name of its log, which is in the folder for temporary files.
+        cpus: CPUs as ``taskset -c`` takes them.
         variables: Added to the environment.
+        probe: Request that it must answer before the block begins.
 
     Yields:
-        The process's number; the server is perhaps not ready yet.
-    """
-    log = Path(tempfile.gettempdir()) / f"foveal-bench-{port}.log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            ["taskset", "-c", cpus, *command],
-            cwd=HERE / "peer_servers",
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "PEER_PORT": str(port), "BENTOML_DO_NOT_TRACK": "True", **variables},
-            start_new_session=True,
-        )
-    try:
-        yield server.pid
-    finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(server.pid, number)
-                time.sleep(1.0)
-            except ProcessLookupError:
-                break
-        server.wait()
-
-
-def wait_ready(url: str, content: bytes, media_type: str) -> None:
-    """Wait until a server answers a request like those that will be counted.
+        Its process number.
 
     Raises:
-        TimeoutError: It does not within 60 s.
+        LoadTestError: It ended, or did not answer within a minute.
     """
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            request = urllib.request.Request(url, content, {"Content-Type": media_type})
-            with urllib.request.urlopen(request, timeout=5):
-                return
-        except (urllib.error.URLError, OSError) as error:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{url}: expected an answer within 60 s, got {error}") from None
-            time.sleep(0.25)
+    with running(
+        ["taskset", "-c", cpus, *command],
+        Path(tempfile.gettempdir()) / f"foveal-bench-{port}.log",
+        lambda: is_answered(probe.url, probe.content, probe.media_type),
+        variables={"PEER_PORT": str(port), "BENTOML_DO_NOT_TRACK": "True", **variables},
+        cwd=HERE / "peer_servers",
+    ) as pid:
+        yield pid

@@ -1,16 +1,14 @@
-"""The session alone: batch size to milliseconds and rows/s, the ceiling of the server.
+"""The session alone: milliseconds and rows/s by batch size, the ceiling of the server.
 
-Physics first: a run costs a fixed part (the call, the threads' hand-shake) and a part a row. Small
-networks are all fixed part at batch 1, so batching is where their throughput is; large ones are all
-row part, and batching buys little. The table shows which one a model is.
+A run costs a fixed part (the call, the synchronisation of threads) and a part per row. For small
+networks the fixed part dominates at batch 1, so batching gives most of their throughput; for large
+ones the rows dominate, and batching gains little. The table shows which kind a model is.
 """
 
-import statistics
-import time
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
-
+from loadtest.bench.timing import median_s, random_images
 from models.artifact import ModelArtifact
 from models.repository import ModelRepository
 from service.session.plans import Plan
@@ -23,7 +21,7 @@ _SECONDS = 0.3
 
 @dataclass(frozen=True, slots=True)
 class SessionFigure:
-    """One line of the table: median milliseconds of a run of ``rows`` rows, and what that makes."""
+    """One line of the table: the median run of ``rows`` rows, milliseconds, and its rows/s."""
 
     model: str
     threads: int
@@ -38,18 +36,16 @@ def measure(
     """Measure one model at every batch size.
 
     Args:
-        repository: Where the model lies.
-        artifact: Its version.
+        repository: Repository of the model.
+        artifact: Version to measure.
         threads: onnxruntime's intra-op threads.
     """
     content = repository.read_model(artifact, artifact.fp32.path)
     session = Session(content, Plan(threads=threads))
     figures = []
     for rows in BATCH_SIZES:
-        images_NHWC = np.random.default_rng(0).integers(
-            0, 256, (rows, *artifact.image.shape_HWC), dtype=np.uint8
-        )
-        run_s = _median_s(session, images_NHWC)
+        images_NHWC = random_images(rows, artifact.image.shape_HWC)
+        run_s = median_s(partial(session.run, images_NHWC), _SECONDS, _RUNS)
         figures.append(SessionFigure(artifact.reference, threads, rows, run_s * 1e3, rows / run_s))
     return figures
 
@@ -63,15 +59,3 @@ def table(figures: list[SessionFigure]) -> list[tuple[str, ...]]:
             for f in figures
         ),
     ]
-
-
-def _median_s(
-    session: Session, images_NHWC: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"
-) -> float:
-    session.run(images_NHWC)
-    times: list[float] = []
-    while len(times) < _RUNS or sum(times) < _SECONDS:
-        started = time.perf_counter()
-        session.run(images_NHWC)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)

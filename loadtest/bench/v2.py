@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from loadtest.bench.peers import Case, Plan, medians, raw_figures
-from loadtest.bench.servers import HERE, foveal, serving, wait_ready
+from loadtest.bench.peers import Case, Setup, medians, raw_figures
+from loadtest.bench.servers import HERE, Probe, foveal, serving
 from loadtest.bench.wrk import Figure, drive
 
 PORT, GRPC_PORT = 4100, 4101
@@ -30,12 +30,12 @@ CONNECTIONS = {1: 64, 8: 64, 64: 16}
 _HEADER = "Inference-Header-Content-Length"
 
 
-def run(case: Case, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+def run(case: Case, setup: Setup, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure every wire at every number of rows.
 
     Args:
         case: Which model.
-        plan: How; its connections are not used, ``CONNECTIONS`` are.
+        setup: How to run it; ``CONNECTIONS`` replaces its connections.
         say: Called with a line of progress after each measurement.
 
     Returns:
@@ -44,13 +44,13 @@ def run(case: Case, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     """
     figures: dict[tuple[str, int], list[dict[str, float]]] = {}
     raw: list[dict[str, float]] = []
-    for _ in range(plan.rounds):
-        raw.append(raw_figures(case, plan))
+    for _ in range(setup.rounds):
+        raw.append(raw_figures(case, setup))
         variables = {"FOVEAL_MODELS": str(case.models), "FOVEAL_GRPC_PORT": str(GRPC_PORT)}
-        with serving(foveal(PORT), PORT, plan.server_cpus, variables):
-            url = f"http://127.0.0.1:{PORT}/models/{case.model}/predict"
-            wait_ready(url, case.body, case.media_type)
-            for wire, rows, figure in _drive(case, plan):
+        url = f"http://127.0.0.1:{PORT}/models/{case.model}/predict"
+        probe = Probe(url, case.body, case.media_type)
+        with serving(foveal(PORT), PORT, setup.server_cpus, variables, probe):
+            for wire, rows, figure in _drive(case, setup):
                 figures.setdefault((wire, rows), []).append(dataclasses.asdict(figure))
                 say(f"{wire} {rows}: {figure.requests_per_s * rows:,.0f} rows/s, {figure}")
     alone = medians(raw)
@@ -71,7 +71,7 @@ def run(case: Case, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         )
     return {
         "model": case.name,
-        "plan": dataclasses.asdict(plan),
+        "plan": dataclasses.asdict(setup),
         "raw": alone,
         "figures": measured,
     }
@@ -104,7 +104,7 @@ def table(results: dict[str, Any], beside: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def _drive(case: Case, plan: Plan) -> Iterator[tuple[str, int, Figure]]:
+def _drive(case: Case, setup: Setup) -> Iterator[tuple[str, int, Figure]]:
     url = f"http://127.0.0.1:{PORT}/v2/models/{case.model}/infer"
     row_shape = _row_shape(case)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,16 +114,16 @@ def _drive(case: Case, plan: Plan) -> Iterator[tuple[str, int, Figure]]:
                 body = Path(folder) / f"{wire}-{rows}"
                 if wire == "grpc":
                     body.write_bytes(_message(case.model, pixels))
-                    yield wire, rows, _grpc_load(body, connections, plan)
+                    yield wire, rows, _grpc_load(body, connections, setup)
                     continue
                 content, head_bytes = _document(pixels, is_binary=wire == "binary")
                 body.write_bytes(content)
                 media_type, headers = "application/json", ""
                 if head_bytes:
                     media_type, headers = "application/octet-stream", f"{_HEADER}:{head_bytes}"
-                ask = partial(drive, url, connections, cpu=plan.load_cpu, headers=headers)
+                ask = partial(drive, url, connections, cpu=setup.load_cpu, headers=headers)
                 ask(seconds=1, body=body, media_type=media_type)
-                figure = ask(seconds=plan.seconds, body=body, media_type=media_type)
+                figure = ask(seconds=setup.seconds, body=body, media_type=media_type)
                 yield wire, rows, figure
 
 
@@ -153,18 +153,18 @@ def _message(model: str, pixels: np.ndarray) -> bytes:  # type: ignore[type-arg]
     return message
 
 
-def _grpc_load(request: Path, concurrency: int, plan: Plan) -> Figure:
+def _grpc_load(request: Path, concurrency: int, setup: Setup) -> Figure:
     done = subprocess.run(
         [
             "taskset",
             "-c",
-            plan.load_cpu,
+            setup.load_cpu,
             sys.executable,
             str(HERE / "grpc_load.py"),
             f"127.0.0.1:{GRPC_PORT}",
             str(request),
             str(concurrency),
-            str(plan.seconds),
+            str(setup.seconds),
         ],
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""A latency promise in, a plan out: ``foveal tune``.
+"""From a promised latency to a plan: ``foveal tune``.
 
 In order of use: ``points`` (what can be chosen, what was measured), ``sweep`` (the session alone,
 in a process of its own: ``sweeper``), ``serve`` (the real service under open arrivals), ``search``

@@ -1,4 +1,4 @@
-"""Which cores the service is measured on, and which are left for the load."""
+"""The cores of the service and those left for the load generator."""
 
 import contextlib
 import os
@@ -14,9 +14,9 @@ class Cores:
     """The service's cores.
 
     Attributes:
-        count: How many it may use: affinity and quota.
-        server: Which, if it is pinned; empty: not pinned.
-        client: Which are left for the load; empty: it shares the service's.
+        count: Number of cores it may use: affinity and quota.
+        server: Cores it is pinned to; empty: not pinned.
+        client: Cores left for the load generator; empty: it shares the service's.
     """
 
     count: int
@@ -25,7 +25,7 @@ class Cores:
 
     @contextlib.contextmanager
     def pinned(self) -> Iterator[None]:
-        """Let what this thread starts run on the service's cores."""
+        """Pin processes that this thread starts to the service's cores."""
         if not self.server:
             yield
             return
@@ -38,10 +38,10 @@ class Cores:
 
 
 def choose_cores(wanted: int | None) -> Cores:
-    """Return the first so many of the cores that this process may use; None: all, not pinned.
+    """Return the first ``wanted`` available cores; None: all of them, not pinned.
 
     Raises:
-        TuneError: There are not so many, or this system cannot pin.
+        TuneError: Fewer are available, or this system cannot pin.
     """
     available = available_cpus()
     if wanted is None:

@@ -1,5 +1,5 @@
-"""The one error of this room: a wish that cannot be granted here."""
+"""The one error of this room: a request that cannot be measured on this machine."""
 
 
 class TuneError(Exception):
-    """One line: where, what was expected, what was got, how to mend it."""
+    """One line: where, expected, got, and how to fix it."""

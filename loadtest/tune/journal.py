@@ -1,6 +1,6 @@
 """Every measurement on disk as it is made, one line of JSON each: a repeated command goes on.
 
-The first line says what the measurements depend on; where that is another, they count no more.
+The first line holds what the measurements depend on; if that differs, they are put aside.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ class Journal:
     """The measurements of one folder.
 
     Args:
-        folder: Where they lie; made if need be.
-        about: What they depend on: model, bytes, machine, promise.
-        is_fresh: Whether to begin anew whatever lies there.
+        folder: Folder of the journal; created if missing.
+        about: What the measurements depend on: model, files, machine, promise, axes.
+        is_fresh: Start again, whatever the folder holds.
 
     Attributes:
         difference: Why older measurements were put aside, "" if none were.
-        sessions: Of the session alone.
-        served: Of the service, a list a configuration, in the order of the rounds.
+        sessions: Measurements of the session alone.
+        served: Measurements of the service by configuration, in the order of the rounds.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any], *, is_fresh: bool = False) -> None:
@@ -42,7 +42,7 @@ class Journal:
         if lines and not self.difference:
             for line in lines[1:]:
                 self._take(line)
-            # Rewritten without what a kill cut off.
+            # Rewritten without a last line that a kill cut off.
             self._path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         else:
             if lines:
@@ -52,16 +52,16 @@ class Journal:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was measured yet."""
+        """Whether there is no measurement yet."""
         return not self.sessions and not self.served
 
     def add_session(self, point: SessionPoint, figure: SessionFigure) -> None:
-        """Keep what the session alone did."""
+        """Add a measurement of the session alone."""
         self.sessions[point] = figure
         self._append({"point": dataclasses.asdict(point), "session": dataclasses.asdict(figure)})
 
     def add_served(self, configuration: Configuration, served: Served) -> None:
-        """Keep what the service did, one more round of it."""
+        """Add one round of the service."""
         self.served.setdefault(configuration, []).append(served)
         self._append(
             {
@@ -75,7 +75,6 @@ class Journal:
             self.sessions[SessionPoint(**line["point"])] = SessionFigure(**line["session"])
         else:
             chosen, served = line["configuration"], line["served"]
-            chosen["buckets"] = tuple(chosen["buckets"])
             served["trail"] = tuple(map(tuple, served["trail"]))
             self.served.setdefault(Configuration(**chosen), []).append(Served(**served))
 
@@ -85,7 +84,7 @@ class Journal:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a journal, up to the first that is none."""
+    """Return the complete lines of a journal, up to the first that is not JSON."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""From a model and a promise to a plan beside the model, with a report of how it was found."""
+"""From a model and a promised latency to a plan beside the model, with a report."""
 
 import dataclasses
 import tempfile
@@ -15,7 +15,7 @@ from loadtest.tune.journal import Journal
 from loadtest.tune.report import Story, write_report
 from loadtest.tune.search import Outcome, Search, Wish
 from loadtest.tune.serve import Service
-from loadtest.tune.sweep import sweep
+from loadtest.tune.sweep import Sweep
 from models.artifact import ModelArtifact, Precision
 from models.machine import Machine
 from models.repository import ModelRepository
@@ -31,15 +31,15 @@ class Request:
 
     Attributes:
         reference: ``name``, ``name:version`` or None for the default model.
-        p99_ms: The promise.
-        precisions: Files that may answer; empty: every one that passed its gate.
-        device: Where sessions run.
-        cores: That the service may use; None: all that are here.
+        p99_ms: The promised p99 latency, milliseconds.
+        precisions: Precisions to try; empty: every one that passed its gate.
+        device: Device of the sessions.
+        cores: Cores of the service; None: all available ones.
         workers: Processes of the service, which share the cores.
         budget_s: Seconds for everything.
         out: Folder for measurements, logs and report.
-        is_fresh: Whether to forget what was measured there.
-        command: That repeats it, for the record.
+        is_fresh: Discard earlier measurements in that folder.
+        command: Command that repeats it, for the record.
     """
 
     reference: str | None
@@ -56,14 +56,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of it.
+    """The result of a tuning.
 
     Attributes:
         model: ``name:version``.
         verdict: One sentence.
-        plan: What lies beside the model now; None: nothing, the defaults serve it best.
-        outcome: What it was told from.
-        report: The page.
+        plan: The plan beside the model now; None: none, the defaults are best.
+        outcome: What the search found.
+        report: Path of the page.
     """
 
     model: str
@@ -86,14 +86,14 @@ def tune_model(
     promise, it is removed.
 
     Args:
-        repository: Where the version lies.
-        request: What is asked for.
-        progress: Told what is done now.
-        warn: Told what a user should know.
+        repository: Repository of the version.
+        request: What the user asks for.
+        progress: Called with the current step.
+        warn: Called with warnings for the user.
 
     Raises:
-        TuneError: The wish cannot be measured here.
-        ArtifactError, LoadTestError: No such model, or no load on it.
+        TuneError: The request cannot be measured on this machine.
+        ArtifactError, LoadTestError: The model is missing, or the load failed.
     """
     name, version = repository.resolve(request.reference)
     artifact = repository.verify(name, version)
@@ -113,43 +113,36 @@ def tune_model(
         warn(f"{out}: measuring anew: {journal.difference}")
     elif not journal.is_empty:
         progress(f"going on with {len(journal.sessions)} + {len(journal.served)} measurements")
-    is_gpu = found.device != "cpu"
-    wish = Wish(request.p99_ms, share, precisions, request.budget_s, is_gpu)
+    wish = Wish(request.p99_ms, share, precisions, request.budget_s, found.device != "cpu")
     with tempfile.TemporaryDirectory(prefix="foveal-tune-") as folder:
         alone = _alone(repository, artifact, Path(folder))
         calls = make_calls(repository, artifact)
         service = Service(
             alone.root, calls, request.p99_ms, cores, request.workers, request.device, out
         )
+        sweep = Sweep(
+            alone, artifact, cores, request.p99_ms, found.device, out / "sweep.log", on_refusal=warn
+        )
         outcome = Search(
-            wish,
-            journal,
-            lambda points, budget_s: sweep(
-                alone,
-                artifact,
-                points,
-                cores,
-                p99_ms=request.p99_ms,
-                budget_s=budget_s,
-                device=found.device,
-                log=out / "sweep.log",
-                on_refusal=warn,
-            ),
-            service.measure,
-            progress=progress,
-            clock=time.monotonic,
+            wish, journal, sweep.measure, service.measure, progress=progress, clock=time.monotonic
         ).run()
     plan = _plan(artifact, machine, outcome, request)
-    verdict = outcome.verdict
+    had_plan = plan is None and remove_tuning(repository, name, version)
     if plan is not None:
         write_tuning(repository, name, version, plan)
-    elif remove_tuning(repository, name, version):
-        verdict += "; the plan that it had is removed"
-    if not outcome.is_whole:
-        verdict += "; the time was short, the same command with a larger --budget-s goes on"
+    verdict = _verdict(outcome, had_plan=had_plan)
     story = Story(artifact.reference, machine, wish, outcome, verdict, request.command)
     report = write_report(out, journal, story)
     return Result(artifact.reference, verdict, plan, outcome, report)
+
+
+def _verdict(outcome: Outcome, *, had_plan: bool) -> str:
+    verdict = outcome.verdict
+    if had_plan:
+        verdict += "; the plan that it had is removed"
+    if not outcome.is_whole:
+        verdict += "; the time was short, the same command with a larger --budget-s goes on"
+    return verdict
 
 
 def reset(repository: ModelRepository, reference: str | None) -> str:
@@ -180,6 +173,7 @@ def _about(
         "files": digests,
         "p99_ms": request.p99_ms,
         "pinned": request.cores is not None,
+        "axes": "precision, threads, instances, batch",
         **dataclasses.asdict(machine),
     }
 
@@ -208,8 +202,8 @@ def _plan(
         threads=choice.threads,
         instances=choice.instances,
         max_batch_size=choice.max_batch_size,
-        max_queue_delay_ms=choice.max_queue_delay_ms,
-        buckets=choice.buckets,
+        max_queue_delay_ms=0.0,
+        buckets=(),
         p99_ms=request.p99_ms,
         goodput_per_s=round(outcome.best.goodput_per_s, 1),
         default_goodput_per_s=round(outcome.default.goodput_per_s, 1),

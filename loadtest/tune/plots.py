@@ -1,14 +1,12 @@
-"""The pictures of a tuning, each a PNG. Knows matplotlib and the measurements; nothing of files."""
+"""The plots of a tuning's report, each a PNG. Knows no files."""
 
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter
 
-from loadtest.report_plots import BLUE, GREEN, GREY, ORANGE, PURPLE, YELLOW, to_png
 from loadtest.tune.points import (
     DEFAULTS,
     Configuration,
@@ -19,27 +17,51 @@ from loadtest.tune.points import (
     latency_ms,
     settled,
 )
+from report.plots import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    MARKERS,
+    ORANGE,
+    PURPLE,
+    YELLOW,
+    finish_log_log,
+    new_figure,
+    to_png,
+)
 
-_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW)
 _OTHERS = (BLUE, GREEN, PURPLE, YELLOW)  # beside the choice
-_MARKERS = "osD^v<>P*X"
 _WIDTH = 8.5  # inches; the page is one column
 
 
 def plot_sessions(
     figures: Mapping[SessionPoint, SessionFigure], served: Sequence[Configuration], p99_ms: float
 ) -> bytes:
-    """Draw throughput against latency of the session alone, a line a shape, and the frontier."""
-    figure = Figure((_WIDTH, 5.2), layout="constrained")
+    """Draw throughput against latency of the session alone: a line per shape, and the frontier."""
+    figure = new_figure(5.2, _WIDTH)
     axes = figure.subplots()
+    _draw_shapes(axes, figures)
+    _draw_frontier(axes, figures)
+    _draw_served(axes, figures, served)
+    axes.axvline(p99_ms, color=GREY, linestyle=":", label=f"promise, {p99_ms:g} ms")
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlabel("two runs, ms: what a row waits at most under full load")
+    axes.set_ylabel("rows/s of all instances")
+    finish_log_log(axes)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return to_png(figure)
+
+
+def _draw_shapes(axes: Axes, figures: Mapping[SessionPoint, SessionFigure]) -> None:
     for number, (trio, group) in enumerate(groupby(sorted(figures), lambda point: point.trio)):
         points = list(group)
         precision, threads, instances = trio
         axes.plot(
             [latency_ms(figures[p]) for p in points],
             [figures[p].rows_per_s for p in points],
-            color=_COLOURS[number % len(_COLOURS)],
-            marker=_MARKERS[number % len(_MARKERS)],
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
             markersize=5,
             linewidth=1,
             label=f"{precision}, {instances} x {threads} threads",
@@ -53,6 +75,9 @@ def plot_sessions(
             fontsize=7,
             color=GREY,
         )
+
+
+def _draw_frontier(axes: Axes, figures: Mapping[SessionPoint, SessionFigure]) -> None:
     best = frontier(dict(figures))
     axes.plot(
         [latency_ms(figures[p]) for p in best],
@@ -62,6 +87,13 @@ def plot_sessions(
         alpha=0.2,
         label="frontier",
     )
+
+
+def _draw_served(
+    axes: Axes,
+    figures: Mapping[SessionPoint, SessionFigure],
+    served: Sequence[Configuration],
+) -> None:
     rings = [SessionPoint(*c.trio, c.max_batch_size) for c in served]
     rings = [p for p in rings if p in figures]
     axes.scatter(
@@ -72,27 +104,20 @@ def plot_sessions(
         edgecolors="black",
         label="served, too",
     )
-    axes.axvline(p99_ms, color=GREY, linestyle=":", label=f"promise, {p99_ms:g} ms")
-    axes.set(xscale="log", yscale="log")
-    axes.set_xlabel("two runs, ms: what a row waits at most under full load")
-    axes.set_ylabel("rows/s of all instances")
-    _plain(axes)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return to_png(figure)
 
 
 def plot_goodput(
     served: Mapping[Configuration, Sequence[Served]], choice: Configuration | None
 ) -> bytes:
-    """Draw each configuration's goodput, a bar for its last whole round and a dot for each."""
+    """Draw each configuration's goodput: a bar for its last complete round, a dot per round."""
     order = sorted(served, key=lambda c: settled(served[c]).goodput_per_s)
-    figure = Figure((_WIDTH, 1.2 + 0.42 * len(order)), layout="constrained")
+    figure = new_figure(1.2 + 0.42 * len(order), _WIDTH)
     axes = figure.subplots()
     chosen = choice or DEFAULTS
     axes.barh(
         [c.title for c in order],
         [settled(served[c]).goodput_per_s for c in order],
-        color=[ORANGE if c == chosen else GREY if c == DEFAULTS else _COLOURS[0] for c in order],
+        color=[ORANGE if c == chosen else GREY if c == DEFAULTS else BLUE for c in order],
         height=0.65,
     )
     for line, configuration in enumerate(order):
@@ -118,8 +143,8 @@ def plot_goodput(
 def plot_offers(
     served: Mapping[Configuration, Sequence[Served]], choice: Configuration | None, p99_ms: float
 ) -> bytes:
-    """Draw p99 at every rate that was offered: where each configuration leaves the promise."""
-    figure = Figure((_WIDTH, 4.6), layout="constrained")
+    """Draw p99 at every offered rate, which shows where each configuration breaks the promise."""
+    figure = new_figure(4.6, _WIDTH)
     axes = figure.subplots()
     for number, configuration in enumerate(served):
         trail = sorted(
@@ -136,7 +161,7 @@ def plot_offers(
             sorted(best),
             [best[rate] for rate in sorted(best)],
             color=colour,
-            marker=_MARKERS[number % len(_MARKERS)],
+            marker=MARKERS[number % len(MARKERS)],
             markersize=4,
             linewidth=2 if is_special else 0.8,
             label=configuration.title,
@@ -146,16 +171,6 @@ def plot_offers(
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("requests/s offered, open arrivals")
     axes.set_ylabel("p99 of the answers, ms")
-    _plain(axes)
+    finish_log_log(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return to_png(figure)
-
-
-def _plain(axes: Axes) -> None:
-    """Write numbers as numbers on logarithmic axes, enough of them however short the axis."""
-    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-        is_short = high < 8 * low
-        axis.set_major_locator(MaxNLocator(6) if is_short else LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-        axis.set_minor_formatter(NullFormatter())
-    axes.grid(which="major", color="#e3e3e3", linewidth=0.6)

@@ -1,4 +1,4 @@
-"""What can be chosen for a version, what was measured of it, and which of it to serve in earnest.
+"""What can be chosen for a version, what was measured, and which configurations to serve.
 
 Plain values and pure functions; nothing here runs anything.
 """
@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.artifact import Precision
-from models.tuned import Tuning
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-# A larger batch must bring so much more throughput to be worth the longer runs.
+# Least gain in throughput for which a larger batch, with its longer runs, is chosen.
 _BATCH_GAIN = 1.03
-# What the service adds to the session, from loadtest/bench/results, on one core of 2.6 GHz:
-# HTTP, decoding a small image and answering a request; putting a batch together and handing it on.
+# What the service adds to the session, from loadtest/bench/results, on one core of 2.6 GHz: per
+# request HTTP, decoding a small image and the response; per batch gathering and hand-over.
 _REQUEST_S, _BATCH_S = 40e-6, 60e-6
-# What the client takes for one request, of cores that may be the service's.
+# Client time per request; client and service may share cores.
 _CLIENT_S = 90e-6
 
 
@@ -28,36 +27,32 @@ class Configuration:
     threads: int
     instances: int
     max_batch_size: int
-    max_queue_delay_ms: float = 0.0
-    buckets: tuple[int, ...] = ()
 
     @property
     def variables(self) -> dict[str, str]:
-        """Return the settings that make the service run this and nothing else."""
+        """Return the settings that make the service run this, whatever plan exists."""
         return {
             "FOVEAL_PRECISION": self.precision,
             "FOVEAL_THREADS": str(self.threads),
             "FOVEAL_INSTANCES": str(self.instances),
             "FOVEAL_MAX_BATCH_SIZE": str(self.max_batch_size),
-            "FOVEAL_MAX_QUEUE_DELAY_MS": f"{self.max_queue_delay_ms:g}",
-            "FOVEAL_BUCKETS": ",".join(map(str, self.buckets)) or "auto",
+            "FOVEAL_MAX_QUEUE_DELAY_MS": "0",
+            "FOVEAL_BUCKETS": "auto",
         }
 
     @property
     def title(self) -> str:
-        """Return what a reader calls it."""
+        """Return its name in reports."""
         if self == DEFAULTS:
             return "defaults"
-        delay = f", waits {self.max_queue_delay_ms:g} ms" if self.max_queue_delay_ms else ""
-        buckets = f", padded to {'/'.join(map(str, self.buckets))}" if self.buckets else ""
         return (
             f"{self.precision}, {self.instances} x {self.threads} threads, "
-            f"batch {self.max_batch_size}{buckets}{delay}"
+            f"batch {self.max_batch_size}"
         )
 
     @property
     def trio(self) -> tuple[Precision, int, int]:
-        """Return what decides how a session runs: precision, threads, instances."""
+        """Return what determines how a session runs: precision, threads, instances."""
         return self.precision, self.threads, self.instances
 
 
@@ -76,13 +71,13 @@ class SessionPoint:
 
     @property
     def trio(self) -> tuple[Precision, int, int]:
-        """As ``Configuration.trio``."""
+        """Return the same as ``Configuration.trio``."""
         return self.precision, self.threads, self.instances
 
 
 @dataclass(frozen=True, slots=True)
 class SessionFigure:
-    """What the session alone did at a point: rows/s of all runs together, and one run's time."""
+    """Measurement of the session alone: rows/s of all instances together, and the time of a run."""
 
     rows_per_s: float
     p50_ms: float
@@ -92,7 +87,7 @@ class SessionFigure:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the service did under one configuration.
+    """Measurement of the service under one configuration.
 
     Attributes:
         goodput_per_s: Right answers a second within the promise, at the highest rate that kept it.
@@ -119,14 +114,14 @@ class Served:
 
 
 def settled(rounds: Sequence[Served]) -> Served:
-    """Return the last round that came to its end, else the last."""
+    """Return the last complete round, or the last one if none is complete."""
     return next((served for served in reversed(rounds) if served.bound != "time"), rounds[-1])
 
 
 def grid(
     precisions: Sequence[Precision], cores: int, *, is_gpu: bool = False
 ) -> list[SessionPoint]:
-    """Return every point that makes sense on so many cores, the likeliest first.
+    """Return every point that fits the cores, the most promising first.
 
     Threads x instances never exceed the cores; threads are powers of two, and all cores. A GPU is
     one runner, whatever the cores.
@@ -145,7 +140,7 @@ def grid(
 
 
 def latency_ms(figure: SessionFigure) -> float:
-    """Return what a row waits at most under full load: the run that is out, and its own."""
+    """Return the longest wait of a row under full load: the current run and its own."""
     return 2 * figure.p50_ms
 
 
@@ -165,17 +160,17 @@ def frontier(figures: dict[SessionPoint, SessionFigure]) -> list[SessionPoint]:
 def survivors(
     figures: dict[SessionPoint, SessionFigure], p99_ms: float, most: int = 4
 ) -> list[Configuration]:
-    """Return what is worth serving in earnest: the best batch of the best shapes.
+    """Return the configurations to serve: the best batch size of the best shapes.
 
     Args:
-        figures: What the session alone did.
-        p99_ms: The promise; a row under full load must make it.
-        most: How many.
+        figures: Measurements of the session alone.
+        p99_ms: The promise, which a row under full load must keep.
+        most: How many to return at most.
 
     Returns:
-        By throughput, highest first; empty if nothing keeps the promise. One thread and one
-        instance is among them where it keeps it at all: only that runs on the event loop, which
-        the session alone does not show.
+        By throughput, highest first; empty if nothing keeps the promise. One thread with one
+        instance is always among them if it keeps the promise: only that shape runs on the event
+        loop, an advantage that the session alone does not show.
     """
     best: dict[tuple[Precision, int, int], tuple[float, Configuration]] = {}
     for point, figure in sorted(figures.items()):  # batch sizes ascend within a trio
@@ -191,44 +186,8 @@ def survivors(
     return chosen
 
 
-def variants(best: Configuration, p99_ms: float, *, is_gpu: bool = False) -> list[Configuration]:
-    """Return the neighbours of a configuration: a little company waited for, other batch sizes.
-
-    What a queue makes of them is nothing that the session alone could tell. On a GPU other buckets
-    are among them, too: few that pad much, many that pad little.
-    """
-    precision, threads, instances = best.trio
-    delay_ms = min(2.0, round(p99_ms / 10, 2))
-    size = best.max_batch_size
-    options = [
-        Configuration(precision, threads, instances, size, delay_ms),
-        Configuration(precision, threads, instances, min(2 * size, BATCH_SIZES[-1])),
-        Configuration(precision, threads, instances, max(1, size // 2)),
-    ]
-    if is_gpu:
-        powers = (1 << n for n in range(size.bit_length()))
-        sets = {tuple(sorted({*powers, size})), tuple(sorted({1, max(1, size // 4), size}))}
-        options += [
-            Configuration(precision, threads, instances, size, buckets=each)
-            for each in sorted(sets)
-        ]
-    return [option for option in options if option != best]
-
-
-def configuration_of(plan: Tuning) -> Configuration:
-    """Return the configuration that a plan makes the service run."""
-    return Configuration(
-        plan.precision,
-        plan.threads,
-        plan.instances,
-        plan.max_batch_size,
-        plan.max_queue_delay_ms,
-        plan.buckets,
-    )
-
-
 def guess_rate(configuration: Configuration, figures: dict[SessionPoint, SessionFigure]) -> float:
-    """Guess the requests/s that a service of a configuration takes, client beside it."""
+    """Estimate the requests/s of the service with the client on the same machine."""
     rates = [
         figure.rows_per_s
         for point, figure in figures.items()

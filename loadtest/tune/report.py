@@ -1,16 +1,16 @@
-"""The report of a tuning: one HTML page that needs nothing else, its pictures, and the figures.
+"""The report of a tuning: one HTML page that needs nothing else, its pictures, and JSON.
 
 ``report.html`` holds its pictures inside; ``frontier.png``, ``goodput.png``, ``offers.png`` and
 ``tune.json`` lie beside it.
 """
 
 import dataclasses
-import html
 import json
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from loadtest.tune.journal import Journal
 from loadtest.tune.plots import plot_goodput, plot_offers, plot_sessions
@@ -24,12 +24,15 @@ from loadtest.tune.points import (
 )
 from loadtest.tune.search import Outcome, Wish
 from models.machine import Machine
-from report.page import heading, image, page, paragraph, table, without_nan
+from report.numbers import without_nan
+from report.page import Picture, Table, render, write_pictures
+
+_TEMPLATE = Path(__file__).with_name("report.html")
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What a report tells besides the measurements."""
+    """What a report contains besides the measurements."""
 
     model: str
     machine: Machine
@@ -45,57 +48,71 @@ def write_report(out: Path, journal: Journal, story: Story) -> Path:
     Returns:
         The path of the page.
     """
-    machine, wish, outcome = story.machine, story.wish, story.outcome
-    pictures = {
-        "goodput": plot_goodput(journal.served, outcome.choice),
-        "offers": plot_offers(journal.served, outcome.choice, wish.p99_ms),
-    }
-    if journal.sessions:
-        pictures["frontier"] = plot_sessions(journal.sessions, list(journal.served), wish.p99_ms)
-    for name, png in pictures.items():
-        (out / f"{name}.png").write_bytes(png)
-    date = datetime.now(UTC).isoformat(timespec="seconds")
+    machine, date = story.machine, datetime.now(UTC).isoformat(timespec="seconds")
+    goodput, offers, frontier_ = _pictures(journal, story)
+    write_pictures(out, [goodput, offers, frontier_])
     about = f"{machine.cpu}, {machine.cores} cores, {machine.workers} workers, {machine.device}, "
     about += f"onnxruntime {machine.onnxruntime}; {date}"
-    title = f"{story.model} with p99 within {wish.p99_ms:g} ms"
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        paragraph(about, "note"),
-        paragraph(story.verdict, "verdict"),
-        heading(
+    text = render(
+        _TEMPLATE,
+        title=f"{story.model} with p99 within {story.wish.p99_ms:g} ms",
+        about=about,
+        verdict=story.verdict,
+        goodput=goodput,
+        offers=offers,
+        frontier=frontier_,
+        served=_served_table(journal, story.outcome),
+        sessions=_session_table(journal),
+        command=story.command,
+    )
+    path = out / "report.html"
+    path.write_text(text, encoding="utf-8")
+    document = without_nan(_document(journal, story, date))
+    (out / "tune.json").write_text(json.dumps(document, indent=1) + "\n")
+    return path
+
+
+def _pictures(journal: Journal, story: Story) -> tuple[Picture, Picture, Picture]:
+    choice, p99_ms = story.outcome.choice, story.wish.p99_ms
+    frontier_png = (
+        plot_sessions(journal.sessions, list(journal.served), p99_ms) if journal.sessions else None
+    )
+    return (
+        Picture(
+            "goodput",
             "The service",
             "The highest rate of open arrivals at which 99 % of all requests are answered rightly "
             "within the promise, counted from the intended start. The first round chose the "
             "favourite, so only its later one is compared with the defaults'.",
+            plot_goodput(journal.served, choice),
         ),
-        _picture("goodput", pictures),
-        _served_table(journal, outcome),
-        heading(
+        Picture(
+            "offers",
             "Every offer",
             "Each point is a rate that was offered; the highest under the dotted line counts.",
+            plot_offers(journal.served, choice, p99_ms),
         ),
-        _picture("offers", pictures),
-        heading(
+        Picture(
+            "frontier",
             "The session alone",
             "No HTTP, no queue. Along a line batches double, from 1 row to the number at its end. "
-            "Rings are what was served; the wide line is the frontier, which nothing beats in "
-            "both. Marked rows of the table are on it.",
+            "Rings were also served; the wide line is the frontier: no other point is better in "
+            "both. Its points are marked in the table.",
+            frontier_png,
         ),
-        _picture("frontier", pictures),
-        _session_table(journal),
-        heading("Command", "Repeats it; what is measured already is not measured again."),
-        f"<pre>{html.escape(story.command)}</pre>",
-    ]
-    path = out / "report.html"
-    path.write_text(page(title, parts), encoding="utf-8")
-    document = {
+    )
+
+
+def _document(journal: Journal, story: Story, date: str) -> dict[str, Any]:
+    """Return ``tune.json``."""
+    return {
         "model": story.model,
         "date": date,
         "command": story.command,
         "verdict": story.verdict,
-        "machine": dataclasses.asdict(machine),
-        "wish": dataclasses.asdict(wish),
-        "outcome": dataclasses.asdict(outcome),
+        "machine": dataclasses.asdict(story.machine),
+        "wish": dataclasses.asdict(story.wish),
+        "outcome": dataclasses.asdict(story.outcome),
         "served": [
             {
                 "configuration": dataclasses.asdict(c),
@@ -109,11 +126,9 @@ def write_report(out: Path, journal: Journal, story: Story) -> Path:
             for point, figure in sorted(journal.sessions.items())
         ],
     }
-    (out / "tune.json").write_text(json.dumps(without_nan(document), indent=1) + "\n")
-    return path
 
 
-def _served_table(journal: Journal, outcome: Outcome) -> str:
+def _served_table(journal: Journal, outcome: Outcome) -> Table:
     def cells(configuration: Configuration) -> list[str]:
         rounds = journal.served[configuration]
         last = settled(rounds)
@@ -129,12 +144,12 @@ def _served_table(journal: Journal, outcome: Outcome) -> str:
     order = sorted(journal.served, key=lambda c: -settled(journal.served[c]).goodput_per_s)
     names = ("configuration", "goodput, requests/s", "p50, ms", "p99, ms", "bound", "offers")
     chosen = outcome.choice or DEFAULTS
-    return table(
+    return Table(
         names, [cells(c) for c in order], numbers={1, 2, 3, 5}, marked={order.index(chosen)}
     )
 
 
-def _session_table(journal: Journal) -> str:
+def _session_table(journal: Journal) -> Table:
     figures = journal.sessions
     best = set(frontier(figures))
 
@@ -151,16 +166,12 @@ def _session_table(journal: Journal) -> str:
 
     order = sorted(figures)
     names = ("instances x threads", "rows", "rows/s", "run p50, ms", "run p99, ms", "two runs, ms")
-    return table(
+    return Table(
         names,
         [cells(p) for p in order],
         numbers={1, 2, 3, 4, 5},
         marked={i for i, point in enumerate(order) if point in best},
     )
-
-
-def _picture(name: str, pictures: dict[str, bytes]) -> str:
-    return image(name, pictures[name]) if name in pictures else "<p>Nothing was measured.</p>"
 
 
 def _ms(value: float) -> str:

@@ -1,7 +1,7 @@
-"""Which measurement when, and what to choose in the end: the order of a tuning within its budget.
+"""The order of measurements within the budget, and the choice at the end.
 
-The session alone tells which shapes are worth serving; the service tells what they are worth. Knows
-how to spend time, not how anything is measured: ``sweep`` and ``serve`` are handed in.
+The session alone shows which shapes to serve; the service decides between them. Knows how to spend
+time, not how to measure: ``sweep`` and ``serve`` are passed in.
 """
 
 import math
@@ -21,7 +21,6 @@ from loadtest.tune.points import (
     grid,
     guess_rate,
     survivors,
-    variants,
 )
 from models.artifact import Precision
 
@@ -45,18 +44,18 @@ class Serve(Protocol):
     def __call__(
         self, configuration: Configuration, first_rate: float, budget_s: float, *, is_rough: bool
     ) -> Served:
-        """Return what it did."""
+        """Return the measurement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is to be found, and within what.
+    """What to find, and the limits.
 
     Attributes:
-        p99_ms: The promise.
-        cores: That the service may use, of one worker.
-        precisions: Files that may answer.
-        budget_s: For everything.
+        p99_ms: The promised p99 latency, milliseconds.
+        cores: Cores of one worker.
+        precisions: Precisions to try.
+        budget_s: Seconds for everything.
         is_gpu: Whether sessions run on a GPU.
     """
 
@@ -69,15 +68,15 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a tuning came to.
+    """The result of a search.
 
     Attributes:
-        choice: What to run; None: the defaults are best, or nothing better could be shown.
-        best: What it did in its last round; the defaults' where there is no choice.
-        default: What the defaults did in their last round.
+        choice: Configuration to run; None: nothing was shown to be better than the defaults.
+        best: Its last round; the defaults' last round without a choice.
+        default: Last round of the defaults.
         verdict: One sentence for a reader.
         is_kept: Whether anything keeps the promise at all.
-        is_whole: Whether everything that was planned was measured within the budget.
+        is_whole: Whether the budget was enough for all measurements.
     """
 
     choice: Configuration | None
@@ -92,11 +91,11 @@ class Search:
     """One tuning.
 
     Args:
-        wish: What for.
-        journal: What is known already, and where measurements go.
+        wish: What to find.
+        journal: Known measurements; new ones are added.
         sweep: Measures the session alone: points and seconds in, figures out as they come.
         serve: Measures the service, the first round of a configuration roughly.
-        progress: Told what is done now.
+        progress: Called with the current step.
         clock: Monotonic seconds.
     """
 
@@ -129,16 +128,11 @@ class Search:
         """Measure, within the budget, and choose."""
         self._sweep_sessions()
         wish = self._wish
-        # Beside the defaults there are the neighbours of the best, and the last rounds.
-        most = min(4, max(1, int(self._left_s / _SEARCH_S) - 4))
-        plan = [DEFAULTS, *survivors(self._journal.sessions, wish.p99_ms, most)]
-        self._measure_each(plan, 1, reserve=2)
+        # Three searches are not for these: the defaults' and the two of the last round.
+        most = min(4, max(1, int(self._left_s / _SEARCH_S) - 3))
+        candidates = [DEFAULTS, *survivors(self._journal.sessions, wish.p99_ms, most)]
+        self._measure_each(candidates, 1, reserve=2)
         favourite = self._favourite()
-        if favourite is not None:
-            near = variants(favourite, wish.p99_ms, is_gpu=wish.is_gpu)
-            plan += [c for c in near if c not in plan]
-            self._measure_each(plan, 1, reserve=2)
-            favourite = self._favourite()
         if favourite is not None:
             for number in range(2, _ROUNDS + 1):
                 self._measure_each([favourite, DEFAULTS], number, least_s=_ENOUGH_S)
@@ -231,56 +225,49 @@ class Search:
         self._is_whole &= is_judged or favourite is None
         self._is_whole &= "time" not in (best.bound, default.bound)
         is_better = best.goodput_per_s > MARGIN * default.goodput_per_s
+        choice, is_kept = None, True
         if not best.goodput_per_s and not default.goodput_per_s:
-            why = (
-                f"nothing keeps p99 within {p99_ms:g} ms here; promise more milliseconds"
-                if self._is_whole
-                else f"too little time: no rate that was tried keeps p99 within {p99_ms:g} ms"
-            )
-            return self._outcome(None, default, default, why, False)
-        if is_better and default.bound == "time" and best.goodput_per_s < default.at_most_per_s:
-            return self._outcome(
-                None,
-                default,
-                default,
+            is_kept, verdict = False, _nothing_keeps(p99_ms, is_whole=self._is_whole)
+        elif is_better and default.bound == "time" and best.goodput_per_s < default.at_most_per_s:
+            verdict = (
                 f"too little time to tell: the defaults serve {default.goodput_per_s:,.0f} "
-                f"requests/s with p99 within {p99_ms:g} ms, or more",
-                True,
+                f"requests/s with p99 within {p99_ms:g} ms, or more"
             )
-        if favourite is not None and is_better:
-            gain = (
-                f", {best.goodput_per_s / default.goodput_per_s - 1:+.0%} to the defaults"
-                if default.goodput_per_s
-                else "; the defaults do not keep it"
-            )
-            return self._outcome(
-                favourite,
-                best,
-                default,
-                f"{favourite.title}: {best.goodput_per_s:,.0f} requests/s with p99 within "
-                f"{p99_ms:g} ms{gain}",
-                True,
-            )
-        bound = (
-            " as far as this client can tell: it sends no more; give it cores with --cores"
-            if "client" in (best.bound, default.bound)
-            else ""
-        )
-        return self._outcome(
-            None,
-            default,
-            default,
-            f"the defaults are best{bound}: {default.goodput_per_s:,.0f} requests/s with p99 "
-            f"within {p99_ms:g} ms",
-            True,
-        )
+        elif favourite is not None and is_better:
+            choice, verdict = favourite, _favourite_is_best(favourite, best, default, p99_ms)
+        else:
+            verdict = _defaults_are_best(best, default, p99_ms)
+        shown = default if choice is None else best
+        return Outcome(choice, shown, default, verdict, is_kept, self._is_whole)
 
-    def _outcome(  # one place that adds what the search alone knows
-        self,
-        choice: Configuration | None,
-        best: Served,
-        default: Served,
-        verdict: str,
-        is_kept: bool,
-    ) -> Outcome:
-        return Outcome(choice, best, default, verdict, is_kept, self._is_whole)
+
+def _nothing_keeps(p99_ms: float, *, is_whole: bool) -> str:
+    if is_whole:
+        return f"nothing keeps p99 within {p99_ms:g} ms here; promise more milliseconds"
+    return f"too little time: no rate that was tried keeps p99 within {p99_ms:g} ms"
+
+
+def _favourite_is_best(
+    favourite: Configuration, best: Served, default: Served, p99_ms: float
+) -> str:
+    gain = (
+        f", {best.goodput_per_s / default.goodput_per_s - 1:+.0%} to the defaults"
+        if default.goodput_per_s
+        else "; the defaults do not keep it"
+    )
+    return (
+        f"{favourite.title}: {best.goodput_per_s:,.0f} requests/s with p99 within "
+        f"{p99_ms:g} ms{gain}"
+    )
+
+
+def _defaults_are_best(best: Served, default: Served, p99_ms: float) -> str:
+    bound = (
+        " as far as this client can tell: it sends no more; give it cores with --cores"
+        if "client" in (best.bound, default.bound)
+        else ""
+    )
+    return (
+        f"the defaults are best{bound}: {default.goodput_per_s:,.0f} requests/s with p99 "
+        f"within {p99_ms:g} ms"
+    )

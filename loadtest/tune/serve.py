@@ -1,4 +1,4 @@
-"""The real service under one configuration: the highest rate at which it keeps the promise."""
+"""The real service under one configuration: the highest rate that keeps the promise."""
 
 import contextlib
 import math
@@ -15,26 +15,26 @@ from loadtest.tune.cores import Cores
 from loadtest.tune.points import Configuration, Served
 
 _HOME = Path(__file__).resolve().parents[2]
-# Requests that a p99 wants to be told from; an offer is as long as they take, within bounds.
+# Requests that a p99 needs; an offer lasts as long as they take, within bounds.
 _REQUESTS = 600
 _SHORTEST_S, _LONGEST_S = 1.5, 5.0
-# Requests/s below which nothing is looked for.
+# Requests/s below which no rate is tried.
 _LOWEST = 2.0
-# A search ends this close: what differs less is not told apart. A rough one finds a favourite.
+# Relative precision of a search; the rough one only picks the favourite.
 _TOLERANCE, _ROUGH = 0.06, 0.15
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What is served, and what is sent to it.
+    """The service to measure and the load for it.
 
     Attributes:
         models: Repository with nothing but the version, and no plan.
         calls: Requests, with the labels that are expected back.
         p99_ms: The promise.
-        cores: Whose.
-        workers: Processes of the service.
-        device: Where sessions run.
+        cores: Cores of service and load generator.
+        workers: Worker processes of the service.
+        device: Device of the sessions.
         out: Folder for logs.
     """
 
@@ -52,13 +52,13 @@ class Service:
         """Start the service, find its highest rate, stop it.
 
         Args:
-            configuration: What it runs under.
-            first_rate: Requests/s to begin with.
+            configuration: How it runs.
+            first_rate: First rate to try, requests/s.
             budget_s: After this no new rate is tried.
-            is_rough: Whether to search less closely, and to forgive no stumble.
+            is_rough: Search with a wider tolerance, and try a rate only once.
 
         Raises:
-            LoadTestError: The service does not start, or the load breaks.
+            LoadTestError: The service does not start, or the load fails.
         """
         with contextlib.ExitStack() as stack:
             with self.cores.pinned():

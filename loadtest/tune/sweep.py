@@ -1,12 +1,13 @@
-"""The session alone at many points: starts ``sweeper``, passes on its words, stops it in time."""
+"""The session alone at many points: starts ``sweeper``, reads its results, stops it in time."""
 
+import contextlib
 import dataclasses
 import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.tune.cores import Cores
@@ -16,86 +17,107 @@ from models.artifact import ModelArtifact
 from models.repository import ModelRepository
 
 _HOME = Path(__file__).resolve().parents[2]
-# Of one point; less than the shortest says nothing, more than the longest no more.
+# Seconds per point: below the shortest only noise, above the longest no further precision.
 _SHORTEST_S, _LONGEST_S = 0.03, 0.4
-# A run's share of a point is not all: sessions are opened, self-tested, warmed.
+# Share of the budget spent in runs; the rest opens, self-tests and warms sessions.
 _MEASURING = 0.7
 
 
-def sweep(  # noqa: PLR0913 - wiring, called in one place
-    repository: ModelRepository,
-    artifact: ModelArtifact,
-    points: Sequence[SessionPoint],
-    cores: Cores,
-    *,
-    p99_ms: float,
-    budget_s: float,
-    device: str,
-    log: Path,
-    on_refusal: Callable[[str], None] = lambda _why: None,
-) -> Iterator[tuple[SessionPoint, SessionFigure]]:
-    """Measure points in their order until the budget is spent.
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Measures the session alone.
 
-    Args:
-        repository: Where the version lies.
+    Attributes:
+        repository: Repository of the version.
         artifact: The version.
-        points: What to measure.
-        cores: Where the process runs.
-        p99_ms: The promise: of batches whose run alone is longer, no larger ones are tried.
-        budget_s: Seconds for all of it.
-        device: Where sessions run; as FOVEAL_DEVICE.
-        log: For what the process says besides.
-        on_refusal: Told of a file that does not run here, and why.
-
-    Yields:
-        Each point that was measured, when it was.
-
-    Raises:
-        TuneError: The process broke before it measured anything.
+        cores: Cores of the process.
+        p99_ms: The promise; after a batch whose run alone is longer, no larger one is tried.
+        device: Device of the sessions, as in FOVEAL_DEVICE.
+        log: File for the process's standard error.
+        on_refusal: Called with the reason when a file does not run on this machine.
     """
-    if not points or budget_s <= 0:
-        return
-    seconds = min(_LONGEST_S, max(_SHORTEST_S, _MEASURING * budget_s / len(points)))
-    asked = {
-        "models": str(repository.root.resolve()),
-        "name": artifact.name,
-        "version": artifact.version,
-        "points": [dataclasses.astuple(point) for point in points],
-        "seconds": seconds,
-        "longest_ms": p99_ms,
-        "device": device,
-    }
-    deadline = time.monotonic() + budget_s
-    count = 0
-    with log.open("w") as said, cores.pinned():
-        process = subprocess.Popen(
-            [sys.executable, "-m", "loadtest.tune.sweeper"],
-            cwd=_HOME,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=said,
-        )
-    assert process.stdin is not None and process.stdout is not None, "both are pipes"
-    stop = threading.Timer(max(0.0, deadline - time.monotonic()), process.kill)
-    stop.start()
-    try:
+
+    repository: ModelRepository
+    artifact: ModelArtifact
+    cores: Cores
+    p99_ms: float
+    device: str
+    log: Path
+    on_refusal: Callable[[str], None] = lambda _why: None
+
+    def measure(
+        self, points: Sequence[SessionPoint], budget_s: float
+    ) -> Iterator[tuple[SessionPoint, SessionFigure]]:
+        """Measure points in their order until the budget is spent.
+
+        Args:
+            points: Points to measure.
+            budget_s: Seconds for all of them.
+
+        Yields:
+            Each point with its measurement, as it is made.
+
+        Raises:
+            TuneError: The process failed before it measured anything.
+        """
+        if not points or budget_s <= 0:
+            return
+        with self._process() as process:
+            stop = threading.Timer(budget_s, process.kill)
+            stop.start()
+            try:
+                yield from self._figures(process, self._asked(points, budget_s))
+            finally:
+                stop.cancel()
+
+    def _asked(self, points: Sequence[SessionPoint], budget_s: float) -> dict[str, object]:
+        return {
+            "models": str(self.repository.root.resolve()),
+            "name": self.artifact.name,
+            "version": self.artifact.version,
+            "points": [dataclasses.astuple(point) for point in points],
+            "seconds": min(_LONGEST_S, max(_SHORTEST_S, _MEASURING * budget_s / len(points))),
+            "longest_ms": self.p99_ms,
+            "device": self.device,
+        }
+
+    @contextlib.contextmanager
+    def _process(self) -> "Iterator[subprocess.Popen[str]]":
+        with self.log.open("w") as log, self.cores.pinned():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "loadtest.tune.sweeper"],
+                cwd=_HOME,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None, "both are pipes; this is a bug"
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+    def _figures(
+        self, process: "subprocess.Popen[str]", asked: dict[str, object]
+    ) -> Iterator[tuple[SessionPoint, SessionFigure]]:
+        assert process.stdin is not None and process.stdout is not None, "both are pipes"
         process.stdin.write(json.dumps(asked) + "\n")
         process.stdin.close()
+        count = 0
         for line in process.stdout:
             if not line.endswith("\n"):  # cut off by the end of the budget
                 break
             document = json.loads(line)
             if "refused" in document:
-                on_refusal(f"{document['refused']}: {document['why']}")
+                self.on_refusal(f"{document['refused']}: {document['why']}")
                 continue
             count += 1
             yield SessionPoint(*document["point"]), SessionFigure(**document["figure"])
         if process.wait() > 0 and not count:
-            last = log.read_text().strip().splitlines()[-1:] or ["no word"]
-            raise TuneError(f"sweep of {artifact.reference}: expected figures, got: {last[0]}")
-    finally:
-        stop.cancel()
-        process.kill()
-        process.wait()
-        process.stdout.close()
+            last = self.log.read_text().strip().splitlines()[-1:] or ["no output"]
+            raise TuneError(f"sweep of {self.artifact.reference}: expected figures, got: {last[0]}")

@@ -8,14 +8,14 @@ loads is gone afterwards.
 import dataclasses
 import json
 import sys
-import threading
-import time
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loadtest.bench.timing import random_images, repeat
 from loadtest.tune.points import SessionFigure, SessionPoint
 from models.artifact import ArtifactError, ModelArtifact, Precision
 from models.repository import ModelRepository
@@ -50,11 +50,13 @@ def main() -> None:
             sessions = _open(repository, artifact, plan, instances)
         except (ArtifactError, InferenceError) as error:
             refused.add(precision)
-            _say({"refused": precision, "why": str(error)})
+            _send({"refused": precision, "why": str(error)})
             continue
         for point in shape:
-            figure = measure(sessions, instances, _images(artifact, point.rows), seconds)
-            _say({"point": dataclasses.astuple(point), "figure": dataclasses.asdict(figure)})
+            figure = measure(
+                sessions, instances, random_images(point.rows, artifact.image.shape_HWC), seconds
+            )
+            _send({"point": dataclasses.astuple(point), "figure": dataclasses.asdict(figure)})
             if figure.p50_ms > longest_ms:  # larger batches take longer still
                 break
 
@@ -70,26 +72,8 @@ def measure(
         images_NHWC: The batch; uint8 [N, H, W, C].
         seconds: How long, or three runs each if that takes longer.
     """
-    times: list[list[float]] = [[] for _ in range(instances)]
-    barrier = threading.Barrier(instances + 1)
-
-    def repeat(number: int) -> None:
-        session, mine = sessions[number % len(sessions)], times[number]
-        session.run(images_NHWC)
-        barrier.wait()
-        end = time.perf_counter() + seconds
-        now = time.perf_counter()
-        while now < end or len(mine) < _LEAST_RUNS:
-            session.run(images_NHWC)
-            then, now = now, time.perf_counter()
-            mine.append(now - then)
-
-    threads = [threading.Thread(target=repeat, args=(number,)) for number in range(instances)]
-    for thread in threads:
-        thread.start()
-    barrier.wait()
-    for thread in threads:
-        thread.join()
+    works = [partial(sessions[i % len(sessions)].run, images_NHWC) for i in range(instances)]
+    times = repeat(works, seconds, _LEAST_RUNS)
     rate = sum(len(mine) / sum(mine) for mine in times) * len(images_NHWC)
     every = np.concatenate(times) * 1e3
     p50_ms, p99_ms = np.percentile(every, [50, 99]).tolist()
@@ -108,12 +92,7 @@ def _open(
     return sessions
 
 
-def _images(artifact: ModelArtifact, rows: int) -> NDArray[np.uint8]:
-    shape = rows, *artifact.image.shape_HWC
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-def _say(document: dict[str, object]) -> None:
+def _send(document: dict[str, object]) -> None:
     print(json.dumps(document), flush=True)
 
 

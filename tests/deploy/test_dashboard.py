@@ -41,7 +41,7 @@ def test_every_panel_and_query_is_there() -> None:
     for panel, meant in zip(found, PANELS, strict=True):
         assert len(panel["targets"]) == len(meant.queries)
         assert len({target["refId"] for target in panel["targets"]}) == len(meant.queries)
-        assert panel["description"] == meant.says
+        assert panel["description"] == meant.description
         assert all(
             "$where" not in t["expr"] and "$window" not in t["expr"] for t in panel["targets"]
         )

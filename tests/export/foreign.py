@@ -103,7 +103,7 @@ def ending_nodes(ending: str) -> list[onnx.NodeProto]:
     return [helper.make_node(last, ["scores"], ["answer"], None, None, None, None, **axis)]
 
 
-def foreign_probabilities(pixels_NCHW: NDArray[np.floating]) -> NDArray[np.float64]:
+def foreign_probabilities(pixels_NCHW: NDArray[np.generic]) -> NDArray[np.float64]:
     """The same network in NumPy and float64: float [N, K] from what the graph is given, RGB."""
     model = foreign_model(channels=pixels_NCHW.shape[1])
     constants = {

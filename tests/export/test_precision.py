@@ -50,7 +50,8 @@ def graph_of(network: str, config: TrainConfig, dataset: Dataset, **options: obj
     torch.manual_seed(0)
     changed = resolve(dataset.name, network, config.run, **options)  # type: ignore[arg-type]
     served = ServedNetwork(untrained(changed, dataset), temperature=2.0)
-    return export_onnx(served, dataset.image_shape).SerializeToString()
+    content: bytes = export_onnx(served, dataset.image_shape).SerializeToString()
+    return content
 
 
 def run_split(content: bytes, split: Split) -> Answers:

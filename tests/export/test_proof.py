@@ -50,7 +50,7 @@ def test_every_row_is_run_once_and_in_order() -> None:
     def run(images_NHWC: NDArray[np.uint8]) -> Answers:
         sizes.append(len(images_NHWC))
         values = images_NHWC.reshape(len(images_NHWC), -1).astype(np.float32)
-        return values, values / 255
+        return values, values / np.float32(255)
 
     images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
     logits_NK, probabilities_NK = run_batches(run, images, 2)

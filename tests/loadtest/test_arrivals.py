@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from loadtest.arrivals import Offer, Offered, client_limit, find_max, offer, summarise
+from loadtest.assignment import arrival_times
 from loadtest.calls import KINDS, Call, Kind
 from loadtest.engines import Traffic, send
 from loadtest.errors import LoadTestError
 from loadtest.payloads import make_calls
-from loadtest.plan import arrival_times
 from loadtest.samples import REFUSED, RIGHT, WRONG, Recorder, read_samples
 from models.repository import ModelRepository
 from tests.loadtest.slow_service import slow_service

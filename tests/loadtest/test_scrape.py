@@ -5,7 +5,7 @@ import pytest
 
 from loadtest.samples import Samples
 from loadtest.scrape import difference, look, read
-from loadtest.windows import drift, windows_of, windows_of_steps
+from loadtest.windows import p99_growth, windows_of, windows_of_steps
 from tests.server import RunningServer, free_port
 
 BEFORE = """\
@@ -94,4 +94,4 @@ def test_slices_hold_every_request_once() -> None:
     first, second = windows_of_steps(samples, ((0.0, 1.0), (5.0, 2.0)), 10)
     assert first.answered_per_s == pytest.approx(100) and second.outcomes[2] == 500
     assert second.answered_per_s == 0
-    assert drift(windows[:20]) == pytest.approx(1)
+    assert p99_growth(windows[:20]) == pytest.approx(1)

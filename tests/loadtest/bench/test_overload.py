@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.bench.overload import OverloadPlan, run, table, verdict
+from loadtest.bench.overload import OverloadSetup, run, table, verdict
 from loadtest.bench.overload_plot import plot_overload
 from tests.tiny import publish_tiny, tiny_model
 
@@ -35,7 +35,7 @@ def test_overload_is_offered_and_told(tmp_path: Path) -> None:
     publish_tiny(tmp_path / "models", model=tiny_model(is_slow=True))
     cpus = sorted(os.sched_getaffinity(0))
     said: list[str] = []
-    plan = OverloadPlan(
+    setup = OverloadSetup(
         model="tiny",
         deadline_ms=400,
         loads=(0.05, 0.1),
@@ -45,7 +45,7 @@ def test_overload_is_offered_and_told(tmp_path: Path) -> None:
         load_cpus=str(cpus[-1]),
         only=("foveal",),
     )
-    results = run(tmp_path / "models", plan, said.append)
+    results = run(tmp_path / "models", setup, said.append)
     assert len(said) == 3 and results["capacity_per_s"] > 0
     assert [f["load"] for f in results["figures"]] == [0.05, 0.1]
     assert all(f["wrong"] == 0 and f["goodput_per_s"] > 0 for f in results["figures"])

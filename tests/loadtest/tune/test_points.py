@@ -13,7 +13,6 @@ from loadtest.tune.points import (
     frontier,
     grid,
     survivors,
-    variants,
 )
 from service.settings import Settings
 
@@ -36,13 +35,8 @@ def test_one_core_leaves_one_shape() -> None:
     assert {(p.threads, p.instances) for p in grid(("fp32",), 1)} == {(1, 1)}
 
 
-def test_a_gpu_is_one_runner_and_its_buckets_vary() -> None:
+def test_a_gpu_is_one_runner() -> None:
     assert {(p.threads, p.instances) for p in grid(("fp32",), 16, is_gpu=True)} == {(1, 1)}
-    best = Configuration("fp16", 1, 1, 64)
-    buckets = {other.buckets for other in variants(best, 20, is_gpu=True)}
-    assert buckets == {(), (1, 16, 64), (1, 2, 4, 8, 16, 32, 64)}
-    assert {other.buckets for other in variants(best, 20)} == {()}
-    assert Configuration("fp16", 1, 1, 64, buckets=(1, 64)).variables["FOVEAL_BUCKETS"] == "1,64"
 
 
 def test_the_frontier_is_what_nothing_beats_in_both() -> None:
@@ -79,16 +73,6 @@ def test_one_run_alone_survives_whatever_is_wider() -> None:
     assert len(kept) == 3
     assert Configuration("fp32", 1, 1, 8) in kept
     assert Configuration("fp32", 4, 4, 8) in kept
-
-
-def test_variants_are_other_configurations_of_the_same_shape() -> None:
-    best = Configuration("int8", 2, 1, 16)
-    others = variants(best, 20)
-    assert best not in others
-    assert {other.trio for other in others} == {best.trio}
-    assert {other.max_batch_size for other in others} == {8, 16, 32}
-    assert any(other.max_queue_delay_ms for other in others)
-    assert all(other.max_batch_size >= 1 for other in variants(Configuration("fp32", 1, 1, 1), 5))
 
 
 def test_the_defaults_are_the_services_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_only_the_settings_that_are_measured_reach_the_service(
     monkeypatch.setenv("FOVEAL_MAX_QUEUE_ROWS", "7")
     calls: list[Call] = []
     service = Service(tmp_path, calls, 20.0, Cores(2, (0,), (1,)), 2, "cpu", tmp_path)
-    words = service._command(Configuration("int8", 1, 2, 8, 1.5))
+    words = service._command(Configuration("int8", 1, 2, 8))
     start = words.index(next(word for word in words if word.endswith("foveal.py")))
     assert words[0] == "env"
     assert words[words.index("FOVEAL_MAX_QUEUE_ROWS") - 1] == "-u"
@@ -84,7 +84,7 @@ def test_only_the_settings_that_are_measured_reach_the_service(
         "FOVEAL_INSTANCES=2",
         "FOVEAL_WORKERS=2",
         "FOVEAL_MAX_BATCH_SIZE=8",
-        "FOVEAL_MAX_QUEUE_DELAY_MS=1.5",
+        "FOVEAL_MAX_QUEUE_DELAY_MS=0",
         "FOVEAL_DEVICE=cpu",
     ):
         assert setting in words[:start]

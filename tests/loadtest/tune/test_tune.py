@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from loadtest.tune.cores import Cores, choose_cores
 from loadtest.tune.errors import TuneError
 from loadtest.tune.points import SessionPoint
-from loadtest.tune.sweep import sweep
+from loadtest.tune.sweep import Sweep
 from models.repository import ModelRepository
 from models.tuned import read_tuning, write_tuning
 from service.session.machine import this_machine
@@ -42,16 +42,7 @@ def test_the_sweep_measures_every_point_with_the_sessions_that_the_service_would
         for rows in (1, 16)
     ]
     figures = dict(
-        sweep(
-            repository,
-            artifact,
-            points,
-            Cores(2),
-            p99_ms=1000,
-            budget_s=20,
-            device="cpu",
-            log=tmp_path / "log",
-        )
+        Sweep(repository, artifact, Cores(2), 1000, "cpu", tmp_path / "log").measure(points, 20)
     )
     assert list(figures) == points
     for point, figure in figures.items():
@@ -68,16 +59,7 @@ def test_a_batch_whose_run_breaks_the_promise_is_the_last_of_its_shape(
     artifact = publish_tiny(repository.root, model=tiny_model(is_slow=True))
     points = [SessionPoint("fp32", 1, 1, rows) for rows in (1, 64, 128, 256)]
     figures = dict(
-        sweep(
-            repository,
-            artifact,
-            points,
-            Cores(1),
-            p99_ms=0.5,
-            budget_s=30,
-            device="cpu",
-            log=tmp_path / "log",
-        )
+        Sweep(repository, artifact, Cores(1), 0.5, "cpu", tmp_path / "log").measure(points, 30)
     )
     assert figures
     assert max(point.rows for point in figures) < 256
@@ -96,17 +78,9 @@ def test_a_file_that_does_not_run_here_is_said_and_left_out(
     said: list[str] = []
     points = [SessionPoint("int8", 1, 1, 1), SessionPoint("fp32", 1, 1, 1)]
     figures = dict(
-        sweep(
-            repository,
-            artifact,
-            points,
-            Cores(1),
-            p99_ms=100,
-            budget_s=20,
-            device="cpu",
-            log=tmp_path / "log",
-            on_refusal=said.append,
-        )
+        Sweep(
+            repository, artifact, Cores(1), 100, "cpu", tmp_path / "log", on_refusal=said.append
+        ).measure(points, 20)
     )
     assert list(figures) == points[1:]
     assert len(said) == 1
@@ -117,16 +91,7 @@ def test_a_sweep_ends_with_its_budget(repository: ModelRepository, tmp_path: Pat
     artifact = publish_tiny(repository.root)
     points = [SessionPoint("fp32", 1, 1, rows) for rows in range(1, 1000)]
     figures = dict(
-        sweep(
-            repository,
-            artifact,
-            points,
-            Cores(1),
-            p99_ms=100,
-            budget_s=3,
-            device="cpu",
-            log=tmp_path / "log",
-        )
+        Sweep(repository, artifact, Cores(1), 100, "cpu", tmp_path / "log").measure(points, 3)
     )
     assert 0 <= len(figures) < len(points)
     assert list(figures) == points[: len(figures)]

@@ -1,4 +1,4 @@
-"""What one sending process is told, and when open arrivals come."""
+"""What one sending process sends, and when open arrivals come."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,20 +11,20 @@ from loadtest.shapes import Steps
 
 
 @dataclass(frozen=True, slots=True)
-class SendPlan:
+class Assignment:
     """What one process sends.
 
     Attributes:
         url: ``http://host:port``; a path before the routes is kept.
         calls: File of ``write_calls``; sent in random order.
         out: File for the samples.
-        duration_s: Arrivals are meant to come until then.
+        duration_s: Arrivals are due until then.
         steps: (from that second on, level); of one process.
-        is_open: Whether levels are arrivals/s that come whatever the answers do; else users, each
-            waiting for its answer before it sends the next request.
-        connections: Of open arrivals, at most.
-        timeout_s: After which an answer is given up, counted from the intended start.
-        seed: Of the arrivals.
+        is_open: Whether levels are arrivals/s, independent of the answers; else users, each of
+            which waits for its answer before it sends the next request.
+        connections: Most connections of open arrivals.
+        timeout_s: Seconds from the intended start after which the client gives up on an answer.
+        seed: Seed of the arrivals.
         grpc_address: ``host:port`` of V2 over gRPC, for calls of that kind.
     """
 
@@ -40,12 +40,12 @@ class SendPlan:
     grpc_address: str = ""
 
     def write(self, path: Path) -> None:
-        """Write it to a file for a process."""
+        """Write it to a file that ``read`` takes."""
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> "SendPlan":
-        """Read what ``write`` wrote."""
+    def read(cls, path: Path) -> "Assignment":
+        """Read a file of ``write``."""
         document = json.loads(path.read_text(encoding="utf-8"))
         document["steps"] = tuple((begin, rate) for begin, rate in document["steps"])
         return cls(**document)
@@ -56,7 +56,7 @@ def arrival_times(steps: Steps, duration_s: float, seed: int) -> NDArray[np.floa
 
     Args:
         steps: (from that second on, arrivals/s), in order, the first from 0.
-        duration_s: None comes later.
+        duration_s: End of the arrivals.
         seed: The same seed gives the same arrivals.
     """
     random = np.random.default_rng(seed)
