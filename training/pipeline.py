@@ -16,7 +16,8 @@ from export.calibrate import fit_temperature
 from models.artifact import ModelArtifact
 from models.repository import ModelRepository
 from training.config import TrainConfig
-from training.datasets.sources import Dataset, Reading, load_dataset
+from training.datasets.encoded import Reading
+from training.datasets.sources import Dataset, load_dataset
 from training.devices import is_first_process
 from training.errors import ConfigError, RunError
 from training.evaluate import compute_logits, evaluate
