@@ -81,21 +81,31 @@ def train(
 
 def export(
     *,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `foveal train` left.")],
-    name: Annotated[str, typer.Option(help="Name of the model.")],
-    precision: Annotated[str, typer.Option(help="Files: fp32, also int8, fp16.")] = "fp32",
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a finished run of `foveal train`.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the model to publish.")],
+    precision: Annotated[
+        str, typer.Option(help="Precisions to publish, comma-separated: fp32, int8, fp16.")
+    ] = "fp32",
     max_accuracy_drop: Annotated[
-        float, typer.Option(min=0, max=100, help="What int8, fp16 may lose, points.")
+        float,
+        typer.Option(
+            min=0, max=100, help="Accuracy that int8 and fp16 may lose, in percentage points."
+        ),
     ] = 0.5,
     abstain_precision: Annotated[
-        float | None, typer.Option(help="Answer only where this share is right, as 0.99.")
+        float | None,
+        typer.Option(
+            help="Share of the answers that must be right, as 0.99; the model abstains from others."
+        ),
     ] = None,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a run to ONNX, prove that nothing changed, publish it as the model's next version.
+    """Export a run to ONNX, compare it with torch, and publish it as the model's next version.
 
-    int8 and fp16 are measured on the test split; one that loses too much stops the export.
+    int8 and fp16 are measured on the test split; if one loses too much, nothing is published.
 
     Example: foveal export runs/digits --name digits-cnn --precision fp32,int8
     """

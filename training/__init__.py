@@ -2,7 +2,7 @@
 
 ``dataset -> augment -> fit -> evaluate -> export -> verify -> publish -> models/<name>/<n>/``
 
-The stage's word is the file's name. ``pipeline`` chains them into the two steps that the command
-line offers: ``train`` (dataset to evaluate, leaves a folder in ``runs/``) and ``export`` (export to
-publish, leaves a version in the model repository). Imports ``models``, never ``service``.
+The stage's word is the file's name. ``pipeline`` chains them into the two commands: ``train``
+(dataset to evaluate, writes a folder in ``runs/``) and ``export`` (export to publish, writes a
+version into the model repository). Imports ``models``, never ``service``.
 """
