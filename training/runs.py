@@ -159,7 +159,7 @@ def _read(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{path}: expected a finished run, got {error}; run foveal train to the end"
+            f"{path}: expected a finished run, got {error}; run foveal train to its end"
         ) from error
     if not isinstance(record, dict):
         raise RunError(f"{path}: expected an object, got {type(record).__name__}")
