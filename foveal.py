@@ -31,7 +31,7 @@ for command in (
     tune.tune,
     loadtest.loadtest,
 ):
-    app.command()(command)
+    app.command(cls=train.TrainCommand if command is train.train else None)(command)
 
 models_app = typer.Typer(help="Look into and change the model models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")

@@ -166,7 +166,7 @@ def _to_int8(
 ) -> onnx.ModelProto:
     """Quantize the body: static QDQ, weights int8 per channel, activations uint8.
 
-    Measured on a CPU with AVX-512 VNNI, see the log in training/README.md: uint8 activations run
+    Measured on a CPU with AVX-512 VNNI, see training/LOG.md: uint8 activations run
     on VNNI's own instruction, int8 ones and uint8 weights do not.
     """
     with _quiet_quantizer(), tempfile.TemporaryDirectory() as folder:

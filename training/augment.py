@@ -1,7 +1,7 @@
-"""The augment stage: change a whole batch of training images at once, still as uint8.
+"""The augment stage: change a whole batch of training images at once, as uint8.
 
-Working on uint8 keeps the augmented batch a quarter of the size, and lets it enter the network by
-the same door as a served image. Legend: N rows, H height, W width, C channels.
+uint8 needs a quarter of the memory of float32, and is the input of the network in serving too.
+Legend: N rows, H height, W width, C channels.
 """
 
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """What to do to each batch; the defaults do nothing.
+    """The changes to each batch; the defaults change nothing.
 
     Attributes:
         shift: Largest shift in each direction, pixels, less than the side of an image.
         flip: Mirror each image left to right with probability 0.5.
-        cutout: With probability 0.5, paint a square of this side (pixels, 0 for none) with noise,
+        cutout: With probability 0.5, fill a square of this side (pixels, 0 for none) with noise,
             anywhere in the image, cut off at its border.
-        border: What a shift moves in: ``black``, or the image itself as if seen in a mirror that
-            stands on its outermost pixels (``reflect``).
+        border: Pixels that a shift moves in: ``black``, or the image mirrored at its outermost
+            pixels (``reflect``).
     """
 
     shift: int = 0
@@ -66,7 +66,7 @@ def _shift(images_NHWC: Tensor, limit: int, border: str, generator: torch.Genera
 
 
 def _pad(images_NHWC: Tensor, limit: int, border: str) -> Tensor:
-    """Pad on all four sides; the mirror by index, as any device can for uint8."""
+    """Pad on all four sides; the mirror by index, which every device supports for uint8."""
     if border == "black":
         return functional.pad(images_NHWC, (0, 0, limit, limit, limit, limit))
     _, height, width, _ = images_NHWC.shape
@@ -77,15 +77,15 @@ def _pad(images_NHWC: Tensor, limit: int, border: str) -> Tensor:
 
 
 def _reflect(places: Tensor, size: int) -> Tensor:
-    """Fold places of -size < place < 2 * size - 1 back into 0 <= place < size."""
+    """Mirror positions of -size < position < 2 * size - 1 into 0 <= position < size."""
     last = size - 1
     return last - (last - places.abs()).abs()
 
 
 def _cutout(images_NHWC: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Paint one square of noise into half of the images (DeVries & Taylor 2017, Zhong et al. 2017).
+    """Fill one square of half of the images with noise (DeVries & Taylor 2017, Zhong et al. 2017).
 
-    Noise, not black: black is the background of the grey datasets, and a hole would look like one.
+    Noise, not black: black is the background of the grey datasets.
     """
     rows, height, width, channels = images_NHWC.shape
     place: Any = {"generator": generator, "device": images_NHWC.device}

@@ -1,10 +1,10 @@
-"""Batches out of tensors that are already in memory: one index operation a batch.
+"""Batches from tensors that are already in memory: one index operation per batch.
 
 A per-image Dataset with workers and a collate function costs more than the networks here: 60,000
-Python calls an epoch. The order and the augmentation of an epoch depend only on the seed and the
-number of the epoch, so that an interrupted run can be continued exactly. Of several devices each
-takes its share of the rows of every batch, so that a step sees the same rows as with one. On a GPU
-the whole split lies there as uint8 and is augmented there: a step waits for no bus.
+Python calls per epoch. The order and the augmentation of an epoch depend only on the seed and the
+number of the epoch, so an interrupted run can continue exactly. Each of several devices takes its
+share of the rows of every batch: a step sees the same rows as with one. On a GPU the whole split is
+in its memory as uint8 and is augmented there, so no step waits for a transfer.
 """
 
 import math
@@ -22,7 +22,7 @@ from training.devices import fits
 
 Batch = tuple[Tensor, Tensor]
 
-# Rows a batch in evaluation, where nothing is learned and only memory limits the size.
+# Rows per batch in evaluation; only memory limits the size.
 EVALUATION_ROWS = 512
 
 
@@ -47,9 +47,9 @@ WHOLE = Shard()
 
 
 def mix_seed(*words: int) -> int:
-    """Make one seed of several numbers, none negative; trailing zeros do not count.
+    """Combine several numbers, none negative, into one seed; trailing zeros do not count.
 
-    Adding them up would repeat epochs across nearby seeds.
+    Their sum would not do: epoch 1 of seed 0 would equal epoch 0 of seed 1.
     """
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
@@ -59,13 +59,13 @@ class Batches:
 
     Args:
         split: The images and targets, not modified.
-        batch_size: Rows a batch, of all shards together.
+        batch_size: Rows per batch, over all shards.
         seed: None keeps the order and every row; a sequence of integers shuffles and augments by
             it and drops the last, smaller batch (its noisier step would weigh as much as a full
             one) unless it is the only one.
         augment: Applied to each batch when shuffling.
         shard: Which rows of each batch to yield; an epoch has as many batches for every shard.
-        tensors: The split's images and targets where they lie on a device already.
+        tensors: The split's images and targets if they are on a device already.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Batches:
         return math.ceil(batches) if self._seed is None else int(batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield (uint8 [n, H, W, C], int64 [n]), the same ones each time."""
+        """Yield (uint8 [n, H, W, C], int64 [n]); every iteration yields the same batches."""
         if self._seed is None:
             for images_NHWC, targets_N in zip(
                 torch.split(self._images_NHWC, self._batch_size),
@@ -97,7 +97,7 @@ class Batches:
                 strict=True,
             ):
                 mine = self._shard.rows()
-                if len(targets_N[mine]):  # the last batch may be too small for all
+                if len(targets_N[mine]):  # the last batch may have fewer rows than there are shards
                     yield images_NHWC[mine], targets_N[mine]
             return
         generator = torch.Generator()
@@ -108,7 +108,7 @@ class Batches:
         if device.type != "cpu":
             generator = torch.Generator(device)
         if device.type != "cpu" or self._shard.count > 1:
-            # All agree on the order; each then augments its own rows in its own way.
+            # All shards share the order; each augments its rows with numbers of its own.
             generator.manual_seed(mix_seed(*self._seed, self._shard.index + 1))
         for batch in torch.split(order, self._batch_size)[: len(self)]:
             rows = batch[self._shard.rows()]
@@ -116,11 +116,11 @@ class Batches:
 
 
 def place(split: Split, device: torch.device) -> Batch:
-    """Return the images and targets of a split on a device, or on the CPU where they do not fit.
+    """Return the images and targets of a split on a device, or on the CPU if they do not fit.
 
     Args:
         split: The images and targets, shared with the tensors on the CPU.
-        device: Where the network is.
+        device: Device of the network.
     """
     images_NHWC, targets_N = torch.from_numpy(split.images_NHWC), torch.from_numpy(split.targets_N)
     if not fits(images_NHWC.nbytes, device):
@@ -129,13 +129,13 @@ def place(split: Split, device: torch.device) -> Batch:
 
 
 class InMemoryData(LightningDataModule):
-    """What the trainer asks for batches; has no way to reach the test split.
+    """The batches for Lightning's trainer; never holds the test split.
 
     Args:
         train: The training split.
         validation: The validation split.
-        batch_size: Rows a training batch.
-        seed: Of the run.
+        batch_size: Rows per training batch.
+        seed: Seed of the run.
         augment: Applied to training batches.
     """
 
@@ -148,7 +148,7 @@ class InMemoryData(LightningDataModule):
         self._placed: dict[str, Batch] = {}
 
     def train_dataloader(self) -> Batches:
-        """Return the batches of the current epoch; the trainer asks anew for each."""
+        """Return the batches of the current epoch; the trainer calls this for each epoch."""
         epoch = self.trainer.current_epoch if self.trainer else 0
         seed = (self._seed, epoch)
         return Batches(
@@ -166,7 +166,7 @@ class InMemoryData(LightningDataModule):
         return Batches(self._validation, EVALUATION_ROWS, shard=self._shard(), tensors=placed)
 
     def _place(self, name: str, split: Split) -> Batch:
-        """Return a split on the trainer's device; it is moved there once a run."""
+        """Return a split on the trainer's device; it is moved once per run."""
         if name not in self._placed:
             device = torch.device("cpu")
             if self.trainer is not None:

@@ -1,10 +1,10 @@
-"""What of a run survives a kill: its checkpoints, written so that one is always whole.
+"""Checkpoints, written atomically: after a kill at any moment one is complete.
 
-``best.ckpt`` has the weights that were best on validation, ``last.ckpt`` everything that the next
-epoch depends on: weights, optimizer, schedule, moving average, patience, best score so far, and the
-rows of ``metrics.csv``. A run is exported from the one that it keeps. Random numbers need no state:
-each epoch draws its own from the seed and its number. So at worst the epoch that was cut off is
-done again, and it comes out the same.
+``best.ckpt`` has the best weights on validation, ``last.ckpt`` everything that the next epoch
+depends on: weights, optimizer, schedule, moving average, patience, best score so far, and the
+rows of ``metrics.csv``. ``keep`` chooses the one that is exported. Random numbers need no state:
+each epoch derives its own from the seed and its number. So at worst the interrupted epoch runs
+again, with the same result.
 """
 
 import os
@@ -21,15 +21,15 @@ from models.files import replacing
 CHECKPOINT = Path("checkpoints") / "best.ckpt"
 LAST_CHECKPOINT = CHECKPOINT.with_name("last.ckpt")
 
-# What the best checkpoint, early stopping and the reader of the curves go by.
+# The metric that chooses the best checkpoint and stops early.
 MONITOR = "validation_accuracy"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames.
+    """Writes checkpoints atomically: beside the target, then renamed.
 
     Lightning's own writer goes through ``/tmp``; when that is another file system, its move is a
-    copy, and a kill in the middle of it leaves half a checkpoint.
+    copy, and a kill during the copy leaves half a checkpoint.
     """
 
     def save_checkpoint(
@@ -38,7 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path: str | os.PathLike[str],
         storage_options: Any | None = None,  # noqa: ARG002  # Lightning's signature
     ) -> None:
-        """Write a checkpoint; whoever looks sees the old one or the new one."""
+        """Write a checkpoint; a reader sees the old one or the new one."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as file:
@@ -46,10 +46,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class BestAndLast(Checkpoint):
-    """Keeps both checkpoints, once an epoch, after everything else about the epoch is known.
+    """Saves both checkpoints at the end of each epoch, after all its metrics are known.
 
-    Lightning's ModelCheckpoint would write the last one only with a new best one (2.6), and would
-    forget the best score when the run folder is moved.
+    Lightning's ModelCheckpoint writes the last one only together with a new best one (2.6), and
+    forgets the best score when the run folder is moved.
 
     Args:
         run: The run folder.
@@ -60,7 +60,7 @@ class BestAndLast(Checkpoint):
         self._best: float | None = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
-        """Save; if killed between the two, the epoch is done again and gives both again."""
+        """Save both; after a kill between the two, the epoch runs again and saves both again."""
         score = float(trainer.callback_metrics[MONITOR])
         if self._best is None or score > self._best:
             self._best = score
@@ -72,21 +72,21 @@ class BestAndLast(Checkpoint):
         return {"best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the best score."""
+        """Restore the best score."""
         self._best = state_dict["best"]
 
 
 class Patience(EarlyStopping):
-    """Stops after so many epochs without a better validation accuracy.
+    """Stops after a number of epochs without a better validation accuracy.
 
     Args:
-        epochs: How many, at least 1.
+        epochs: The number, at least 1.
     """
 
     def __init__(self, epochs: int):
         super().__init__(MONITOR, patience=epochs, mode="max")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop again where the run had already stopped when it was killed."""
+        """Stop at once if the run had already stopped early when it was killed."""
         super().on_train_start(trainer, pl_module)
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience

@@ -1,169 +1,260 @@
-"""Everything that decides a run, as one frozen value that can be written down and read back.
+"""The configuration of a training run: one frozen value that is recorded and read back.
 
-``TrainConfig`` has no defaults: ``recipes.resolve`` fills in what was not asked for, so that a
-recorded configuration never depends on defaults that may change later.
+Each field declares its option of ``foveal train``, see ``options``. ``TrainConfig`` itself has no
+defaults: ``recipes.resolve`` fills in what the command line leaves out, so a recorded configuration
+never depends on defaults that may change later. Imports only the standard library.
 """
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from training.errors import ConfigError
+from training.options import REQUIRED, Option, option_fields
 
 _Value = TypeVar("_Value")
 
-# Fields whose value is one of a few words that mean something here, and nowhere a part's name.
-_WORDS: dict[str, tuple[str, ...]] = {
-    "autocast": ("bfloat16", "float16", "none"),
-    "border": ("black", "reflect"),
-    "keep": ("best", "last"),
-}
-
-# What a run did whose record is older than the field.
-_BEFORE = {"border": "black", "keep": "best"}
+_DATA = "Data"
+_FIT = "Fit"
+_RATE = "Learning rate"
+_NETWORK = "Network"
+_AUGMENTATION = "Augmentation"
+_WEIGHTS = "Weights"
+_DEVICES = "Devices"
+_REPEAT = "Split and seed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """One training run; each field is the option of ``foveal train`` with dashes for underscores.
+    """One training run; the fields are the options of ``foveal train``, underscores for dashes."""
 
-    Attributes:
-        dataset: Name of the dataset.
-        network: Name of the network.
-        run: Folder to leave the run in.
-        data_dir: Folder of the dataset's files, None for its default.
-        image_size: Height and width that images of ``folder:`` and ``parquet:`` are resized to;
-            0 for the size that all of them must then have.
-        grey: Whether images of ``folder:`` and ``parquet:`` are read as grey.
-        positive: The one class to tell from all others, None to tell all classes apart.
-        epochs: Passes over the training split, >= 1.
-        batch_size: Rows a step, of all devices together, >= 1.
-        loss: Name of the loss.
-        optimizer: Name of the optimizer.
-        momentum: Share of the last step that ``sgd`` repeats, 0 <= share < 1.
-        nesterov: Whether ``sgd`` takes the slope where the momentum will have led.
-        lr: Largest learning rate of the schedule, > 0.
-        weight_decay: Applied to weight matrices and kernels only, >= 0.
-        bias_lr: Learning rate of biases and normalisation, as a multiple of ``lr``, > 0.
-        schedule: Name of the learning-rate schedule.
-        warmup: Share of the steps during which the learning rate rises, 0 <= share < 1.
-        label_smoothing: Share of the target that is spread over all classes, 0 <= share < 1.
-        hidden: Widths of the hidden layers of ``fcnn``.
-        widths: Widths of the stages of ``cnn``, ``resnet`` and ``speednet``.
-        depth: Convolutions in each stage of ``cnn`` after the first, and of ``speednet``; blocks in
-            each of ``resnet``.
-        activation: Name of the activation.
-        dropout: Probability of zeroing a value before a linear layer, 0 <= p < 1.
-        shift: Largest shift of an image in each direction, pixels, >= 0.
-        border: What a shift moves in: ``black``, or the image itself as if seen in a mirror.
-        flip: Whether images are mirrored left to right half of the time.
-        cutout: Side of the square that is painted over in half of the images, pixels, 0 for none.
-        ema: Decay of the moving average of the weights a step, 0 <= decay < 1, 0 for none.
-        autocast: Type of the matrix products in training; evaluation and export are float32.
-        clip: Largest norm of the gradient of all weights together, > 0, or 0 for no limit.
-        patience: Epochs without a better validation accuracy after which to stop, 0 for never.
-        keep: Whose weights the run is judged by and exported with: ``best`` those of the epoch that
-            was best on validation, ``last`` those of the last epoch.
-        devices: Processes a node, each with its share of every batch, >= 1.
-        nodes: Machines, >= 1.
-        validation: Share of the official training part that is held out, 0 < share < 1.
-        split_seed: Chooses who is held out; apart from ``seed``, so that seeds can be compared.
-        seed: Chooses first weights, order of rows, and augmentation.
-    """
-
-    dataset: str
-    network: str
-    run: Path
-    data_dir: Path | None
-    image_size: int
-    grey: bool
-    positive: str | None
-    epochs: int
-    batch_size: int
-    loss: str
-    optimizer: str
-    momentum: float
-    nesterov: bool
-    lr: float
-    weight_decay: float
-    bias_lr: float
-    schedule: str
-    warmup: float
-    label_smoothing: float
-    hidden: tuple[int, ...]
-    widths: tuple[int, ...]
-    depth: int
-    activation: str
-    dropout: float
-    shift: int
-    border: Literal["black", "reflect"]
-    flip: bool
-    cutout: int
-    ema: float
-    autocast: Literal["none", "bfloat16", "float16"]
-    clip: float
-    patience: int
-    keep: Literal["best", "last"]
-    devices: int
-    nodes: int
-    validation: float
-    split_seed: int
-    seed: int
+    dataset: Annotated[
+        str,
+        Option(
+            _DATA,
+            "Dataset",
+            REQUIRED,
+            names=(
+                "cifar10",
+                "digits",
+                "fashion-mnist",
+                "mnist",
+                "vertical-line[:5]",
+                "folder:PATH",
+                "parquet:PATH",
+            ),
+        ),
+    ]
+    network: Annotated[
+        str,
+        Option(
+            _NETWORK, "Network", REQUIRED, names=("neuron", "fcnn", "cnn", "resnet", "speednet")
+        ),
+    ]
+    run: Annotated[
+        Path,
+        Option(
+            _DATA,
+            "Folder to write the run to",
+            REQUIRED,
+            default_text="runs/DATASET-NETWORK",
+        ),
+    ]
+    data_dir: Annotated[
+        Path | None,
+        Option(_DATA, "Folder with the dataset's files", default_text="found or downloaded"),
+    ]
+    image_size: Annotated[
+        int,
+        Option(
+            _DATA,
+            "Height and width to resize images of folder: and parquet: to",
+            0,
+            zero="keeps their size",
+            unit="pixels",
+            low=0,
+        ),
+    ]
+    grey: Annotated[bool, Option(_DATA, "Read images of folder: and parquet: as grey", False)]
+    positive: Annotated[
+        str | None,
+        Option(_DATA, "Class to tell from all others, for two classes", default_text="all classes"),
+    ]
+    epochs: Annotated[int, Option(_FIT, "Passes over the training split", 20, low=1)]
+    batch_size: Annotated[int, Option(_FIT, "Images per step, over all devices", 128, low=1)]
+    loss: Annotated[
+        str,
+        Option(
+            _FIT, "Loss function", "cross_entropy", names=("cross_entropy", "bce", "mse", "cosine")
+        ),
+    ]
+    optimizer: Annotated[
+        str,
+        Option(_FIT, "Optimizer", "adamw", names=("sgd", "adam", "adamw", "rmsprop", "adagrad")),
+    ]
+    momentum: Annotated[float, Option(_FIT, "Momentum of sgd", 0.9, low=0, below=1)]
+    nesterov: Annotated[bool, Option(_FIT, "Use Nesterov momentum in sgd", True)]
+    lr: Annotated[float, Option(_RATE, "Highest learning rate of the schedule", 2e-3, above=0)]
+    weight_decay: Annotated[
+        float, Option(_FIT, "Weight decay of matrices and kernels", 0.01, low=0)
+    ]
+    bias_lr: Annotated[
+        float,
+        Option(
+            _RATE,
+            "Learning rate of biases and normalization layers, as a multiple of --lr",
+            1.0,
+            above=0,
+        ),
+    ]
+    schedule: Annotated[
+        str,
+        Option(
+            _RATE,
+            "Learning-rate schedule",
+            "cosine",
+            names=("constant", "step", "linear", "cosine", "onecycle"),
+        ),
+    ]
+    warmup: Annotated[
+        float,
+        Option(_RATE, "Share of the steps in which the learning rate rises", 0.1, low=0, below=1),
+    ]
+    label_smoothing: Annotated[
+        float,
+        Option(_FIT, "Share of the target spread over all classes", 0.0, low=0, below=1),
+    ]
+    hidden: Annotated[
+        tuple[int, ...],
+        Option(_NETWORK, "Widths of the hidden layers of fcnn, as 512,512", (512, 512), low=1),
+    ]
+    widths: Annotated[
+        tuple[int, ...],
+        Option(
+            _NETWORK,
+            "Widths of the stages of cnn, resnet and speednet, as 32,64",
+            (32, 64, 128),
+            low=1,
+        ),
+    ]
+    depth: Annotated[
+        int,
+        Option(_NETWORK, "Convolutions (cnn, speednet) or blocks (resnet) per stage", 2, low=1),
+    ]
+    activation: Annotated[
+        str,
+        Option(
+            _NETWORK,
+            "Activation function",
+            "relu",
+            names=("identity", "sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu"),
+        ),
+    ]
+    dropout: Annotated[
+        float,
+        Option(
+            _NETWORK, "Probability of zeroing a value before a linear layer", 0.0, low=0, below=1
+        ),
+    ]
+    shift: Annotated[
+        int,
+        Option(_AUGMENTATION, "Largest shift in each direction", 0, unit="pixels", low=0),
+    ]
+    border: Annotated[
+        Literal["black", "reflect"],
+        Option(_AUGMENTATION, "Pixels that a shift moves in", "black", before="black"),
+    ]
+    flip: Annotated[bool, Option(_AUGMENTATION, "Mirror half of the images left to right", False)]
+    cutout: Annotated[
+        int,
+        Option(
+            _AUGMENTATION,
+            "Side of the square erased from half of the images",
+            0,
+            zero="for none",
+            unit="pixels",
+            low=0,
+        ),
+    ]
+    ema: Annotated[
+        float,
+        Option(
+            _WEIGHTS,
+            "Decay per step of the moving average of the weights",
+            0.0,
+            zero="for no average",
+            low=0,
+            below=1,
+        ),
+    ]
+    autocast: Annotated[
+        Literal["bfloat16", "float16", "none"],
+        Option(
+            _FIT,
+            "Type of matrix products in training (auto: the fastest here)",
+            "none",
+            aliases=("auto",),
+        ),
+    ]
+    clip: Annotated[
+        float, Option(_FIT, "Largest norm of the gradient", 0.0, zero="for no limit", low=0)
+    ]
+    patience: Annotated[
+        int,
+        Option(
+            _FIT,
+            "Epochs without better validation accuracy before stopping",
+            0,
+            zero="for never",
+            low=0,
+        ),
+    ]
+    keep: Annotated[
+        Literal["best", "last"],
+        Option(
+            _WEIGHTS,
+            "Weights to measure and export, of the best or the last epoch",
+            "best",
+            before="best",
+        ),
+    ]
+    devices: Annotated[
+        int, Option(_DEVICES, "Processes per machine, each with a device of its own", 1, low=1)
+    ]
+    nodes: Annotated[int, Option(_DEVICES, "Machines", 1, low=1)]
+    validation: Annotated[
+        float,
+        Option(
+            _REPEAT, "Share of the training part held out for validation", 0.1, above=0, below=1
+        ),
+    ]
+    split_seed: Annotated[int, Option(_REPEAT, "Seed that chooses the validation images", 0)]
+    seed: Annotated[
+        int, Option(_REPEAT, "Seed of the first weights, the order and the augmentation", 0)
+    ]
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range; names are checked where they are looked up.
+        """Refuse values out of range; names are checked where they are looked up.
 
         Raises:
             ConfigError: Names every field that is wrong.
         """
-        wrong = [
-            *(_expect(self, name, 1, None) for name in ("epochs", "batch_size", "depth")),
-            *(_expect(self, name, 1, None) for name in ("devices", "nodes")),
-            *(_expect(self, name, 0, None) for name in ("clip", "patience")),
-            *(_expect(self, name, 0, None) for name in ("weight_decay", "shift", "cutout")),
-            _expect(self, "image_size", 0, None),
-            *(_expect(self, name, 0, 1) for name in ("warmup", "label_smoothing", "dropout")),
-            *(_expect(self, name, 0, 1) for name in ("ema", "validation", "momentum")),
-            *(
-                ""
-                if getattr(self, name) > 0
-                else f"{name}: expected more than 0, got {getattr(self, name)}"
-                for name in ("lr", "bias_lr")
-            ),
-            *(
-                ""
-                if getattr(self, name) in words
-                else f"{name}: expected one of {', '.join(words)}, got {getattr(self, name)!r}"
-                for name, words in _WORDS.items()
-            ),
-            ""
-            if self.batch_size % max(1, self.devices * self.nodes) == 0
-            else f"batch_size: expected a multiple of devices times nodes, got "
-            f"{self.batch_size} rows for {self.devices} x {self.nodes}",
-            *(
-                ""
-                if all(width >= 1 for width in getattr(self, name))
-                else f"{name}: expected widths of at least 1, got {getattr(self, name)}"
-                for name in ("hidden", "widths")
-            ),
-        ]
+        wrong = [field.check(getattr(self, name)) for name, field in OPTIONS.items()]
+        if self.batch_size % max(1, self.devices * self.nodes):
+            wrong.append(
+                f"batch_size: expected a multiple of devices times nodes, got "
+                f"{self.batch_size} rows for {self.devices} x {self.nodes}"
+            )
         if any(wrong):
-            raise ConfigError("; ".join(message for message in wrong if message))
+            raise ConfigError("; ".join(filter(None, wrong)))
 
     def command(self) -> str:
-        """Return the ``foveal train`` command that repeats this run, every option spelled out."""
+        """Return the ``foveal train`` command that repeats this run, with every option."""
         words = ["foveal", "train"]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            option = field.name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{option}" if value else f"--no-{option}")
-            elif isinstance(value, tuple):
-                words += [f"--{option}", ",".join(map(str, value))] if value else []
-            elif value is not None:
-                words += [f"--{option}", str(value)]
+        for name, field in OPTIONS.items():
+            words += field.arguments(getattr(self, name))
         return shlex.join(words)
 
     def to_json(self) -> dict[str, Any]:
@@ -175,17 +266,20 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "TrainConfig":
-        """Rebuild what ``to_json`` wrote.
+        """Rebuild what ``to_json`` returned.
 
         Raises:
-            ConfigError: A field is missing or unknown, or out of range.
+            ConfigError: A field is missing, unknown or out of range.
         """
-        values = _BEFORE | dict(record)
+        older = {
+            name: field.option.before
+            for name, field in OPTIONS.items()
+            if field.option.before is not REQUIRED
+        }
+        values = older | dict(record)
         try:
-            for name in ("hidden", "widths"):
-                values[name] = tuple(values[name])
-            values["run"] = Path(values["run"])
-            values["data_dir"] = None if values["data_dir"] is None else Path(values["data_dir"])
+            for name, field in OPTIONS.items():
+                values[name] = field.from_json(values[name])
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ConfigError(
@@ -193,20 +287,25 @@ class TrainConfig:
             ) from error
 
 
+# The declared options, by field.
+OPTIONS = option_fields(TrainConfig)
+
+
+def default_options() -> dict[str, Any]:
+    """Return the defaults of the options that have one."""
+    return {
+        name: field.option.default
+        for name, field in OPTIONS.items()
+        if field.option.default is not REQUIRED
+    }
+
+
 def check_name(kind: str, name: str, existing: Mapping[str, _Value]) -> _Value:
-    """Look a name up in a registry.
+    """Return what a registry has under a name.
 
     Raises:
-        ConfigError: It is not there; the message lists what is.
+        ConfigError: The name does not exist; the message lists those that do.
     """
     if name not in existing:
         raise ConfigError(f"{kind}: expected one of {', '.join(sorted(existing))}, got {name!r}")
     return existing[name]
-
-
-def _expect(config: TrainConfig, name: str, low: int, below: int | None) -> str:
-    value = getattr(config, name)
-    if value >= low and (below is None or value < below):
-        return ""
-    limit = "" if below is None else f" and below {below}"
-    return f"{name}: expected at least {low}{limit}, got {value}"

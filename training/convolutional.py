@@ -1,6 +1,6 @@
 """The convolutional networks: ``cnn``, ``resnet`` and ``speednet``.
 
-All are built of 3x3 convolutions in stages, between which the image is halved. Knows nothing about
+All have stages of 3x3 convolutions, and halve the image between stages. Knows nothing about
 losses, files or scaling. Legend: N rows, H height, W width, C channels, K classes.
 """
 
@@ -21,17 +21,17 @@ from training.layers import (
     Whitening,
 )
 
-# Batch normalisation of speednet averages over about this many of the last images, so that even in
-# a run of few steps the statistics are those of the weights as they are now (airbench94: 0.4 of
-# batches of 1,024).
+# Batch normalisation of speednet averages over about this many of the last images, so the
+# statistics follow the current weights even in a run of few steps (airbench94: 0.4 of batches of
+# 1,024).
 _STATISTICS_ROWS = 2560
 
 
 def cnn(config: TrainConfig, image_shape: ImageShape, classes: int) -> nn.Module:
     """Stack 3x3 convolutions in stages.
 
-    The first stage is one convolution, because at full size each costs the most and sees the least;
-    each further stage has ``depth`` of them. A global mean and one linear layer end it.
+    The first stage is one convolution, because at full size a convolution costs the most and sees
+    the least; each further stage has ``depth`` of them. Then a global mean and one linear layer.
     """
     _check_stages(config.widths, image_shape, min(image_shape[:2]).bit_length())
     layers = _convolution(image_shape[2], config.widths[0], config.activation)
@@ -45,8 +45,8 @@ def cnn(config: TrainConfig, image_shape: ImageShape, classes: int) -> nn.Module
 def resnet(config: TrainConfig, image_shape: ImageShape, classes: int) -> nn.Module:
     """Stack residual blocks of two 3x3 convolutions in stages (He et al. 2015, section 4.2).
 
-    One convolution begins it; each stage has ``depth`` blocks, and the first block of every stage
-    but the first halves the image by stride. A global mean and one linear layer end it.
+    One convolution, then ``depth`` blocks per stage; the first block of every stage but the first
+    halves the image by stride. Then a global mean and one linear layer.
     """
     _check_stages(config.widths, image_shape, min(image_shape[:2]).bit_length())
     layers = _convolution(image_shape[2], config.widths[0], config.activation)
@@ -63,13 +63,13 @@ def speednet(config: TrainConfig, image_shape: ImageShape, classes: int) -> nn.M
     """Build a network in the style of the CIFAR-10 speed records (airbench94, Jordan 2024).
 
     A frozen whitening layer sees 2x2 pixels; each stage halves the image after the first of its
-    ``depth`` 3x3 convolutions; the maximum over the last positions and one linear layer end it. As
-    there, convolutions begin as the identity, normalisation learns a bias and no scale, and the
-    logits are divided by 9. From a depth of 3 on, what follows the halving is a residual block
+    ``depth`` 3x3 convolutions; then the maximum over all positions and one linear layer. As in
+    airbench94, convolutions start as the identity, normalisation learns a bias and no scale, and
+    the logits are divided by 9. From a depth of 3 on, a residual block follows the halving
     (airbench96).
     """
     height, width, channels = image_shape
-    # One pixel is lost to the whitening, and every stage halves what is left.
+    # The whitening layer takes one pixel, and every stage halves the rest.
     _check_stages(config.widths, image_shape, (min(height, width) - 1).bit_length() - 1)
     activation = check_name("activation", config.activation, ACTIVATIONS)
     whitening = Whitening(channels)
@@ -100,7 +100,7 @@ def _finish(layers: list[nn.Module], config: TrainConfig, classes: int) -> nn.Se
 
 
 def _block(inputs: int, outputs: int, stride: int, activation: str) -> Residual:
-    """Two convolutions around which the input passes; projected where its shape changes."""
+    """Build two convolutions with a shortcut around them, projected if the shape changes."""
     layers = [
         *_convolution(inputs, outputs, activation, stride),
         nn.Conv2d(outputs, outputs, kernel_size=3, padding=1, bias=False),
@@ -118,7 +118,7 @@ def _block(inputs: int, outputs: int, stride: int, activation: str) -> Residual:
 
 
 def _convolution(inputs: int, outputs: int, activation: str, stride: int = 1) -> list[nn.Module]:
-    """Convolution, batch normalisation (which brings the bias), activation."""
+    """Build convolution, batch normalisation (which has the bias) and activation."""
     return [
         nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
@@ -127,7 +127,7 @@ def _convolution(inputs: int, outputs: int, activation: str, stride: int = 1) ->
 
 
 def _identity_convolution(inputs: int, outputs: int, config: TrainConfig) -> list[nn.Module]:
-    """As ``_convolution``, but its first outputs begin as its inputs."""
+    """Build ``_convolution`` whose first outputs start as its inputs."""
     layers = _convolution(inputs, outputs, config.activation)
     convolution, normalisation = layers[0], layers[1]
     assert isinstance(convolution, nn.Conv2d), "see _convolution; this is a bug"

@@ -1,26 +1,26 @@
-"""Which processes and number formats a run computes with; all of it Lightning's own machinery.
+"""The processes, devices and number formats of a run.
 
-With several devices Lightning starts this command once more for each (or torchrun, or Slurm, has
-already done so): every process fits, and the first of them alone writes and measures.
+With several devices Lightning starts this command again for each of them, unless torchrun or Slurm
+has done so. Every process fits; only the first one writes and measures.
 """
 
 import os
 
 import torch
 
-# Lightning, torchrun and Slurm each number processes in their own words.
+# Lightning, torchrun and Slurm number processes in different variables.
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 
 PRECISIONS = {"none": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 
 
 def is_first_process() -> bool:
-    """Say whether this process is the one that writes and measures."""
+    """Return whether this process is the one that writes and measures."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
 def fits(size_bytes: int, device: torch.device) -> bool:
-    """Say whether data may lie on a device: in half of what is free, the rest is for the run."""
+    """Return whether data fits into half of a device's free memory; the rest is for the run."""
     if device.type != "cuda":
         return device.type == "cpu"
     return size_bytes <= torch.cuda.mem_get_info(device)[0] // 2
@@ -30,7 +30,7 @@ def best_autocast() -> str:
     """Choose the type of the matrix products that this machine computes fastest.
 
     bfloat16 where the hardware has it (it needs no scaling of the loss), float16 on other GPUs,
-    and ``none`` on a CPU that would only emulate.
+    and ``none`` on a CPU that only emulates it.
     """
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"

@@ -1,4 +1,4 @@
-"""What can go wrong offline, by the stage that notices it.
+"""The errors of training and export, by the stage that raises them.
 
 ``dataset -> augment -> fit -> evaluate -> graph -> (export)``
 ``DatasetError (dataset), ConfigError (before any stage), RunError (graph)``; ``export.errors`` has
@@ -9,16 +9,16 @@ Every message is one line: ``where: expected X, got Y; how to fix it``.
 
 
 class TrainingError(Exception):
-    """Anything that the user of ``train`` or ``export`` can do something about."""
+    """An error that the user of ``train`` or ``export`` can fix."""
 
 
 class ConfigError(TrainingError):
-    """A name or a number in the configuration is not one that exists or makes sense."""
+    """A name in the configuration does not exist, or a number is out of range."""
 
 
 class DatasetError(TrainingError):
-    """The data is missing, damaged or not what its name says."""
+    """The data is missing, damaged, or of another kind than its name."""
 
 
 class RunError(TrainingError):
-    """A run folder is missing, unfinished, or was made by something else."""
+    """A run folder is missing, unfinished, or made by another program."""

@@ -1,4 +1,4 @@
-"""The evaluate stage: what a network is worth, measured on a split that it has not seen.
+"""The evaluate stage: accuracy and calibration of a network on a split that it has not seen.
 
 Legend: N rows, K classes.
 """
@@ -17,7 +17,7 @@ from training.datasets.sources import Dataset
 from training.datasets.splits import Split
 from training.networks import ImageNetwork
 
-# Guo et al. 2017 and nearly everyone since.
+# The number of Guo et al. 2017, and the usual one since.
 _BINS = 15
 
 
@@ -56,7 +56,7 @@ def compute_logits(network: ImageNetwork, split: Split) -> Tensor:
 def evaluate(
     logits_NK: Tensor, targets_N: NDArray[np.int64], labels: tuple[str, ...], temperature: float
 ) -> Evaluation:
-    """Turn logits and targets into figures.
+    """Compute the figures of a split from its logits.
 
     Args:
         logits_NK: float32 [N, K].
@@ -78,10 +78,10 @@ def evaluate(
 def count_confusions(
     predictions_N: NDArray[np.int64], targets_N: NDArray[np.int64], classes: int
 ) -> NDArray[np.int64]:
-    """Count who is taken for whom.
+    """Count the predictions of each class.
 
     Returns:
-        int64 [K, K]: rows of the class of the first index that were given the label of the second.
+        int64 [K, K]: rows of the class of the first index with the label of the second predicted.
     """
     pairs_N = targets_N * classes + predictions_N
     return np.bincount(pairs_N, minlength=classes**2).reshape(classes, classes)
@@ -89,12 +89,12 @@ def count_confusions(
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """What a confidence turned out to be worth, in 15 equal bins; B = 15.
+    """Confidence and accuracy in 15 equal bins of confidence; B = 15.
 
     Attributes:
         rows_B: Rows in each bin.
-        confidence_B: Their mean confidence, 0-1; not a number where there are none.
-        accuracy_B: Share of them that were right, 0-1; the same.
+        confidence_B: Their mean confidence, 0-1; NaN for an empty bin.
+        accuracy_B: Share of them that were right, 0-1; NaN for an empty bin.
     """
 
     rows_B: NDArray[np.int64]
@@ -126,7 +126,7 @@ def reliability(confidence_N: NDArray[np.floating], is_right_N: NDArray[np.bool_
 
 
 def calibration_error(confidence_N: NDArray[np.floating], is_right_N: NDArray[np.bool_]) -> float:
-    """Compute the expected calibration error: how far confidence and accuracy are apart.
+    """Compute the expected calibration error, the distance of confidence and accuracy.
 
     Args:
         confidence_N: float [N], probability of the predicted class, 0-1.
@@ -139,19 +139,19 @@ def calibration_error(confidence_N: NDArray[np.floating], is_right_N: NDArray[np
 
 
 def error_before(logits_NK: NDArray[np.float32], targets_N: NDArray[np.int64]) -> float:
-    """Compute the expected calibration error that the logits have without any temperature."""
+    """Compute the expected calibration error of the logits without a temperature."""
     probabilities_NK = torch.softmax(torch.from_numpy(logits_NK), dim=1).numpy()
     is_right_N = probabilities_NK.argmax(axis=1) == targets_N
     return calibration_error(probabilities_NK.max(axis=1), is_right_N)
 
 
 def describe_training(dataset: Dataset, validation_NK: NDArray[np.float32]) -> Statistics:
-    """Write down what the training images look like, for the service to tell drift from.
+    """Summarize the training images, for the service to compare with.
 
     Args:
         dataset: Pixels and shares of the labels are those of its training split.
         validation_NK: Probabilities on the validation split, float32 [N, K]: on the training
-            split itself a network is surer than it will ever be again.
+            split a network is more confident than on new images.
     """
     train = dataset.train
     pixels_N2 = np.array([pixel_statistics(image) for image in train.images_NHWC])

@@ -1,7 +1,6 @@
 """The fit stage: weights from the training split, the checkpoint from the validation split.
 
-Lightning drives the loop; this file says what one step is and what is written down. It is never
-given the test split.
+Lightning runs the loop; this module defines a step and the metrics. It never gets the test split.
 """
 
 import logging
@@ -45,8 +44,8 @@ class FitModule(pl.LightningModule):
     """One training step, one validation step, and the optimizer.
 
     Args:
-        network: What to fit.
-        config: Chooses the loss, the optimizer and the schedule.
+        network: The network to fit.
+        config: Names the loss, the optimizer and the schedule.
         classes: K.
     """
 
@@ -58,7 +57,7 @@ class FitModule(pl.LightningModule):
         self.validation_accuracy = MulticlassAccuracy(num_classes=classes, average="micro")
 
     def on_train_epoch_start(self) -> None:
-        """Seed dropout by the epoch, so that a resumed run draws what it would have drawn."""
+        """Seed dropout by the epoch, so a resumed run draws the same masks."""
         torch.manual_seed(mix_seed(self.config.seed, self.current_epoch, self.global_rank + 1, 1))
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
@@ -88,8 +87,8 @@ class FitModule(pl.LightningModule):
         self.log(name, loss, on_step=False, on_epoch=True, batch_size=weight, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
-        """Write down the learning rate that the epoch ended with."""
-        # All devices have the same one; said for Lightning, which warns about what is not shared.
+        """Log the learning rate at the end of the epoch."""
+        # All devices have the same rate; without sync_dist Lightning warns.
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], sync_dist=True)
 
     def configure_optimizers(self) -> Any:
@@ -111,19 +110,19 @@ def fit(
     Writes ``metrics.csv`` and the checkpoints under ``config.run``.
 
     Args:
-        config: Says everything about the run.
+        config: Configuration of the run.
         dataset: Only its training and validation splits are read.
         show_progress: Whether to draw a progress bar on stderr.
-        resume: Go on from the run's last checkpoint, if there is one. The weights come out as if
-            the run had never stopped.
+        resume: Continue from the run's last checkpoint, if there is one. The weights are those of a
+            run that never stopped.
 
     Returns:
         The network with the weights of ``config.keep``, in evaluation mode; in any process but the
-        first, which may not see the run folder, those of the last epoch.
+        first, which may have no access to the run folder, those of the last epoch.
 
     Raises:
-        ConfigError: A name in the configuration does not exist, or the devices do not, or a shift
-            has more to mirror than the images have pixels.
+        ConfigError: A name in the configuration or a device does not exist, or a mirrored shift is
+            larger than the images.
     """
     last = config.run / LAST_CHECKPOINT
     _check_shift(config, dataset)
@@ -183,7 +182,7 @@ def _check_shift(config: TrainConfig, dataset: Dataset) -> None:
     side = min(dataset.image_shape[:2])
     if config.border == "reflect" and config.shift >= side:
         raise ConfigError(
-            f"shift: expected less than the {side} pixels there are to reflect, got {config.shift}"
+            f"shift: expected less than the {side} pixels of an image, got {config.shift}"
         )
 
 
@@ -231,13 +230,13 @@ def _logger(config: TrainConfig) -> TensorBoardLogger | bool:
     return TensorBoardLogger(config.run, name="tensorboard", version="")
 
 
-# Lightning 2.6 calls a part of torch 2.13 by its old name.
+# Lightning 2.6 uses an old name of torch 2.13.
 _IRRELEVANT = (r".*LeafSpec",)
 
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Keep advertisements and advice for other programs out of the user's terminal."""
+    """Hide Lightning's advertisements and advice."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Activations by name, and the layers that torch does not have in this form.
+"""Activations by name, and layers that torch lacks.
 
 Knows nothing about configurations. Legend: N rows, H height, W width, C channels, K classes.
 """
@@ -21,9 +21,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
 }
 
-# Added to the variances along the principal directions, which are those of normalised pixels: the
-# weakest of them (the grey borders of digits have none) is not to be blown up into noise. The value
-# is that of airbench94 (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU").
+# Added to the variances along the principal directions of normalised pixels. Without it the weakest
+# direction (the borders of digits have no variance) would become amplified noise. The value is that
+# of airbench94 (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU").
 _WHITENING_EPSILON = 5e-4
 _WHITENING_CHUNK = 256  # rows
 
@@ -48,7 +48,7 @@ class GlobalMax(nn.Module):
 
 
 class Scaled(nn.Module):
-    """A constant factor; in front of the loss it sets how fast logits grow."""
+    """Multiplication by a constant; before the loss it limits how fast logits grow."""
 
     def __init__(self, factor: float):
         super().__init__()
@@ -60,7 +60,7 @@ class Scaled(nn.Module):
 
 
 class OneLogit(nn.Module):
-    """Give a single sum its second class: softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))."""
+    """A second class for a single sum: softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))."""
 
     def forward(self, sums_N1: Tensor) -> Tensor:
         """Widen float32 [N, 1] to logits, [N, 2]."""
@@ -68,14 +68,14 @@ class OneLogit(nn.Module):
 
 
 class Residual(nn.Module):
-    """An identity (or its projection) around a few layers, then the activation (He et al. 2015).
+    """A shortcut around a few layers, then the activation (He et al. 2015).
 
-    What the layers must learn is the difference to their input, so that one more block can always
-    do nothing: a deeper network is no longer a worse one.
+    The layers learn the difference to their input. A further block can learn to change nothing, so
+    a deeper network is no worse.
 
     Args:
         layers: float32 [N, C, H, W] to [N, C', H', W'].
-        shortcut: To the same shape; ``nn.Identity`` where the layers keep it.
+        shortcut: To the same shape; ``nn.Identity`` if the layers keep the shape.
         activation: Applied to the sum.
     """
 
@@ -93,8 +93,8 @@ class Residual(nn.Module):
 class Whitening(nn.Conv2d):
     """A frozen 2x2 convolution whose outputs are uncorrelated and of unit variance.
 
-    Its kernels are the principal directions of 2x2 patches, divided by their deviation, each also
-    negated so that an activation after it loses nothing. Until ``fit`` they are random.
+    Its kernels are the principal directions of 2x2 patches, divided by their deviation, and their
+    negatives, so an activation after it loses no information. Random until ``fit``.
 
     Args:
         channels: C of the images; there are 2 * 4 * C outputs.
@@ -125,7 +125,7 @@ class Whitening(nn.Conv2d):
             products += values.T @ values
         mean = sums / count
         variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
-        # eigh gives variances in rising order and one direction a column.
+        # eigh returns variances in rising order and one direction per column.
         kernels = directions.T / (variances.clamp(min=0) + _WHITENING_EPSILON).sqrt()[:, None]
         kernels = kernels.flip(0).reshape(4 * channels, channels, 2, 2)
         self.weight.copy_(torch.cat([kernels, -kernels]))

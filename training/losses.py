@@ -1,7 +1,7 @@
-"""The losses, by name: how far a network's answer is from the target.
+"""The loss functions, by name.
 
-Every loss takes logits and compares their softmax, which is what is served, with the one-hot
-target, smoothed alike for all of them. Legend: N rows, K classes.
+Every loss compares the softmax of the logits, which is the served output, with the one-hot target,
+smoothed in the same way. Legend: N rows, K classes.
 """
 
 from collections.abc import Callable
@@ -22,17 +22,17 @@ def compute_loss(
         name: A key of ``LOSSES``.
         logits_NK: Floating, [N, K]; narrower types than float32 are widened first.
         targets_N: int64 [N], 0 <= target < K.
-        label_smoothing: Share of the target that is spread over all classes, 0 <= share < 1.
+        label_smoothing: Share of the target spread over all classes, 0 <= share < 1.
 
     Returns:
         A scalar, >= 0.
 
     Raises:
-        ConfigError: The name does not exist; the message lists what does.
+        ConfigError: The name does not exist; the message lists those that do.
     """
     loss = check_name("loss", name, LOSSES)
     classes = logits_NK.shape[1]
-    # bfloat16 has no digits to spare for a logarithm, and torch forbids binary cross-entropy in it.
+    # bfloat16 is too coarse for a logarithm, and torch forbids binary cross-entropy in it.
     with torch.autocast(logits_NK.device.type, enabled=False):
         wide_NK = logits_NK if logits_NK.dtype == torch.float64 else logits_NK.float()
         wanted_NK = functional.one_hot(targets_N, classes).to(wide_NK.dtype)
@@ -41,7 +41,7 @@ def compute_loss(
 
 
 def _bce(logits_NK: Tensor, wanted_NK: Tensor) -> Tensor:
-    """Ask each class its own yes-or-no question; for two classes the same as cross-entropy."""
+    """Compute binary cross-entropy per class; for two classes it equals cross-entropy."""
     return functional.binary_cross_entropy(torch.softmax(logits_NK, dim=1), wanted_NK)
 
 
@@ -50,7 +50,7 @@ def _mse(logits_NK: Tensor, wanted_NK: Tensor) -> Tensor:
 
 
 def _cosine(logits_NK: Tensor, wanted_NK: Tensor) -> Tensor:
-    """Measure the angle only: 0 for the same direction, 1 for a right angle."""
+    """Compute 1 - cos of the angle: 0 for the same direction, 1 for a right angle."""
     return (1 - functional.cosine_similarity(torch.softmax(logits_NK, dim=1), wanted_NK)).mean()
 
 

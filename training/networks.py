@@ -1,9 +1,9 @@
-"""The networks, by name, and the module that makes one take images as they are.
+"""The networks, by name, and the module that lets one take uint8 images.
 
-A network takes float32 [N, C, H, W], zero mean and unit variance, and gives logits. Then
-``ImageNetwork`` puts scaling and layout in front, so that training, evaluation and the exported
-graph take the same uint8 images through the same nodes. The two without convolutions are here, the
-others in ``convolutional``. Knows nothing about losses or files.
+A network takes float32 [N, C, H, W], zero mean and unit variance, and returns logits.
+``ImageNetwork`` puts scaling and layout in front, so training, evaluation and the exported graph
+pass the same uint8 images through the same nodes. The two networks without convolutions are here,
+the others in ``convolutional``. Knows nothing about losses or files.
 Legend: N rows, H height, W width, C channels, K classes.
 """
 
@@ -18,17 +18,17 @@ from training.config import TrainConfig, check_name
 from training.convolutional import cnn, resnet, speednet
 from training.layers import ACTIVATIONS, ImageShape, OneLogit, Whitening
 
-# What airbench94 takes; 5,000 images of 32x32 are 4.8 million patches.
+# As in airbench94; 5,000 images of 32x32 are 4.8 million patches.
 _WHITENING_ROWS = 5000
 
 
 class ImageNetwork(nn.Module):
-    """A network that takes images as the contract has them.
+    """A network whose input is that of the contract, uint8 images.
 
     Args:
         network: float32 [N, C, H, W] to logits, float32 [N, K].
-        mean_C: Mean of the training images, a channel, 0-255.
-        std_C: Standard deviation of the training images, a channel, more than 0.
+        mean_C: Mean of the training images per channel, 0-255.
+        std_C: Standard deviation of the training images per channel, more than 0.
     """
 
     scale_C: Tensor
@@ -71,9 +71,9 @@ def build_network(config: TrainConfig, image_shape: ImageShape, classes: int) ->
     """Build the network that a configuration names, with fresh weights from torch's generator.
 
     Args:
-        config: Chooses the network and its widths.
+        config: Names the network and its widths.
         image_shape: H, W, C of the images.
-        classes: K, at least 2; a single one makes a regression of ``fcnn``.
+        classes: K, at least 2; 1 makes ``fcnn`` a regression.
 
     Raises:
         ConfigError: A name does not exist, or the images are too small for the stages.
@@ -109,9 +109,9 @@ def multiply_adds(network: nn.Module, image_shape: ImageShape) -> int:
 
 
 def _neuron(_config: TrainConfig, image_shape: ImageShape, classes: int) -> nn.Module:
-    """Weigh all pixels and add them up: one sum a class, or a single one for two classes.
+    """Build one weighted sum of the pixels per class, or a single sum for two classes.
 
-    With two classes it is the neuron of the textbooks, whose sigmoid is the second probability.
+    A single sum is the neuron of the textbooks; its sigmoid is the second probability.
     """
     pixels = int(np.prod(image_shape))
     if classes == 2:

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by name, all of them torch's own."""
+"""torch's optimizers and the learning-rate schedules, by name."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ _Groups = Iterable[dict[str, Any]]
 
 
 def _sgd(groups: _Groups, config: TrainConfig) -> Optimizer:
-    # Without momentum there is nothing to look ahead along, and torch refuses.
+    # torch refuses Nesterov without momentum.
     nesterov = config.nesterov and config.momentum > 0
     return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
 
@@ -45,9 +45,9 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 def build_optimizer(config: TrainConfig, module: nn.Module) -> Optimizer:
     """Build the optimizer that a configuration names.
 
-    Weight decay is kept off biases and batch-normalisation parameters (every parameter with one
-    dimension): it would pull their scale, not their complexity; their learning rate is ``bias_lr``
-    times the others'. Frozen parameters are left out.
+    Biases and batch-normalisation parameters (every parameter with one dimension) have no weight
+    decay, which would change their scale and not their complexity; their learning rate is
+    ``bias_lr`` times that of the others. Frozen parameters are left out.
 
     Raises:
         ConfigError: The name does not exist.
@@ -67,12 +67,12 @@ def build_optimizer(config: TrainConfig, module: nn.Module) -> Optimizer:
 def build_schedule(config: TrainConfig, optimizer: Optimizer, steps: int) -> LambdaLR:
     """Build the schedule that a configuration names, to be stepped after each batch.
 
-    ``onecycle`` is the curve of torch's OneCycleLR, which itself divides by zero when the warm-up
-    is one step; the momentum is left alone. All the others warm up along a straight line.
+    ``onecycle`` is the curve of torch's OneCycleLR, which itself divides by zero if the warm-up
+    is one step; the momentum stays constant. All others warm up linearly.
 
     Args:
         config: Chooses the schedule, and the share of the steps during which the rate rises.
-        optimizer: Whose learning rate to drive.
+        optimizer: The optimizer whose learning rate to set.
         steps: Number of batches in the whole run.
 
     Raises:

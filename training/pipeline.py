@@ -1,6 +1,6 @@
 """The two steps of the offline half, as the command line calls them.
 
-``train``: dataset -> augment -> fit -> evaluate, leaves a run folder.
+``train``: dataset -> augment -> fit -> evaluate, writes a run folder.
 ``export``: graph -> prove -> publish, turns a run folder into a version of a model.
 """
 
@@ -17,7 +17,8 @@ from models.artifact import ModelArtifact
 from models.repository import ModelRepository
 from training.calibrate import fit_temperature
 from training.config import TrainConfig
-from training.datasets.sources import Dataset, Reading, load_dataset
+from training.datasets.encoded import Reading
+from training.datasets.sources import Dataset, load_dataset
 from training.devices import is_first_process
 from training.errors import ConfigError, RunError
 from training.evaluate import compute_logits, evaluate
@@ -34,13 +35,13 @@ _LOG = logging.getLogger(__name__)
 def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = False) -> Path:
     """Train a network and measure it, once, on the test split.
 
-    With several devices every process calls this; all but the first end here, by SystemExit, once
-    the weights are fitted.
+    With several devices every process calls this; all but the first end here by SystemExit after
+    the fit.
 
     Args:
-        config: Says everything about the run, see ``recipes.resolve``.
+        config: Configuration of the run, see ``recipes.resolve``.
         show_progress: Whether to draw a progress bar on stderr.
-        resume: Go on where an interrupted run of the same configuration was, if there is one.
+        resume: Continue an interrupted run of the same configuration, if there is one.
 
     Returns:
         The run folder, ``config.run``, ready for ``export``.
@@ -48,7 +49,7 @@ def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = Fa
     Raises:
         ConfigError: A name or number in the configuration is wrong.
         DatasetError: The data is missing or damaged.
-        RunError: The run folder is already in use, or is not that of this configuration.
+        RunError: The run folder holds a finished run, or one of another configuration.
     """
     dataset = _load(config)
     run = start_run(config, dataset, resume=resume) if is_first_process() else None
@@ -59,7 +60,7 @@ def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = Fa
     write_report(run, outcome, dataset, network, test_NK)
     write_outcome(config.run, outcome)
     _LOG.info(
-        "%s on %s: %d parameters, %d multiply-adds an image, test accuracy %.4f, "
+        "%s on %s: %d parameters, %d multiply-adds per image, test accuracy %.4f, "
         "calibration error %.4f, temperature %.3f",
         config.network,
         dataset.name,

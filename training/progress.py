@@ -1,4 +1,8 @@
-"""What a person sees of a run while it lasts: a bar on a terminal, else a log line an epoch."""
+"""The progress of a run: a bar on a terminal, else a log line per epoch.
+
+Lightning's own bars start again with each epoch, so they lack the time left of the run; with the
+accuracies they need four lines of a terminal with 80 columns.
+"""
 
 import logging
 import time
@@ -11,19 +15,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 _LOG = logging.getLogger(__name__)
 
-# Reading a loss from a GPU waits for it; the eye needs no more than this.
+# Reading a loss from a GPU waits for the GPU, so the bar reads it no more often than this.
 _REFRESH_S = 0.25
 
 
 class EpochLog(Callback):
-    """One log line an epoch, for runs whose progress bar nobody watches."""
+    """Logs one line per epoch, for runs without a terminal."""
 
     def on_train_epoch_start(self, *_: Any) -> None:
         """Start the clock."""
         self._started_s = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
-        """Say how the epoch went; validation has run by now."""
+        """Log the figures of the epoch; validation has run before this hook."""
         if not trainer.is_global_zero:
             return
         seen = trainer.callback_metrics
@@ -42,8 +46,8 @@ class RunBar(ProgressBar):
     """One bar for the whole run: epoch, loss, accuracies, images/s, time left.
 
     Args:
-        batch_size: Rows a step, of all devices together.
-        console: Where to draw; standard error unless told.
+        batch_size: Rows per step, over all devices.
+        console: Console to draw on; None for standard error.
     """
 
     def __init__(self, batch_size: int, console: Console | None = None):
@@ -54,16 +58,16 @@ class RunBar(ProgressBar):
         self._drawn_s = 0.0
 
     def disable(self) -> None:
-        """Draw nothing: Lightning asks this of every process but the first."""
+        """Draw nothing; Lightning calls this in every process but the first."""
         self._console = Console(quiet=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the bar, as far as a resumed run has already come."""
+        """Draw the bar, advanced by the steps that a resumed run has already done."""
         super().on_train_start(trainer, pl_module)
         self._bar = Progress(
             TextColumn("{task.fields[epoch]}"),
             BarColumn(bar_width=None),
-            # Fits 80 columns; what is left over is the bar's.
+            # Fits 80 columns; the bar takes the rest.
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
@@ -80,7 +84,7 @@ class RunBar(ProgressBar):
         self._bar.start()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
-        """Count images/s anew, so that validation does not slow the figure down."""
+        """Restart the count of images/s, which leaves validation out."""
         self._epoch_s, self._first_step = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(  # Lightning's signature
@@ -91,7 +95,7 @@ class RunBar(ProgressBar):
         _batch: Any,
         _index: int,
     ) -> None:
-        """Move on by one step."""
+        """Advance by one step."""
         now = time.monotonic()
         rows = (trainer.global_step - self._first_step) * self._batch_size
         self._images_s = rows / max(now - self._epoch_s, 1e-9)
@@ -104,11 +108,11 @@ class RunBar(ProgressBar):
         self._draw(trainer, pl_module, float(trainer.callback_metrics["train_loss"]))
 
     def on_train_end(self, *_: Any) -> None:
-        """Leave the last line standing."""
+        """Stop drawing; the last line stays."""
         self._stop()
 
     def on_exception(self, *_: Any) -> None:
-        """Give the terminal back."""
+        """Stop drawing, which restores the cursor."""
         self._stop()
 
     def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: float) -> None:

@@ -1,7 +1,7 @@
-"""A run folder: what was asked, on what, by which versions, and what came of it.
+"""A run folder: configuration, data and versions of a run, and its results.
 
-``runs/<name>/run.json`` is written before training (so that a broken run can be explained) and
-``evaluation.json`` after it; the weights lie in ``checkpoints/``, the curves in ``metrics.csv``.
+``runs/<name>/run.json`` is written before training, to explain a failed run too, and
+``evaluation.json`` after it; the weights are in ``checkpoints/``, the curves in ``metrics.csv``.
 """
 
 import importlib.metadata
@@ -27,13 +27,13 @@ _LOG = logging.getLogger(__name__)
 RUN_JSON = "run.json"
 EVALUATION_JSON = "evaluation.json"
 
-# What can change a weight or a node; read from the installed distributions.
+# Distributions whose version can change a weight or a node of the graph.
 _DISTRIBUTIONS = ("torch", "pytorch-lightning", "numpy", "onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What ``run.json`` says.
+    """The content of ``run.json``.
 
     Attributes:
         config: The whole configuration.
@@ -55,11 +55,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What ``evaluation.json`` says.
+    """The content of ``evaluation.json``.
 
     Attributes:
         temperature: Fitted on the validation split.
-        validation: Figures on the split that the checkpoint and the temperature were chosen on.
+        validation: Figures on the validation split, which chose the checkpoint and the temperature.
         test: Figures on the test split.
     """
 
@@ -69,24 +69,24 @@ class Outcome:
 
 
 def start_run(config: TrainConfig, dataset: Dataset, *, resume: bool = False) -> Run:
-    """Create the folder of a run and write ``run.json``, or take up the run that is there.
+    """Create the folder of a run and write ``run.json``, or resume the run in it.
 
     Args:
-        config: Says everything about the run.
-        dataset: What it trains on.
-        resume: Keep what an interrupted run left in the folder; otherwise it is written over.
-            There may be nothing, so that a scheduler can repeat one command until it is done.
+        config: Configuration of the run.
+        dataset: Data of the run.
+        resume: Keep the files of an interrupted run; otherwise they are overwritten. The folder
+            may be empty: a scheduler can repeat one command until the run is finished.
 
     Raises:
-        RunError: The folder already holds a finished run, or one that cannot be resumed because
-            it was another one.
+        RunError: The folder holds a finished run, or ``resume`` and the run in it has another
+            configuration.
     """
     if (config.run / EVALUATION_JSON).exists():
         raise RunError(
             f"{config.run}: expected a new folder, got a finished run; choose another with --run"
         )
     if resume and (config.run / RUN_JSON).exists():
-        return _take_up(config, dataset)
+        return _resume(config, dataset)
     for stale in (CHECKPOINT, LAST_CHECKPOINT, Path(METRICS_CSV)):
         (config.run / stale).unlink(missing_ok=True)
     run = Run(
@@ -110,10 +110,10 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
 def read_run(folder: Path) -> tuple[Run, Outcome]:
     """Read a finished run.
 
-    The folder may have been moved since: ``config.run`` is where it is now.
+    The folder may have moved since: ``config.run`` is its current place.
 
     Raises:
-        RunError: The folder holds no run, an unfinished one, or one of another program.
+        RunError: The folder holds no run, an unfinished run, or a run of another program.
     """
     record, outcome = _read(folder / RUN_JSON), _read(folder / EVALUATION_JSON)
     try:
@@ -126,7 +126,7 @@ def read_run(folder: Path) -> tuple[Run, Outcome]:
         raise RunError(f"{folder}: expected a run of foveal train, got {error}") from error
 
 
-def _take_up(config: TrainConfig, dataset: Dataset) -> Run:
+def _resume(config: TrainConfig, dataset: Dataset) -> Run:
     try:
         run = _run(config.run, _read(config.run / RUN_JSON))
     except (KeyError, TypeError, ConfigError) as error:
@@ -135,14 +135,14 @@ def _take_up(config: TrainConfig, dataset: Dataset) -> Run:
         f"{name.replace('_', '-')} {before} (now {now})"
         for name in (field.name for field in fields(config))
         if (before := getattr(run.config, name)) != (now := getattr(config, name))
-        and name != "data_dir"  # the checksum says more than the place
+        and name != "data_dir"  # the checksum compares the data itself
     ]
     if run.dataset_sha256 != dataset.sha256:
         changes.append(f"data {run.dataset_sha256[:12]}… (now {dataset.sha256[:12]}…)")
     if changes:
         raise RunError(
-            f"{config.run}: expected the run that is to be resumed, got one with "
-            f"{', '.join(changes)}; repeat its options, or start anew without --resume"
+            f"{config.run}: expected the run to resume, got one with "
+            f"{', '.join(changes)}; repeat its options, or start again without --resume"
         )
     if run.versions != (now := _versions()):
         _LOG.warning("%s: other versions than before (%s): weights may differ", config.run, now)
@@ -178,9 +178,9 @@ def _versions() -> dict[str, str]:
 
 
 def _git_revision() -> str:
-    """Ask git about the code that trains: this folder and the contract's modules.
+    """Return the git revision of this folder and of ``models``, which training depends on.
 
-    ``git describe --dirty`` would overlook files that were never added.
+    ``git describe --dirty`` would miss files that were never added.
     """
     here = Path(__file__).parent
     revision = _git(here, "rev-parse", "HEAD")
@@ -192,9 +192,9 @@ def _git_revision() -> str:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        answer = subprocess.run(
+        done = subprocess.run(
             ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return answer.stdout.strip()
+    return done.stdout.strip()

@@ -1,9 +1,9 @@
-"""How fast PyTorch itself runs a network on a GPU: what serving the same network is measured by.
+"""The speed of a network in PyTorch on a GPU, as a reference for serving the same network.
 
     python -m training.torch_speed cifar10/speednet --rows 1,64
 
-From page-locked uint8 arrays of the host to logits there, copies and all, as the service does it.
-Weights are fresh: they do not change how long a run takes. Prints one line of JSON.
+Measures from page-locked uint8 arrays of the host to logits there, copies included, as in the
+service. The weights are random: they do not change the time of a run. Prints one line of JSON.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from torch import Tensor
 from training.networks import ImageNetwork, build_network, multiply_adds
 from training.recipes import resolve
 
-# Of the datasets that the shipped models were trained on.
+# Image shapes of the datasets of the shipped models.
 _SHAPES = {"fashion-mnist": (28, 28, 1), "cifar10": (32, 32, 3), "digits": (8, 8, 1)}
 _CLASSES = 10
-_RUNS, _SECONDS = 20, 0.15  # at least so many runs, and for so long, a figure
-# Whether float32 products may be rounded to TF32, and what the network computes in.
+_RUNS, _SECONDS = 20, 0.15  # at least so many runs and seconds per figure
+# Whether float32 products may be rounded to TF32, and the type of autocast.
 _FORMATS = {"fp32": (False, None), "tf32": (True, None), "fp16": (True, torch.float16)}
 
 
@@ -37,9 +37,9 @@ def measure(
     Args:
         recipe: ``dataset/network``.
         rows: Batch sizes.
-        device: Torch's word for it.
-        compile_s: How long to go on compiling, seconds: the smallest and the largest batch, float32
-            first. 0: not at all.
+        device: Name of the device in torch.
+        compile_s: Time limit for starting compilations, seconds; the smallest and the largest batch
+            are compiled, float32 first. 0 compiles nothing.
 
     Returns:
         ``figures`` (``format``, ``binding``, ``rows``, ``batch_us``, ``images_per_s``),
@@ -66,14 +66,14 @@ def measure(
     for kind in ("fp32", "fp16"):
         for count in sorted({rows[0], rows[-1]}, reverse=True):
             if time.monotonic() >= until:
-                said["skipped"].append(f"{kind} compile, {count} rows: no time left for it")
+                said["skipped"].append(f"{kind} compile, {count} rows: no time left")
                 continue
-            # Graphs are captured by torch, too: its best against ours.
+            # reduce-overhead captures CUDA graphs, as the service does.
             torch.compiler.reset()
             compiled = torch.compile(network, mode="reduce-overhead", dynamic=False)
             try:
                 said["figures"].append(_figure(compiled, kind, "compile", count, shape, device))
-            except Exception as error:  # the compiler's many, where it has no tool chain
+            except Exception as error:  # the compiler has many errors if its tool chain is missing
                 why = str(error).strip() or type(error).__name__
                 said["skipped"].append(f"{kind} compile, {count} rows: {why.splitlines()[0]}")
     return said
@@ -100,7 +100,7 @@ def _figure(
         if is_gpu:
             torch.cuda.synchronize()
 
-    for _ in range(3):  # compiled, searched and captured
+    for _ in range(3):  # compile, search the best convolution, capture
         run()
     times: list[float] = []
     while len(times) < _RUNS or sum(times) < _SECONDS:

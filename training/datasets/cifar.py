@@ -2,25 +2,23 @@
 
 A batch is a pickle of a dictionary with ``data``, uint8 [N, 3072] (1,024 red, then green, then
 blue values, row by row), and ``labels``, a list of N targets. A pickle is a program; the reader
-here knows only the four functions that an array needs and refuses every other.
+here knows only the four functions that an array needs and refuses all others.
 Format and checksum: https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
-import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch
 from numpy.typing import NDArray
 
+from training.datasets.download import download
+from training.datasets.encoded import Reading
 from training.datasets.parquet import read_parquet
 from training.datasets.splits import Source, Split
 from training.errors import DatasetError
-
-_LOG = logging.getLogger(__name__)
 
 LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -33,7 +31,7 @@ _SIDE = 32
 
 
 def _encode(text: str, _codec: str) -> bytes:
-    """Give the bytes back that Python 3 wrote as latin-1 text into an old protocol."""
+    """Return the bytes that Python 3 stored as latin-1 text in an old pickle protocol."""
     return text.encode("latin-1")
 
 
@@ -49,10 +47,10 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that can build arrays, numbers, texts, lists and dictionaries."""
+    """An unpickler that builds only arrays, numbers, texts, lists and dictionaries."""
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        """Look a function up; nothing is ever imported."""
+        """Return one of the allowed functions; import nothing."""
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name}, which no batch needs")
         allowed: Callable[..., Any] = _ALLOWED[module, name]
@@ -64,14 +62,16 @@ def read_cifar10(data_dir: Path | None) -> Source:
 
     Args:
         data_dir: Folder of the official batches (or the folder above them), or of ``train.parquet``
-            and ``test.parquet``; None downloads into the user's cache, checking the archive.
+            and ``test.parquet``; None downloads the batches.
 
     Raises:
         DatasetError: A file is missing, damaged or of another dataset.
     """
-    folder = data_dir or _download()
+    folder = data_dir or download(
+        "cifar10", {_URL: _MD5}, unpack=[f"{_FOLDER}/{name}" for name in (*_TRAIN, *_TEST)]
+    )
     if (folder / "train.parquet").exists():
-        source = read_parquet(folder, image_size=_SIDE)
+        source = read_parquet(folder, Reading(image_size=_SIDE))
         if source.labels != LABELS:
             raise DatasetError(
                 f"{folder}: expected the labels of CIFAR-10, got {', '.join(source.labels)}"
@@ -86,10 +86,10 @@ def read_batch(path: Path) -> Split:
     """Read one official batch.
 
     Raises:
-        DatasetError: The file is missing, no pickle, a pickle that asks for anything but arrays, or
-            its arrays are not those of a batch; the message names the row of a wrong label.
+        DatasetError: The file is missing, no pickle or a pickle of anything but arrays, or its
+            arrays are not those of a batch; the message names the row of a wrong label.
     """
-    images_NP, labels = _entry(path, *_unpickle(path))
+    images_NP, labels = _checked(path, *_unpickle(path))
     if images_NP.dtype != np.uint8 or images_NP.ndim != 2 or images_NP.shape[1] != 3 * _SIDE**2:
         raise DatasetError(
             f"{path}: expected data of uint8 [N, {3 * _SIDE**2}], "
@@ -123,7 +123,7 @@ def _unpickle(path: Path) -> tuple[Any, Any]:
     except FileNotFoundError as error:
         raise DatasetError(
             f"{path}: expected an official batch of CIFAR-10, got no file; "
-            "give their folder with --data-dir"
+            "give the folder of the batches with --data-dir"
         ) from error
     except Exception as error:
         # Damaged opcodes call the allowed functions with anything: no narrower list is complete.
@@ -141,25 +141,10 @@ def _unpickle(path: Path) -> tuple[Any, Any]:
     return named.get("data"), named.get("labels")
 
 
-def _entry(path: Path, images: Any, labels: Any) -> tuple[NDArray[Any], list[Any]]:
+def _checked(path: Path, images: Any, labels: Any) -> tuple[NDArray[Any], list[Any]]:
     if not isinstance(images, np.ndarray) or not isinstance(labels, list):
         raise DatasetError(
             f"{path}: expected an array data and a list labels, "
             f"got {type(images).__name__} and {type(labels).__name__}"
         )
     return images, labels
-
-
-def _download() -> Path:
-    folder = Path(pooch.os_cache("foveal")) / "cifar10"
-    members = [f"{_FOLDER}/{name}" for name in (*_TRAIN, *_TEST)]
-    _LOG.info("cifar10: fetching into %s", folder)
-    try:
-        unpack = pooch.Untar(members=members, extract_dir=".")
-        pooch.retrieve(_URL, f"md5:{_MD5}", "cifar-10-python.tar.gz", folder, processor=unpack)
-    except (OSError, ValueError) as error:  # requests' errors are OSErrors, pooch's ValueErrors
-        reason = str(error).splitlines()[0]
-        raise DatasetError(
-            f"cifar10: expected the files at {_URL}, got {reason}; give a folder with --data-dir"
-        ) from error
-    return folder

@@ -1,8 +1,8 @@
-"""The ``digits`` dataset: 1,797 handwritten digits of 8x8 pixels that scikit-learn carries.
+"""The ``digits`` dataset: 1,797 handwritten digits of 8x8 pixels, embedded in scikit-learn.
 
-Needs no file and no network. The pixels are counts of 0-16; they are stretched to 0-255 so that a
-digit saved as a PNG looks like one. There is no official test part, so one is cut off here, with a
-seed that is not configurable: every run is measured on the same 359 images.
+Needs no file and no network. The pixels are counts of 0-16; they are stretched to 0-255, the range
+of an image file. There is no official test part; ``split_off_test`` holds out the same 359 images
+in every run.
 """
 
 import importlib
@@ -10,18 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from training.datasets.splits import Source, Split, hold_out
+from training.datasets.splits import Source, Split, split_off_test
 from training.errors import DatasetError
-
-_TEST_FRACTION = 0.2
-_TEST_SEED = 0
 
 
 def read_digits(data_dir: Path | None) -> Source:
     """Read the digits that are embedded in scikit-learn.
 
     Args:
-        data_dir: Must be None, there is nothing to look for.
+        data_dir: Must be None, because there are no files.
 
     Raises:
         DatasetError: scikit-learn is missing, or a folder was given.
@@ -38,5 +35,4 @@ def read_digits(data_dir: Path | None) -> Source:
     bunch = sklearn_datasets.load_digits()
     images_NHW = np.rint(np.asarray(bunch.images) * (255 / 16)).astype(np.uint8)
     everything = Split(images_NHW[..., None], np.asarray(bunch.target, dtype=np.int64))
-    train, test = hold_out(everything, _TEST_FRACTION, _TEST_SEED)
-    return Source(tuple(str(digit) for digit in range(10)), train, test)
+    return split_off_test(tuple(str(digit) for digit in range(10)), everything)

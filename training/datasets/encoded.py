@@ -1,7 +1,7 @@
-"""Encoded images (JPEG, PNG, WebP, BMP) to one array, and the reader of ``folder:PATH``.
+"""Decoding of encoded images (JPEG, PNG, WebP, BMP), and the reader of ``folder:PATH``.
 
-Every image goes through ``models.image.decode`` with the spec that the published model will carry,
-so that a pixel means the same here and in the service. Legend: N rows, H height, W width, C
+Every image goes through ``models.image.decode`` with the spec of the published model, so a pixel
+means the same here and in the service. Legend: N rows, H height, W width, C
 channels.
 """
 
@@ -14,20 +14,34 @@ from numpy.typing import NDArray
 
 from models.artifact import ImageSpec, Mode
 from models.image import ImageError, decode, read_size
-from training.datasets.splits import Source, Split, hold_out
+from training.datasets.splits import Source, Split, split_off_test
 from training.errors import DatasetError
 
-_TEST_FRACTION = 0.2
-_TEST_SEED = 0
 _PARTS = {"train", "test"}
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """One image as it lies in a file.
+class Reading:
+    """How encoded images of any size become those of a dataset.
 
     Attributes:
-        where: What an error names: the file, and the row if it holds many.
+        image_size: Height and width of the result; 0 for the size that all images have.
+        grey: Whether images are read as grey.
+    """
+
+    image_size: int = 0
+    grey: bool = False
+
+
+AS_THEY_ARE = Reading()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One image in its encoded form.
+
+    Attributes:
+        where: Place for error messages: the file, and the row if a file holds many images.
         content: The encoded bytes.
     """
 
@@ -36,22 +50,19 @@ class Encoded:
 
 
 def image_spec(mode: Mode, height: int, width: int) -> ImageSpec:
-    """Return how files become images of a size: in training here, in serving as published."""
+    """Return the spec that brings files to a size, in training and in the published model."""
     return ImageSpec(
         mode, height, width, resize="stretch", interpolation="area", scaled_decoding=True
     )
 
 
-def decode_all(
-    images: Iterable[Encoded], count: int, *, image_size: int = 0, grey: bool = False
-) -> NDArray[np.uint8]:
-    """Decode images of one size, or bring them to one.
+def decode_all(images: Iterable[Encoded], count: int, reading: Reading) -> NDArray[np.uint8]:
+    """Decode images of one size, or resize them to one.
 
     Args:
-        images: ``count`` of them, at least one; read one at a time.
-        count: N; given, so that the array is made once.
-        image_size: H and W of the result; 0 for the size of the first, which all must have.
-        grey: Whether C is 1, not 3.
+        images: ``count`` images, at least one; read one at a time.
+        count: N, needed to allocate the array once.
+        reading: Size and mode of the result. Without a size all images must have that of the first.
 
     Returns:
         images_NHWC: uint8 [N, H, W, C], 0-255.
@@ -65,10 +76,10 @@ def decode_all(
         try:
             width, height = read_size(image.content)
             if spec is None:
-                side = (image_size, image_size) if image_size else (height, width)
-                spec = image_spec("L" if grey else "RGB", *side)
+                side = (reading.image_size,) * 2 if reading.image_size else (height, width)
+                spec = image_spec("L" if reading.grey else "RGB", *side)
                 images_NHWC = np.empty((count, *spec.shape_HWC), np.uint8)
-            if not image_size and (height, width) != (spec.height, spec.width):
+            if not reading.image_size and (height, width) != (spec.height, spec.width):
                 raise DatasetError(
                     f"{image.where}: expected {spec.width} x {spec.height} pixels like the first "
                     f"image, got {width} x {height}; choose one size with --image-size"
@@ -79,19 +90,18 @@ def decode_all(
     return images_NHWC
 
 
-def read_folder(folder: Path, *, image_size: int = 0, grey: bool = False) -> Source:
-    """Read images from a folder with one sub-folder a class.
+def read_folder(folder: Path, reading: Reading = AS_THEY_ARE) -> Source:
+    """Read images from a folder with one sub-folder per class.
 
     If its two sub-folders are called ``train`` and ``test``, each of them has the classes;
-    otherwise a fifth of every class becomes the test part, the same in every run.
+    otherwise a fifth of every class becomes the test part, see ``split_off_test``.
 
     Args:
-        folder: What was given after ``folder:``.
-        image_size: See ``decode_all``.
-        grey: See ``decode_all``.
+        folder: The path after ``folder:``.
+        reading: See ``decode_all``.
 
     Raises:
-        DatasetError: There are no two classes, a class is empty, or a file is no image.
+        DatasetError: There are fewer than two classes, a class is empty, or a file is no image.
     """
     if {path.name for path in _subfolders(folder)} == _PARTS:
         labels = _labels(folder / "train")
@@ -100,17 +110,10 @@ def read_folder(folder: Path, *, image_size: int = 0, grey: bool = False) -> Sou
                 f"{folder / 'test'}: expected the classes of train, {', '.join(labels)}, "
                 f"got {', '.join(_labels(folder / 'test'))}"
             )
-        train, test = (
-            _read_classes(folder / part, labels, image_size, grey) for part in ("train", "test")
-        )
+        train, test = (_read_classes(folder / part, labels, reading) for part in ("train", "test"))
         return Source(labels, train, test)
     labels = _labels(folder)
-    return split_off_test(labels, _read_classes(folder, labels, image_size, grey))
-
-
-def split_off_test(labels: tuple[str, ...], everything: Split) -> Source:
-    """Cut a test part off, a fifth of each class, by a seed that is not configurable."""
-    return Source(labels, *hold_out(everything, _TEST_FRACTION, _TEST_SEED))
+    return split_off_test(labels, _read_classes(folder, labels, reading))
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -118,7 +121,7 @@ def _subfolders(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     except OSError as error:
         raise DatasetError(
-            f"{folder}: expected a folder with one sub-folder a class, got {error.strerror}"
+            f"{folder}: expected a folder with one sub-folder per class, got {error.strerror}"
         ) from error
 
 
@@ -126,22 +129,22 @@ def _labels(folder: Path) -> tuple[str, ...]:
     labels = tuple(path.name for path in _subfolders(folder))
     if len(labels) < 2:
         raise DatasetError(
-            f"{folder}: expected two or more sub-folders, one a class, got {len(labels)}"
+            f"{folder}: expected two or more sub-folders, one per class, got {len(labels)}"
         )
     return labels
 
 
-def _read_classes(folder: Path, labels: tuple[str, ...], image_size: int, grey: bool) -> Split:
+def _read_classes(folder: Path, labels: tuple[str, ...], reading: Reading) -> Split:
     files: list[Path] = []
     targets: list[int] = []
     for target, label in enumerate(labels):
-        # Hidden files are those that file managers leave behind.
+        # File managers leave hidden files behind.
         found = sorted(path for path in (folder / label).iterdir() if path.name[0] != ".")
         if not found:
             raise DatasetError(f"{folder / label}: expected images of this class, got none")
         files += found
         targets += [target] * len(found)
-    images_NHWC = decode_all(_read_files(files), len(files), image_size=image_size, grey=grey)
+    images_NHWC = decode_all(_read_files(files), len(files), reading)
     return Split(images_NHWC, np.array(targets, np.int64))
 
 

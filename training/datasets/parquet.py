@@ -1,7 +1,7 @@
-"""Parquet files with an image and a label in each row, as Hugging Face's datasets write them.
+"""Parquet files with an image and a label in each row, as Hugging Face's ``datasets`` writes them.
 
-The image is a struct of ``bytes`` and ``path`` or plain binary; the label an integer, whose names
-stand in the schema's metadata, or a text. Only the bytes are used: a path is never followed.
+The image is a struct of ``bytes`` and ``path`` or plain binary; the label is a text, or an integer
+whose names are in the schema's metadata. Only the bytes are used: a path is never followed.
 """
 
 import json
@@ -15,8 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from training.datasets.encoded import Encoded, decode_all, split_off_test
-from training.datasets.splits import Source, Split
+from training.datasets.encoded import AS_THEY_ARE, Encoded, Reading, decode_all
+from training.datasets.splits import Source, Split, split_off_test
 from training.errors import DatasetError
 
 # Rows of encoded images in memory at once.
@@ -25,12 +25,12 @@ _ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Which column holds what.
+    """The columns to read, and the names of the classes.
 
     Attributes:
         image: Name of the column of images.
         label: Name of the column of labels.
-        labels: Names of the classes, empty if the metadata does not say.
+        labels: Names of the classes, empty if the metadata has none.
     """
 
     image: str
@@ -38,21 +38,20 @@ class _Columns:
     labels: tuple[str, ...]
 
 
-def read_parquet(path: Path, *, image_size: int = 0, grey: bool = False) -> Source:
+def read_parquet(path: Path, reading: Reading = AS_THEY_ARE) -> Source:
     """Read a parquet file, or a folder with the files of a train and a test part.
 
     Args:
         path: One file, of which a fifth of each class becomes the test part; or a folder of
             ``train*.parquet`` and ``test*.parquet``.
-        image_size: See ``decode_all``.
-        grey: See ``decode_all``.
+        reading: See ``decode_all``.
 
     Raises:
-        DatasetError: A file is missing or damaged, lacks a column, or has a row that is wrong; the
-            message names file and row.
+        DatasetError: A file is missing or damaged, lacks a column, or has a wrong row; the message
+            names file and row.
     """
     if not path.is_dir():
-        labels, everything = _read_part([path], (), image_size, grey)
+        labels, everything = _read_part([path], (), reading)
         return split_off_test(labels, everything)
     train_files, test_files = (sorted(path.glob(f"{part}*.parquet")) for part in ("train", "test"))
     if not train_files or not test_files:
@@ -60,8 +59,8 @@ def read_parquet(path: Path, *, image_size: int = 0, grey: bool = False) -> Sour
             f"{path}: expected files train*.parquet and test*.parquet, "
             f"got {len(train_files)} and {len(test_files)}"
         )
-    labels, train = _read_part(train_files, (), image_size, grey)
-    test_labels, test = _read_part(test_files, labels, image_size, grey)
+    labels, train = _read_part(train_files, (), reading)
+    test_labels, test = _read_part(test_files, labels, reading)
     if test_labels != labels:
         raise DatasetError(
             f"{test_files[0]}: expected the labels of {train_files[0].name}, "
@@ -71,15 +70,15 @@ def read_parquet(path: Path, *, image_size: int = 0, grey: bool = False) -> Sour
 
 
 def _read_part(
-    paths: list[Path], known: tuple[str, ...], image_size: int, grey: bool
+    paths: list[Path], known: tuple[str, ...], reading: Reading
 ) -> tuple[tuple[str, ...], Split]:
-    """Read the files of one part; ``known`` are the labels that another part has used."""
+    """Read the files of one part; ``known`` are the labels of the other part."""
     files = [(path, *_open(path)) for path in paths]
     count = sum(file.metadata.num_rows for _, file, _ in files)
     if not count:
         raise DatasetError(f"{paths[0]}: expected rows, got none")
     values: list[Any] = []
-    images_NHWC = decode_all(_rows(files, values), count, image_size=image_size, grey=grey)
+    images_NHWC = decode_all(_rows(files, values), count, reading)
     labels = files[0][2].labels or known or _name(paths[0], values)
     return labels, Split(images_NHWC, _targets(files, values, labels))
 
@@ -113,7 +112,7 @@ def _open(path: Path) -> tuple[parquet.ParquetFile, _Columns]:
 
 
 def _columns(schema: pa.Schema) -> _Columns:
-    """Read the columns off the metadata that Hugging Face's datasets write, if it is there."""
+    """Take the columns from the metadata of Hugging Face's ``datasets``, if there is any."""
     image, label = "image", "label"
     labels: tuple[str, ...] = ()
     try:
@@ -124,7 +123,7 @@ def _columns(schema: pa.Schema) -> _Columns:
             elif feature.get("_type") == "ClassLabel":
                 label, labels = name, tuple(map(str, feature["names"]))
     except (KeyError, ValueError, TypeError, AttributeError):
-        # Other writers' metadata: the usual names, or an error that says which are missing.
+        # Metadata of another writer: expect the usual names; _open reports a missing column.
         return _Columns("image", "label", ())
     return _Columns(image, label, labels)
 
@@ -151,7 +150,7 @@ def _rows(
 
 
 def _name(path: Path, values: list[Any]) -> tuple[str, ...]:
-    """Name the classes where the metadata does not."""
+    """Return the names of the classes if the metadata has none."""
     given = [value for value in values if value is not None]
     if given and isinstance(given[0], str):
         return tuple(sorted(set(given)))
@@ -169,7 +168,7 @@ def _targets(
     values: list[Any],
     labels: tuple[str, ...],
 ) -> NDArray[np.int64]:
-    """Turn label cells into targets; the first that is wrong is named."""
+    """Turn label cells into targets; an error names the first wrong row."""
     numbers = {label: number for number, label in enumerate(labels)}
     targets_N = np.empty(len(values), np.int64)
     position = 0

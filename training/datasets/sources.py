@@ -1,8 +1,8 @@
-"""The dataset stage: a name becomes images in memory, divided in train, validation and test.
+"""The dataset stage: from a name to images in memory, divided in train, validation and test.
 
-Readers (``digits``, ``idx``, ``cifar``, ``encoded``, ``parquet``, ``vertical_line``) know formats;
-this file knows their names, which class is wanted and who is held out. Images stay uint8
-[N, H, W, C] until the network, which is what keeps them small and the contract honest.
+Maps names to readers (``cifar``, ``digits``, ``encoded``, ``mnist``, ``parquet``,
+``vertical_line``), which know formats. Images stay uint8 [N, H, W, C] until the network: that is
+the input of the published model, and a quarter of the memory of float32.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ import numpy as np
 
 from training.datasets.cifar import read_cifar10
 from training.datasets.digits import read_digits
-from training.datasets.encoded import read_folder
-from training.datasets.idx import read_fashion_mnist, read_mnist
+from training.datasets.encoded import AS_THEY_ARE, Reading, read_folder
+from training.datasets.mnist import read_fashion_mnist, read_mnist
 from training.datasets.parquet import read_parquet
 from training.datasets.splits import Source, Split, checksum, hold_out
 from training.datasets.vertical_line import make_vertical_line
 from training.errors import ConfigError, DatasetError
 
-# Datasets of a name: their reader takes the folder of their files, None for its default.
+# Datasets with a name; a reader takes the folder of the files, None for its default.
 SOURCES: dict[str, Callable[[Path | None], Source]] = {
     "cifar10": read_cifar10,
     "digits": read_digits,
@@ -30,36 +30,16 @@ SOURCES: dict[str, Callable[[Path | None], Source]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How images of any size become those of a dataset, for the kinds that hold encoded images.
-
-    Attributes:
-        image_size: Height and width of the result, 0 for the size that all of them have.
-        grey: Whether they are read as grey.
-    """
-
-    image_size: int = 0
-    grey: bool = False
-
-
-_AS_THEY_ARE = Reading()
-
-
 def _read_vertical_line(side: str, _reading: Reading) -> Source:
     if not side.isdecimal():
         raise DatasetError(f"vertical-line: expected a side of 3 or 5, got {side!r}")
     return make_vertical_line(int(side))
 
 
-# Datasets of a kind and an argument, ``kind:argument``.
+# Datasets named by kind and argument, ``kind:argument``.
 KINDS: dict[str, Callable[[str, Reading], Source]] = {
-    "folder": lambda path, reading: read_folder(
-        Path(path), image_size=reading.image_size, grey=reading.grey
-    ),
-    "parquet": lambda path, reading: read_parquet(
-        Path(path), image_size=reading.image_size, grey=reading.grey
-    ),
+    "folder": lambda path, reading: read_folder(Path(path), reading),
+    "parquet": lambda path, reading: read_parquet(Path(path), reading),
     "vertical-line": _read_vertical_line,
 }
 
@@ -69,12 +49,12 @@ class Dataset:
     """A classification problem in memory.
 
     Attributes:
-        name: As in ``SOURCES``.
+        name: The argument of ``load_dataset``.
         labels: Class names, K of them; a target is an index into them.
-        train: What the weights are fitted on.
-        validation: What the checkpoint and the temperature are chosen on.
-        test: What is measured once, at the end.
-        sha256: Checksum of all the data, see ``splits.checksum``.
+        train: Images that the weights are fitted on.
+        validation: Images that choose the checkpoint and the temperature.
+        test: Images that are measured once, at the end.
+        sha256: Checksum of all images and targets, see ``splits.checksum``.
     """
 
     name: str
@@ -92,7 +72,7 @@ class Dataset:
 
     @property
     def mode(self) -> Literal["L", "RGB"]:
-        """What the channels mean, in the words of ``models.artifact.ImageSpec``."""
+        """The mode of the images, as in ``models.artifact.ImageSpec``."""
         return "L" if self.image_shape[2] == 1 else "RGB"
 
 
@@ -103,20 +83,20 @@ def load_dataset(
     validation: float = 0.1,
     split_seed: int = 0,
     positive: str | None = None,
-    reading: Reading = _AS_THEY_ARE,
+    reading: Reading = AS_THEY_ARE,
 ) -> Dataset:
     """Read a dataset and hold validation rows out of its training part.
 
     Args:
         name: A key of ``SOURCES``, or a key of ``KINDS`` with its argument: ``folder:photos``.
-        data_dir: Folder of its files; None means the dataset's own default.
+        data_dir: Folder of its files; None for the dataset's default.
         validation: Share of the training part to hold out, class by class, 0 < share < 1.
-        split_seed: Chooses who is held out.
+        split_seed: Chooses the rows to hold out.
         positive: The one class to tell from all others; None keeps all classes.
         reading: How encoded images are read.
 
     Raises:
-        ConfigError: The name or the share does not exist; the message lists what does.
+        ConfigError: The name does not exist, or the share is out of range.
         DatasetError: The files are missing, damaged, or do not make a classification problem.
     """
     source = _read(name, data_dir, reading)
@@ -136,12 +116,12 @@ def _read(name: str, data_dir: Path | None, reading: Reading) -> Source:
         names = sorted([*SOURCES, "folder:PATH", "parquet:PATH", "vertical-line[:5]"])
         raise ConfigError(f"dataset: expected one of {', '.join(names)}, got {name!r}")
     if data_dir is not None:
-        raise DatasetError(f"{name}: expected no data folder, got {data_dir}; the name has it all")
+        raise DatasetError(f"{name}: expected no data folder, got {data_dir}; the name says where")
     return KINDS[kind](argument, reading)
 
 
 def _one_against_all(source: Source, positive: str) -> Source:
-    """Make a problem of two classes; the second is the one that is looked for."""
+    """Reduce a problem to two classes; the second is ``positive``."""
     if positive not in source.labels:
         raise ConfigError(
             f"positive: expected one of {', '.join(sorted(source.labels))}, got {positive!r}"
@@ -163,7 +143,7 @@ def _check(name: str, source: Source) -> None:
             f"got {list(train_shape)} and {list(test_shape)}"
         )
     counts = np.bincount(source.train.targets_N, minlength=len(source.labels))
-    # Two rows a class: one to fit on and one to hold out.
+    # Two rows per class: one to fit and one to hold out.
     if len(counts) != len(source.labels) or counts.min() < 2:
         poorest = source.labels[int(np.argmin(counts))]
         raise DatasetError(

@@ -1,4 +1,4 @@
-"""The values that data has here: images with targets, what a source gives, and who is held out.
+"""Images with their targets, and how a part of them is held out.
 
 Knows nothing about files or names of datasets. Legend: N rows, H height, W width, C channels.
 """
@@ -10,6 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import ConfigError
+
+# The test part of datasets that have no official one. Not configurable: all runs share it.
+_TEST_FRACTION = 0.2
+_TEST_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a dataset's reader returns: the labels and the official two parts.
+    """What the reader of a dataset returns: the labels and the two official parts.
 
     Attributes:
         labels: The class names; a target is an index into them.
@@ -49,7 +53,7 @@ class Source:
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Divide a split in two, class by class, so that both keep the shares of the classes.
+    """Divide a split in two, class by class, so both keep the shares of the classes.
 
     Args:
         split: What to divide. Not modified.
@@ -57,7 +61,7 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         seed: The same seed, fraction and split give the same two parts.
 
     Returns:
-        The rest and the held-out part, each in the order of ``split``.
+        The rest and the held-out part, both in the order of ``split``.
 
     Raises:
         ConfigError: ``fraction`` is out of range.
@@ -73,10 +77,15 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     return split.take(np.flatnonzero(~is_held)), split.take(np.flatnonzero(is_held))
 
 
+def split_off_test(labels: tuple[str, ...], everything: Split) -> Source:
+    """Hold out a fifth of each class as the test part, the same rows in every run."""
+    return Source(labels, *hold_out(everything, _TEST_FRACTION, _TEST_SEED))
+
+
 def checksum(source: Source) -> str:
     """Return the sha256 of the data itself, as hex: labels, shapes, pixels and targets.
 
-    Independent of how the files were compressed, so that two packagings of the same dataset agree.
+    Independent of compression: two packagings of the same dataset have the same checksum.
     """
     digest = hashlib.sha256("\n".join(source.labels).encode())
     for split in (source.train, source.test):
@@ -89,11 +98,11 @@ def checksum(source: Source) -> str:
 def pixel_statistics(split: Split) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute the mean and the standard deviation of each channel.
 
-    In chunks, because numpy's own functions make a float64 copy eight times the size of the images.
+    Counts values in chunks, because numpy's own functions make a float64 copy of all images.
 
     Returns:
-        mean_C and std_C: float64 [C], 0-255; a channel without any deviation gets a std of 1, so
-        that dividing by it is harmless.
+        mean_C and std_C: float64 [C], 0-255; a constant channel gets a std of 1, which
+        is safe to divide by.
     """
     counts = np.zeros((split.images_NHWC.shape[3], 256), dtype=np.int64)
     for start in range(0, len(split), 4096):

@@ -8,19 +8,18 @@ bits are its pixels, row by row.
 import numpy as np
 from numpy.typing import NDArray
 
-from training.datasets.encoded import split_off_test
-from training.datasets.splits import Source, Split
+from training.datasets.splits import Source, Split, split_off_test
 from training.errors import DatasetError
 
 LABELS = ("no line", "one line")
 
-# Enough for a small network; the seed is fixed, so that every run has the same images.
+# Enough for a small network; the seed is fixed: every run has the same images.
 _SAMPLE_A_CLASS = 4000
 _SAMPLE_SEED = 0
 
 
 def make_vertical_line(side: int = 3) -> Source:
-    """Make the dataset; a fifth of each class is the test part.
+    """Generate the dataset; a fifth of each class is the test part.
 
     Args:
         side: Height and width, 3 or 5.
@@ -48,7 +47,7 @@ def make_vertical_line(side: int = 3) -> Source:
 
 
 def has_one_line(images_NHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Say of each image whether exactly one of its columns is white from top to bottom.
+    """Return whether exactly one column of each image is white from top to bottom.
 
     Args:
         images_NHW: uint8 [N, H, W], 0 or 255.
@@ -56,8 +55,8 @@ def has_one_line(images_NHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
     Returns:
         bool [N].
     """
-    answer: NDArray[np.bool_] = (images_NHW == 255).all(axis=1).sum(axis=1) == 1
-    return answer
+    is_line_N: NDArray[np.bool_] = (images_NHW == 255).all(axis=1).sum(axis=1) == 1
+    return is_line_N
 
 
 def _draw(patterns: NDArray[np.int64], side: int) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
-"""The curves of a run: ``metrics.csv``, a row an epoch.
+"""The curves of a run: ``metrics.csv``, a row per epoch.
 
-Lightning's CSV logger forgets, on resuming, what was written before the kill; these rows travel in
-the checkpoint, so that the file always tells the one story that led to the weights.
+Lightning's CSV logger loses the earlier rows when a run resumes; these rows are part of the
+checkpoint, so the file always matches the weights.
 """
 
 import csv
@@ -25,9 +25,9 @@ class Epoch:
     """One row of ``metrics.csv``.
 
     Attributes:
-        epoch: Which one, from 1.
+        epoch: Number of the epoch, from 1.
         step: Optimizer steps since the start of the run.
-        lr: Learning rate that the epoch ended with.
+        lr: Learning rate at the end of the epoch.
         train_loss: Mean over the batches, as trained on (augmented, smoothed).
         train_accuracy: Share of the augmented training rows that were right, 0-1.
         validation_loss: Cross-entropy on the validation split.
@@ -46,7 +46,7 @@ class Epoch:
 
 
 class Curves(Callback):
-    """Writes down each epoch.
+    """Records each epoch.
 
     Args:
         run: The run folder.
@@ -62,7 +62,7 @@ class Curves(Callback):
         self._started_s = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
-        """Add a row; validation has run by now, and the checkpoint is written after this."""
+        """Add a row; validation runs before this hook, the checkpoint is written after it."""
         seen = trainer.callback_metrics
         names = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
         epoch = Epoch(
@@ -81,12 +81,12 @@ class Curves(Callback):
         return {"rows": self._rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the rows where the checkpoint left them."""
+        """Restore the rows of the checkpoint."""
         self._rows = list(state_dict["rows"])
 
 
 def write_curves(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write all rows, or none."""
+    """Write all rows, atomically."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, [field.name for field in fields(Epoch)], lineterminator="\n")
     writer.writeheader()
@@ -110,7 +110,7 @@ def read_curves(run: Path) -> list[Epoch]:
 
 
 def kept_epoch(epochs: Sequence[Epoch], keep: str) -> Epoch:
-    """Find the epoch whose weights a run keeps: ``last``, or the first of the ``best``."""
+    """Return the epoch whose weights a run keeps: ``last``, or the first of the ``best``."""
     if keep == "last":
         return epochs[-1]
     return max(epochs, key=lambda epoch: epoch.validation_accuracy)

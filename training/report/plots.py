@@ -1,4 +1,4 @@
-"""The figures of a report, each a PNG. Knows matplotlib and arrays; nothing about files or HTML.
+"""The plots of a report, each a PNG. Knows matplotlib and arrays, nothing about files or HTML.
 
 Legend: N rows, K classes, H height, W width, C channels.
 """
@@ -24,9 +24,9 @@ _TRAIN, _VALIDATION, _GREY = "#0072B2", "#D55E00", "#666666"
 _WIDTH = 8.0  # inches; the page is one column
 _DPI = 110
 
-# More filters than these are not looked at one by one.
+# More filters than these are too many for one picture.
 _FILTERS = 64
-# A cell of the confusion matrix can hold a number up to about so many classes.
+# With more classes, numbers do not fit into the cells of the confusion matrix.
 _CLASSES_WITH_NUMBERS = 20
 
 
@@ -51,7 +51,7 @@ def plot_curves(epochs: Sequence[Epoch], kept: Epoch) -> bytes:
         axes.legend(frameon=False)
     accuracy.axvline(kept.epoch, color=_GREY, linewidth=0.8, linestyle=":")
     accuracy.set_title(f"Accuracy: {kept.validation_accuracy:.2%} in epoch {kept.epoch}")
-    loss.set_ylabel("mean loss of an image")
+    loss.set_ylabel("mean loss per image")
     accuracy.set_ylabel("share of images that are right")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))
     return to_png(figure)
@@ -75,7 +75,7 @@ def plot_learning_rate(epochs: Sequence[Epoch]) -> bytes:
 
 
 def plot_confusion(confusion_KK: NDArray[np.int64], labels: Sequence[str]) -> bytes:
-    """Draw who is taken for whom: colour is the share of a class, the number counts images."""
+    """Draw the confusion matrix: the colour is the share of a class, the number counts images."""
     classes = len(labels)
     side = min(_WIDTH, 2.5 + 0.55 * classes)
     figure = Figure((side + 0.6, side), layout="constrained")
@@ -102,7 +102,7 @@ def plot_confusion(confusion_KK: NDArray[np.int64], labels: Sequence[str]) -> by
 
 
 def plot_reliability(before: Reliability, after: Reliability, temperature: float) -> bytes:
-    """Draw what confidence is worth, before and after dividing the logits by the temperature."""
+    """Draw accuracy over confidence, before and after dividing the logits by the temperature."""
     figure = Figure((_WIDTH, 4.6), layout="constrained")
     axes_2 = figure.subplots(1, 2, sharey=True)
     titles = ("Before temperature scaling", f"After, temperature {temperature:.3f}")
@@ -119,7 +119,7 @@ def plot_reliability(before: Reliability, after: Reliability, temperature: float
             edgecolor="white",
             label="accuracy in the bin",
         )
-        axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="honest")
+        axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="ideal")
         axes.plot(
             bins.confidence_B,
             bins.accuracy_B,
@@ -153,17 +153,17 @@ def plot_reliability(before: Reliability, after: Reliability, temperature: float
 def plot_mistakes(
     split: Split, rows: Sequence[int], captions: Sequence[str], columns: int = 8
 ) -> bytes:
-    """Draw images with a caption each.
+    """Draw images with captions.
 
     Args:
-        split: Where the images are.
-        rows: Which of them, at least one.
-        captions: One a row; may have several lines.
-        columns: Images side by side.
+        split: The split of the images.
+        rows: Indices of the images, at least one.
+        captions: One per image; may have several lines.
+        columns: Images per line.
     """
     lines = -(-len(rows) // columns)
     figure = Figure((_WIDTH + 1, 1.5 * lines + 0.3), layout="constrained")
-    figure.suptitle("Wrong on test images: said, with probability; is, with probability")
+    figure.suptitle("Mistakes on test images: predicted label, then true label, with probabilities")
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
@@ -174,9 +174,9 @@ def plot_mistakes(
 
 
 def plot_filters(network: ImageNetwork) -> bytes | None:
-    """Draw what the first layer looks for, None if it has no weights that make a picture.
+    """Draw the weights of the first layer; None if they do not make a picture.
 
-    Kernels of colour are drawn in colour; others in one colour for positive and one for negative.
+    Kernels of RGB images are drawn in RGB; others in red for positive and blue for negative.
     """
     filters_NHWC = _first_layer(network)
     if filters_NHWC is None:
@@ -211,7 +211,7 @@ def _first_layer(network: ImageNetwork) -> NDArray[np.float32] | None:
 
 
 def _as_images(weight: torch.Tensor, channels: int) -> NDArray[np.float32] | None:
-    """Fold the weights of a linear layer back into images, if those are square."""
+    """Reshape the weights of a linear layer into images, if those are square."""
     pixels = weight.shape[1] // channels
     side = round(pixels**0.5)
     if side * side * channels != weight.shape[1]:

@@ -1,7 +1,7 @@
-"""The report of a run: one HTML page that needs nothing else, and each figure as a PNG.
+"""The report of a run: one self-contained HTML page, and each plot as a PNG.
 
-``report.html`` holds its pictures inside, so that it can be mailed or kept; ``report/`` has them as
-files. Everything is drawn from the run folder's own figures and from the test split's logits.
+``report.html`` embeds its pictures, so it can be mailed or archived; ``report/`` has them as files.
+The plots come from the run folder and from the logits of the test split.
 Legend: N rows, K classes.
 """
 
@@ -57,10 +57,10 @@ class _Picture:
     """A section of the page that is a picture.
 
     Attributes:
-        name: Of its file, without the suffix.
+        name: Name of its file, without the suffix.
         title: Heading of the section.
-        note: What to look for.
-        png: The picture; None where the network has none to show.
+        note: How to read the picture.
+        png: The picture; None if there is nothing to show.
     """
 
     name: str
@@ -75,10 +75,10 @@ def write_report(
     """Write ``report.html`` and ``report/*.png`` into the folder of a run.
 
     Args:
-        run: What ``run.json`` says.
-        outcome: What ``evaluation.json`` says.
-        dataset: Of the run; the test split is shown.
-        network: With the weights that were measured.
+        run: Content of ``run.json``.
+        outcome: Content of ``evaluation.json``.
+        dataset: Dataset of the run; the test split is shown.
+        network: The network with the measured weights.
         test_NK: float32 [N, K], its logits on the test split.
 
     Returns:
@@ -88,7 +88,7 @@ def write_report(
     folder.mkdir(exist_ok=True)
     predictions_N = test_NK.argmax(dim=1).numpy()
     confusion_KK = count_confusions(predictions_N, dataset.test.targets_N, len(dataset.labels))
-    with rc_context({"text.parse_math": False}):  # a label may have a dollar in it
+    with rc_context({"text.parse_math": False}):  # a label may contain a dollar sign
         pictures = _pictures(run, outcome, dataset, network, test_NK, confusion_KK)
     for picture in pictures:
         if picture.png is not None:
@@ -99,16 +99,16 @@ def write_report(
         f'<p class="note">{html.escape(f"{run.config.run.name}, started {run.date}")}</p>',
         _summary(outcome, dataset, network),
         *(_section(picture) for picture in pictures[:3]),
-        _heading("Each class", "Test images; sorted by recall, the hardest class first."),
+        _heading("Each class", "Test images, sorted by recall, the lowest first."),
         _class_table(confusion_KK, dataset.labels),
         *(_section(picture) for picture in pictures[3:]),
-        _heading("Command", "Repeats this run, every option spelled out."),
+        _heading("Command", "Repeats this run; every option is given."),
         _command(run.command),
         _heading("Configuration", ""),
         _table(("option", "value"), sorted(_words(run.config.to_json()))),
         _heading("Versions", ""),
         _table(
-            ("what", "version"),
+            ("component", "version"),
             [*run.versions.items(), ("git", run.git), ("data, sha256", run.dataset_sha256)],
         ),
     ]
@@ -126,7 +126,7 @@ def worst_mistakes(
     return [int(row) for row in wrong[order][:_MISTAKES]]
 
 
-def _pictures(  # one list of everything that is drawn
+def _pictures(
     run: Run,
     outcome: Outcome,
     dataset: Dataset,
@@ -141,27 +141,21 @@ def _pictures(  # one list of everything that is drawn
         for temperature in (1.0, outcome.temperature)
     )
     is_right_N = scaled_NK.argmax(axis=1) == test.targets_N
-    mistakes = worst_mistakes(scaled_NK, test.targets_N)
-    captions = [
-        f"{dataset.labels[int(scaled_NK[row].argmax())]} {scaled_NK[row].max():.0%}\n"
-        f"is {dataset.labels[test.targets_N[row]]} {scaled_NK[row, test.targets_N[row]]:.0%}"
-        for row in mistakes
-    ]
     before, after = (reliability(p_NK.max(axis=1), is_right_N) for p_NK in (raw_NK, scaled_NK))
     return [
         _Picture(
             "curves",
             "Loss and accuracy",
             "Training is measured on augmented images while the weights still change, "
-            "validation on plain ones after the epoch: so validation can be the better of "
-            "the two. The dotted line marks the epoch whose weights were kept.",
+            "validation on plain ones after the epoch, so validation can be "
+            "better. The dotted line marks the epoch whose weights were kept.",
             plot_curves(epochs, kept_epoch(epochs, run.config.keep)),
         ),
         _Picture("learning_rate", "Learning rate", "", plot_learning_rate(epochs)),
         _Picture(
             "confusion",
             "Confusion matrix",
-            "Rows are what the images show, columns what the network said.",
+            "Rows are the true labels, columns the predicted ones.",
             plot_confusion(confusion_KK, dataset.labels),
         ),
         _Picture(
@@ -172,21 +166,32 @@ def _pictures(  # one list of everything that is drawn
             "is the test split.",
             plot_reliability(before, after, outcome.temperature),
         ),
-        _Picture(
-            "mistakes",
-            f"The worst {len(mistakes)} of {int((~is_right_N).sum())} mistakes",
-            "Predicted label with its probability, then the right one with its own; the "
-            "least probable right label comes first.",
-            plot_mistakes(test, mistakes, captions) if mistakes else None,
-        ),
+        _mistakes(dataset, scaled_NK, int((~is_right_N).sum())),
         _Picture(
             "filters",
             "First-layer filters",
-            "Weights of the first layer, up to 64 of them; red adds, blue subtracts (of "
-            "colour images: in their own colours, grey is zero).",
+            "Weights of the first layer, up to 64 of them; red is positive, blue negative "
+            "(of RGB images: in their colours, grey is zero).",
             plot_filters(network),
         ),
     ]
+
+
+def _mistakes(dataset: Dataset, probabilities_NK: NDArray[np.float32], wrong: int) -> _Picture:
+    targets_N = dataset.test.targets_N
+    mistakes = worst_mistakes(probabilities_NK, targets_N)
+    captions = [
+        f"{dataset.labels[int(probabilities_NK[row].argmax())]} {probabilities_NK[row].max():.0%}\n"
+        f"is {dataset.labels[targets_N[row]]} {probabilities_NK[row, targets_N[row]]:.0%}"
+        for row in mistakes
+    ]
+    return _Picture(
+        "mistakes",
+        f"The worst {len(mistakes)} of {wrong} mistakes",
+        "The predicted and the true label with their probabilities; the lowest probability of "
+        "the true label comes first.",
+        plot_mistakes(dataset.test, mistakes, captions) if mistakes else None,
+    )
 
 
 def _summary(outcome: Outcome, dataset: Dataset, network: ImageNetwork) -> str:
@@ -195,7 +200,7 @@ def _summary(outcome: Outcome, dataset: Dataset, network: ImageNetwork) -> str:
         "validation accuracy": f"{outcome.validation.accuracy:.2%}",
         "calibration error": f"{outcome.test.calibration_error:.4f}",
         "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
-        "multiply-adds an image": f"{multiply_adds(network.network, dataset.image_shape):,}",
+        "multiply-adds per image": f"{multiply_adds(network.network, dataset.image_shape):,}",
         "images: train, validation, test": f"{len(dataset.train):,}, "
         f"{len(dataset.validation):,}, {len(dataset.test):,}",
     }
@@ -204,7 +209,7 @@ def _summary(outcome: Outcome, dataset: Dataset, network: ImageNetwork) -> str:
 
 
 def _class_table(confusion_KK: NDArray[np.int64], labels: Sequence[str]) -> str:
-    """Return recall, precision and their harmonic mean of each class, the lowest recall first."""
+    """Return a table of recall, precision and F1 of each class, the lowest recall first."""
     right_K = np.diag(confusion_KK)
     images_K, predicted_K = confusion_KK.sum(axis=1), confusion_KK.sum(axis=0)
     recall_K, precision_K = (right_K / np.maximum(total, 1) for total in (images_K, predicted_K))
@@ -216,7 +221,7 @@ def _class_table(confusion_KK: NDArray[np.int64], labels: Sequence[str]) -> str:
         taken_for = f"{labels[others.argmax()]} ({others.max()})" if others.any() else "none"
         shares = (f"{float(value[index]):.2%}" for value in (recall_K, precision_K, f1_K))
         rows.append((labels[index], f"{images_K[index]:,}", *shares, taken_for))
-    names = ("class", "images", "recall", "precision", "F1", "most often taken for")
+    names = ("class", "images", "recall", "precision", "F1", "most often predicted as")
     return _table(names, rows, numbers=range(1, 5))
 
 
@@ -241,7 +246,7 @@ def _words(record: dict[str, object]) -> list[tuple[str, str]]:
 
 
 def _command(command: str) -> str:
-    """Return a command that breaks between its options only, and can be pasted into a shell."""
+    """Return a command that breaks lines only between options and can be pasted into a shell."""
     first, *options = html.escape(command).split(" --")
     return f"<pre>{first} {' '.join(f'<span>--{option}</span>' for option in options)}</pre>"
 

@@ -1,8 +1,8 @@
-"""Every network on every dataset, measured: the table of README.md.
+"""The table of README.md: every network on every dataset, measured.
 
 ``python -m training.report.table --data-dir cifar10=FOLDER`` trains, exports, verifies and
-publishes one cell after the other, hours at full scale. What is done stands in ``OUT/cells.json``;
-the same command again goes on after it. Stands above ``pipeline``, nothing imports it.
+publishes one cell after the other, which takes hours. ``OUT/cells.json`` records the finished
+cells; the same command continues after them. Stands above ``pipeline``; nothing imports it.
 """
 
 import argparse
@@ -25,26 +25,26 @@ from training.recipes import resolve
 
 DATASETS = ("digits", "fashion-mnist", "cifar10")
 
-# The lines of README.md between which the table stands.
+# The lines of README.md around the table.
 BEGIN, END = "<!-- table of training.report.table -->", "<!-- end of the table -->"
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What one network is worth on one dataset.
+    """The figures of one network on one dataset.
 
     Attributes:
         dataset: Name of the dataset.
         network: Name of the network.
-        parameters: All of them, frozen ones included.
-        multiply_adds: Of convolutions and linear layers, for one image.
-        accuracy: On the test split, 0-1.
-        calibration_error: On the test split, 0-1.
+        parameters: Number of parameters, frozen ones included.
+        multiply_adds: Multiply-adds of convolutions and linear layers for one image.
+        accuracy: Accuracy on the test split, 0-1.
+        calibration_error: Expected calibration error on the test split, 0-1.
         images: Size of the test split.
         epochs: Passes over the training split.
         train_s: Wall time of ``train``: reading, fitting, evaluating.
         onnx_bytes: Size of the published file.
-        max_probability_difference: Between torch and onnxruntime, see ``verify``.
+        max_probability_difference: Largest difference between torch and onnxruntime.
     """
 
     dataset: str
@@ -65,7 +65,7 @@ def measure_cell(config: TrainConfig, repository: ModelRepository) -> Cell:
 
     Raises:
         TrainingError: As ``pipeline.train`` and ``pipeline.export``.
-        ArtifactError: The repository refuses what was built.
+        ArtifactError: The repository refuses the version.
     """
     started_s = time.monotonic()
     run = train(config)
@@ -88,15 +88,15 @@ def measure_all(
         out: Folder for the runs, a model repository, and ``cells.json``.
         datasets: Names of datasets.
         networks: Names of networks.
-        data_dirs: Dataset to the folder of its files, where that is not the default.
+        data_dirs: Dataset to the folder of its files, if not the default.
         **options: Fields of ``TrainConfig`` for every cell, in place of the recipes'.
 
     Returns:
         All cells of ``OUT/cells.json``, in the order in which they were measured.
 
     Raises:
-        TrainingError: As ``measure_cell``; the cells before it are kept.
-        ArtifactError: The same.
+        TrainingError: As ``measure_cell``; the finished cells are kept.
+        ArtifactError: As ``measure_cell``.
     """
     record = out / "cells.json"
     cells = [Cell(**cell) for cell in json.loads(record.read_text())] if record.exists() else []
@@ -115,7 +115,7 @@ def measure_all(
 
 
 def tabulate(cells: Sequence[Cell]) -> str:
-    """Write the cells as a table in Markdown."""
+    """Return the cells as a Markdown table."""
     lines = [
         "| dataset | network | parameters | multiply-adds | test accuracy | calibration error "
         "| epochs | training | ONNX bytes |",
@@ -131,7 +131,7 @@ def tabulate(cells: Sequence[Cell]) -> str:
 
 
 def put_into(document: Path, table: str) -> None:
-    """Replace what stands between the two marks of a document.
+    """Replace the text between the two marks of a document.
 
     Raises:
         ValueError: The document lacks a mark.
@@ -144,15 +144,25 @@ def put_into(document: Path, table: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what the command line asks for, print the table, put it into a document."""
+    """Measure the cells of the command line, print the table, put it into a document."""
     parser = argparse.ArgumentParser("python -m training.report.table", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/table"), help="folder to leave")
-    parser.add_argument("--datasets", default=",".join(DATASETS), help="names, with commas")
-    parser.add_argument("--networks", default=",".join(NETWORKS), help="names, with commas")
-    parser.add_argument("--epochs", type=int, help="for every cell; else as the recipes say")
-    parser.add_argument("--into", type=Path, metavar="FILE", help="document with the marks")
     parser.add_argument(
-        "--data-dir", action="append", default=[], metavar="DATASET=DIR", help="may be repeated"
+        "--out", type=Path, default=Path("runs/table"), help="output folder (default: runs/table)"
+    )
+    parser.add_argument(
+        "--datasets", default=",".join(DATASETS), help="names, comma-separated (default: all)"
+    )
+    parser.add_argument(
+        "--networks", default=",".join(NETWORKS), help="names, comma-separated (default: all)"
+    )
+    parser.add_argument("--epochs", type=int, help="epochs of every cell (default: the recipe's)")
+    parser.add_argument("--into", type=Path, metavar="FILE", help="document to put the table into")
+    parser.add_argument(
+        "--data-dir",
+        action="append",
+        default=[],
+        metavar="DATASET=DIR",
+        help="folder of a dataset's files; repeatable",
     )
     asked = parser.parse_args(arguments)
     pairs = [text.partition("=") for text in asked.data_dir]

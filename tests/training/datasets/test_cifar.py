@@ -134,7 +134,7 @@ def test_every_cut_is_an_error_of_ours(tmp_path: Path) -> None:
 def test_a_missing_batch_is_named(tmp_path: Path) -> None:
     write_cifar(tmp_path)
     (tmp_path / "data_batch_4").unlink()
-    with pytest.raises(DatasetError, match=r"data_batch_4: .* got no file; give their folder"):
+    with pytest.raises(DatasetError, match=r"data_batch_4: .* got no file; give the folder"):
         load_dataset("cifar10", tmp_path)
 
 
@@ -168,7 +168,7 @@ def test_downloaded_with_a_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     try:
         url = f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz"
         monkeypatch.setattr(cifar, "_URL", url)
-        with pytest.raises(DatasetError, match=f"^cifar10: expected the files at {url}, got .*MD5"):
+        with pytest.raises(DatasetError, match=f"^cifar10: expected a file at {url}, got .*MD5"):
             load_dataset("cifar10")
         monkeypatch.setattr(cifar, "_MD5", hashlib.md5(archive.getvalue()).hexdigest())
         assert len(load_dataset("cifar10").test) == 40

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.datasets import idx
-from training.datasets.idx import read_fashion_mnist, read_idx, read_pair
+from training.datasets import mnist
+from training.datasets.idx import read_idx, read_pair
+from training.datasets.mnist import read_fashion_mnist
 from training.datasets.sources import SOURCES, load_dataset
 from training.datasets.splits import Source, Split, checksum, hold_out, pixel_statistics
 from training.errors import ConfigError, DatasetError
@@ -108,7 +109,7 @@ def test_fashion_mnist_reads_the_official_format(folder: Path) -> None:
 
 
 def test_debian_fashion_mnist_is_the_real_thing() -> None:
-    if not idx.DEBIAN_FASHION_MNIST.is_dir():
+    if not mnist.DEBIAN_FASHION_MNIST.is_dir():
         pytest.skip("apt install dataset-fashion-mnist")
     source = read_fashion_mnist(None)
     assert source.train.images_NHWC.shape == (60_000, 28, 28, 1)
@@ -120,7 +121,7 @@ def test_debian_fashion_mnist_is_the_real_thing() -> None:
 def test_debians_folder_is_found_without_asking(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(idx, "DEBIAN_FASHION_MNIST", folder)
+    monkeypatch.setattr(mnist, "DEBIAN_FASHION_MNIST", folder)
     assert len(SOURCES["fashion-mnist"](None).train) == 100
 
 
@@ -157,7 +158,7 @@ def test_damaged_gzip_files_are_named(folder: Path) -> None:
 def test_parts_that_do_not_belong_together_are_named(folder: Path) -> None:
     labels = folder / "t10k-labels-idx1-ubyte"
     write_idx(labels, np.arange(99) % 10)
-    with pytest.raises(DatasetError, match="expected 100 labels, one an image, got 99"):
+    with pytest.raises(DatasetError, match="expected 100 labels, one per image, got 99"):
         read_pair(folder, "t10k", 10)
     write_idx(labels, np.arange(100) % 11)
     with pytest.raises(DatasetError, match="expected labels 0 to 9, got 10 at row 10"):

@@ -6,7 +6,8 @@ import pytest
 from models.artifact import ImageSpec
 from models.image import decode
 from tests.training.files import make_pngs
-from training.datasets.sources import Dataset, Reading, load_dataset
+from training.datasets.encoded import Reading
+from training.datasets.sources import Dataset, load_dataset
 from training.errors import DatasetError
 from training.pipeline import train
 from training.recipes import default_run, resolve
@@ -88,7 +89,9 @@ def test_folders_that_are_no_classes_are_named(folder: Path) -> None:
     (folder / "empty" / "deeper").mkdir()
     with pytest.raises(DatasetError, match=f"^{folder / 'empty' / 'deeper'}: expected a readable"):
         load_dataset(f"folder:{folder}")
-    with pytest.raises(DatasetError, match="expected two or more sub-folders, one a class, got 0"):
+    with pytest.raises(
+        DatasetError, match="expected two or more sub-folders, one per class, got 0"
+    ):
         load_dataset(f"folder:{folder / 'dark'}")
     with pytest.raises(DatasetError, match="No such file"):
         load_dataset(f"folder:{folder / 'nowhere'}")

@@ -7,8 +7,9 @@ import pytest
 
 from models.image import encode_png
 from tests.training.files import make_pngs, write_parquet
+from training.datasets.encoded import Reading
 from training.datasets.parquet import read_parquet
-from training.datasets.sources import Reading, load_dataset
+from training.datasets.sources import load_dataset
 from training.errors import ConfigError, DatasetError
 
 pytestmark = pytest.mark.training
@@ -55,7 +56,7 @@ def test_a_folder_holds_the_two_parts_and_their_shards(tmp_path: Path) -> None:
 def test_plain_binary_and_texts_without_metadata(path: Path, kind: pa.DataType) -> None:
     texts = ["dog" if target else "cat" for target in TARGETS]
     write_parquet(path, IMAGES, texts, image=pa.array(IMAGES, kind))
-    source = read_parquet(path, image_size=3, grey=True)
+    source = read_parquet(path, Reading(image_size=3, grey=True))
     assert source.labels == ("cat", "dog")
     assert source.train.images_NHWC.shape == (16, 3, 3, 1)
     assert np.array_equal(source.test.images_NHWC[:, 0, 0, 0] // 10 % 2, source.test.targets_N)
