@@ -34,8 +34,8 @@ _TRAIN = (
     "torch",
     "torchmetrics",
 )
-# Packages of ours that stay in the checkout.
-_ROOMS = ("adopt", "loadtest", "training")
+# Packages of ours that are only in a checkout, not in a Bento or an image.
+_ROOMS = ("export", "loadtest", "report", "training")
 _EXTRAS = {**dict.fromkeys(_TRAIN, "train"), "onnx": "adopt", "onnxruntime": "cpu", "ray": "ray"}
 
 

@@ -76,7 +76,7 @@ def score(
     from scoring.job import Options, score
     from scoring.local import LocalModel
     from scoring.sinks import SINKS
-    from scoring.stages import Answers
+    from scoring.stages import OutputOptions
     from scoring.tables import Columns
 
     if out.suffix not in SINKS:
@@ -86,7 +86,7 @@ def score(
         raise typer.BadParameter("expected --engine ray with it", param_hint="--ray-address")
     options = Options(
         Columns(image_column, label_column, id_column, tuple(keep or ())),
-        Answers(top, probabilities),
+        OutputOptions(top, probabilities),
         pattern,
         max_errors,
         resume,
@@ -98,7 +98,7 @@ def score(
     if engine == "ray":
         from scoring.cluster import RayEngine
 
-        elsewhere = RayEngine(repository, loaded, options.answers, ray_address)
+        elsewhere = RayEngine(repository, loaded, options.output, ray_address)
     with _Bar(loaded.artifact.reference, quiet) as bar:
         summary = score(sources, loaded, out, options, engine=elsewhere, on_progress=bar.show)
     show(dataclasses.asdict(summary), as_json, [(str(summary),)])

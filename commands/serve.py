@@ -49,21 +49,21 @@ def predict(
 
     Example: foveal predict boot.png --model fashion-cnn --top 2
     """
-    from scoring.answer import Answerer, predict_files, tabulate
+    from scoring.predictions import Predictor, predict_files, tabulate
 
     if url and local:
         raise typer.BadParameter("expected one of them, got both", param_hint="--url, --local")
     if url:
         from scoring.remote import RemoteModel
 
-        answerer: Answerer = RemoteModel(url, model or "")
+        predictor: Predictor = RemoteModel(url, model or "")
     else:
         from scoring.local import LocalModel
 
-        answerer = LocalModel.load(open_repository(models), model, precision=precision)
-    answer = predict_files(answerer, images, top)
-    show(answer, as_json, tabulate(answer))
-    rejected = [result for result in answer["results"] if "error" in result]
+        predictor = LocalModel.load(open_repository(models), model, precision=precision)
+    response = predict_files(predictor, images, top)
+    show(response, as_json, tabulate(response))
+    rejected = [result for result in response["results"] if "error" in result]
     for result in rejected:
         print(f"{result['image']}: {result['error']}", file=sys.stderr)
     if rejected:

@@ -1,4 +1,4 @@
-"""Files that a kill or a power cut never leaves half written."""
+"""Writing files so that a kill or a power cut never leaves half of one."""
 
 import contextlib
 import os
@@ -36,3 +36,12 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file as UTF-8, whole or not at all; see ``replacing``."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def sync(path: Path) -> None:
+    """Flush a file or directory to the disk, so that no later rename can survive without it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

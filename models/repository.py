@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models.artifact import ArtifactError, ModelArtifact, TensorSpec
-from models.files import write_atomically
+from models.files import sync, write_atomically
 from models.onnx_file import OnnxFileError, OnnxSummary, summarize
 from models.traffic import NO_TRAFFIC, Traffic, read_traffic
 
@@ -306,7 +306,8 @@ class ModelRepository:
                 artifact = build(built, version)
                 (built / MODEL_JSON).write_text(artifact.to_json(), encoding="utf-8")
                 ModelRepository(staging).verify(name, version)
-                _flush(built)
+                for path in [*built.rglob("*"), built]:
+                    sync(path)  # before the rename, which could else outlive the content
                 try:
                     built.rename(folder / str(version))
                 except OSError:  # another publisher took this number: build again for the next
@@ -359,13 +360,3 @@ def _check_graph(summary: OnnxSummary, artifact: ModelArtifact, where: str) -> N
 
 def _tensors(tensors: Sequence[TensorSpec]) -> str:
     return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors) or "none"
-
-
-def _flush(folder: Path) -> None:
-    """Bring a directory's files to the disk, so that the rename never outlives its content."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
