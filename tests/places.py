@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loadtest.serving import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 BENTOML = Path(sys.executable).with_name("bentoml")
 NGINX_CONF = ROOT / "deploy/nginx/foveal.conf"
@@ -109,12 +111,6 @@ class Start:
             variables["FOVEAL_MODELS"] = "/models"
         words += [f"--env={name}={value}" for name, value in variables.items()]
         return [*words, image], self.folder, dict(os.environ)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

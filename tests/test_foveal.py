@@ -356,7 +356,8 @@ def test_models_default_and_rollback(shell: Shell, repository: ModelRepository) 
     assert shell("models", "default", "other", models=repository.root).code == 0
     assert repository.default_model() == "other"
     said = shell("models", "rollback", "tiny", models=repository.root)
-    assert said == (0, "tiny:1 answers, in a running service within FOVEAL_RELOAD_S seconds\n", "")
+    when = "a running service reloads it within FOVEAL_RELOAD_S seconds"
+    assert said == (0, f"tiny:1 is served; {when}\n", "")
     assert repository.resolve("tiny") == ("tiny", 1)
     assert shell("models", "default", "tiny", 2, models=repository.root).code == 0
     assert repository.resolve("tiny") == ("tiny", 2)
@@ -364,8 +365,8 @@ def test_models_default_and_rollback(shell: Shell, repository: ModelRepository) 
 
 def test_models_shadow_and_canary(shell: Shell, repository: ModelRepository) -> None:
     said = shell("models", "canary", "tiny", 2, 0.1, models=repository.root)
-    when = "in a running service within FOVEAL_RELOAD_S seconds"
-    assert said == (0, f"tiny:2 is canary of 0.1 of the requests, {when}\n", "")
+    when = "a running service reloads it within FOVEAL_RELOAD_S seconds"
+    assert said == (0, f"tiny:2 is canary of 0.1 of the requests; {when}\n", "")
     assert shell("models", "shadow", "tiny", 1, 1, models=repository.root).code == 0
     traffic = Traffic(shadow=Share(1, 1.0), canary=Share(2, 0.1))
     assert repository.settings().traffic == {"tiny": traffic}
