@@ -2,8 +2,6 @@
 
 import io
 import os
-import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from models.image import encode_png
 from scoring.local import LocalModel
 from scoring.rows import ScoreError
 from scoring.tables import Columns
 from tests.scoring.containers import (
+    COUNT,
     Row,
     as_csv,
     as_npz,
@@ -32,19 +30,6 @@ from tests.scoring.containers import (
     wds_tar,
 )
 from tests.tiny import LABELS, random_images, tiny_probabilities
-
-COUNT = 140
-
-
-@pytest.fixture(scope="module")
-def expected(files: list[Path], model: LocalModel, tmp_path_factory: Any) -> list[Row]:
-    rows = rows_of([files[0].parent], model, tmp_path_factory.mktemp("expected"))
-    good = [row for row in rows if row["error"] is None]
-    assert (len(rows), len(good)) == (COUNT + 2, COUNT)
-    assert [row["index"] for row in good] == tiny_probabilities(random_images(COUNT)).argmax(
-        axis=1
-    ).tolist()
-    return rows
 
 
 @pytest.mark.parametrize(
@@ -178,98 +163,6 @@ def test_glob_chooses_files_of_folders_alone(
     assert names("elsewhere/*.png") == ["0000.png"]
 
 
-def test_a_damaged_archive_is_one_row_with_an_error_at_its_end(
-    files: list[Path], expected: list[Row], model: LocalModel, tmp_path: Path
-) -> None:
-    whole = as_tar(tmp_path / "a.tar", files).read_bytes()
-    (tmp_path / "a.tar").write_bytes(whole[: 100 * 1024 + 700])
-    (tmp_path / "b.zip").write_bytes(b"PK no zip at all")
-    (tmp_path / "c.tgz").write_bytes(as_tar(tmp_path / "c", files, "w:gz").read_bytes()[:5000])
-    for name, least in (("a.tar", 40), ("b.zip", 0), ("c.tgz", 5)):
-        rows = rows_of([tmp_path / name, files[0]], model, tmp_path)
-        assert rows[-1] == expected[0], "the next source was not reached"
-        assert rows[-2]["error"].startswith("archive: expected a whole archive, got damage after ")
-        assert rows[:-2] == expected[: len(rows) - 2]
-        assert len(rows) - 2 >= least
-
-
-def test_a_damaged_page_is_rows_with_an_error(model: LocalModel, tmp_path: Path) -> None:
-    images = [encode_png(image) for image in random_images(60)]
-    path = tmp_path / "a.parquet"
-    table = pyarrow.table({"image": images})
-    pyarrow.parquet.write_table(table, path, row_group_size=20, use_dictionary=False)
-    content = bytearray(path.read_bytes())
-    second = pyarrow.parquet.read_metadata(path).row_group(1).column(0)
-    content[second.data_page_offset : second.data_page_offset + 40] = bytes(40)
-    path.write_bytes(content)
-    run([path], model, tmp_path / "out.csv")
-    rows = read(tmp_path / "out.csv")
-    assert [row["id"] for row in rows] == [f"{path}#{i}" for i in range(60)]
-    assert [i for i, row in enumerate(rows) if row["error"]] == list(range(20, 40))
-    assert rows[20]["error"].startswith("table: expected a whole row group 1, got: ")
-
-
-def test_a_file_of_a_zip_that_cannot_be_read_fails_alone(
-    files: list[Path], expected: list[Row], model: LocalModel, tmp_path: Path
-) -> None:
-    path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in files[:3]:
-            archive.write(file, file.name)
-        offset = archive.infolist()[1].header_offset
-    content = bytearray(path.read_bytes())
-    content[offset + 60] ^= 0xFF
-    path.write_bytes(content)
-    rows = rows_of([path], model, tmp_path)
-    assert [rows[0], rows[2]] == [expected[0], expected[2]]
-    assert rows[1]["error"].startswith(
-        "file: expected a readable file in the archive, got: Bad CRC"
-    )
-
-
-def test_hidden_files_and_links_of_an_archive_are_no_rows(
-    files: list[Path], model: LocalModel, tmp_path: Path
-) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name in ("./a.png", "__MACOSX/a.png", ".git/a.png", "b/._a.png", "b/a.png"):
-            tar.add(files[0], name)
-        link = tarfile.TarInfo("link.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
-    run([tmp_path / "a.tar"], model, tmp_path / "out.csv")
-    ids = [row["id"] for row in read(tmp_path / "out.csv")]
-    assert ids == [f"{tmp_path}/a.tar/a.png", f"{tmp_path}/a.tar/b/a.png"]
-
-
-def test_a_table_with_a_null_or_a_missing_file_has_rows_with_errors(
-    files: list[Path], model: LocalModel, tmp_path: Path
-) -> None:
-    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    cells = pyarrow.array(
-        [
-            None,
-            {"bytes": None, "path": None},
-            {"bytes": None, "path": str(files[0])},
-            {"bytes": None, "path": "none.png"},
-        ],
-        kind,
-    )
-    pyarrow.parquet.write_table(pyarrow.table({"image": cells}), tmp_path / "a.parquet")
-    (tmp_path / "b.csv").write_text('path,x\n\n"",1\nnone.png,2\nn\0one.png,3\n')
-    rows = rows_of([tmp_path / "a.parquet", tmp_path / "b.csv"], model, tmp_path)
-    nothing = "image: expected bytes or a path, got nothing"
-    missing = "file: expected a readable file, got: No such file or directory"
-    assert [row["error"] for row in rows] == [
-        nothing,
-        nothing,
-        None,
-        missing,
-        nothing,
-        missing,
-        "file: expected a readable file, got: embedded null byte",
-    ]
-
-
 WRONG = [
     (
         "a.npy",
@@ -321,19 +214,6 @@ def test_a_container_that_holds_no_images_is_refused_at_once(
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_column_that_is_not_there_is_refused(
-    files: list[Path], model: LocalModel, tmp_path: Path
-) -> None:
-    source = as_parquet(tmp_path / "a.parquet", files[:2], size=[1, 2])
-    for columns, match in (
-        (Columns(label="none"), 'expected a column "none", got image, size$'),
-        (Columns(image="size"), 'column "size": expected binary, text or a struct with bytes'),
-        (Columns(keep=("none",)), '^--keep: expected a column of a table, got "none"'),
-    ):
-        with pytest.raises(ScoreError, match=match):
-            run([source], model, tmp_path / "out.csv", columns=columns)
-
-
 def test_labels_are_compared_where_they_are_known(
     files: list[Path], model: LocalModel, tmp_path: Path
 ) -> None:
@@ -372,16 +252,6 @@ def test_labels_are_compared_where_they_are_known(
         for index, name in enumerate(LABELS):
             assert sum(accuracy["confusion"][name].values()) == truths.count(index), source
     assert run(files[:20], model, tmp_path / "out.csv").accuracy is None
-
-
-def test_a_sample_of_a_tar_is_one_row(model: LocalModel, tmp_path: Path) -> None:
-    path = wds_tar(tmp_path / "a.tar", random_images(COUNT), [0] * COUNT)
-    run([path], model, tmp_path / "out.csv")
-    rows = read(tmp_path / "out.csv")
-    assert [row["id"] for row in rows] == [f"{path}/{i:05}.png" for i in range(COUNT)]
-    assert [row["index"] for row in rows] == tiny_probabilities(random_images(COUNT)).argmax(
-        axis=1
-    ).tolist()
 
 
 def test_a_container_whose_name_is_no_utf8_is_read(
