@@ -10,10 +10,10 @@ from typing import IO
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a binary file beside ``path`` that takes its place when the block ends.
+    """Open a binary file beside ``path`` that replaces it when the block ends.
 
-    Readers see the old file or the new one, also after a power cut. The new file is removed if the
-    block raises.
+    Readers see the old file or the new one, even after a power cut. If the block raises, the new
+    file is removed.
 
     Args:
         path: File to write; its folder must exist. The new file has mode 0644.
@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file as UTF-8, whole or not at all; see ``replacing``."""
+    """Write a whole text file as UTF-8, or leave the old one; see ``replacing``."""
     with replacing(path) as file:
         file.write(text.encode())
 

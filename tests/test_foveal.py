@@ -62,7 +62,7 @@ def leaves() -> dict[str, Any]:
     return found
 
 
-def test_the_command_line_is_what_was_promised() -> None:
+def test_the_command_line_is_stable() -> None:
     got = {}
     for name, command in leaves().items():
         words = [
@@ -85,7 +85,7 @@ def test_help_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> N
     assert f"Example: foveal {name}" in said.out
 
 
-def test_every_option_says_what_it_does() -> None:
+def test_every_option_has_a_help_text() -> None:
     silent = [
         f"{name} {parameter.opts[0]}"
         for name, command in leaves().items()
@@ -178,7 +178,7 @@ def test_a_mistake_is_one_line_and_a_code(
     assert re.search(match, said.error.rstrip("\n")), said.error
 
 
-def test_a_missing_repository_is_said(shell: Shell, tmp_path: Path) -> None:
+def test_a_missing_repository_is_reported(shell: Shell, tmp_path: Path) -> None:
     for words in (("models", "list"), ("serve",), ("models", "verify")):
         said = shell(*words, models=tmp_path / "none")
         assert (said.code, said.out) == (1, "")

@@ -22,7 +22,7 @@ def repository(tmp_path: Path) -> ModelRepository:
     return ModelRepository(root)
 
 
-def test_models_list_says_what_answers(shell: Shell, repository: ModelRepository) -> None:
+def test_models_list_shows_routes(shell: Shell, repository: ModelRepository) -> None:
     repository.set_default("tiny")
     said = shell("models", "list", models=repository.root)
     assert said.code == 0
@@ -68,7 +68,7 @@ def test_models_shadow_and_canary(shell: Shell, repository: ModelRepository) -> 
     assert shell("models", "canary", "tiny", 2, 1.5, models=repository.root).code == 2
 
 
-def test_models_show_is_the_whole_story(shell: Shell) -> None:
+def test_models_show_prints_labels_shapes_files_and_plan(shell: Shell) -> None:
     said = shell("models", "show", "tiny:2")
     assert said.code == 0
     for text in ("tiny:2", "top, upper, lower, bottom", "UINT8 [-1, 8, 8, 1]", "model.onnx: fp32"):

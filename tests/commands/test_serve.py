@@ -18,7 +18,7 @@ def test_a_setting_that_is_wrong_is_named(shell: Shell, monkeypatch: pytest.Monk
     assert said.error.startswith("settings: FOVEAL_THREADS: ")
 
 
-def test_a_port_in_use_is_said(shell: Shell) -> None:
+def test_a_port_in_use_is_reported(shell: Shell) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

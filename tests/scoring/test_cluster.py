@@ -82,7 +82,7 @@ def test_ray_gives_the_same_bytes_though_a_worker_is_killed_and_the_job_stops(
     assert out.read_bytes() == (tmp_path / "here.parquet").read_bytes()
 
 
-def test_what_fails_in_a_worker_is_said_on_one_line(tmp_path: Path) -> None:
+def test_a_failure_in_a_worker_is_reported_on_one_line(tmp_path: Path) -> None:
     publish_tiny(tmp_path / "models", model=without_batches())
     repository = ModelRepository(tmp_path / "models")
     model = LocalModel.load(repository)
@@ -93,7 +93,7 @@ def test_what_fails_in_a_worker_is_said_on_one_line(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["a.npy", "models"]  # noqa: PTH208
 
 
-def test_a_cluster_that_is_not_there_is_said(
+def test_a_cluster_that_is_not_there_is_reported(
     model: LocalModel, tiny_repository: Path, files: list[Path], tmp_path: Path
 ) -> None:
     repository = ModelRepository(tiny_repository)

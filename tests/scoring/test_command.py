@@ -103,7 +103,7 @@ def test_all_that_is_asked_for_is_in_the_table(shell: Shell, table: Path, tmp_pa
             assert values[row["index"]] == row["probability"]
 
 
-def test_accuracy_and_confusion_are_said(shell: Shell, table: Path, tmp_path: Path) -> None:
+def test_accuracy_and_confusion_are_printed(shell: Shell, table: Path, tmp_path: Path) -> None:
     words = ("score", table, "--model", "tiny", "--out", tmp_path / "out.csv", "--label-column")
     said = shell(*words, "label")
     assert said.out.splitlines()[0].endswith(", accuracy 99.29% of 140 with a label")

@@ -86,7 +86,7 @@ def test_a_name_that_is_no_utf8_becomes_text(tmp_path: Path) -> None:
     assert row.read() == b"1"
 
 
-def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
+def test_an_unreadable_file_has_an_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "broken").symlink_to("nowhere")
     with (tmp_path / "long").open("wb") as file:
