@@ -1,4 +1,4 @@
-# One command a task; CI calls the same. Everything lives in .venv of the checkout.
+# One command per task; CI calls the same. Everything is installed in .venv of the checkout.
 PYTHON ?= python3
 PORT ?= 3000
 IMAGE ?= foveal:latest
@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
-  bento image run-image base-image footprint dashboard
+  bento image run-image base-image footprint dashboard docs tree
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -19,7 +19,7 @@ $(BIN)/python:
 	  { echo "make: expected Python 3.11 or newer, got $$($(PYTHON) --version); set PYTHON=" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp an environment: serving only, and all that tests and training need on top of it.
+# One stamp per environment: serving only, and everything that tests and training need on top.
 $(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) -e '.[cpu]'
 	@touch $@
@@ -33,13 +33,14 @@ install: $(VENV)/.serve   ## the serving environment (no torch)
 serve: install       ## serve the shipped models on PORT (3000)
 	$(BIN)/foveal serve --port $(PORT)
 
-test: $(VENV)/.all   ## every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+TESTS ?= tests
+test: $(VENV)/.all   ## every test of TESTS (default: tests) except the slow ones
+	$(BIN)/python -m pytest -m "not slow" $(TESTS)
 
-test-slow: $(VENV)/.all  ## the slow ones: minutes, and gigabytes
-	$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.all  ## the slow tests of TESTS: minutes, and gigabytes
+	$(BIN)/python -m pytest -m slow $(TESTS)
 
-check: $(VENV)/.all  ## format, lint, types
+check: $(VENV)/.all  ## check format, lint and types, of the tests too
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -52,23 +53,23 @@ train-demo: $(VENV)/.all  ## train, export and publish a digits network: under a
 	$(BIN)/foveal train --dataset digits --network cnn --run runs/demo
 	$(BIN)/foveal export runs/demo --name digits-cnn
 
-bento: install       ## build the Bento, foveal:latest, into BentoML's store
+bento: install       ## build the Bento foveal:latest in BentoML's store
 	BENTOML_DO_NOT_TRACK=True $(BIN)/bentoml build
 
 image:               ## build the container image IMAGE (foveal:latest) with podman or docker
 	IMAGE=$(IMAGE) ENGINE=$(ENGINE) deploy/container/build.sh
 
-run-image:           ## run it, locked down, on PORT (3000) and 8001 for gRPC
+run-image:           ## run IMAGE, locked down, on PORT (3000) and 8001 for gRPC
 	$(ENGINE) run --rm --read-only --tmpfs /tmp --cap-drop all --security-opt no-new-privileges \
 	  --memory 512m --publish $(PORT):3000 --publish 8001:8001 $(IMAGE)
 
-base-image:          ## make base images out of Debian packages, where no registry can be reached
+base-image:          ## make base images from Debian packages, without a registry
 	ENGINE=$(ENGINE) deploy/container/base-image.sh
 
-footprint: install   ## seconds to ready and MiB a process, measured
+footprint: install   ## measure seconds to ready and MiB per process
 	$(BIN)/python deploy/footprint.py
 
-bench: $(VENV)/.all   ## beside other servers, stage by stage, at length; needs wrk and taskset
+bench: $(VENV)/.all   ## compare with other servers and measure each stage; needs wrk and taskset
 	$(BIN)/foveal bench peers --cases fcnn,cnn,photo
 	$(BIN)/foveal bench v2
 	$(BIN)/foveal bench stages
@@ -77,7 +78,7 @@ bench: $(VENV)/.all   ## beside other servers, stage by stage, at length; needs 
 
 GPU_OUT ?= gpu-check
 GPU_DIR ?=
-gpu-check:           ## tests and bench that need a GPU, into GPU_OUT; GPU_DIR: what was carried there
+gpu-check:           ## run tests and benchmarks that need a GPU; results in GPU_OUT, inputs from GPU_DIR
 	loadtest/bench/gpu_check.sh $(GPU_OUT) $(GPU_DIR)
 
 PROMETHEUS ?= http://localhost:9090
@@ -88,6 +89,11 @@ dashboard: $(VENV)/.all  ## draw the dashboard of PROMETHEUS without Grafana, in
 CIFAR10 ?= ../shared/data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md
 	$(BIN)/python -m training.report.table --data-dir cifar10=$(CIFAR10) --into training/README.md
+
+docs: install        ## write the tree of ARCHITECTURE.md and the settings' table
+	$(BIN)/python -m docs.generate
+
+tree: docs
 
 clean:               ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -19,7 +19,8 @@ import httpx
 import orjson
 import psutil  # type: ignore[import-untyped]
 
-from tests.places import ROOT, Start, chosen, free_port, nginx
+from loadtest.serving import free_port
+from tests.places import ROOT, Start, chosen, nginx
 
 __all__ = ["ROOT", "free_port"]  # for the tests, beside what is defined here
 

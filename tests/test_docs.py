@@ -1,45 +1,67 @@
-"""README.md against the code: its settings table, its tree, its routes."""
+"""README.md and docs/ against the code: links, anchors, settings."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from docs.generate import SETTINGS_PAGE, generated, settings_table
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-ROWS = {
-    cells[0].strip("`"): cells
-    for line in README.splitlines()
-    if line.startswith("| `FOVEAL_")
-    for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
-}
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "ARCHITECTURE.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "models" / "README.md",
+    ROOT / "service" / "README.md",
+]
+EVERY = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+README_LINES = 80
 
 
-def written(field: str) -> str:
-    """How the table writes a field's default."""
-    default = Settings.model_fields[field].default
-    if field == "models":
-        assert default == ROOT / "models"
-        return "the checkout's `models`"
-    return "empty" if default == "" else f"`{default}`"
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_settings_table_is_the_one_of_the_code() -> None:
+    assert generated(SETTINGS_PAGE) == settings_table(), "run `make docs`"
+
+
+def test_settings_table_has_every_setting_once() -> None:
+    rows = re.findall(r"^\| `(FOVEAL_\w+)`", settings_table(), re.MULTILINE)
+    assert rows == [f"FOVEAL_{field.upper()}" for field in Settings.model_fields]
+    assert "| `FOVEAL_MODELS` | the checkout's `models` |" in settings_table()
+    assert "| `FOVEAL_RELOAD_S` | `2.0` | from 0 to 3600 |" in settings_table()
 
 
 @pytest.mark.parametrize("field", sorted(Settings.model_fields))
-def test_every_setting_is_in_the_table_with_its_default(field: str) -> None:
-    name = f"FOVEAL_{field.upper()}"
-    assert name in ROWS, f"README.md: expected a row for {name}"
-    assert ROWS[name][1] == written(field), name
+def test_every_setting_has_a_description(field: str) -> None:
+    assert Settings.model_fields[field].description
 
 
-def test_table_names_no_setting_that_is_gone() -> None:
+@EVERY
+def test_names_no_setting_that_is_gone(page: Path) -> None:
     known = {f"FOVEAL_{field.upper()}" for field in Settings.model_fields}
-    assert set(ROWS) <= known
-    assert set(re.findall(r"FOVEAL_[A-Z0-9_]+[A-Z0-9]", README)) <= known
+    assert set(re.findall(r"FOVEAL_[A-Z0-9_]+[A-Z0-9]", page.read_text())) <= known
 
 
-def test_paths_of_the_tree_exist() -> None:
-    """Links and back-quoted paths with a slash name something that is there."""
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
-        assert (ROOT / target).exists(), f"README.md links to {target}"
+@EVERY
+def test_links_lead_somewhere(page: Path) -> None:
+    """Links name a file that is there, and a heading that is in it."""
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}"
+
+
+def test_every_guide_is_linked_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)#]+)", (ROOT / "README.md").read_text()))
+    assert linked == {str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")}
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES

@@ -13,7 +13,7 @@ from tests.server import ROOT
 COMPOSE = ROOT / "deploy" / "compose.yaml"
 
 
-def read(path: Path, **variables: str) -> dict[str, Any]:
+def read(path: Path, **variables: Any) -> dict[str, Any]:
     """Return the file as docker-compose understands it, with every path made whole."""
     document: dict[str, Any] = yaml.safe_load(
         run("docker-compose", "--file", path, "config", **variables)

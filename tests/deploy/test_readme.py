@@ -15,7 +15,7 @@ from tests.server import ROOT
 
 DEPLOY = ROOT / "deploy"
 README = (DEPLOY / "README.md").read_text()
-RESULTS = ROOT / "loadtest" / "results"
+RESULTS = ROOT / "loadtest" / "bench" / "results"
 # What the section on sizing reckons with, and the words beside it in the results.
 PEERS, BEFORE = "peers_2026-11-21_1516.md", "peers_2026-11-21_1356.md"
 V2, SCORE = "v2_2026-11-21_1358.md", "score_2026-11-21_1359.md"

@@ -6,12 +6,13 @@ import time
 
 import pytest
 
-from tests.places import ROOT, free_port
+from loadtest.serving import free_port
+from tests.places import ROOT
 from tests.server import RunningServer
 
 
 def ready(*words: object) -> int:
-    program = [sys.executable, "-S", "-E", ROOT / "deploy/ready.py", *map(str, words)]
+    program = [sys.executable, "-S", "-E", str(ROOT / "deploy/ready.py"), *map(str, words)]
     return subprocess.run(program, capture_output=True, check=False, timeout=30).returncode
 
 

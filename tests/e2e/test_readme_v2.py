@@ -1,4 +1,4 @@
-"""README's examples of V2, run as they stand against the shipped models."""
+"""The V2 examples of docs/protocols.md, run as they stand against the shipped models."""
 
 import json
 import re
@@ -11,8 +11,8 @@ from tests.server import ROOT, RunningServer
 
 pytestmark = pytest.mark.e2e
 
-SECTION = (ROOT / "README.md").read_text().split("### Open Inference Protocol V2\n")[1]
-SECTION = SECTION.split("\n| route |")[0]
+SECTION = (ROOT / "docs" / "protocols.md").read_text().split("## Open Inference Protocol V2\n")[1]
+SECTION = SECTION.split("\n## Routes\n")[0]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", SECTION, re.DOTALL)
 PROGRAMS = [code for language, code in BLOCKS if language == "python"]
 PRINTED = ["[9 2 1 4 6 5 7 3]", "Sandal", "probabilities (2, 10)"]
@@ -30,6 +30,19 @@ def run(server: RunningServer, words: list[str], code: str) -> str:
 @pytest.mark.parametrize(("code", "printed"), list(zip(PROGRAMS, PRINTED, strict=True)))
 def test_program(shipped: RunningServer, code: str, printed: str) -> None:
     assert printed in run(shipped, [sys.executable, "-W", "error", "-c"], code)
+
+
+def test_quick_start(shipped: RunningServer) -> None:
+    """README.md's first request has the answer that stands below it."""
+    text = (ROOT / "README.md").read_text()
+    (command,) = re.findall(r"^curl .*$", text, re.MULTILINE)
+    (shown,) = (json.loads(code) for code in re.findall(r"```json\n(.*?)```", text, re.DOTALL))
+    answer = json.loads(run(shipped, ["bash", "-ec"], command.replace("curl", "curl -sS")))
+    got, expected = (each["results"][0].pop("predictions") for each in (answer, shown))
+    assert answer == shown
+    for prediction, like in zip(got, expected, strict=True):
+        assert abs(prediction.pop("probability") - like.pop("probability")) < 1e-4
+        assert prediction == like
 
 
 def test_curl(shipped: RunningServer) -> None:

@@ -103,8 +103,9 @@ def assert_same_gradients(network: nn.Module, gradients: list[tuple[Array, Array
 
 
 def softmax(logits: Array) -> Array:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    powers: Array = np.exp(logits - logits.max(axis=1, keepdims=True))
+    sums: Array = powers.sum(axis=1, keepdims=True)
+    return powers / sums
 
 
 def cross_entropy_slope(p: Array, y: Array) -> Array:
@@ -113,7 +114,8 @@ def cross_entropy_slope(p: Array, y: Array) -> Array:
 
 def through_softmax(p: Array, slope_p: Array) -> Array:
     """Multiply by the derivative of the softmax: p_i * (delta_ij - p_j)."""
-    return p * (slope_p - (slope_p * p).sum(axis=1, keepdims=True))
+    mean: Array = (slope_p * p).sum(axis=1, keepdims=True)
+    return p * (slope_p - mean)
 
 
 def mse_slope(p: Array, y: Array) -> Array:

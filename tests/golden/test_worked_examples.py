@@ -6,6 +6,7 @@ rounding, one unit of the last digit is the tolerance.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.training
 FCNN = resolve("digits", "fcnn", Path("run"), dropout=0.0)
 
 
-def build(network: str, inputs: int, classes: int, **options: object) -> nn.Sequential:
+def build(network: str, inputs: int, classes: int, **options: Any) -> nn.Sequential:
     config = replace(FCNN, network=network, **options)
     built = build_network(config, (1, inputs, 1), classes).double()
     assert isinstance(built, nn.Sequential)

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +147,7 @@ def test_replays_answer_for_the_rows_of_now(model: bytes) -> None:
 def test_the_next_batch_is_staged_while_one_runs(cnn: bytes) -> None:
     cpu, gpu = Session(cnn, Plan(threads=2)), Session(cnn, GRAPH)
     batches = [random_rows(cpu, 1 + seed % 16, seed) for seed in range(40)]
-    runs: list = []
+    runs: list[Future[Outputs]] = []
     for number, images in enumerate(batches):
         if number >= STAGED:
             runs[number - STAGED].result()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -86,13 +87,14 @@ def test_it_counts_for_the_same_bytes_on_the_same_machine_only(
 ) -> None:
     artifact = repository.load("tiny", 1)
     assert plan.mismatch(artifact, MACHINE) is None
-    for name, other in (
-        ("cpu", "another"),
-        ("cores", 2),
-        ("workers", 2),
-        ("device", "gpu"),
-        ("onnxruntime", "9"),
-    ):
+    others: dict[str, Any] = {
+        "cpu": "another",
+        "cores": 2,
+        "workers": 2,
+        "device": "gpu",
+        "onnxruntime": "9",
+    }
+    for name, other in others.items():
         why = plan.mismatch(artifact, dataclasses.replace(MACHINE, **{name: other}))
         assert why is not None
         assert name in why

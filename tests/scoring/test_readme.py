@@ -1,4 +1,4 @@
-"""The examples of README.md run as they stand there."""
+"""The examples of docs/score.md run as they stand there."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from tests.server import ROOT
 
 EXAMPLES = [
     line
-    for line in (ROOT / "README.md").read_text().splitlines()
+    for line in (ROOT / "docs" / "score.md").read_text().splitlines()
     if "foveal score " in line and not line.startswith("`")
 ]
 

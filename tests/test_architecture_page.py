@@ -1,0 +1,50 @@
+"""ARCHITECTURE.md against the tree: generated from the files, and its example rooms exist."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from docs.generate import BEGIN, END, ROOMS, ROOT, TREE_PAGE, generated, tree, write
+
+PAGE = TREE_PAGE.read_text()
+TASKS = re.findall(r"^\| [^|]+ \| `([^`]+)` \|$", PAGE.partition("## Which room?")[2], re.MULTILINE)
+
+
+def test_tree_is_the_one_of_the_files() -> None:
+    assert generated(TREE_PAGE) == tree(), "run `make docs`"
+
+
+def test_tree_has_every_room() -> None:
+    """Every top-level package that is shipped, and the three folders that are not, are rooms."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = {package.partition(".")[0] for package in settings["packages"]}
+    assert set(ROOMS) == packages | {"deploy", "docs", "tests"}
+
+
+def test_tree_names_every_module_with_its_purpose() -> None:
+    lines = tree().splitlines()
+    assert any(re.match(r"  lane/ +\S", line) for line in lines)
+    assert any(re.match(r"    batcher\.py +\S", line) for line in lines)
+    assert not any(line.rstrip().endswith(".py") for line in lines), "a file without a docstring"
+
+
+def test_there_are_ten_tasks() -> None:
+    assert len(TASKS) >= 10
+
+
+@pytest.mark.parametrize("room", TASKS)
+def test_the_room_of_a_task_exists(room: str) -> None:
+    assert (ROOT / room).exists()
+
+
+def test_write_replaces_what_stands_between_the_comments(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}old\n{END}after\n")
+    write(page, "new\n")
+    assert generated(page) == "new\n"
+    assert page.read_text() == f"before\n{BEGIN}new\n{END}after\n"
+    page.write_text("no comments\n")
+    with pytest.raises(ValueError, match="expected the lines"):
+        write(page, "new\n")
