@@ -1,11 +1,11 @@
-"""The command line's entry: gathers the commands of ``commands`` and runs one."""
+"""The entry of the command line: collects the commands of ``commands`` and runs one."""
 
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-# Before any command imports onnxruntime, which reads it once: nothing phones home.
+# No telemetry; set before any command imports onnxruntime, which reads the variable once.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import typer
@@ -33,7 +33,9 @@ for command in (
 ):
     app.command(cls=train.TrainCommand if command is train.train else None)(command)
 
-models_app = typer.Typer(help="Look into and change the model models.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="List, check and change what a model repository serves.", no_args_is_help=True
+)
 app.add_typer(models_app, name="models")
 models_app.command("list")(models.list_models)
 models_app.command("show")(models.show_model)
@@ -43,7 +45,9 @@ models_app.command("default")(models.set_default)
 models_app.command("shadow")(models.set_shadow)
 models_app.command("canary")(models.set_canary)
 
-bench_app = typer.Typer(help="Benchmarks: ratios, measured in one run.", no_args_is_help=True)
+bench_app = typer.Typer(
+    help="Run benchmarks; each measures its ratios in one run.", no_args_is_help=True
+)
 app.add_typer(bench_app, name="bench")
 bench_app.command("peers")(bench.bench_peers)
 bench_app.command("v2")(bench.bench_v2)
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its code.
 
     Args:
-        arguments: Words after ``foveal``; None: those of the process.
+        arguments: Arguments after ``foveal``; None takes those of the process.
     """
     try:
         code = app(args=arguments, prog_name="foveal", standalone_mode=False)

@@ -73,8 +73,9 @@ def loadtest(
     from loadtest.report import lines_of, to_json, write_report
     from loadtest.serving import free_port, running_service
     from loadtest.shapes import steps_of
-    from loadtest.trial import Search, check_model, run_trial
+    from loadtest.trial import Search, run_trial
     from report.progress import TimeBar
+    from scoring.remote import check_served
 
     _check(kind, rows, users, rate, find_max=find_max)
     clauses = _clauses(expect, find_max=find_max)
@@ -106,7 +107,7 @@ def loadtest(
             grpc_address=grpc or _grpc_address(address, grpc_port),
         )
         for reference in name.split(", "):
-            check_model(address, repository, reference)
+            check_served(address, repository, reference)
         search = Search(rate or 200.0, budget_s=budget_s) if find_max else None
         outcome = run_trial(
             address, name, calls, traffic, p99_ms=p99_ms, search=search, say=bar.show

@@ -1,4 +1,4 @@
-"""Look into and change the model repository: ``foveal models …``."""
+"""List, check and change the model repository: ``foveal models …``."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Annotated
@@ -11,13 +11,18 @@ from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
 if TYPE_CHECKING:
     from models.repository import ModelRepository
 
-FractionArgument = Annotated[float, typer.Argument(metavar="FRACTION", min=0, max=1)]
-# What a running service does with a change of the repository.
-_WHEN = "in a running service within FOVEAL_RELOAD_S seconds"
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Model to change.")]
+VersionArgument = Annotated[int, typer.Argument(metavar="VERSION", help="Candidate version.")]
+FractionArgument = Annotated[
+    float,
+    typer.Argument(metavar="FRACTION", min=0, max=1, help="Share of the requests; 0 ends it."),
+]
+# Printed after each change of the repository.
+_WHEN = "a running service reloads it within FOVEAL_RELOAD_S seconds"
 
 
 def list_models(models: ModelsOption = SHIPPED, as_json: JsonOption = False) -> None:
-    """List every version: accuracy, size, and which one answers.
+    """List every version with its accuracy, size and routes.
 
     Example: foveal models list
     """
@@ -28,16 +33,16 @@ def list_models(models: ModelsOption = SHIPPED, as_json: JsonOption = False) -> 
 
 
 def show_model(
-    model: Annotated[str, typer.Argument(metavar="NAME[:V]")],
+    model: Annotated[str, typer.Argument(metavar="NAME[:V]", help="Version to show.")],
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one version's whole story: what it takes and gives, how good, from where, its plan.
+    """Show one version: inputs and outputs, accuracy, provenance, plan.
 
     Example: foveal models show fashion-cnn
     """
     from models.artifact import ArtifactError
-    from models.describe import tell
+    from models.describe import describe
     from models.tuned import describe_tuning, read_tuning
 
     repository = open_repository(models)
@@ -46,18 +51,25 @@ def show_model(
     try:
         plan = read_tuning(repository, name, version)
         lines = describe_tuning(plan) if plan else []
-    except ArtifactError as error:  # the service does without it, too
+    except ArtifactError as error:  # the service ignores an invalid plan, too
         plan, lines = None, [("plan", str(error))]
     document = dataclasses.asdict(artifact) | {"plan": dataclasses.asdict(plan) if plan else None}
-    show(document, as_json, [*tell(artifact), *lines])
+    show(document, as_json, [*describe(artifact), *lines])
 
 
 def verify_models(
-    model: Annotated[str | None, typer.Argument(metavar="[NAME[:V]]", show_default="all")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME[:V]]", help="Version, or model, to check.", show_default="all"
+        ),
+    ] = None,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Check checksums and graphs, and replay the golden images; exit code 1 if any is wrong.
+    """Check checksums and graphs and replay the golden images.
+
+    The exit code is 1 if a check fails.
 
     Example: foveal models verify fashion-cnn
     """
@@ -69,21 +81,24 @@ def verify_models(
         raise typer.Exit(1)
 
 
-def rollback_model(name: str, models: ModelsOption = SHIPPED) -> None:
-    """Serve the version before the one that is served now; nothing is deleted.
+def rollback_model(name: NameArgument, models: ModelsOption = SHIPPED) -> None:
+    """Serve the version before the current one; nothing is deleted.
 
     Example: foveal models rollback fashion-cnn
     """
     version = open_repository(models).rollback(name)
-    print(f"{name}:{version} answers, {_WHEN}")
+    print(f"{name}:{version} is served; {_WHEN}")
 
 
 def set_shadow(
-    name: str, version: int, fraction: FractionArgument, models: ModelsOption = SHIPPED
+    name: NameArgument,
+    version: VersionArgument,
+    fraction: FractionArgument,
+    models: ModelsOption = SHIPPED,
 ) -> None:
-    """Let V answer a share of NAME's requests beside the version that serves, to compare the two.
+    """Run VERSION on a share of NAME's requests beside the served version, to compare the two.
 
-    No client sees its answers; a FRACTION of 0 ends it.
+    Clients get only the results of the served version.
 
     Example: foveal models shadow fashion-cnn 2 0.1
     """
@@ -91,11 +106,14 @@ def set_shadow(
 
 
 def set_canary(
-    name: str, version: int, fraction: FractionArgument, models: ModelsOption = SHIPPED
+    name: NameArgument,
+    version: VersionArgument,
+    fraction: FractionArgument,
+    models: ModelsOption = SHIPPED,
 ) -> None:
-    """Let V answer a share of NAME's requests in place of the version that serves.
+    """Run VERSION on a share of NAME's requests instead of the served version.
 
-    The same X-Request-Id gets the same version; a FRACTION of 0 ends it.
+    Requests with the same X-Request-Id get the same version.
 
     Example: foveal models canary fashion-cnn 2 0.1
     """
@@ -111,18 +129,21 @@ def _set_share(
     rollout = repository.settings().rollouts.get(name, NO_ROLLOUT)
     share = Share(version, fraction) if fraction else None
     repository.set_rollout(name, dataclasses.replace(rollout, **{kind: share}))
-    print(f"{name}:{version} is {kind} of {fraction:.4g} of the requests, {_WHEN}")
+    print(f"{name}:{version} is {kind} of {fraction:.4g} of the requests; {_WHEN}")
 
 
 def set_default(
-    name: str,
-    version: Annotated[int | None, typer.Argument(metavar="[V]")] = None,
+    name: NameArgument,
+    version: Annotated[
+        int | None,
+        typer.Argument(metavar="[V]", help="Version to serve.", show_default="unchanged"),
+    ] = None,
     models: ModelsOption = SHIPPED,
 ) -> None:
-    """Make a model the default, or with V: make V the version that answers for it.
+    """Make NAME the default model or, with V, make V its served version.
 
     Example: foveal models default fashion-cnn 2
     """
     open_repository(models).set_default(name, version)
-    answers = f"/predict is {name}'s" if version is None else f"{name}:{version} answers"
-    print(f"{answers}, {_WHEN}")
+    change = f"{name} is the default" if version is None else f"{name}:{version} is served"
+    print(f"{change}; {_WHEN}")

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the repository that one of them names."""
+"""Options that several commands share."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,16 +20,24 @@ ModelsOption = Annotated[
         show_default="the shipped models",
     ),
 ]
-ModelOption = Annotated[str | None, typer.Option(metavar="NAME[:V]", help="Else the default one.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME[:V]", help="Model to use.", show_default="the repository's default"),
+]
 PrecisionOption = Annotated[
     Literal["auto", "fp32", "int8", "fp16"],
-    typer.Option(envvar="FOVEAL_PRECISION", help="Which file answers; auto: the fastest here."),
+    typer.Option(
+        envvar="FOVEAL_PRECISION",
+        help="File of the model to run; auto is the fastest one on this machine.",
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document instead of text.")
+]
 
 
 def open_repository(root: Path) -> "ModelRepository":
-    """Return the repository in a folder; nothing is read yet."""
+    """Return the repository in a folder, without reading it."""
     from models.repository import ModelRepository
 
     return ModelRepository(root)

@@ -1,82 +1,118 @@
-"""Ask a model about many images: ``score``."""
+"""Classify many images: ``foveal score``."""
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from commands.console import show
+from commands.console import ShowProgress, progress_bar, show
 from commands.options import SHIPPED, JsonOption, ModelsOption, PrecisionOption, open_repository
 
 if TYPE_CHECKING:
     from scoring.job import Progress, Summary
 
-# A confusion matrix of more labels than this is for a program (--json), not for a terminal.
+# A confusion matrix with more labels than this is for a program (--json), not for a terminal.
 _MATRIX_LABELS = 20
+
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE…",
+        help="Files, folders, patterns, archives (zip, tar), tables (Parquet, CSV), arrays (npy, "
+        "npz) or URLs; - reads more of them from standard input, one on each line.",
+    ),
+]
+RequiredModelOption = Annotated[str, typer.Option(metavar="NAME[:V]", help="Model to use.")]
+OutOption = Annotated[
+    Path, typer.Option(metavar="FILE", help="Table to write: .parquet, .csv or .jsonl.")
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Continue the same job after it was stopped.")
+]
+GlobOption = Annotated[
+    str,
+    typer.Option(
+        "--glob",
+        metavar="PATTERN",
+        help="Pattern that files in folders must match, such as '*.jpg'.",
+        show_default="all files",
+    ),
+]
+ImageColumnOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="Table column of images or paths.", show_default="found by name"
+    ),
+]
+LabelColumnOption = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Table column of true labels, to compute the accuracy from."),
+]
+IdColumnOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="Table column of row ids.", show_default="path, or table#row"
+    ),
+]
+KeepOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Table column to copy to the output; may be repeated."),
+]
+TopOption = Annotated[int, typer.Option(min=1, help="Number of labels for each image.")]
+ProbabilitiesOption = Annotated[
+    bool, typer.Option("--probabilities", help="Write the probabilities of all labels.")
+]
+MaxErrorsOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Most rows with an error before it stops.", show_default="no limit"),
+]
+EngineOption = Annotated[
+    Literal["local", "ray"], typer.Option(help="Where to compute: this process, or Ray.")
+]
+RayAddressOption = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Address of a Ray cluster.",
+        show_default="starts one on this machine",
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Hide the progress bar.")]
 
 
 def score(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE…",
-            help="Files, folders, patterns, archives (zip, tar), tables (Parquet, CSV), arrays "
-            "(npy, npz), URLs; - reads paths from standard input.",
-        ),
-    ],
-    model: Annotated[str, typer.Option(metavar="NAME[:V]", help="Who answers.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Table: .parquet, .csv or .jsonl.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run was.")] = False,
-    pattern: Annotated[
-        str,
-        typer.Option(
-            "--glob", metavar="PATTERN", help="Files of folders to take, such as '*.jpg'."
-        ),
-    ] = "",
-    image_column: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="Column of images or paths.", show_default="found by name"
-        ),
-    ] = "",
-    label_column: Annotated[
-        str, typer.Option(metavar="NAME", help="Column of true labels, for the accuracy.")
-    ] = "",
-    id_column: Annotated[
-        str, typer.Option(metavar="NAME", help="Column of ids.", show_default="path, or table#row")
-    ] = "",
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Column to copy into the output; may be repeated."),
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Labels an image.")] = 1,
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Write the probabilities of all labels, too.")
-    ] = False,
-    max_errors: Annotated[
-        int | None,
-        typer.Option(min=0, help="Give up at more rows with an error.", show_default="never"),
-    ] = None,
+    sources: SourcesArgument,
+    model: RequiredModelOption,
+    out: OutOption,
+    resume: ResumeOption = False,
+    pattern: GlobOption = "",
+    image_column: ImageColumnOption = "",
+    label_column: LabelColumnOption = "",
+    id_column: IdColumnOption = "",
+    keep: KeepOption = None,
+    top: TopOption = 1,
+    probabilities: ProbabilitiesOption = False,
+    max_errors: MaxErrorsOption = None,
     precision: PrecisionOption = "fp32",
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="Who computes.")] = "local",
-    ray_address: Annotated[
-        str,
-        typer.Option(metavar="ADDRESS", help="Ray cluster.", show_default="one on this machine"),
-    ] = "",
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = "",
     models: ModelsOption = SHIPPED,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify many images into one table, one row an image; a bad image is a row with an error.
+    """Classify many images into one table, with one row for each image.
+
+    A bad image is a row with an error; the exit code is then 3.
 
     Example: foveal score photos --model fashion-cnn --out scores.parquet
     """
     from scoring.job import Options, score
     from scoring.local import LocalModel
     from scoring.sinks import SINKS
-    from scoring.stages import Answers
+    from scoring.stages import OutputOptions
     from scoring.tables import Columns
 
     if out.suffix not in SINKS:
@@ -86,21 +122,22 @@ def score(
         raise typer.BadParameter("expected --engine ray with it", param_hint="--ray-address")
     options = Options(
         Columns(image_column, label_column, id_column, tuple(keep or ())),
-        Answers(top, probabilities),
+        OutputOptions(top, probabilities),
         pattern,
         max_errors,
         resume,
     )
     repository = open_repository(models)
-    # One thread a run: there is one run a core.
+    # One thread for a run, because each core has a run of its own.
     loaded = LocalModel.load(repository, model, threads=1, precision=precision)
-    elsewhere = None
+    cluster = None
     if engine == "ray":
         from scoring.cluster import RayEngine
 
-        elsewhere = RayEngine(repository, loaded, options.answers, ray_address)
-    with _Bar(loaded.artifact.reference, quiet) as bar:
-        summary = score(sources, loaded, out, options, engine=elsewhere, on_progress=bar.show)
+        cluster = RayEngine(repository, loaded, options.output, ray_address)
+    with progress_bar(loaded.artifact.reference, quiet=quiet) as show_progress:
+        report = _reporter(show_progress)
+        summary = score(sources, loaded, out, options, engine=cluster, on_progress=report)
     show(dataclasses.asdict(summary), as_json, [(str(summary),)])
     if not as_json:
         _show_confusion(summary)
@@ -108,44 +145,20 @@ def score(
         raise typer.Exit(3)
 
 
-class _Bar:
-    """The progress bar: rows, rows/s, errors, time left; nothing where no one would see it."""
+def _reporter(show_progress: ShowProgress) -> "Callable[[Progress], None]":
+    """Return a callback that shows a job's progress: rows, rows/s, errors."""
+    first: tuple[float, int] | None = None
 
-    def __init__(self, title: str, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[said]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
-        )
-        self._task = self._progress.add_task(title, total=None, said="")
-        self._began: tuple[float, int] | None = None
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, now: "Progress") -> None:
-        """Show how far the job is."""
-        began_s, began_rows = self._began = self._began or (time.perf_counter(), now.rows)
-        seconds = time.perf_counter() - began_s
-        rate = f", {(now.rows - began_rows) / seconds:,.0f} rows/s" if seconds else ""
+    def report(now: "Progress") -> None:
+        nonlocal first
+        # Rate since the first call: rows that an earlier run wrote would inflate it.
+        first_s, first_rows = first = first or (time.perf_counter(), now.rows)
+        seconds = time.perf_counter() - first_s
+        rate = f", {(now.rows - first_rows) / seconds:,.0f} rows/s" if seconds else ""
         total = f" of {now.total:,}" if now.total is not None else ""
-        self._progress.update(
-            self._task,
-            completed=now.rows,
-            total=now.total,
-            said=f"{now.rows:,}{total} rows{rate}, {now.errors:,} errors",
-        )
+        show_progress(now.rows, now.total, f"{now.rows:,}{total} rows{rate}, {now.errors:,} errors")
+
+    return report
 
 
 def _show_confusion(summary: "Summary") -> None:

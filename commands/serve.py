@@ -1,4 +1,4 @@
-"""Ask a model: ``serve`` it, ``predict`` a few images; ``score`` has a module of its own."""
+"""Use a model: ``serve`` the repository, ``predict`` a few images; ``score`` has its own module."""
 
 import sys
 from typing import Annotated, Literal
@@ -15,17 +15,38 @@ from commands.options import (
     open_repository,
 )
 
+PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Worker processes that share the port.", show_default="FOVEAL_WORKERS, else 1"
+    ),
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda", "tensorrt"] | None,
+    typer.Option(
+        help="Device that runs models; auto is a GPU if one works, else the CPU.",
+        show_default="FOVEAL_DEVICE, else auto",
+    ),
+]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(help="Running service to use, http://host:port.", show_default="none, run here"),
+]
+LocalOption = Annotated[
+    bool, typer.Option("--local", help="Run the model in this process, as without --url.")
+]
+
 
 def serve(
     models: ModelsOption = SHIPPED,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 3000,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes on the port.")] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda", "tensorrt"] | None, typer.Option(help="Who computes.")
-    ] = None,
+    port: PortOption = 3000,
+    host: HostOption = "0.0.0.0",
+    workers: WorkersOption = None,
+    device: DeviceOption = None,
 ) -> None:
-    """Serve the models over HTTP; other settings are FOVEAL_* variables.
+    """Serve the models over HTTP; FOVEAL_* variables hold the other settings.
 
     Example: foveal serve --models models --port 3000
     """
@@ -38,32 +59,34 @@ def predict(
     *,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Files to classify.")],
     model: ModelOption = None,
-    top: Annotated[int, typer.Option(min=1, help="Labels an image.")] = 5,
-    url: Annotated[str | None, typer.Option(help="Ask the service there.")] = None,
-    local: Annotated[bool, typer.Option("--local", help="Here; so it is without --url.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="Number of labels for each image.")] = 5,
+    url: UrlOption = None,
+    local: LocalOption = False,
     precision: PrecisionOption = "fp32",
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify a few images, here or through a running service.
+    """Classify a few images, in this process or with a running service.
+
+    The exit code is 3 if an image has an error.
 
     Example: foveal predict boot.png --model fashion-cnn --top 2
     """
-    from scoring.answer import Answerer, predict_files, tabulate
+    from scoring.predictions import Predictor, predict_files, tabulate
 
     if url and local:
         raise typer.BadParameter("expected one of them, got both", param_hint="--url, --local")
     if url:
         from scoring.remote import RemoteModel
 
-        answerer: Answerer = RemoteModel(url, model or "")
+        predictor: Predictor = RemoteModel(url, model or "")
     else:
         from scoring.local import LocalModel
 
-        answerer = LocalModel.load(open_repository(models), model, precision=precision)
-    answer = predict_files(answerer, images, top)
-    show(answer, as_json, tabulate(answer))
-    rejected = [result for result in answer["results"] if "error" in result]
+        predictor = LocalModel.load(open_repository(models), model, precision=precision)
+    response = predict_files(predictor, images, top)
+    show(response, as_json, tabulate(response))
+    rejected = [result for result in response["results"] if "error" in result]
     for result in rejected:
         print(f"{result['image']}: {result['error']}", file=sys.stderr)
     if rejected:

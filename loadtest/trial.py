@@ -15,8 +15,6 @@ from loadtest.calls import DO_NOTHING, Call
 from loadtest.engines import Traffic, send
 from loadtest.samples import EXPIRED, FAILED, OUTCOMES, REFUSED, RIGHT, TIMEOUT, WRONG, Samples
 from loadtest.scrape import ServerFigures, difference, look
-from models.repository import ModelRepository
-from scoring.remote import RemoteModel
 
 # What --expect may name, in the order that the figures are printed in.
 FIGURES = (
@@ -134,22 +132,6 @@ def run_trial(  # noqa: PLR0913 - one test's words
         server,
         found,
     )
-
-
-def check_model(url: str, repository: ModelRepository, reference: str) -> None:
-    """Ask for one image alone: an address or a model that is wrong is said before any load.
-
-    Args:
-        url: ``http://host:port``.
-        repository: Where the version's golden images lie.
-        reference: ``name:version``.
-
-    Raises:
-        RemoteError: There is no service at ``url``, or it does not serve the version.
-    """
-    artifact = repository.load(*repository.resolve(reference))
-    image = repository.read_file(artifact, artifact.golden[0].path)
-    RemoteModel(url, reference).predict([image], 1)
 
 
 def figures_of(samples: Samples, duration_s: float, p99_ms: float) -> dict[str, float]:

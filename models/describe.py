@@ -1,4 +1,4 @@
-"""What a person asks about models, as text: a table of them all, or one's whole story on a screen.
+"""Models as text for people: a table of all versions, or the description of one.
 
 Knows nothing about how a model runs.
 """
@@ -19,10 +19,10 @@ class Entry:
     Attributes:
         name: Name of the model.
         version: Its version.
-        accuracy: Share of right labels on the test split, 0-1; None if it was not measured here.
-        size_bytes: All its ONNX files.
-        routes: What the version answers for without being named by number; as a candidate, of what
-            share.
+        accuracy: Share of right labels on the test split, 0-1; None if not measured.
+        size_bytes: Size of all its ONNX files.
+        routes: Routes without a version number that this version serves; for a candidate, its share
+            of the requests.
     """
 
     name: str
@@ -36,7 +36,7 @@ def list_entries(repository: ModelRepository) -> list[Entry]:
     """List every version of every model, by name and version.
 
     Raises:
-        ArtifactError: There is no repository, or a version breaks the contract.
+        ArtifactError: The repository is missing, or a version breaks the contract.
     """
     settings = repository.settings()
     default = settings.default_model
@@ -58,7 +58,7 @@ def list_entries(repository: ModelRepository) -> list[Entry]:
 
 
 def tabulate(entries: Iterable[Entry]) -> list[tuple[str, ...]]:
-    """Return the heading and the cells of a table of versions."""
+    """Return the heading and the rows of a table of versions."""
     lines: list[tuple[str, ...]] = [("name", "version", "accuracy", "size", "answers")]
     for entry in entries:
         accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.2%}"
@@ -67,8 +67,8 @@ def tabulate(entries: Iterable[Entry]) -> list[tuple[str, ...]]:
     return lines
 
 
-def tell(artifact: ModelArtifact) -> list[tuple[str, str]]:
-    """Return everything that ``model.json`` says, as (title, text) pairs, in a reader's order."""
+def describe(artifact: ModelArtifact) -> list[tuple[str, str]]:
+    """Return everything in ``model.json`` as (title, text) pairs, the most important first."""
     image = artifact.image
     lines = [
         ("model", artifact.reference),

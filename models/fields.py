@@ -1,6 +1,6 @@
-"""JSON values into frozen dataclasses: every type checked, errors name the path.
+"""Read JSON values into frozen dataclasses; every type is checked, errors name the path.
 
-Knows types and nothing of what the fields mean.
+Knows types, but not the meaning of the fields.
 """
 
 import dataclasses
@@ -13,16 +13,16 @@ T = TypeVar("T")
 
 
 class FieldError(ValueError):
-    """A value is not of its field's type; the message names the path, the expected and the got."""
+    """A value has the wrong type; the message names path, expected and got."""
 
 
 def read_dataclass(kind: type[T], value: Any, path: str) -> T:
-    """Turn a JSON object into a dataclass, its fields likewise.
+    """Turn a JSON object into a dataclass, recursively.
 
     Args:
-        kind: A dataclass of str, int, float, Literal, tuple, dict, dataclasses, and None.
-        value: What json.loads gave.
-        path: How errors name it.
+        kind: A dataclass whose fields are str, int, float, Literal, tuple, dict, dataclass or None.
+        value: Result of json.loads.
+        path: Name of the value in errors.
 
     Raises:
         FieldError: A missing, unknown or mistyped field.
@@ -44,7 +44,7 @@ def read_dataclass(kind: type[T], value: Any, path: str) -> T:
 
 
 def _read(kind: Any, value: Any, path: str) -> Any:
-    """Turn a JSON value into ``kind``; errors name the path, the expected and the got."""
+    """Turn a JSON value into ``kind``; errors name path, expected and got."""
     if dataclasses.is_dataclass(kind):
         return read_dataclass(typing.cast(type, kind), value, path)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)

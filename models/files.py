@@ -1,4 +1,4 @@
-"""Files that a kill or a power cut never leaves half written."""
+"""Writing files so that a kill or a power cut never leaves half of one."""
 
 import contextlib
 import os
@@ -10,10 +10,10 @@ from typing import IO
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a binary file beside ``path`` that takes its place when the block ends.
+    """Open a binary file beside ``path`` that replaces it when the block ends.
 
-    Readers see the old file or the new one, also after a power cut. The new file is removed if the
-    block raises.
+    Readers see the old file or the new one, even after a power cut. If the block raises, the new
+    file is removed.
 
     Args:
         path: File to write; its folder must exist. The new file has mode 0644.
@@ -33,6 +33,15 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file as UTF-8, whole or not at all; see ``replacing``."""
+    """Write a whole text file as UTF-8, or leave the old one; see ``replacing``."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def sync(path: Path) -> None:
+    """Flush a file or directory to the disk, so that no later rename can survive without it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

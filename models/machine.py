@@ -1,4 +1,4 @@
-"""The machine that a measurement depends on: its processor and the cores that may be used."""
+"""The machine that a measurement depends on: its processor and the available cores."""
 
 import math
 import os
@@ -14,10 +14,10 @@ class Machine:
 
     Attributes:
         cpu: Name of the processor.
-        cores: That the service may use: affinity and quota.
-        workers: Processes of the service that share them.
-        device: Where sessions run: ``cpu``, or the name of a GPU.
-        onnxruntime: Its version.
+        cores: Cores that the service may use: affinity and quota.
+        workers: Processes of the service that share the cores.
+        device: Device of the sessions: ``cpu``, or the name of a GPU.
+        onnxruntime: Version of onnxruntime.
     """
 
     cpu: str
@@ -28,7 +28,7 @@ class Machine:
 
 
 def available_cpus() -> int:
-    """Return how many cores this process may use: affinity and cgroup quota, at least 1.
+    """Return the number of cores that this process may use: affinity and quota, at least 1.
 
     Sources: sched_getaffinity(2); cgroup v2 ``cpu.max`` and v1 ``cpu.cfs_quota_us`` of the Linux
     kernel's documentation, as seen from inside a container's own cgroup namespace.
@@ -41,7 +41,7 @@ def available_cpus() -> int:
 
 
 def _cgroup_quota(root: Path) -> float | None:
-    """Return the CPU quota in cores, None where none is set or none can be read."""
+    """Return the CPU quota in cores, None if none is set or it cannot be read."""
     try:
         if (root / "cpu.max").exists():
             quota, period = (root / "cpu.max").read_text().split()

@@ -1,8 +1,8 @@
 """The model repository: ``<root>/<name>/<version>/``, versions immutable, publishing atomic.
 
-Lists and resolves names and versions, verifies digests and graphs before anyone runs them, and
-publishes by building in a temporary directory beside the target and renaming it. Knows the files;
-``artifact`` knows what is in ``model.json``, ``service`` how a model runs.
+Lists and resolves names and versions, verifies digests and graphs before a model runs, and
+publishes by renaming a temporary directory that was built beside the target. Knows the files;
+``artifact`` knows the content of ``model.json``, ``service`` how a model runs.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models.artifact import ArtifactError, ModelArtifact
-from models.files import write_atomically
+from models.files import sync, write_atomically
 from models.onnx_file import OnnxFileError, check_graph
 from models.rollout import NO_ROLLOUT, Rollout, read_rollout
 
@@ -30,7 +30,7 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 @dataclass(frozen=True, slots=True)
 class RepositorySettings:
-    """``repository.json``: what is served when a request names no model, or no version.
+    """``repository.json``: what is served if a request names no model or no version.
 
     Attributes:
         default_model: Name of the default model, None to leave it open.
@@ -64,7 +64,7 @@ class ModelRepository:
         )
 
     def versions(self, name: str) -> list[int]:
-        """Return the versions of a model, ascending; empty if there is no such model."""
+        """Return the versions of a model, ascending; empty if the model does not exist."""
         folder = self.root / name
         if not _NAME.fullmatch(name) or not folder.is_dir():
             return []
@@ -79,18 +79,18 @@ class ModelRepository:
         return self.root / name / str(version)
 
     def plan_path(self, name: str, version: int) -> Path:
-        """Return where the plan of a version lies if it has one (``tuned``)."""
+        """Return the path of a version's plan (``tuned``), whether or not it exists."""
         return self.root / name / f"plan-{version}.json"
 
     def resolve(self, reference: str | None = None) -> tuple[str, int]:
-        """Turn ``name``, ``name:version`` or nothing into a name and a version that exist.
+        """Turn ``name``, ``name:version`` or None into a name and a version that exist.
 
         Args:
-            reference: Without a version the repository's default for the model, else its newest;
-                without a name the repository's default model.
+            reference: Without a version, the model's pinned version or its newest; without a name,
+                the repository's default model.
 
         Raises:
-            ArtifactError: No such model or version; the message lists what there is.
+            ArtifactError: No such model or version; the message lists those that exist.
         """
         name, _, wanted = (reference or self.default_model()).partition(":")
         versions = self.versions(name)
@@ -109,10 +109,10 @@ class ModelRepository:
         return name, version
 
     def default_model(self) -> str:
-        """Return the repository's default model: the one set, else the only one.
+        """Return the repository's default model: the one that is set, or the only one.
 
         Raises:
-            ArtifactError: None is set and there is none, or more than one.
+            ArtifactError: None is set, and there is not exactly one model.
         """
         chosen = self.settings().default_model
         if chosen:
@@ -126,7 +126,7 @@ class ModelRepository:
         )
 
     def settings(self) -> RepositorySettings:
-        """Return the repository's own settings; all open if it has no ``repository.json``."""
+        """Return the repository's settings; nothing is set without a ``repository.json``."""
         path = self.root / _SETTINGS_JSON
         try:
             document = json.loads(path.read_text())
@@ -151,8 +151,8 @@ class ModelRepository:
 
         Args:
             name: An existing model.
-            version: None: ``name`` becomes the default model. Else: ``name`` serves this version
-                until another is pinned, newer ones included.
+            version: Version that ``name`` serves until another is pinned, even if newer ones are
+                published; None makes ``name`` the default model.
         """
         reference = name if version is None else f"{name}:{version}"
         self.resolve(reference)
@@ -181,13 +181,13 @@ class ModelRepository:
             "default_model": settings.default_model,
             "default_versions": settings.default_versions,
         }
-        # Written only where it says something: earlier readers had no such field.
+        # Written only if it is not empty: earlier versions do not know the field.
         if rollouts := {n: r.document for n, r in settings.rollouts.items() if r != NO_ROLLOUT}:
             document["traffic"] = rollouts
         write_atomically(self.root / _SETTINGS_JSON, json.dumps(document, indent=2) + "\n")
 
     def load(self, name: str, version: int) -> ModelArtifact:
-        """Read ``model.json`` of a version and check that it belongs where it lies.
+        """Read ``model.json`` of a version and check that it belongs to this folder.
 
         Raises:
             ArtifactError: No ``model.json``, one that breaks the format, or one of another model.
@@ -208,7 +208,7 @@ class ModelRepository:
         return artifact
 
     def fingerprint(self, name: str, version: int) -> Fingerprint:
-        """Return what changes when a file of a version, or its plan, does; reads no file.
+        """Return a value that changes with any file of a version or its plan; reads no file.
 
         Returns:
             (path, inode, bytes, nanoseconds of the last change) of each file, by path.
@@ -248,10 +248,10 @@ class ModelRepository:
         return content
 
     def read_model(self, artifact: ModelArtifact, path: str) -> bytes:
-        """Read one of the artifact's ONNX files: digest, graph and self-containedness checked.
+        """Read one of the artifact's ONNX files and check digest, graph and that it is complete.
 
         Raises:
-            ArtifactError: As ``read_file``, or the graph is not the one that model.json describes.
+            ArtifactError: As ``read_file``, or the graph differs from model.json.
         """
         content = self.read_file(artifact, path)
         try:
@@ -265,7 +265,7 @@ class ModelRepository:
         """Check everything that can be checked without running the model.
 
         Raises:
-            ArtifactError: The first thing that is wrong.
+            ArtifactError: The first error found.
         """
         artifact = self.load(name, version)
         for file in artifact.files:
@@ -280,13 +280,13 @@ class ModelRepository:
         Args:
             name: Lower-case letters, digits, dots, dashes, underscores.
             build: Called with an empty directory and the version's number; writes the ONNX and
-                golden files there and returns the artifact. Whatever it raises leaves no trace.
+                golden files there and returns the artifact. If it raises, nothing is left behind.
 
         Returns:
-            The artifact as it now lies in the repository.
+            The published artifact.
 
         Raises:
-            ArtifactError: A bad name, or ``build`` made something that does not verify.
+            ArtifactError: A bad name, or the result of ``build`` does not verify.
         """
         check_name(name)
         folder = self.root / name
@@ -301,7 +301,8 @@ class ModelRepository:
                 artifact = build(built, version)
                 (built / MODEL_JSON).write_text(artifact.to_json(), encoding="utf-8")
                 ModelRepository(staging).verify(name, version)
-                _flush(built)
+                for path in [*built.rglob("*"), built]:
+                    sync(path)  # before the rename, which could else outlive the content
                 try:
                     built.rename(folder / str(version))
                 except OSError:  # another publisher took this number: build again for the next
@@ -315,10 +316,10 @@ class ModelRepository:
                 folder.rmdir()
 
     def rollback(self, name: str) -> int:
-        """Pin the version before the one that is served now.
+        """Pin the version before the served one.
 
         Returns:
-            The version that is served from now on.
+            The version that is served now.
 
         Raises:
             ArtifactError: There is no older version.
@@ -341,13 +342,3 @@ def check_name(name: str) -> None:
         raise ArtifactError(
             f"model name: expected a-z, 0-9, '.', '_', '-', at most 64, got {name!r}"
         )
-
-
-def _flush(folder: Path) -> None:
-    """Bring a directory's files to the disk, so that the rename never outlives its content."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -1,10 +1,13 @@
 """The batch scorer: images through a model into one table, without a server and without asyncio.
 
-    find -> read -> decode -> run -> write -> join
-            (files, archives,  (stages)  (parts, sinks)
-             tables, arrays)
+    list -> read -> decode -> run -> write -> join
+    (sources) (files, archives, (stages)  (parts, sinks)
+               tables, arrays)
 
-``find`` turns words of the command line into sources; a source streams its rows in chunks. ``job``
-holds a job together and is the engine on this machine, ``cluster`` the one on Ray. Finished rows
-are kept in ``parts``, from which a job that was killed goes on, and which become the table.
+``sources`` turns arguments of the command line into sources; a source streams its rows in chunks.
+``job`` runs the stages, with its own engine on this machine or with Ray's in ``cluster``. Finished
+rows are kept in ``parts``: a killed job resumes from them, and they become the table.
+
+``foveal predict`` uses the model alone: ``local`` in this process, ``remote`` behind a service,
+``predictions`` for what they return.
 """

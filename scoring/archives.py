@@ -1,9 +1,8 @@
 """Archives as sources: zip, and tar with or without compression, streamed in the archive's order.
 
-Each file in the archive is a row, but those whose name begins with a dot. Files that follow each
-other and share their name up to the first dot are one sample, as WebDataset writes them: if one of
-them has an image's ending, only that is a row, and a ``.cls`` beside it (an index or a label) is
-its true label.
+Each file in the archive is a row, except hidden files. Consecutive files with the same name up to
+the first dot are one sample, as WebDataset writes them: if one of them has the ending of an image,
+only that one is a row, and a ``.cls`` file beside it (an index or a label) is its true label.
 """
 
 import os
@@ -20,7 +19,7 @@ from scoring.rows import Chunk, Image, Pin, Row, ScoreError, Truth, chunked
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 _IMAGE_ENDINGS = frozenset({"jpg", "jpeg", "jpe", "png", "webp", "bmp"})
-# A sample is held in memory until its last file; more files than this are no sample.
+# A sample is held in memory until its last file; a longer run of files is not a sample.
 _SAMPLE_FILES = 16
 _DAMAGED = (
     tarfile.TarError,
@@ -33,16 +32,16 @@ _DAMAGED = (
     ValueError,
 )
 
-# Subclasses that typeshed does not know.
+# Subclasses that are missing in typeshed.
 _CUT = (tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]
 
 
 class _WholeTar(tarfile.TarInfo):
-    """A header that must be there, and whole: the standard library takes a lack for the end."""
+    """A header that must be whole: the standard library takes a missing one for the end."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
-        """Read the next header; raise ReadError for anything but a header or the end's mark."""
+        """Read the next header; raise ReadError unless it is a header or the end mark."""
         try:
             return super().fromtarfile(tarfile_)
         except _CUT:
@@ -68,11 +67,11 @@ class ArchiveSource:
         self._is_zip = path.lower().endswith(".zip")
 
     def count(self) -> int | None:
-        """Return None: only reading it all would tell."""
+        """Return None: only reading the whole archive would count its rows."""
         return None
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
-        """Stream rows ``start`` to ``stop``; damage is a last row with an error."""
+        """Stream rows ``start`` to ``stop``; damage becomes a last row with an error."""
         return chunked(self._rows(start, stop))
 
     def cut(self, start: int, stop: int) -> "ArchiveSource":  # noqa: ARG002 - a Source's
@@ -80,7 +79,7 @@ class ArchiveSource:
         return self
 
     def kinds(self) -> dict[str, str]:
-        """Return none: a file has no columns."""
+        """Return an empty dict: a file has no columns."""
         return {}
 
     def pin(self) -> Pin:
@@ -91,7 +90,7 @@ class ArchiveSource:
         yield from islice(self._samples(start), start, stop)
 
     def _samples(self, start: int) -> Iterator[Row]:
-        # A row is never before the file of the same number, so what is before `start` is not read.
+        # Row N is never before file N, as samples only merge files: skip reading before `start`.
         files = zip_members if self._is_zip else tar_members
         sample: list[tuple[str, Image]] = []
         key = ""
@@ -105,12 +104,12 @@ class ArchiveSource:
                 last = name
         except _DAMAGED as error:
             if is_url(self._path) and isinstance(error, OSError):
-                raise  # the network's fault: a job that goes on later loses nothing
+                raise  # the network failed: the job can resume later without a loss
             yield from self._sample(sample)
-            said = str(error).strip() or type(error).__name__
+            reason = str(error).strip() or type(error).__name__
             yield Row(
                 self.name,
-                ScoreError(f"archive: expected a whole archive, got damage after {last}: {said}"),
+                ScoreError(f"archive: expected a whole archive, got damage after {last}: {reason}"),
             )
             return
         yield from self._sample(sample)
@@ -132,13 +131,13 @@ def zip_members(path: str) -> Iterator[_Member]:
 
 
 def tar_members(path: str) -> Iterator[_Member]:
-    """Yield the files of a tar in its order, reading it once from its beginning to its end."""
+    """Yield the files of a tar in its order; reads it once, without seeking."""
     with (
         open_binary(path) as file,
         tarfile.open(fileobj=file, mode="r|*", tarinfo=_WholeTar) as tar,
     ):
         while (info := tar.next()) is not None:
-            # Else it would remember every file it has seen; the attribute is not in typeshed.
+            # Otherwise tarfile keeps every header in memory; typeshed lacks the attribute.
             tar.members.clear()  # type: ignore[attr-defined]
             if info.isreg() and not _is_hidden(info.name):
                 yield info.name, lambda info=info: _tar_image(tar, info)  # type: ignore[misc]
@@ -149,7 +148,7 @@ def _zip_image(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image:
         return _too_long(info.file_size)
     try:
         return archive.read(info)
-    except _DAMAGED as error:  # its checksum is wrong, it is encrypted: one file, not all
+    except _DAMAGED as error:  # a wrong checksum, encryption: an error of one file
         return ScoreError(f"file: expected a readable file in the archive, got: {error}")
 
 

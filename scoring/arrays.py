@@ -1,4 +1,4 @@
-"""Arrays as sources: ``.npy`` and ``.npz`` with uint8 images, streamed, never loaded whole.
+"""Arrays as sources: ``.npy`` and ``.npz`` with uint8 images, streamed instead of loaded whole.
 
 Layout legend: N rows, H height, W width, C channels (1 grey, 3 RGB).
 """
@@ -27,8 +27,8 @@ from scoring.rows import (
 
 _IMAGES = ("images", "image", "x", "x_test", "arr_0")
 _LABELS = ("labels", "label", "y", "y_test")
-# Chunks of small rows are larger than others, as there is no decoding to share out: a small
-# network's run takes less than what surrounds it.
+# Chunks of small rows are larger than others: there is no decoding to share among cores, and the
+# run of a small network takes less time than the work around it.
 _ARRAY_ROWS = 256
 _ARRAY_BYTES = 1 << 20
 _READERS = {
@@ -47,15 +47,15 @@ class _Header:
 class ArraySource:
     """The images of one array, uint8 [N, H, W] or [N, H, W, C].
 
-    In an ``.npz`` they are the array called images, image, x, x_test or arr_0, or the only one that
-    could be; labels, label, y or y_test beside them, [N] of whole numbers or text, are the true
-    labels.
+    In an ``.npz`` they are the array named images, image, x, x_test or arr_0, or the only array
+    besides labels. An array named labels, label, y or y_test, [N] of whole numbers or text, has the
+    true labels.
 
     Args:
-        path: Here or behind a URL.
+        path: A local path or a URL.
 
     Raises:
-        ScoreError: No such array.
+        ScoreError: There is no such array.
     """
 
     def __init__(self, path: str) -> None:
@@ -79,7 +79,7 @@ class ArraySource:
         return self.shape[0]
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
-        """Stream rows ``start`` to ``stop``; damage is rows with an error."""
+        """Stream rows ``start`` to ``stop``; damaged rows have an error."""
         stop = self.shape[0] if stop is None else min(stop, self.shape[0])
         row_bytes = math.prod(self.shape[1:])
         usual = min(CHUNK_ROWS, CHUNK_BYTES // row_bytes)
@@ -93,7 +93,7 @@ class ArraySource:
                 rows = min(step, stop - first)
                 try:
                     content = file.read(rows * row_bytes)
-                except zipfile.BadZipFile:  # the checksum, known at the end
+                except zipfile.BadZipFile:  # a wrong checksum, found at the end
                     content = b""
                 if len(content) < rows * row_bytes:
                     yield from self._damaged(first, stop)
@@ -107,7 +107,7 @@ class ArraySource:
         return self
 
     def kinds(self) -> dict[str, str]:
-        """Return none: an array has no columns."""
+        """Return an empty dict: an array has no columns."""
         return {}
 
     def pin(self) -> Pin:
@@ -140,7 +140,7 @@ class ArraySource:
 
 
 def _choose(archive: zipfile.ZipFile, path: str) -> tuple[str, str]:
-    """Return the members that hold images and labels, "" for no labels."""
+    """Return the members with the images and the labels, "" if there are no labels."""
     names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
     images = [name for name in _IMAGES if name in names]
     if not images:
@@ -171,5 +171,5 @@ def _check(header: _Header, path: str) -> tuple[int, ...]:
         )
         raise ScoreError(f"{where}got {list(shape)}{hint}")
     if header.is_fortran:
-        raise ScoreError(f"{where}got it in Fortran's order; use np.ascontiguousarray")
+        raise ScoreError(f"{where}got Fortran order; use np.ascontiguousarray")
     return shape

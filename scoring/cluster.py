@@ -1,8 +1,8 @@
 """The engine on Ray: the same rows from an actor pool, one session an actor, on any machines.
 
-Sources are cut into tasks; a task is read, decoded and run in one actor, and what comes back is in
-order and small. Ray repeats the tasks of a worker that died. Sources have to be where the workers
-are: on a shared file system, or behind URLs. The model and this code are sent along.
+Sources are cut into tasks; a task is read, decoded and run in one actor, and its small results come
+back in order. Ray repeats the tasks of a worker that died. Workers must be able to read the
+sources: from a shared file system, or by URL. The model and this code are sent to them.
 """
 
 import logging
@@ -20,43 +20,45 @@ import ray
 import ray.data
 import ray.exceptions
 
-import models
-import service
 from models.artifact import Precision
 from models.machine import available_cpus
 from models.repository import MODEL_JSON, ModelRepository
 from scoring.job import Position
 from scoring.local import LocalModel
 from scoring.rows import ScoreError, Source
-from scoring.stages import Answers, Scored, Stages
+from scoring.stages import OutputOptions, Scored, Stages
 from service.errors import InferenceError
 
-# Rows of a task at most, a multiple of a chunk's: small enough that a lost task costs little, large
-# enough that Ray's own milliseconds a task do not count. An archive is one task, as its rows are
-# not known before it is read: several archives, as WebDataset's shards, are read side by side.
+# Most rows of a task, a multiple of a chunk's: small enough that a lost task costs little, large
+# enough that Ray's own milliseconds for a task do not count. An archive is one task, because its
+# rows are not known before it is read; several archives (WebDataset's shards) are read in parallel.
 TASK_ROWS = 1024
-# What is on its way to the driver at once on a machine of its own; Ray's least is 75 MiB.
+# Results on their way to the driver when Ray runs on this machine alone; Ray's minimum is 75 MiB.
 _STORE_BYTES = 256 << 20
+# The code that workers need. Named by path, because importing a package only to find its folder
+# would load it; the rooms lie side by side in a checkout and when installed.
+_HOME = Path(__file__).resolve().parent.parent
+_CODE = tuple(str(_HOME / room) for room in ("models", "scoring", "service"))
 
 Files = dict[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """What an actor needs to be a model.
+    """All that an actor needs to load the model.
 
     Attributes:
         reference: ``name:version``.
-        precision: Which of its files runs.
-        files: All files of the version, by path within the repository.
-        answers: What is wanted of it.
-        folder: The driver's working folder, where relative paths begin.
+        precision: Which of its files to run.
+        files: Every file of the version, by path within the repository.
+        output: What is written for each row.
+        folder: The driver's working folder, the base of relative paths.
     """
 
     reference: str
     precision: Precision
     files: Files
-    answers: Answers
+    output: OutputOptions
     folder: str
 
 
@@ -64,49 +66,53 @@ class Scorer:
     """One actor: a session on one core, verified and self-tested like any other.
 
     Args:
-        sent: The model.
+        shipment: The model.
     """
 
-    def __init__(self, sent: Shipment) -> None:
-        if Path(sent.folder).is_dir():
-            os.chdir(sent.folder)
+    def __init__(self, shipment: Shipment) -> None:
+        if Path(shipment.folder).is_dir():
+            os.chdir(shipment.folder)
         with tempfile.TemporaryDirectory() as root:
-            for path, content in sent.files.items():
+            for path, content in shipment.files.items():
                 file = Path(root) / path
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(content)
             repository = ModelRepository(Path(root))
-            model = LocalModel.load(repository, sent.reference, 1, sent.precision)
-        if model.file.precision != sent.precision:  # it fell back: other rows would be answered so
+            model = LocalModel.load(repository, shipment.reference, 1, shipment.precision)
+        if model.file.precision != shipment.precision:  # it fell back: rows would not agree
             raise InferenceError(
-                f"{sent.reference}: expected its {sent.precision} file to run on every machine of "
-                "the cluster, got one where it does not; use --precision fp32"
+                f"{shipment.reference}: expected its {shipment.precision} file to run on every "
+                "machine of the cluster, got one where it does not; use --precision fp32"
             )
-        self._stages = Stages(model, sent.answers)
+        self._stages = Stages(model, shipment.output)
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Score one task; give the answers a chunk at a time, or at the end what went wrong."""
+        """Score one task; yield its scored chunks, and the error as the last item if it fails."""
         for task in batch["task"]:
             number, source, start, stop = pickle.loads(task)
             try:
                 for chunk in source.chunks(start, stop):
                     yield _packed((number, self._stages(chunk)))
             except (ScoreError, InferenceError) as error:
-                yield _packed(error)  # raised here, it would come out as Ray's, without its class
+                yield _packed(error)  # if raised here, Ray would wrap it and lose its class
 
 
 class RayEngine:
     """Ray Data, on this machine's cores or on a cluster's.
 
     Args:
-        repository: Where the model lies.
-        model: Who answers, as loaded here.
-        answers: What is wanted of it.
-        address: Of a running cluster (``auto``, ``host:port``, ``ray://…``); "": one of its own.
+        repository: Holds the model.
+        model: The model, as loaded here.
+        output: What is written for each row.
+        address: Running cluster (``auto``, ``host:port``, ``ray://…``); "" starts one here.
     """
 
     def __init__(
-        self, repository: ModelRepository, model: LocalModel, answers: Answers, address: str = ""
+        self,
+        repository: ModelRepository,
+        model: LocalModel,
+        output: OutputOptions,
+        address: str = "",
     ) -> None:
         artifact = model.artifact
         folder = f"{artifact.name}/{artifact.version}"
@@ -115,14 +121,14 @@ class RayEngine:
         }
         files[f"{folder}/{MODEL_JSON}"] = artifact.to_json().encode()
         self._shipment = Shipment(
-            artifact.reference, model.file.precision, files, answers, str(Path.cwd())
+            artifact.reference, model.file.precision, files, output, str(Path.cwd())
         )
         self._address = address
 
     def __call__(
         self, sources: Sequence[Source], position: Position
     ) -> Generator[tuple[int, Scored]]:
-        """Score all rows from a position on, in order."""
+        """Score all rows after a position, in order."""
         tasks = [{"task": pickle.dumps(task)} for task in _tasks(sources, position)]
         if not tasks:
             return
@@ -136,20 +142,20 @@ class RayEngine:
                     fn_constructor_args=(self._shipment,),
                 )
                 for row in dataset.iter_rows():
-                    answered = pickle.loads(row["answers"])
-                    if isinstance(answered, Exception):
-                        raise answered
-                    yield answered
+                    scored = pickle.loads(row["scored"])
+                    if isinstance(scored, Exception):
+                        raise scored
+                    yield scored
         except ray.exceptions.RayTaskError:
             raise  # our own bug, with its traceback
         except (ray.exceptions.RayError, ConnectionError) as error:
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            raise ScoreError(f"ray: expected a cluster that works, got: {said[0]}") from error
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ScoreError(f"ray: expected a cluster that works, got: {lines[0]}") from error
 
 
-def _packed(answered: tuple[int, Scored] | Exception) -> dict[str, Any]:
+def _packed(scored: tuple[int, Scored] | Exception) -> dict[str, Any]:
     """Return one row for Ray Data."""
-    return {"answers": np.array([pickle.dumps(answered)], dtype=object)}
+    return {"scored": np.array([pickle.dumps(scored)], dtype=object)}
 
 
 def _tasks(
@@ -170,11 +176,10 @@ def _tasks(
 
 @contextmanager
 def _connected(address: str) -> Iterator[int]:
-    """Connect to a cluster, or start one for as long as the block takes; give its cores."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing phones home
-    # What fails is raised; at lower levels Ray warns the terminal of its own inner workings.
+    """Connect to a cluster, or start one for the time of the block; yield how many cores it has."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+    # Failures are raised; at lower levels Ray prints internal warnings to the terminal.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    code = [str(Path(package.__path__[0])) for package in (models, service)]
     own: dict[str, Any] = (
         {}
         if address
@@ -186,7 +191,10 @@ def _connected(address: str) -> Iterator[int]:
     )
     ray.init(
         address or "local",
-        runtime_env={"py_modules": code, "excludes": ["**/*.onnx", "**/*.png", "**/__pycache__"]},
+        runtime_env={
+            "py_modules": list(_CODE),
+            "excludes": ["**/*.onnx", "**/*.png", "**/__pycache__"],
+        },
         log_to_driver=False,
         logging_level=logging.ERROR,
         **own,

@@ -1,7 +1,7 @@
-"""Files, here or behind a URL: read whole or opened, dated, and as a source of one row a file.
+"""Local files and URLs: reading, opening and dating them, and a source of one row for each file.
 
-A URL is what fsspec opens (``s3://``, ``gs://``, ``hdfs://``, ``memory://``…), with the ``remote``
-extra. Knows nothing about images.
+fsspec, from the ``remote`` extra, opens URLs (``s3://``, ``gs://``, ``hdfs://``, ``memory://``…).
+Knows nothing about images.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ try:  # the `remote` extra; only URLs need it
 except ImportError:
     fsspec = None
 
-# An uncompressed BMP of the largest image, at 32 bits a pixel: 128 MiB. What is longer is no image
-# that could be decoded, and several threads read at once.
+# An uncompressed BMP of the largest image, at 32 bits for each pixel: 128 MiB. A longer file cannot
+# be decoded, and several threads read at once, so the limit also bounds memory.
 MAX_FILE_BYTES = 4 * MAX_PIXELS
 
-# Where file systems say when or as what a file was last written.
+# Keys under which file systems give the date or the tag of a file's last change.
 _DATES = ("mtime", "ETag", "etag", "LastModified", "last_modified", "modificationTime", "created")
 
 
@@ -34,14 +34,14 @@ class FileRow:
     """One file to score.
 
     Attributes:
-        path: As found, under the source that was named; or a URL.
+        path: A path below the named source, or a URL.
     """
 
     path: str
 
     @property
     def id(self) -> str:
-        r"""Return the path as text; bytes of a name that are no UTF-8 are written ``\xNN``."""
+        r"""Return the path as text; bytes that are not UTF-8 are written ``\xNN``."""
         return os.fsencode(self.path).decode("utf-8", "backslashreplace")
 
     def read(self) -> bytes:
@@ -53,7 +53,7 @@ class FileRow:
         if is_url(self.path):
             return _read_url(self.path)
         try:
-            # Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
+            # Without O_NONBLOCK, opening a pipe would wait forever for a writer.
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 return _read(descriptor)
@@ -67,11 +67,11 @@ class FileRow:
 
 
 class FilesSource:
-    """One row a file; its true label may be the name of the folder that it is in.
+    """One row for each file; the name of its folder may be its true label.
 
     Args:
         paths: In order.
-        first: Number of the first of them among the rows.
+        first: Row number of the first path.
     """
 
     def __init__(self, paths: Iterable[str], first: int = 0) -> None:
@@ -80,7 +80,7 @@ class FilesSource:
 
     @property
     def name(self) -> str:
-        """Return the first path, and how many more there are."""
+        """Return the first path and the number of others."""
         more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
         return f"{FileRow(self.paths[0]).id}{more}"
 
@@ -95,11 +95,11 @@ class FilesSource:
         return chunked(Row(row.id, row, folder_of(row.path)) for row in rows)
 
     def cut(self, start: int, stop: int) -> "FilesSource":
-        """Return a source of these files only."""
+        """Return a source of these files alone."""
         return FilesSource(self.paths[start - self._first : stop - self._first], start)
 
     def kinds(self) -> dict[str, str]:
-        """Return none: a file has no columns."""
+        """Return an empty dict: a file has no columns."""
         return {}
 
     def pin(self) -> Pin:
@@ -108,12 +108,12 @@ class FilesSource:
 
 
 def folder_of(path: str) -> str:
-    """Return the name of the folder that a file is in; pathlib takes five times as long."""
+    """Return the name of a file's folder; pathlib takes five times as long."""
     return path.rpartition("/")[0].rpartition("/")[2]
 
 
 def is_url(path: str) -> bool:
-    """Whether a path is one for fsspec."""
+    """Whether a path is a URL, to be opened by fsspec."""
     return "://" in path
 
 
@@ -134,7 +134,7 @@ def open_binary(path: str) -> BinaryIO:
 
 
 def beside(table: str, path: str) -> str:
-    """Return a path that a table names, relative to the folder of the table unless absolute."""
+    """Return a path from a table: relative ones begin at the folder of the table."""
     if is_url(path) or path.startswith("/"):
         return path
     folder = posixpath.dirname(table)
@@ -152,10 +152,10 @@ def pin_files(name: str, paths: Iterable[str]) -> Pin:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system of a URL, and the path in it.
+    """Return fsspec's file system of a URL and the path in it.
 
     Raises:
-        ScoreError: fsspec is missing, or what it needs for this kind of URL.
+        ScoreError: fsspec, or its package for this kind of URL, is missing.
     """
     if fsspec is None:
         raise ScoreError(
@@ -169,10 +169,10 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 class url_errors:
-    """Turn whatever a remote file system raises within a block into a ScoreError.
+    """Turn any exception of a remote file system within a block into a ScoreError.
 
     Args:
-        url: How the error calls it.
+        url: Its name in the error.
     """
 
     def __init__(self, url: str) -> None:
@@ -182,11 +182,11 @@ class url_errors:
         """Do nothing yet."""
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Raise ScoreError in place of what was raised."""
+        """Raise ScoreError in place of the exception."""
         if isinstance(error, Exception) and not isinstance(error, ScoreError):
             reason = str(error).strip().splitlines()
-            said = reason[0] if reason else type(error).__name__
-            raise ScoreError(f"{self._url}: expected a readable file, got: {said}") from None
+            line = reason[0] if reason else type(error).__name__
+            raise ScoreError(f"{self._url}: expected a readable file, got: {line}") from None
 
 
 def _read(descriptor: int) -> bytes:

@@ -1,10 +1,10 @@
-"""A job: sources through a model into one table; goes on where it was killed.
+"""A scoring job: sources through a model into one table; resumes after a kill.
 
-    read (a thread) -> decode, run (a thread a core) -> write (this thread)
+    read (a thread) -> decode, run (a thread for each core) -> write (this thread)
 
-All of them work at once; what lies between them is bounded. One output row an input row, in order;
-a bad image is a row with an ``error``. A slow image holds up the core that it is on: the others go
-on, until as many rows wait for it as ``WINDOW_ROWS``.
+All of them work at once, with bounded queues between them. One output row for each input row, in
+order; a bad image is a row with an ``error``. A slow image blocks only its own core, until
+``WINDOW_ROWS`` rows after it wait to be written.
 """
 
 import time
@@ -19,44 +19,44 @@ from threading import Event, Semaphore, Thread
 import cv2
 import onnxruntime
 
+from models.artifact import ModelArtifact
 from models.machine import available_cpus
-from scoring.find import find_sources, kept_kinds
 from scoring.local import LocalModel
 from scoring.parts import Parts
 from scoring.rows import CHUNK_ROWS, Chunk, ScoreError, Source
 from scoring.sinks import SINKS, Layout, check_out
-from scoring.stages import Answers, Scored, Stages
+from scoring.sources import kept_kinds, list_sources
+from scoring.stages import OutputOptions, Scored, Stages
 from scoring.tables import Columns
 from scoring.tally import Accuracy, Tally
 
-# Rows that were run may wait for one before them that was not: at 30,000 rows/s the second that the
-# largest image takes. With all their probabilities, fewer: they hold _WINDOW_BYTES at most.
+# Finished rows that may wait for an unfinished one before them: at 30,000 rows/s, the second that
+# the largest image takes. Fewer if all probabilities are written: they hold at most _WINDOW_BYTES.
 WINDOW_ROWS = 1 << 15
 _WINDOW_BYTES = 32 << 20
-# A part is written after this long or after a row group's rows: what a kill can cost.
+# A part is written after this time or after a row group's rows: the most that a kill can cost.
 _PART_S = 5.0
 _PROGRESS_S = 0.1
 
-# Number of a source, and how many of its rows are done.
+# Number of a source, and the number of its finished rows.
 Position = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is scored, what is said of it, and how the job behaves.
+    """Settings of a job.
 
     Attributes:
-        columns: Which columns of tables are used.
-        answers: What the output says of each row.
-        pattern: Which files of folders are taken; "" for all.
-        max_errors: Rows with an error at which the job is given up when there are more; None:
-            never.
-        resume: Whether to go on with what an earlier run of the same job has done.
-        part_rows: Rows after which a part is written at the latest; 0: a row group's.
+        columns: Columns of tables to use.
+        output: What is written for each row.
+        pattern: Pattern for files in folders; "" takes all.
+        max_errors: Most rows with an error before the job stops; None is no limit.
+        resume: Whether to continue an earlier run of the same job.
+        part_rows: Most rows of a part; 0 is the rows of a row group.
     """
 
     columns: Columns = field(default_factory=Columns)
-    answers: Answers = field(default_factory=Answers)
+    output: OutputOptions = field(default_factory=OutputOptions)
     pattern: str = ""
     max_errors: int | None = None
     resume: bool = False
@@ -65,7 +65,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a job is: rows done, how many of them with an error, rows in all if that is known."""
+    """State of a running job: finished rows, those with an error, all rows (None if unknown)."""
 
     rows: int
     errors: int
@@ -74,18 +74,18 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a finished job did.
+    """Result of a finished job.
 
     Attributes:
         out: The file.
         model: Name of the model.
         version: Its version.
         rows: Rows in the file.
-        errors: How many of them with an error.
-        resumed_rows: How many of them an earlier run had done.
+        errors: Rows with an error.
+        resumed_rows: Rows that an earlier run wrote.
         seconds: From listing the sources to the renamed file.
         rows_per_s: Rows of this run by its seconds.
-        accuracy: How many answers are right, None if no true label is known.
+        accuracy: Share of right labels, None if no true label is known.
     """
 
     out: str
@@ -99,7 +99,7 @@ class Summary:
     accuracy: Accuracy | None
 
     def __str__(self) -> str:
-        """Say it on one line."""
+        """Format it as one line."""
         right = ""
         if self.accuracy is not None:
             share, rows = self.accuracy["accuracy"], self.accuracy["rows"]
@@ -110,12 +110,12 @@ class Summary:
         )
 
 
-# Scores all rows from a position on, in order: number of the source and answers.
+# Scores all rows after a position, in order; yields the number of the source and a scored chunk.
 Engine = Callable[[Sequence[Source], Position], Generator[tuple[int, Scored]]]
 
 
 def score(
-    words: Sequence[str],
+    arguments: Sequence[str],
     model: LocalModel,
     out: Path,
     options: Options | None = None,
@@ -126,43 +126,33 @@ def score(
     """Score every row of the sources.
 
     Args:
-        words: What to score; see ``find.find_sources``.
-        model: Who answers.
-        out: File to write, ``.parquet``, ``.csv`` or ``.jsonl``; appears when all is done.
-        options: What to say and how to behave.
-        engine: Who computes; None: this machine.
-        on_progress: Called on this thread now and then, and at the end.
+        arguments: What to score; see ``sources.list_sources``.
+        model: The model.
+        out: File to write, ``.parquet``, ``.csv`` or ``.jsonl``; appears when the job is done.
+        options: Settings of the job.
+        engine: Computes the rows; None is this machine.
+        on_progress: Called on this thread every 0.1 s, and at the end.
 
     Raises:
-        ScoreError: A source or ``out`` is not what it should be, the job is not the one that is to
-            go on, or there are more errors than allowed. What is done is kept.
-        InferenceError: onnxruntime failed; ``out`` is left as it was.
+        ScoreError: A source or ``out`` is invalid, the job to resume is another one, or there are
+            more errors than allowed. Finished rows are kept for a resume.
+        InferenceError: onnxruntime failed; ``out`` is unchanged.
         OSError: ``out`` cannot be written.
     """
     started = time.perf_counter()
     options = options or Options()
     check_out(out)
-    sources = find_sources(words, options.columns, options.pattern, skip=out)
-    artifact = model.artifact
-    layout = Layout(
-        artifact.labels,
-        artifact.name,
-        artifact.version,
-        options.answers,
-        kept_kinds(sources, options.columns.keep),
-        artifact.abstain.threshold if artifact.abstain else 0.0,
-    )
+    sources = list_sources(arguments, options.columns, options.pattern, skip=out)
+    layout = _layout(model.artifact, sources, options)
     sink = SINKS[out.suffix](layout)
-    counts = [source.count() for source in sources]
-    known = [count for count in counts if count is not None]
-    total = sum(known) if len(known) == len(counts) else None
-    engine = engine or LocalEngine(model, options.answers)
+    total = _count(sources)
+    engine = engine or LocalEngine(model, options.output)
     with Parts(out, _pin(model, sources, layout, options), resume=options.resume) as parts:
         resumed = parts.tally.rows
         collected = Collected(parts, layout.group_rows, sink.write, options)
-        with closing(engine(sources, parts.position)) as answers:
+        with closing(engine(sources, parts.position)) as chunks:
             reported = started
-            for number, scored in answers:
+            for number, scored in chunks:
                 collected.take(number, scored)
                 if time.perf_counter() - reported > _PROGRESS_S:
                     reported = time.perf_counter()
@@ -170,8 +160,30 @@ def score(
         collected.flush()
         on_progress(Progress(collected.rows, collected.errors, collected.rows))
         parts.finish(sink.join)
-    seconds = time.perf_counter() - started
-    tally = parts.tally
+    return _summarize(out, model.artifact, parts.tally, resumed, time.perf_counter() - started)
+
+
+def _layout(artifact: ModelArtifact, sources: Sequence[Source], options: Options) -> Layout:
+    return Layout(
+        artifact.labels,
+        artifact.name,
+        artifact.version,
+        options.output,
+        kept_kinds(sources, options.columns.keep),
+        artifact.abstain.threshold if artifact.abstain else 0.0,
+    )
+
+
+def _count(sources: Sequence[Source]) -> int | None:
+    """Return the number of all rows, None if a source does not know its own."""
+    counts = [source.count() for source in sources]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _summarize(
+    out: Path, artifact: ModelArtifact, tally: Tally, resumed: int, seconds: float
+) -> Summary:
     return Summary(
         str(out),
         artifact.name,
@@ -186,13 +198,13 @@ def score(
 
 
 class Collected:
-    """Answers on their way into parts.
+    """Scored chunks that wait to be written to a part.
 
     Args:
-        parts: Of the job.
-        part_rows: Rows of a part at most, but for the last chunk.
+        parts: Parts of the job.
+        part_rows: Most rows of a part, except for its last chunk.
         write: Writes a part.
-        options: Of the job.
+        options: Settings of the job.
     """
 
     def __init__(
@@ -211,16 +223,16 @@ class Collected:
 
     @property
     def rows(self) -> int:
-        """Return how many rows are done."""
+        """Return the number of finished rows."""
         return self._parts.tally.rows + self._tally.rows
 
     @property
     def errors(self) -> int:
-        """Return how many of them have an error."""
+        """Return the number of finished rows with an error."""
         return self._parts.tally.errors + self._tally.errors
 
     def take(self, number: int, scored: Scored) -> None:
-        """Take the next answers, of source ``number``.
+        """Add the next scored chunk, of source ``number``.
 
         Raises:
             ScoreError: There are more errors than allowed; the rows before are kept.
@@ -240,7 +252,7 @@ class Collected:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits to a part."""
+        """Write the waiting chunks to a part."""
         if self._waiting:
             waiting = self._waiting
             self._parts.add(lambda path: self._write(path, waiting), self._tally, self._position)
@@ -256,24 +268,26 @@ class LocalEngine:
     """All cores of this machine.
 
     Args:
-        model: Who answers; loaded with one thread a run, as there is one run a core.
-        answers: What is wanted of it.
-        threads: Chunks that are worked on at once; 0: as many as there are cores.
+        model: The model, loaded with one thread for a run, because each core has a run of its own.
+        output: What is written for each row.
+        threads: Chunks to work on at once; 0 is one for each core.
     """
 
-    def __init__(self, model: LocalModel, answers: Answers, threads: int = 0) -> None:
-        self._stages = Stages(model, answers)
+    def __init__(self, model: LocalModel, output: OutputOptions, threads: int = 0) -> None:
+        self._stages = Stages(model, output)
         self._threads = threads or available_cpus()
-        row_bytes = 4 * len(model.artifact.labels) if answers.probabilities else 0
+        row_bytes = 4 * len(model.artifact.labels) if output.probabilities else 0
         rows = min(WINDOW_ROWS, _WINDOW_BYTES // row_bytes) if row_bytes else WINDOW_ROWS
         self._window = max(4 * self._threads, rows // CHUNK_ROWS)
 
     def __call__(
         self, sources: Sequence[Source], position: Position
     ) -> Generator[tuple[int, Scored]]:
-        """Score all rows from a position on, in order."""
+        """Score all rows after a position, in order."""
         waiting: SimpleQueue[tuple[int, Future[Scored]] | BaseException | None] = SimpleQueue()
-        undecoded = Semaphore(3 * self._threads)  # chunks that hold encoded images
+        # Two bounds: encoded images are large, so few chunks are read ahead of the decoders;
+        # results are small, so many may wait for a slow chunk before them.
+        undecoded = Semaphore(3 * self._threads)
         unwritten = Semaphore(self._window)
         stopping = Event()
 
@@ -302,6 +316,7 @@ class LocalEngine:
                     yield number, future.result()
                     unwritten.release()
             finally:
+                # Also when the caller stops early: wake the reader wherever it waits, then end it.
                 stopping.set()
                 undecoded.release()
                 unwritten.release()
@@ -310,7 +325,7 @@ class LocalEngine:
 
 
 def read_from(sources: Sequence[Source], position: Position) -> Iterator[tuple[int, Chunk]]:
-    """Stream the chunks of all sources from a position on, with the number of the source."""
+    """Stream the chunks of all sources after a position, with the number of the source."""
     first, done = position
     for number in range(first, len(sources)):
         for chunk in sources[number].chunks(done if number == first else 0):
@@ -320,7 +335,7 @@ def read_from(sources: Sequence[Source], position: Position) -> Iterator[tuple[i
 def _pin(
     model: LocalModel, sources: Sequence[Source], layout: Layout, options: Options
 ) -> dict[str, object]:
-    """Return all that the output depends on."""
+    """Return everything that the output depends on."""
     columns = options.columns
     return {
         "sources": [source.pin() for source in sources],

@@ -1,7 +1,7 @@
 """A model in this process, without a server: what the batch scorer and ``foveal predict`` run.
 
-The same files, checks, decoder and session as the service's classifier, no queue and no event loop.
-Knows nothing about where images come from.
+It has the files, checks, decoder and session of the service's classifier, but no queue and no event
+loop. It does not know where images come from.
 
 Layout legend: N rows, K classes, T predictions a row.
 """
@@ -17,13 +17,13 @@ from models.artifact import ArtifactError, ModelArtifact, ModelFile
 from models.image import ImageError, Pixels, decode
 from models.machine import available_cpus
 from models.repository import ModelRepository
-from scoring.answer import Answer, Ranked, Result
+from scoring.predictions import Prediction, Response, Result
 from service.errors import ServiceError
-from service.pipeline.postprocess import rank
+from service.pipeline.postprocess import rank, shortest_decimals
 from service.session.planning import Choice, PlanChoices, open_all, open_best
 from service.session.session import Session
 
-# Rows a run gets at most: as in the service's default.
+# Largest batch of one run: the service's default.
 BATCH_SIZE = 64
 
 
@@ -46,15 +46,15 @@ class LocalModel:
         """Load a version: checksums, graph, session, golden images.
 
         Args:
-            repository: Where the models lie.
+            repository: Holds the models.
             reference: ``name``, ``name:version``, or None for the repository's default.
-            threads: onnxruntime's intra-op threads; 0: as many as there are cores.
-            precision: Which file answers, chosen as the service does it.
+            threads: onnxruntime's intra-op threads; 0 is one for each core.
+            precision: Which file runs; ``auto`` chooses as the service does.
 
         Raises:
             ArtifactError: No such model or precision, its files break the contract, or a golden
-                image gets another answer.
-            InferenceError: onnxruntime refuses the model.
+                image gets another result.
+            InferenceError: onnxruntime cannot load the model.
         """
         artifact = repository.verify(*repository.resolve(reference))
         choices = PlanChoices(precision, (threads or available_cpus(),), BATCH_SIZE)
@@ -70,7 +70,7 @@ class LocalModel:
             uint8 [H, W, C], 0-255.
 
         Raises:
-            ImageError: No image, a truncated or corrupt one, or one of too many pixels.
+            ImageError: Not an image, truncated, corrupt, or too many pixels.
         """
         return decode(encoded, self.artifact.image)
 
@@ -102,12 +102,12 @@ class LocalModel:
         """
         return self._session.run(images_NHWC).probabilities
 
-    def predict(self, images: Sequence[bytes], top: int) -> Answer:
+    def predict(self, images: Sequence[bytes], top: int) -> Response:
         """Classify encoded images; a bad one gets its own error.
 
         Args:
             images: One encoded image each; all are held in memory.
-            top: How many labels an image, 1 or more.
+            top: Labels for each image, 1 or more.
         """
         rows: list[Pixels] = []
         results: list[Result] = []
@@ -120,48 +120,49 @@ class LocalModel:
         ranked = self._rank(rows, top)
         for result in results:
             if "error" not in result:
-                result.update(self._verdict(next(ranked)))
+                result.update(self._result(next(ranked)))
         artifact = self.artifact
         return {"model": artifact.name, "version": artifact.version, "results": results}
 
-    def _verdict(self, ranked: list[Ranked]) -> Result:
+    def _result(self, ranked: list[Prediction]) -> Result:
         result: Result = {"predictions": ranked}
         if self.artifact.abstain is not None:
             best = ranked[0]
-            label = self.answer(best["index"], np.float32(best["probability"]))
+            label = self.label(best["index"], np.float32(best["probability"]))
             result |= {"label": label, "abstained": label is None}
         return result
 
-    def answer(self, index: int, probability: np.float32) -> str | None:
-        """Return the label of the most probable class, None where the model abstains."""
+    def label(self, index: int, probability: np.float32) -> str | None:
+        """Return the label of the most probable class, None if the model abstains."""
         abstain = self.artifact.abstain
         if abstain is not None and not is_answered(np.asarray(probability), abstain.threshold):
             return None
         return self.artifact.labels[index]
 
-    def _rank(self, rows: Sequence[Pixels], top: int) -> Iterator[list[Ranked]]:
+    def _rank(self, rows: Sequence[Pixels], top: int) -> Iterator[list[Prediction]]:
         labels = self.artifact.labels
         for start in range(0, len(rows), BATCH_SIZE):
             probabilities_NK = self.run(rows[start : start + BATCH_SIZE])
             order_NT = rank(probabilities_NK, top)
             values_NT = np.take_along_axis(probabilities_NK, order_NT, axis=1)
-            text = orjson.dumps(np.ascontiguousarray(values_NT), option=orjson.OPT_SERIALIZE_NUMPY)
-            for indexes, values in zip(order_NT.tolist(), orjson.loads(text), strict=True):
+            # As the service writes them: parsed, 0.1 stays 0.1 instead of 0.10000000149011612.
+            decimals = iter(map(orjson.loads, shortest_decimals(values_NT)))
+            for indexes in order_NT.tolist():
                 yield [
-                    {"label": labels[index], "index": index, "probability": value}
-                    for index, value in zip(indexes, values, strict=True)
+                    {"label": labels[index], "index": index, "probability": next(decimals)}
+                    for index in indexes
                 ]
 
 
 def verify(repository: ModelRepository, reference: str | None = None) -> dict[str, str]:
-    """Load every file of versions and throw it away again: checksums, graphs, golden images.
+    """Check versions by loading each of their files: checksums, graphs, golden images.
 
     Args:
-        repository: Where the models lie.
+        repository: Holds the models.
         reference: ``name:version``, ``name`` for all its versions, None for all models.
 
     Returns:
-        ``name:version`` to "ok" or to what is wrong.
+        ``name:version`` to "ok" or to the error.
 
     Raises:
         ArtifactError: There is no such model or version.

@@ -1,8 +1,8 @@
-"""Parts of an unfinished job, in a hidden folder beside the output, and what they are parts of.
+"""Parts of an unfinished job, in a hidden folder beside the output.
 
 A part is a file of finished rows and a ``.json`` that counts them. The count is written last, by a
 rename, so a part is there whole or not at all, whenever the job is killed. ``job.json`` pins what
-the job is: a job goes on only as the same job. Knows nothing about formats.
+the job is: only the same job may resume. Knows nothing about formats.
 """
 
 import fcntl
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from models.files import sync, write_atomically
 from scoring.rows import ScoreError
 from scoring.tally import Tally
 
@@ -19,15 +20,15 @@ _JOB = "job.json"
 
 
 class Parts:
-    """The folder of one job; open it with ``with``, which keeps other processes out.
+    """The folder of one job; ``with`` locks it against other processes.
 
     Args:
-        out: The file that the job is to write.
-        pin: What the job is: names to values of JSON's types.
-        resume: Whether parts of an earlier run of the same job are kept.
+        out: File that the job writes.
+        pin: What identifies the job: names to values of JSON's types.
+        resume: Whether to keep the parts of an earlier run of the same job.
 
     Raises:
-        ScoreError: Another process is at it, or there are parts of another job and ``resume``.
+        ScoreError: Another process has the lock, or with ``resume`` the parts are another job's.
     """
 
     def __init__(self, out: Path, pin: dict[str, Any], *, resume: bool) -> None:
@@ -41,7 +42,7 @@ class Parts:
         self.position = 0, 0
 
     def __enter__(self) -> "Parts":
-        """Lock the folder; find the parts that are there, or begin anew."""
+        """Lock the folder; find its parts, or remove them and start again."""
         self._folder.mkdir(exist_ok=True)
         self._lock = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -52,7 +53,7 @@ class Parts:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Unlock the folder; remove it when the job is done or has nothing to go on from."""
+        """Unlock the folder; remove it if the job is done or has no part to resume from."""
         try:
             if kind is None or not self.paths:
                 self._clear()
@@ -64,27 +65,28 @@ class Parts:
         """Add a part.
 
         Args:
-            write: Writes the rows to the path that it is given.
-            tally: Counts them.
-            position: Where a job goes on after them: number of a source, rows of it that are done.
+            write: Writes the rows to the given path.
+            tally: Their counts.
+            position: Where a job resumes after them: number of a source, finished rows of it.
         """
         path = self._folder / f"{len(self.paths):06}"
         write(path)
-        _sync(path)
-        _write_json(path.with_suffix(".json"), {**tally.to_json(), "position": position})
+        sync(path)
+        count = json.dumps({**tally.to_json(), "position": position})
+        write_atomically(path.with_suffix(".json"), count)
         self.paths.append(path)
         self.tally.add(tally)
         self.position = position
 
     def finish(self, join: Callable[[list[Path], Path], None]) -> None:
-        """Put the output in its place.
+        """Move the output to its place.
 
         Args:
-            join: Writes the rows of some parts to the path that it is given.
+            join: Writes the rows of some parts to the given path.
         """
         table = self._folder / "table"
         join(self.paths, table)
-        _sync(table)
+        sync(table)
         table.replace(self._out)
 
     def _begin(self) -> None:
@@ -92,7 +94,7 @@ class Parts:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ScoreError(
-                f"{self._out}: expected to be the only job that writes it, got another at work"
+                f"{self._out}: expected to be the only job that writes it, got another one"
             ) from None
         job = self._folder / _JOB
         if self._resume and job.exists():
@@ -100,10 +102,10 @@ class Parts:
             self._find()
             return
         self._clear()
-        _write_json(job, self._pin)
+        write_atomically(job, json.dumps(self._pin))
 
     def _clear(self) -> None:
-        # Without its job no part counts: a kill in the midst of this leaves nothing to go on from.
+        # No part counts without job.json: a kill during this loop leaves nothing to resume from.
         (self._folder / _JOB).unlink(missing_ok=True)
         for path in self._folder.iterdir():
             path.unlink()
@@ -121,7 +123,7 @@ class Parts:
             self.paths.append(path)
 
     def _forget_others(self) -> None:
-        """Remove what is no part, so that it is not taken for one after the next kill."""
+        """Remove all but the parts, so that nothing is taken for one after the next kill."""
         known = {self._folder / _JOB, *self.paths, *(p.with_suffix(".json") for p in self.paths)}
         for path in self._folder.iterdir():
             if path not in known:
@@ -133,33 +135,17 @@ def _check_same(out: Path, pin: dict[str, Any], found: dict[str, Any]) -> None:
         was, now = found.get(name), pin.get(name)
         if was == now:
             continue
-        if isinstance(was, list) and isinstance(now, list):  # of the two lists, what differs
+        if isinstance(was, list) and isinstance(now, list):  # show only what differs
             was, now = (
                 [each for each in one if each not in other] or "nothing more"
                 for one, other in ((was, now), (now, was))
             )
         raise ScoreError(
             f"{out}: --resume: expected the same {name} as when the job began, {_short(was)}, "
-            f"got {_short(now)}; put it back, or leave --resume out to begin anew"
+            f"got {_short(now)}; restore it, or start again without --resume"
         )
 
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else f"{text[:200]}…"
-
-
-def _write_json(path: Path, document: Any) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(document))
-    _sync(new)
-    new.replace(path)
-
-
-def _sync(path: Path) -> None:
-    """See to it that what a file holds would survive a power cut, before its name says so."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

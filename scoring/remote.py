@@ -1,4 +1,4 @@
-"""A model behind a running service, asked over HTTP: what ``foveal predict --url`` uses.
+"""A model behind a running service, called over HTTP: what ``foveal predict --url`` uses.
 
 Standard library only, one keep-alive connection, one image a request.
 """
@@ -9,26 +9,27 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from scoring.answer import Answer, Result
+from models.repository import ModelRepository
+from scoring.predictions import Response, Result
 
-# What the service says of the image itself; any other refusal is about the request or the service.
+# Errors of the image itself; any other status is about the request or the service.
 _IMAGE_REFUSED = frozenset({400, 413, 415})
 
 
 class RemoteError(Exception):
-    """The service cannot be reached, is none, or refuses for another reason than the image."""
+    """The service is unreachable, is another program, or fails for a reason besides the image."""
 
 
 class RemoteModel:
-    """A model, or the default one, of a service.
+    """A named model of a service, or its default model.
 
     Args:
-        url: ``http://host:port``, with a path if the service stands behind one.
-        reference: ``name`` or ``name:version``; empty: the service's default.
-        timeout_s: For connecting and for every answer.
+        url: ``http://host:port``, with a path if the service is behind one.
+        reference: ``name`` or ``name:version``; "" is the service's default.
+        timeout_s: For connecting and for each response, seconds.
 
     Raises:
-        RemoteError: The URL is none.
+        RemoteError: The URL is invalid.
     """
 
     def __init__(self, url: str, reference: str = "", timeout_s: float = 60) -> None:
@@ -39,35 +40,35 @@ class RemoteModel:
         self._path = f"{prefix}/models/{quote(self._name)}" if self._name else prefix
         self._path += f"/versions/{quote(version)}/predict" if version else "/predict"
 
-    def predict(self, images: Sequence[bytes], top: int) -> Answer:
+    def predict(self, images: Sequence[bytes], top: int) -> Response:
         """Classify encoded images; a bad one gets its own error.
 
         Args:
             images: One encoded image each.
-            top: How many labels an image, 1 or more.
+            top: Labels for each image, 1 or more.
 
         Raises:
-            RemoteError: No answer, or one that no image is to blame for.
+            RemoteError: No response, or an error that is not an image's.
         """
-        answer: Answer = {"model": self._name, "version": self._version, "results": []}
+        response: Response = {"model": self._name, "version": self._version, "results": []}
         try:
             for encoded in images:
-                document = self._ask(encoded, top)
+                document = self._post(encoded, top)
                 if "error" not in document:
-                    answer["model"], answer["version"] = document["model"], document["version"]
+                    response["model"], response["version"] = document["model"], document["version"]
                     document = document["results"][0]
-                answer["results"].append(document)
+                response["results"].append(document)
         except (KeyError, IndexError, TypeError) as error:
             raise RemoteError(
-                f"{self._url}: expected an answer of foveal, got one without {error}; "
+                f"{self._url}: expected a response of Foveal, got one without {error}; "
                 "check the address"
             ) from error
         finally:
             self._connection.close()
-        return answer
+        return response
 
-    def _ask(self, encoded: bytes, top: int) -> Any:
-        """Return the parsed answer: of ``/predict``, or the error of an image."""
+    def _post(self, encoded: bytes, top: int) -> Any:
+        """Return the parsed response of ``/predict``, or the error of an image."""
         try:
             self._connection.request(
                 "POST",
@@ -91,7 +92,7 @@ class RemoteModel:
             return document
         if not isinstance(document, dict) or "error" not in document:
             raise RemoteError(
-                f"{self._url}: expected an answer of foveal, got status {response.status} and "
+                f"{self._url}: expected a response of Foveal, got status {response.status} and "
                 f"{response.headers.get_content_type()}; check the address"
             )
         if response.status not in _IMAGE_REFUSED:
@@ -100,8 +101,24 @@ class RemoteModel:
         return refused
 
 
+def check_served(url: str, repository: ModelRepository, reference: str) -> None:
+    """Classify one golden image, to find a wrong address or model before any other request.
+
+    Args:
+        url: ``http://host:port``.
+        repository: Holds the version's golden images.
+        reference: ``name:version``.
+
+    Raises:
+        RemoteError: There is no service at ``url``, or it does not serve the version.
+    """
+    artifact = repository.load(*repository.resolve(reference))
+    image = repository.read_file(artifact, artifact.golden[0].path)
+    RemoteModel(url, reference).predict([image], 1)
+
+
 def _connect(url: str, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:
-    """Return a connection that is opened on first use, and the path before the routes."""
+    """Return a connection, opened on first use, and the path before the routes."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

@@ -1,4 +1,4 @@
-"""What the read stage hands on: rows in chunks, and what a source of rows is.
+"""Rows, chunks of rows, and the protocol of a source of rows.
 
 Knows nothing about models. A row that cannot be read is a row with an error, never an exception.
 """
@@ -10,27 +10,27 @@ from typing import Any, NamedTuple, Protocol, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-# Rows that are read, decoded and run together at most: the service's largest batch.
+# Most rows that are read, decoded and run together: the service's largest batch.
 CHUNK_ROWS = 64
-# A chunk is closed early when its encoded images take this much: 64 photographs of 5 MiB, several
-# chunks at once, would not be bounded memory.
+# A chunk ends early when its encoded images take this much: 64 photographs of 5 MiB, in several
+# chunks at once, would need too much memory.
 CHUNK_BYTES = 8 << 20
 
 
 class ScoreError(ValueError):
-    """A source, a sink or a job is not what it should be; the message says where, expected, got."""
+    """A source, an output or a job is invalid; the message names where, expected and got."""
 
 
 class Unread(Protocol):
-    """An image that the decode stage reads itself, so that reading is done on many threads."""
+    """An image that the decode stage reads itself, so that many threads share the reading."""
 
     def read(self) -> bytes:
-        """Return the encoded image; raise ScoreError if there is none to be had."""
+        """Return the encoded image; raise ScoreError if it cannot be read."""
 
 
-# Encoded bytes, something that reads them, or why there is nothing to decode.
+# Encoded bytes, something that reads them, or the reason why there are none.
 Image = bytes | Unread | ScoreError
-# The true label's text or index; None where there is none.
+# Text or index of the true label; None if there is none.
 Truth = str | int | None
 
 
@@ -38,9 +38,9 @@ class Row(NamedTuple):
     """One row of a source.
 
     Attributes:
-        id: Unique within the source unless the source says otherwise.
+        id: Unique within the source, unless a table's own id column is not.
         image: What to decode.
-        truth: Its true label.
+        truth: True label.
         kept: Values of the columns that ``--keep`` names, in that order.
     """
 
@@ -55,12 +55,12 @@ class Chunk:
     """Rows that go through the stages together.
 
     Attributes:
-        ids: One a row.
-        images: One a row; or uint8 [N, H, W] or [N, H, W, C], pixels that are decoded already.
-        truths: One a row, or none at all.
-        kept: One a row, or none at all.
-        is_declared: Whether the truths come from a label column and not from a folder's name; only
-            then is a text of digits that is no label taken for an index.
+        ids: One for each row.
+        images: One for each row; or decoded pixels, uint8 [N, H, W] or [N, H, W, C].
+        truths: One for each row, or empty.
+        kept: One for each row, or empty.
+        is_declared: Whether the truths come from a label column instead of a folder's name; only
+            then are digits that are not a label read as an index.
     """
 
     ids: list[str]
@@ -71,7 +71,7 @@ class Chunk:
 
 
 class Pin(TypedDict):
-    """What a source was when a job began, so that a change is noticed."""
+    """Identity of a source when a job begins, to detect a change before it resumes."""
 
     source: str
     files: int
@@ -79,33 +79,33 @@ class Pin(TypedDict):
 
 
 class Source(Protocol):
-    """Rows in an order that never changes; picklable, so that another process can read it."""
+    """Rows in an order that never changes; picklable, to be read in another process."""
 
     @property
     def name(self) -> str:
-        """Return how errors call it."""
+        """Return its name in error messages."""
 
     def count(self) -> int | None:
-        """Return how many rows there are, None if only reading it all would tell."""
+        """Return the number of rows, None if that needs reading all of it."""
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """Stream rows ``start`` to ``stop``."""
 
     def cut(self, start: int, stop: int) -> "Source":
-        """Return a source that holds no more than these rows need; their numbers stay."""
+        """Return a source reduced to what these rows need; their numbers stay."""
 
     def kinds(self) -> dict[str, str]:
-        """Return the kept columns it has, and the type of each: int64, double, bool or string."""
+        """Return the kept columns that it has, with their types: int64, double, bool or string."""
 
     def pin(self) -> Pin:
-        """Return its size and date in one digest."""
+        """Return a digest of its size and date."""
 
 
 def chunked(rows: Iterable[Row], *, is_declared: bool = False) -> Iterator[Chunk]:
-    """Collect rows to chunks of at most ``CHUNK_ROWS`` rows and about ``CHUNK_BYTES`` bytes.
+    """Collect rows into chunks of at most ``CHUNK_ROWS`` rows and about ``CHUNK_BYTES`` bytes.
 
-    Where a chunk ends depends on the rows since the last one alone, so a job that goes on after a
-    chunk makes the same chunks as one that was never stopped.
+    The end of a chunk depends only on the rows since the last one: a job that resumes after a chunk
+    makes the same chunks as a job that was never stopped.
     """
     waiting: list[Row] = []
     held_bytes = 0

@@ -1,10 +1,10 @@
-"""The formats of the output: Parquet, CSV, JSONL. Rows go into parts, parts into the table.
+"""The formats of the output: Parquet, CSV, JSONL. Rows are written to parts, parts to the table.
 
 All formats hold the same columns; CSV and JSONL write a probability as the shortest decimal that
-reads back as the same float32, as the service does. The table depends on its rows alone, never on
-how they were divided into parts. Knows nothing about models and jobs.
+reads back as the same float32, as the service does. The table depends only on its rows, never on
+their division into parts. Knows nothing about models and jobs.
 
-Layout legend: N rows, K classes, T columns of the best T answers.
+Layout legend: N rows, K classes, T most probable classes.
 """
 
 import csv
@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import orjson
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from models.abstain import is_answered
 from scoring.rows import ScoreError
-from scoring.stages import Answers, Scored
+from scoring.stages import OutputOptions, Scored
+from service.pipeline.postprocess import shortest_decimals
 
 try:  # the `score` extra; only Parquet needs it
     import pyarrow
@@ -30,8 +31,8 @@ except ImportError:
 
 COLUMNS = ("id", "label", "index", "probability", "error", "model", "version")
 
-# Rows in one row group of a Parquet file: large enough to compress, small enough to hold; fewer
-# where each row carries many probabilities.
+# Rows in one row group of a Parquet file: enough to compress well, few enough to hold in memory;
+# fewer if each row has many probabilities.
 _GROUP_ROWS = 1 << 16
 _GROUP_BYTES = 64 << 20
 _COPY_BYTES = 1 << 20
@@ -40,38 +41,38 @@ _REPEATING = ("string", "int32", "int64", "bool")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the columns are.
+    """The columns of the output.
 
     Attributes:
         labels: Label of each index, K of them.
         model: Name of the model.
         version: Its version.
-        answers: What is said of each row.
+        output: What is written for each row.
         kept: Kept columns of the sources, and their types: int64, double, bool or string.
-        threshold: Below this probability of the best label the model abstains, and ``label`` is
-            empty; 0 if it never does.
+        threshold: If the best label is less probable, the model abstains and ``label`` is empty;
+            0 if it never abstains.
     """
 
     labels: tuple[str, ...]
     model: str
     version: int
-    answers: Answers
+    output: OutputOptions
     kept: dict[str, str]
     threshold: float = 0.0
 
     @property
     def top(self) -> int:
-        """Return T: how many labels a row gets."""
-        return min(self.answers.top, len(self.labels))
+        """Return T, the number of labels for each row."""
+        return min(self.output.top, len(self.labels))
 
     @property
     def types(self) -> dict[str, str]:
-        """Return every column and its type, in order; a kept one whose name is taken is renamed."""
+        """Return every column and its type, in order; a kept one with a taken name is renamed."""
         types = {"id": "string", "label": "string", "index": "int32", "probability": "float"}
         for place in range(2, self.top + 1):
             types |= {f"label_{place}": "string", f"index_{place}": "int32"}
             types[f"probability_{place}"] = "float"
-        if self.answers.probabilities:
+        if self.output.probabilities:
             types["probabilities"] = "list"
         types |= {"error": "string", "model": "string", "version": "int32"}
         for name, kind in self.kept.items():
@@ -80,24 +81,14 @@ class Layout:
 
     @property
     def group_rows(self) -> int:
-        """Return how many rows are held, and written to a Parquet file, at once."""
-        if not self.answers.probabilities:
+        """Return the number of rows that are held in memory and written to Parquet at once."""
+        if not self.output.probabilities:
             return _GROUP_ROWS
         return max(1, min(_GROUP_ROWS, _GROUP_BYTES // (4 * len(self.labels))))
 
 
-class Sink(Protocol):
-    """A format, for one layout of columns."""
-
-    def write(self, path: Path, scored: Sequence[Scored]) -> None:
-        """Write rows to a new part."""
-
-    def join(self, parts: Sequence[Path], path: Path) -> None:
-        """Write the rows of all parts to a new table."""
-
-
 class _TextSink:
-    """What the formats of lines share.
+    """Base of the text formats: a table is a header and the lines of all parts.
 
     Args:
         layout: The columns.
@@ -110,7 +101,7 @@ class _TextSink:
         self._names = tuple(layout.types)
 
     def join(self, parts: Sequence[Path], path: Path) -> None:
-        """Write the header and the lines of all parts."""
+        """Write the header and the lines of all parts to a new table."""
         with path.open("wb") as table:
             table.write(self._header)
             for part in parts:
@@ -119,7 +110,7 @@ class _TextSink:
 
 
 class JsonlSink(_TextSink):
-    """One JSON object a line."""
+    """One JSON object on each line."""
 
     def write(self, path: Path, scored: Sequence[Scored]) -> None:
         """Write rows to a new part."""
@@ -137,7 +128,7 @@ class JsonlSink(_TextSink):
 
 
 class CsvSink(_TextSink):
-    """RFC 4180 with a header, but plain line feeds; None is an empty field."""
+    """RFC 4180 with a header, but with LF instead of CRLF; None is an empty field."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout)
@@ -176,13 +167,13 @@ class ParquetSink:
         """Write rows to a new part."""
         columns = list(_arrays(self._layout, scored))
         table = pyarrow.Table.from_arrays(columns, schema=self._schema)
-        with path.open("wb") as file:  # pyarrow itself opens no path that is not UTF-8
+        with path.open("wb") as file:  # pyarrow cannot open a path that is not UTF-8
             pyarrow.parquet.write_table(
                 table, file, compression="lz4", use_dictionary=_repeating(self._layout)
             )
 
     def join(self, parts: Sequence[Path], path: Path) -> None:
-        """Write the rows of all parts, in row groups of the same size whatever the parts'."""
+        """Write the rows of all parts, in row groups of one size whatever the parts' sizes."""
         rows = self._layout.group_rows
         waiting = self._schema.empty_table()
         with (
@@ -210,10 +201,10 @@ SINKS: dict[str, type[JsonlSink] | type[CsvSink] | type[ParquetSink]] = {
 
 
 def check_out(out: Path) -> None:
-    """See to it that a file could be written, before any work is done for it.
+    """Check before any work that the output can be written.
 
     Raises:
-        ScoreError: The ending is unknown, the folder is missing, or pyarrow is.
+        ScoreError: The ending is unknown, or the folder or pyarrow is missing.
     """
     if out.suffix not in SINKS:
         raise ScoreError(
@@ -224,7 +215,7 @@ def check_out(out: Path) -> None:
             f"{out}: expected a file in a folder that exists, got no folder {out.parent}"
         )
     if out.is_dir():
-        raise ScoreError(f"{out}: expected a file to write, got a folder of that name")
+        raise ScoreError(f"{out}: expected a file, got a folder of that name")
     if out.suffix == ".parquet" and pyarrow is None:
         raise ScoreError(
             f"{out}: expected pyarrow for Parquet, got none; "
@@ -233,13 +224,20 @@ def check_out(out: Path) -> None:
 
 
 def _text_rows(layout: Layout, scored: Scored, digits: Any) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a chunk; numbers that must keep their digits go through ``digits``."""
+    """Yield the rows of a chunk.
+
+    Args:
+        layout: The columns.
+        scored: The chunk.
+        digits: Turns the text of a probability, or of a list of them, into a cell that is written
+            as it is.
+    """
     rows, errors = len(scored), scored.errors
     labels = layout.labels
     columns: list[Iterable[Any]] = [scored.ids]
     for place in range(layout.top):
         index = scored.index_NT[:, place].tolist()
-        written = _digits(scored.probability_NT[:, place])
+        written = shortest_decimals(scored.probability_NT[:, place])
         unsure_N = _unsure(layout, scored.probability_NT, place).tolist()
         columns += [
             _without(
@@ -250,7 +248,7 @@ def _text_rows(layout: Layout, scored: Scored, digits: Any) -> Iterator[tuple[An
             _without(errors, [digits(text) for text in written]),
         ]
     if scored.probabilities_NK is not None:
-        lists = [b"[%s]" % b",".join(_digits(row)) for row in scored.probabilities_NK]
+        lists = [b"[%s]" % b",".join(shortest_decimals(row)) for row in scored.probabilities_NK]
         columns.append(_without(errors, [digits(text) for text in lists]))
     columns += [_errors(scored), [layout.model] * rows, [layout.version] * rows]
     columns += _kept(layout, scored)
@@ -273,7 +271,7 @@ def _arrays(layout: Layout, scored: Sequence[Scored]) -> Iterator[Any]:
         yield labels.take(pyarrow.array(index_NT[:, place], mask=bad_N | unsure_N))
         yield index
         yield pyarrow.array(np.ascontiguousarray(probability_NT[:, place]), mask=bad_N)
-    if layout.answers.probabilities:
+    if layout.output.probabilities:
         good = [each.probabilities_NK for each in scored if each.probabilities_NK is not None]
         values_NK = np.concatenate(good)[~bad_N]
         lengths = np.where(bad_N, 0, values_NK.shape[1])
@@ -290,19 +288,19 @@ def _arrays(layout: Layout, scored: Sequence[Scored]) -> Iterator[Any]:
 
 
 def _unsure(layout: Layout, probability_NT: NDArray[np.float32], place: int) -> NDArray[np.bool_]:
-    """Return which rows the model abstains on; the labels after the first are written anyway."""
+    """Return the rows on which the model abstains; labels after the first are always written."""
     if place:
         return np.zeros(len(probability_NT), bool)
     return ~is_answered(probability_NT[:, 0], layout.threshold)
 
 
 def _write_group(writer: Any, table: Any) -> None:
-    # In one piece: where pyarrow ends a page depends on where the pieces of a column end.
+    # As one piece: pyarrow's page boundaries depend on where the pieces of a column end.
     writer.write_table(table.combine_chunks(), row_group_size=table.num_rows)
 
 
 def _kept(layout: Layout, scored: Scored) -> list[list[Any]]:
-    """Return the kept columns, each value of its column's type."""
+    """Return the kept columns, each value as the type of its column."""
     if not scored.kept:
         return [[None] * len(scored) for _ in layout.kept]
     columns = zip(*scored.kept, strict=True)
@@ -324,28 +322,22 @@ def _text(value: Any) -> str | None:
 
 def _errors(scored: Scored) -> list[str | None]:
     """Return the error of each row, None for good ones."""
-    said: list[str | None] = [None] * len(scored)
+    errors: list[str | None] = [None] * len(scored)
     for row, error in scored.errors.items():
-        said[row] = error
-    return said
+        errors[row] = error
+    return errors
 
 
 def _repeating(layout: Layout) -> list[str]:
-    """Return the columns that a dictionary makes smaller; trying it on the others costs time."""
+    """Return the columns that a dictionary shrinks; to try it on the others costs time."""
     return [name for name, kind in layout.types.items() if name != "id" and kind in _REPEATING]
 
 
 def _without(errors: dict[int, str], values: list[Any]) -> list[Any]:
-    """Take the values of bad rows out."""
+    """Replace the values of bad rows by None."""
     for row in errors:
         values[row] = None
     return values
-
-
-def _digits(values: NDArray[np.float32]) -> list[bytes]:
-    """Return the shortest decimals that read back as the same float32."""
-    text = orjson.dumps(np.ascontiguousarray(values), option=orjson.OPT_SERIALIZE_NUMPY)
-    return text[1:-1].split(b",")
 
 
 def _quoted(name: str) -> str:

@@ -1,10 +1,10 @@
-"""The computing stages: a chunk is decoded and run, and its answers come out as columns.
+"""The computing stages: a chunk is decoded and run, and its results come out as columns.
 
 Decode and run follow each other on one thread. Several threads do so at once, each on its own
-chunk: every core is busy whatever the two cost, no image waits for another chunk's, and at most one
-chunk a thread is held decoded.
+chunk: every core is busy whatever the two cost, no image waits for another chunk's, and a thread
+holds at most one decoded chunk.
 
-Layout legend: N rows, H height, W width, C channels, K classes, T columns of the best T answers.
+Layout legend: N rows, H height, W width, C channels, K classes, T most probable classes.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from service.pipeline.postprocess import rank
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What the output says of each row beside its best label.
+class OutputOptions:
+    """What is written for each row besides its best label.
 
     Attributes:
-        top: How many labels, 1 or more.
+        top: Number of labels, 1 or more.
         probabilities: Whether all K probabilities are written.
     """
 
@@ -34,16 +34,16 @@ class Answers:
 
 @dataclass(slots=True)
 class Scored:
-    """A chunk's answers.
+    """The results of a chunk.
 
     Attributes:
-        ids: One a row.
-        errors: Number of the row to its error; what the arrays hold for it means nothing.
+        ids: One for each row.
+        errors: Number of a row to its error; the arrays' values for that row mean nothing.
         index_NT: int32 [N, T], most probable first, 0 <= index < K.
         probability_NT: float32 [N, T], 0-1.
         probabilities_NK: float32 [N, K], None unless asked for.
-        truths: Index of the true label, -1 where none is known; empty if none is known at all.
-        kept: Values of the kept columns, one tuple a row; empty if the source has none.
+        truths: Index of each true label, -1 if unknown; empty if all are unknown.
+        kept: Values of the kept columns, one tuple for each row; empty if the source has none.
     """
 
     ids: list[str]
@@ -63,13 +63,13 @@ class Stages:
     """Decode and run for one model; may be called from several threads at once.
 
     Args:
-        model: Who answers.
-        answers: What is wanted of it.
+        model: The model.
+        output: What is written for each row.
     """
 
-    def __init__(self, model: LocalModel, answers: Answers) -> None:
+    def __init__(self, model: LocalModel, output: OutputOptions) -> None:
         self._model = model
-        self._answers = answers
+        self._output = output
         labels = model.artifact.labels
         self._indexes = {label: index for index, label in enumerate(labels)}
         self._classes = len(labels)
@@ -81,12 +81,10 @@ class Stages:
             InferenceError: onnxruntime failed.
         """
         pixels_NHWC, good_N, errors = self._decode(chunk)
-        rows, top = len(chunk.ids), min(self._answers.top, self._classes)
+        rows, top = len(chunk.ids), min(self._output.top, self._classes)
         index_NT = np.zeros((rows, top), np.int32)
         probability_NT = np.zeros((rows, top), np.float32)
-        all_NK = (
-            np.zeros((rows, self._classes), np.float32) if self._answers.probabilities else None
-        )
+        all_NK = np.zeros((rows, self._classes), np.float32) if self._output.probabilities else None
         if len(good_N):
             probabilities_NK = self._model.run_batch(pixels_NHWC)
             best_NT = _rank(probabilities_NK, top)
@@ -108,13 +106,13 @@ class Stages:
         )
 
     def _decode(self, chunk: Chunk) -> tuple[Pixels, NDArray[np.intp], dict[int, str]]:
-        """Return the good rows' pixels and numbers in the chunk, and the others' errors."""
+        """Return pixels and numbers of the good rows, and the errors of the others."""
         shape_HWC = self._model.artifact.image.shape_HWC
         if isinstance(chunk.images, np.ndarray):
             pixels = chunk.images if chunk.images.ndim == 4 else chunk.images[..., None]
             if pixels.shape[1:] == shape_HWC:
                 return pixels, np.arange(len(pixels)), {}
-            # Lossless, so this is the service's answer for the same picture sent as a PNG.
+            # Lossless: the result is the service's for the same picture sent as a PNG.
             images: list[Image] = [encode_png(image_HWC) for image_HWC in pixels]
         else:
             images = chunk.images
@@ -152,7 +150,7 @@ class Stages:
 
 
 def _rank(probabilities_NK: NDArray[np.float32], top: int) -> NDArray[np.intp]:
-    """Return int [N, top], as ``postprocess.rank``; the best alone is found faster."""
+    """Return int [N, top] as ``postprocess.rank`` does, with a faster path for the best alone."""
     if top == 1:
         best_N1: NDArray[np.intp] = probabilities_NK.argmax(axis=1, keepdims=True)
         return best_N1

@@ -1,7 +1,7 @@
 """Tables as sources: Parquet with image bytes or with paths, CSV and TSV with paths.
 
 A column of images is binary, or the struct {bytes, path} that Hugging Face's datasets write, or
-text: a path, relative to the folder that the table is in. Parquet needs pyarrow.
+text: paths relative to the folder of the table. Parquet needs pyarrow.
 """
 
 import csv
@@ -29,21 +29,21 @@ try:  # the `score` extra; only Parquet needs it
 except ImportError:
     pyarrow = None
 
-# Names that a column of paths or images goes by when none is given, the likeliest first.
+# Usual names of a column of images or paths, tried in this order if no name is given.
 _IMAGES = ("image", "img", "path", "file", "filename", "file_name", "filepath", "file_path")
-# A column's pages are read in pieces of this much, so that a large row group is not held whole.
+# A column's pages are read in pieces of this size, to avoid holding a large row group in memory.
 _BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns of a table mean what; "" finds the images and leaves the others out.
+    """Names of a table's columns; "" searches for the images and uses no column for the others.
 
     Attributes:
         image: Image bytes, or paths.
         label: True labels: text, or whole numbers that are indexes.
-        id: Ids of the rows; otherwise the path, or the table's path and the row's number.
-        keep: Columns that are copied into the output.
+        id: Ids of the rows; by default the path, or the table's path and the row's number.
+        keep: Columns to copy to the output.
     """
 
     image: str = ""
@@ -56,11 +56,11 @@ class ParquetSource:
     """The rows of one Parquet file.
 
     Args:
-        path: Here or behind a URL.
-        columns: Which of its columns are used.
+        path: A local path or a URL.
+        columns: Columns to use.
 
     Raises:
-        ScoreError: No Parquet file, or it lacks a column.
+        ScoreError: Not a Parquet file, or a column is missing.
     """
 
     def __init__(self, path: str, columns: Columns) -> None:
@@ -78,7 +78,7 @@ class ParquetSource:
             self._bytes = [
                 table.metadata.row_group(i).total_byte_size for i in range(table.num_row_groups)
             ]
-        image = columns.image or _find(path, self._schema.names, self._image_columns())
+        image = columns.image or _image_column(path, self._schema.names, self._image_columns())
         self._columns = Columns(image, columns.label, columns.id, columns.keep)
         wanted = [image, *filter(None, (columns.label, columns.id))]
         _require(path, self._schema.names, wanted)
@@ -94,7 +94,7 @@ class ParquetSource:
         return sum(self._rows)
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
-        """Stream rows ``start`` to ``stop``; those of a damaged page are rows with an error."""
+        """Stream rows ``start`` to ``stop``; rows of a damaged page have an error."""
         stop = self.count() if stop is None else min(stop, self.count())
         with open_binary(self._path) as file:
             table = pyarrow.parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES)
@@ -110,7 +110,7 @@ class ParquetSource:
         return self
 
     def kinds(self) -> dict[str, str]:
-        """Return the kept columns it has, and their types."""
+        """Return the kept columns that it has, with their types."""
         fields = {field.name: field for field in self._schema}
         return {name: _kind(fields[name].type) for name in self._columns.keep if name in fields}
 
@@ -131,7 +131,7 @@ class ParquetSource:
                 first += batch.num_rows
         except (pyarrow.ArrowException, OSError) as error:
             if is_url(self._path) and isinstance(error, OSError):
-                raise  # the network's fault: a job that goes on later loses nothing
+                raise  # the network failed: the job can resume later without a loss
             damage = ScoreError(f"table: expected a whole row group {group}, got: {_line(error)}")
             ids = (f"{self.name}#{i}" for i in range(max(lower, first), upper))
             yield from chunked(Row(id_, damage) for id_ in ids)
@@ -160,7 +160,8 @@ class ParquetSource:
         paths: list[Any] = []
         if pyarrow.types.is_struct(column.type):
             fields = [field.name for field in column.type]
-            parts = dict(zip(fields, column.flatten(), strict=True))  # nulls of the struct included
+            # flatten() also applies the struct's own nulls; field() would not.
+            parts = dict(zip(fields, column.flatten(), strict=True))
             column = parts["bytes"]
             paths = parts["path"].to_pylist() if "path" in parts else []
         values = column.to_pylist()
@@ -182,11 +183,11 @@ class CsvSource:
     """The rows of one CSV (commas) or TSV (tabs) with a header and a column of paths; UTF-8.
 
     Args:
-        path: Here or behind a URL.
-        columns: Which of its columns are used.
+        path: A local path or a URL.
+        columns: Columns to use.
 
     Raises:
-        ScoreError: No such table, or it lacks a column.
+        ScoreError: Not such a table, or a column is missing.
     """
 
     def __init__(self, path: str, columns: Columns) -> None:
@@ -199,16 +200,16 @@ class CsvSource:
             if isinstance(error, ScoreError):
                 raise
             raise ScoreError(f"{path}: expected CSV in UTF-8, got: {error}") from None
-        image = columns.image or _find(path, self._header, self._header)
+        image = columns.image or _image_column(path, self._header, self._header)
         self._columns = Columns(image, columns.label, columns.id, columns.keep)
         _require(path, self._header, [image, *filter(None, (columns.label, columns.id))])
 
     def count(self) -> int | None:
-        """Return None: only reading it all would tell."""
+        """Return None: only reading the whole table would count its rows."""
         return None
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
-        """Stream rows ``start`` to ``stop``; damage is a last row with an error."""
+        """Stream rows ``start`` to ``stop``; damage becomes a last row with an error."""
         return chunked(self._rows(start, stop), is_declared=True)
 
     def cut(self, start: int, stop: int) -> "CsvSource":  # noqa: ARG002 - a Source's
@@ -216,11 +217,11 @@ class CsvSource:
         return self
 
     def kinds(self) -> dict[str, str]:
-        """Return the kept columns it has; all are text."""
+        """Return the kept columns that it has; all are text."""
         return {name: "string" for name in self._columns.keep if name in self._header}
 
     def pin(self) -> Pin:
-        """Return a digest of the file's path, size and date, not those of the images it names."""
+        """Return a digest of the file's path, size and date, without those of its images."""
         return pin_files(self.name, [self._path])
 
     def _rows(self, start: int, stop: int | None) -> Iterator[Row]:
@@ -253,8 +254,8 @@ class CsvSource:
             yield from filter(None, csv.reader(text, delimiter=self._delimiter, strict=True))
 
 
-def _find(path: str, names: list[str], candidates: list[str]) -> str:
-    """Return the column of images when none was named."""
+def _image_column(path: str, names: list[str], candidates: list[str]) -> str:
+    """Return the column of images if no name is given."""
     lower = {name.lower(): name for name in reversed(candidates)}
     found = [lower[name] for name in _IMAGES if name in lower]
     if not found and len(candidates) == 1:

@@ -1,4 +1,4 @@
-"""What is counted over a job: rows, errors, and how many answers are right where that is known."""
+"""Counts of a job: rows, errors, and right labels among rows whose true label is known."""
 
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
@@ -7,9 +7,9 @@ from scoring.stages import Scored
 
 
 class Accuracy(TypedDict):
-    """How good the answers are.
+    """Share of right labels among rows with a known true label.
 
-    ``confusion`` counts rows: true label to answered label to how many, zeros left out.
+    ``confusion`` counts rows: true label to predicted label to rows, without zeros.
     """
 
     rows: int
@@ -20,12 +20,12 @@ class Accuracy(TypedDict):
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of some rows; those of two runs of rows can be added.
+    """Counts of some rows; counts of different rows can be added.
 
     Attributes:
-        rows: All of them.
-        errors: Those with an error.
-        confusion: (index of the true label, index of the answer) to rows with a known true label.
+        rows: All rows.
+        errors: Rows with an error.
+        confusion: (index of the true label, of the predicted one) to rows with a known true label.
     """
 
     rows: int = 0
@@ -37,8 +37,8 @@ class Tally:
         self.rows += len(scored)
         self.errors += len(scored.errors)
         if scored.truths:
-            answers = scored.index_NT[:, 0].tolist()
-            for row, pair in enumerate(zip(scored.truths, answers, strict=True)):
+            predicted = scored.index_NT[:, 0].tolist()
+            for row, pair in enumerate(zip(scored.truths, predicted, strict=True)):
                 if pair[0] >= 0 and row not in scored.errors:
                     self.confusion[pair] = self.confusion.get(pair, 0) + 1
 
@@ -57,18 +57,18 @@ class Tally:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Tally":
         """Read what ``to_json`` wrote."""
-        confusion = {(truth, answer): rows for truth, answer, rows in document["confusion"]}
+        confusion = {(truth, best): rows for truth, best, rows in document["confusion"]}
         return cls(document["rows"], document["errors"], confusion)
 
     def accuracy(self, labels: tuple[str, ...]) -> Accuracy | None:
-        """Return how good the answers are, None if no row has a known true label."""
+        """Return the accuracy, None if no row has a known true label."""
         rows = sum(self.confusion.values())
         if not rows:
             return None
-        correct = sum(count for (truth, answer), count in self.confusion.items() if truth == answer)
+        correct = sum(count for (truth, best), count in self.confusion.items() if truth == best)
         confusion: dict[str, dict[str, int]] = {}
-        for (truth, answer), count in sorted(self.confusion.items()):
-            confusion.setdefault(labels[truth], {})[labels[answer]] = count
+        for (truth, best), count in sorted(self.confusion.items()):
+            confusion.setdefault(labels[truth], {})[labels[best]] = count
         return {
             "rows": rows,
             "correct": correct,
@@ -78,15 +78,15 @@ class Tally:
 
 
 def tabulate(accuracy: Accuracy) -> list[tuple[str, ...]]:
-    """Return the confusion matrix as a heading and a line a true label, columns in their order."""
+    """Return the confusion matrix: a heading, then a row for each true label."""
     confusion = accuracy["confusion"]
-    answers = list(
+    predicted = list(
         dict.fromkeys([*confusion, *(label for row in confusion.values() for label in row)])
     )
     return [
-        ("true \\ answered", *answers),
+        ("true \\ predicted", *predicted),
         *(
-            (truth, *(str(row.get(answer, "·")) for answer in answers))
+            (truth, *(str(row.get(label, "·")) for label in predicted))
             for truth, row in confusion.items()
         ),
     ]

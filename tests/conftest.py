@@ -1,4 +1,4 @@
-"""Fixtures that several folders share: a repository of tiny models and a server on it."""
+"""Fixtures that several folders share: tiny models, a server and a command line on them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from models.image import encode_png
 from models.repository import ModelRepository
 from tests.server import RunningServer, running_server
-from tests.tiny import publish_tiny
+from tests.shell import Shell
+from tests.tiny import publish_tiny, random_images
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +38,15 @@ def server(
 def client(server: RunningServer) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url, timeout=30) as client:
         yield client
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], tiny_repository: Path) -> Shell:
+    return Shell(capsys, tiny_repository)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.png"
+    path.write_bytes(encode_png(random_images(1)[0]))
+    return path

@@ -1,6 +1,6 @@
 """Where the tests' service runs: the same suite for the source tree and for what is shipped.
 
-The variable FOVEAL_TEST_PLACE says it:
+The variable FOVEAL_TEST_PLACE chooses it:
 
     (unset)        the source tree
     bento:HOME     ``bentoml serve foveal:latest`` from the store in HOME
@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from loadtest.serving import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 BENTOML = Path(sys.executable).with_name("bentoml")
@@ -88,7 +90,7 @@ class Start:
         if self.bentoml_config is not None:
             environment["BENTOML_CONFIG"] = str(self.bentoml_config)
         what, cwd = "service.app:Foveal", ROOT
-        if store:  # elsewhere than in the source tree, so that nothing is imported from there
+        if store:  # outside the source tree, to import nothing from it
             home.mkdir(exist_ok=True)
             if not (home / "bentos").exists():
                 (home / "bentos").symlink_to(Path(store) / "bentos")
@@ -109,12 +111,6 @@ class Start:
             variables["FOVEAL_MODELS"] = "/models"
         words += [f"--env={name}={value}" for name, value in variables.items()]
         return [*words, image], self.folder, dict(os.environ)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -162,8 +158,8 @@ def nginx(port: int, grpc_port: int, folder: Path) -> Iterator[Front]:
             yield front
         finally:
             process.terminate()
-    said = (where / "error.log").read_text()
-    assert "[alert]" not in said and "[emerg]" not in said, said
+    log_text = (where / "error.log").read_text()
+    assert "[alert]" not in log_text and "[emerg]" not in log_text, log_text
 
 
 def _listens(port: int) -> bool:

@@ -1,6 +1,6 @@
 """A real ``bentoml serve`` in a process of its own, and a raw connection to it.
 
-Where it runs is ``places``' business.
+``places`` decides where it runs.
 """
 
 import contextlib
@@ -19,7 +19,8 @@ import httpx
 import orjson
 import psutil  # type: ignore[import-untyped]
 
-from tests.places import ROOT, Start, chosen, free_port, nginx
+from loadtest.serving import free_port
+from tests.places import ROOT, Start, chosen, nginx
 
 __all__ = ["ROOT", "free_port"]  # for the tests, beside what is defined here
 
@@ -79,7 +80,7 @@ class RunningServer:
         self.process.send_signal(signal.SIGTERM)
 
     def stop(self) -> None:
-        """Stop by SIGTERM and see to it that nothing is left on the port."""
+        """Stop by SIGTERM and check that nothing listens on the port."""
         if self.process.poll() is None:
             self.signal_stop()
         try:
@@ -168,7 +169,7 @@ class Wire:
     """One raw connection, to send what no client library would.
 
     Args:
-        server: Whom to connect to.
+        server: Server to connect to.
         timeout_s: For every read; a server that never answers fails the test.
     """
 
@@ -222,7 +223,7 @@ class Wire:
         return Answer(status, headers, body)
 
     def is_closed(self) -> bool:
-        """Wait for the server's end of the connection: whether it closed and said nothing more."""
+        """Wait for the server's end of the connection: whether it closed without further bytes."""
         return self._file.read() == b""
 
 
@@ -249,7 +250,7 @@ def assert_error(answer: "Answer | httpx.Response", status: int, match: str) -> 
     code = answer.status if isinstance(answer, Answer) else answer.status_code
     assert code == status, f"expected {status}, got {code}: {body!r}"
     assert answer.headers["content-type"] == "application/json"
-    said = orjson.loads(body)
-    assert list(said) == ["error"] and isinstance(said["error"], str), said
-    assert re.search(match, said["error"]), f"expected {match!r}, got {said['error']!r}"
-    assert "Traceback" not in said["error"] and "/site-packages/" not in said["error"]
+    document = orjson.loads(body)
+    assert list(document) == ["error"] and isinstance(document["error"], str), document
+    assert re.search(match, document["error"]), f"expected {match!r}, got {document['error']!r}"
+    assert "Traceback" not in document["error"] and "/site-packages/" not in document["error"]

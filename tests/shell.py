@@ -9,8 +9,8 @@ import pytest
 import foveal
 
 
-class Said(NamedTuple):
-    """What a command ended with: exit code, standard output, standard error."""
+class CommandResult(NamedTuple):
+    """Exit code, standard output and standard error of a command."""
 
     code: int
     out: str
@@ -25,22 +25,22 @@ class Shell:
     """Runs commands on one repository.
 
     Args:
-        capsys: Pytest's, of the test.
-        models: The repository.
+        capsys: The fixture of the test.
+        models: Default repository of its commands.
     """
 
     def __init__(self, capsys: pytest.CaptureFixture[str], models: Path) -> None:
         self._capsys = capsys
         self.models = models
 
-    def __call__(self, *words: object, models: Path | None = None) -> Said:
+    def __call__(self, *words: object, models: Path | None = None) -> CommandResult:
         arguments = [*map(str, words), "--models", str(models or self.models)]
         return self.plain(*arguments)
 
-    def plain(self, *words: object) -> Said:
+    def plain(self, *words: object) -> CommandResult:
         with pytest.raises(SystemExit) as ended:
             foveal.main(list(map(str, words)))
-        said = self._capsys.readouterr()
-        assert "Traceback" not in said.err
+        captured = self._capsys.readouterr()
+        assert "Traceback" not in captured.err
         assert isinstance(ended.value.code, int)
-        return Said(ended.value.code, said.out, said.err)
+        return CommandResult(ended.value.code, captured.out, captured.err)

@@ -32,6 +32,18 @@ def rank(probabilities_NK: NDArray[np.float32], top: int) -> NDArray[np.intp]:
     return np.argsort(-probabilities_NK, axis=1, kind="stable")[:, :top]
 
 
+def shortest_decimals(values: NDArray[np.float32]) -> list[bytes]:
+    """Return the shortest decimal of each value that reads back as the same float32.
+
+    One call for all values: orjson writes an array faster than Python formats a number.
+
+    Args:
+        values: float32, any shape, taken row by row; what is not finite becomes ``null``.
+    """
+    flat = np.ascontiguousarray(values).ravel()
+    return orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+
+
 class Postprocessor:
     """Predictions of one model.
 
@@ -72,12 +84,10 @@ class Postprocessor:
 
     def _render(self, probabilities_NK: NDArray[np.float32], top: int) -> list[bytes]:
         order_NT = rank(probabilities_NK, top)
-        values_NT = np.ascontiguousarray(np.take_along_axis(probabilities_NK, order_NT, axis=1))
-        # One call writes the digits of the whole batch, and map() joins them to their labels:
-        # 1.3 us a row; a loop over rows and classes in Python takes 4.5 us.
-        digits = orjson.dumps(values_NT.ravel(), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(
-            b","
-        )
+        values_NT = np.take_along_axis(probabilities_NK, order_NT, axis=1)
+        # One call writes the digits of the whole batch, and map() joins them to their labels: a
+        # loop over rows and classes in Python took 4.5 us a row, this takes 1.3.
+        digits = shortest_decimals(values_NT)
         labels = map(self._prefixes.__getitem__, order_NT.ravel().tolist())
         predictions = list(map(add, labels, digits))
         width = order_NT.shape[1]

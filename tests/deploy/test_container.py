@@ -11,9 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loadtest.serving import free_port
 from tests.deploy.podman import IMAGE, RUNTIME, build, code, configure, inspect, podman
 from tests.deploy.suite import ANSWERS, STOPS, run_suite
-from tests.places import CONTAINER, ROOT, free_port
+from tests.places import CONTAINER, ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(1800)]
 READY_S = 60.0

@@ -10,10 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loadtest.serving import free_port
 from models.image import encode_png
 from service.settings import Settings
 from tests.deploy.suite import ANSWERS, run_suite
-from tests.places import NGINX_CONF, Front, free_port, nginx
+from tests.places import NGINX_CONF, Front, nginx
 from tests.server import RunningServer, Wire, assert_error, post, running_server
 from tests.tiny import assert_own_result, publish_tiny, random_images
 

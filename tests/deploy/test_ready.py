@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tests.places import ROOT, free_port
+from loadtest.serving import free_port
+from tests.places import ROOT
 from tests.server import RunningServer
 
 

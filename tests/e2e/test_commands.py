@@ -15,18 +15,6 @@ from tests.shell import Shell
 from tests.tiny import publish_tiny, random_images
 
 
-@pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], tiny_repository: Path) -> Shell:
-    return Shell(capsys, tiny_repository)
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "image.png"
-    path.write_bytes(encode_png(random_images(1)[0]))
-    return path
-
-
 @pytest.mark.e2e
 def test_predict_says_the_same_through_a_service(
     shell: Shell, image: Path, server: RunningServer

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from models.describe import list_entries, tabulate, tell
+from models.describe import describe, list_entries, tabulate
 from models.repository import ModelRepository
 from tests.server import ROOT
 from tests.tiny import publish_tiny
@@ -13,7 +13,7 @@ SHIPPED = ModelRepository(ROOT / "models")
 @pytest.mark.parametrize("name", SHIPPED.names())
 def test_the_story_of_a_shipped_model_is_whole(name: str) -> None:
     artifact = SHIPPED.load(*SHIPPED.resolve(name))
-    lines = tell(artifact)
+    lines = describe(artifact)
     titles = [title for title, _ in lines]
     files = [title for file in artifact.files for title in ("file", *([""] if file.gate else []))]
     drift = ["trained on"] if "trained on" in titles else []  # older exports did not write it
@@ -50,7 +50,7 @@ def test_the_story_of_a_shipped_model_is_whole(name: str) -> None:
 
 
 def test_a_model_without_measurements_is_told_without_them(tmp_path: Path) -> None:
-    titles = [title for title, _ in tell(publish_tiny(tmp_path))]
+    titles = [title for title, _ in describe(publish_tiny(tmp_path))]
     assert titles[-1] == "golden"
     assert tabulate(list_entries(ModelRepository(tmp_path))) == [
         ("name", "version", "accuracy", "size", "answers"),

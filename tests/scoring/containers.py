@@ -20,6 +20,9 @@ from tests.tiny import LABELS
 
 Row = dict[str, Any]
 
+# Good images of the fixture `files`.
+COUNT = 140
+
 
 def write_images(folder: Path, images_NHWC: NDArray[np.uint8]) -> list[Path]:
     """One PNG an image; two files that are none in their midst."""

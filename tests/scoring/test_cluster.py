@@ -13,7 +13,7 @@ from models.repository import ModelRepository
 from scoring.job import LocalEngine, Options, Position, score
 from scoring.local import LocalModel
 from scoring.rows import ScoreError, Source
-from scoring.stages import Answers, Scored
+from scoring.stages import OutputOptions, Scored
 from scoring.tables import Columns
 from service.errors import InferenceError
 from tests.scoring.containers import as_npz, as_parquet, as_tar
@@ -49,22 +49,22 @@ def test_ray_gives_the_same_bytes_though_a_worker_is_killed_and_the_job_stops(
             files[0].parent,
         )
     ]
-    answers = Answers(2, probabilities=True)
-    options = Options(Columns(label="n", keep=("n",)), answers)
+    output = OutputOptions(2, probabilities=True)
+    options = Options(Columns(label="n", keep=("n",)), output)
     # A label column belongs to the table alone: the others keep their own truths, or none.
     here = score(words, model, tmp_path / "here.parquet", options)
-    engine = cluster.RayEngine(ModelRepository(tiny_repository), model, answers)
+    engine = cluster.RayEngine(ModelRepository(tiny_repository), model, output)
     killed: list[int] = []
 
     def with_a_kill(
         sources: Sequence[Source], position: Position
     ) -> Generator[tuple[int, Scored], None, None]:
-        for answered in engine(sources, position):
+        for scored in engine(sources, position):
             if not killed:
                 worker = workers()[0]
                 worker.send_signal(signal.SIGKILL)
                 killed.append(worker.pid)
-            yield answered
+            yield scored
 
     there = score(words, model, tmp_path / "there.parquet", options, engine=with_a_kill)
     assert killed
@@ -73,41 +73,41 @@ def test_ray_gives_the_same_bytes_though_a_worker_is_killed_and_the_job_stops(
     assert (tmp_path / "there.parquet").read_bytes() == (tmp_path / "here.parquet").read_bytes()
 
     out = tmp_path / "again.parquet"
-    stopping = stopped_after(LocalEngine(model, answers), 9)
+    stopping = stopped_after(LocalEngine(model, output), 9)
     with pytest.raises(KeyboardInterrupt):
-        score(words, model, out, Options(options.columns, answers, part_rows=1), engine=stopping)
-    resume = Options(options.columns, answers, resume=True)
+        score(words, model, out, Options(options.columns, output, part_rows=1), engine=stopping)
+    resume = Options(options.columns, output, resume=True)
     again = score(words, model, out, resume, engine=engine)
     assert again.resumed_rows == 9 * 256
     assert out.read_bytes() == (tmp_path / "here.parquet").read_bytes()
 
 
-def test_what_fails_in_a_worker_is_said_on_one_line(tmp_path: Path) -> None:
+def test_a_failure_in_a_worker_is_reported_on_one_line(tmp_path: Path) -> None:
     publish_tiny(tmp_path / "models", model=without_batches())
     repository = ModelRepository(tmp_path / "models")
     model = LocalModel.load(repository)
     np.save(tmp_path / "a.npy", random_images(300))
-    engine = cluster.RayEngine(repository, model, Answers())
+    engine = cluster.RayEngine(repository, model, OutputOptions())
     with pytest.raises(InferenceError, match=r"^run of batch \(256, 8, 8, 1\) failed: "):
         score([str(tmp_path / "a.npy")], model, tmp_path / "out.csv", engine=engine)
     assert sorted(os.listdir(tmp_path)) == ["a.npy", "models"]  # noqa: PTH208
 
 
-def test_a_cluster_that_is_not_there_is_said(
+def test_a_cluster_that_is_not_there_is_reported(
     model: LocalModel, tiny_repository: Path, files: list[Path], tmp_path: Path
 ) -> None:
     repository = ModelRepository(tiny_repository)
-    engine = cluster.RayEngine(repository, model, Answers(), "auto")
+    engine = cluster.RayEngine(repository, model, OutputOptions(), "auto")
     with pytest.raises(ScoreError, match=r"^ray: expected a cluster that works, got: "):
         score([str(files[0])], model, tmp_path / "out.csv", engine=engine)
 
 
 def test_tasks_cut_every_source_where_the_rows_are_known(files: list[Path], tmp_path: Path) -> None:
-    from scoring.find import find_sources
+    from scoring.sources import list_sources
 
     np.save(tmp_path / "a.npy", random_images(2500))
     words = [str(tmp_path / "a.npy"), str(as_tar(tmp_path / "b.tar", files)), *map(str, files)]
-    sources = find_sources(words, Columns())
+    sources = list_sources(words, Columns())
     cut = [(number, start, stop) for number, _, start, stop in cluster._tasks(sources, (0, 256))]
     assert cut == [
         (0, 256, 1280),

@@ -1,4 +1,4 @@
-"""``foveal score`` as a user meets it."""
+"""``foveal score`` from the command line."""
 
 import os
 import pty
@@ -9,15 +9,11 @@ from pathlib import Path
 import orjson
 import pytest
 
+from models.image import encode_png
 from tests.scoring.containers import as_parquet, read
 from tests.server import ROOT
 from tests.shell import Shell
 from tests.tiny import LABELS, random_images, tiny_probabilities
-
-
-@pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], tiny_repository: Path) -> Shell:
-    return Shell(capsys, tiny_repository)
 
 
 @pytest.fixture
@@ -27,6 +23,34 @@ def table(files: list[Path], tmp_path: Path) -> Path:
     truths = [LABELS[index] for index in best]
     truths[0] = LABELS[(best[0] + 1) % 4]
     return as_parquet(tmp_path / "a.parquet", good, label=truths, size=[1.5] * 140)
+
+
+def test_score_writes_a_table_and_counts_what_it_rejected(shell: Shell, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    encoded = [encode_png(image) for image in random_images(3)]
+    for i, content in enumerate([*encoded, encoded[0][:50], b"", b"text"]):
+        (folder / f"{i}.png").write_bytes(content)
+    out = tmp_path / "scores.csv"
+    said = shell("score", folder, "--model", "tiny", "--out", out, "--json")
+    assert said.code == 3
+    assert said.error == ""
+    document = said.document
+    assert document.pop("seconds") > 0
+    assert document.pop("rows_per_s") > 0
+    assert document == {
+        "out": str(out),
+        "model": "tiny",
+        "version": 1,
+        "rows": 6,
+        "errors": 3,
+        "resumed_rows": 0,
+        "accuracy": None,
+    }
+    assert len(out.read_text().splitlines()) == 7
+    said = shell("score", folder / "[0-2].png", "--model", "tiny:2", "--out", out)
+    assert said.code == 0
+    assert said.out.startswith(f"{out}: 3 rows by tiny:2, 0 with an error, ")
 
 
 def test_all_that_is_asked_for_is_in_the_table(shell: Shell, table: Path, tmp_path: Path) -> None:
@@ -79,7 +103,7 @@ def test_all_that_is_asked_for_is_in_the_table(shell: Shell, table: Path, tmp_pa
             assert values[row["index"]] == row["probability"]
 
 
-def test_accuracy_and_confusion_are_said(shell: Shell, table: Path, tmp_path: Path) -> None:
+def test_accuracy_and_confusion_are_printed(shell: Shell, table: Path, tmp_path: Path) -> None:
     words = ("score", table, "--model", "tiny", "--out", tmp_path / "out.csv", "--label-column")
     said = shell(*words, "label")
     assert said.out.splitlines()[0].endswith(", accuracy 99.29% of 140 with a label")

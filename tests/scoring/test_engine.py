@@ -11,7 +11,7 @@ from models.image import encode_png
 from scoring.job import LocalEngine
 from scoring.local import LocalModel
 from scoring.rows import Chunk, Pin, Row, chunked
-from scoring.stages import Answers
+from scoring.stages import OutputOptions
 from service.errors import InferenceError
 from tests.tiny import random_images
 
@@ -74,7 +74,7 @@ def test_a_slow_image_does_not_stall_the_rest(model: LocalModel) -> None:
     event = threading.Event()
     images = [Waiting(event), *[IMAGE] * 20_000, Signal(event)]
     source = Rows(Row(str(i), image) for i, image in enumerate(images))
-    engine = LocalEngine(model, Answers(), threads=2)
+    engine = LocalEngine(model, OutputOptions(), threads=2)
     ids = [id_ for _, scored in engine([source], (0, 0)) for id_ in scored.ids]
     assert ids == [str(i) for i in range(len(images))]
 
@@ -86,7 +86,7 @@ def endless() -> Iterator[Row]:
 
 def test_what_is_in_flight_is_bounded(model: LocalModel) -> None:
     source = Rows(endless())
-    engine = LocalEngine(model, Answers(), threads=1)
+    engine = LocalEngine(model, OutputOptions(), threads=1)
     answers = engine([source], (0, 0))
     next(answers)
     taken, deadline = -1, time.monotonic() + 30
@@ -104,7 +104,7 @@ def test_undecoded_chunks_are_bounded(model: LocalModel) -> None:
     """Encoded images are what takes memory: few chunks of them are held."""
     event = threading.Event()
     source = Rows(Row("slow", Waiting(event)) for _ in range(64 * 100))
-    answers = LocalEngine(model, Answers(), threads=2)([source], (0, 0))
+    answers = LocalEngine(model, OutputOptions(), threads=2)([source], (0, 0))
     taker = threading.Thread(target=lambda: list(answers))
     taker.start()
     taken, deadline = -1, time.monotonic() + 30
@@ -124,7 +124,7 @@ def test_a_source_that_fails_ends_the_job(model: LocalModel) -> None:
             yield Row("good", IMAGE)
         raise InferenceError("the disk is gone")
 
-    answers = LocalEngine(model, Answers(), threads=2)([Rows(rows())], (0, 0))
+    answers = LocalEngine(model, OutputOptions(), threads=2)([Rows(rows())], (0, 0))
     done = 0
     with pytest.raises(InferenceError, match="the disk is gone"):
         for _, scored in answers:

@@ -15,7 +15,7 @@ from scoring.job import LocalEngine, Options, Progress, Summary, score
 from scoring.local import LocalModel
 from scoring.rows import ScoreError
 from scoring.sinks import COLUMNS
-from scoring.stages import Answers
+from scoring.stages import OutputOptions
 from service.errors import InferenceError
 from tests.scoring.containers import read
 from tests.server import RunningServer
@@ -115,7 +115,7 @@ def test_neither_threads_nor_parts_change_a_byte(
     written = set()
     for threads, part_rows in ((1, 0), (2, 1), (7, 65)):
         out = tmp_path / f"scores{ending}"
-        engine = LocalEngine(model, Answers(), threads)
+        engine = LocalEngine(model, OutputOptions(), threads)
         run(folder, model, out, options=Options(part_rows=part_rows), engine=engine)
         written.add(out.read_bytes())
     assert len(written) == 1

@@ -46,7 +46,9 @@ def some_server(status: int, content_type: str, body: bytes) -> Iterator[str]:
         (503, "application/json", b'{"error": "draining"}', "^http://127.0.0.1:[0-9]+: draining$"),
     ],
 )
-def test_what_is_no_answer_is_said(status: int, content_type: str, body: bytes, match: str) -> None:
+def test_a_response_of_another_program_is_reported(
+    status: int, content_type: str, body: bytes, match: str
+) -> None:
     with some_server(status, content_type, body) as url, pytest.raises(RemoteError, match=match):
         RemoteModel(url).predict([b"image"], 1)
 
@@ -62,6 +64,6 @@ def test_a_refused_image_is_a_result() -> None:
 
 
 @pytest.mark.parametrize("url", ["localhost:3000", "ftp://localhost", "http://", "http://a:b", ""])
-def test_what_is_no_url_is_said(url: str) -> None:
+def test_an_invalid_url_is_reported(url: str) -> None:
     with pytest.raises(RemoteError, match=r"^url: expected http://host:port, got"):
         RemoteModel(url)

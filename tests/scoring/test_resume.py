@@ -19,7 +19,7 @@ from scoring.job import LocalEngine, Options, Position, Summary, score
 from scoring.local import LocalModel
 from scoring.rows import ScoreError, Source
 from scoring.sinks import Layout
-from scoring.stages import Answers, Scored
+from scoring.stages import OutputOptions, Scored
 from scoring.tables import Columns
 from tests.scoring.containers import (
     as_csv,
@@ -39,16 +39,16 @@ from pathlib import Path
 from models.repository import ModelRepository
 from scoring.local import LocalModel
 from scoring.job import LocalEngine, Options, score
-from scoring.stages import Answers
+from scoring.stages import OutputOptions
 from scoring.tables import Columns
 
 def slowly(sources, position):
-    for answered in LocalEngine(model, options.answers)(sources, position):
+    for scored in LocalEngine(model, options.output)(sources, position):
         time.sleep(0.02)
-        yield answered
+        yield scored
 
 models, out, *words = sys.argv[1:]
-options = Options(Columns(keep=("n",)), Answers(top=2), resume=True, part_rows=32)
+options = Options(Columns(keep=("n",)), OutputOptions(top=2), resume=True, part_rows=32)
 model = LocalModel.load(ModelRepository(Path(models)), "tiny", threads=1)
 print("loaded", flush=True)
 summary = score(words, model, Path(out), options, engine=slowly)
@@ -130,10 +130,10 @@ def stopped_after(engine: LocalEngine, chunks: int) -> Any:
     def compute(
         sources: Sequence[Source], position: Position
     ) -> Generator[tuple[int, Scored], None, None]:
-        for number, answered in enumerate(engine(sources, position)):
+        for number, scored in enumerate(engine(sources, position)):
             if number == chunks:
                 raise KeyboardInterrupt
-            yield answered
+            yield scored
 
     return compute
 
@@ -142,12 +142,12 @@ def stopped_after(engine: LocalEngine, chunks: int) -> Any:
 def test_a_job_goes_on_after_any_chunk(
     sources: list[str], model: LocalModel, tmp_path: Path, ending: str
 ) -> None:
-    options = Options(Columns(keep=("n",)), Answers(2, probabilities=True), part_rows=1)
+    options = Options(Columns(keep=("n",)), OutputOptions(2, probabilities=True), part_rows=1)
     whole = tmp_path / f"whole{ending}"
     done = score(sources, model, whole, options)
     out = tmp_path / f"out{ending}"
-    engine = LocalEngine(model, options.answers)
-    resume = Options(options.columns, options.answers, resume=True, part_rows=1)
+    engine = LocalEngine(model, options.output)
+    resume = Options(options.columns, options.output, resume=True, part_rows=1)
     seen = []
     while not out.exists():
         try:
@@ -162,7 +162,7 @@ def test_a_job_goes_on_after_any_chunk(
 
 def begin(source: list[str], model: LocalModel, out: Path, options: Options) -> None:
     """Leave a job unfinished."""
-    engine = stopped_after(LocalEngine(model, options.answers), 2)
+    engine = stopped_after(LocalEngine(model, options.output), 2)
     with pytest.raises(KeyboardInterrupt):
         score(source, model, out, options, engine=engine)
 
@@ -181,7 +181,7 @@ def test_another_job_is_not_taken_for_the_same(
     with pytest.raises(ScoreError, match=r"^.*out.csv: --resume: expected the same model as .*"):
         go_on(words, LocalModel.load(ModelRepository(tiny_repository), "tiny:2"), out)
     with pytest.raises(ScoreError, match="expected the same columns as"):
-        go_on(words, model, out, answers=Answers(top=2))
+        go_on(words, model, out, output=OutputOptions(top=2))
     with pytest.raises(ScoreError, match="expected the same columns as"):
         go_on(words, model, out, columns=Columns(keep=("n",)))
     with pytest.raises(ScoreError, match="expected the same table columns as"):
@@ -190,7 +190,7 @@ def test_another_job_is_not_taken_for_the_same(
         go_on(words[:1], model, out)
     status = tar.stat()
     os.utime(tar, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    with pytest.raises(ScoreError, match=r"expected the same sources as .*a\.tar.*; put it back"):
+    with pytest.raises(ScoreError, match=r"expected the same sources as .*a\.tar.*; restore it"):
         go_on(words, model, out)
     os.utime(tar, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert go_on(words, model, out, max_errors=100).resumed_rows > 0
@@ -264,7 +264,13 @@ def test_a_part_after_a_gap_is_never_taken_for_the_next(
         (folder / lost).unlink()
         with pytest.raises(KeyboardInterrupt):  # one part of two chunks takes the place of one
             resume = Options(resume=True, part_rows=128)
-            score(words, model, out, resume, engine=stopped_after(LocalEngine(model, Answers()), 2))
+            score(
+                words,
+                model,
+                out,
+                resume,
+                engine=stopped_after(LocalEngine(model, OutputOptions()), 2),
+            )
         assert go_on(words, model, out).resumed_rows == 128
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "whole.csv"]
         assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
@@ -303,5 +309,5 @@ def test_the_pin_is_readable(files: list[Path], model: LocalModel, tmp_path: Pat
     pin = json.loads((tmp_path / ".out.csv.parts" / "job.json").read_bytes())
     assert pin["model"].startswith("tiny:1 fp32 ")
     assert [source["files"] for source in pin["sources"]] == [len(files)]
-    layout = Layout(model.artifact.labels, "tiny", 1, Answers(), {})
+    layout = Layout(model.artifact.labels, "tiny", 1, OutputOptions(), {})
     assert pin["columns"] == layout.types

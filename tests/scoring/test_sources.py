@@ -1,422 +1,101 @@
-"""Every kind of source gives the same rows for the same images."""
-
-import io
 import os
-import tarfile
-import zipfile
 from pathlib import Path
-from typing import Any
 
-import fsspec
-import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 
-from models.image import encode_png
-from scoring.local import LocalModel
+from scoring.files import MAX_FILE_BYTES, FileRow
 from scoring.rows import ScoreError
+from scoring.sources import list_sources
 from scoring.tables import Columns
-from tests.scoring.containers import (
-    Row,
-    as_csv,
-    as_npz,
-    as_parquet,
-    as_paths_parquet,
-    as_plain_parquet,
-    as_tar,
-    as_zip,
-    read,
-    rows_of,
-    run,
-    wds_tar,
-)
-from tests.tiny import LABELS, random_images, tiny_probabilities
-
-COUNT = 140
 
 
-@pytest.fixture(scope="module")
-def expected(files: list[Path], model: LocalModel, tmp_path_factory: Any) -> list[Row]:
-    rows = rows_of([files[0].parent], model, tmp_path_factory.mktemp("expected"))
-    good = [row for row in rows if row["error"] is None]
-    assert (len(rows), len(good)) == (COUNT + 2, COUNT)
-    assert [row["index"] for row in good] == tiny_probabilities(random_images(COUNT)).argmax(
-        axis=1
-    ).tolist()
-    return rows
+def ids(*sources: Path | str, skip: Path | None = None) -> list[str]:
+    found = list_sources([str(source) for source in sources], Columns(), skip=skip)
+    return [id_ for source in found for chunk in source.chunks() for id_ in chunk.ids]
 
 
-@pytest.mark.parametrize(
-    ("name", "build"),
-    [
-        ("a.tar", as_tar),
-        ("a.tar.gz", lambda path, files: as_tar(path, files, "w:gz")),
-        ("a.tgz", lambda path, files: as_tar(path, files, "w:gz")),
-        ("a.tar.bz2", lambda path, files: as_tar(path, files, "w:bz2")),
-        ("a.TAR.XZ", lambda path, files: as_tar(path, files, "w:xz")),
-        ("a.zip", as_zip),
-        ("a.parquet", as_parquet),
-        ("b.parquet", as_plain_parquet),
-        ("c.pq", as_paths_parquet),
-        ("a.csv", as_csv),
-        ("a.tsv", as_csv),
-    ],
-)
-def test_a_container_gives_the_rows_of_its_folder(
-    name: str, build: Any, files: list[Path], expected: list[Row], model: LocalModel, tmp_path: Path
-) -> None:
-    # Tables name their images relative to themselves.
-    (tmp_path / "images").symlink_to(files[0].parent)
-    source = build(tmp_path / name, [tmp_path / "images" / file.name for file in files])
-    assert rows_of([source], model, tmp_path) == expected
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
 
 
-@pytest.mark.parametrize("name", ["a.npy", "a.npz", "grey.npz", "rgb.npy", "wide.npy"])
-def test_an_array_gives_the_rows_of_its_images(
-    name: str, expected: list[Row], model: LocalModel, tmp_path: Path
-) -> None:
-    images = random_images(COUNT)
-    if name == "grey.npz":
-        as_npz(tmp_path / name, images[..., 0])
-    elif name.endswith(".npz"):
-        as_npz(tmp_path / name, images)
-    elif name == "rgb.npy":
-        np.save(tmp_path / name, images.repeat(3, axis=3))
-    elif name == "wide.npy":  # each pixel four times: `area` brings the image itself back
-        np.save(tmp_path / name, images.repeat(2, axis=1).repeat(2, axis=2))
-    else:
-        np.save(tmp_path / name, images)
-    good = [row for row in expected if row["error"] is None]
-    assert rows_of([tmp_path / name], model, tmp_path) == good
-
-
-def test_sources_of_all_kinds_are_mixed_in_order(
-    files: list[Path],
-    expected: list[Row],
-    model: LocalModel,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    as_tar(tmp_path / "a.tar", files[:30])
-    as_zip(tmp_path / "b.zip", files[40:70])
-    as_parquet(tmp_path / "c.parquet", files[100:])
-    listed = "\n".join([*map(str, files[70:100]), ""])
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(listed.encode())))
-    sources = [tmp_path / "a.tar", *files[30:40], tmp_path / "b.zip", "-", tmp_path / "c.parquet"]
-    assert rows_of(sources, model, tmp_path) == expected
-
-
-def test_a_url_is_opened_by_fsspec(
-    files: list[Path], expected: list[Row], model: LocalModel, tmp_path: Path
-) -> None:
-    memory = fsspec.filesystem("memory")
-    try:
-        for file in files:
-            memory.pipe_file(f"/photos/{file.name}", file.read_bytes())
-        memory.pipe_file("/photos/.hidden", b"")
-        as_tar(tmp_path / "a.tar", files)
-        memory.pipe_file("/a.tar", (tmp_path / "a.tar").read_bytes())
-        as_parquet(tmp_path / "a.parquet", files)
-        memory.pipe_file("/a.parquet", (tmp_path / "a.parquet").read_bytes())
-        as_csv(files[0].parent.parent / "a.csv", files)
-        names = b"path\n" + b"\n".join(b"memory://photos/%s" % f.name.encode() for f in files)
-        memory.pipe_file("/tables/a.csv", names)
-        np.save(tmp_path / "a.npy", random_images(COUNT))
-        memory.pipe_file("/a.npy", (tmp_path / "a.npy").read_bytes())
-        for url in (
-            "memory://photos",
-            "memory://photos/*.png",
-            "memory://a.tar",
-            "memory://a.parquet",
-            "memory://tables/a.csv",
-        ):
-            assert rows_of([url], model, tmp_path) == expected, url
-        assert rows_of(["memory://a.npy"], model, tmp_path) == [
-            row for row in expected if row["error"] is None
-        ]
-        with pytest.raises(ScoreError, match=r'^source "memory://none": expected a file'):
-            run(["memory://none"], model, tmp_path / "a.csv")
-    finally:
-        memory.store.clear()
-    with pytest.raises(ScoreError, match=r"^abacus://x: expected a URL that fsspec opens"):
-        run(["abacus://x"], model, tmp_path / "a.csv")
-
-
-def test_ids_say_where_a_row_is(files: list[Path], model: LocalModel, tmp_path: Path) -> None:
-    some = files[:2]
-    sources = [
-        as_tar(tmp_path / "a.tar", some),
-        as_zip(tmp_path / "b.zip", some),
-        as_parquet(tmp_path / "c.parquet", some, name=["x", "y"]),
-    ]
-    np.save(tmp_path / "d.npy", random_images(2))
-    run([*sources, tmp_path / "d.npy"], model, tmp_path / "out.csv")
-    assert [row["id"].removeprefix(f"{tmp_path}/") for row in read(tmp_path / "out.csv")] == [
-        "a.tar/images/0000.png",
-        "a.tar/images/0001.png",
-        "b.zip/images/0000.png",
-        "b.zip/images/0001.png",
-        "c.parquet#0",
-        "c.parquet#1",
-        "d.npy#0",
-        "d.npy#1",
-    ]
-    run([sources[2]], model, tmp_path / "out.csv", columns=Columns(id="name"))
-    assert [row["id"] for row in read(tmp_path / "out.csv")] == ["x", "y"]
-
-
-def test_glob_chooses_files_of_folders_alone(
-    files: list[Path], model: LocalModel, tmp_path: Path
-) -> None:
-    def names(pattern: str) -> list[str]:
-        run([files[0].parent.parent, files[0]], model, tmp_path / "out.csv", pattern=pattern)
-        return [Path(row["id"]).name for row in read(tmp_path / "out.csv")]
-
-    assert names("*0.png") == [f"{i:04}.png" for i in range(0, COUNT, 10)] + ["0000.png"]
-    assert names("images/000?.png") == [f"{i:04}.png" for i in range(10)] + ["0000.png"]
-    assert names("elsewhere/*.png") == ["0000.png"]
-
-
-def test_a_damaged_archive_is_one_row_with_an_error_at_its_end(
-    files: list[Path], expected: list[Row], model: LocalModel, tmp_path: Path
-) -> None:
-    whole = as_tar(tmp_path / "a.tar", files).read_bytes()
-    (tmp_path / "a.tar").write_bytes(whole[: 100 * 1024 + 700])
-    (tmp_path / "b.zip").write_bytes(b"PK no zip at all")
-    (tmp_path / "c.tgz").write_bytes(as_tar(tmp_path / "c", files, "w:gz").read_bytes()[:5000])
-    for name, least in (("a.tar", 40), ("b.zip", 0), ("c.tgz", 5)):
-        rows = rows_of([tmp_path / name, files[0]], model, tmp_path)
-        assert rows[-1] == expected[0], "the next source was not reached"
-        assert rows[-2]["error"].startswith("archive: expected a whole archive, got damage after ")
-        assert rows[:-2] == expected[: len(rows) - 2]
-        assert len(rows) - 2 >= least
-
-
-def test_a_damaged_page_is_rows_with_an_error(model: LocalModel, tmp_path: Path) -> None:
-    images = [encode_png(image) for image in random_images(60)]
-    path = tmp_path / "a.parquet"
-    table = pyarrow.table({"image": images})
-    pyarrow.parquet.write_table(table, path, row_group_size=20, use_dictionary=False)
-    content = bytearray(path.read_bytes())
-    second = pyarrow.parquet.read_metadata(path).row_group(1).column(0)
-    content[second.data_page_offset : second.data_page_offset + 40] = bytes(40)
-    path.write_bytes(content)
-    run([path], model, tmp_path / "out.csv")
-    rows = read(tmp_path / "out.csv")
-    assert [row["id"] for row in rows] == [f"{path}#{i}" for i in range(60)]
-    assert [i for i, row in enumerate(rows) if row["error"]] == list(range(20, 40))
-    assert rows[20]["error"].startswith("table: expected a whole row group 1, got: ")
-
-
-def test_a_file_of_a_zip_that_cannot_be_read_fails_alone(
-    files: list[Path], expected: list[Row], model: LocalModel, tmp_path: Path
-) -> None:
-    path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in files[:3]:
-            archive.write(file, file.name)
-        offset = archive.infolist()[1].header_offset
-    content = bytearray(path.read_bytes())
-    content[offset + 60] ^= 0xFF
-    path.write_bytes(content)
-    rows = rows_of([path], model, tmp_path)
-    assert [rows[0], rows[2]] == [expected[0], expected[2]]
-    assert rows[1]["error"].startswith(
-        "file: expected a readable file in the archive, got: Bad CRC"
-    )
-
-
-def test_hidden_files_and_links_of_an_archive_are_no_rows(
-    files: list[Path], model: LocalModel, tmp_path: Path
-) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name in ("./a.png", "__MACOSX/a.png", ".git/a.png", "b/._a.png", "b/a.png"):
-            tar.add(files[0], name)
-        link = tarfile.TarInfo("link.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
-    run([tmp_path / "a.tar"], model, tmp_path / "out.csv")
-    ids = [row["id"] for row in read(tmp_path / "out.csv")]
-    assert ids == [f"{tmp_path}/a.tar/a.png", f"{tmp_path}/a.tar/b/a.png"]
-
-
-def test_a_table_with_a_null_or_a_missing_file_has_rows_with_errors(
-    files: list[Path], model: LocalModel, tmp_path: Path
-) -> None:
-    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    cells = pyarrow.array(
-        [
-            None,
-            {"bytes": None, "path": None},
-            {"bytes": None, "path": str(files[0])},
-            {"bytes": None, "path": "none.png"},
-        ],
-        kind,
-    )
-    pyarrow.parquet.write_table(pyarrow.table({"image": cells}), tmp_path / "a.parquet")
-    (tmp_path / "b.csv").write_text('path,x\n\n"",1\nnone.png,2\nn\0one.png,3\n')
-    rows = rows_of([tmp_path / "a.parquet", tmp_path / "b.csv"], model, tmp_path)
-    nothing = "image: expected bytes or a path, got nothing"
-    missing = "file: expected a readable file, got: No such file or directory"
-    assert [row["error"] for row in rows] == [
-        nothing,
-        nothing,
-        None,
-        missing,
-        nothing,
-        missing,
-        "file: expected a readable file, got: embedded null byte",
+def test_folder_is_walked_sorted_by_path_without_hidden_files(tmp_path: Path) -> None:
+    write(tmp_path, "b.png", "a/2.png", "a/10.png", "a.txt", ".hidden", ".git/config", "c/d/e.jpg")
+    expected = ["a/10.png", "a/2.png", "a.txt", "b.png", "c/d/e.jpg"]
+    assert ids(tmp_path) == [f"{tmp_path}/{name}" for name in expected]
+    assert expected == [
+        path.relative_to(tmp_path).as_posix()
+        for path in sorted(tmp_path.rglob("*"))
+        if path.is_file() and "/." not in str(path.relative_to(tmp_path.parent))
     ]
 
 
-WRONG = [
-    (
-        "a.npy",
-        lambda path: np.save(path, np.zeros((2, 8, 8, 1), np.float32)),
-        r"got float32; scale to 0-255 and use \.astype\('uint8'\)$",
-    ),
-    (
-        "a.npy",
-        lambda path: np.save(path, np.zeros((2, 3, 8, 8), np.uint8)),
-        r"got \[2, 3, 8, 8\]; use \.transpose",
-    ),
-    ("a.npy", lambda path: np.save(path, np.zeros((2, 64), np.uint8)), r"got \[2, 64\]$"),
-    (
-        "a.npy",
-        lambda path: np.save(path, np.asfortranarray(np.zeros((2, 8, 8), np.uint8))),
-        "Fortran",
-    ),
-    ("a.npy", lambda path: np.save(path, np.array([{}]), allow_pickle=True), "got object"),
-    ("a.npy", lambda path: path.write_bytes(b"no array"), "expected an array of numpy, got"),
-    ("a.npz", lambda path: path.write_bytes(b"no array"), "expected an array of numpy, got"),
-    (
-        "a.npz",
-        lambda path: np.savez(path, a=np.zeros(3), b=np.zeros(3)),
-        "expected an array called images, .* got a, b$",
-    ),
-    (
-        "a.npz",
-        lambda path: np.savez(path, images=np.zeros((2, 8, 8), np.uint8), labels=[1]),
-        r"expected labels \[2\] of whole numbers or text, got int64 \[1\]",
-    ),
-    ("a.parquet", lambda path: path.write_bytes(b"no table"), "expected a Parquet file, got"),
-    (
-        "a.parquet",
-        lambda path: pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), path),
-        "expected a column of images or paths, got x; name it with --image-column",
-    ),
-    ("a.csv", lambda path: path.write_text("x,y\n1,2\n"), "expected a column of images or paths"),
-    ("a.csv", lambda path: path.write_bytes(b"path\xff\n"), "expected CSV in UTF-8"),
-]
+def test_sources_keep_their_order_and_patterns_are_sorted(tmp_path: Path) -> None:
+    write(tmp_path, "z.png", "x/2.png", "x/1.png", "x/1.txt", "y/1.png")
+    expected = ["z.png", "x/1.png", "x/2.png", "y/1.png"]
+    assert ids(tmp_path / "z.png", tmp_path / "?" / "*.png") == [
+        f"{tmp_path}/{name}" for name in expected
+    ]
+    assert ids(tmp_path / "**" / "1.*") == [
+        f"{tmp_path}/{name}" for name in ("x/1.png", "x/1.txt", "y/1.png")
+    ]
 
 
-@pytest.mark.parametrize(("name", "build", "match"), WRONG, ids=[match for _, _, match in WRONG])
-def test_a_container_that_holds_no_images_is_refused_at_once(
-    name: str, build: Any, match: str, model: LocalModel, tmp_path: Path
-) -> None:
-    build(tmp_path / name)
-    with pytest.raises(ScoreError, match=match):
-        run([tmp_path / name], model, tmp_path / "out.csv")
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+def test_pattern_that_matches_folders_takes_each_file_once(tmp_path: Path) -> None:
+    write(tmp_path, "a/b/1.png", "a/2.png")
+    once = [f"{tmp_path}/a/2.png", f"{tmp_path}/a/b/1.png"]
+    assert sorted(ids(tmp_path / "**")) == sorted(ids(tmp_path / "*")) == once
 
 
-def test_a_column_that_is_not_there_is_refused(
-    files: list[Path], model: LocalModel, tmp_path: Path
-) -> None:
-    source = as_parquet(tmp_path / "a.parquet", files[:2], size=[1, 2])
-    for columns, match in (
-        (Columns(label="none"), 'expected a column "none", got image, size$'),
-        (Columns(image="size"), 'column "size": expected binary, text or a struct with bytes'),
-        (Columns(keep=("none",)), '^--keep: expected a column of a table, got "none"'),
+def test_a_name_with_brackets_is_that_file(tmp_path: Path) -> None:
+    write(tmp_path, "[1].png", "1.png")
+    assert ids(tmp_path / "[1].png") == [f"{tmp_path}/[1].png"]
+
+
+def test_the_output_of_an_earlier_run_is_no_input(tmp_path: Path) -> None:
+    write(tmp_path, "1.png", "scores.csv")
+    assert ids(tmp_path, skip=tmp_path / "scores.csv") == [f"{tmp_path}/1.png"]
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    write(tmp_path, "all/a/1.png", "elsewhere/2.png")
+    (tmp_path / "all/a/up").symlink_to(tmp_path / "all")
+    (tmp_path / "all/b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "all/self").symlink_to("self")
+    found = [f"{tmp_path}/all/{name}" for name in ("a/1.png", "b/2.png", "self")]
+    assert ids(tmp_path / "all") == found
+
+
+@pytest.mark.parametrize("name", ["nothing", "no*thing", "no/such/[ab].png"])
+def test_a_source_without_files_says_so(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ScoreError, match=r'^source ".*": expected a file, a folder or a pattern'):
+        ids(tmp_path / name)
+
+
+def test_an_empty_folder_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ScoreError, match="expected at least one file"):
+        ids(tmp_path)
+
+
+def test_a_name_that_is_no_utf8_becomes_text(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/gr\xfcn.png"
+    Path(os.fsdecode(path)).write_bytes(b"1")
+    row = FileRow(os.fsdecode(path))
+    assert ids(tmp_path) == [row.id] == [f"{tmp_path}/gr\\xfcn.png"]
+    assert row.read() == b"1"
+
+
+def test_an_unreadable_file_has_an_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "broken").symlink_to("nowhere")
+    with (tmp_path / "long").open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    for name, match in (
+        ("pipe", "expected a regular file, got a folder, pipe or device"),
+        ("broken", "expected a readable file, got: No such file"),
+        ("long", f"expected at most {MAX_FILE_BYTES} bytes, got {MAX_FILE_BYTES + 1}"),
+        (".", "expected a regular file"),
     ):
         with pytest.raises(ScoreError, match=match):
-            run([source], model, tmp_path / "out.csv", columns=columns)
-
-
-def test_labels_are_compared_where_they_are_known(
-    files: list[Path], model: LocalModel, tmp_path: Path
-) -> None:
-    images = random_images(COUNT)
-    truths = [
-        (int(best) + (i % 10 == 0)) % 4
-        for i, best in enumerate(tiny_probabilities(images).argmax(axis=1))
-    ]
-    good = [file for file in files if "-" not in file.name]
-    names = [LABELS[truth] for truth in truths]
-    by_folder = tmp_path / "by_folder"
-    for file, name in zip(good, names, strict=True):
-        (by_folder / name).mkdir(parents=True, exist_ok=True)
-        (by_folder / name / file.name).write_bytes(file.read_bytes())
-    (by_folder / "3").mkdir()  # a number is no label here, and a file with an error does not count
-    (by_folder / "3" / "a.png").write_bytes(good[0].read_bytes())
-    (by_folder / LABELS[0] / "bad.png").write_bytes(b"")
-    (tmp_path / "images").symlink_to(files[0].parent)
-    linked = [tmp_path / "images" / file.name for file in good]
-    label = Columns(label="truth")
-    for source, columns in (
-        (by_folder, Columns()),
-        (as_parquet(tmp_path / "a.parquet", good, truth=truths), label),
-        (as_parquet(tmp_path / "b.parquet", good, truth=names), label),
-        (as_csv(tmp_path / "a.csv", linked, truth=truths), label),
-        (as_csv(tmp_path / "b.csv", linked, truth=names), label),
-        (as_npz(tmp_path / "a.npz", images, np.array(truths)), Columns()),
-        (as_npz(tmp_path / "b.npz", images, np.array(names)), Columns()),
-        (wds_tar(tmp_path / "a.tar", images, truths), Columns()),
-    ):
-        summary = run([source], model, tmp_path / "out.csv", columns=columns)
-        accuracy = summary.accuracy
-        assert accuracy is not None, source
-        assert (accuracy["rows"], accuracy["correct"]) == (COUNT, COUNT - COUNT // 10), source
-        assert accuracy["accuracy"] == pytest.approx(0.9)
-        for index, name in enumerate(LABELS):
-            assert sum(accuracy["confusion"][name].values()) == truths.count(index), source
-    assert run(files[:20], model, tmp_path / "out.csv").accuracy is None
-
-
-def test_a_sample_of_a_tar_is_one_row(model: LocalModel, tmp_path: Path) -> None:
-    path = wds_tar(tmp_path / "a.tar", random_images(COUNT), [0] * COUNT)
-    run([path], model, tmp_path / "out.csv")
-    rows = read(tmp_path / "out.csv")
-    assert [row["id"] for row in rows] == [f"{path}/{i:05}.png" for i in range(COUNT)]
-    assert [row["index"] for row in rows] == tiny_probabilities(random_images(COUNT)).argmax(
-        axis=1
-    ).tolist()
-
-
-def test_a_container_whose_name_is_no_utf8_is_read(
-    files: list[Path], expected: list[Row], model: LocalModel, tmp_path: Path
-) -> None:
-    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xfcn"))
-    folder.mkdir()
-    sources = [
-        as_tar(folder / "a.tar", files),
-        as_parquet(tmp_path / "b.parquet", files).rename(folder / "b.parquet"),
-    ]
-    (folder / "c.csv").write_text(f"path\n{files[0]}\n")
-    np.save(folder / "d.npy", random_images(1))
-    run([*sources, folder / "c.csv", folder / "d.npy"], model, folder / "out.parquet")
-    ids = [row["id"] for row in read((folder / "out.parquet").rename(tmp_path / "out.parquet"))]
-    assert ids[0] == f"{tmp_path}/gr\\xfcn/a.tar/images/{files[0].name}"
-    assert ids[-1] == f"{tmp_path}/gr\\xfcn/d.npy#0"
-    assert len(ids) == 2 * len(expected) + 2
-
-
-def test_a_folder_opens_what_holds_images_but_not_a_table_of_paths(
-    files: list[Path], model: LocalModel, tmp_path: Path
-) -> None:
-    folder = tmp_path / "mixed"
-    folder.mkdir()
-    as_tar(folder / "a.tar", files[:2])
-    (folder / "b.png").write_bytes(files[0].read_bytes())
-    (folder / "labels.csv").write_text("name,label\nb.png,top\n")
-    np.save(folder / "z.npy", random_images(1))
-    run([folder], model, tmp_path / "out.jsonl")
-    rows = read(tmp_path / "out.jsonl")
-    assert [(row["id"].removeprefix(f"{folder}/"), row["error"] is None) for row in rows] == [
-        ("a.tar/images/0000.png", True),
-        ("a.tar/images/0001.png", True),
-        ("b.png", True),
-        ("labels.csv", False),
-        ("z.npy#0", True),
-    ]
+            FileRow(str(tmp_path / name)).read()

@@ -1,7 +1,7 @@
-"""The first stage of scoring: words of the command line become sources, in order.
+"""The first stage of scoring: arguments of the command line become sources, in order.
 
-What a word means is decided by what is there and by its ending: an archive, table or array is
-opened, everything else is an image.
+An argument's ending decides what it is: an archive, a table or an array is opened, every other file
+is an image.
 """
 
 import glob
@@ -24,33 +24,34 @@ _CSV = (".csv", ".tsv")
 _WILDCARDS = frozenset("*?[")
 
 
-def find_sources(
-    words: Sequence[str], columns: Columns, pattern: str = "", skip: Path | None = None
+def list_sources(
+    arguments: Sequence[str], columns: Columns, pattern: str = "", skip: Path | None = None
 ) -> list[Source]:
-    """Find all that is to be scored.
+    """List the sources that the arguments name.
 
-    A folder gives all its files, recursively, sorted by path, whatever their names end in, but not
-    those that start with a dot (nor folders that do). A pattern gives its matches, sorted. ``-`` is
-    a list of all of these on standard input, one a line. A CSV is opened only if it was named or
-    matched, not if it just lies in a folder beside images.
+    A folder stands for all its files, recursively, sorted by path, except hidden files and folders
+    (their names start with a dot). A pattern stands for its matches, sorted. ``-`` reads more
+    arguments from standard input, one on each line. A CSV is opened if it is named or matched, but
+    not if it lies in a folder: there it is often a list of the images beside it.
 
     Args:
-        words: Files, folders, patterns (``*``, ``?``, ``[…]``, ``**``), URLs and ``-``, in any mix.
-        columns: Which columns of tables are used.
-        pattern: Files in folders are taken only if their name, or with a ``/`` in the pattern their
-            path, matches it; "" for all.
-        skip: A file that is never listed, such as the one that is about to be written.
+        arguments: Files, folders, patterns (``*``, ``?``, ``[…]``, ``**``), URLs and ``-``.
+        columns: Columns of tables to use.
+        pattern: Files in folders must match it by name or, if it has a ``/``, by path; "" matches
+            all.
+        skip: A file to leave out, such as the output.
 
     Raises:
         ScoreError: A source does not exist or matches nothing, a table lacks a column, or there is
-            no file in any.
+            no file at all.
     """
-    listed = [found for word in _with_standard_input(words) for found in _expand(word, pattern)]
+    words = _with_standard_input(arguments)
+    listed = [found for word in words for found in _expand(word, pattern)]
     if skip is not None and skip.exists():
         listed = [found for found in listed if not _is_same_file(found[0], skip)]
     if not listed:
-        named = ", ".join(words) or "none"
-        raise ScoreError(f"sources: expected at least one file, got {named} without any")
+        named = ", ".join(arguments) or "no argument"
+        raise ScoreError(f"sources: expected at least one file, got none in {named}")
     sources: list[Source] = []
     for is_image, found in groupby(listed, lambda each: not _is_container(*each)):
         paths = (path for path, _ in found)
@@ -59,7 +60,7 @@ def find_sources(
 
 
 def kept_kinds(sources: Iterable[Source], keep: Sequence[str]) -> dict[str, str]:
-    """Return the type of each kept column: what its sources agree on, or string.
+    """Return the type of each kept column: the one type of all its sources, or string.
 
     Raises:
         ScoreError: No source has the column.
@@ -69,7 +70,7 @@ def kept_kinds(sources: Iterable[Source], keep: Sequence[str]) -> dict[str, str]
     for name in keep:
         found = {each[name] for each in all_kinds if name in each}
         if not found:
-            raise ScoreError(f'--keep: expected a column of a table, got "{name}" that none has')
+            raise ScoreError(f'--keep: expected a column of a table, got "{name}"')
         kinds[name] = found.pop() if len(found) == 1 else "string"
     return kinds
 
@@ -88,8 +89,8 @@ def _open(path: str, columns: Columns) -> Source:
     return ArraySource(path) if lower.endswith(_ARRAYS) else ArchiveSource(path)
 
 
-def _with_standard_input(words: Sequence[str]) -> Iterator[str]:
-    for word in words:
+def _with_standard_input(arguments: Sequence[str]) -> Iterator[str]:
+    for word in arguments:
         if word == "-":
             lines = os.fsdecode(sys.stdin.buffer.read()).split("\n")
             yield from filter(None, (line.removesuffix("\r") for line in lines))
@@ -98,7 +99,7 @@ def _with_standard_input(words: Sequence[str]) -> Iterator[str]:
 
 
 def _expand(source: str, pattern: str) -> Iterator[tuple[str, bool]]:
-    """Yield each file, and whether it was named or matched itself."""
+    """Yield each file, and whether an argument names or matches the file itself."""
     if is_url(source):
         yield from _expand_url(source, pattern)
     elif Path(source).is_dir():
@@ -106,7 +107,7 @@ def _expand(source: str, pattern: str) -> Iterator[tuple[str, bool]]:
     elif os.path.lexists(source):
         yield source, True
     else:
-        # Path.glob takes no absolute pattern.
+        # Path.glob rejects absolute patterns.
         found = glob.glob(source, recursive=True)  # noqa: PTH207
         matches = sorted(found) if _WILDCARDS & set(source) else []
         if not matches:
@@ -145,7 +146,7 @@ def _in_folder(folder: str, pattern: str) -> Iterator[tuple[str, bool]]:
 
 
 def _is_wanted(path: str, pattern: str) -> bool:
-    """Whether a path within a folder is not hidden and matches."""
+    """Whether a path within a folder matches and is not hidden."""
     if any(part.startswith(".") for part in path.split("/")):
         return False
     return not pattern or PurePosixPath(path).match(pattern)
@@ -180,5 +181,5 @@ def _is_same_file(path: str, other: Path) -> bool:
 def _no_source(source: str) -> ScoreError:
     return ScoreError(
         f'source "{source}": expected a file, a folder or a pattern that matches, '
-        "got nothing there; check the path"
+        "got none; check the path"
     )

@@ -1,0 +1,70 @@
+"""``foveal serve`` up to its start, and ``foveal predict``."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from models.image import encode_png
+from tests.server import free_port
+from tests.shell import Shell
+from tests.tiny import LABELS, random_images, tiny_probabilities
+
+
+def test_a_setting_that_is_wrong_is_named(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOVEAL_THREADS", "many")
+    said = shell("serve", "--port", free_port())
+    assert said.code == 1
+    assert said.error.startswith("settings: FOVEAL_THREADS: ")
+
+
+def test_a_port_in_use_is_reported(shell: Shell) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = shell("serve", "--host", "127.0.0.1", "--port", port)
+    assert said.code == 1
+    assert said.error == (
+        f"127.0.0.1:{port}: expected a free port of this machine, got: Address already in use; "
+        "choose others with --host and --port\n"
+    )
+
+
+def test_predict_prints_a_table(shell: Shell, image: Path) -> None:
+    said = shell("predict", image, "--top", 2)
+    assert (said.code, said.error) == (0, "")
+    probabilities = tiny_probabilities(random_images(1))[0]
+    first, second = (-probabilities).argsort()[:2]
+    lines = [line.split() for line in said.out.splitlines()]
+    assert lines == [
+        ["image", "label", "probability"],
+        [str(image), LABELS[first], f"{probabilities[first]:.4f}"],
+        [LABELS[second], f"{probabilities[second]:.4f}"],
+    ]
+
+
+def test_predict_answers_good_images_beside_bad_ones(shell: Shell, tmp_path: Path) -> None:
+    images = random_images(100)
+    paths = []
+    for i, image in enumerate(images):
+        paths.append(tmp_path / f"{i}.png")
+        paths[-1].write_bytes(encode_png(image))
+    (tmp_path / "text.png").write_text("no image")
+    paths[1:1] = [tmp_path / "missing.png", tmp_path / "text.png"]
+    said = shell("predict", *paths, "--json")
+    assert said.code == 3
+    assert [line.split(": ")[0] for line in said.error.splitlines()] == list(map(str, paths[1:3]))
+    document = said.document
+    assert (document["model"], document["version"]) == ("tiny", 1)
+    assert [result["image"] for result in document["results"]] == list(map(str, paths))
+    assert [i for i, result in enumerate(document["results"]) if "error" in result] == [1, 2]
+    good = [result["predictions"] for result in document["results"] if "error" not in result]
+    expected_N = tiny_probabilities(images).argmax(axis=1).tolist()
+    assert [predictions[0]["index"] for predictions in good] == expected_N
+
+
+def test_predict_says_when_the_url_is_no_service(shell: Shell, image: Path) -> None:
+    said = shell("predict", image, "--url", f"http://127.0.0.1:{free_port()}")
+    assert said.code == 1
+    assert "expected a running service, got: Connection refused" in said.error

@@ -1,0 +1,112 @@
+"""Archives: which files are rows, and a damaged archive, of which every whole row is scored."""
+
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from scoring.archives import ArchiveSource
+from scoring.local import LocalModel
+from scoring.rows import ScoreError
+from tests.scoring.containers import (
+    COUNT,
+    Row,
+    as_tar,
+    read,
+    rows_of,
+    run,
+    wds_tar,
+)
+from tests.tiny import random_images, tiny_probabilities
+
+
+def test_a_damaged_archive_is_one_row_with_an_error_at_its_end(
+    files: list[Path], expected: list[Row], model: LocalModel, tmp_path: Path
+) -> None:
+    whole = as_tar(tmp_path / "a.tar", files).read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole[: 100 * 1024 + 700])
+    (tmp_path / "b.zip").write_bytes(b"PK no zip at all")
+    (tmp_path / "c.tgz").write_bytes(as_tar(tmp_path / "c", files, "w:gz").read_bytes()[:5000])
+    for name, least in (("a.tar", 40), ("b.zip", 0), ("c.tgz", 5)):
+        rows = rows_of([tmp_path / name, files[0]], model, tmp_path)
+        assert rows[-1] == expected[0], "the next source was not reached"
+        assert rows[-2]["error"].startswith("archive: expected a whole archive, got damage after ")
+        assert rows[:-2] == expected[: len(rows) - 2]
+        assert len(rows) - 2 >= least
+
+
+def test_a_file_of_a_zip_that_cannot_be_read_fails_alone(
+    files: list[Path], expected: list[Row], model: LocalModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in files[:3]:
+            archive.write(file, file.name)
+        offset = archive.infolist()[1].header_offset
+    content = bytearray(path.read_bytes())
+    content[offset + 60] ^= 0xFF
+    path.write_bytes(content)
+    rows = rows_of([path], model, tmp_path)
+    assert [rows[0], rows[2]] == [expected[0], expected[2]]
+    assert rows[1]["error"].startswith(
+        "file: expected a readable file in the archive, got: Bad CRC"
+    )
+
+
+def test_hidden_files_and_links_of_an_archive_are_no_rows(
+    files: list[Path], model: LocalModel, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("./a.png", "__MACOSX/a.png", ".git/a.png", "b/._a.png", "b/a.png"):
+            tar.add(files[0], name)
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    run([tmp_path / "a.tar"], model, tmp_path / "out.csv")
+    ids = [row["id"] for row in read(tmp_path / "out.csv")]
+    assert ids == [f"{tmp_path}/a.tar/a.png", f"{tmp_path}/a.tar/b/a.png"]
+
+
+def test_a_sample_of_a_tar_is_one_row(model: LocalModel, tmp_path: Path) -> None:
+    path = wds_tar(tmp_path / "a.tar", random_images(COUNT), [0] * COUNT)
+    run([path], model, tmp_path / "out.csv")
+    rows = read(tmp_path / "out.csv")
+    assert [row["id"] for row in rows] == [f"{path}/{i:05}.png" for i in range(COUNT)]
+    assert [row["index"] for row in rows] == tiny_probabilities(random_images(COUNT)).argmax(
+        axis=1
+    ).tolist()
+
+
+@pytest.mark.parametrize(("ending", "mode"), [("tar", "w"), ("tgz", "w:gz"), ("txz", "w:xz")])
+def test_an_archive_that_is_cut_anywhere_says_so(
+    ending: str, mode: str, files: list[Path], tmp_path: Path
+) -> None:
+    """In a header, in a file, between two: rows are never lost without an error."""
+    whole = as_tar(tmp_path / "whole", files[:20], mode).read_bytes()
+    path = tmp_path / f"cut.{ending}"
+    padding = 10_240 if ending == "tar" else 1  # the end's mark, and zeros up to a tape's record
+    for end in range(1, len(whole) - padding, max(64, len(whole) // 200)):
+        path.write_bytes(whole[:end])
+        rows = [image for chunk in ArchiveSource(str(path)).chunks() for image in chunk.images]
+        good = [image for image in rows if isinstance(image, bytes)]
+        assert good == [file.read_bytes() for file in files[: len(good)]]
+        # Compressed, the end's mark is the last bytes: without them, all images may be there.
+        assert isinstance(rows[-1], ScoreError) or (len(good) == 20 and ending != "tar"), end
+    path.write_bytes(whole)
+    rows = [image for chunk in ArchiveSource(str(path)).chunks() for image in chunk.images]
+    assert rows == [file.read_bytes() for file in files[:20]]
+
+
+def test_a_damaged_header_is_not_the_end(files: list[Path], tmp_path: Path) -> None:
+    """The standard library stops there as if nothing came after it."""
+    path = as_tar(tmp_path / "a.tar", files[:20], "w")
+    with tarfile.open(path) as tar:
+        places = [info.offset for info in tar.getmembers()]
+    content = bytearray(path.read_bytes())
+    content[places[10] : places[10] + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    *good, last = [image for chunk in ArchiveSource(str(path)).chunks() for image in chunk.images]
+    assert good == [file.read_bytes() for file in files[:10]]
+    assert isinstance(last, ScoreError)
+    assert f"damage after images/{files[9].name}: a damaged header" in str(last)
