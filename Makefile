@@ -81,7 +81,7 @@ GPU_DIR ?=
 gpu-check:           ## run tests and benchmarks that need a GPU; results in GPU_OUT, inputs from GPU_DIR
 	loadtest/bench/gpu_check.sh $(GPU_OUT) $(GPU_DIR)
 
-CIFAR10 ?= ../shared/data/cifar10
+CIFAR10 ?= data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md
 	$(BIN)/python -m training.report.table --data-dir cifar10=$(CIFAR10) --into training/README.md
 

@@ -23,6 +23,8 @@ PACKAGES = (
 # Code lines: without docstrings, comments and blank lines.
 MAX_FILE_LINES = 320
 MAX_FUNCTION_LINES = 50
+MAX_FOLDERS = 11
+MAX_SERVICE_ENTRIES = 16
 
 # Room -> the rooms of ours that it may import, itself aside. The longest prefix of a module's name
 # is its room; a room named here stands for all below it. Arrows point down, never up.
@@ -245,6 +247,29 @@ def test_module_says_what_it_is_for(module: str) -> None:
 def test_name_says_what_is_in_it(module: str) -> None:
     nondescript = {"utils", "util", "common", "core", "helpers", "helper", "misc", "base"}
     assert not nondescript & set(module.split("."))
+
+
+def test_a_listing_shows_the_rooms() -> None:
+    """Few enough entries that `ls` explains the top level and the service."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    paths = [Path(line) for line in listed.stdout.splitlines()]
+    folders = {path.parts[0] for path in paths if len(path.parts) > 1}
+    assert len({folder for folder in folders if not folder.startswith(".")}) <= MAX_FOLDERS
+    service = {path.parts[1] for path in paths if path.parts[0] == "service"}
+    assert len(service) <= MAX_SERVICE_ENTRIES
+    assert {"lane", "protocols", "rollout", "pipeline", "session"} <= service
+
+
+def test_no_line_is_packed_against_the_formatter() -> None:
+    mark = "# fmt: " + "skip"
+    packed = [
+        path
+        for path in [*ROOT.rglob("tests/**/*.py"), *SOURCES.values()]
+        if mark in path.read_text()
+    ]
+    assert packed == []
 
 
 def test_rules_see_the_packages() -> None:

@@ -36,9 +36,9 @@ class PredictProtocol:
         route = self._routes.get(path)
         if route is None and path.startswith(b"/models/") and path.endswith(b"/predict"):
             match unquote(path.decode("latin-1")).split("/"):
-                case ["", "models", name, "predict"]:
+                case ["", "models", name, "predict"] if name:
                     route = PredictRoute(self._engine, name, "")
-                case ["", "models", name, "versions", version, "predict"]:
+                case ["", "models", name, "versions", version, "predict"] if name and version:
                     route = PredictRoute(self._engine, name, version)
             if route is not None and len(self._routes) < MAX_ROUTES:
                 self._routes[path] = route

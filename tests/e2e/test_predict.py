@@ -190,13 +190,13 @@ def test_unknown_models_and_versions(server: RunningServer, path: str) -> None:
         assert_error(answer, 404, "expected one of tiny:1, tiny:2")
 
 
-def test_an_empty_name_is_the_default_model(server: RunningServer) -> None:
+@pytest.mark.parametrize("path", ["/models//predict", "/models/tiny/versions//predict"])
+def test_an_empty_name_is_no_model(server: RunningServer, path: str) -> None:
+    """An empty variable in a client's URL must not be answered by some other model."""
     with Wire(server) as wire:  # httpx would normalise the path
-        answer = wire.send(post("/models//predict", PNGS[6])).answer()
-    assert answer.status == 200
-    said = answer.json()
-    assert (said["model"], said["version"]) == ("tiny", 1)
-    assert_own_result(said["results"][0], IMAGES[6], 1.0)
+        answer = wire.send(post(path, PNGS[6])).answer()
+    assert answer.status == 404
+    assert set(answer.json()) == {"error"}
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/json", "video/mp4", "x"])

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -160,12 +161,12 @@ class Load:
         except BaseException as error:
             self.failures.append(f"thread {thread}: {error!r}")
 
-    def _check(self, i: int, said: dict[str, object], floor: int) -> None:
+    def _check(self, i: int, said: dict[str, Any], floor: int) -> None:
         version = said["version"]
         assert isinstance(version, int)
         assert floor <= version <= self.ceiling, (floor, version, self.ceiling)
         assert version not in self.bad, version
-        (result,) = said["results"]  # type: ignore[misc]
+        (result,) = said["results"]
         probability = result["predictions"][0]["probability"]
         np.testing.assert_allclose(probability, self._expected[version][i], rtol=0, atol=1e-6)
         self.answers += 1

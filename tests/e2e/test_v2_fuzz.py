@@ -1,5 +1,7 @@
 """Malformed bodies through the real server: some of those the handlers meet in their own."""
 
+from typing import Any
+
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +22,7 @@ def test_malformed_bodies_leave_the_service_answering(two_wires: RunningServer) 
         )
         @given(st.one_of(bodies(), st.tuples(st.binary(max_size=300), st.just([]))))
         def ask(sent: tuple[bytes, list[tuple[str, str]]]) -> None:
-            headers = [(name, value.encode("latin-1")) for name, value in sent[1]]
+            headers: list[Any] = [(name, value.encode("latin-1")) for name, value in sent[1]]
             answer = client.post(INFER, content=sent[0], headers=headers)
             if answer.status_code != 200:
                 assert 400 <= answer.status_code < 500, answer.text

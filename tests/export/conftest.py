@@ -1,6 +1,7 @@
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -36,13 +37,13 @@ def adopted(tmp_path: Path, repository: ModelRepository) -> Adopt:
         labels: tuple[str, ...] = LABELS,
         images: tuple[Path, ...] = (),
         bounds: Bounds | None = None,
-        **options: object,
+        **options: Any,
     ) -> ModelArtifact:
         request = Request(
             save(model, tmp_path),
             labels,
             Options(**options),
-            images,  # type: ignore[arg-type]
+            images,
             bounds or Bounds(seconds=60),
             "foveal adopt foreign.onnx",
         )

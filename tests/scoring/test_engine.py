@@ -10,7 +10,7 @@ import pytest
 from models.image import encode_png
 from scoring.job import LocalEngine
 from scoring.local import LocalModel
-from scoring.rows import Chunk, Pin, Row, chunked
+from scoring.rows import Chunk, Image, Pin, Row, chunked
 from scoring.stages import OutputOptions
 from service.errors import InferenceError
 from tests.tiny import random_images
@@ -72,7 +72,7 @@ class Rows:
 def test_a_slow_image_does_not_stall_the_rest(model: LocalModel) -> None:
     """The first image waits for the twenty-thousandth to be decoded."""
     event = threading.Event()
-    images = [Waiting(event), *[IMAGE] * 20_000, Signal(event)]
+    images: list[Image] = [Waiting(event), *[IMAGE] * 20_000, Signal(event)]
     source = Rows(Row(str(i), image) for i, image in enumerate(images))
     engine = LocalEngine(model, OutputOptions(), threads=2)
     ids = [id_ for _, scored in engine([source], (0, 0)) for id_ in scored.ids]

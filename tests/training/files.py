@@ -3,6 +3,7 @@
 import gzip
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def pickle_batch(data: np.ndarray, labels: list[Any]) -> bytes:
 
 def write_parquet(
     path: Path,
-    images: list[bytes | None],
+    images: Sequence[bytes | None],
     labels: list[Any],
     names: list[str] | None = None,
     **columns: Any,

@@ -32,7 +32,7 @@ def test_two_processes_reach_the_curve_of_one(tmp_path: Path) -> None:
     fit(one, load_dataset("digits"), show_progress=False)
     options |= {"dataset": "digits", "network": "fcnn", "run": two.run, "hidden": 32, "devices": 2}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, HOME / "foveal.py", "train", *words]
+    command: list[str | Path] = [sys.executable, HOME / "foveal.py", "train", *words]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=HOME, env=environment, capture_output=True, text=True, check=False, timeout=120

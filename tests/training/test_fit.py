@@ -1,6 +1,8 @@
 import csv
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -35,10 +37,10 @@ def accuracy(logits_NK: torch.Tensor, split: Split) -> float:
     ids=["plain", "ema", "bfloat16", "fcnn-sgd"],
 )
 def test_learns_what_can_be_learnt(
-    config: TrainConfig, squares: Squares, change: dict[str, object]
+    config: TrainConfig, squares: Squares, change: dict[str, Any]
 ) -> None:
     dataset = squares()
-    options = {"epochs": 15, "batch_size": 16, "shift": 1, "lr": 0.01} | change
+    options: dict[str, Any] = {"epochs": 15, "batch_size": 16, "shift": 1, "lr": 0.01} | change
     network = fit(replace(config, **options), dataset, show_progress=False)
     assert not network.training
     assert accuracy(compute_logits(network, dataset.test), dataset.test) == 1
@@ -71,9 +73,15 @@ def test_leaves_curves_and_the_best_checkpoint(config: TrainConfig, squares: Squ
 def test_keeps_the_weights_that_are_asked_for(config: TrainConfig, squares: Squares) -> None:
     """Two equal runs, in which the best epoch is not the last one."""
     dataset = squares()
-    restless = {"epochs": 6, "lr": 0.05, "schedule": "constant", "label_smoothing": 0.0}
+    restless: dict[str, Any] = {
+        "epochs": 6,
+        "lr": 0.05,
+        "schedule": "constant",
+        "label_smoothing": 0.0,
+    }
     kept: dict[str, dict[str, torch.Tensor]] = {}
-    for keep, file in (("best", CHECKPOINT), ("last", LAST_CHECKPOINT)):
+    files: dict[Literal["best", "last"], Path] = {"best": CHECKPOINT, "last": LAST_CHECKPOINT}
+    for keep, file in files.items():
         run = replace(config, run=config.run / keep, keep=keep, **restless)
         kept[keep] = fit(run, dataset, show_progress=False).state_dict()
         saved = torch.load(run.run / file, weights_only=True)["state_dict"]
@@ -102,7 +110,12 @@ def test_the_seed_decides(config: TrainConfig, squares: Squares) -> None:
 def test_clipping_limits_the_step(config: TrainConfig, squares: Squares) -> None:
     """The gradient as a whole is cut, so one step of plain descent is as long as lr x clip."""
     dataset = squares()
-    plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
+    plain: dict[str, Any] = {
+        "optimizer": "sgd",
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+    }
     plain |= {"warmup": 0.0, "ema": 0.0, "epochs": 1, "batch_size": 64, "lr": 0.5}
 
     def distance(name: str, clip: float) -> float:
@@ -119,8 +132,9 @@ def test_clipping_limits_the_step(config: TrainConfig, squares: Squares) -> None
 
 @pytest.mark.parametrize("field", ["network", "optimizer", "schedule", "activation"])
 def test_unknown_names_are_listed(config: TrainConfig, squares: Squares, field: str) -> None:
+    change: dict[str, Any] = {field: "nonsense"}
     with pytest.raises(ConfigError, match=f"{field}: expected one of .*, got 'nonsense'"):
-        fit(replace(config, **{field: "nonsense"}), squares(), show_progress=False)
+        fit(replace(config, **change), squares(), show_progress=False)
 
 
 def test_progress_is_drawn_on_request(

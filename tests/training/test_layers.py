@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -69,11 +70,12 @@ def test_training_leaves_the_whitening_alone(squares: Squares, config: TrainConf
     dataset = squares(channels=3)
     speednet = resolve("squares", "speednet", config.run, widths=(8, 8), epochs=2, batch_size=16)
     before, after = untrained(speednet, dataset), fit(speednet, dataset, show_progress=False)
-    first, trained = before.network[0], after.network[0]
+    first = cast(nn.Sequential, before.network)[0]
+    trained = cast(nn.Sequential, after.network)[0]
     assert isinstance(first, Whitening)
     assert isinstance(trained, Whitening)
     assert torch.equal(first.weight, trained.weight)
-    assert not torch.equal(first.bias, trained.bias)
+    assert not torch.equal(cast(torch.Tensor, first.bias), cast(torch.Tensor, trained.bias))
     images_NCHW = before._normalise(torch.from_numpy(dataset.train.images_NHWC))
     values = torch.nn.functional.conv2d(images_NCHW, first.weight).std(dim=(0, 2, 3))
     assert np.all(values.numpy() < 1.1)

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_images_too_small_for_the_stages_of_speednet(config: TrainConfig) -> Non
     ],
 )
 def test_what_does_not_exist_is_refused(
-    config: TrainConfig, change: dict[str, object], message: str
+    config: TrainConfig, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         build_network(replace(config, **change), (8, 8, 1), classes=10)

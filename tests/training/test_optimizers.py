@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_short_runs_have_a_schedule_too(config: TrainConfig, name: str, steps: i
 
 
 def test_momentum_and_nesterov_are_passed_on(config: TrainConfig) -> None:
-    def group(**change: object) -> dict[str, object]:
+    def group(**change: Any) -> dict[str, Any]:
         changed = replace(config, optimizer="sgd", **change)
         return build_optimizer(changed, nn.Linear(2, 2)).param_groups[0]
 
@@ -116,8 +117,14 @@ def test_every_loss_teaches(config: TrainConfig, squares: Squares, name: str) ->
     check_learns(config, squares, loss=name, label_smoothing=0.05)
 
 
-def check_learns(config: TrainConfig, squares: Squares, **change: object) -> None:
-    options = {"network": "fcnn", "hidden": (16,), "epochs": 12, "batch_size": 16, "lr": 0.01}
+def check_learns(config: TrainConfig, squares: Squares, **change: Any) -> None:
+    options: dict[str, Any] = {
+        "network": "fcnn",
+        "hidden": (16,),
+        "epochs": 12,
+        "batch_size": 16,
+        "lr": 0.01,
+    }
     dataset = squares()
     network = fit(replace(config, **(options | change)), dataset, show_progress=False)
     answers_N = compute_logits(network, dataset.test).argmax(dim=1).numpy()
@@ -135,5 +142,6 @@ def check_learns(config: TrainConfig, squares: Squares, **change: object) -> Non
 def test_what_does_not_exist_is_listed(
     config: TrainConfig, squares: Squares, field: str, listed: str
 ) -> None:
+    change: dict[str, Any] = {field: "nonsense"}
     with pytest.raises(ConfigError, match=f"{field}: expected one of {listed}, got 'nonsense'"):
-        fit(replace(config, **{field: "nonsense"}), squares(), show_progress=False)
+        fit(replace(config, **change), squares(), show_progress=False)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,14 @@ def assert_same_run(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("seed", [int(time.time())])
 def test_killed_at_random_moments(config: TrainConfig, seed: int) -> None:
     """Dropout, augmentation, averaging, clipping, patience: all of it must come back."""
-    options = {"dropout": 0.3, "shift": 1, "ema": 0.9, "clip": 0.5, "patience": 5, "epochs": 5}
+    options: dict[str, Any] = {
+        "dropout": 0.3,
+        "shift": 1,
+        "ema": 0.9,
+        "clip": 0.5,
+        "patience": 5,
+        "epochs": 5,
+    }
     config = replace(config, **options, batch_size=64)
     straight = replace(config, run=config.run.with_name("straight"))
     started_s = time.monotonic()

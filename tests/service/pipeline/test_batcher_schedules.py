@@ -255,8 +255,8 @@ class Schedule:
         w = self.w
         waiting = [mine for mine in self.known if not mine.calls and not mine.is_cancelled]
         for mine in waiting:
-            untaken = mine.rows - mine.job.taken
-            assert not untaken or mine.deadline > w.loop.now, "a deadline passed in silence"
+            rest = mine.rows - mine.job.taken
+            assert not rest or mine.deadline > w.loop.now, "a deadline passed in silence"
         is_full = w.executor is not None and w.executor.is_full
         if is_full or (
             w.limits.max_queue_delay_s and w.batcher.queued_rows < w.limits.max_batch_size

@@ -19,7 +19,7 @@ from service.session.gpu.accelerator import Budget
 from service.session.gpu.cuda_runtime import CudaError, CudaRuntime, driver_error
 from service.session.planning import DeviceOptions
 from service.session.plans import Asked, Plan, SelectedDevice
-from service.session.providers import providers_of
+from service.session.providers import PROVIDERS, providers_of
 from tests.tiny import publish_tiny, random_images, tiny_logits
 
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -139,7 +139,7 @@ def test_a_model_on_the_cpu_runs_in_the_buckets_that_are_set(tmp_path: Path) -> 
 def test_plans_put_the_device_asked_for_first_and_the_cpu_last() -> None:
     for device in ("cpu", "cuda", "tensorrt"):
         names = [name for name, _ in providers_of(Plan(device))]
-        assert names[0] == devices.PROVIDERS[device]
+        assert names[0] == PROVIDERS[device]
         assert names[-1] == "CPUExecutionProvider"
 
 
