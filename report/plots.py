@@ -19,10 +19,10 @@ BLUE, ORANGE, GREEN, PURPLE, YELLOW, GREY = (
 )
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW)
 MARKERS = "osD^v<>P*X"
-_WIDTH, _DPI = 8.0, 110  # inches; the page is one column
+WIDTH, _DPI = 8.0, 110  # inches, dots per inch; the page is one column
 
 
-def new_figure(height: float, width: float = _WIDTH) -> Figure:
+def new_figure(height: float, width: float = WIDTH) -> Figure:
     """Return an empty figure; sizes in inches, the width of a page's column by default."""
     return Figure((width, height), layout="constrained")
 

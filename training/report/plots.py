@@ -3,26 +3,20 @@
 Legend: N rows, K classes, H height, W width, C channels.
 """
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from torch import nn
 
+from report.plots import BLUE, GREY, ORANGE, WIDTH, new_figure, to_png
 from training.datasets.splits import Split
 from training.evaluate import Reliability
 from training.networks import ImageNetwork
 from training.report.curves import Epoch
-
-# Two colours that stay apart in grey and for the colour-blind (Okabe and Ito).
-_TRAIN, _VALIDATION, _GREY = "#0072B2", "#D55E00", "#666666"
-_WIDTH = 8.0  # inches; the page is one column
-_DPI = 110
 
 # More filters than these are too many for one picture.
 _FILTERS = 64
@@ -30,26 +24,19 @@ _FILTERS = 64
 _CLASSES_WITH_NUMBERS = 20
 
 
-def to_png(figure: Figure) -> bytes:
-    """Return a figure as PNG."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=_DPI)
-    return stream.getvalue()
-
-
 def plot_curves(epochs: Sequence[Epoch], kept: Epoch) -> bytes:
     """Draw loss and accuracy of training and validation over the epochs, and mark one of them."""
-    figure = Figure((_WIDTH, 3.6), layout="constrained")
+    figure = new_figure(3.6)
     loss, accuracy = figure.subplots(1, 2)
     numbers = [epoch.epoch for epoch in epochs]
     for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
-        for split, colour in (("train", _TRAIN), ("validation", _VALIDATION)):
+        for split, colour in (("train", BLUE), ("validation", ORANGE)):
             values = [getattr(epoch, f"{split}_{name}") for epoch in epochs]
             axes.plot(numbers, values, color=colour, marker=_marker(epochs), label=split)
         axes.set_title(name.capitalize())
         _epochs(axes)
         axes.legend(frameon=False)
-    accuracy.axvline(kept.epoch, color=_GREY, linewidth=0.8, linestyle=":")
+    accuracy.axvline(kept.epoch, color=GREY, linewidth=0.8, linestyle=":")
     accuracy.set_title(f"Accuracy: {kept.validation_accuracy:.2%} in epoch {kept.epoch}")
     loss.set_ylabel("mean loss per image")
     accuracy.set_ylabel("share of images that are right")
@@ -59,12 +46,12 @@ def plot_curves(epochs: Sequence[Epoch], kept: Epoch) -> bytes:
 
 def plot_learning_rate(epochs: Sequence[Epoch]) -> bytes:
     """Draw the learning rate at the end of each epoch."""
-    figure = Figure((_WIDTH, 2.6), layout="constrained")
+    figure = new_figure(2.6)
     axes = figure.subplots()
     axes.plot(
         [epoch.epoch for epoch in epochs],
         [epoch.lr for epoch in epochs],
-        color=_TRAIN,
+        color=BLUE,
         marker=_marker(epochs),
     )
     axes.set_title("Learning rate")
@@ -77,8 +64,8 @@ def plot_learning_rate(epochs: Sequence[Epoch]) -> bytes:
 def plot_confusion(confusion_KK: NDArray[np.int64], labels: Sequence[str]) -> bytes:
     """Draw the confusion matrix: the colour is the share of a class, the number counts images."""
     classes = len(labels)
-    side = min(_WIDTH, 2.5 + 0.55 * classes)
-    figure = Figure((side + 0.6, side), layout="constrained")
+    side = min(WIDTH, 2.5 + 0.55 * classes)
+    figure = new_figure(side, side + 0.6)
     axes = figure.subplots()
     shares_KK = confusion_KK / np.maximum(confusion_KK.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares_KK, cmap="Blues", vmin=0, vmax=1)
@@ -103,7 +90,7 @@ def plot_confusion(confusion_KK: NDArray[np.int64], labels: Sequence[str]) -> by
 
 def plot_reliability(before: Reliability, after: Reliability, temperature: float) -> bytes:
     """Draw accuracy over confidence, before and after dividing the logits by the temperature."""
-    figure = Figure((_WIDTH, 4.6), layout="constrained")
+    figure = new_figure(4.6)
     axes_2 = figure.subplots(1, 2, sharey=True)
     titles = ("Before temperature scaling", f"After, temperature {temperature:.3f}")
     for axes, bins, title in zip(axes_2, (before, after), titles, strict=True):
@@ -114,17 +101,17 @@ def plot_reliability(before: Reliability, after: Reliability, temperature: float
             bins.accuracy_B,
             width,
             align="edge",
-            color=_TRAIN,
+            color=BLUE,
             alpha=0.75,
             edgecolor="white",
             label="accuracy in the bin",
         )
-        axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="ideal")
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="ideal")
         axes.plot(
             bins.confidence_B,
             bins.accuracy_B,
             "o",
-            color=_VALIDATION,
+            color=ORANGE,
             markersize=4,
             label="mean confidence of the bin",
         )
@@ -136,7 +123,7 @@ def plot_reliability(before: Reliability, after: Reliability, temperature: float
                 ha="center",
                 va="bottom",
                 fontsize=7,
-                color=_GREY,
+                color=GREY,
                 rotation=90,
             )
         axes.set_title(f"{title}\ncalibration error {bins.error:.4f}", fontsize=11)
@@ -162,7 +149,7 @@ def plot_mistakes(
         columns: Images per line.
     """
     lines = -(-len(rows) // columns)
-    figure = Figure((_WIDTH + 1, 1.5 * lines + 0.3), layout="constrained")
+    figure = new_figure(1.5 * lines + 0.3, WIDTH + 1)
     figure.suptitle("Mistakes on test images: predicted label, then true label, with probabilities")
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in grid:
@@ -184,7 +171,7 @@ def plot_filters(network: ImageNetwork) -> bytes | None:
     count, _, _, channels = filters_NHWC.shape
     columns = min(16, count)
     lines = -(-count // columns)
-    figure = Figure((_WIDTH, 0.5 * lines + 0.5), layout="constrained")
+    figure = new_figure(0.5 * lines + 0.5)
     figure.suptitle(f"First layer: {count} of its filters", fontsize=11)
     gaps = {"wspace": 0.15, "hspace": 0.15}
     grid = figure.subplots(lines, columns, squeeze=False, gridspec_kw=gaps).ravel()
