@@ -67,7 +67,7 @@ base-image:          ## make base images from Debian packages, without a registr
 	ENGINE=$(ENGINE) deploy/container/base-image.sh
 
 footprint: install   ## measure seconds to ready and MiB per process
-	$(BIN)/python -m deploy.footprint
+	$(BIN)/python -m loadtest.bench.footprint
 
 bench: $(VENV)/.all   ## compare with other servers and measure each stage; needs wrk and taskset
 	$(BIN)/foveal bench peers --cases fcnn,cnn,photo

@@ -64,7 +64,7 @@ OURS: dict[str, set[str]] = {
     "loadtest": {"models", "report"},
     "loadtest.bench": {"loadtest", "models", "report", "scoring", "service"},
     "loadtest.tune": {"loadtest", "models", "report", "scoring", "service"},
-    "deploy": {"loadtest.serving"},
+    "deploy": set(),
     "commands": {"export", "loadtest", "models", "report", "scoring", "service", "training"},
     "foveal": {"commands"},
 }

@@ -1,6 +1,6 @@
 """Measure what a start of the service costs: seconds until it is ready, memory of each process.
 
-    python -m deploy.footprint [RUNS] [WORD…]
+    python -m loadtest.bench.footprint [RUNS] [WORD…]
 
 Starts ``foveal serve`` on a free port (or the words given, with {port} in them), RUNS times (3),
 and prints a line of JSON a run: seconds from the start to /readyz, and of supervisor and worker the
@@ -20,7 +20,7 @@ import psutil  # type: ignore[import-untyped]
 
 from loadtest.serving import free_port, is_answered, running
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 _POLL_S = 0.01  # what ready_s may be off
 ASKED = 64
 
