@@ -34,7 +34,7 @@ from service.errors import (
 )
 from service.pipeline.alarm import Alarm, Loop, Timer
 from service.pipeline.drain import DrainRate, RunTimes
-from service.pipeline.job import Batch, CallbackJob, Job, Rows, Runner
+from service.pipeline.job import Batch, Job, Runner
 from service.pipeline.limits import BatchLimits
 from service.session.outputs import Outputs
 
@@ -120,25 +120,11 @@ class Batcher:
         """Free reserved places."""
         self.reserved_rows -= rows
 
-    def submit(self, rows: Rows, deadline: float, on_done: Callable[[Job], None]) -> Job:
+    def enqueue(self, job: Job) -> None:
         """Queue the rows of one request.
 
-        Args:
-            rows: At least one uint8 [H, W, C], exactly of the batcher's shape; not modified after.
-            deadline: Time of the batcher's clock after which they are not run.
-            on_done: Called once with the job, its ``parts`` whole or its ``error`` set; never
-                called for a cancelled job.
-
-        Raises:
-            QueueFullError: No room for all of them, or no time before their deadline.
-            NotReadyError: The batcher is closed.
-        """
-        job = CallbackJob(rows, deadline, on_done)
-        self.enqueue(job)
-        return job
-
-    def enqueue(self, job: Job) -> None:
-        """Queue a job that was not queued before; see ``submit``.
+        ``job.done`` is called once, its ``parts`` whole or its ``error`` set; never for a job that
+        was cancelled.
 
         Raises:
             QueueFullError: No room for all of its rows, or no time before its deadline.

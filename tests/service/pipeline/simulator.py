@@ -16,6 +16,7 @@ from service.pipeline.batcher import Batcher
 from service.pipeline.job import Batch, Job, Runner
 from service.pipeline.limits import BatchLimits
 from service.session.outputs import Outputs
+from tests.service.pipeline.callback_job import submit
 from tests.tiny import tiny_logits
 
 FAILURE = InferenceError("the run failed")
@@ -188,8 +189,11 @@ class World:
             self.done.append(job)
             then(job)
 
-        job = self.batcher.submit(
-            np.stack(images) if is_array else images, self.loop.now + timeout_s, on_done
+        job = submit(
+            self.batcher,
+            np.stack(images) if is_array else images,
+            self.loop.now + timeout_s,
+            on_done,
         )
         self._next += rows
         self.numbers[id(job)] = numbers

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from service.errors import DeadlineError, InferenceError, NotReadyError, QueueFullError
+from tests.service.pipeline.callback_job import submit
 from tests.service.pipeline.simulator import ROW_SHAPE, RUNNERS, World, row, world
 
 # Law 4: deadlines
@@ -299,7 +300,7 @@ def test_row_of_another_shape_leaves_nobody_waiting(threads: int) -> None:
     """Law 1 is the callers' to keep; should one break it, its neighbours still get an answer."""
     w = world(threads)
     well = w.submit()
-    poison = w.batcher.submit([row(1).repeat(2)], w.loop.now + 30, w.done.append)
+    poison = submit(w.batcher, [row(1).repeat(2)], w.loop.now + 30, w.done.append)
     w.run_all()
     assert sorted(map(id, w.done)) == sorted(map(id, (well, poison)))
     assert isinstance(poison.error, InferenceError)

@@ -14,6 +14,7 @@ from service.errors import DecodeError, NotReadyError, TooLargeError
 from service.pipeline.job import Job
 from service.pipeline.limits import BatchLimits
 from service.rollout.loading import LoadOptions, load
+from tests.service.pipeline.callback_job import submit
 from tests.service.pipeline.simulator import FakeLoop
 from tests.tiny import publish_tiny, random_images, tiny_logits
 
@@ -49,7 +50,7 @@ def test_runs_on_the_loop_if_short_else_on_a_thread(
         assert classifier.is_inline == (full_batch_s < 0.01)
         answers: list[asyncio.Future[Job]] = [loop.create_future() for _ in images]
         for image, answer in zip(images, answers, strict=True):
-            classifier.batcher.submit([image], loop.time() + 30, answer.set_result)
+            submit(classifier.batcher, [image], loop.time() + 30, answer.set_result)
         done = [await answer for answer in answers]
         classifier.close()
         return done
@@ -92,7 +93,7 @@ def test_instances_run_at_once(repository: ModelRepository, threads: int) -> Non
         classifier.start(loop)
         answers: list[asyncio.Future[Job]] = [loop.create_future() for _ in images]
         for image, answer in zip(images, answers, strict=True):
-            classifier.batcher.submit([image], loop.time() + 30, answer.set_result)
+            submit(classifier.batcher, [image], loop.time() + 30, answer.set_result)
         done = [await answer for answer in answers]
         classifier.close()
         return done
@@ -107,11 +108,11 @@ def test_only_a_started_classifier_takes_rows(repository: ModelRepository) -> No
     publish_tiny(repository.root)
     classifier = load(repository, "tiny", 1, OPTIONS)
     with pytest.raises(NotReadyError, match="tiny:1"):
-        classifier.batcher.submit([random_images(1)[0]], 0, lambda _job: None)
+        submit(classifier.batcher, [random_images(1)[0]], 0, lambda _job: None)
     classifier.start(FakeLoop())
     classifier.close()
     with pytest.raises(NotReadyError):
-        classifier.batcher.submit([random_images(1)[0]], 0, lambda _job: None)
+        submit(classifier.batcher, [random_images(1)[0]], 0, lambda _job: None)
 
 
 def test_decode_errors_are_the_services(repository: ModelRepository) -> None:

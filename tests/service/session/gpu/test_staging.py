@@ -19,6 +19,7 @@ from service.session.gpu.binding import STAGED
 from service.session.outputs import Outputs
 from service.session.plans import Plan
 from service.session.session import Session
+from tests.service.pipeline.callback_job import submit
 from tests.tiny import publish_tiny, random_images, tiny_logits
 
 LIMITS = ServingLimits(BatchLimits(max_batch_size=4))
@@ -56,7 +57,7 @@ def test_every_request_is_answered_for_its_own_rows(tmp_path: Path) -> None:
         for number, (rows, answer) in enumerate(zip(requests, answers, strict=True)):
             # As one array, which is not copied by the queue, and as a list, which is.
             given = rows if number % 2 else list(rows)
-            classifier.batcher.submit(given, loop.time() + 30, answer.set_result)
+            submit(classifier.batcher, given, loop.time() + 30, answer.set_result)
             if number % 7 == 0:
                 await asyncio.sleep(0)
         jobs = [await answer for answer in answers]
@@ -105,7 +106,7 @@ def test_a_batch_is_staged_before_it_runs_and_while_another_does(fails: bool) ->
             for number in (1, 2, 3):
                 answers.append(loop.create_future())
                 rows = np.full((1, 8, 8, 1), number, np.uint8)
-                batcher.submit(list(rows), loop.time() + 30, answers[-1].set_result)
+                submit(batcher, list(rows), loop.time() + 30, answers[-1].set_result)
                 if number == 1:
                     assert await loop.run_in_executor(None, running.wait, 10)
                 await asyncio.sleep(0.01)
