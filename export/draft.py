@@ -1,4 +1,4 @@
-"""What a version is made of, before it has a number: the hand-over to ``publish``."""
+"""The draft of a version: its content before ``publish`` gives it a number."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The one error of this room: a failure that the user of a load test can fix."""
+"""The only exception of ``loadtest``: a failure that the user can fix."""
 
 
 class LoadTestError(Exception):

@@ -1,4 +1,4 @@
-"""A server for one measurement: started, waited for until it answers, stopped. One way for all."""
+"""Start a server for one measurement, wait until it answers, stop it; all benchmarks use this."""
 
 import contextlib
 import http.client

@@ -1,4 +1,4 @@
-"""The JSON of ``/predict`` as types, and the classification of files by anything that returns it.
+"""Types for reading the JSON of ``/predict``, from a local model or a service.
 
 Probabilities are the shortest decimals that read back as the model's float32, whether the model
 runs in this process (``local``) or behind a service (``remote``).

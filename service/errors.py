@@ -1,4 +1,4 @@
-"""Every error of the online half, on the arrow of the dataflow where it arises.
+"""Every error of the online half, grouped by the stage that raises it.
 
     bytes --decode--> row --validate--> queue --batch--> run --scatter--> postprocess --> response
       |                |                 |                |

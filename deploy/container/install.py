@@ -1,4 +1,4 @@
-"""What the image's first stage does: packages at their exact versions, without ballast, compiled.
+"""The image's first stage: install exact versions, delete unneeded files, compile to bytecode.
 
     install.py packages FOLDER    requirements.txt beside this file, into FOLDER
     install.py compile FOLDER     our own modules in FOLDER

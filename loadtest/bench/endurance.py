@@ -1,4 +1,4 @@
-"""What grows and what does not: pauses, newcomers, connections, memory, workers, watching.
+"""The endurance benchmark: pauses, memory, connections and workers over a long run.
 
 One server of this checkout at a time, on one core (two for the runs with two workers), wrk on
 another. Every figure is a ratio within this run; what is absolute depends on the machine.

@@ -1,4 +1,4 @@
-"""What becomes of servers that are asked for more than they can do: 0.25 to 4 times of it.
+"""The overload benchmark: each server at 0.25 to 4 times its highest rate.
 
 Open arrivals, the same to every server, at multiples of what Foveal answers in a closed loop. An
 answer that comes after the deadline is worth nothing: goodput counts the others. A server that

@@ -1,4 +1,4 @@
-"""The one error of this room: a request that cannot be measured on this machine."""
+"""The only exception of ``loadtest.tune``: a failure that the user can fix."""
 
 
 class TuneError(Exception):

@@ -1,4 +1,4 @@
-"""What a connection may cost while requests arrive: limits on heads, bodies and time.
+"""Limits on an incoming request: bytes of headers and body, and the time to receive them.
 
 uvicorn buffers everything it is sent and waits without limit. ``Reception`` counts before it
 buffers, for the lane's and BentoML's requests alike, and leaves time-outs to the lane's sweep, so

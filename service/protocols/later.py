@@ -1,4 +1,4 @@
-"""Answers that wait for a coroutine."""
+"""Run a handler's coroutine and send its answer when it finishes."""
 
 import asyncio
 from collections.abc import Coroutine

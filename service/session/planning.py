@@ -1,4 +1,4 @@
-"""Choose the plan of a version here, its file and its threads; check it and open the session.
+"""Choose a version's plan on this machine (file, threads), check it, open the session.
 
 The fp32 file is the reference. A file of lower precision is used only if it passed its gate where
 it was made and replays its own golden answers here; otherwise fp32 answers and the log
