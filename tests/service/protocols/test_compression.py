@@ -13,6 +13,8 @@ from service.errors import InvalidInputError, TooLargeError, UnsupportedMediaErr
 from service.protocols.compression import choose, compress, decompress
 
 BODY = b"pixels" * 500
+# Without the time of now: workers that run the tests side by side must collect the same ones.
+GZIPPED = gzip.compress(BODY, mtime=0)
 
 
 def raw_deflate(body: bytes) -> bytes:
@@ -23,9 +25,9 @@ def raw_deflate(body: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("coding", "sent"),
     [
-        (b"gzip", gzip.compress(BODY)),
-        (b"x-gzip", gzip.compress(BODY)),
-        (b" GZIP ", gzip.compress(BODY)),
+        (b"gzip", GZIPPED),
+        (b"x-gzip", GZIPPED),
+        (b" GZIP ", GZIPPED),
         (b"deflate", zlib.compress(BODY)),
         (b"deflate", raw_deflate(BODY)),
         (b"identity", BODY),
@@ -62,7 +64,7 @@ def test_a_bomb_is_refused_before_it_is_expanded(coding: bytes) -> None:
 
 @pytest.mark.parametrize(
     "sent",
-    [gzip.compress(BODY)[:-1], gzip.compress(BODY) + b"x", gzip.compress(BODY) * 2, b"", b"\x1f"],
+    [GZIPPED[:-1], GZIPPED + b"x", GZIPPED * 2, b"", b"\x1f"],
 )
 def test_halves_and_trailers_are_refused(sent: bytes) -> None:
     with pytest.raises(InvalidInputError):
