@@ -81,6 +81,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=32 << 20, ge=1024, description="Largest request body, bytes"
     )
+    max_inflight_mib: int = Field(
+        default=192,
+        ge=1,
+        description="Request bodies and decoded pixels that a worker holds at once, MiB",
+    )
     max_image_pixels: int = Field(
         default=1 << 25, ge=1, description="Largest image, width x height in pixels"
     )

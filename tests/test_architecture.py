@@ -32,12 +32,14 @@ OURS: dict[str, set[str]] = {
     "models": set(),
     "report": set(),
     "service.errors": set(),
-    "service.lane": {"service.errors"},
+    "service.inflight": set(),
+    "service.lane": {"service.errors", "service.inflight"},
     "service.session": {"models", "service.errors"},
     # Of a session the pipeline knows values: what a run gives, and the plan that is shown of it.
     "service.pipeline": {
         "models",
         "service.errors",
+        "service.inflight",
         "service.session.outputs",
         "service.session.plans",
     },
@@ -52,6 +54,7 @@ OURS: dict[str, set[str]] = {
     "service.protocols": {
         "models",
         "service.errors",
+        "service.inflight",
         "service.lane",
         "service.metrics",
         "service.pipeline",
