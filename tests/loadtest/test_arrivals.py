@@ -13,6 +13,7 @@ from loadtest.errors import LoadTestError
 from loadtest.payloads import make_calls
 from loadtest.samples import REFUSED, RIGHT, WRONG, Recorder, read_samples
 from models.repository import ModelRepository
+from tests.loadtest.offers import offered
 from tests.loadtest.slow_service import slow_service
 from tests.server import RunningServer, free_port
 
@@ -146,35 +147,12 @@ class System:
         self.now += 1
         stumbles, self.stumbles = self.stumbles > 0, self.stumbles - 1
         is_good = rate <= min(self.capacity, self.client) and not stumbles
-        plain = kept(rate)
+        plain = offered(rate, keeps=True)
         return replace(
             plain,
             kept_share=1.0 if is_good else 0.5,
             is_client_saturated=rate > self.client,
         )
-
-
-def kept(rate: float) -> Offered:
-    return Offered(
-        rate_per_s=rate,
-        offered_per_s=rate,
-        answered_per_s=rate,
-        goodput_per_s=rate,
-        kept_share=1.0,
-        p50_ms=1,
-        p95_ms=1,
-        p99_ms=1,
-        refused=0,
-        refused_p99_ms=math.nan,
-        expired=0,
-        failed=0,
-        wrong=0,
-        retry_after_s={},
-        causes={},
-        late_p95_ms=0,
-        cpu_share=0,
-        is_client_saturated=False,
-    )
 
 
 @pytest.mark.parametrize("capacity", [3, 480, 500, 7000, 123_456])

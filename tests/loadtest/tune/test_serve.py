@@ -5,35 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.arrivals import Found, Offer, Offered, find_max
+from loadtest.arrivals import Found, Offer, find_max
 from loadtest.calls import Call
 from loadtest.tune.cores import Cores
 from loadtest.tune.points import DEFAULTS, Configuration, Served, settled
 from loadtest.tune.serve import Service, _is_done
-
-
-def offered(rate: float, *, keeps: bool) -> Offered:
-    share = 1.0 if keeps else 0.5
-    return Offered(
-        rate_per_s=rate,
-        offered_per_s=rate,
-        answered_per_s=rate,
-        goodput_per_s=share * rate,
-        kept_share=share,
-        p50_ms=1.0,
-        p95_ms=2.0,
-        p99_ms=3.0,
-        refused=0,
-        refused_p99_ms=math.nan,
-        expired=0,
-        failed=0,
-        wrong=0,
-        retry_after_s={},
-        causes={},
-        late_p95_ms=0.0,
-        cpu_share=0.1,
-        is_client_saturated=False,
-    )
+from tests.loadtest.offers import offered
 
 
 def found(highest: float, tries: int, first_rate: float = 100.0) -> Found:
