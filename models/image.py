@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from models.artifact import ImageSpec
-from models.geometry import Pixels, fit
+from models.geometry import Pixels as Pixels
+from models.geometry import fit
 
 # 2^25 pixels are a 33-megapixel photograph and 100 MB of RGB: above what cameras in phones write by
 # default, below what hurts a small container.
