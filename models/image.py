@@ -13,9 +13,10 @@ from typing import cast
 import cv2
 import numpy as np
 
+from models import geometry
 from models.artifact import ImageSpec
-from models.geometry import Pixels as Pixels
-from models.geometry import fit
+
+Pixels = geometry.Pixels
 
 # 2^25 pixels are a 33-megapixel photograph and 100 MB of RGB: above what cameras in phones write by
 # default, below what hurts a small container.
@@ -94,7 +95,7 @@ def decode_sized(encoded: bytes, spec: ImageSpec) -> Pixels:
         )
     pixels = cast(Pixels, image)
     if pixels.shape[0] != spec.height or pixels.shape[1] != spec.width:
-        pixels = fit(pixels, spec)
+        pixels = geometry.fit(pixels, spec)
     return pixels.reshape(spec.height, spec.width, spec.channels)
 
 

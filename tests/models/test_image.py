@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.artifact import ImageSpec, Interpolation, Mode, Resize
+from models.geometry import fit
 from models.image import (
     decode,
     encode_png,
-    fit,
     read_size,
 )
 from tests.models.pictures import ENCODED, EXIF, GREY, HEIGHT, RGB, WIDTH, photograph, save, spec
