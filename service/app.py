@@ -56,6 +56,7 @@ from service.session.devices import select_device
 from service.session.planning import DeviceOptions
 from service.session.plans import SelectedDevice
 from service.settings import load_settings
+from service.workers.control import close_control_port
 
 try:
     from service.protocols.v2.grpc import V2Grpc
@@ -334,6 +335,11 @@ class Foveal:
         self.shadows.close()
         self.decoders.shutdown(wait=False)
         self.meters.flush()
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    def close_ports() -> None:  # type: ignore[misc]  # BentoML calls it in the supervisor, unbound
+        """Close what BentoML's supervisor would open besides the service's own ports."""
+        close_control_port()
 
     @bentoml.api(route="/classify")  # type: ignore[untyped-decorator]
     async def classify(
