@@ -14,7 +14,7 @@ import pytest
 
 from models.image import encode_png
 from tests.places import ROOT, inherited
-from tests.server import RunningServer, Wire, assert_error, chunked, get, post
+from tests.server import RunningServer, Wire, assert_error, chunked, get, post, running_server
 from tests.tiny import random_images
 
 pytestmark = pytest.mark.e2e
@@ -209,3 +209,47 @@ def test_a_context_is_no_field(client: httpx.Client) -> None:
     context = {"ctx": '{"response": {"status_code": 299}}'}
     answer = client.post("/classify", data=context, files={"image": ("i.png", PNG)})
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+
+
+# Metrics
+
+
+def test_metrics_are_labelled_by_route(
+    tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Paths that clients make up add nothing to /metrics, nor to the files that it is read from."""
+    folder = tmp_path_factory.mktemp("labels")
+    with running_server(tiny_repository, folder) as server, Wire(server, 60) as wire:
+        ask_all(wire, "warm", 2, 100)
+        before = measured(server, folder)
+        ask_all(wire, "first", 500, 100)
+        ask_all(wire, "long", 5, 60_000)
+        assert measured(server, folder) == before
+        requests = server.metric("foveal_requests_total", protocol="none", status="404")
+        assert requests == 5 * (2 + 500 + 5)
+
+
+def ask_all(wire: Wire, word: str, count: int, length: int) -> None:
+    """Send requests to paths of which each is asked for once, on every route that takes a name."""
+    for i in range(count):
+        name = f"{word}-{i}-".ljust(length, "x")
+        requests = [
+            *(get(f"/{name}", method=method) for method in ("GET", "DELETE", "PROPFIND")),
+            get(f"/static_content/{name}"),
+            get(f"/metrics/{name}"),
+            post(f"/models/{name}/predict", PNG),
+            post(f"/v2/models/{name}/versions/{i}/infer", b"{}"),
+            get(f"/v2/models/{name}"),
+            get(f"/v2/{name}"),
+            get(f"/livez?{name}"),
+        ]
+        wire.send(*requests)
+        statuses = [wire.answer().status for _ in requests]
+        assert statuses == [404] * 9 + [200]
+
+
+def measured(server: RunningServer, folder: Path) -> tuple[set[str], int]:
+    """Return the samples of /metrics without their values, and the bytes of the files behind it."""
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    files = [f.stat() for f in (folder / "bentoml/prometheus_multiproc_dir").glob("*.db")]
+    return {line.rpartition(" ")[0] for line in lines}, sum(f.st_blocks * 512 for f in files)
