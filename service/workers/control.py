@@ -36,7 +36,7 @@ def close_control_port() -> None:
     make = Arbiter.__init__
 
     def make_closed(arbiter: Any, *watchers: Any, **options: Any) -> None:
-        where = "inproc://foveal-"
+        where = f"inproc://{id(arbiter)}-"
         if options.get("plugins"):  # --reload
             folder = tempfile.mkdtemp(prefix="foveal-")  # of mode 0700
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
