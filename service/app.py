@@ -35,7 +35,7 @@ from service.lane.connection import install
 from service.lane.exchange import Exchange, Handler
 from service.lane.lane import Lane, not_ready
 from service.lane.observers import AccessLog, Observer, Tracing
-from service.metrics import Meters
+from service.metrics import Meters, adopt_files
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch
 from service.pipeline.limits import BatchLimits
@@ -82,6 +82,8 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Install the lane for the server that is about to be configured; return BentoML's app."""
         install(lane)
+        if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            adopt_files(Path(folder))
         self.inject_config()
         factory = ServiceAppFactory(self, is_main=is_main)
         factory.timeout = None  # BentoML's timer of a request stays for the whole time-out

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from models.image import encode_png
@@ -253,3 +254,20 @@ def measured(server: RunningServer, folder: Path) -> tuple[set[str], int]:
     lines = httpx.get(f"{server.url}/metrics").text.splitlines()
     files = [f.stat() for f in (folder / "bentoml/prometheus_multiproc_dir").glob("*.db")]
     return {line.rpartition(" ")[0] for line in lines}, sum(f.st_blocks * 512 for f in files)
+
+
+def test_a_worker_that_is_killed_leaves_no_files_behind(
+    tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("killed")
+    files = folder / "bentoml/prometheus_multiproc_dir"
+    with running_server(tiny_repository, folder) as server:
+        assert httpx.post(f"{server.url}/predict", content=PNG).status_code == 200
+        assert server.metric("foveal_requests_total", status="200") == 1
+        kinds = sorted(path.name.rpartition("_")[0] for path in files.iterdir())
+        (worker,) = psutil.Process(server.process.pid).children()
+        worker.kill()
+        server.wait_ready()
+        assert httpx.post(f"{server.url}/predict", content=PNG).status_code == 200
+        assert server.metric("foveal_requests_total", status="200") == 2
+        assert sorted(path.name.rpartition("_")[0] for path in files.iterdir()) == kinds
