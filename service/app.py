@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +20,7 @@ from typing import Annotated, Any
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 import bentoml
-import orjson
+from _bentoml_impl.server.app import ServiceAppFactory  # type: ignore[import-untyped]
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.service.openapi.specification import PathItem
@@ -30,16 +29,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.machine import available_cpus
 from models.repository import ModelRepository
-from service.errors import InferenceError
-from service.lane.asgi import OneErrorShape
+from service.errors import InferenceError, ModelNotFoundError
+from service.lane.asgi import OneErrorShape, ReadOnly, is_bentomls
 from service.lane.connection import install
 from service.lane.exchange import Exchange, Handler
 from service.lane.lane import Lane, not_ready
 from service.lane.observers import AccessLog, Observer, Tracing
-from service.metrics import Meters
+from service.metrics import Meters, adopt_files
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch
 from service.pipeline.limits import BatchLimits
+from service.protocols.classify import ClassifyProtocol
 from service.protocols.engine import Engine
 from service.protocols.openapi import lane_paths
 from service.protocols.predict import TOP, PredictProtocol
@@ -56,6 +56,7 @@ from service.session.devices import select_device
 from service.session.planning import DeviceOptions
 from service.session.plans import SelectedDevice
 from service.settings import load_settings
+from service.workers.control import close_control_port
 
 try:
     from service.protocols.v2.grpc import V2Grpc
@@ -81,7 +82,12 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Install the lane for the server that is about to be configured; return BentoML's app."""
         install(lane)
-        return OneErrorShape(FlushedMetrics(super().to_asgi(is_main)))
+        if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            adopt_files(Path(folder))
+        self.inject_config()
+        factory = ServiceAppFactory(self, is_main=is_main)
+        factory.timeout = None  # BentoML's timer of a request stays for the whole time-out
+        return OneErrorShape(ReadOnly(FlushedMetrics(factory())))
 
     @property
     def openapi_spec(self) -> Any:
@@ -138,8 +144,18 @@ def _log_as_bentoml() -> None:
 
 
 def _find_while_loading(path: bytes) -> Handler | None:
-    is_ours = path in (b"/predict", b"/v2") or path.startswith((b"/models/", b"/v2/"))
-    return not_ready if is_ours else None
+    if is_bentomls(path):
+        return None
+    is_ours = path in (b"/predict", b"/classify", b"/v2") or path.startswith((b"/models/", b"/v2/"))
+    return not_ready if is_ours else _no_such_route
+
+
+def _no_such_route(exchange: Exchange) -> None:
+    """Answer 404: what is no route of the lane never reaches BentoML, unless it is named there."""
+    if running:
+        running[0].meters.count_refusal("none", ModelNotFoundError.status)
+    path = exchange.path[:200].decode("latin-1")
+    raise ModelNotFoundError(f"{exchange.method} {path}: no such route")
 
 
 lane = Lane(
@@ -183,6 +199,7 @@ class Foveal:
             max_request_rows=settings.max_request_rows,
         )
         self.predict = PredictProtocol(self.engine)
+        self.classified = ClassifyProtocol(self.engine)
         self.v2 = V2Http(
             self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
         )
@@ -190,7 +207,13 @@ class Foveal:
         self.watch = Watch(self.control.poll, settings.reload_s)
         lane.observers = _observers()
         lane.route(
-            lambda path: self.predict.find(path) or self.v2.find(path) or self.rollout.find(path)
+            lambda path: (
+                self.predict.find(path)
+                or self.v2.find(path)
+                or self.classified.find(path)
+                or self.rollout.find(path)
+                or (None if is_bentomls(path) else _no_such_route)
+            )
         )
         self.is_draining = False
         self.grpc = self._serve_grpc()
@@ -315,10 +338,14 @@ class Foveal:
         self.decoders.shutdown(wait=False)
         self.meters.flush()
 
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    def close_ports() -> None:  # type: ignore[misc]  # BentoML calls it in the supervisor, unbound
+        """Close what BentoML's supervisor would open besides the service's own ports."""
+        close_control_port()
+
     @bentoml.api(route="/classify")  # type: ignore[untyped-decorator]
     async def classify(
         self,
-        ctx: bentoml.Context,
         image: Annotated[Path, ContentType("image/*")],
         model: str = "",
         version: int = 0,
@@ -327,25 +354,11 @@ class Foveal:
         """Classify one image file.
 
         Args:
-            ctx: BentoML's context; the status of an error is set on its response.
             image: An encoded image: JPEG, PNG, WebP or BMP.
             model: Name of a served model; empty: the default one.
             version: One of its versions; 0: the default one.
             top: How many labels to return.
         """
-        answer: asyncio.Future[tuple[int, bytes]] = self.loop.create_future()
-
-        def write(_e: Exchange, status: int, body: bytes, _type: bytes, _extra: bytes) -> None:
-            if not answer.done():
-                answer.set_result((status, body))
-
-        exchange = Exchange("POST", b"/classify", b"top=%d" % top, [], write)
-        exchange.body = image.read_bytes()
-        exchange.received_at = time.monotonic()
-        self.predict.handle(model, str(version or ""), exchange)
-        try:
-            ctx.response.status_code, body = await answer
-        finally:
-            exchange.disconnect()
-        document: dict[str, Any] = orjson.loads(body)
-        return document
+        # Declared for BentoML's client and the OpenAPI document; ``ClassifyProtocol`` answers.
+        del image, model, version, top
+        raise AssertionError("BentoML answered /classify; this is a bug")

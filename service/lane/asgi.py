@@ -1,15 +1,82 @@
-"""The ASGI side: answers of BentoML's own stack, brought into this project's shape.
+"""The ASGI side: which requests reach BentoML, and their answers in this project's shape.
 
-``OneErrorShape`` stands outermost around BentoML's application and rewrites every error body that
-is not ``{"error": "<message>"}`` yet: Starlette's plain text, BentoML's lists and details.
+``BENTOML_PATHS`` are the only paths that reach it; every other one is the lane's, known or not.
+``ReadOnly`` stands in front of BentoML's application and lets nothing in but a GET or HEAD of these
+paths without a body: none of BentoML's parsing runs. ``OneErrorShape`` stands around both and
+rewrites every error body that is not ``{"error": "<message>"}`` yet: Starlette's plain text,
+BentoML's lists and details.
 """
 
+from pathlib import Path
 from typing import Any
 
+import bentoml._internal.server
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import error_body
+from service.errors import (
+    InvalidInputError,
+    MethodError,
+    ModelNotFoundError,
+    ServiceError,
+    error_body,
+)
+
+_STATIC = Path(bentoml._internal.server.__file__).parent / "static_content"
+# The page and its files, its document, the schema that BentoML's client asks for, health, metrics.
+# The files by name: a path below a folder would be a label of BentoML's metrics, for each 404 one.
+BENTOML_PATHS = frozenset(
+    {"/", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz", "/metrics"}
+    | {f"/static_content/{file.name}" for file in _STATIC.iterdir()}
+)
+_BENTOML_PATHS = frozenset(path.encode() for path in BENTOML_PATHS)
+
+
+def is_bentomls(path: bytes) -> bool:
+    """Return whether a raw path is left to BentoML."""
+    return path in _BENTOML_PATHS
+
+
+class ReadOnly:
+    """Middleware that refuses everything but GET and HEAD of ``BENTOML_PATHS`` without a body.
+
+    Args:
+        app: The application to protect.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what is allowed; answer anything else with an error."""
+        try:
+            if scope["type"] == "http":
+                _check(scope)
+        except ServiceError as error:
+            body = error_body(error.message)
+            headers = [(b"content-type", b"application/json"), *error.headers]
+            headers.append((b"content-length", b"%d" % len(body)))
+            start = {"type": "http.response.start", "status": error.status, "headers": headers}
+            await send(start)
+            await send({"type": "http.response.body", "body": body})
+            return
+        await self.app(scope, receive, send)
+
+
+def _check(scope: Scope) -> None:
+    """Check that a request reads, and reads something that is there.
+
+    Raises:
+        ServiceError: It does not.
+    """
+    method, path = scope["method"], scope["path"]
+    if path not in BENTOML_PATHS:
+        raise ModelNotFoundError(f"{method} {path[:200]}: no such route")
+    if method not in ("GET", "HEAD"):
+        raise MethodError(f"{method} {path}: method not allowed", "GET, HEAD")
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+            raise InvalidInputError(f"{method} {path}: expected no body, got one")
 
 
 class OneErrorShape:

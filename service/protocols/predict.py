@@ -48,10 +48,6 @@ class PredictProtocol:
         """Drop every route with its target: an unloaded model must not be kept in memory."""
         self._routes = {b"/predict": PredictRoute(self._engine, "", "")}
 
-    def handle(self, name: str, version: str, exchange: Exchange) -> None:
-        """Answer one request for a model and a version, "" for the default ones."""
-        PredictRoute(self._engine, name, version)(exchange)
-
 
 class PredictRoute(ModelRoute):
     """The handler of one path.
@@ -155,6 +151,31 @@ class PredictJob(Job):
         target.metrics.count_request(PROTOCOL, 200, now - exchange.received_at)
 
 
+def answer_image(
+    image: bytes, exchange: Exchange, target: Target, top: int, deadline: float
+) -> None:
+    """Answer a request for one image that is not the whole body.
+
+    Args:
+        image: Encoded.
+        exchange: The request to answer.
+        target: The version that classifies.
+        top: Labels in the answer.
+        deadline: When the row must have been run, seconds of the batcher's clock.
+
+    Raises:
+        ServiceError: The image or the queue refuses the request.
+    """
+    row_HWC = target.decode_stage.decode_small(image, deadline)
+    if row_HWC is None:
+        _decode_files([image], exchange, target, top, deadline)
+        return
+    job = PredictJob([row_HWC], deadline, exchange, target, top)
+    target.batcher.enqueue(job)
+    exchange.job = job
+    exchange.on_disconnect = job.cancel
+
+
 def _decode_files(
     files: list[bytes], exchange: Exchange, target: Target, top: int, deadline: float
 ) -> None:
@@ -202,8 +223,17 @@ def _read_form(content_type: bytes, body: bytes, max_files: int) -> list[bytes] 
 
 def _top(query: bytes, classes: int) -> int:
     values = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("top", [str(TOP)])
-    if not values[-1].isdecimal() or not int(values[-1][:9]):
+    return read_top(values[-1], classes)
+
+
+def read_top(text: str, classes: int) -> int:
+    """Return how many labels a request asks for, at most ``classes``.
+
+    Raises:
+        InvalidInputError: The text is not a whole number above 0.
+    """
+    if not text.isdecimal() or not int(text[:9]):
         raise InvalidInputError(
-            f"top: expected a whole number from 1 to {classes}, got {values[-1]!r}"
+            f"top: expected a whole number from 1 to {classes}, got {text[:40]!r}"
         )
-    return min(int(values[-1][:9]), classes)
+    return min(int(text[:9]), classes)

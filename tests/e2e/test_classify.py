@@ -1,12 +1,19 @@
-"""/classify: the same engine as a method of BentoML's."""
+"""/classify: the lane answers it, for BentoML's client and any form."""
 
+import asyncio
+import http.server
+import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import bentoml
 import httpx
+import numpy as np
 import orjson
 import pytest
+from bentoml.exceptions import BentoMLException
 
 from models.image import encode_png
 from tests.server import RunningServer, assert_error
@@ -34,6 +41,22 @@ def test_classify_with_bentomls_client(server: RunningServer, image_path: Path) 
         assert said["version"] == 2
         assert_own_result(said["results"][0], IMAGES[8], gain=2.0, top=2)
         client._temp_dir.cleanup()  # left to the collector, its warning would hit another test
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_classify_with_bentomls_asynchronous_client(
+    server: RunningServer, image_path: Path
+) -> None:
+    async def ask() -> None:
+        async with bentoml.AsyncHTTPClient(server.url) as client:
+            said = await client.classify(image=image_path, model="tiny", version=2, top=2)
+            assert said["version"] == 2
+            assert_own_result(said["results"][0], IMAGES[8], gain=2.0, top=2)
+            with pytest.raises(BentoMLException, match="expected one of tiny:1"):
+                await client.classify(image=image_path, model="large")
+            client._temp_dir.cleanup()
+
+    asyncio.run(ask())
 
 
 def test_classify_and_predict_agree(client: httpx.Client) -> None:
@@ -73,4 +96,63 @@ def test_classify_without_an_image(client: httpx.Client) -> None:
         400,
         "JSON",
     )
-    assert_error(client.get("/classify"), 405, "method not allowed")
+    assert_error(client.get("/classify"), 405, "expected POST")
+
+
+def test_classify_a_photograph_and_within_a_deadline(client: httpx.Client) -> None:
+    photograph = encode_png(np.zeros((1500, 1500, 1), np.uint8))  # decoded on a thread
+    files = {"image": ("i.png", photograph, "image/png")}
+    predicted = client.post("/predict", content=photograph)
+    classified = client.post("/classify", files=files)
+    assert (classified.status_code, classified.json()) == (200, predicted.json())
+    late = client.post("/classify", files=files, headers={"x-request-timeout-ms": "x"})
+    assert_error(late, 400, "X-Request-Timeout-Ms")
+
+
+@pytest.fixture
+def bait() -> Iterator[tuple[str, list[str]]]:
+    """A web server on this machine, and the paths that it was asked for."""
+    asked: list[str] = []
+
+    class Bait(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(PNGS[0])
+
+        def log_message(self, *_arguments: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bait) as web:
+        threading.Thread(target=web.serve_forever).start()
+        yield f"http://127.0.0.1:{web.server_port}/image.png", asked
+        web.shutdown()
+
+
+def test_classify_fetches_and_opens_nothing(
+    client: httpx.Client, bait: tuple[str, list[str]], image_path: Path
+) -> None:
+    """GHSA-mrmq-3q62-6cc8: a form's text, a JSON value and a body that is a URL were fetched."""
+    url, asked = bait
+    assert httpx.get(url).content == PNGS[0]  # it could be
+    for value in (
+        url,
+        json.dumps(url),
+        f"  {url}",
+        str(image_path),
+        image_path.as_uri(),
+        "/dev/zero",
+    ):
+        for answer in (
+            client.post("/classify", files={"image": (None, value)}),
+            client.post("/classify", files={"image": (None, value), "top": (None, "1")}),
+            client.post("/classify", data={"image": value}),
+            client.post("/classify", json={"image": value}),
+        ):
+            assert_error(answer, 400, "expected a file|with a file")
+        assert_error(
+            client.post("/classify", files={"image": ("url", value)}), 400, "expected JPEG"
+        )
+        assert client.post("/classify", content=value).status_code == 400
+    assert asked == ["/image.png"]

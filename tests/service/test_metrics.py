@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import prometheus_client
 import pytest
 from hypothesis import given
@@ -5,7 +10,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 
 from service import metrics
-from service.metrics import Tally
+from service.metrics import Tally, adopt_files
+from tests.places import ROOT
 
 VALUES = st.lists(
     st.one_of(st.sampled_from([0.0, 1.0, 2.0, 4.0, 4.000001]), st.floats(0, 10)), max_size=50
@@ -66,3 +72,59 @@ def test_every_metric_is_in_base_units_and_of_this_service() -> None:
         "foveal_training",
         "foveal_training_class_share",
     ]
+
+
+# What a worker does: takes over, counts, and ends without tidying up. Prints what all counted.
+WORKER = """
+import os, sys
+from pathlib import Path
+from prometheus_client import CollectorRegistry, generate_latest, multiprocess
+from service.metrics import QUEUE_ROWS, REQUEST_SECONDS, REQUESTS, adopt_files
+adopt_files(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+REQUESTS.labels("m", "1", "predict", "200").inc(2)
+REQUEST_SECONDS.labels("m", "1").observe(1)
+QUEUE_ROWS.labels("m", "1").set(3)
+registry = CollectorRegistry()
+multiprocess.MultiProcessCollector(registry)
+sys.stdout.buffer.write(generate_latest(registry))
+sys.stdout.flush()
+os._exit(1)
+"""
+
+
+def run_worker(folder: Path) -> str:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    words = [sys.executable, "-c", WORKER]
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and not done.stderr, done.stderr
+    return done.stdout
+
+
+def test_files_of_workers_that_ended_are_taken_over(tmp_path: Path) -> None:
+    for count in (1, 2, 3):
+        text = run_worker(tmp_path)
+        label = 'model="m",protocol="predict",status="200",version="1"'
+        assert f"foveal_requests_total{{{label}}} {2.0 * count}" in text
+        assert f'foveal_request_seconds_count{{model="m",version="1"}} {float(count)}' in text
+        assert 'foveal_queue_rows{model="m",version="1"} 3.0' in text  # of no dead one
+        assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_cut_file_is_dropped_and_that_of_the_living_stays(tmp_path: Path) -> None:
+    run_worker(tmp_path)
+    (dead,) = tmp_path.glob("counter_*.db")
+    dead.write_bytes(b"\xff" * 100)
+    ours = tmp_path / f"counter_{os.getppid()}.db"
+    ours.write_bytes(b"ours")
+    other = tmp_path / "other.db"
+    other.write_bytes(b"other")
+    adopt_files(tmp_path)
+    assert not dead.exists()
+    assert (ours.read_bytes(), other.read_bytes()) == (b"ours", b"other")
+    assert {path.name.rpartition("_")[0] for path in tmp_path.iterdir()} == {
+        "counter",
+        "histogram",
+        "",
+    }

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_slow_requests_are_cut(strict: RunningServer) -> None:
-    """Each in its turn, wherever it stopped: target, headers, body, or in BentoML's hands."""
+    """Each in its turn, wherever it stopped: target, headers, or body."""
     starts = [
         b"POST /pre",
         b"POST /predict HTTP/1.1\r\nHost: te",
