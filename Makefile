@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
-  bento image run-image base-image footprint docs tree
+  bento image run-image base-image footprint docs tree fuzz soak audit
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -85,6 +85,24 @@ gpu-check:           ## run tests and benchmarks that need a GPU; results in GPU
 CIFAR10 ?= data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md
 	$(BIN)/python -m training.report.table --data-dir cifar10=$(CIFAR10) --into training/README.md
+
+FUZZ ?= 1000000
+fuzz: $(VENV)/.all   ## send FUZZ mutated images of each format, and FUZZ requests of each kind (an hour)
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --dest .fuzz pillow imageio
+	for archive in .fuzz/*.tar.gz; do tar -xzf $$archive -C .fuzz; done
+	$(BIN)/python -m tests.hostile.fuzz_images --count $(FUZZ) --seeds .fuzz --json .fuzz/images.json
+	$(BIN)/python -m tests.hostile.fuzz_requests --count $(FUZZ) --json .fuzz/requests.json
+
+MINUTES ?= 30
+soak: $(VENV)/.all   ## load two workers with good, bad and leaving clients for MINUTES (30)
+	$(BIN)/python -m tests.hostile.soak --minutes $(MINUTES) --out loadtest/bench/results
+
+# In an environment of its own: neither tool is a part of the service.
+audit:               ## write sbom.json of the image's packages, and look for known vulnerabilities
+	$(PYTHON) -m venv .audit
+	.audit/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom pip-audit
+	.audit/bin/cyclonedx-py requirements deploy/requirements.txt --output-file sbom.json
+	.audit/bin/pip-audit --requirement deploy/requirements.txt --no-deps --disable-pip
 
 docs: install        ## write the tree of ARCHITECTURE.md and the settings' table
 	$(BIN)/python -m docs.generate
