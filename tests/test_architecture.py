@@ -60,6 +60,7 @@ OURS: dict[str, set[str]] = {
         "service.pipeline",
         "service.rollout",
     },
+    "service.workers": set(),
     "service": {"models", "service"},
     "export": {"models", "report", "service.session"},
     "training": {"export", "models", "report"},

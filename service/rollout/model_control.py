@@ -11,6 +11,7 @@ import hmac
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 
 from models.artifact import ArtifactError
 from models.repository import ModelRepository
@@ -54,6 +55,7 @@ class ModelControl:
         catalog: Catalog that is served now.
         missing: Models that had no good version when the service started, and have none yet.
         on_replace: Called after the catalog was replaced, for those that cache its contents.
+        loading: Entered on the thread while it loads a model.
     """
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
@@ -82,6 +84,7 @@ class ModelControl:
         self._reload_s = reload_s
         self._default_model = default_model
         self.on_replace: Callable[[], None] = lambda: None
+        self.loading: Callable[[], AbstractContextManager[None]] = nullcontext
         self._unloaded: frozenset[str] = frozenset()
         self._wanted_model = catalog.default_model
         # What the start refused is tried once more: its fingerprints were not kept.
@@ -236,7 +239,8 @@ class ModelControl:
         """Load the changed versions of a model, None if there is none; on the thread."""
         if not self.repository.versions(name):
             return None
-        return load_versions(self.repository, name, self._loaded_versions, self._options, known)
+        with self.loading():
+            return load_versions(self.repository, name, self._loaded_versions, self._options, known)
 
     def _load(self, name: str) -> LoadedVersions:
         try:
