@@ -55,9 +55,9 @@ def owners(server: RunningServer, sockets: list[socket.socket]) -> Counter[int]:
     return counted
 
 
-def start_two(repository: Path, folder: Path) -> subprocess.Popen[bytes]:
+def start_two(repository: Path, folder: Path, **variables: str) -> subprocess.Popen[bytes]:
     """Start two workers and wait for nothing."""
-    start = Start(repository, folder, free_port(), 0, {"FOVEAL_WORKERS": "2"})
+    start = Start(repository, folder, free_port(), 0, {"FOVEAL_WORKERS": "2", **variables})
     return start.open(folder / "server.log")
 
 
