@@ -144,6 +144,12 @@ class NotReadyError(ServerError):
     status = 503
 
 
+class StorageError(ServerError):
+    """The disk is full, cannot be written or cannot be read; the log says where."""
+
+    status = 507
+
+
 class DeadlineError(ServerError):
     """The request's deadline passed before its rows were run."""
 

@@ -46,6 +46,7 @@ def test_statuses() -> None:
         "QueueFullError": 429,
         "InferenceError": 500,
         "NotReadyError": 503,
+        "StorageError": 507,
         "DeadlineError": 504,
     }
 
