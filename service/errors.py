@@ -138,6 +138,10 @@ class InferenceError(ServerError):
     """The run failed; the reason is logged and not sent to the client."""
 
 
+class RunMemoryError(InferenceError):
+    """A run found no memory: a smaller batch may."""
+
+
 class NotReadyError(ServerError):
     """The model or the service is loading, could not be loaded, or is draining."""
 
