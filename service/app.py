@@ -56,6 +56,7 @@ from service.session.devices import select_device
 from service.session.planning import DeviceOptions
 from service.session.plans import SelectedDevice
 from service.settings import load_settings
+from service.workers.metric_files import take_room
 from service.workers.supervisor import install as install_supervisor
 from service.workers.worker import join, stopping_at_once
 
@@ -75,6 +76,7 @@ logger = logging.getLogger("foveal.app")
 # and 3.2 times with 5 or 10.
 _DECODE_NICE = 19
 settings = load_settings()
+take_room()
 worker = join(bentoml.server_context.worker_index)
 
 

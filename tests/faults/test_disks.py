@@ -2,14 +2,17 @@
 
 import contextlib
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from models.image import encode_png
 from models.repository import ModelRepository
+from tests.faults.test_workers import wait_until
 from tests.server import RunningServer, assert_error, running_server
 from tests.tiny import assert_own_result, publish_tiny, random_images
 
@@ -82,3 +85,26 @@ def test_rollout(disk: Path, tmp_path: Path, fault: str, match: str) -> None:
         remount(disk, "rw")
         (disk / "ballast").unlink(missing_ok=True)
         assert put_rollout(server).status_code == 200
+
+
+def test_folder_of_metrics_is_full(disk: Path, tmp_path: Path) -> None:
+    """Metrics are files in memory's guise: without room the kernel would end the process."""
+    (disk / "home").mkdir()
+    (tmp_path / "bentoml").symlink_to(disk / "home")
+    for i in range(20):
+        publish_tiny(tmp_path / "models", f"model-{i}")
+    ModelRepository(tmp_path / "models").set_default("model-0")
+    with running_server(tmp_path / "models", tmp_path) as server:
+        (worker,) = psutil.Process(server.process.pid).children()
+        fill(disk)
+        for i in range(20):  # labels that are new
+            url = f"{server.url}/models/model-{i}/predict"
+            assert httpx.post(url, content=PNG).status_code == 200
+            assert httpx.post(url, content=b"no image").status_code == 400
+            httpx.get(f"{server.url}/metrics")
+        time.sleep(1.5)
+        assert worker.is_running(), server.log
+        worker.kill()  # nor does the next worker end by it
+        wait_until(lambda: server.log.count("Service foveal initialized") == 2, 30, "a worker")
+        assert httpx.post(f"{server.url}/predict", content=PNG, timeout=30).status_code == 200
+        assert server.log.count("ended by") == 1, server.log
