@@ -1,11 +1,54 @@
-"""Writing files so that a kill or a power cut never leaves half of one."""
+"""Reading and writing the files of models: nothing that is no file is opened, no half is left.
+
+A kill or a power cut never leaves half of a written file.
+"""
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+# More than any file of a version: protobuf ends at 2 GiB, and weights beyond it are several files.
+MOST_BYTES = 2 << 30
+
+
+def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """Read a regular file whole; a link is followed.
+
+    Args:
+        path: File. A FIFO or a device, which might never end or never begin, is not read.
+        most_bytes: Size above which it is not read.
+
+    Raises:
+        OSError: It cannot be read, is not a regular file, or is too large; ``strerror`` says which.
+    """
+    # Without O_NONBLOCK, opening a FIFO waits for a writer.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, _kind(found.st_mode), str(path))
+        if found.st_size > most_bytes:
+            raise OSError(errno.EFBIG, f"more than {most_bytes} bytes", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def _kind(mode: int) -> str:
+    kinds = (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    )
+    return next((name for is_kind, name in kinds if is_kind(mode)), "something else")
 
 
 @contextlib.contextmanager
@@ -40,7 +83,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 def sync(path: Path) -> None:
     """Flush a file or directory to the disk, so that no later rename can survive without it."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         os.fsync(descriptor)
     finally:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models.artifact import ArtifactError, ModelArtifact
-from models.files import sync, write_atomically
+from models.files import read_file, sync, write_atomically
 from models.onnx_file import OnnxFileError, check_graph
 from models.rollout import NO_ROLLOUT, Rollout, read_rollout
 
@@ -25,6 +25,8 @@ Fingerprint = tuple[tuple[str, int, int, int], ...]
 MODEL_JSON = "model.json"
 _SETTINGS_JSON = "repository.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# Far above any: a million labels of 40 letters are less.
+_MOST_JSON_BYTES = 64 << 20
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -129,7 +131,7 @@ class ModelRepository:
         """Return the repository's settings; nothing is set without a ``repository.json``."""
         path = self.root / _SETTINGS_JSON
         try:
-            document = json.loads(path.read_text())
+            document = json.loads(read_file(path, _MOST_JSON_BYTES))
             name = document.get("default_model")
             if not isinstance(name, str | None):
                 raise TypeError(f"default_model {name!r}")
@@ -140,6 +142,8 @@ class ModelRepository:
             )
         except FileNotFoundError:
             return RepositorySettings()
+        except OSError as error:
+            raise ArtifactError(f"{path}: expected a file, got {error.strerror}") from None
         except (ValueError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f'{path}: expected {{"default_model": NAME, "default_versions": {{NAME: V}}}}, '
@@ -194,7 +198,7 @@ class ModelRepository:
         """
         path = self.path(name, version) / MODEL_JSON
         try:
-            text = path.read_bytes()
+            text = read_file(path, _MOST_JSON_BYTES)
         except OSError as error:
             raise ArtifactError(
                 f"{path}: expected a file, got {error.strerror}; publish the model again"
@@ -233,7 +237,7 @@ class ModelRepository:
         """
         full = self.path(artifact.name, artifact.version) / path
         try:
-            content = full.read_bytes()
+            content = read_file(full)
         except OSError as error:
             raise ArtifactError(
                 f"{full}: expected a file, got {error.strerror}; publish the model again"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from models.artifact import ArtifactError, ModelArtifact, Precision
 from models.fields import FieldError, read_dataclass
-from models.files import write_atomically
+from models.files import read_file, write_atomically
 from models.machine import Machine
 from models.repository import ModelRepository
 
@@ -95,7 +95,7 @@ def read_tuning(repository: ModelRepository, name: str, version: int) -> Tuning 
     """
     path = repository.plan_path(name, version)
     try:
-        return read_dataclass(Tuning, json.loads(path.read_bytes()), "plan")
+        return read_dataclass(Tuning, json.loads(read_file(path)), "plan")
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -57,6 +57,9 @@ from service.session.planning import DeviceOptions
 from service.session.plans import SelectedDevice
 from service.settings import load_settings
 from service.workers.control import close_control_port
+from service.workers.metric_files import take_room
+from service.workers.supervisor import install as install_supervisor
+from service.workers.worker import join, stopping_at_once
 
 try:
     from service.protocols.v2.grpc import V2Grpc
@@ -74,6 +77,8 @@ logger = logging.getLogger("foveal.app")
 # and 3.2 times with 5 or 10.
 _DECODE_NICE = 19
 settings = load_settings()
+take_room()
+worker = join(bentoml.server_context.worker_index)
 
 
 class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped here
@@ -187,7 +192,8 @@ class Foveal:
             settings.decode_threads or available_cpus(), "decode", initializer=_yield_to_loop
         )
         self.statistics = Statistics(self.meters)
-        self.control = self._load()
+        with stopping_at_once():
+            self.control = self._load()
         self.shadows = Shadows(lambda: self.control.catalog, self.loop)
         self.rollout = RolloutProtocol(self.control)
         self.engine = Engine(
@@ -204,7 +210,11 @@ class Foveal:
             self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
         )
         self.control.on_replace = self._forget
-        self.watch = Watch(self.control.poll, settings.reload_s)
+        self.watch = Watch(
+            self.control.poll,
+            settings.reload_s,
+            is_due=worker is not None and worker.was_signalled,
+        )
         lane.observers = _observers()
         lane.route(
             lambda path: (
@@ -225,6 +235,12 @@ class Foveal:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         _give_memory_back()
+        self._join_others()
+
+    def _join_others(self) -> None:
+        if worker is not None:
+            self.control.loading = worker.loading
+            lane.balance = worker.start(self.loop)
 
     def _load(self) -> ModelControl:
         repository = ModelRepository(settings.models)
@@ -323,6 +339,12 @@ class Foveal:
     async def __is_ready__(self) -> bool:
         """Answer BentoML's /readyz."""
         return self._is_ready()
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    def supervise() -> None:  # type: ignore[misc]  # BentoML calls it in the supervisor, unbound
+        """Prepare BentoML's supervisor, which starts the workers next."""
+        _log_as_bentoml()
+        install_supervisor(settings.workers, settings.drain_timeout_s)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:

@@ -138,10 +138,20 @@ class InferenceError(ServerError):
     """The run failed; the reason is logged and not sent to the client."""
 
 
+class RunMemoryError(InferenceError):
+    """A run found no memory: a smaller batch may."""
+
+
 class NotReadyError(ServerError):
     """The model or the service is loading, could not be loaded, or is draining."""
 
     status = 503
+
+
+class StorageError(ServerError):
+    """The disk is full, cannot be written or cannot be read; the log says where."""
+
+    status = 507
 
 
 class DeadlineError(ServerError):

@@ -70,7 +70,7 @@ class LaneProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the work for this client."""
-        self.lane.connections.discard(self)
+        self.lane.disconnected(self)
         waiting = [cycle for cycle, _ in self.pipeline]
         for cycle in (self._started, self.cycle, *waiting):
             if isinstance(cycle, LaneExchange) and not cycle.response_complete:

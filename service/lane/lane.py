@@ -38,6 +38,19 @@ class Connection(Protocol):
         """Close the connection if it idled, lingered or trickled too long."""
 
 
+class Balance(Protocol):
+    """What counts this process's connections, so that other processes take their share."""
+
+    def opened(self, connections: int) -> None:
+        """Count a new connection."""
+
+    def closed(self, connections: int) -> None:
+        """Count a connection that is gone."""
+
+    def close(self) -> None:
+        """Stop: the listening socket is closed."""
+
+
 class Lane:
     """What all connections of this process share.
 
@@ -49,6 +62,7 @@ class Lane:
 
     Attributes:
         accepted: Number of connections so far.
+        balance: Counts connections; None in the only process of a service.
     """
 
     def __init__(
@@ -65,6 +79,7 @@ class Lane:
         self.drain_timeout_s = drain_timeout_s
         self.connections: set[Connection] = set()
         self.accepted = 0
+        self.balance: Balance | None = None
         self.heads = Heads()
         self.outbox = Outbox()
         self.observers: list[Callable[[Exchange], None]] = []  # called with every answer
@@ -98,16 +113,26 @@ class Lane:
         """Register a new connection, and start the sweep if it does not run."""
         self.connections.add(connection)
         self.accepted += 1
+        if self.balance is not None:
+            self.balance.opened(len(self.connections))
         self._loop = loop
         if not self._is_sweeping:
             self._is_sweeping = True
             loop.call_later(SWEEP_S, self._sweep, loop)
+
+    def disconnected(self, connection: Connection) -> None:
+        """Forget a connection that is gone."""
+        self.connections.discard(connection)
+        if self.balance is not None:
+            self.balance.closed(len(self.connections))
 
     def drain(self, loop: asyncio.AbstractEventLoop) -> None:
         """Stop: wait a moment for requests on their way, answer what was accepted, then close."""
         if self.is_draining:
             return
         self.is_draining = True
+        if self.balance is not None:
+            self.balance.close()
         self.on_drain()
         loop.call_later(STOP_GRACE_S, self._close_idle)
         loop.call_later(self.drain_timeout_s, self._close_all)

@@ -30,6 +30,7 @@ from service.errors import (
     InferenceError,
     NotReadyError,
     QueueFullError,
+    RunMemoryError,
     ServiceError,
 )
 from service.pipeline.alarm import Alarm, Loop, Timer
@@ -304,13 +305,24 @@ class Batcher:
 
     def _run_safely(self, runner: Runner, images: NDArray[np.uint8]) -> Outputs | ServiceError:
         try:
-            return runner.run(images)
+            return self._run_within_memory(runner, images)
         except ServiceError as error:
             logger.error("%s", error.message)
             return error
         except Exception as error:
             logger.exception("run of batch %s failed", images.shape)
             return InferenceError(str(error))
+
+    def _run_within_memory(self, runner: Runner, images: NDArray[np.uint8]) -> Outputs:
+        """Run a batch; where memory lacks, once more in two halves."""
+        try:
+            return runner.run(images)
+        except RunMemoryError as error:
+            # A staged batch is on the device already, in memory that was taken at the start.
+            if len(images) == 1 or runner.stage is not None:
+                raise
+            logger.warning("%s; it runs again in two halves", error.message)
+        return runner.run_halves(images)
 
     def _run_on_executor(self, batch: Batch, runner: Runner, images: NDArray[np.uint8]) -> None:
         outcome = self._run_safely(runner, images)

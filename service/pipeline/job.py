@@ -43,6 +43,15 @@ class Runner:
         self.row_lines = buffer.shape[1]
         self.lines = buffer.reshape(-1, *buffer.shape[2:])
 
+    def run_halves(self, images_NHWC: NDArray[np.uint8]) -> Outputs:
+        """Run a batch of two rows or more as two halves, each of which needs less memory."""
+        middle = len(images_NHWC) // 2
+        # Copies: the second run may write where the first one's outputs are, and it gets rows
+        # that are not the first ones of the buffer.
+        first = [part.copy() for part in self.run(images_NHWC[:middle])]
+        second = self.run(images_NHWC[middle:].copy())
+        return Outputs(*(np.concatenate(both) for both in zip(first, second, strict=True)))
+
 
 class Batch:
     """The rows of one run, its outputs and its times in seconds of the batcher's clock.

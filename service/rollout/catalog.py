@@ -145,7 +145,12 @@ def load_catalog(
     rollouts: dict[str, Rollout] = {}
     names = repository.names()
     for name in names:
-        loaded = load_versions(repository, name, loaded_versions, options)
+        try:
+            loaded = load_versions(repository, name, loaded_versions, options)
+        except (ArtifactError, OSError) as error:  # repository.json, or a folder that is gone
+            logger.error("%s refused: %s", name, error)
+            refused[f"{name}:0"] = str(error).replace(f"{repository.root}/", "")
+            continue
         classifiers += loaded.good.values()
         refused |= {f"{name}:{v}": refusal.reason for v, refusal in loaded.refused.items()}
         rollouts[name] = loaded.rollout
@@ -267,7 +272,7 @@ def _load_if_changed(
     try:
         return load(repository, name, version, options)
     except (ArtifactError, ServiceError) as error:
-        reason = str(error)
+        reason = str(error).replace(f"{repository.root}/", "")  # clients read it, too
     except (
         Exception
     ) as error:  # a library may raise anything on a bad file; the other versions serve

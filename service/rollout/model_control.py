@@ -11,6 +11,7 @@ import hmac
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 
 from models.artifact import ArtifactError
 from models.repository import ModelRepository
@@ -19,6 +20,7 @@ from service.errors import (
     ForbiddenError,
     InvalidInputError,
     ModelNotFoundError,
+    StorageError,
     UnauthorizedError,
 )
 from service.metrics import MODEL_REFUSED, Meters
@@ -54,6 +56,7 @@ class ModelControl:
         catalog: Catalog that is served now.
         missing: Models that had no good version when the service started, and have none yet.
         on_replace: Called after the catalog was replaced, for those that cache its contents.
+        loading: Entered on the thread while it loads a model.
     """
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
@@ -82,6 +85,7 @@ class ModelControl:
         self._reload_s = reload_s
         self._default_model = default_model
         self.on_replace: Callable[[], None] = lambda: None
+        self.loading: Callable[[], AbstractContextManager[None]] = nullcontext
         self._unloaded: frozenset[str] = frozenset()
         self._wanted_model = catalog.default_model
         # What the start refused is tried once more: its fingerprints were not kept.
@@ -145,6 +149,7 @@ class ModelControl:
             ForbiddenError: Other workers would never follow.
             ModelNotFoundError: It is not in the repository.
             InvalidInputError: The preferred version cannot be loaded; the old one is still served.
+            StorageError: The repository cannot be read.
         """
         if self._workers > 1 and not self._reload_s:
             raise ForbiddenError(
@@ -189,15 +194,18 @@ class ModelControl:
         Other workers follow when they next poll.
 
         Raises:
-            InvalidInputError: The model or version is missing, or the repository cannot be written.
+            InvalidInputError: The model or version is missing.
+            StorageError: The repository cannot be written; nothing changed.
             ForbiddenError, ModelNotFoundError: As ``load``.
         """
         try:
             await self._loop.run_in_executor(
                 self._thread, self.repository.set_rollout, name, rollout
             )
-        except (ArtifactError, OSError) as error:
-            raise InvalidInputError(str(error)) from None
+        except ArtifactError as error:
+            raise InvalidInputError(self._without_root(error)) from None
+        except OSError as error:
+            raise _storage_error(error) from None
         await self.load(name)
 
     def close(self) -> None:
@@ -236,7 +244,8 @@ class ModelControl:
         """Load the changed versions of a model, None if there is none; on the thread."""
         if not self.repository.versions(name):
             return None
-        return load_versions(self.repository, name, self._loaded_versions, self._options, known)
+        with self.loading():
+            return load_versions(self.repository, name, self._loaded_versions, self._options, known)
 
     def _load(self, name: str) -> LoadedVersions:
         try:
@@ -245,8 +254,14 @@ class ModelControl:
             if loaded is None:
                 raise ModelNotFoundError(f'model "{name[:80]}": expected one of {names}')
         except ArtifactError as error:
-            raise InvalidInputError(str(error)) from None
+            raise InvalidInputError(self._without_root(error)) from None
+        except OSError as error:
+            raise _storage_error(error) from None
         return loaded
+
+    def _without_root(self, error: ArtifactError) -> str:
+        """Return an error's text for a client: paths begin at the repository."""
+        return str(error).replace(f"{self.repository.root}/", "")
 
     def _known(self, name: str) -> LoadedVersions:
         catalog = self.catalog
@@ -303,3 +318,12 @@ class ModelControl:
         self._meters.forget(classifier)
         classifier.close()
         classifier.release()
+
+
+def _storage_error(error: OSError) -> StorageError:
+    """Return the error for a client, and log what it does not get to know."""
+    logger.error("the repository cannot be used: %s", error)
+    return StorageError(
+        f"model repository: expected to read and write it, got {error.strerror}; see the "
+        "server's log, then retry"
+    )

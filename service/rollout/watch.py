@@ -18,12 +18,17 @@ class Watch:
     Args:
         reload: Called each time.
         interval_s: Seconds from the end of a call to the next; 0: only on SIGHUP.
+        is_due: Whether to call it at once, as a SIGHUP came before.
     """
 
-    def __init__(self, reload: Callable[[], Awaitable[None]], interval_s: float) -> None:
+    def __init__(
+        self, reload: Callable[[], Awaitable[None]], interval_s: float, *, is_due: bool = False
+    ) -> None:
         self._reload = reload
         self._interval_s = interval_s or None
         self._is_signalled = asyncio.Event()
+        if is_due:
+            self._is_signalled.set()
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._watch())
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError, AttributeError):

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.errors import InferenceError
+from service.errors import InferenceError, RunMemoryError
 from service.session.buckets import choose_buckets
 from service.session.gpu.accelerator import Accelerator, accelerator
 from service.session.gpu.binding import OUTPUTS, BoundRuns, Slot
@@ -36,6 +36,8 @@ T = TypeVar("T")
 onnxruntime.disable_telemetry_events()  # for builds that do not know the room's variable
 
 _NAMES = list(OUTPUTS)
+# From onnxruntime's arena, a plain allocation, and CUDA.
+_NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation", "out of memory")
 _SILENT = 3  # onnxruntime's severity: errors only; the others are raised anyway
 _LISTED_NODES = 8  # nodes on the CPU that the log names; the metric counts them all
 
@@ -298,7 +300,13 @@ def _free(held: list[object], memory: Memory) -> None:
 
 
 def _failed(images_NHWC: NDArray[np.uint8], error: Exception) -> InferenceError:
-    return InferenceError(f"run of batch {images_NHWC.shape} failed: {_first_line(error)}")
+    kind = RunMemoryError if _is_about_memory(error) else InferenceError
+    return kind(f"run of batch {images_NHWC.shape} failed: {_first_line(error)}")
+
+
+def _is_about_memory(error: Exception) -> bool:
+    """Return whether a run found no memory: onnxruntime has no class for it, only words."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def _first_line(error: Exception) -> str:

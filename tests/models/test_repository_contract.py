@@ -83,7 +83,7 @@ def renamed_version(repository: ModelRepository) -> None:
 WRONG: dict[Callable[[ModelRepository], None], str] = {
     wrong_checksum: r"model.onnx: sha256 is \w{12}…, model.json says \w{12}…; publish",
     missing_model: "model.onnx: expected a file, got No such file or directory; publish",
-    model_is_a_folder: "model.onnx: expected a file, got Is a directory; publish",
+    model_is_a_folder: "model.onnx: expected a file, got a folder; publish",
     missing_golden: "golden/5.png: expected a file, got No such file",
     wrong_golden: "golden/5.png: sha256 is",
     missing_json: "model.json: expected a file, got No such file",

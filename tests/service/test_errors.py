@@ -45,7 +45,9 @@ def test_statuses() -> None:
         "ServerError": 500,
         "QueueFullError": 429,
         "InferenceError": 500,
+        "RunMemoryError": 500,
         "NotReadyError": 503,
+        "StorageError": 507,
         "DeadlineError": 504,
     }
 

@@ -1,0 +1,128 @@
+"""A worker's ties to its supervisor: it ends with it, and shows that its event loop turns.
+
+``join`` runs when the worker is imported, ``Worker.start`` when its models are loaded. Without a
+supervisor (a service inside another program) there is no worker, and nothing is tied.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from service.workers.balance import Balance
+from service.workers.board import Board
+
+# Seconds between two signs of life.
+BEAT_S = 1.0
+# What the supervisor passes on: its process, the board's descriptor, the listening socket's.
+VARIABLE = "FOVEAL_SUPERVISOR"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Worker:
+    """This process as its supervisor sees it.
+
+    Args:
+        supervisor: Its process.
+        board: The shared memory.
+        slot: This worker's entries in it.
+        listener: Descriptor of the listening socket.
+
+    Attributes:
+        was_signalled: Whether a SIGHUP came before ``start``.
+    """
+
+    def __init__(self, supervisor: int, board: Board, slot: int, listener: int) -> None:
+        self._supervisor = supervisor
+        self._board = board
+        self._slot = slot
+        self._listener = listener
+        self.was_signalled = False
+
+    def begin(self) -> None:
+        """End with the supervisor from now on, and remember a SIGHUP instead of ending by it."""
+        _die_with(self._supervisor)
+        self._board.enter(self._slot)
+        signal.signal(signal.SIGHUP, self._remember)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> Balance | None:
+        """Say that the models are loaded, and show from now on that the loop turns.
+
+        Returns:
+            What counts connections, None where one worker takes them all.
+        """
+        board, slot = self._board, self._slot
+        board.connections[slot] = 0
+        board.loading[slot] = 0
+        board.ready[slot] = 1
+        self._beat(loop)
+        return Balance(loop, self._listener, board.connections, slot) if len(board) > 2 else None
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        """Mark the time in which a model loads: the loop may stand still, as it does not hang."""
+        self._board.loading[self._slot] = 1
+        try:
+            yield
+        finally:
+            self._board.loading[self._slot] = 0
+
+    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._board.beats[self._slot] += 1
+        loop.call_later(BEAT_S, self._beat, loop)
+
+    def _remember(self, _number: int, _frame: FrameType | None) -> None:
+        self.was_signalled = True
+
+
+def join(index: int | None) -> Worker | None:
+    """Tie this process to the supervisor that started it.
+
+    Args:
+        index: Number of the worker, from 1; None: it has no supervisor.
+
+    Returns:
+        None without a supervisor of ours.
+    """
+    words = os.environ.get(VARIABLE, "").split()
+    if not words or index is None:
+        return None
+    supervisor, descriptor, listener = map(int, words)
+    worker = Worker(supervisor, Board(descriptor), index - 1, listener)
+    worker.begin()
+    return worker
+
+
+@contextlib.contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Let SIGTERM end the process: a worker that still loads has accepted nothing."""
+    previous = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _die_with(supervisor: int) -> None:
+    """End this process when its supervisor ends, in whatever way, also if it already has.
+
+    SIGKILL: a worker whose loop hangs would not follow a milder signal, and would keep the port.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch, args=(supervisor,), name="supervisor", daemon=True).start()
+    if os.getppid() != supervisor:  # it ended before the call
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _watch(supervisor: int) -> None:
+    while os.getppid() == supervisor:
+        time.sleep(BEAT_S)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,62 @@
+"""Only regular files are read, and reading anything else ends at once."""
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from models.files import read_file
+
+
+def test_regular_file_and_a_link_to_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    assert read_file(tmp_path / "file") == b"content"
+    assert read_file(tmp_path / "link") == b"content"
+
+
+def make(kind: str, path: Path) -> None:
+    """Make something that is no file where a file should be."""
+    path.unlink(missing_ok=True)
+    if kind == "a FIFO":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "loop":
+        path.symlink_to(path.name)
+    elif kind == "socket":
+        with (
+            contextlib.chdir(path.parent),  # the path of a socket is short
+            socket.socket(socket.AF_UNIX) as listener,
+        ):
+            listener.bind(path.name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "match"),
+    [
+        ("a FIFO", "a FIFO"),
+        ("a folder", "a folder"),
+        ("a device", "a device"),
+        ("loop", "Too many levels of symbolic links"),
+        ("socket", "No such device or address|a socket"),
+        ("nothing", "No such file or directory"),
+    ],
+)
+@pytest.mark.timeout(10)
+def test_no_file(tmp_path: Path, kind: str, match: str) -> None:
+    make(kind, tmp_path / "file")
+    with pytest.raises(OSError, match=match):
+        read_file(tmp_path / "file")
+
+
+def test_too_large(tmp_path: Path) -> None:
+    """A sparse file costs nothing on the disk, and its size in memory."""
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OSError, match="more than 2147483648 bytes"):
+        read_file(tmp_path / "file")

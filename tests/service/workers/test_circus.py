@@ -1,0 +1,84 @@
+"""Every name inside circus, BentoML and uvloop that the supervisor leans on.
+
+An upgrade that renames one fails here, with its name, and not in production.
+"""
+
+import inspect
+import select
+import socket
+import warnings
+
+import circus.arbiter  # type: ignore[import-untyped]
+import circus.process  # type: ignore[import-untyped]
+import circus.watcher  # type: ignore[import-untyped]
+import pytest
+import uvloop
+
+with warnings.catch_warnings():  # BentoML's own imports warn
+    warnings.simplefilter("ignore")
+    import bentoml.serving
+    from _bentoml_impl.server import serving  # type: ignore[import-untyped]
+    from bentoml._internal.utils.circus import Arbiter
+
+    from service.workers.supervisor import API_SOCKET
+
+
+def test_arbiter_is_started_through_this_method() -> None:
+    source = inspect.getsource(serving.serve_http)
+    assert source.index("server_on_deployment(svc)") < source.index("create_standalone_arbiter(**")
+    assert "arbiter.start(" in source
+    assert list(inspect.signature(Arbiter.start).parameters) == ["self", "cb"]
+    assert f'"{API_SOCKET}"' in inspect.getsource(serving)
+
+
+def test_hook_of_the_deployment_is_called_without_arguments() -> None:
+    source = inspect.getsource(serving.server_on_deployment)
+    assert "__bentoml_deployment_hook__" in source
+    assert "member()" in source
+
+
+def test_workers_inherit_descriptors_and_the_environment() -> None:
+    source = inspect.getsource(bentoml.serving.create_watcher)
+    for words in ("copy_env=True", "use_sockets", "respawn=not running_inside_container()"):
+        assert words in source
+    assert "close_fds=not self.use_fds" in inspect.getsource(circus.process.Process.spawn)
+
+
+@pytest.mark.parametrize("name", ["manage_watchers", "reap_processes", "stop"])
+def test_arbiter_method(name: str) -> None:
+    assert list(inspect.signature(getattr(circus.arbiter.Arbiter, name)).parameters) == ["self"]
+
+
+@pytest.mark.parametrize("name", ["graceful_timeout", "hooks", "env", "processes", "respawn"])
+def test_watcher_attribute(name: str) -> None:
+    assert f"self.{name} = " in inspect.getsource(circus.watcher.Watcher.__init__)
+
+
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ("spawn_process", "self.call_hook('before_spawn')"),
+        ("spawn_process", "self.call_hook('after_spawn', pid=process.pid)"),
+        ("reap_process", 'self.call_hook("after_reap", process_status=process_status, **msg)'),
+        ("manage_processes", "if self.respawn:"),
+    ],
+)
+def test_watcher_calls_the_hooks(method: str, call: str) -> None:
+    assert call in inspect.getsource(getattr(circus.watcher.Watcher, method))
+
+
+def test_uvloop_shows_its_epoll_instance() -> None:
+    """And a socket that it listens on is registered there under its own descriptor."""
+    loop = uvloop.new_event_loop()
+    try:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            server = loop.run_until_complete(loop.create_server(lambda: None, sock=listener))  # type: ignore[arg-type,return-value]
+            loop.call_later(0.01, loop.stop)
+            loop.run_forever()
+            poll = select.epoll.fromfd(loop._get_backend_id())  # type: ignore[attr-defined]
+            poll.modify(listener.fileno(), 0)
+            poll.modify(listener.fileno(), select.EPOLLIN)
+            server.close()
+    finally:
+        loop.close()
