@@ -41,6 +41,7 @@ from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch
 from service.pipeline.limits import BatchLimits
 from service.protocols.engine import Engine
+from service.protocols.limits import BodyLimits
 from service.protocols.openapi import lane_paths
 from service.protocols.predict import TOP, PredictProtocol
 from service.protocols.rollout import RolloutProtocol
@@ -181,6 +182,7 @@ class Foveal:
             self.meters,
             request_timeout_s=settings.request_timeout_s,
             max_request_rows=settings.max_request_rows,
+            limits=BodyLimits(settings.max_json_bytes, settings.max_values),
         )
         self.predict = PredictProtocol(self.engine)
         self.v2 = V2Http(
@@ -274,7 +276,9 @@ class Foveal:
         if not has_grpc:
             logger.warning("V2 over gRPC is off: install foveal[grpc], or set FOVEAL_GRPC_PORT=0")
             return None
-        servicer = V2Grpc(self.engine, self.control, self.statistics, self._is_ready)
+        servicer = V2Grpc(
+            self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
+        )
         limits = GrpcLimits(
             settings.grpc_host,
             settings.grpc_port,
