@@ -31,6 +31,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from models.machine import available_cpus
 from models.repository import ModelRepository
 from service.errors import InferenceError
+from service.inflight import Inflight
 from service.lane.asgi import OneErrorShape
 from service.lane.connection import install
 from service.lane.exchange import Exchange, Handler
@@ -143,6 +144,7 @@ def _find_while_loading(path: bytes) -> Handler | None:
     return not_ready if is_ours else None
 
 
+inflight = Inflight(settings.max_inflight_mib << 20)
 lane = Lane(
     max_body_bytes=settings.max_body_bytes,
     receive_timeout_s=settings.receive_timeout_s,
@@ -184,6 +186,7 @@ class Foveal:
             max_request_rows=settings.max_request_rows,
             limits=BodyLimits(settings.max_json_bytes, settings.max_values),
         )
+        self.engine.inflight = inflight
         self.predict = PredictProtocol(self.engine)
         self.v2 = V2Http(
             self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes

@@ -82,10 +82,10 @@ class Settings(BaseSettings):
         default=32 << 20, ge=1024, description="Largest request body, bytes"
     )
     max_json_bytes: int = Field(
-        default=8 << 20, ge=1024, description="Longest JSON in a body, bytes"
+        default=6 << 20, ge=1024, description="Longest JSON in a body, bytes"
     )
     max_values: int = Field(
-        default=1 << 19,
+        default=400_000,
         ge=1024,
         description="Most values in JSON or in gRPC's typed contents; binary tensors have no limit",
     )

@@ -15,8 +15,8 @@ class BodyLimits:
         max_values: Values that JSON, or the typed contents of gRPC, may spell out.
     """
 
-    max_json_bytes: int = 8 << 20
-    max_values: int = 1 << 19
+    max_json_bytes: int = 6 << 20
+    max_values: int = 400_000
 
 
 class Held:
