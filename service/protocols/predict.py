@@ -251,7 +251,7 @@ class _Form:
         try:
             outcome = read_files(content_type, body, self._engine.max_request_rows)
         except ServiceError as error:
-            outcome = error
+            outcome = error.detached()
         except Exception:  # an executor would drop it, and the request would get no answer
             logger.exception("reading a form failed; this is a bug")
             outcome = ServiceError(_INTERNAL)

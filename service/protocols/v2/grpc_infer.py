@@ -56,22 +56,17 @@ class GrpcInfer:
         Raises:
             ServiceError: The request is refused, or failed.
         """
-        engine = self._engine
         received_at = time.monotonic()
         try:
-            message = await self._open(raw)
-            head = message.head
-            self.id = head.id
-            target = engine.find(head.model_name, head.model_version)
-            self._target = target = target.choose(head.id.encode())
-            call = await self._run(message, target, received_at, time_remaining_s)
+            # Neither the message nor what it expands to stays in a variable here.
+            call, target = await self._run(await self._open(raw), received_at, time_remaining_s)
         except ServiceError as error:
             self._held.give()
             if self._target is None:
-                engine.meters.count_refusal(PROTOCOL, error.status)
+                self._engine.meters.count_refusal(PROTOCOL, error.status)
             else:
                 self._target.count_failure(PROTOCOL, error, received_at)
-            raise
+            raise error.detached() from None
         except Exception:  # a bug: what was counted must not stay counted
             self._held.give()
             raise
@@ -103,24 +98,24 @@ class GrpcInfer:
             raise
 
     async def _run(
-        self,
-        message: InferMessage,
-        target: Target,
-        received_at: float,
-        time_remaining_s: float | None,
-    ) -> InferCall:
+        self, message: InferMessage, received_at: float, time_remaining_s: float | None
+    ) -> tuple[InferCall, Target]:
         """Infer and wait for the outputs; a client that leaves cancels this coroutine."""
-        engine = self._engine
+        engine, head = self._engine, message.head
+        self.id = head.id
+        target = engine.find(head.model_name, head.model_version)
+        self._target = target = target.choose(head.id.encode())
         done = asyncio.Event()
         request = read_message(message, engine.limits.max_values)
         call = InferCall(engine, target, request, lambda _call: done.set(), self._held)
         default_s = engine.request_timeout_s
         call.begin(received_at, default_s if time_remaining_s is None else time_remaining_s)
+        del message  # images were copied, pixels are held by the job
         try:
             await done.wait()
         except asyncio.CancelledError:
             call.cancel()
             raise
         if call.error is not None:
-            raise call.error
-        return call
+            raise call.error.detached()
+        return call, target

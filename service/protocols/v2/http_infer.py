@@ -103,7 +103,7 @@ class HttpInfer:
         try:
             size = compression.expanded_bytes(self._exchange.body, coding, self._max_body_bytes)
         except ServiceError as error:
-            self._back_on_loop(self._expanded, error)
+            self._back_on_loop(self._expanded, error.detached())
         except Exception:
             self._lost(self._expanded)
         else:
@@ -124,7 +124,7 @@ class HttpInfer:
         try:
             outcome = compression.decompress(body, coding, self._max_body_bytes, size)
         except ServiceError as error:
-            outcome = error
+            outcome = error.detached()
         except Exception:
             self._lost(self._expanded)
             return

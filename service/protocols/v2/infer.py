@@ -189,7 +189,7 @@ class InferCall:
                     raise _in_row(error, position)
             self._queue(rows)
         except ServiceError as refused:
-            self._finish(refused)
+            self._finish(refused.detached())
 
     def _queue(self, rows: Rows) -> None:
         job = InferJob(rows, self._deadline, self)
