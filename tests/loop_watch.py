@@ -41,7 +41,7 @@ class LoopWatch:
             finally:
                 self.longest_s = max(self.longest_s, time.thread_time() - started)
 
-        asyncio.events.Handle._run = measured  # type: ignore[method-assign]
+        asyncio.events.Handle._run = measured  # type: ignore[assignment, method-assign]
         try:
             yield self
         finally:

@@ -9,6 +9,7 @@ https://protobuf.dev/programming-guides/encoding describes the format.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,7 @@ _MAX_SHIFT = 63
 _INPUTS, _RAW_CONTENTS, _CONTENTS = 5, 7, 5
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One field of a message.
 
     Attributes:
@@ -100,8 +100,12 @@ class Walk:
             kind = tag & 7
             value = position
             if kind == _DELIMITED:
-                size, value = _varint(message, position, end)
-                position = value + size
+                if position < end and message[position] < 128:
+                    value = position + 1
+                    position = value + message[position]
+                else:
+                    size, value = _varint(message, position, end)
+                    position = value + size
             elif kind == _VARINT:
                 position = _varint(message, position, end)[1]
             elif kind == _FIXED32:
@@ -213,6 +217,8 @@ def _varint(message: bytes, position: int, end: int) -> tuple[int, int]:
 
 
 def _tag_and_length(number: int, size: int) -> bytes:
+    if size < 128:
+        return bytes((number << 3 | _DELIMITED, size))
     encoded = bytearray((number << 3 | _DELIMITED,))
     while size > 127:
         encoded.append(size & 127 | 128)

@@ -162,9 +162,11 @@ def nested(depth: int) -> bytes:
     return delimited(4, delimited(2, value))
 
 
-tensor_of = lambda contents: delimited(  # noqa: E731
-    5, delimited(1, b"images") + delimited(2, b"UINT8") + delimited(5, contents)
-)
+def tensor_of(contents: bytes) -> bytes:
+    """An input of UINT8 with these contents."""
+    return delimited(5, delimited(1, b"images") + delimited(2, b"UINT8") + delimited(5, contents))
+
+
 # Each is 32 MiB or as much of a kind as is walked; what protobuf makes of the first takes 2 GB.
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty inputs": (lambda: b"\x2a\x00" * (16 * MIB), "at most 8704 fields.*MAX_REQUEST_ROWS"),
