@@ -10,6 +10,7 @@ from service.errors import InvalidInputError, TooLargeError, UnsupportedMediaErr
 # A smaller answer fits into one Ethernet packet uncompressed.
 MIN_BYTES = 1400
 _GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 31, 15, -15
+_GZIP_NAMES, _IDENTITY_NAMES = (b"gzip", b"x-gzip"), (b"", b"identity")
 _GZIP_SIZE_BYTES = 4  # at the end of gzip data: the expanded size (RFC 1952, 2.3.1)
 _PIECE_BYTES = 1 << 20
 _LEVEL = 1  # of 9: higher levels hardly shrink floats and take longer
@@ -40,6 +41,11 @@ def expanded_bytes(body: bytes, coding: bytes, max_bytes: int) -> int:
     if size > max_bytes:
         raise _too_large(max_bytes)
     return size
+
+
+def states_size(coding: bytes) -> bool:
+    """Return whether ``expanded_bytes`` only reads what the body states: it costs nothing then."""
+    return coding.strip().lower() in (*_GZIP_NAMES, *_IDENTITY_NAMES)
 
 
 def decompress(body: bytes, coding: bytes, max_bytes: int, size: int | None = None) -> bytes:
@@ -92,9 +98,9 @@ def _window_bits(body: bytes, coding: bytes) -> int | None:
         UnsupportedMediaError: The coding is neither gzip nor deflate.
     """
     name = coding.strip().lower()
-    if name in (b"", b"identity"):
+    if name in _IDENTITY_NAMES:
         return None
-    if name in (b"gzip", b"x-gzip"):
+    if name in _GZIP_NAMES:
         return _GZIP_BITS
     if name == b"deflate":
         return _ZLIB_BITS if is_zlib(body) else _RAW_BITS

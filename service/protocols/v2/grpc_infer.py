@@ -86,9 +86,12 @@ class GrpcInfer:
         loop, threads = asyncio.get_running_loop(), self._engine.threads
         limit = self._max_message_bytes
         try:
-            size = await loop.run_in_executor(
-                threads, compression.expanded_bytes, raw, coding, limit
-            )
+            if compression.states_size(coding):
+                size = compression.expanded_bytes(raw, coding, limit)
+            else:
+                size = await loop.run_in_executor(
+                    threads, compression.expanded_bytes, raw, coding, limit
+                )
             self._held.take(size)
             return await loop.run_in_executor(
                 threads, compression.decompress, raw, coding, limit, size

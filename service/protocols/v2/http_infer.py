@@ -96,7 +96,16 @@ class HttpInfer:
         except ServiceError as error:
             self._fail(error)
             return
-        self._engine.threads.submit(self._measure, coding)
+        if not compression.states_size(coding):
+            self._engine.threads.submit(self._measure, coding)
+            return
+        body, limit = self._exchange.body, self._max_body_bytes
+        try:
+            size = compression.expanded_bytes(body, coding, limit)
+        except ServiceError as error:
+            self._expanded(error)
+        else:
+            self._count(coding, size)
 
     def _measure(self, coding: bytes) -> None:
         """Find out how large the body is once expanded, on a thread."""
