@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from models.machine import available_cpus
 from models.repository import ModelRepository
 from service.errors import InferenceError, ModelNotFoundError
+from service.inflight import Inflight
 from service.lane.asgi import OneErrorShape, ReadOnly, is_bentomls
 from service.lane.connection import install
 from service.lane.exchange import Exchange, Handler
@@ -41,6 +42,7 @@ from service.pipeline.job import Batch
 from service.pipeline.limits import BatchLimits
 from service.protocols.classify import ClassifyProtocol
 from service.protocols.engine import Engine
+from service.protocols.limits import BodyLimits
 from service.protocols.openapi import lane_paths
 from service.protocols.predict import TOP, PredictProtocol
 from service.protocols.rollout import RolloutProtocol
@@ -163,6 +165,7 @@ def _no_such_route(exchange: Exchange) -> None:
     raise ModelNotFoundError(f"{exchange.method} {path}: no such route")
 
 
+inflight = Inflight(settings.max_inflight_mib << 20)
 lane = Lane(
     max_body_bytes=settings.max_body_bytes,
     receive_timeout_s=settings.receive_timeout_s,
@@ -203,7 +206,9 @@ class Foveal:
             self.meters,
             request_timeout_s=settings.request_timeout_s,
             max_request_rows=settings.max_request_rows,
+            limits=BodyLimits(settings.max_json_bytes, settings.max_values),
         )
+        self.engine.inflight = inflight
         self.predict = PredictProtocol(self.engine)
         self.classified = ClassifyProtocol(self.engine)
         self.v2 = V2Http(
@@ -313,7 +318,9 @@ class Foveal:
         if not has_grpc:
             logger.warning("V2 over gRPC is off: install foveal[grpc], or set FOVEAL_GRPC_PORT=0")
             return None
-        servicer = V2Grpc(self.engine, self.control, self.statistics, self._is_ready)
+        servicer = V2Grpc(
+            self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
+        )
         limits = GrpcLimits(
             settings.grpc_host,
             settings.grpc_port,

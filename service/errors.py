@@ -13,6 +13,7 @@ what the client did. All errors have one body: ``{"error": "<message>"}``.
 """
 
 import json
+from typing import Self
 
 
 class ServiceError(Exception):
@@ -27,6 +28,15 @@ class ServiceError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+    def detached(self) -> Self:
+        """Return this error without the frames that raised it.
+
+        An error that is kept would keep their values alive, such as a body, and itself, if one of
+        them holds it: a cycle that only the garbage collector frees.
+        """
+        self.__context__ = None
+        return self.with_traceback(None)
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:

@@ -81,6 +81,14 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=32 << 20, ge=1024, description="Largest request body, bytes"
     )
+    max_json_bytes: int = Field(
+        default=6 << 20, ge=1024, description="Longest JSON in a body, bytes"
+    )
+    max_values: int = Field(
+        default=420_000,
+        ge=1024,
+        description="Most values in JSON or in gRPC's typed contents; binary tensors have no limit",
+    )
     max_inflight_mib: int = Field(
         default=192,
         ge=1,

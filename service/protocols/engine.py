@@ -11,11 +11,13 @@ from concurrent.futures import Executor
 import orjson
 
 from service.errors import MethodError, ServiceError
+from service.inflight import Inflight
 from service.lane.exchange import Exchange
 from service.metrics import Meters
 from service.pipeline.alarm import Loop
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode import DecodeStage
+from service.protocols.limits import BodyLimits
 from service.rollout.canary import Canary
 from service.rollout.catalog import Catalog
 
@@ -33,9 +35,15 @@ class Engine:
         meters: Where requests are counted.
         request_timeout_s: Deadline of a request that names none, seconds.
         max_request_rows: Images or rows in one request.
+        limits: What the body of one request may cost.
+
+    Attributes:
+        inflight: The budget for bytes that requests hold; None: they are not counted.
     """
 
-    def __init__(
+    inflight: Inflight | None = None
+
+    def __init__(  # noqa: PLR0913 - wiring, called in one place
         self,
         catalog: Callable[[], Catalog],
         loop: Loop,
@@ -44,6 +52,7 @@ class Engine:
         *,
         request_timeout_s: float,
         max_request_rows: int,
+        limits: BodyLimits | None = None,
     ) -> None:
         self.catalog = catalog
         self.loop = loop
@@ -51,6 +60,7 @@ class Engine:
         self.meters = meters
         self.request_timeout_s = request_timeout_s
         self.max_request_rows = max_request_rows
+        self.limits = limits or BodyLimits()
 
     def find(self, name: str, version: str) -> "Target":
         """Find the target of a request that names a model and a version, "" for the default ones.

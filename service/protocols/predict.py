@@ -4,6 +4,7 @@ The body is one encoded image, or ``multipart/form-data`` with one or more files
 JSON. Reads requests and writes answers; what happens between is the pipeline's.
 """
 
+import logging
 import time
 from urllib.parse import parse_qs, unquote
 
@@ -13,10 +14,15 @@ from service.lane.exchange import JSON, REQUEST_ID, Exchange, Handler, server_ti
 from service.pipeline.decode import Errors
 from service.pipeline.job import Job
 from service.protocols.engine import MAX_ROUTES, Engine, ModelRoute, Target
-from service.protocols.multipart import read_files
+from service.protocols.limits import Held
+from service.protocols.multipart import INLINE_BYTES, read_files
+
+logger = logging.getLogger("foveal.predict")
 
 PROTOCOL = "predict"
 TOP = 5
+_MAX_QUERY_FIELDS = 64
+_INTERNAL = "internal error; see the server's log"
 _IMAGE_TYPES = (b"image/", b"application/octet-stream")
 
 
@@ -81,11 +87,13 @@ class PredictRoute(ModelRoute):
             if exchange.query:
                 top = _top(exchange.query, len(target.classifier.artifact.labels))
             content_type = exchange.content_type
-            if content_type is not None and not content_type.startswith(_IMAGE_TYPES):
-                files = _read_form(content_type, exchange.body, engine.max_request_rows)
-                if files is not None:
-                    _decode_files(files, exchange, target, top, deadline)
-                    return
+            if (
+                content_type is not None
+                and not content_type.startswith(_IMAGE_TYPES)
+                and _is_form(content_type)
+            ):
+                _Form(engine, exchange, target, top, deadline).begin(content_type)
+                return
             row_HWC = target.decode_stage.decode_small(exchange.body, deadline)
             if row_HWC is None:
                 _decode_files([exchange.body], exchange, target, top, deadline)
@@ -177,15 +185,30 @@ def answer_image(
 
 
 def _decode_files(
-    files: list[bytes], exchange: Exchange, target: Target, top: int, deadline: float
+    files: list[bytes],
+    exchange: Exchange,
+    target: Target,
+    top: int,
+    deadline: float,
+    held: Held | None = None,
 ) -> None:
     """Decode the files of one request, then queue the good ones.
+
+    Args:
+        files: Encoded images.
+        exchange: The request to answer.
+        target: The version that classifies.
+        top: Labels in the answer for each file.
+        deadline: As in ``Job``.
+        held: What the files hold, given back once they are decoded.
 
     Raises:
         ServiceError: The queue refuses the request.
     """
 
     def queue(rows: list[Pixels], errors: Errors) -> None:
+        if held is not None:
+            held.give()
         if exchange.disconnected:
             return
         try:
@@ -203,27 +226,105 @@ def _decode_files(
     target.decode_stage.decode(files, deadline, queue)
 
 
-def _read_form(content_type: bytes, body: bytes, max_files: int) -> list[bytes] | None:
-    """Return the files of a form; None: the body is one image.
+class _Form:
+    """One form: its files are found, now or on a thread, then decoded.
+
+    Args:
+        engine: What all protocols share.
+        exchange: The request to answer.
+        target: The version that classifies.
+        top: Labels in the answer for each file.
+        deadline: As in ``Job``.
+    """
+
+    __slots__ = ("_deadline", "_engine", "_exchange", "_held", "_target", "_top")
+
+    def __init__(
+        self, engine: Engine, exchange: Exchange, target: Target, top: int, deadline: float
+    ) -> None:
+        self._engine = engine
+        self._exchange = exchange
+        self._target = target
+        self._top = top
+        self._deadline = deadline
+        self._held = Held(engine.inflight)
+
+    def begin(self, content_type: bytes) -> None:
+        """Read the form.
+
+        Raises:
+            ServiceError: The form is broken, or the queue refuses it.
+        """
+        body = self._exchange.body
+        self._held.take(len(body))  # its files are copies
+        try:
+            if len(body) <= INLINE_BYTES:
+                self._decode(read_files(content_type, body, self._engine.max_request_rows))
+                return
+            self._target.batcher.reserve(1, self._deadline)
+        except Exception:
+            self._held.give()
+            raise
+        self._engine.threads.submit(self._read_on_thread, content_type, body)
+
+    def _read_on_thread(self, content_type: bytes, body: bytes) -> None:
+        outcome: list[bytes] | ServiceError
+        try:
+            outcome = read_files(content_type, body, self._engine.max_request_rows)
+        except ServiceError as error:
+            outcome = error.detached()
+        except Exception:  # an executor would drop it, and the request would get no answer
+            logger.exception("reading a form failed; this is a bug")
+            outcome = ServiceError(_INTERNAL)
+        self._engine.loop.call_soon_threadsafe(self._was_read, outcome)
+
+    def _was_read(self, outcome: list[bytes] | ServiceError) -> None:
+        self._target.batcher.release(1)
+        try:
+            if isinstance(outcome, ServiceError):
+                raise outcome
+            if not self._exchange.disconnected:
+                self._decode(outcome)
+                return
+        except ServiceError as error:
+            self._target.fail(PROTOCOL, self._exchange, error)
+        except Exception:  # nobody answers for a callback that raises
+            logger.exception("decoding a form failed; this is a bug")
+            self._target.fail(PROTOCOL, self._exchange, ServiceError(_INTERNAL))
+        self._held.give()
+
+    def _decode(self, files: list[bytes]) -> None:
+        _decode_files(files, self._exchange, self._target, self._top, self._deadline, self._held)
+
+
+def _is_form(content_type: bytes) -> bool:
+    """Return whether the body is a form; False: it is one image.
 
     Raises:
-        ServiceError: The form is broken, or the media type is neither a form nor an image.
+        UnsupportedMediaError: The media type is neither a form nor an image.
     """
     media_type = content_type.lower()
     if media_type.startswith(b"multipart/form-data"):
-        return read_files(content_type, body, max_files)
+        return True
     # The last one is what `curl --data-binary` sends for any body.
     if media_type.startswith((*_IMAGE_TYPES, b"application/x-www-form-urlencoded")):
-        return None
+        return False
     raise UnsupportedMediaError(
         "content-type: expected image/*, application/octet-stream or multipart/form-data, "
-        f"got {media_type.decode('latin-1')!r}"
+        f"got {media_type.decode('latin-1')[:200]!r}"
     )
 
 
 def _top(query: bytes, classes: int) -> int:
-    values = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("top", [str(TOP)])
-    return read_top(values[-1], classes)
+    try:
+        fields = parse_qs(
+            query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS
+        )
+    except ValueError:
+        raise InvalidInputError(
+            f"query: expected at most {_MAX_QUERY_FIELDS} fields, got more"
+        ) from None
+    return read_top(fields.get("top", [str(TOP)])[-1], classes)
 
 
 def read_top(text: str, classes: int) -> int:

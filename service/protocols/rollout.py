@@ -12,7 +12,7 @@ from models.rollout import read_rollout
 from service.errors import InvalidInputError, MethodError
 from service.lane.exchange import Exchange, Handler
 from service.protocols.later import Later
-from service.protocols.v2.json_body import read_object
+from service.protocols.v2.json_body import read_document
 from service.rollout.model_control import ModelControl
 
 
@@ -38,7 +38,7 @@ class RolloutProtocol:
         self._control.authorize(exchange.header(b"authorization") or b"")
         if exchange.method == "PUT":
             try:
-                rollout = read_rollout(read_object(exchange.body, "body"))
+                rollout = read_rollout(read_document(exchange.body, may_be_empty=False))
             except ValueError as error:
                 raise InvalidInputError(str(error)) from None
 

@@ -120,6 +120,7 @@ def test_metadata_and_configuration(client: Triton, name: str) -> None:
     assert config["name"] == name and config["max_batch_size"] == 64
     assert [int(d) for d in config["input"][0]["dims"]] == list(artifact.inputs[0].shape[1:])
     assert config["input"][0]["data_type"] == "TYPE_UINT8"
+    assert config["input"][0]["format"] == "FORMAT_NHWC"
 
 
 def test_health_and_index(client: Triton) -> None:

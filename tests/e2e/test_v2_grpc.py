@@ -153,7 +153,9 @@ def test_a_message_beyond_the_limit_is_refused(stub: Any) -> None:
     asked.raw_input_contents[0] = bytes(2 << 20)
     refused(lambda: stub.ModelInfer(asked), "RESOURCE_EXHAUSTED", "larger than max")
     refused(
-        lambda: stub.ModelInfer(asked, compression=grpc.Compression.Gzip), "RESOURCE_EXHAUSTED", ""
+        lambda: stub.ModelInfer(asked, compression=grpc.Compression.Gzip),
+        "INVALID_ARGUMENT",
+        "at most 1048576 bytes once expanded.*FOVEAL_MAX_BODY_BYTES",
     )
 
 

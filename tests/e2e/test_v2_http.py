@@ -247,13 +247,17 @@ def test_tensors_that_are_refused(
         assert_error(response, status, match)
 
 
+def test_an_empty_list_of_outputs_asks_for_all(client: httpx.Client) -> None:
+    response = client.post(INFER, json=document() | {"outputs": []})
+    assert [output["name"] for output in response.json()["outputs"]] == ["logits", "probabilities"]
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
         ({"inputs": []}, 'expected one, "images", got 0'),
         ({"inputs": None}, '"inputs" to be an array, got null'),
         ({"inputs": [1]}, "expected objects, got a number"),
-        ({"outputs": []}, "got none"),
         ({"outputs": {}}, '"outputs" to be an array, got an object'),
         ({"outputs": [{"name": "label"}]}, 'expected logits or probabilities, got "label"'),
         ({"outputs": [{"name": "logits"}] * 2}, "got one twice"),

@@ -109,9 +109,9 @@ def binaries() -> list[bytes]:
     """Return bodies of V2's binary extension: the header's length, four digits, then both."""
     rows = bytes(28 * 28)
     image = picture()
-    raw = {"name": "images", "datatype": "UINT8", "shape": [1, 28, 28, 1]}
+    raw: dict[str, Any] = {"name": "images", "datatype": "UINT8", "shape": [1, 28, 28, 1]}
     element = len(image).to_bytes(4, "little") + image
-    encoded = {"name": "images", "datatype": "BYTES", "shape": [1]}
+    encoded: dict[str, Any] = {"name": "images", "datatype": "BYTES", "shape": [1]}
     bodies = []
     for tensor, behind in ((raw, rows), (encoded, element)):
         tensor["parameters"] = {"binary_data_size": len(behind)}
@@ -190,7 +190,8 @@ class Grpc:
             self._infer(body, timeout=DEADLINE_S)
         except grpc.RpcError as error:
             code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]  # grpc has no stubs
-            return code.name
+                name: str = code.name
+            return name
         return "OK"
 
 

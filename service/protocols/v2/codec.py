@@ -10,6 +10,7 @@ Layout legend: N rows, H height, W width, C channels, K classes.
 import base64
 import binascii
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, starmap
 from math import prod
@@ -36,7 +37,8 @@ class InputTensor:
         datatype: As sent.
         shape: As sent; all of them whole numbers.
         buffer: Its bytes, little-endian, row-major, BYTES elements behind their lengths; or None.
-        elements: Its elements instead, flat or nested as its shape is.
+        elements: Its elements instead, flat or nested as its shape is; encoded images are
+            base64 texts of JSON, or views of a message.
     """
 
     name: str
@@ -100,8 +102,15 @@ def refuse_shared_memory(parameters: dict[str, Any], name: str) -> None:
         )
 
 
+def _uncounted(_size: int) -> None:
+    """Count nothing."""
+
+
 def read_pixels(
-    tensor: InputTensor, row_shape: tuple[int, int, int], max_rows: int
+    tensor: InputTensor,
+    row_shape: tuple[int, int, int],
+    max_rows: int,
+    count: Callable[[int], None] = _uncounted,
 ) -> NDArray[np.uint8]:
     """Read a UINT8 tensor of decoded rows, without a copy if it came as bytes.
 
@@ -109,6 +118,7 @@ def read_pixels(
         tensor: A tensor of datatype UINT8.
         row_shape: (H, W, C) of the model.
         max_rows: Rows in one request.
+        count: Called with the number of bytes before they are allocated; may refuse.
 
     Returns:
         uint8 [N, H, W, C], 1 <= N <= max_rows, contiguous, perhaps read-only.
@@ -132,6 +142,7 @@ def read_pixels(
             )
         return np.frombuffer(tensor.buffer, np.uint8).reshape(shape)
     elements = _flatten(tensor, size)
+    count(size)
     try:
         return np.frombuffer(bytes(elements), np.uint8).reshape(shape)
     except (TypeError, ValueError):
@@ -140,7 +151,9 @@ def read_pixels(
         ) from None
 
 
-def read_images(tensor: InputTensor, max_rows: int) -> list[bytes]:
+def read_images(
+    tensor: InputTensor, max_rows: int, count: Callable[[int], None] = _uncounted
+) -> list[bytes]:
     """Read a BYTES tensor of encoded images, one in each element.
 
     As JSON has no bytes, its elements are base64 texts (RFC 4648, section 4).
@@ -148,6 +161,7 @@ def read_images(tensor: InputTensor, max_rows: int) -> list[bytes]:
     Args:
         tensor: A tensor of datatype BYTES and shape [N] or [N, 1].
         max_rows: Rows in one request.
+        count: Called with the number of bytes before they are allocated; may refuse.
 
     Returns:
         N encoded images, 1 <= N <= max_rows.
@@ -164,10 +178,17 @@ def read_images(tensor: InputTensor, max_rows: int) -> list[bytes]:
         )
     _check_rows(tensor.name, shape[0], max_rows)
     if tensor.buffer is not None:
+        count(len(tensor.buffer))
         return read_elements(tensor.buffer, shape[0], tensor.name)
+    elements = _flatten(tensor, shape[0])
+    count(
+        sum(len(element) for element in elements if isinstance(element, bytes | memoryview | str))
+    )
     return [
-        element if isinstance(element, bytes) else _read_base64(element, tensor.name)
-        for element in _flatten(tensor, shape[0])
+        bytes(element)
+        if isinstance(element, bytes | memoryview)
+        else _read_base64(element, tensor.name)
+        for element in elements
     ]
 
 
@@ -243,7 +264,7 @@ def _flatten(tensor: InputTensor, size: int) -> list[Any]:
         if len(level) != tensor.shape[0]:
             raise _wrong_nesting(tensor)
         for width in tensor.shape[1:]:
-            if any(type(part) is not list or len(part) != width for part in level):
+            if set(map(type, level)) != {list} or set(map(len, level)) != {width}:
                 raise _wrong_nesting(tensor)
             level = list(chain.from_iterable(level))
     if len(level) != size:

@@ -89,7 +89,12 @@ def model_config(classifier: Classifier) -> Document:
         "version_policy": {"specific": {"versions": [artifact.version]}},
         "max_batch_size": limits.max_batch_size,
         "input": [
-            {"name": spec.name, "data_type": f"TYPE_{spec.datatype}", "dims": list(spec.shape[1:])}
+            {
+                "name": spec.name,
+                "data_type": f"TYPE_{spec.datatype}",
+                "format": "FORMAT_NHWC",
+                "dims": list(spec.shape[1:]),
+            }
             for spec in artifact.inputs
         ],
         "output": [

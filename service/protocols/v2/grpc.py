@@ -6,7 +6,6 @@ A thin layer over ``infer``; ``messages`` converts messages, ``grpc_server`` run
 import asyncio
 import functools
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.errors import InvalidInputError, NotReadyError, ServiceError
-from service.protocols.engine import Engine, Target
+from service.protocols.engine import Engine
 from service.protocols.v2.documents import (
     Statistics,
     model_config,
@@ -22,33 +21,18 @@ from service.protocols.v2.documents import (
     repository_index,
     server_metadata,
 )
-from service.protocols.v2.infer import InferCall
-from service.protocols.v2.messages import (
-    read_message,
-    write_config,
-    write_document,
-    write_message,
-)
+from service.protocols.v2.grpc_infer import GrpcInfer
+from service.protocols.v2.grpc_requests import Context, abort
+from service.protocols.v2.messages import write_config, write_document
 from service.rollout.model_control import ModelControl
 
 logger = logging.getLogger("foveal.grpc")
 
-PROTOCOL = "v2_grpc"
+# Methods that read their bytes themselves.
+RAW = frozenset(("ModelInfer", "ModelStreamInfer"))
 # Most requests of one stream in progress; the next is read when one is answered.
 STREAM_AHEAD = 64
 
-_CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    413: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-
-Context = Any  # grpc.aio.ServicerContext; grpcio has no types here
 Method = Callable[[Any, Any, Context], Awaitable[Any]]
 
 
@@ -60,9 +44,7 @@ def _answered(method: Method) -> Method:
         try:
             return await method(self, request, context)
         except ServiceError as error:
-            code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
-            extra = tuple((key.decode(), value.decode()) for key, value in error.headers)
-            await context.abort(code, error.message, extra)
+            await abort(context, error)
         except grpc.aio.AbortError:
             raise
         except Exception:
@@ -80,6 +62,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         control: Checks the token, and changes what is served.
         statistics: Counts of all protocols.
         is_ready: Returns whether the service accepts requests.
+        max_message_bytes: Largest message once it is expanded.
 
     Attributes:
         in_flight: Inferences that are not answered yet.
@@ -92,8 +75,10 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         control: ModelControl,
         statistics: Statistics,
         is_ready: Callable[[], bool],
+        max_message_bytes: int,
     ) -> None:
         self.engine = engine
+        self.max_message_bytes = max_message_bytes
         self.control = control
         self.statistics = statistics
         self.is_ready = is_ready
@@ -165,12 +150,12 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         return service_pb2.RepositoryModelUnloadResponse()
 
     @_answered
-    async def ModelInfer(self, request: Any, context: Context) -> Any:
+    async def ModelInfer(self, raw: bytes, context: Context) -> Any:
         """Answer one inference."""
-        return await self._infer(request, context.time_remaining())
+        return await self._infer(self._inference(), raw, context.time_remaining())
 
     async def ModelStreamInfer(
-        self, requests: AsyncIterator[Any], _context: Context
+        self, requests: AsyncIterator[bytes], _context: Context
     ) -> AsyncIterator[Any]:
         """Answer inferences in the order of their requests; several are in progress at once."""
         room = asyncio.Semaphore(STREAM_AHEAD)
@@ -179,9 +164,9 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
 
         async def read() -> None:
             try:
-                async for request in requests:
+                async for raw in requests:
                     await room.acquire()
-                    task = asyncio.create_task(self._infer_in_stream(request))
+                    task = asyncio.create_task(self._infer_in_stream(raw))
                     tasks.add(task)
                     answers.put_nowait(task)
             finally:
@@ -198,56 +183,33 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
                 task.cancel()
             await asyncio.gather(reader, *tasks, return_exceptions=True)
 
-    async def _infer_in_stream(self, request: Any) -> Any:
+    async def _infer_in_stream(self, raw: bytes) -> Any:
+        inference = self._inference()
         try:
             if self.is_draining:
                 raise NotReadyError("not ready: draining; connect again")
-            response = await self._infer(request, None)
+            response = await self._infer(inference, raw, None)
         except ServiceError as error:
-            return service_pb2.ModelStreamInferResponse(
-                error_message=error.message,
-                infer_response=service_pb2.ModelInferResponse(id=request.id),
-            )
-        return service_pb2.ModelStreamInferResponse(infer_response=response)
+            message = error.message
+        except Exception:
+            logger.exception("an inference in a stream failed; this is a bug")
+            message = "internal error; see the server's log"
+        else:
+            return service_pb2.ModelStreamInferResponse(infer_response=response)
+        return service_pb2.ModelStreamInferResponse(
+            error_message=message,
+            infer_response=service_pb2.ModelInferResponse(id=inference.id),
+        )
 
-    async def _infer(self, message: Any, time_remaining_s: float | None) -> Any:
-        engine = self.engine
-        received_at = time.monotonic()
-        target: Target | None = None
+    def _inference(self) -> GrpcInfer:
+        return GrpcInfer(self.engine, self.max_message_bytes)
+
+    async def _infer(self, inference: GrpcInfer, raw: bytes, time_remaining_s: float | None) -> Any:
         self.in_flight += 1
         try:
-            target = engine.find(message.model_name, message.model_version)
-            target = target.choose(message.id.encode())
-            call = await self._run(message, target, received_at, time_remaining_s)
-        except ServiceError as error:
-            if target is None:
-                engine.meters.count_refusal(PROTOCOL, error.status)
-            else:
-                target.count_failure(PROTOCOL, error, received_at)
-            raise
+            return await inference.answer(raw, time_remaining_s)
         finally:
             self.in_flight -= 1
-        artifact = target.classifier.artifact
-        response = write_message(call, artifact.name, artifact.version)
-        target.metrics.count_request(PROTOCOL, 200, time.monotonic() - received_at)
-        return response
-
-    async def _run(
-        self, message: Any, target: Target, received_at: float, time_remaining_s: float | None
-    ) -> InferCall:
-        """Infer and wait for the outputs; a client that leaves cancels this coroutine."""
-        done = asyncio.Event()
-        call = InferCall(self.engine, target, read_message(message), lambda _call: done.set())
-        default_s = self.engine.request_timeout_s
-        call.begin(received_at, default_s if time_remaining_s is None else time_remaining_s)
-        try:
-            await done.wait()
-        except asyncio.CancelledError:
-            call.cancel()
-            raise
-        if call.error is not None:
-            raise call.error
-        return call
 
     async def _left_out(self, _request: Any, context: Context) -> Any:
         await context.abort(

@@ -14,13 +14,16 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from service.protocols.v2.grpc import V2Grpc
+from service.protocols.v2.grpc import RAW, V2Grpc
+from service.protocols.v2.grpc_requests import Registrar
 
 logger = logging.getLogger("foveal.grpc")
 
 # On stop: seconds between polls for calls in flight, and seconds for their answers to be sent.
 POLL_S = 0.05
 STOP_GRACE_S = 0.3
+# Shortest time between two pings of a client: they cost next to nothing.
+PING_INTERVAL_MS = 500
 SERVICE = "inference.GRPCInferenceService"
 
 
@@ -87,10 +90,18 @@ class GrpcServer:
                 ("grpc.so_reuseport", int(limits.is_shared)),
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
+                # The core would expand messages before they can be counted; see ``coding_of``.
+                ("grpc.per_message_decompression", 0),
+                # Clients may ping a stream that is idle; by default the third ping within five
+                # minutes ends the connection.
+                ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
             ]
         )
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        registrar = Registrar(self._server, RAW)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, registrar)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
         self._stopping: asyncio.Task[None] | None = None
         try:
             self._server.add_insecure_port(limits.address)

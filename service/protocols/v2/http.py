@@ -27,7 +27,7 @@ from service.protocols.v2.documents import (
     server_metadata,
 )
 from service.protocols.v2.http_infer import InferRoute
-from service.protocols.v2.json_body import read_object
+from service.protocols.v2.json_body import read_document
 from service.rollout.catalog import Catalog
 from service.rollout.model_control import ModelControl
 
@@ -143,7 +143,7 @@ class V2Http:
         return self.engine.catalog()
 
     def _index(self, exchange: Exchange) -> None:
-        document = read_object(exchange.body, "body") if exchange.body.strip() else {}
+        document = read_document(exchange.body)
         ready = document.get("ready", False)
         if type(ready) is not bool:
             raise InvalidInputError('body: expected "ready" to be a boolean')
@@ -156,7 +156,7 @@ class V2Http:
 
     def _load(self, exchange: Exchange, name: str) -> None:
         self.control.authorize(exchange.header(b"authorization") or b"")
-        document = read_object(exchange.body, "body") if exchange.body.strip() else {}
+        document = read_document(exchange.body)
         if document.get("parameters"):
             raise InvalidInputError(
                 "parameters: expected none: models come from the repository, "
@@ -171,8 +171,7 @@ class V2Http:
 
     def _unload(self, exchange: Exchange, name: str) -> None:
         self.control.authorize(exchange.header(b"authorization") or b"")
-        if exchange.body.strip():
-            read_object(exchange.body, "body")
+        read_document(exchange.body)
 
         async def unload() -> None:
             await self.control.unload(name)

@@ -6,11 +6,14 @@ request.
 
 import logging
 import time
+from collections.abc import Callable
+from typing import Any
 
 from service.errors import InvalidInputError, ServiceError
 from service.lane.exchange import JSON, REQUEST_ID, Exchange, server_timing
 from service.protocols import compression
 from service.protocols.engine import Engine, ModelRoute, Target
+from service.protocols.limits import Held
 from service.protocols.v2.codec import InputTensor
 from service.protocols.v2.infer import INPUT, InferCall, InferRequest
 from service.protocols.v2.json_body import read_request, write_response
@@ -54,7 +57,15 @@ class InferRoute(ModelRoute):
 class HttpInfer:
     """One inference over HTTP: expand, read, infer, write, compress."""
 
-    __slots__ = ("_accepted", "_engine", "_exchange", "_head_bytes", "_max_body_bytes", "_target")
+    __slots__ = (
+        "_accepted",
+        "_engine",
+        "_exchange",
+        "_head_bytes",
+        "_held",
+        "_max_body_bytes",
+        "_target",
+    )
 
     def __init__(
         self, engine: Engine, exchange: Exchange, target: Target, max_body_bytes: int
@@ -65,6 +76,7 @@ class HttpInfer:
         self._target = target
         self._accepted = b""
         self._head_bytes: bytes | None = None
+        self._held = Held(engine.inflight)
 
     def begin(self) -> None:
         """Read the headers; infer now, or once a thread has expanded the body."""
@@ -84,27 +96,65 @@ class HttpInfer:
         except ServiceError as error:
             self._fail(error)
             return
-        self._engine.threads.submit(self._expand, coding)
-
-    def _expand(self, coding: bytes) -> None:
-        outcome: bytes | ServiceError
+        if not compression.states_size(coding):
+            self._engine.threads.submit(self._measure, coding)
+            return
+        body, limit = self._exchange.body, self._max_body_bytes
         try:
-            outcome = compression.decompress(self._exchange.body, coding, self._max_body_bytes)
+            size = compression.expanded_bytes(body, coding, limit)
         except ServiceError as error:
-            outcome = error
-        except Exception:  # an executor would drop it, and the request would get no answer
-            logger.exception("expanding a body failed; this is a bug")
-            outcome = ServiceError("internal error; see the server's log")
-        self._engine.loop.call_soon_threadsafe(self._expanded, outcome)
+            self._expanded(error)
+        else:
+            self._count(coding, size)
+
+    def _measure(self, coding: bytes) -> None:
+        """Find out how large the body is once expanded, on a thread."""
+        try:
+            size = compression.expanded_bytes(self._exchange.body, coding, self._max_body_bytes)
+        except ServiceError as error:
+            self._back_on_loop(self._expanded, error.detached())
+        except Exception:
+            self._lost(self._expanded)
+        else:
+            self._back_on_loop(self._count, coding, size)
+
+    def _count(self, coding: bytes, size: int) -> None:
+        """Count the expanded body before there is one."""
+        try:
+            self._held.take(size)
+        except ServiceError as error:
+            self._expanded(error)
+            return
+        self._engine.threads.submit(self._expand, coding, size)
+
+    def _expand(self, coding: bytes, size: int) -> None:
+        outcome: bytes | ServiceError
+        body = self._exchange.body
+        try:
+            outcome = compression.decompress(body, coding, self._max_body_bytes, size)
+        except ServiceError as error:
+            outcome = error.detached()
+        except Exception:
+            self._lost(self._expanded)
+            return
+        self._back_on_loop(self._expanded, outcome)
 
     def _expanded(self, outcome: bytes | ServiceError) -> None:
         self._target.batcher.release(1)
         if self._exchange.disconnected:
-            return
-        if isinstance(outcome, ServiceError):
+            self._held.give()
+        elif isinstance(outcome, ServiceError):
             self._fail(outcome)
         else:
             self._infer(outcome)
+
+    def _back_on_loop(self, call: Callable[..., None], *values: Any) -> None:
+        self._engine.loop.call_soon_threadsafe(call, *values)
+
+    def _lost(self, fail: Callable[[ServiceError], None]) -> None:
+        """Answer after an exception on a thread: an executor would drop it with the answer."""
+        logger.exception("a body could not be expanded or compressed; this is a bug")
+        self._back_on_loop(fail, ServiceError("internal error; see the server's log"))
 
     def _infer(self, body: bytes) -> None:
         exchange = self._exchange
@@ -113,10 +163,14 @@ class HttpInfer:
             request = self._read(body)
             if self._target.canary is not None:
                 self._target = self._target.choose(self._id(request))
-            call = InferCall(self._engine, self._target, request, self._answer)
+            call = InferCall(self._engine, self._target, request, self._answer, self._held)
             call.begin(exchange.received_at, timeout_s)
         except ServiceError as error:
             self._fail(error)
+            return
+        except Exception:  # nobody answers for a callback that raises
+            logger.exception("an inference failed; this is a bug")
+            self._fail(ServiceError("internal error; see the server's log"))
             return
         if not exchange.response_complete:
             exchange.on_disconnect = call.cancel
@@ -130,7 +184,7 @@ class HttpInfer:
     def _read(self, body: bytes) -> InferRequest:
         value = self._head_bytes
         if value is None:
-            return read_request(body, None)
+            return read_request(body, None, self._engine.limits)
         if not value.isdigit() or len(value) > 15:
             raise InvalidInputError(
                 "header Inference-Header-Content-Length: expected a whole number of bytes, "
@@ -138,7 +192,7 @@ class HttpInfer:
             )
         head_bytes = int(value)
         if head_bytes:
-            return read_request(body, head_bytes)
+            return read_request(body, head_bytes, self._engine.limits)
         return self._read_raw(body)
 
     def _read_raw(self, body: bytes) -> InferRequest:
@@ -184,9 +238,12 @@ class HttpInfer:
             self._engine.threads.submit(self._compress, body, coding, media_type, extra)
 
     def _compress(self, body: bytes, coding: bytes, media_type: bytes, extra: bytes) -> None:
-        self._engine.loop.call_soon_threadsafe(
-            self._respond, compression.compress(body, coding), media_type, extra
-        )
+        try:
+            compressed = compression.compress(body, coding)
+        except Exception:
+            self._lost(self._fail)
+        else:
+            self._back_on_loop(self._respond, compressed, media_type, extra)
 
     def _respond(self, body: bytes, media_type: bytes, extra: bytes) -> None:
         exchange = self._exchange
@@ -195,4 +252,5 @@ class HttpInfer:
         self._target.metrics.count_request(PROTOCOL, 200, seconds)
 
     def _fail(self, error: ServiceError) -> None:
+        self._held.give()
         self._target.fail(PROTOCOL, self._exchange, error)

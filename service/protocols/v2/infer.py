@@ -19,6 +19,7 @@ from service.pipeline.decode import Errors
 from service.pipeline.job import Job, Rows
 from service.pipeline.postprocess import rank
 from service.protocols.engine import Engine, Target
+from service.protocols.limits import Held
 from service.protocols.v2.codec import (
     InputTensor,
     OutputTensor,
@@ -97,6 +98,7 @@ class InferCall:
         request: The request.
         on_done: Called once, on the loop, with this call; ``error`` is set or ``outputs`` are.
             Never called after ``cancel``.
+        held: What the request holds already, and will until it is done.
 
     Attributes:
         job: The rows in the queue, once they are there.
@@ -111,6 +113,7 @@ class InferCall:
         "_on_done",
         "_target",
         "error",
+        "held",
         "job",
         "outputs",
         "request",
@@ -122,11 +125,13 @@ class InferCall:
         target: Target,
         request: InferRequest,
         on_done: "Callable[[InferCall], None]",
+        held: Held,
     ) -> None:
         self._engine = engine
         self._target = target
         self.request = request
         self._on_done = on_done
+        self.held = held
         self._is_cancelled = False
         self.job: Job | None = None
         self.outputs: list[OutputTensor] = []
@@ -146,15 +151,18 @@ class InferCall:
         if request.parameters:
             timeout_s = min(timeout_s, _timeout_s(request.parameters) or timeout_s)
         self._deadline = received_at + timeout_s
-        if request.outputs is not None:
+        if not request.outputs:
+            request.outputs = None
+        else:
             _check_outputs(request.outputs)
         tensor = _the_input(request.inputs)
+        request.inputs = []  # what was read from them is what is held
         shape_HWC = self._target.classifier.artifact.image.shape_HWC
         rows = self._engine.max_request_rows
         if tensor.datatype == "UINT8":
-            self._queue(read_pixels(tensor, shape_HWC, rows))
+            self._queue(read_pixels(tensor, shape_HWC, rows, self.held.take))
         elif tensor.datatype == "BYTES":
-            images = read_images(tensor, rows)
+            images = read_images(tensor, rows, self.held.take)
             self._target.decode_stage.decode(
                 images, self._deadline, self._queue_decoded, stops_at_error=True
             )
@@ -165,13 +173,15 @@ class InferCall:
             )
 
     def cancel(self) -> None:
-        """Cancel the call, as its client left."""
+        """Cancel the call, as its client left; images that are being decoded stay held."""
         self._is_cancelled = True
         if self.job is not None:
             self._target.batcher.cancel(self.job)
+            self.held.give()
 
     def _queue_decoded(self, rows: list[Pixels], errors: Errors) -> None:
         if self._is_cancelled:
+            self.held.give()
             return
         try:
             for position, error in enumerate(errors):
@@ -179,7 +189,7 @@ class InferCall:
                     raise _in_row(error, position)
             self._queue(rows)
         except ServiceError as refused:
-            self._finish(refused)
+            self._finish(refused.detached())
 
     def _queue(self, rows: Rows) -> None:
         job = InferJob(rows, self._deadline, self)
@@ -206,6 +216,7 @@ class InferCall:
 
     def _finish(self, error: ServiceError | None) -> None:
         self.error = error
+        self.held.give()
         on_done, self._on_done = self._on_done, _nobody  # leave no cycle to the collector
         on_done(self)
 
@@ -234,8 +245,6 @@ def _check_outputs(outputs: list[RequestedOutput]) -> None:
             )
     if len(outputs) != 1 and len({output.name for output in outputs}) != len(outputs):
         raise InvalidInputError("outputs: expected each once, got one twice")
-    if not outputs:
-        raise InvalidInputError(f"outputs: expected {' or '.join(OUTPUTS)}, or no list, got none")
 
 
 def _timeout_s(parameters: dict[str, Any]) -> float:

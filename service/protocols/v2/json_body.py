@@ -9,32 +9,72 @@ that arrived. Knows no routes, no headers and no model.
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from service.errors import InvalidInputError
+from service.errors import InvalidInputError, TooLargeError
+from service.protocols.limits import BodyLimits
 from service.protocols.v2.codec import InputTensor, OutputTensor, check_tensor, refuse_shared_memory
 from service.protocols.v2.infer import InferRequest, RequestedOutput
 
 # Size of a JSON head that is cached, and how many are: 256 KiB and the values read from them.
 _CACHED_BYTES = 1024
 _CACHED_HEADS = 256
+# Keys and objects cost the parser up to 0.4 us each, other values a tenth; no request of the
+# protocol has as many. The shortest key takes three bytes, so a shorter text is not counted.
+_MAX_KEYS = 1 << 14
+_UNCOUNTED_BYTES = 3 * _MAX_KEYS
+# One input, two outputs, and a few parameters: what is not looked at costs no loop in Python.
+_MAX_ITEMS = 64
 
 
-def read_request(body: bytes, head_bytes: int | None) -> InferRequest:
+def check_json(text: bytes, limits: BodyLimits) -> None:
+    """Check what a JSON text may cost, before any value is made of it.
+
+    Raises:
+        TooLargeError: It is too long, or has too many values or keys.
+    """
+    size = len(text)
+    if size > limits.max_json_bytes:
+        raise TooLargeError(
+            f"body: expected at most {limits.max_json_bytes} bytes of JSON, got {size}; "
+            "send tensors in binary form, or raise FOVEAL_MAX_JSON_BYTES"
+        )
+    if size <= _UNCOUNTED_BYTES:
+        return
+    characters = np.frombuffer(text, np.uint8)
+    keys = _count(characters, b":{")
+    if keys > _MAX_KEYS:
+        raise TooLargeError(f"body: expected at most {_MAX_KEYS} keys and objects, got {keys}")
+    if size > limits.max_values and (values := _count(characters, b",[{")) > limits.max_values:
+        raise TooLargeError(
+            f"body: expected at most {limits.max_values} values in JSON, got {values}; "
+            "send tensors in binary form, or raise FOVEAL_MAX_VALUES"
+        )
+
+
+def read_request(body: bytes, head_bytes: int | None, limits: BodyLimits) -> InferRequest:
     """Read an inference request.
 
     Args:
         body: All of it.
         head_bytes: Length of its JSON if binary tensors follow, None if all of it is JSON.
+        limits: What its JSON may cost.
 
     Raises:
         InvalidInputError: A field breaks the protocol; the message names it.
+        TooLargeError: The JSON is beyond a limit.
     """
     if head_bytes is None:
+        check_json(body, limits)
         head, rest = _read_head(body), None
+    elif head_bytes <= _CACHED_BYTES and head_bytes <= len(body):
+        head, rest = _cached_head(body[:head_bytes]), memoryview(body)[head_bytes:]
     elif head_bytes <= len(body):
-        read = _cached_head if head_bytes <= _CACHED_BYTES else _read_head
-        head, rest = read(body[:head_bytes]), memoryview(body)[head_bytes:]
+        text = body[:head_bytes]
+        check_json(text, limits)
+        head, rest = _read_head(text), memoryview(body)[head_bytes:]
     else:
         raise InvalidInputError(
             "header Inference-Header-Content-Length: expected at most the body's "
@@ -59,7 +99,7 @@ class _Head(NamedTuple):
 
 
 def _read_head(text: bytes) -> _Head:
-    document = read_object(text, "body")
+    document = _read_object(text)
     parameters = _parameters(document, "request")
     inputs = [_read_input(tensor) for tensor in _list(document.get("inputs"), "inputs")]
     is_binary = parameters.get("binary_data_output", False) is True
@@ -77,19 +117,24 @@ def _read_head(text: bytes) -> _Head:
 _cached_head = lru_cache(_CACHED_HEADS)(_read_head)
 
 
-def read_object(text: bytes, where: str) -> dict[str, Any]:
-    """Read a JSON object.
+def read_document(text: bytes, *, may_be_empty: bool = True) -> dict[str, Any]:
+    """Read the small JSON object of a route other than ``infer``.
+
+    Args:
+        text: The body.
+        may_be_empty: Whether an empty body stands for an empty object.
 
     Raises:
-        InvalidInputError: Not JSON, nested too deeply, or not an object.
+        InvalidInputError: Not JSON, or not an object.
+        TooLargeError: Longer than any such document.
     """
-    try:
-        document = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInputError(f"{where}: expected JSON, got {error}") from None
-    if type(document) is not dict:
-        raise InvalidInputError(f"{where}: expected a JSON object, got {kind(document)}")
-    return document
+    if len(text) > _UNCOUNTED_BYTES:
+        raise TooLargeError(
+            f"body: expected at most {_UNCOUNTED_BYTES} bytes on this route, got {len(text)}"
+        )
+    if may_be_empty and not text.strip():
+        return {}
+    return _read_object(text)
 
 
 def write_response(
@@ -136,6 +181,16 @@ def kind(value: Any) -> str:
     return names.get(type(value), "null" if value is None else "a number")
 
 
+def _read_object(text: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInputError(f"body: expected JSON, got {error}") from None
+    if type(document) is not dict:
+        raise InvalidInputError(f"body: expected a JSON object, got {kind(document)}")
+    return document
+
+
 def _attach(
     inputs: list[tuple[InputTensor, int | None]], rest: memoryview | None
 ) -> list[InputTensor]:
@@ -169,6 +224,10 @@ def _attach(
     return tensors
 
 
+def _count(characters: NDArray[np.uint8], sought: bytes) -> int:
+    return sum(int(np.count_nonzero(characters == character)) for character in sought)
+
+
 def _read_input(document: Any) -> tuple[InputTensor, int | None]:
     """Read one input, and the size of its binary data if it has one."""
     if type(document) is not dict:
@@ -179,7 +238,11 @@ def _read_input(document: Any) -> tuple[InputTensor, int | None]:
             f'inputs: expected "name" and "datatype" to be strings, '
             f"got {kind(name)} and {kind(datatype)}"
         )
-    if type(shape) is not list or any(type(size) is not int for size in shape):
+    if (
+        type(shape) is not list
+        or len(shape) > _MAX_ITEMS
+        or any(type(size) is not int for size in shape)
+    ):
         raise InvalidInputError(
             f'input "{_short(name)}": expected "shape", a list of whole numbers'
         )
@@ -224,6 +287,10 @@ def _parameters(document: dict[str, Any], where: str) -> dict[str, Any]:
         return {}
     if type(parameters) is not dict:
         raise InvalidInputError(f"{where}: expected parameters to be an object")
+    if len(parameters) > _MAX_ITEMS:
+        raise InvalidInputError(
+            f"{where}: expected at most {_MAX_ITEMS} parameters, got {len(parameters)}"
+        )
     for key, value in parameters.items():
         if type(value) not in (str, int, float, bool):
             raise InvalidInputError(
@@ -236,6 +303,8 @@ def _parameters(document: dict[str, Any], where: str) -> dict[str, Any]:
 def _list(value: Any, where: str) -> list[Any]:
     if type(value) is not list:
         raise InvalidInputError(f'body: expected "{where}" to be an array, got {kind(value)}')
+    if len(value) > _MAX_ITEMS:
+        raise InvalidInputError(f'body: expected at most {_MAX_ITEMS} "{where}", got {len(value)}')
     return value
 
 

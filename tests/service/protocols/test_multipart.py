@@ -1,6 +1,12 @@
 """What needs no server of the image protocol: its forms and paths. The rest is in tests/e2e."""
 
+import contextlib
 import email.policy
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
 from email.message import EmailMessage
 
 import pytest
@@ -8,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidInputError, ServiceError, TooLargeError
-from service.protocols.multipart import read_files
+from service.protocols.multipart import INLINE_BYTES, MAX_FIELDS, read_files
+from tests.loop_watch import LONGEST_S, processor_s, shortest_of
 
 BOUNDARY = b"multipart/form-data; boundary=bound"
 
@@ -111,3 +118,132 @@ def test_form_of_pythons_own_mail_package() -> None:
     boundary = message.get_boundary()
     files = read_files(f'multipart/form-data; boundary="{boundary}"'.encode(), body, 8)
     assert files == [b"content 0", b"content 1", b"content 2"]
+
+
+MIB = 1 << 20
+MAX_BODY_BYTES = 32 * MIB
+EMPTY_PART = b"--bound\r\n\r\n\r\n"
+FILE_HEAD = b'--bound\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n'
+
+
+def filled(unit: bytes, opening: bytes = FILE_HEAD + b"\r\n", size: int = MAX_BODY_BYTES) -> bytes:
+    return opening + unit * ((size - len(opening)) // len(unit))
+
+
+HOSTILE = {
+    "empty parts": (filled(EMPTY_PART, b""), "at most 256 fields"),
+    "fields": (filled(EMPTY_PART[:-2] + b"x\r\n", b"", 10_000 * 14), "at most 256 fields"),
+    "files": (filled(FILE_HEAD + b"\r\n\r\n", b"", 10_000 * 70), "at most 512 files"),
+    "headers": (filled(b"a: b\r\n", FILE_HEAD), "at most 8192 bytes of headers"),
+    "one header": (filled(b"a", FILE_HEAD), "at most 8192 bytes of headers"),
+    "no header's end": (filled(b"\r", FILE_HEAD), "at most 8192 bytes of headers"),
+    "boundaries": (filled(b"--bound", b""), "at least one file"),
+    "boundary lines": (filled(b"--bound\r\n", b""), "closing boundary|headers"),
+    "spaces behind a boundary": (filled(b" ", b"--bound"), "expected a line's end"),
+    "almost boundaries": (filled(b"\r\n--boun"), "closing boundary"),
+    "dashes": (filled(b"-"), "closing boundary"),
+    "line ends": (filled(b"\r\n"), "closing boundary"),
+    "preamble": (filled(b"\r\n--boun", b""), "closing boundary"),
+}
+
+
+def longest_hold(work: Callable[[], object]) -> float:
+    """Return the longest time that work on a thread kept this thread from running, seconds.
+
+    Counted in the other thread's processor time, as other processes run on this machine, too.
+    """
+    if sys.platform != "linux":
+        pytest.skip("reads another thread's clock")
+    is_over = threading.Event()
+
+    def run() -> None:
+        work()
+        is_over.set()
+        time.sleep(0.02)  # its clock must be there for the last look at it
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert thread.ident is not None
+    clock = time.pthread_getcpuclockid(thread.ident)
+    longest, last = 0.0, time.clock_gettime(clock)
+    while not is_over.wait(0.0005):
+        now = time.clock_gettime(clock)
+        longest, last = max(longest, now - last), now
+    thread.join()
+    return longest
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_form_of_an_allowed_size_is_refused_in_time_and_in_proportion(name: str) -> None:
+    body, match = HOSTILE[name]
+
+    def work() -> None:
+        with pytest.raises(ServiceError, match=match):
+            read_files(BOUNDARY, body, 512)
+
+    assert shortest_of(8, lambda: longest_hold(work)) <= LONGEST_S
+    tracemalloc.start()
+    try:
+        work()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < MIB
+    inline = body[:INLINE_BYTES]
+    assert shortest_of(5, lambda: processor_s(lambda: _try(inline, BOUNDARY))) <= LONGEST_S
+
+
+@pytest.mark.parametrize(
+    ("boundary", "unit"),
+    [(b"a", b"\r\n--"), (b"-" * 69 + b"x", b"-"), (b"-" * 60, b"\r\n--"), (b"b" * 10, b"b")],
+)
+def test_a_boundary_that_almost_occurs_everywhere(boundary: bytes, unit: bytes) -> None:
+    """The worst needles of a search in C: 90 ms for 32 MiB in one piece."""
+    body = filled(unit, FILE_HEAD.replace(b"bound", boundary) + b"\r\n")
+    content_type = b"multipart/form-data; boundary=" + boundary
+    assert shortest_of(8, lambda: longest_hold(lambda: _try(body, content_type))) <= LONGEST_S
+    inline = body[:INLINE_BYTES]
+    assert shortest_of(5, lambda: processor_s(lambda: _try(inline, content_type))) <= LONGEST_S
+
+
+def _try(body: bytes, content_type: bytes) -> None:
+    with contextlib.suppress(ServiceError):
+        read_files(content_type, body, 512)
+
+
+def test_as_many_files_and_fields_as_may_be() -> None:
+    fields = form(*[b"x"] * MAX_FIELDS, head=b'name="field"').removesuffix(b"--bound--\r\n")
+    assert read_files(BOUNDARY, fields + form(*[b"y"] * 512), 512) == [b"y"] * 512
+    with pytest.raises(TooLargeError, match="at most 256 fields"):
+        read_files(BOUNDARY, fields + fields + form(b"y"), 512)
+
+
+def test_large_contents_across_the_windows_of_the_search() -> None:
+    """Delimiters may lie on every edge of a window."""
+    for size in range(4 * MIB - 120, 4 * MIB + 20, 7):
+        first = bytes(size)
+        assert read_files(BOUNDARY, form(first, b"second"), 2) == [first, b"second"]
+
+
+@pytest.mark.parametrize(
+    ("body", "files"),
+    [
+        (b"preamble\r\n" + form(b"content") + b"epilogue", [b"content"]),
+        (b"\r\n" + form(b"content"), [b"content"]),
+        (form(b"content").replace(b"--bound\r\n", b"--bound \t\r\n"), [b"content"]),
+        (form(b""), [b""]),
+        (form(b"", b"x", b""), [b"", b"x", b""]),
+        (form(b"\r\n"), [b"\r\n"]),
+        (form(b"\r\n\r\n", b"--boun"), [b"\r\n\r\n", b"--boun"]),
+        (b"--bound\r\n\r\nno head\r\n" + form(b"x"), [b"x"]),
+        (FILE_HEAD + b"\r\n\r\n--bound--", [b""]),
+    ],
+)
+def test_forms_as_rfc_2046_allows_them(body: bytes, files: list[bytes]) -> None:
+    assert read_files(BOUNDARY, body, 8) == files
+
+
+@pytest.mark.parametrize("size", [71, 5000])
+def test_a_boundary_has_at_most_70_characters(size: int) -> None:
+    with pytest.raises(InvalidInputError, match="boundary of 1 to 70"):
+        read_files(b"multipart/form-data; boundary=" + b"b" * size, b"", 8)

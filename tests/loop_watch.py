@@ -1,0 +1,118 @@
+"""How long one piece of work holds an event loop, and how much memory a server's workers hold.
+
+A machine that runs other tests beside would make any wall-clock bound fail now and then. So in this
+process the processor time of a callback is measured, and of a server the best of several rounds.
+"""
+
+import asyncio.events
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+from tests.server import RunningServer, Wire, get
+
+# What no input of an allowed size may take.
+LONGEST_S = 0.05
+
+
+class LoopWatch:
+    """Measures the callbacks of this thread's loop inside ``watching``.
+
+    Attributes:
+        longest_s: Processor time of the longest callback, seconds.
+    """
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator["LoopWatch"]:
+        """Measure every callback that any asyncio loop of this process runs."""
+        run = asyncio.events.Handle._run
+
+        def measured(handle: asyncio.events.Handle) -> None:
+            started = time.thread_time()
+            try:
+                run(handle)
+            finally:
+                self.longest_s = max(self.longest_s, time.thread_time() - started)
+
+        asyncio.events.Handle._run = measured  # type: ignore[assignment, method-assign]
+        try:
+            yield self
+        finally:
+            asyncio.events.Handle._run = run  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def collecting_as_the_service() -> Iterator[None]:
+    """Let the garbage collector run as rarely as in a worker: a test's process has more objects."""
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+
+def shortest_of(rounds: int, measure: Callable[[], float]) -> float:
+    """Return the shortest of several measurements, seconds; the first within bounds ends them."""
+    shortest = float("inf")
+    for _ in range(rounds):
+        shortest = min(shortest, measure())
+        if shortest <= LONGEST_S:
+            break
+    return shortest
+
+
+def processor_s(work: Callable[[], Any]) -> float:
+    """Return the processor time of a piece of work on this thread, seconds."""
+    started = time.thread_time()
+    work()
+    return time.thread_time() - started
+
+
+class Probe:
+    """Asks a server for its health, again and again, on a connection and a thread of its own.
+
+    Attributes:
+        longest_s: The longest answer so far, seconds: at least as long as the loop was held.
+    """
+
+    def __init__(self, server: RunningServer) -> None:
+        self._wire = Wire(server, timeout_s=120)
+        self.longest_s = 0.0
+
+    def ask(self) -> None:
+        """Ask once."""
+        started = time.monotonic()
+        answer = self._wire.send(get("/v2/health/live")).answer("GET")
+        assert answer.status == 200, answer
+        self.longest_s = max(self.longest_s, time.monotonic() - started)
+
+    def ask_until(self, is_done: Callable[[], bool]) -> float:
+        """Ask until something is done; return the longest answer meanwhile."""
+        self.longest_s = 0.0
+        while not is_done():
+            self.ask()
+        return self.longest_s
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._wire.close()
+
+
+def worker_bytes(server: RunningServer) -> int:
+    """Return the resident memory of a server's processes."""
+    main = psutil.Process(server.process.pid)
+    total = 0
+    for process in (main, *main.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += process.memory_info().rss
+    return total
