@@ -30,12 +30,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.machine import available_cpus
 from models.repository import ModelRepository
+from service.access.access import Access
+from service.access.metrics_port import MetricsPort, moved
 from service.errors import InferenceError
-from service.lane.asgi import OneErrorShape
-from service.lane.connection import install
+from service.lane.asgi import HeaderLines, OneErrorShape
 from service.lane.exchange import Exchange, Handler
 from service.lane.lane import Lane, not_ready
 from service.lane.observers import AccessLog, Observer, Tracing
+from service.lane.server import install
 from service.metrics import Meters
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch
@@ -55,7 +57,7 @@ from service.session.buckets import parse_buckets
 from service.session.devices import select_device
 from service.session.planning import DeviceOptions
 from service.session.plans import SelectedDevice
-from service.settings import load_settings
+from service.settings import SettingsError, load_settings
 
 try:
     from service.protocols.v2.grpc import V2Grpc
@@ -73,6 +75,17 @@ logger = logging.getLogger("foveal.app")
 # and 3.2 times with 5 or 10.
 _DECODE_NICE = 19
 settings = load_settings()
+try:
+    access = Access(
+        settings.api_keys_file,
+        settings.cors_origins,
+        settings.tls_cert,
+        settings.tls_key,
+        settings.workers,
+    )
+except ValueError as error:
+    raise SettingsError(f"settings: {error}") from None
+tls = None if access.certificate is None else access.certificate.context
 
 
 class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped here
@@ -80,8 +93,9 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Install the lane for the server that is about to be configured; return BentoML's app."""
-        install(lane)
-        return OneErrorShape(FlushedMetrics(super().to_asgi(is_main)))
+        install(lane, tls)
+        app = OneErrorShape(FlushedMetrics(super().to_asgi(is_main)))
+        return app if lane.door is None else HeaderLines(app, lane.door.lines)
 
     @property
     def openapi_spec(self) -> Any:
@@ -138,6 +152,8 @@ def _log_as_bentoml() -> None:
 
 
 def _find_while_loading(path: bytes) -> Handler | None:
+    if settings.metrics_port and path == b"/metrics":
+        return moved
     is_ours = path in (b"/predict", b"/v2") or path.startswith((b"/models/", b"/v2/"))
     return not_ready if is_ours else None
 
@@ -147,6 +163,7 @@ lane = Lane(
     receive_timeout_s=settings.receive_timeout_s,
     keep_alive_s=settings.keep_alive_s,
     drain_timeout_s=settings.drain_timeout_s,
+    door=access.door,
 )
 lane.route(_find_while_loading)
 running: "list[Foveal]" = []  # the only instance of this worker, once it is made
@@ -159,6 +176,10 @@ running: "list[Foveal]" = []  # the only instance of this worker, once it is mad
     traffic={"timeout": settings.request_timeout_s},
     logging={"access": {"enabled": False}},
     http={"port": 3000},
+    # BentoML's log names https by it, and would serve the same pair if ours were not installed.
+    ssl={"enabled": bool(tls), "certfile": settings.tls_cert, "keyfile": settings.tls_key}
+    if tls
+    else {"enabled": False},
 )
 class Foveal:
     """Foveal answers what is in a picture: POST an image to /predict."""
@@ -188,10 +209,10 @@ class Foveal:
         )
         self.control.on_replace = self._forget
         self.watch = Watch(self.control.poll, settings.reload_s)
+        self.access_watch = self.loop.create_task(access.watch())
+        self.metrics_port = self._serve_metrics()
         lane.observers = _observers()
-        lane.route(
-            lambda path: self.predict.find(path) or self.v2.find(path) or self.rollout.find(path)
-        )
+        lane.route(self._find)
         self.is_draining = False
         self.grpc = self._serve_grpc()
         lane.on_drain = self._drain
@@ -259,6 +280,19 @@ class Foveal:
         classifier.start(self.loop, self._observe_batch, lane.outbox, lane.newcomers)
         self.meters.of(classifier)
 
+    def _find(self, path: bytes) -> Handler | None:
+        if settings.metrics_port and path == b"/metrics":
+            return moved
+        return self.predict.find(path) or self.v2.find(path) or self.rollout.find(path)
+
+    def _serve_metrics(self) -> MetricsPort | None:
+        if not settings.metrics_port:
+            return None
+        metrics = BentoMLContainer.metrics_client.get()
+        return MetricsPort(
+            settings.metrics_host, settings.metrics_port, metrics.generate_latest, tls
+        )
+
     def _forget(self) -> None:
         self.predict.forget()
         self.v2.forget()
@@ -282,7 +316,7 @@ class Foveal:
             settings.max_body_bytes,
             settings.drain_timeout_s,
         )
-        return GrpcServer(servicer, limits)
+        return GrpcServer(servicer, limits, access.keys, access.certificate)
 
     def _drain(self) -> None:
         self.is_draining = True
@@ -306,6 +340,9 @@ class Foveal:
         """Close sessions and threads; every request over HTTP has been answered by now."""
         self._drain()
         self.watch.close()
+        self.access_watch.cancel()
+        if self.metrics_port is not None:
+            await self.metrics_port.close()
         if self.grpc is not None:
             await self.grpc.stop()
         for classifier in self.control.catalog:
