@@ -1,7 +1,10 @@
 """Cross-origin rules and TLS, on the real service."""
 
+import json
 import ssl
 import subprocess
+import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,6 +12,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.certificates import make_certificate
 from tests.guarded import IMAGE, PAGE, PREFLIGHT, Guarded, until
+from tests.places import inherited
+from tests.server import ROOT
 
 
 @pytest.mark.parametrize(
@@ -98,3 +103,35 @@ def test_old_tls_is_refused(guarded: Guarded) -> None:
             [*words, version, *security], input=b"", capture_output=True, check=False
         )
         assert (done.returncode == 0) is is_served, (version, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind"), [("sender", "raw"), ("locust", "v2-binary"), ("locust", "grpc")]
+)
+def test_load_over_tls_with_a_key(
+    guarded: Guarded, tiny_repository: Path, tmp_path: Path, engine: str, kind: str
+) -> None:
+    server = guarded.server
+    words = ["loadtest", server.url.replace("127.0.0.1", "localhost"), "--json"]
+    words += ["--models", str(tiny_repository), "--model", "tiny:1", "--kind", kind]
+    words += ["--engine", engine, "--users", "2", "--duration-s", "1", "--out", str(tmp_path)]
+    words += ["--grpc", f"localhost:{server.grpc_port}"]
+
+    def run(**variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "foveal.py", *words],
+            cwd=ROOT,
+            env=inherited() | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = run(SSL_CERT_FILE=server.certificate, FOVEAL_API_KEY=guarded.free)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["figures"]["errors"] == 0
+    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert kept and not any(guarded.free.encode() in text for text in kept)
+    if engine == "sender":  # the command refuses it before it starts either of them
+        unknown = run(FOVEAL_API_KEY=guarded.free)
+        assert unknown.returncode == 1 and "certificate" in unknown.stderr
