@@ -30,7 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.machine import available_cpus
 from models.repository import ModelRepository
-from service.access.access import Access
+from service.access.access import open_access
 from service.access.metrics_port import MetricsPort, moved
 from service.errors import InferenceError
 from service.lane.asgi import HeaderLines, OneErrorShape
@@ -57,7 +57,7 @@ from service.session.buckets import parse_buckets
 from service.session.devices import select_device
 from service.session.planning import DeviceOptions
 from service.session.plans import SelectedDevice
-from service.settings import SettingsError, load_settings
+from service.settings import load_settings
 
 try:
     from service.protocols.v2.grpc import V2Grpc
@@ -75,16 +75,7 @@ logger = logging.getLogger("foveal.app")
 # and 3.2 times with 5 or 10.
 _DECODE_NICE = 19
 settings = load_settings()
-try:
-    access = Access(
-        settings.api_keys_file,
-        settings.cors_origins,
-        settings.tls_cert,
-        settings.tls_key,
-        settings.workers,
-    )
-except ValueError as error:
-    raise SettingsError(f"settings: {error}") from None
+access = open_access(settings)
 tls = None if access.certificate is None else access.certificate.context
 
 

@@ -11,6 +11,7 @@ from service.access.door import Door
 from service.access.keys import Keys, Rates, shared_rates
 from service.access.tls import Certificate
 from service.access.watched import POLL_S, Watched
+from service.settings import Settings, SettingsError
 
 logger = logging.getLogger("foveal.access")
 
@@ -19,11 +20,7 @@ class Access:
     """Keys, cross-origin rules and certificate of one process.
 
     Args:
-        keys_file: Of hashed keys; empty: no request needs a key.
-        origins: Origins with commas between; empty: none.
-        certificate: PEM certificate chain; empty: no TLS.
-        key: PEM private key.
-        workers: Processes that share the rates of the keys.
+        settings: The service's.
 
     Attributes:
         door: For the lane; None if no request has to pass one.
@@ -34,11 +31,11 @@ class Access:
         ValueError: A file is wrong; the message names it.
     """
 
-    def __init__(
-        self, keys_file: str, origins: str, certificate: str, key: str, workers: int
-    ) -> None:
-        cors = Cors(origins.split(",")) if origins.strip() else None
-        self.keys = Keys(Path(keys_file), _rates(workers)) if keys_file else None
+    def __init__(self, settings: Settings) -> None:
+        origins = settings.cors_origins.strip()
+        cors = Cors(origins.split(",")) if origins else None
+        keys, certificate, key = settings.api_keys_file, settings.tls_cert, settings.tls_key
+        self.keys = Keys(Path(keys), _rates(settings.workers)) if keys else None
         self.door = Door(self.keys, cors) if self.keys or cors else None
         self.certificate = Certificate(Path(certificate), Path(key)) if certificate else None
         self._watched: list[Watched] = []
@@ -58,6 +55,18 @@ class Access:
         """Read again what has changed; never raises. Blocks on the disk."""
         for watched in self._watched:
             watched.poll()
+
+
+def open_access(settings: Settings) -> Access:
+    """Return the access of this process.
+
+    Raises:
+        SettingsError: A file that a setting names is wrong.
+    """
+    try:
+        return Access(settings)
+    except ValueError as error:
+        raise SettingsError(f"settings: {error}") from None
 
 
 def _rates(workers: int) -> Rates | None:

@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from service.access.keys import add_key
-from tests.certificates import make_certificate
-from tests.guarded import ADMIN, PAGE, Guarded
 from tests.server import ROOT, RunningServer, free_port, running_server
 
 
@@ -34,28 +31,3 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
         ROOT / "models", tmp_path_factory.mktemp("shipped"), grpc_port=free_port()
     ) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def guarded(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    """A guarded service of two workers; a key without a limit, and one of 2 requests/s."""
-    folder = tmp_path_factory.mktemp("guarded")
-    keys, metrics_port = folder / "keys.toml", free_port()
-    free, slow = add_key(keys, "free"), add_key(keys, "slow", 2, 4)
-    certificate, key = make_certificate(folder, "first")
-    with running_server(
-        tiny_repository,
-        folder,
-        grpc_port=free_port(),
-        workers=2,
-        api_keys_file=keys,
-        admin_token=ADMIN,
-        cors_origins=f"{PAGE}, http://localhost:5173",
-        tls_cert=certificate,
-        tls_key=key,
-        metrics_port=metrics_port,
-        metrics_host="127.0.0.1",
-    ) as server:
-        yield Guarded(server, folder, free, slow, metrics_port)
-        for secret in (free, slow, ADMIN):
-            assert secret not in server.log
