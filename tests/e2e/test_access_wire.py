@@ -1,9 +1,12 @@
 """Cross-origin rules and TLS, on the real service."""
 
 import json
+import socket
 import ssl
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -13,7 +16,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tests.certificates import make_certificate
 from tests.guarded import IMAGE, PAGE, PREFLIGHT, Guarded, until
 from tests.places import inherited
-from tests.server import ROOT
+from tests.server import ROOT, RunningServer, post, running_server
 
 
 @pytest.mark.parametrize(
@@ -135,3 +138,68 @@ def test_load_over_tls_with_a_key(
     if engine == "sender":  # the command refuses it before it starts either of them
         unknown = run(FOVEAL_API_KEY=guarded.free)
         assert unknown.returncode == 1 and "certificate" in unknown.stderr
+
+
+@pytest.fixture
+def hasty(tiny_repository: Path, tmp_path: Path) -> Iterator[RunningServer]:
+    """A service over TLS whose patience is short."""
+    certificate, key = make_certificate(tmp_path, "hasty")
+    with running_server(
+        tiny_repository,
+        tmp_path,
+        tls_cert=certificate,
+        tls_key=key,
+        keep_alive_s=1,
+        receive_timeout_s=1,
+        drain_timeout_s=5,
+    ) as server:
+        yield server
+
+
+def wrapped(server: RunningServer) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=server.certificate)
+    plain = socket.create_connection(("127.0.0.1", server.port), 10)
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    return context.wrap_socket(plain, server_hostname="localhost")
+
+
+def test_limits_of_a_connection_hold_over_tls(hasty: RunningServer) -> None:
+    with wrapped(hasty) as idle, wrapped(hasty) as late, wrapped(hasty) as deaf:
+        idle.sendall(post("/predict", IMAGE))
+        assert idle.recv(65536).startswith(b"HTTP/1.1 200 ")
+        late.sendall(b"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\n1")
+        assert late.recv(65536).startswith(b"HTTP/1.1 408 ")
+        assert idle.recv(1) == b""  # closed, with an end that TLS knows
+        form = b"".join(
+            b'--x\r\nContent-Disposition: form-data; filename="%d"\r\n\r\n%b\r\n' % (i, IMAGE)
+            for i in range(512)
+        )
+        media = "Content-Type: multipart/form-data; boundary=x"
+        request = post("/predict?top=4", form + b"--x--", media)
+        deaf.settimeout(1)
+        try:  # asks for megabytes and reads none of them
+            for _ in range(300):
+                deaf.sendall(request)
+        except OSError:
+            pass
+        until(lambda: deaf.getsockname()[1] not in hasty.client_ports(), "a reset")
+    assert hasty.get("/readyz").status_code == 200
+
+
+def test_drain_over_tls_waits_for_nobody_who_is_silent(hasty: RunningServer) -> None:
+    with (
+        socket.create_connection(("127.0.0.1", hasty.port), 5),  # no handshake yet
+        wrapped(hasty) as idle,
+        wrapped(hasty) as begun,
+    ):
+        idle.sendall(post("/predict", IMAGE))
+        idle.recv(65536)
+        started = time.monotonic()
+        begun.sendall(post("/predict", IMAGE)[:-10])
+        time.sleep(0.1)
+        hasty.signal_stop()
+        time.sleep(0.1)
+        begun.sendall(IMAGE[-10:])
+        assert begun.recv(65536).startswith(b"HTTP/1.1 200 ")
+        hasty.process.wait(20)
+        assert time.monotonic() - started < 8
