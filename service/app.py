@@ -38,7 +38,7 @@ from service.lane.exchange import Exchange, Handler
 from service.lane.lane import Lane, not_ready
 from service.lane.observers import AccessLog, Observer, Tracing
 from service.lane.server import install
-from service.metrics import Meters
+from service.metrics import Meters, count_key
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch
 from service.pipeline.limits import BatchLimits
@@ -200,7 +200,7 @@ class Foveal:
         )
         self.control.on_replace = self._forget
         self.watch = Watch(self.control.poll, settings.reload_s)
-        self.access_watch = self.loop.create_task(access.watch())
+        self.access_watch = self.loop.create_task(access.watch(count_key))
         self.metrics_port = self._serve_metrics()
         lane.observers = _observers()
         lane.route(self._find)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from service.access.cors import Cors
@@ -44,12 +45,20 @@ class Access:
         if self.certificate is not None:
             self._watched.append(Watched(self.certificate.paths, self.certificate.read))
 
-    async def watch(self) -> None:
-        """Read again what has changed, for as long as the process lives."""
+    async def watch(self, count: Callable[[str, str, int], None]) -> None:
+        """Read again what has changed, for as long as the process lives.
+
+        Args:
+            count: Called with a key's name, an outcome, and how many requests had it.
+        """
         loop = asyncio.get_running_loop()
         while self._watched:
             await asyncio.sleep(POLL_S)
             await loop.run_in_executor(None, self.poll)
+            if self.keys is not None:
+                for (name, outcome), requests in self.keys.tally.items():
+                    count(name, outcome, requests)
+                self.keys.tally.clear()
 
     def poll(self) -> None:
         """Read again what has changed; never raises. Blocks on the disk."""

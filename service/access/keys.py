@@ -19,6 +19,7 @@ import secrets
 import time
 import tomllib
 from array import array
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -80,6 +81,10 @@ class Keys:
             Workers share it, so that a key has one rate however many workers there are.
         clock: Monotonic seconds, the same for all workers.
 
+    Attributes:
+        tally: Requests since it was last cleared, by key and outcome. Names come from the file, so
+            there are no more of them than it had keys.
+
     Raises:
         KeysError: The file is wrong.
     """
@@ -94,6 +99,7 @@ class Keys:
         self._paid_until = array("d", bytes(8 * MAX_KEYS)) if rates is None else rates
         self._clock = clock
         self._by_digest: dict[bytes, Key] = {}
+        self.tally: Counter[tuple[str, str]] = Counter()
         self.read()
 
     def read(self) -> None:
@@ -123,6 +129,7 @@ class Keys:
         """
         key = self.find(authorization)
         if key is None:
+            self.tally["", "refused"] += 1
             raise UnauthorizedError(
                 "authorization: expected Bearer and a key of this service, got "
                 + ("another credential" if authorization else "no credential")
@@ -136,6 +143,7 @@ class Keys:
             RateLimitError: The key sent more than its rate and its burst.
         """
         wait_s = self.wait_s(key)
+        self.tally[key.name, "limited" if wait_s > 0 else "admitted"] += 1
         if wait_s > 0:
             raise RateLimitError(
                 f"key {key.name!r}: expected at most {1 / key.interval_s:g} requests/s and "

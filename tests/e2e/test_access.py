@@ -1,6 +1,7 @@
 """Keys and the metrics' own port, on the real service."""
 
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -19,7 +20,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.access.keys import add_key
 from tests.guarded import ADMIN, IMAGE, PREFLIGHT, Guarded, until
-from tests.server import ROOT, assert_error, running_server
+from tests.server import ROOT, assert_error, running_server, sample
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,31 @@ def test_rate_is_one_for_all_workers(guarded: Guarded) -> None:
     took_s = time.monotonic() - started
     assert set(statuses) == {200, 429}
     assert statuses.count(200) <= 4 + 2 * took_s + 1
+
+
+def test_two_credentials_are_none(guarded: Guarded) -> None:
+    lines = "".join(f"Authorization: Bearer {key}\r\n" for key in (guarded.free, guarded.slow))
+    context = ssl.create_default_context(cafile=guarded.server.certificate)
+    with (
+        socket.create_connection(("127.0.0.1", guarded.server.port), 5) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as wire,
+    ):
+        wire.sendall(f"GET /v2 HTTP/1.1\r\nHost: t\r\n{lines}\r\n".encode())
+        assert wire.recv(65536).startswith(b"HTTP/1.1 401 ")
+
+
+def test_request_behind_another_needs_its_own_key(guarded: Guarded) -> None:
+    context = ssl.create_default_context(cafile=guarded.server.certificate)
+    good = f"GET /v2 HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {guarded.free}\r\n\r\n"
+    with (
+        socket.create_connection(("127.0.0.1", guarded.server.port), 5) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as wire,
+    ):
+        wire.sendall(f"{good}{good}GET /v2 HTTP/1.1\r\nHost: t\r\n\r\n{good}".encode())
+        answers = b""
+        while answers.count(b"HTTP/1.1 ") < 3 or not answers.endswith(b"}"):
+            answers += wire.recv(65536)
+    assert re.findall(rb"HTTP/1.1 (\d+) ", answers) == [b"200", b"200", b"401"]
 
 
 def test_body_without_a_key_is_not_waited_for(guarded: Guarded) -> None:
@@ -181,6 +207,19 @@ def test_metrics_are_on_their_own_port_alone(guarded: Guarded) -> None:
     assert guarded.free not in guarded.metrics().text
     assert_error(guarded.request("GET", "/metrics", guarded.free), 404, "FOVEAL_METRICS_PORT")
     assert_error(guarded.request("GET", "/metrics"), 401, "authorization")
+
+
+def test_requests_are_counted_by_the_name_of_their_key(guarded: Guarded) -> None:
+    def counted(key: str, outcome: str) -> float:
+        return sample(guarded.metrics().text, "foveal_key_requests_total", key=key, outcome=outcome)
+
+    before = counted("free", "admitted"), counted("", "refused")
+    for _ in range(3):
+        assert guarded.predict(guarded.free).status_code == 200
+        assert guarded.predict("foveal_wrong").status_code == 401
+    until(lambda: counted("free", "admitted") >= before[0] + 3, "three more")
+    until(lambda: counted("", "refused") >= before[1] + 3, "three more")
+    assert "foveal_wrong" not in guarded.metrics().text
 
 
 def test_metrics_port_outlives_a_worker(guarded: Guarded) -> None:

@@ -181,3 +181,17 @@ def test_rate_that_another_clock_left_behind_is_bounded(tmp_path: Path) -> None:
     assert keys.wait_s(key) == 0
     clock.now = 5.0
     assert 0 < keys.wait_s(key) <= 0.4
+
+
+def test_tally_has_names_and_no_more(tmp_path: Path) -> None:
+    text = f'[one]\nsha256 = "{DIGEST}"\nrequests_per_s = 1\n'
+    keys = Keys(write(tmp_path, text), clock=Clock())
+    key = keys.check(b"Bearer sesame")
+    keys.count(key)
+    for _ in range(2):
+        with pytest.raises(RateLimitError):
+            keys.count(key)
+    for i in range(5):
+        with pytest.raises(UnauthorizedError):
+            keys.check(b"Bearer %d" % i)
+    assert keys.tally == {("one", "admitted"): 1, ("one", "limited"): 2, ("", "refused"): 5}
