@@ -10,7 +10,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import typer
 
-from commands import adopt, bench, loadtest, models, score, serve, train, tune
+from commands import adopt, bench, keys, loadtest, models, score, serve, train, tune
 from commands.console import explain
 
 app = typer.Typer(
@@ -44,6 +44,12 @@ models_app.command("rollback")(models.rollback_model)
 models_app.command("default")(models.set_default)
 models_app.command("shadow")(models.set_shadow)
 models_app.command("canary")(models.set_canary)
+
+keys_app = typer.Typer(help="Make API keys for a service.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+keys_app.command("add")(keys.add_key)
+# With one command alone, typer would leave out its name.
+keys_app.callback()(lambda: None)
 
 bench_app = typer.Typer(
     help="Run benchmarks; each measures its ratios in one run.", no_args_is_help=True

@@ -16,6 +16,7 @@ import typer
 _MISTAKES = {
     "export.errors": "ExportError",
     "models.artifact": "ArtifactError",
+    "service.access.keys": "KeysError",
     "service.errors": "ServiceError",
     "scoring.remote": "RemoteError",
     "service.settings": "SettingsError",

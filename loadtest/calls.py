@@ -7,6 +7,7 @@ some of those are locust's, whose standard library is patched.
 import base64
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -106,13 +107,20 @@ def write_calls(path: Path, calls: Iterable[Call]) -> None:
     path.write_text(json.dumps(documents), encoding="utf-8")
 
 
+def authorization() -> tuple[tuple[str, str], ...]:
+    """Return the header with the key in ``FOVEAL_API_KEY``, if there is one, for gRPC as well."""
+    key = os.environ.get("FOVEAL_API_KEY", "").strip()
+    return (("authorization", f"Bearer {key}"),) if key else ()
+
+
 def read_calls(path: Path) -> list[Call]:
-    """Read what ``write_calls`` wrote."""
+    """Read what ``write_calls`` wrote, and add this environment's key, which no file holds."""
+    key = authorization()
     return [
         Call(
             d["kind"],
             d["path"],
-            tuple((name, value) for name, value in d["headers"]),
+            (*((name, value) for name, value in d["headers"]), *key),
             base64.b64decode(d["body"]),
             tuple(d["expected"]),
             d["answer"],

@@ -4,11 +4,13 @@ gRPC's own threads know nothing of gevent: its calls would stop all users of a p
 for grpcio's own adapter.
 """
 
+import os
+
 import grpc.experimental.gevent
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from loadtest.calls import Call, triton_images
+from loadtest.calls import Call, authorization, triton_images
 from loadtest.samples import EXPIRED, FAILED, REFUSED, RIGHT, WRONG
 from loadtest.users import COURSE, CallingUser
 
@@ -24,7 +26,12 @@ class GrpcUser(CallingUser):
         """Connect, and make a request of every call."""
         super().on_start()
         grpc.experimental.gevent.init_gevent()
-        self._client = InferenceServerClient(COURSE.grpc_address)
+        self._client = InferenceServerClient(
+            COURSE.grpc_address,
+            ssl=COURSE.has_tls,
+            root_certificates=os.environ.get("SSL_CERT_FILE") if COURSE.has_tls else None,
+        )
+        self._headers = dict(authorization())
         self._inputs = {id(call): _inputs(call) for call in self._calls}
         self._outputs = [InferRequestedOutput("logits")]
 
@@ -43,6 +50,7 @@ class GrpcUser(CallingUser):
                 version,
                 self._outputs,
                 client_timeout=COURSE.timeout_s,
+                headers=self._headers,
             )
             got = tuple(answer.as_numpy("logits").argmax(axis=1).tolist())
             if got != call.expected:

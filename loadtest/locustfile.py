@@ -96,6 +96,7 @@ def prepare(environment: Environment, runner: Any, **_: Any) -> None:
     COURSE.calls = read_calls(Path(assignment.calls))
     COURSE.timeout_s = assignment.timeout_s
     COURSE.grpc_address = assignment.grpc_address
+    COURSE.has_tls = assignment.url.startswith("https:")
     if assignment.is_open:
         COURSE.due = arrival_times(
             assignment.steps, assignment.duration_s, assignment.seed

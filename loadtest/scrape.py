@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from loadtest.calls import authorization
+
 STAGES = ("decode", "queue", "run", "request")
 # Longer than the 0.2 s for which a worker keeps its counts to itself.
 _SETTLE_S = 0.4
@@ -61,7 +63,10 @@ def look(url: str) -> Samples | None:
     """Return all samples of a service's ``/metrics``; None if it has none."""
     time.sleep(_SETTLE_S)
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/metrics", timeout=_TIMEOUT_S) as answer:
+        request = urllib.request.Request(
+            f"{url.rstrip('/')}/metrics", headers=dict(authorization())
+        )
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
             return read(answer.read().decode())
     except (urllib.error.URLError, OSError, ValueError):
         return None

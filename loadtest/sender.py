@@ -17,6 +17,7 @@ answers thousands a second. HTTP/1.1 only.
 
 import asyncio
 import resource
+import ssl
 import sys
 import threading
 import time
@@ -109,7 +110,8 @@ class Sender:
         self._start_at = start_at
         self._calls = calls
         parts = urlsplit(assignment.url)
-        self._host, self._port = parts.hostname or "", parts.port or 80
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._host, self._port = parts.hostname or "", parts.port or (443 if self._tls else 80)
         self._requests = [_request(call, parts.netloc, parts.path) for call in calls]
         self._recorder = Recorder()
         self._idle: list[_Connection] = []
@@ -190,11 +192,14 @@ class Sender:
 
     async def _open(self) -> None:
         try:
-            await self._loop.create_connection(lambda: _Connection(self), self._host, self._port)
+            await self._loop.create_connection(
+                lambda: _Connection(self), self._host, self._port, ssl=self._tls
+            )
         except OSError as error:
             self._opened -= 1
             if self._waiting:
-                self._finish(self._waiting.popleft(), FAILED, f"no connection: {error.strerror}")
+                why = error.strerror or str(error)
+                self._finish(self._waiting.popleft(), FAILED, f"no connection: {why}")
 
     def idle(self, connection: _Connection) -> None:
         """Use a connection on which nothing is out."""

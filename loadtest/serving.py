@@ -21,6 +21,14 @@ _POLL_S = 0.1
 # Asks the server itself, whatever proxy the environment names.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
+# What is started here is asked over plain HTTP without a key, whatever the environment says.
+_OPEN = {
+    "FOVEAL_API_KEYS_FILE": "",
+    "FOVEAL_TLS_CERT": "",
+    "FOVEAL_TLS_KEY": "",
+    "FOVEAL_METRICS_PORT": "0",
+}
+
 
 @contextlib.contextmanager
 def running(
@@ -93,7 +101,7 @@ def running_service(command: Sequence[str], log: Path, grpc_port: int = 0) -> It
     url = f"http://127.0.0.1:{port}"
     words = [*command, "--host", "127.0.0.1", "--port", str(port)]
     with tempfile.TemporaryDirectory(prefix="foveal-serve-", ignore_cleanup_errors=True) as home:
-        variables = {"FOVEAL_GRPC_PORT": str(grpc_port), "BENTOML_HOME": home}
+        variables = {"FOVEAL_GRPC_PORT": str(grpc_port), "BENTOML_HOME": home, **_OPEN}
         with running(words, log, lambda: is_answered(f"{url}/readyz"), variables=variables):
             yield url
 

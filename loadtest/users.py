@@ -29,6 +29,7 @@ class Course:
         due: Moments of the arrivals, seconds after the start; empty: a closed loop.
         recorder: Where answers are written down.
         grpc_address: ``host:port`` of V2 over gRPC.
+        has_tls: Whether the service speaks TLS.
         timeout_s: After which an answer is given up.
     """
 
@@ -37,6 +38,7 @@ class Course:
     due: list[float] = field(default_factory=list)
     recorder: Recorder = field(default_factory=Recorder)
     grpc_address: str = ""
+    has_tls: bool = False
     timeout_s: float = 30.0
 
 
@@ -99,6 +101,7 @@ class HttpUser(CallingUser, FastHttpUser):  # type: ignore[misc]
 
     abstract = True
     connection_timeout = 10.0
+    insecure = False  # certificates are checked, against SSL_CERT_FILE if it is set
 
     def __init__(self, environment: Any) -> None:
         self.concurrency = 4096 if COURSE.due else 1

@@ -1,10 +1,13 @@
 """A model behind a running service, called over HTTP: what ``foveal predict --url`` uses.
 
-Standard library only, one keep-alive connection, one image a request.
+Standard library only, one keep-alive connection, one image a request. A service with keys gets the
+one in the variable ``FOVEAL_API_KEY``; the certificate of ``https://`` is checked against the
+system's, or against the file in ``SSL_CERT_FILE``.
 """
 
 import http.client
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -12,6 +15,7 @@ from urllib.parse import quote, urlsplit
 from models.repository import ModelRepository
 from scoring.predictions import Response, Result
 
+API_KEY = "FOVEAL_API_KEY"
 # Errors of the image itself; any other status is about the request or the service.
 _IMAGE_REFUSED = frozenset({400, 413, 415})
 
@@ -74,7 +78,7 @@ class RemoteModel:
                 "POST",
                 f"{self._path}?top={top}",
                 encoded,
-                {"Content-Type": "application/octet-stream"},
+                {"Content-Type": "application/octet-stream"} | authorization(),
             )
             response = self._connection.getresponse()
             body = response.read()
@@ -95,10 +99,21 @@ class RemoteModel:
                 f"{self._url}: expected a response of Foveal, got status {response.status} and "
                 f"{response.headers.get_content_type()}; check the address"
             )
+        if response.status == 401:
+            raise RemoteError(
+                f"{self._url}: expected a key of the service in {API_KEY}, got "
+                + ("another" if os.environ.get(API_KEY) else "none")
+            )
         if response.status not in _IMAGE_REFUSED:
             raise RemoteError(f"{self._url}: {document['error']}")
         refused: Result = {"error": document["error"]}
         return refused
+
+
+def authorization() -> dict[str, str]:
+    """Return the header that carries the key of this environment, if there is one."""
+    key = os.environ.get(API_KEY, "").strip()
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def check_served(url: str, repository: ModelRepository, reference: str) -> None:

@@ -29,14 +29,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.machine import available_cpus
 from models.repository import ModelRepository
+from service.access.access import open_access
+from service.access.metrics_port import MetricsPort, moved
 from service.errors import InferenceError, ModelNotFoundError
 from service.inflight import Inflight
-from service.lane.asgi import OneErrorShape, ReadOnly, is_bentomls
-from service.lane.connection import install
+from service.lane.asgi import HeaderLines, OneErrorShape, ReadOnly, is_bentomls
 from service.lane.exchange import Exchange, Handler
 from service.lane.lane import Lane, not_ready
 from service.lane.observers import AccessLog, Observer, Tracing
-from service.metrics import Meters, adopt_files
+from service.lane.server import install
+from service.metrics import Meters, adopt_files, count_key
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch
 from service.pipeline.limits import BatchLimits
@@ -81,6 +83,8 @@ _DECODE_NICE = 19
 settings = load_settings()
 take_room()
 worker = join(bentoml.server_context.worker_index)
+access = open_access(settings)
+tls = None if access.certificate is None else access.certificate.context
 
 
 class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped here
@@ -88,13 +92,14 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Install the lane for the server that is about to be configured; return BentoML's app."""
-        install(lane)
+        install(lane, tls)
         if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             adopt_files(Path(folder))
         self.inject_config()
         factory = ServiceAppFactory(self, is_main=is_main)
         factory.timeout = None  # BentoML's timer of a request stays for the whole time-out
-        return OneErrorShape(ReadOnly(FlushedMetrics(factory())))
+        app = OneErrorShape(ReadOnly(FlushedMetrics(factory())))
+        return app if lane.door is None else HeaderLines(app, lane.door.lines)
 
     @property
     def openapi_spec(self) -> Any:
@@ -151,6 +156,8 @@ def _log_as_bentoml() -> None:
 
 
 def _find_while_loading(path: bytes) -> Handler | None:
+    if settings.metrics_port and path == b"/metrics":
+        return moved
     if is_bentomls(path):
         return None
     is_ours = path in (b"/predict", b"/classify", b"/v2") or path.startswith((b"/models/", b"/v2/"))
@@ -171,6 +178,7 @@ lane = Lane(
     receive_timeout_s=settings.receive_timeout_s,
     keep_alive_s=settings.keep_alive_s,
     drain_timeout_s=settings.drain_timeout_s,
+    door=access.door,
 )
 lane.route(_find_while_loading)
 running: "list[Foveal]" = []  # the only instance of this worker, once it is made
@@ -183,6 +191,10 @@ running: "list[Foveal]" = []  # the only instance of this worker, once it is mad
     traffic={"timeout": settings.request_timeout_s},
     logging={"access": {"enabled": False}},
     http={"port": 3000},
+    # BentoML's log names https by it, and would serve the same pair if ours were not installed.
+    ssl={"enabled": bool(tls), "certfile": settings.tls_cert, "keyfile": settings.tls_key}
+    if tls
+    else {"enabled": False},
 )
 class Foveal:
     """Foveal answers what is in a picture: POST an image to /predict."""
@@ -220,16 +232,10 @@ class Foveal:
             settings.reload_s,
             is_due=worker is not None and worker.was_signalled,
         )
+        self.access_watch = self.loop.create_task(access.watch(count_key))
+        self.metrics_port = self._serve_metrics()
         lane.observers = _observers()
-        lane.route(
-            lambda path: (
-                self.predict.find(path)
-                or self.v2.find(path)
-                or self.classified.find(path)
-                or self.rollout.find(path)
-                or (None if is_bentomls(path) else _no_such_route)
-            )
-        )
+        lane.route(self._find)
         self.is_draining = False
         self.grpc = self._serve_grpc()
         lane.on_drain = self._drain
@@ -303,6 +309,25 @@ class Foveal:
         classifier.start(self.loop, self._observe_batch, lane.outbox, lane.newcomers)
         self.meters.of(classifier)
 
+    def _find(self, path: bytes) -> Handler | None:
+        if settings.metrics_port and path == b"/metrics":
+            return moved
+        return (
+            self.predict.find(path)
+            or self.v2.find(path)
+            or self.classified.find(path)
+            or self.rollout.find(path)
+            or (None if is_bentomls(path) else _no_such_route)
+        )
+
+    def _serve_metrics(self) -> MetricsPort | None:
+        if not settings.metrics_port:
+            return None
+        metrics = BentoMLContainer.metrics_client.get()
+        return MetricsPort(
+            settings.metrics_host, settings.metrics_port, metrics.generate_latest, tls
+        )
+
     def _forget(self) -> None:
         self.predict.forget()
         self.v2.forget()
@@ -328,7 +353,7 @@ class Foveal:
             settings.max_body_bytes,
             settings.drain_timeout_s,
         )
-        return GrpcServer(servicer, limits)
+        return GrpcServer(servicer, limits, access.keys, access.certificate)
 
     def _drain(self) -> None:
         self.is_draining = True
@@ -358,6 +383,9 @@ class Foveal:
         """Close sessions and threads; every request over HTTP has been answered by now."""
         self._drain()
         self.watch.close()
+        self.access_watch.cancel()
+        if self.metrics_port is not None:
+            await self.metrics_port.close()
         if self.grpc is not None:
             await self.grpc.stop()
         for classifier in self.control.catalog:

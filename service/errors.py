@@ -6,7 +6,7 @@
       |                |                 QueueFullError 429, DeadlineError 504, NotReadyError 503
       |                InvalidInputError 400, ModelNotFoundError 404
       DecodeError 400, TooLargeError 413, UnsupportedMediaError 415, MethodError 405,
-      UnauthorizedError 401, ForbiddenError 403
+      UnauthorizedError 401, ForbiddenError 403, RateLimitError 429
 
 Each class carries its HTTP status; statuses are named nowhere else. A status is 4xx only for
 what the client did. All errors have one body: ``{"error": "<message>"}``.
@@ -70,7 +70,7 @@ class UnauthorizedError(ClientError):
 
 
 class ForbiddenError(ClientError):
-    """The route is switched off."""
+    """The route is switched off, or the credential is valid and not meant for it."""
 
     status = 403
 
@@ -142,6 +142,10 @@ class QueueFullError(ServerError):
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """Return ``retry-after`` in whole seconds."""
         return ((b"retry-after", b"%d" % self.retry_after_s),)
+
+
+class RateLimitError(QueueFullError):
+    """The key of the request sent more than its rate allows."""
 
 
 class InferenceError(ServerError):

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from models.artifact import ArtifactError
 from models.repository import ModelRepository
+from service.access.access import open_access
 from service.settings import SettingsError, load_settings
 
 HOME = Path(__file__).resolve().parent.parent
@@ -31,7 +32,7 @@ def launch(
 
     Raises:
         ArtifactError: ``models`` holds no model.
-        SettingsError: A FOVEAL_* variable is wrong, or a port is not free.
+        SettingsError: A FOVEAL_* variable or a file that it names is wrong, or a port is not free.
     """
     if not ModelRepository(models).names():
         raise ArtifactError(f"{models}: expected a folder of <name>/<version>/, got no model in it")
@@ -42,7 +43,15 @@ def launch(
         if value is not None:
             os.environ[name] = str(value)
     os.environ.setdefault("FOVEAL_GRPC_HOST", host)
+    os.environ.setdefault("FOVEAL_METRICS_HOST", host)
     settings = load_settings()
+    open_access(settings)
+    if settings.metrics_port:
+        _check_port(
+            settings.metrics_host,
+            settings.metrics_port,
+            "FOVEAL_METRICS_HOST and FOVEAL_METRICS_PORT",
+        )
     if settings.grpc_port and importlib.util.find_spec("grpc") is not None:
         _check_port(
             settings.grpc_host,

@@ -108,6 +108,12 @@ MODEL_REFUSED = Gauge(
     multiprocess_mode="livemax",
 )
 
+KEY_REQUESTS = Counter(
+    "foveal_key_requests",
+    "Requests by API key: admitted, or limited by its rate; refused: without a known key",
+    ("key", "outcome"),
+)
+
 # Shadow: a candidate's answers compared with those of the served version.
 SHADOW_ROWS = Counter(
     "foveal_shadow_rows",
@@ -392,3 +398,8 @@ class Meters:
         for (protocol, status), count in self._refused.items():
             REQUESTS.labels("", "", protocol, str(status)).inc(count)
         self._refused.clear()
+
+
+def count_key(name: str, outcome: str, requests: int) -> None:
+    """Count requests of an API key."""
+    KEY_REQUESTS.labels(name, outcome).inc(requests)

@@ -6,9 +6,10 @@ README's table lists the same fields; a test compares them. Knows nothing about 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.access.cors import Cors
 from service.session.buckets import BucketError, parse_buckets
 
 
@@ -116,6 +117,26 @@ class Settings(BaseSettings):
         repr=False,
         description="Bearer token for load, unload and rollouts; empty: they are off",
     )
+    api_keys_file: str = Field(
+        default="",
+        description="File of hashed API keys, written by `foveal keys add`; empty: no keys",
+    )
+    cors_origins: str = Field(
+        default="",
+        description="Origins whose web pages may read answers, commas between, or *; empty: none",
+    )
+    tls_cert: str = Field(
+        default="", description="PEM certificate chain of HTTP and gRPC; empty: no TLS"
+    )
+    tls_key: str = Field(
+        default="",
+        validate_default=True,
+        description="PEM private key of FOVEAL_TLS_CERT, without a password",
+    )
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="Port of /metrics alone; 0: on the port of HTTP"
+    )
+    metrics_host: str = Field(default="0.0.0.0", description="Address of FOVEAL_METRICS_PORT")
     drain_timeout_s: float = Field(
         default=25, gt=0, description="Time to answer accepted requests on stop, seconds"
     )
@@ -133,6 +154,19 @@ class Settings(BaseSettings):
             parse_buckets(text)
         except BucketError as error:  # load_settings appends the value, as for every setting
             raise ValueError(str(error).partition(", got")[0]) from None
+        return text
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, text: str) -> str:
+        Cors(text.split(","))
+        return text
+
+    @field_validator("tls_key")
+    @classmethod
+    def _has_certificate(cls, text: str, info: ValidationInfo) -> str:
+        if bool(text) != bool(info.data.get("tls_cert")):
+            raise ValueError("expected FOVEAL_TLS_CERT and FOVEAL_TLS_KEY, or neither")
         return text
 
 

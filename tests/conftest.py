@@ -8,7 +8,10 @@ import pytest
 
 from models.image import encode_png
 from models.repository import ModelRepository
-from tests.server import RunningServer, running_server
+from service.access.keys import add_key
+from tests.certificates import make_certificate
+from tests.guarded import ADMIN, PAGE, Guarded
+from tests.server import RunningServer, free_port, running_server
 from tests.shell import Shell
 from tests.tiny import publish_tiny, random_images
 
@@ -32,6 +35,31 @@ def server(
     """The real server, as shipped, on the tiny repository."""
     with running_server(tiny_repository, tmp_path_factory.mktemp("server")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def guarded(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """A guarded service of two workers; a key without a limit, and one of 2 requests/s."""
+    folder = tmp_path_factory.mktemp("guarded")
+    keys, metrics_port = folder / "keys.toml", free_port()
+    free, slow = add_key(keys, "free"), add_key(keys, "slow", 2, 4)
+    certificate, key = make_certificate(folder, "first")
+    with running_server(
+        tiny_repository,
+        folder,
+        grpc_port=free_port(),
+        workers=2,
+        api_keys_file=keys,
+        admin_token=ADMIN,
+        cors_origins=f"{PAGE}, http://localhost:5173",
+        tls_cert=certificate,
+        tls_key=key,
+        metrics_port=metrics_port,
+        metrics_host="127.0.0.1",
+    ) as server:
+        yield Guarded(server, folder, free, slow, metrics_port)
+        for secret in (free, slow, ADMIN):
+            assert secret not in server.log
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import contextlib
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -36,10 +37,16 @@ class RunningServer:
     process: subprocess.Popen[bytes]
     log_path: Path
     grpc_port: int = 0
+    certificate: str = ""  # PEM file; empty: no TLS
     url: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}"
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """GET over a connection of its own, which trusts the server's certificate alone."""
+        trusted = ssl.create_default_context(cafile=self.certificate or None)
+        return httpx.get(f"{self.url}{path}", timeout=5, verify=trusted, **options)
 
     @property
     def log(self) -> str:
@@ -71,7 +78,7 @@ class RunningServer:
             if self.process.poll() is not None:
                 raise AssertionError(f"server ended with {self.process.returncode}:\n{self.log}")
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/livez", timeout=5).status_code == 200:
+                if self.get("/livez").status_code == 200:
                     return
             time.sleep(0.05)
         raise AssertionError(f"server not live after {START_S} s:\n{self.log}")
@@ -135,10 +142,10 @@ def running_server(
         bentoml_config,
     )
     process = start.open(log_path)
-    server = RunningServer(port, process, log_path, asked)
+    server = RunningServer(port, process, log_path, asked, str(settings.get("tls_cert", "")))
     try:
         server.wait_ready()
-        readiness = httpx.get(f"{server.url}/readyz").status_code
+        readiness = server.get("/readyz").status_code
         assert readiness == (200 if is_ready else 503), server.log
         with contextlib.ExitStack() as stack:
             if chosen()[0] == "nginx":

@@ -34,6 +34,7 @@ OURS: dict[str, set[str]] = {
     "service.errors": set(),
     "service.inflight": set(),
     "service.lane": {"service.errors", "service.inflight"},
+    "service.access": {"models", "service.errors", "service.lane", "service.settings"},
     "service.session": {"models", "service.errors"},
     # Of a session the pipeline knows values: what a run gives, and the plan that is shown of it.
     "service.pipeline": {
@@ -53,6 +54,7 @@ OURS: dict[str, set[str]] = {
     },
     "service.protocols": {
         "models",
+        "service.access",
         "service.errors",
         "service.inflight",
         "service.lane",

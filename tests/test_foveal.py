@@ -48,6 +48,7 @@ COMMANDS = {
     "models default": "NAME [V] --models",
     "models shadow": "NAME VERSION FRACTION --models",
     "models canary": "NAME VERSION FRACTION --models",
+    "keys add": "NAME --file --requests-per-s --burst",
 }
 
 

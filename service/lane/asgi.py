@@ -4,9 +4,10 @@
 ``ReadOnly`` stands in front of BentoML's application and lets nothing in but a GET or HEAD of these
 paths without a body: none of BentoML's parsing runs. ``OneErrorShape`` stands around both and
 rewrites every error body that is not ``{"error": "<message>"}`` yet: Starlette's plain text,
-BentoML's lists and details.
+BentoML's lists and details. ``HeaderLines`` stands around that where the lane has a door.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from service.errors import (
     ServiceError,
     error_body,
 )
+from service.lane.exchange import Header
 
 _STATIC = Path(bentoml._internal.server.__file__).parent / "static_content"
 # The page and its files, its document, the schema that BentoML's client asks for, health, metrics.
@@ -110,6 +112,34 @@ class OneErrorShape:
             await send(message)
 
         await self.app(scope, receive, shaping_send)
+
+
+class HeaderLines:
+    """Middleware that gives every answer the lines that the lane's own answers get.
+
+    Args:
+        app: The application to wrap.
+        lines: Returns them for the headers of a request.
+    """
+
+    def __init__(self, app: ASGIApp, lines: Callable[[list[Header]], bytes]) -> None:
+        self.app = app
+        self._lines = lines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything through."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def adding_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                lines = self._lines(scope["headers"]).split(b"\r\n")[:-1]
+                added = [tuple(line.split(b": ", 1)) for line in lines]
+                message = {**message, "headers": [*message["headers"], *added]}
+            await send(message)
+
+        await self.app(scope, receive, adding_send)
 
 
 def _shape(held: list[Message], scope: Scope) -> list[Message]:

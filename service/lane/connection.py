@@ -13,18 +13,16 @@ Leans on names inside uvicorn's HttpToolsProtocol; tests/service/lane/test_uvico
 """
 
 import asyncio
-import functools
 import time
 from typing import Any
 
 import httptools
-import uvicorn.config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from service.errors import ServiceError
-from service.lane.exchange import Exchange, Header
+from service.lane.exchange import Exchange, Handler, Header
 from service.lane.heads import Frame, frame
 from service.lane.lane import Lane, reset
 from service.lane.reception import Reception
@@ -177,6 +175,10 @@ class LaneProtocol(HttpToolsProtocol):
         ):
             self.lane.heads.learn(framed[0], cycle)
 
+    def find(self, path: bytes) -> Handler | None:
+        """Return what handles the request whose head is complete; None: BentoML."""
+        return self.lane.find(path)
+
     def on_headers_complete(self) -> None:
         """Decide whose request this is."""
         reception = self.reception
@@ -184,7 +186,7 @@ class LaneProtocol(HttpToolsProtocol):
         path, _, query = reception.url.partition(b"?")
         if not path.startswith(b"/"):  # absolute form, RFC 9112, 3.2.2
             path = httptools.parse_url(path).path or b"/"
-        handler = self.lane.find(path)
+        handler = self.find(path)
         if handler is None:
             if self.server is None:
                 self.server = get_local_addr(self.transport)
@@ -392,8 +394,3 @@ class LaneProtocol(HttpToolsProtocol):
             if not cycle.response_complete:
                 self.transport.close()
         return not cycle.response_started
-
-
-def install(lane: Lane) -> None:
-    """Make uvicorn use this lane for every connection of a server that is configured later."""
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = functools.partial(LaneProtocol, lane)  # type: ignore[assignment]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from service.errors import NotReadyError
-from service.lane.exchange import Exchange, Handler
+from service.lane.exchange import Exchange, Handler, Header
 from service.lane.heads import Heads
 from service.lane.outbox import Outbox
 
@@ -51,6 +51,21 @@ class Balance(Protocol):
         """Stop: the listening socket is closed."""
 
 
+class Door(Protocol):
+    """What every request passes first where access is restricted."""
+
+    def guard(self, find: Callable[[bytes], Handler | None]) -> Callable[[bytes], Handler | None]:
+        """Return a ``find`` whose handlers check a request once more, when it is whole."""
+
+    def open(
+        self, method: bytes, path: bytes, headers: list[Header], handler: Handler | None
+    ) -> Handler | None:
+        """Return what handles a request, from its head, or raise a ServiceError."""
+
+    def lines(self, headers: list[Header]) -> bytes:
+        """Return the header lines that every answer gets."""
+
+
 class Lane:
     """What all connections of this process share.
 
@@ -59,6 +74,7 @@ class Lane:
         receive_timeout_s: Time for a request to arrive whole.
         keep_alive_s: Idle connections are closed after this.
         drain_timeout_s: On stop, time for accepted requests to be answered.
+        door: What every request passes first; None: nothing.
 
     Attributes:
         accepted: Number of connections so far.
@@ -72,7 +88,9 @@ class Lane:
         receive_timeout_s: float,
         keep_alive_s: float,
         drain_timeout_s: float,
+        door: Door | None = None,
     ) -> None:
+        self.door = door
         self.max_body_bytes = max_body_bytes
         self.receive_timeout_s = receive_timeout_s
         self.keep_alive_s = keep_alive_s
@@ -95,7 +113,7 @@ class Lane:
 
     def route(self, find: Callable[[bytes], Handler | None]) -> None:
         """Set what returns the handler of a raw path; None leaves the path to BentoML."""
-        self._find = find
+        self._find = find if self.door is None else self.door.guard(find)
 
     def find(self, path: bytes) -> Handler | None:
         """Return the handler of a raw path, or None."""

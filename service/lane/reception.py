@@ -201,6 +201,10 @@ class Reception:
             "send less or raise FOVEAL_MAX_BODY_BYTES"
         )
 
+    def stop(self, error: ServiceError) -> None:
+        """Stop the parser from one of its callbacks; ``feed`` raises the error."""
+        self._stop(error)
+
     def _stop(self, error: ServiceError) -> None:
         self._refusal = error
         raise ValueError(error.message)  # httptools turns it into HttpParserError

@@ -13,7 +13,7 @@ from tests.server import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("cpu", "gpu", "kserve")
-COMPONENTS = ("ingress", "monitoring", "volume")
+COMPONENTS = ("ingress", "keys", "monitoring", "tls", "volume")
 
 Resource = dict[str, Any]
 

@@ -1,6 +1,7 @@
 """Every manifest is rendered by kubectl and valid by the schemas of Kubernetes and of operators."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -113,6 +114,34 @@ def test_every_component_can_be_switched_on(overlay: str) -> None:
     [container] = pod["containers"]
     mounted = {mount["mountPath"] for mount in container["volumeMounts"] if mount.get("readOnly")}
     assert {v["name"]: v.get("value") for v in container["env"]}["FOVEAL_MODELS"] in mounted
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+def test_keys_and_tls_reach_every_part(overlay: str) -> None:
+    """Probes go on, over TLS and without a key; metrics have their own port everywhere."""
+    resources = rendered(f"overlays/{overlay}", "keys", "tls")
+    for resource in resources:
+        validate(resource)
+    pod = pod_of(resources)
+    [container] = pod["containers"]
+    values = {variable["name"]: variable.get("value") for variable in container["env"]}
+    mounts = [mount["mountPath"] for mount in container["volumeMounts"] if mount.get("readOnly")]
+    for name in ("FOVEAL_API_KEYS_FILE", "FOVEAL_TLS_CERT", "FOVEAL_TLS_KEY"):
+        assert str(Path(values[name]).parent) in mounts
+    assert {"foveal-keys", "foveal-tls"} <= {
+        volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume
+    }
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        asked = container[probe]["httpGet"]
+        assert asked["scheme"] == "HTTPS" and asked["path"] in ("/livez", "/readyz")
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert str(ports["metrics"]) == values["FOVEAL_METRICS_PORT"]
+    service = one(resources, "Service")["spec"]["ports"]
+    assert {port["targetPort"] for port in service} == {"http", "grpc", "metrics"}
+    [ingress] = one(resources, "NetworkPolicy")["spec"]["ingress"]
+    assert {port["port"] for port in ingress["ports"]} == {"http", "grpc", "metrics"}
+    [endpoint] = one(resources, "ServiceMonitor")["spec"]["endpoints"]
+    assert (endpoint["port"], endpoint["scheme"]) == ("metrics", "https")
 
 
 def test_components_are_those_that_are_tested() -> None:

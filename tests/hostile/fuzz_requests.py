@@ -189,8 +189,7 @@ class Grpc:
         try:
             self._infer(body, timeout=DEADLINE_S)
         except grpc.RpcError as error:
-            code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]  # grpc has no stubs
-                name: str = code.name
+            name: str = error.code().name  # type: ignore[attr-defined]  # grpc has no stubs
             return name
         return "OK"
 

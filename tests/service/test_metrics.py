@@ -57,6 +57,7 @@ def test_every_metric_is_in_base_units_and_of_this_service() -> None:
         "foveal_drift_rows",
         "foveal_drift_sums",
         "foveal_dropped_rows",
+        "foveal_key_requests",
         "foveal_model_info",
         "foveal_model_refused",
         "foveal_padded_rows",

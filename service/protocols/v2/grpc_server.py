@@ -14,7 +14,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2_grpc
 
+from service.access.keys import Keys
+from service.access.tls import Certificate
 from service.protocols.v2.grpc import RAW, V2Grpc
+from service.protocols.v2.grpc_access import KeyInterceptor, credentials
 from service.protocols.v2.grpc_requests import Registrar
 
 logger = logging.getLogger("foveal.grpc")
@@ -76,16 +79,25 @@ class GrpcServer:
     Args:
         servicer: The methods of the service.
         limits: Address, and limits of a call.
+        keys: Keys of which a call needs one; None: it needs none.
+        certificate: For TLS; None: no TLS.
 
     Raises:
         OSError: The port is in use.
     """
 
-    def __init__(self, servicer: V2Grpc, limits: GrpcLimits) -> None:
+    def __init__(
+        self,
+        servicer: V2Grpc,
+        limits: GrpcLimits,
+        keys: Keys | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
         self._limits = limits
         self._servicer = servicer
         self._health = Health(servicer.is_ready)
         self._server = grpc.aio.server(
+            interceptors=None if keys is None else [KeyInterceptor(keys)],
             options=[
                 ("grpc.so_reuseport", int(limits.is_shared)),
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
@@ -97,14 +109,17 @@ class GrpcServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
-            ]
+            ],
         )
         registrar = Registrar(self._server, RAW)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, registrar)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
         self._stopping: asyncio.Task[None] | None = None
         try:
-            self._server.add_insecure_port(limits.address)
+            if certificate is None:
+                self._server.add_insecure_port(limits.address)
+            else:
+                self._server.add_secure_port(limits.address, credentials(certificate))
         except RuntimeError:
             raise OSError(
                 f"gRPC {limits.address}: expected a free port of this machine, got one in use; "

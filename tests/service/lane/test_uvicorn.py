@@ -4,7 +4,9 @@ An upgrade that renames one fails here, with its name, and not in production.
 """
 
 import asyncio
+import importlib
 import inspect
+import ssl
 from typing import Any
 
 import httptools
@@ -253,3 +255,16 @@ def test_prometheus_histogram() -> None:
     assert registry.get_sample_value("h_bucket", {"l": "a", "le": "2.0"}) == 3
     assert registry.get_sample_value("h_count", {"l": "a"}) == 3
     assert registry.get_sample_value("h_sum", {"l": "a"}) == 4.5
+
+
+def test_tls_context_is_made_by_our_factory() -> None:
+    """BentoML's worker looks ``uvicorn.Config`` up after it asked the service for its app."""
+    assert "ssl_context_factory" in parameters(uvicorn.config.Config.__init__)
+    source = inspect.getsource(importlib.import_module("_bentoml_impl.worker.service"))
+    assert 0 < source.index("service.to_asgi(") < source.index("= uvicorn.Config(")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    config = uvicorn.config.Config(
+        parameters, log_config=None, ssl_context_factory=lambda _config, _default: context
+    )
+    config.load()
+    assert config.is_ssl and config.ssl is context
