@@ -31,6 +31,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from models.machine import available_cpus
 from models.repository import ModelRepository
 from service.errors import InferenceError
+from service.inflight import Inflight
 from service.lane.asgi import OneErrorShape
 from service.lane.connection import install
 from service.lane.exchange import Exchange, Handler
@@ -142,11 +143,13 @@ def _find_while_loading(path: bytes) -> Handler | None:
     return not_ready if is_ours else None
 
 
+inflight = Inflight(settings.max_inflight_mib << 20)
 lane = Lane(
     max_body_bytes=settings.max_body_bytes,
     receive_timeout_s=settings.receive_timeout_s,
     keep_alive_s=settings.keep_alive_s,
     drain_timeout_s=settings.drain_timeout_s,
+    inflight=inflight,
 )
 lane.route(_find_while_loading)
 running: "list[Foveal]" = []  # the only instance of this worker, once it is made

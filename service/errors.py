@@ -6,13 +6,14 @@
       |                |                 QueueFullError 429, DeadlineError 504, NotReadyError 503
       |                InvalidInputError 400, ModelNotFoundError 404
       DecodeError 400, TooLargeError 413, UnsupportedMediaError 415, MethodError 405,
-      UnauthorizedError 401, ForbiddenError 403
+      UnauthorizedError 401, ForbiddenError 403, TransferCodingError 501, HttpVersionError 505
 
 Each class carries its HTTP status; statuses are named nowhere else. A status is 4xx only for
 what the client did. All errors have one body: ``{"error": "<message>"}``.
 """
 
 import json
+from typing import Self
 
 
 class ServiceError(Exception):
@@ -32,6 +33,15 @@ class ServiceError(Exception):
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """Return extra response headers, names in lower case."""
         return ()
+
+    def detached(self) -> Self:
+        """Return this error without its traceback and causes, to be kept beside a request.
+
+        They hold the frames that it passed, and those the request's body: a cycle, if the error is
+        kept in one of them.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 class ClientError(ServiceError):
@@ -108,6 +118,18 @@ class HeadersTooLargeError(ClientError):
     """The request line and headers are longer than the service reads."""
 
     status = 431
+
+
+class TransferCodingError(ServiceError):
+    """The body is in a transfer coding other than chunked (RFC 9112, 6.1: 501)."""
+
+    status = 501
+
+
+class HttpVersionError(ServiceError):
+    """The request is of another version of HTTP than 1.0 and 1.1."""
+
+    status = 505
 
 
 class ServerError(ServiceError):

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from service.errors import NotReadyError
+from service.inflight import Inflight
+from service.lane.bodies import UNCOUNTED_BYTES, Bodies
 from service.lane.exchange import Exchange, Handler
 from service.lane.heads import Heads
 from service.lane.outbox import Outbox
@@ -46,8 +48,10 @@ class Lane:
         receive_timeout_s: Time for a request to arrive whole.
         keep_alive_s: Idle connections are closed after this.
         drain_timeout_s: On stop, time for accepted requests to be answered.
+        inflight: Bytes that requests may hold; None: without a limit.
 
     Attributes:
+        small_body_bytes: Largest body that is read without being counted.
         accepted: Number of connections so far.
     """
 
@@ -58,13 +62,16 @@ class Lane:
         receive_timeout_s: float,
         keep_alive_s: float,
         drain_timeout_s: float,
+        inflight: Inflight | None = None,
     ) -> None:
         self.max_body_bytes = max_body_bytes
+        self.small_body_bytes = min(max_body_bytes, UNCOUNTED_BYTES)
         self.receive_timeout_s = receive_timeout_s
         self.keep_alive_s = keep_alive_s
         self.drain_timeout_s = drain_timeout_s
         self.connections: set[Connection] = set()
         self.accepted = 0
+        self.bodies = Bodies(inflight or Inflight(1 << 62))
         self.heads = Heads()
         self.outbox = Outbox()
         self.observers: list[Callable[[Exchange], None]] = []  # called with every answer
@@ -101,6 +108,7 @@ class Lane:
         self._loop = loop
         if not self._is_sweeping:
             self._is_sweeping = True
+            self.bodies.run_on(loop)
             loop.call_later(SWEEP_S, self._sweep, loop)
 
     def drain(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -127,6 +135,7 @@ class Lane:
         now = time.monotonic()
         for connection in list(self.connections):
             connection.sweep(now)
+        self.bodies.wake()  # pixels may have been given back
         self._is_sweeping = bool(self.connections)
         if self._is_sweeping:
             loop.call_later(SWEEP_S, self._sweep, loop)

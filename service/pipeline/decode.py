@@ -94,7 +94,7 @@ class DecodeStage:
             try:
                 pixels += self._pixels(encoded)
             except ServiceError as error:
-                errors[position] = error
+                errors[position] = error.detached()
                 if stops_at_error:
                     take([], errors)
                     return
@@ -123,7 +123,7 @@ class DecodeStage:
             try:
                 rows.append(self._decode(encoded))
             except ServiceError as error:
-                errors[position] = error
+                errors[position] = error.detached()
             except Exception as error:  # a bug in a decoder must not lose the request's answer
                 message = f"image: could not be decoded: {type(error).__name__}"
                 errors[position] = DecodeError(message)
