@@ -6,7 +6,6 @@ worker, where BentoML calls ``LaneService.to_asgi`` just before uvicorn is confi
 """
 
 import asyncio
-import ctypes
 import gc
 import logging
 import os
@@ -30,6 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.machine import available_cpus
 from models.repository import ModelRepository
+from service import memory
 from service.errors import InferenceError
 from service.inflight import Inflight
 from service.lane.asgi import OneErrorShape
@@ -113,13 +113,6 @@ def _yield_to_loop() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
-def _give_memory_back() -> None:
-    """Return freed memory to the system: 40 MiB after the shipped models are loaded."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:  # glibc has it, musl does not
-        trim(0)
-
-
 def _observers() -> list[Observer]:
     """Return the observers of every answer: none, unless a setting or BentoML's asks for one."""
     observers: list[Observer] = []
@@ -168,6 +161,7 @@ class Foveal:
 
     def __init__(self) -> None:
         _log_as_bentoml()
+        memory.return_large_blocks()
         self.loop = asyncio.get_running_loop()
         self.meters = Meters(self.loop)
         self.decoders = ThreadPoolExecutor(
@@ -204,7 +198,7 @@ class Foveal:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
-        _give_memory_back()
+        memory.trim()
 
     def _load(self) -> ModelControl:
         repository = ModelRepository(settings.models)

@@ -101,7 +101,7 @@ class Bodies:
         arriving[receiver] = None
         if self._has_room() or next(iter(arriving)) is receiver:
             return False
-        if self.held > self._most:
+        if self.is_full:
             raise self.full()
         self._waiting[receiver] = None
         return True
@@ -115,14 +115,10 @@ class Bodies:
             if first is not None and first in self._waiting:
                 self._read_on(first)
 
-    def check_whole(self) -> None:
-        """Check that a whole request may be held until it is answered.
-
-        Raises:
-            QueueFullError: There is no room.
-        """
-        if self.held > self._most:
-            raise self.full()
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room, not even to wait."""
+        return self.held > self._most
 
     def wake(self) -> None:
         """Read on where there is room, the longest waiting first."""

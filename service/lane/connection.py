@@ -321,14 +321,12 @@ class LaneProtocol(HttpToolsProtocol):
 
     def _hold(self, exchange: LaneExchange) -> None:
         """Count a whole request until the last that holds it drops it."""
-        claim = self._claim or Claim(self.lane.bodies)
+        exchange.claim = claim = self._claim or Claim(self.lane.bodies)
         claim.grow(self.reception.body_bytes)
-        exchange.claim = claim
-        self._end_arrival()
-        try:
-            self.lane.bodies.check_whole()
-        except ServiceError as error:
-            exchange.refuse_with(error)
+        if self._claim is not None:
+            self._end_arrival()
+        elif self.lane.bodies.is_full:  # what came in pieces had its room before
+            exchange.refuse_with(self.lane.bodies.full())
 
     def _end_arrival(self) -> None:
         """Stop to count and to wait, as the request is whole or refused."""
@@ -344,6 +342,9 @@ class LaneProtocol(HttpToolsProtocol):
             self._started = exchange
         else:
             self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
+            if exchange.body:
+                exchange.claim = Claim(self.lane.bodies)
+                exchange.claim.grow(len(exchange.body))
             if len(self.pipeline) >= MAX_PIPELINE:
                 self.flow.pause_reading()
 
