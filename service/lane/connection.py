@@ -138,8 +138,11 @@ class LaneProtocol(HttpToolsProtocol):
         key, head_bytes, body_bytes = framed
         lane = self.lane
         head = lane.heads.find(key)
-        if head is None or body_bytes > lane.small_body_bytes:
+        if head is None:
             self._feed(data, framed)
+            return
+        if body_bytes > lane.small_body_bytes:  # is counted
+            self._feed(data, is_one=True)
             return
         path, query, headers, content_type, deadline_ms = head
         handler = lane.find(path)
@@ -156,13 +159,19 @@ class LaneProtocol(HttpToolsProtocol):
         self._enter(exchange)
         exchange.advance(now)
 
-    def _feed(self, data: bytes, framed: Frame | None = None) -> None:
-        """Feed the parser, a long read in slices and turns; then count what is incomplete."""
+    def _feed(self, data: bytes, framed: Frame | None = None, *, is_one: bool = False) -> None:
+        """Feed the parser, a long read in slices and turns; then count what is incomplete.
+
+        Args:
+            data: What was read.
+            framed: The head to learn, if it is one whole request.
+            is_one: Whether it is known to be one whole request.
+        """
         reception = self.reception
         if self._unread:
             self._unread += data
             return
-        if len(data) <= _SLICE_BYTES or reception.expects_body(len(data)):
+        if is_one or len(data) <= _SLICE_BYTES or reception.expects_body(len(data)):
             self._parse(data)
         else:
             self._parse_slices(data)
@@ -179,6 +188,8 @@ class LaneProtocol(HttpToolsProtocol):
     def _parse_slices(self, data: bytes) -> None:
         until = time.monotonic() + _TURN_S
         for start in range(0, len(data), _SLICE_BYTES):
+            if self.reception.is_deaf:
+                return
             if start and time.monotonic() > until:
                 self._unread = data[start:]
                 self.flow.pause_reading()
@@ -211,9 +222,8 @@ class LaneProtocol(HttpToolsProtocol):
     def _count_arriving(self) -> None:
         """Count what has arrived of a request, and wait or refuse it if there is no room."""
         reception = self.reception
-        is_body = not reception.is_in_head
-        if is_body and not isinstance(self.cycle, LaneExchange):
-            return  # BentoML's requests are paused by uvicorn, at 64 KiB
+        if not (reception.is_in_head or isinstance(self.cycle, LaneExchange)):
+            return
         if self._claim is None:
             self._claim = Claim(self.lane.bodies)
         self._claim.grow(reception.received_bytes)
@@ -266,6 +276,7 @@ class LaneProtocol(HttpToolsProtocol):
             self.expect_100_continue = reception.expects_continue
             self.headers.extend(reception.headers)
             super().on_headers_complete()
+            self._end_arrival()  # uvicorn pauses its body at 64 KiB
             self._resume_reading()  # uvicorn pauses at the first pipelined request
             reception.check_declared_body()
             return

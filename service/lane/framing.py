@@ -20,12 +20,13 @@ _VERSION_REASONS = ("Invalid HTTP version", "Pause on PRI/Upgrade")
 _CODING_REASONS = ("Invalid `Transfer-Encoding` header value", "Empty Transfer-Encoding")
 
 
-def check_head(version: str, hosts: list[bytes], coding: bytes | None) -> None:
+def check_head(version: str, host: bytes | None, hosts: int, coding: bytes | None) -> None:
     """Check what the parser does not.
 
     Args:
         version: As the parser read it.
-        hosts: Values of all ``Host`` headers.
+        host: Value of the last ``Host`` header, None without one.
+        hosts: Number of ``Host`` headers.
         coding: Value of ``Transfer-Encoding``, None without one.
 
     Raises:
@@ -35,11 +36,11 @@ def check_head(version: str, hosts: list[bytes], coding: bytes | None) -> None:
         if version == "0.9":
             raise ClientError("request line: expected HTTP/1.1, got no version")
         raise _version_error(f"HTTP/{version}")
-    if len(hosts) != 1 and (hosts or version == "1.1"):
-        raise ClientError(f"header Host: expected exactly one, got {len(hosts)}")
-    if hosts and not _is_host(hosts[0]):
+    if hosts != 1 and (hosts or version == "1.1"):
+        raise ClientError(f"header Host: expected exactly one, got {hosts}")
+    if host is not None and not _is_host(host):
         raise ClientError(
-            f"header Host: expected a name and a port, got {hosts[0][:80].decode('latin-1')!r}"
+            f"header Host: expected a name and a port, got {host[:80].decode('latin-1')!r}"
         )
     if coding is not None:
         if version == "1.0":

@@ -81,8 +81,6 @@ class Heads:
             key: As ``frame`` returned it.
             exchange: The request as the parser read it.
         """
-        if key in self._known:  # a large body, which is counted, is read by the parser
-            return
         names = [name for name, _ in exchange.headers]
         # What ``frame`` found must be this header's name, not the end of another name or a value.
         lines = key.lower().count(b"\r\ncontent-length: \r\n")

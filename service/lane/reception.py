@@ -45,6 +45,7 @@ class Reception:
         content_type: The header of that name, as it was sent.
         deadline_ms: The header ``X-Request-Timeout-Ms``, as it was sent.
         expects_continue: Whether the client waits for ``100 Continue`` before it sends the body.
+        body_bytes: Bytes of the body so far.
         declared_bytes: The header ``Content-Length``, 0 without one.
         is_in_head: Whether the headers are incomplete.
         is_receiving: Whether the request has begun and is not complete.
@@ -57,13 +58,14 @@ class Reception:
 
     __slots__ = (
         "_begun",
-        "_body_bytes",
         "_coding",
         "_fed_head_bytes",
         "_head_bytes",
+        "_host",
         "_hosts",
         "_lane",
         "_refusal",
+        "body_bytes",
         "content_type",
         "deadline_ms",
         "declared_bytes",
@@ -93,17 +95,21 @@ class Reception:
         self.since = time.monotonic()
         self.is_paused = self.was_paused = False
         self.stalled_at: float | None = None
-        self._hosts: list[bytes] = []
+        self._host: bytes | None = None
+        self._hosts = 0
         self._coding: bytes | None = None
-        self._head_bytes = self._fed_head_bytes = self._body_bytes = 0
+        self._head_bytes = self._fed_head_bytes = self.body_bytes = 0
         self._refusal: ServiceError | None = None
         self._begun = 0  # requests that began to arrive
 
     def begin(self) -> None:
         """Start a request."""
-        self.forget()
+        self.url = b""
+        self.headers = []
+        self._host = self.content_type = self.deadline_ms = self._coding = None
         self.expects_continue = self.was_paused = False
-        self._head_bytes = self._fed_head_bytes = self._body_bytes = self.declared_bytes = 0
+        self._hosts = 0
+        self._head_bytes = self._fed_head_bytes = self.body_bytes = self.declared_bytes = 0
         self._begun += 1
         self.is_in_head = True
         self.is_receiving = True
@@ -113,8 +119,6 @@ class Reception:
         """Drop the head: an idle connection holds nothing of its last request."""
         self.url = b""
         self.headers = []
-        self._hosts = []
-        self.content_type = self.deadline_ms = self._coding = None
 
     @property
     def is_chunked(self) -> bool:
@@ -124,17 +128,12 @@ class Reception:
     @property
     def received_bytes(self) -> int:
         """Bytes of head and body so far."""
-        return max(self._head_bytes, self._fed_head_bytes) + self._body_bytes
-
-    @property
-    def body_bytes(self) -> int:
-        """Bytes of the body so far."""
-        return self._body_bytes
+        return max(self._head_bytes, self._fed_head_bytes) + self.body_bytes
 
     def expects_body(self, size: int) -> bool:
         """Return whether the next bytes are nothing but the declared body."""
         is_in_body = self.is_receiving and not self.is_in_head
-        return is_in_body and size <= self.declared_bytes - self._body_bytes
+        return is_in_body and size <= self.declared_bytes - self.body_bytes
 
     def add_url(self, url: bytes) -> None:
         """Append to the target, within the limit."""
@@ -154,7 +153,8 @@ class Reception:
         if name == b"content-length":
             self.declared_bytes = int(value)
         elif name == b"host":
-            self._hosts.append(value)
+            self._host = value
+            self._hosts += 1
         elif name == b"content-type":
             self.content_type = value
         elif name == b"x-request-timeout-ms":
@@ -168,7 +168,7 @@ class Reception:
     def check_head(self, version: str) -> None:
         """Stop the parser if the head is not as HTTP/1.1 wants it."""
         try:
-            check_head(version, self._hosts, self._coding)
+            check_head(version, self._host, self._hosts, self._coding)
         except ServiceError as error:
             self._stop(error.detached())
 
@@ -179,9 +179,9 @@ class Reception:
 
     def count_body(self, size: int) -> None:
         """Count body bytes that arrived; stop the parser if they are too many."""
-        self._body_bytes += size
-        if self._body_bytes > self._lane.max_body_bytes:
-            self._stop(self._body_too_large(self._body_bytes))
+        self.body_bytes += size
+        if self.body_bytes > self._lane.max_body_bytes:
+            self._stop(self._body_too_large(self.body_bytes))
 
     def feed(self, parser: httptools.HttpRequestParser, data: bytes) -> bytes:
         """Feed the parser.

@@ -111,10 +111,10 @@ def test_idle_connections_hold_no_head(fresh: RunningServer) -> None:
 
 
 def test_a_body_in_pieces_of_two_bytes(fresh: RunningServer) -> None:
-    """1 MB in 524,288 objects would take 50."""
+    """2 MB in a million objects would take 50."""
     with Wire(fresh) as wire, nothing_left(fresh, post("/predict", bytes(MIB)), 400):
         wire.send(chunked("/predict", end=b""))
-        for _ in range(64):
+        for _ in range(128):
             wire.send(b"2\r\nab\r\n" * 8192)
         wire.send(b"1\r\n")
 
@@ -132,11 +132,3 @@ def test_long_paths_cost_nothing(fresh: RunningServer) -> None:
         for i in range(300):
             for request in requests(i):
                 ask(fresh, request, 404)
-
-
-def test_varied_heads_cost_little(fresh: RunningServer) -> None:
-    with nothing_left(fresh, post("/predict", b""), 400), Wire(fresh) as wire:
-        for i in range(3000):
-            lines = (f"X-{i}: 1", *("a:1" for _ in range(300)))
-            wire.send(post("/predict", b"x", *lines).replace(b"a: ", b"a:"))
-            assert wire.answer().status == 400

@@ -47,6 +47,8 @@ def test_statuses() -> None:
         "InferenceError": 500,
         "NotReadyError": 503,
         "DeadlineError": 504,
+        "TransferCodingError": 501,
+        "HttpVersionError": 505,
     }
 
 
