@@ -6,7 +6,6 @@ worker, where BentoML calls ``LaneService.to_asgi`` just before uvicorn is confi
 """
 
 import asyncio
-import ctypes
 import gc
 import logging
 import os
@@ -29,6 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.machine import available_cpus
 from models.repository import ModelRepository
+from service import memory
 from service.access.access import open_access
 from service.access.metrics_port import MetricsPort, moved
 from service.errors import InferenceError, ModelNotFoundError
@@ -130,13 +130,6 @@ def _yield_to_loop() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
-def _give_memory_back() -> None:
-    """Return freed memory to the system: 40 MiB after the shipped models are loaded."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:  # glibc has it, musl does not
-        trim(0)
-
-
 def _observers() -> list[Observer]:
     """Return the observers of every answer: none, unless a setting or BentoML's asks for one."""
     observers: list[Observer] = []
@@ -178,6 +171,7 @@ lane = Lane(
     receive_timeout_s=settings.receive_timeout_s,
     keep_alive_s=settings.keep_alive_s,
     drain_timeout_s=settings.drain_timeout_s,
+    inflight=inflight,
     door=access.door,
 )
 lane.route(_find_while_loading)
@@ -201,6 +195,7 @@ class Foveal:
 
     def __init__(self) -> None:
         _log_as_bentoml()
+        memory.return_large_blocks()
         self.loop = asyncio.get_running_loop()
         self.meters = Meters(self.loop)
         self.decoders = ThreadPoolExecutor(
@@ -245,7 +240,7 @@ class Foveal:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
-        _give_memory_back()
+        memory.trim()
         self._join_others()
 
     def _join_others(self) -> None:

@@ -6,7 +6,8 @@
       |                |                 QueueFullError 429, DeadlineError 504, NotReadyError 503
       |                InvalidInputError 400, ModelNotFoundError 404
       DecodeError 400, TooLargeError 413, UnsupportedMediaError 415, MethodError 405,
-      UnauthorizedError 401, ForbiddenError 403, RateLimitError 429
+      UnauthorizedError 401, ForbiddenError 403, RateLimitError 429, TransferCodingError 501,
+      HttpVersionError 505
 
 Each class carries its HTTP status; statuses are named nowhere else. A status is 4xx only for
 what the client did. All errors have one body: ``{"error": "<message>"}``.
@@ -29,19 +30,19 @@ class ServiceError(Exception):
         super().__init__(message)
         self.message = message
 
-    def detached(self) -> Self:
-        """Return this error without the frames that raised it.
-
-        An error that is kept would keep their values alive, such as a body, and itself, if one of
-        them holds it: a cycle that only the garbage collector frees.
-        """
-        self.__context__ = None
-        return self.with_traceback(None)
-
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """Return extra response headers, names in lower case."""
         return ()
+
+    def detached(self) -> Self:
+        """Return this error without its traceback and causes, to be kept beside a request.
+
+        They hold the frames that it passed, and those the request's body: a cycle, if the error is
+        kept in one of them.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 class ClientError(ServiceError):
@@ -118,6 +119,18 @@ class HeadersTooLargeError(ClientError):
     """The request line and headers are longer than the service reads."""
 
     status = 431
+
+
+class TransferCodingError(ServiceError):
+    """The body is in a transfer coding other than chunked (RFC 9112, 6.1: 501)."""
+
+    status = 501
+
+
+class HttpVersionError(ServiceError):
+    """The request is of another version of HTTP than 1.0 and 1.1."""
+
+    status = 505
 
 
 class ServerError(ServiceError):

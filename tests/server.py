@@ -245,9 +245,12 @@ def get(path: str, *headers: str, method: str = "GET") -> bytes:
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
 
 
-def chunked(path: str, *chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+def chunked(
+    path: str, *chunks: bytes, end: bytes = b"0\r\n\r\n", headers: tuple[str, ...] = ()
+) -> bytes:
     """Write the bytes of a chunked POST."""
-    head = f"POST {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    head = post(path, b"", "Transfer-Encoding: chunked", *headers)
+    head = head.replace(b"Content-Length: 0\r\n", b"")
     return head + b"".join(b"%x\r\n%s\r\n" % (len(c), c) for c in chunks) + end
 
 

@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from service.errors import ServiceError
+from service.lane.bodies import UNCOUNTED_BYTES, Claim
 from service.lane.exchange import Exchange, Handler, Header
 from service.lane.heads import Frame, frame
 from service.lane.lane import Lane, reset
@@ -30,6 +31,10 @@ from service.lane.request import LaneExchange
 
 # Requests that a client may send ahead before it is read no further.
 MAX_PIPELINE = 32
+# One read may bring thousands of small requests or chunks: other connections get their turn after
+# this much of the loop's time, which is looked at after each slice.
+_TURN_S = 0.01
+_SLICE_BYTES = 16 << 10
 
 
 class LaneProtocol(HttpToolsProtocol):
@@ -45,6 +50,11 @@ class LaneProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._is_answering = False  # whether a request has its turn and no answer yet
         self._started: LaneExchange | None = None  # whose turn it is, if it is the lane's
+        self._parsed: LaneExchange | None = None  # what the parser completed last
+        self._claim: Claim | None = None  # of the request that is arriving
+        self._unread = b""  # the end of a long read, for the next turn of the loop
+        self._is_upgrade = False  # whether the parser leaves a body unread
+        self._is_primed = True  # whether the parser reads requests, not the head given by us
         self._give = self._write
         self._date_headers: list[Header] | None = None
         self._date_lines = b""
@@ -67,14 +77,19 @@ class LaneProtocol(HttpToolsProtocol):
         self.lane.connected(self, self.loop)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the work for this client."""
+        """Cancel the work for this client, and leave no reference cycle to the collector."""
         self.lane.disconnected(self)
+        self.lane.bodies.leave(self)
         waiting = [cycle for cycle, _ in self.pipeline]
         for cycle in (self._started, self.cycle, *waiting):
             if isinstance(cycle, LaneExchange) and not cycle.response_complete:
                 cycle.disconnect()
         self.pipeline.clear()
         super().connection_lost(exc)
+        self._unread = b""
+        self._claim = self._started = self._parsed = None
+        self.cycle = None  # type: ignore[assignment]  # as before the first request
+        del self._give
 
     def shutdown(self) -> None:
         """Stop gracefully; uvicorn calls this on every open connection."""
@@ -88,7 +103,8 @@ class LaneProtocol(HttpToolsProtocol):
         if reception.is_stalled(now):
             reset(self.transport)
         elif reception.is_late(now):
-            self.refuse(reception.too_late())
+            full = self.lane.bodies.full
+            self.refuse(full() if reception.was_paused else reception.too_late())
         elif self.is_idle and reception.has_idled(now):
             if self.transport.is_closing():  # and has unsent bytes that its client does not read
                 reset(self.transport)
@@ -111,7 +127,7 @@ class LaneProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Answer a whole request with a known head at once; feed anything else to the parser."""
         reception = self.reception
-        if reception.is_receiving or reception.is_deaf or reception.passed_over_bytes:
+        if reception.is_receiving or reception.is_deaf or self._unread:
             self._feed(data)
             return
         if (framed := frame(data)) is None:
@@ -120,11 +136,11 @@ class LaneProtocol(HttpToolsProtocol):
         key, head_bytes, body_bytes = framed
         lane = self.lane
         head = lane.heads.find(key)
-        if head is None or body_bytes > lane.max_body_bytes:
-            previous = self.cycle
-            self._feed(data)
-            if self.cycle is not previous:
-                self._learn(framed)
+        if head is None:
+            self._feed(data, framed)
+            return
+        if body_bytes > lane.small_body_bytes:  # is counted
+            self._feed(data, is_one=True)
             return
         path, query, headers, content_type, deadline_ms = head
         handler = lane.find(path)
@@ -141,39 +157,100 @@ class LaneProtocol(HttpToolsProtocol):
         self._enter(exchange)
         exchange.advance(now)
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes, framed: Frame | None = None, *, is_one: bool = False) -> None:
+        """Feed the parser, a long read in slices and turns; then count what is incomplete.
+
+        Args:
+            data: What was read.
+            framed: The head to learn, if it is one whole request.
+            is_one: Whether it is known to be one whole request.
+        """
+        reception = self.reception
+        if self._unread:
+            self._unread += data
+            return
+        if is_one or len(data) <= _SLICE_BYTES or reception.expects_body(len(data)):
+            self._parse(data)
+        else:
+            self._parse_slices(data)
+        if reception.is_deaf:
+            return
+        if reception.is_receiving:
+            self._count_arriving()
+            return
+        if framed is not None and self._parsed is not None:
+            self._learn(self._parsed, framed)
+        self._parsed = None
+        reception.forget()
+
+    def _parse_slices(self, data: bytes) -> None:
+        until = time.monotonic() + _TURN_S
+        for start in range(0, len(data), _SLICE_BYTES):
+            if self.reception.is_deaf:
+                return
+            if start and time.monotonic() > until:
+                self._unread = data[start:]
+                self.flow.pause_reading()
+                self.loop.call_soon(self._feed_unread)
+                return
+            self._parse(data[start : start + _SLICE_BYTES])
+
+    def _feed_unread(self) -> None:
+        data, self._unread = self._unread, b""
+        if data and not self.reception.is_deaf:
+            self._feed(data)
+            self._resume_reading()
+
+    def _parse(self, data: bytes) -> None:
         """Feed the parser, unless the connection is on its way out."""
         reception = self.reception
         while data and not reception.is_deaf:
-            if reception.passed_over_bytes:
-                body, data = reception.split_passed_over(data)
-                self.on_body(body)
-                if not reception.passed_over_bytes:
-                    self.complete()
-                continue
             try:
                 data = reception.feed(self.parser, data)
             except ServiceError as error:
                 self.refuse(error)
                 return
+            if self._is_upgrade:
+                self._is_upgrade = self._is_primed = False
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+                reception.prime(self.parser)
+                self._is_primed = True
+
+    def _count_arriving(self) -> None:
+        """Count what has arrived of a request, and wait or refuse it if there is no room."""
+        reception = self.reception
+        if not (reception.is_in_head or isinstance(self.cycle, LaneExchange)):
+            return
+        if self._claim is None:
+            self._claim = Claim(self.lane.bodies)
+        self._claim.grow(reception.received_bytes)
+        try:
+            if not self.lane.bodies.must_wait(self):
+                return
+        except ServiceError as error:
+            self.refuse(error)
+            return
+        reception.was_paused = reception.is_paused = True
+        self.flow.pause_reading()
+
+    def read_on(self) -> None:
+        """Continue to read a request, as there is room again."""
+        self.reception.is_paused = False
+        self._resume_reading()
 
     def _should_upgrade_to_ws(self) -> bool:
         """Never: nothing here speaks WebSocket, a request to upgrade is answered as HTTP/1.1."""
         return False
 
-    def _learn(self, framed: Frame) -> None:
+    def _learn(self, parsed: LaneExchange, framed: Frame) -> None:
         """Cache the head of the request that the parser has just completed."""
-        cycle: Any = self.cycle
-        reception = self.reception
         if (
-            isinstance(cycle, LaneExchange)
-            and cycle.method == "POST"
-            and cycle.keep_alive
-            and not reception.is_receiving
-            and not reception.is_deaf
-            and reception.declared_bytes == framed[2]
+            parsed.method == "POST"
+            and parsed.keep_alive
+            and self.reception.declared_bytes == framed[2]
         ):
-            self.lane.heads.learn(framed[0], cycle)
+            self.lane.heads.learn(framed[0], parsed)
 
     def find(self, path: bytes) -> Handler | None:
         """Return what handles the request whose head is complete; None: BentoML."""
@@ -183,6 +260,11 @@ class LaneProtocol(HttpToolsProtocol):
         """Decide whose request this is."""
         reception = self.reception
         reception.is_in_head = False
+        if not self._is_primed:
+            return
+        parser = self.parser
+        version = parser.get_http_version()
+        reception.check_head(version)
         path, _, query = reception.url.partition(b"?")
         if not path.startswith(b"/"):  # absolute form, RFC 9112, 3.2.2
             path = httptools.parse_url(path).path or b"/"
@@ -196,10 +278,10 @@ class LaneProtocol(HttpToolsProtocol):
             self.expect_100_continue = reception.expects_continue
             self.headers.extend(reception.headers)
             super().on_headers_complete()
+            self._end_arrival()  # uvicorn pauses its body at 64 KiB
             self._resume_reading()  # uvicorn pauses at the first pipelined request
             reception.check_declared_body()
             return
-        parser = self.parser
         method = parser.get_method()
         exchange = LaneExchange(
             handler,
@@ -211,7 +293,7 @@ class LaneProtocol(HttpToolsProtocol):
         )
         exchange.content_type = reception.content_type
         exchange.deadline_ms = reception.deadline_ms
-        if not parser.should_keep_alive() or parser.get_http_version() == "1.0":
+        if version == "1.0" or not parser.should_keep_alive():
             exchange.keep_alive = False
         self._enter(exchange)
         reception.check_declared_body()
@@ -225,30 +307,45 @@ class LaneProtocol(HttpToolsProtocol):
         self.reception.count_body(len(body))
         cycle: Any = self.cycle
         if isinstance(cycle, LaneExchange):
-            if cycle.chunks:
-                cycle.chunks.append(body)
-            else:
-                cycle.chunks = [body]
+            cycle.add_body(body)
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Hand on the request, unless its body follows where the parser does not read."""
-        if self.parser.should_upgrade():
-            self.reception.passed_over_bytes = self.reception.declared_bytes
-            if self.reception.passed_over_bytes:
-                return
-        self.complete()
-
-    def complete(self) -> None:
-        """Hand on the request that is complete now."""
-        self.reception.is_receiving = False
+        reception = self.reception
+        if self.parser.should_upgrade() and (reception.declared_bytes or reception.is_chunked):
+            self._is_upgrade = True
+            return
+        reception.is_receiving = False
         cycle: Any = self.cycle
         if not isinstance(cycle, LaneExchange):
             super().on_message_complete()
+            self._end_arrival()
             return
+        if self._claim is not None or (
+            reception.body_bytes > UNCOUNTED_BYTES
+            or (reception.body_bytes and not cycle.is_started)
+        ):
+            self._hold(cycle)
         cycle.is_whole = True
+        self._parsed = cycle
         cycle.advance(time.monotonic())
+
+    def _hold(self, exchange: LaneExchange) -> None:
+        """Count a whole request until the last that holds it drops it."""
+        exchange.claim = claim = self._claim or Claim(self.lane.bodies)
+        claim.grow(self.reception.body_bytes)
+        if self._claim is not None:
+            self._end_arrival()
+        elif self.lane.bodies.is_full:  # what came in pieces had its room before
+            exchange.refuse_with(self.lane.bodies.full())
+
+    def _end_arrival(self) -> None:
+        """Stop to count and to wait, as the request is whole or refused."""
+        if self._claim is not None:
+            self._claim = None
+            self.lane.bodies.leave(self)
 
     def _enter(self, exchange: LaneExchange) -> None:
         """Start an exchange, or queue it behind the request that is still being answered."""
@@ -258,6 +355,9 @@ class LaneProtocol(HttpToolsProtocol):
             self._started = exchange
         else:
             self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
+            if exchange.body:
+                exchange.claim = Claim(self.lane.bodies)
+                exchange.claim.grow(len(exchange.body))
             if len(self.pipeline) >= MAX_PIPELINE:
                 self.flow.pause_reading()
 
@@ -266,7 +366,9 @@ class LaneProtocol(HttpToolsProtocol):
 
         The connection is read while a request is answered: so a client that left is noticed.
         """
-        if len(self.pipeline) < MAX_PIPELINE and not self.flow.write_paused:
+        if len(self.pipeline) >= MAX_PIPELINE or self.flow.write_paused:
+            return
+        if not (self._unread or self.reception.is_paused):
             self.flow.resume_reading()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -289,6 +391,10 @@ class LaneProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on to the next request of the pipeline, or idle until the sweep."""
         self._is_answering = False
+        self._started = None
+        cycle = self.cycle
+        if cycle is not None and cycle.response_complete and not self.reception.is_receiving:
+            self.cycle = None  # type: ignore[assignment]  # an idle connection holds no request
         self.server_state.total_requests += 1
         if self.flow.read_paused and not self.transport.is_closing():
             self._resume_reading()
@@ -353,23 +459,27 @@ class LaneProtocol(HttpToolsProtocol):
         The connection stays open and drops what arrives until its client or the sweep closes it: a
         close with unread bytes would reset it, and the client would lose the answer.
         """
-        self.reception.is_deaf = True
-        self.reception.is_receiving = False
-        self.reception.since = now = time.monotonic()
-
-        def refuse(_exchange: Exchange) -> None:
-            raise error
-
+        error.detached()
+        reception = self.reception
+        reception.is_deaf = True
+        reception.is_receiving = reception.is_paused = False
+        reception.since = now = time.monotonic()
+        method = self.parser.get_method().decode("ascii") if reception.url else ""
+        reception.forget()
+        self._unread = b""
+        self._parsed = None
+        self._end_arrival()
         cycle: Any = self.cycle
         if isinstance(cycle, LaneExchange) and not cycle.is_whole:
-            cycle.handler = refuse
             exchange = cycle
+            exchange.drop_body()
         else:
-            exchange = LaneExchange(refuse, "", b"", b"", [], self._give)
+            exchange = LaneExchange(_no_handler, method, b"", b"", [], self._give)
             if cycle is None or isinstance(cycle, LaneExchange) or not cycle.more_body:
                 self._enter(exchange)
             elif not self._replace(cycle, exchange):
                 return
+        exchange.refuse_with(error)
         exchange.keep_alive = False
         exchange.is_whole = True
         self.flow.resume_reading()
@@ -394,3 +504,7 @@ class LaneProtocol(HttpToolsProtocol):
             if not cycle.response_complete:
                 self.transport.close()
         return not cycle.response_started
+
+
+def _no_handler(_exchange: Exchange) -> None:
+    """Stand in for the handler of a request that was not read so far."""

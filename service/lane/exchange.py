@@ -111,6 +111,7 @@ class Exchange:
     def fail(self, error: ServiceError) -> None:
         """Answer with an error, in the one shape of all errors."""
         extra = b"".join(b"%s: %s\r\n" % header for header in error.headers)
+        error.detached()  # it may be kept beside this exchange: leave no cycle to the collector
         self.respond(error.status, error_body(error.message), JSON, extra)
 
     def disconnect(self) -> None:

@@ -12,8 +12,12 @@ from typing import NamedTuple
 
 from service.lane.exchange import Exchange, Header
 
-# Beyond this many heads the cache is cleared: clients that vary theirs must not fill the memory.
+# Beyond either the cache is cleared: clients that vary their heads must not fill the memory. 1024
+# heads of a common client take 2 MiB.
 MAX_HEADS = 1024
+MAX_CACHE_BYTES = 4 << 20
+# Of one head: the entry itself, and the objects of each of its headers.
+_ENTRY_BYTES, _HEADER_BYTES = 500, 160
 MAX_HEAD_BYTES = 2048
 # With one of these headers, more than a body of the declared length may follow the head.
 _NOT_PLAIN = {b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
@@ -55,10 +59,15 @@ def frame(data: bytes) -> Frame | None:
 
 
 class Heads:
-    """The cache of one process."""
+    """The cache of one process.
+
+    Attributes:
+        used_bytes: About what the cached heads take.
+    """
 
     def __init__(self) -> None:
         self._known: dict[bytes, Head] = {}
+        self.used_bytes = 0
         self.find = self._known.get
 
     def __len__(self) -> int:
@@ -77,8 +86,11 @@ class Heads:
         lines = key.lower().count(b"\r\ncontent-length: \r\n")
         if lines != 1 or names.count(b"content-length") != 1 or not _NOT_PLAIN.isdisjoint(names):
             return
-        if len(self._known) >= MAX_HEADS:
+        size = _ENTRY_BYTES + 2 * len(key) + _HEADER_BYTES * len(names)
+        if len(self._known) >= MAX_HEADS or self.used_bytes + size > MAX_CACHE_BYTES:
             self._known.clear()
+            self.used_bytes = 0
+        self.used_bytes += size
         self._known[key] = Head(
             exchange.path,
             exchange.query,

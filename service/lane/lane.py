@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from service.errors import NotReadyError
+from service.inflight import Inflight
+from service.lane.bodies import UNCOUNTED_BYTES, Bodies
 from service.lane.exchange import Exchange, Handler, Header
 from service.lane.heads import Heads
 from service.lane.outbox import Outbox
@@ -74,9 +76,11 @@ class Lane:
         receive_timeout_s: Time for a request to arrive whole.
         keep_alive_s: Idle connections are closed after this.
         drain_timeout_s: On stop, time for accepted requests to be answered.
+        inflight: Bytes that requests may hold; None: without a limit.
         door: What every request passes first; None: nothing.
 
     Attributes:
+        small_body_bytes: Largest body that is read without being counted.
         accepted: Number of connections so far.
         balance: Counts connections; None in the only process of a service.
     """
@@ -88,16 +92,19 @@ class Lane:
         receive_timeout_s: float,
         keep_alive_s: float,
         drain_timeout_s: float,
+        inflight: Inflight | None = None,
         door: Door | None = None,
     ) -> None:
         self.door = door
         self.max_body_bytes = max_body_bytes
+        self.small_body_bytes = min(max_body_bytes, UNCOUNTED_BYTES)
         self.receive_timeout_s = receive_timeout_s
         self.keep_alive_s = keep_alive_s
         self.drain_timeout_s = drain_timeout_s
         self.connections: set[Connection] = set()
         self.accepted = 0
         self.balance: Balance | None = None
+        self.bodies = Bodies(inflight or Inflight(1 << 62))
         self.heads = Heads()
         self.outbox = Outbox()
         self.observers: list[Callable[[Exchange], None]] = []  # called with every answer
@@ -136,6 +143,7 @@ class Lane:
         self._loop = loop
         if not self._is_sweeping:
             self._is_sweeping = True
+            self.bodies.run_on(loop)
             loop.call_later(SWEEP_S, self._sweep, loop)
 
     def disconnected(self, connection: Connection) -> None:
@@ -170,6 +178,7 @@ class Lane:
         now = time.monotonic()
         for connection in list(self.connections):
             connection.sweep(now)
+        self.bodies.wake()  # pixels may have been given back
         self._is_sweeping = bool(self.connections)
         if self._is_sweeping:
             loop.call_later(SWEEP_S, self._sweep, loop)

@@ -7,6 +7,7 @@ requests share; ``ModelRoute`` is a handler that remembers its target. Knows no 
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import TypeVar
 
 import orjson
 
@@ -21,8 +22,21 @@ from service.protocols.limits import BodyLimits
 from service.rollout.canary import Canary
 from service.rollout.catalog import Catalog
 
-# A route table remembers at most this many paths, each once it was asked for.
+# A route table remembers at most this many paths, each once it was asked for, and no longer ones:
+# clients that vary their paths must not fill the memory.
 MAX_ROUTES = 1024
+MAX_ROUTE_BYTES = 256
+
+
+Route = TypeVar("Route")
+
+
+def remember(routes: dict[bytes, Route], path: bytes, route: Route) -> None:
+    """Add a route to a table, within the limits; a full one loses the newest."""
+    if len(path) <= MAX_ROUTE_BYTES:
+        if len(routes) >= MAX_ROUTES:
+            routes.popitem()
+        routes[path] = route
 
 
 class Engine:

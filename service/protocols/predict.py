@@ -13,7 +13,7 @@ from service.errors import InvalidInputError, ServiceError, UnsupportedMediaErro
 from service.lane.exchange import JSON, REQUEST_ID, Exchange, Handler, server_timing
 from service.pipeline.decode import Errors
 from service.pipeline.job import Job
-from service.protocols.engine import MAX_ROUTES, Engine, ModelRoute, Target
+from service.protocols.engine import Engine, ModelRoute, Target, remember
 from service.protocols.limits import Held
 from service.protocols.multipart import INLINE_BYTES, read_files
 
@@ -46,8 +46,8 @@ class PredictProtocol:
                     route = PredictRoute(self._engine, name, "")
                 case ["", "models", name, "versions", version, "predict"] if name and version:
                     route = PredictRoute(self._engine, name, version)
-            if route is not None and len(self._routes) < MAX_ROUTES:
-                self._routes[path] = route
+            if route is not None:
+                remember(self._routes, path, route)
         return route
 
     def forget(self) -> None:

@@ -49,6 +49,8 @@ def test_statuses() -> None:
         "NotReadyError": 503,
         "StorageError": 507,
         "DeadlineError": 504,
+        "TransferCodingError": 501,
+        "HttpVersionError": 505,
     }
 
 

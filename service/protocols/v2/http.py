@@ -17,7 +17,7 @@ from service.errors import (
     NotReadyError,
 )
 from service.lane.exchange import Exchange, Handler
-from service.protocols.engine import MAX_ROUTES, Engine
+from service.protocols.engine import Engine, remember
 from service.protocols.later import Later
 from service.protocols.v2.documents import (
     Statistics,
@@ -77,8 +77,7 @@ class V2Http:
         handler = self._routes.get(path)
         if handler is None and (path == b"/v2" or path.startswith(b"/v2/")):
             handler = self._route([unquote(p) for p in path[3:].decode("latin-1").split("/")[1:]])
-            if len(self._routes) < MAX_ROUTES:
-                self._routes[path] = handler
+            remember(self._routes, path, handler)
         return handler
 
     def forget(self) -> None:

@@ -95,7 +95,10 @@ class Wire:
 
 LINES = st.sampled_from(
     [
-        b"Host: a",
+        b"Host: b",
+        b"Host:",
+        b"hosT : a",
+        b"Transfer-Encoding: gzip, chunked",
         b"Content-Type: image/png",
         b"content-type: text/plain",
         b"X-Request-Timeout-Ms: 5",
@@ -126,8 +129,10 @@ LENGTHS = st.sampled_from(
 def requests(draw: st.DrawFn) -> bytes:
     method = draw(st.sampled_from([b"POST", b"POST", b"POST", b"GET", b"HEAD", b"PUT"]))
     target = draw(st.sampled_from([b"/lane", b"/lane?top=2", b"http://a/lane", b"/lane%20"]))
-    version = draw(st.sampled_from([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0"]))
+    version = draw(st.sampled_from([*[b"HTTP/1.1"] * 6, b"HTTP/1.0", b"HTTP/0.9", b"HTTP/2.0"]))
     lines = draw(st.lists(LINES, max_size=3))
+    if draw(st.integers(0, 7)):
+        lines.insert(draw(st.integers(0, len(lines))), b"Host: a")
     name = draw(st.sampled_from([b"Content-Length: ", b"content-length: ", b"Content-length: "]))
     if draw(st.integers(0, 4)):
         lines.insert(draw(st.integers(0, len(lines))), name + draw(LENGTHS))
@@ -154,8 +159,12 @@ def test_a_known_head_means_what_the_parser_says(sent: list[bytes], times: int) 
 @pytest.mark.parametrize("decoy", [b"X: Content-Length: %d", b"X-Content-Length: %d"])
 def test_only_the_header_itself_gives_the_length(decoy: bytes) -> None:
     fast, slow = Wire(remembers=True), Wire(remembers=False)
-    lines = b"POST /lane HTTP/1.1\r\n" + decoy + b"\r\nContent-Length: 3\r\n\r\n%s"
-    for data in (lines % (3, b"abc"), lines % (5, b"abcGE"), b"T /lane HTTP/1.1\r\n\r\n"):
+    lines = b"POST /lane HTTP/1.1\r\nHost: a\r\n" + decoy + b"\r\nContent-Length: 3\r\n\r\n%s"
+    for data in (
+        lines % (3, b"abc"),
+        lines % (5, b"abcGE"),
+        b"T /lane HTTP/1.1\r\nHost: a\r\n\r\n",
+    ):
         fast.send(data)
         slow.send(data)
     assert [seen[4] for seen in fast.seen] == [b"abc", b"abc", b""]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.server import RunningServer, Wire, assert_error, get, post
+from tests.server import RunningServer, Wire, assert_error, chunked, get, post
 from tests.service.lane.lane_client import (
     PNGS,
     PREDICT,
@@ -149,7 +149,7 @@ def test_waiting_requests_keep_their_place(slow: RunningServer) -> None:
     ("refused", "status"),
     [
         (b"garbage\r\n\r\n", 400),
-        (b"POST /predict HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n", 413),
+        (b"POST /predict HTTP/1.1\r\nHost: test\r\nContent-Length: 99999999\r\n\r\n", 413),
         (b"POST /classify HTTP/1.1\r\nHost: test\r\nContent-Length: 99999999\r\n\r\n", 413),
         (b"GET /livez HTTP/1.1\r\n" + b"A: b\r\n" * 40_000 + b"\r\n", 431),
     ],
@@ -201,16 +201,29 @@ def test_other_methods_are_refused(server: RunningServer, method: str, path: str
         assert_answers(wire.send(PREDICT).answer(), 0)
 
 
+@pytest.mark.parametrize("chunks", [0, 1, 10])
 @pytest.mark.parametrize("upgrade", ["h2c", "foo/2"])
-def test_upgrade_to_another_protocol_is_passed_over(server: RunningServer, upgrade: str) -> None:
+def test_upgrade_to_another_protocol_is_passed_over(
+    server: RunningServer, upgrade: str, chunks: int
+) -> None:
     """`curl --http2` asks for h2c on its first request; the answer is HTTP/1.1."""
     headers = (
         "Connection: Upgrade, HTTP2-Settings",
         f"Upgrade: {upgrade}",
         "HTTP2-Settings: AAMAAABkAAQAAP__",
     )
+    request = post("/predict", PNGS[4], *headers)
+    if chunks:
+        size = -(-len(PNGS[4]) // chunks)
+        pieces = [PNGS[4][i : i + size] for i in range(0, len(PNGS[4]), size)]
+        request = chunked("/predict", *pieces, headers=headers)
     with Wire(server) as wire:
-        assert_answers(wire.send(post("/predict", PNGS[4], *headers)).answer(), 4)
+        assert_answers(wire.send(request).answer(), 4)
+        assert_answers(wire.send(post("/predict", PNGS[5])).answer(), 5)
+    with Wire(server) as wire:
+        for i in range(len(request)):
+            wire.send(request[i : i + 1])
+        assert_answers(wire.answer(), 4)
         assert_answers(wire.send(post("/predict", PNGS[5])).answer(), 5)
 
 
@@ -221,11 +234,13 @@ def test_requests_behind_a_passed_over_upgrade_are_not_lost(server: RunningServe
             post("/predict", PNGS[4], *headers),
             post("/predict", PNGS[5]),
             get("/livez", *headers),
+            chunked("/predict", PNGS[7][:9], PNGS[7][9:], headers=headers),
             post("/predict", PNGS[6]),
         )
         assert_answers(wire.answer(), 4)
         assert_answers(wire.answer(), 5)
         assert wire.answer().status == 200
+        assert_answers(wire.answer(), 7)
         assert_answers(wire.answer(), 6)
 
 

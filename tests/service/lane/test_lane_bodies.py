@@ -168,47 +168,138 @@ def test_60_kib_of_headers_are_read(server: RunningServer, path: str) -> None:
 # What is no HTTP
 
 
+def head(*lines: bytes, start: bytes = b"POST /predict HTTP/1.1") -> bytes:
+    return b"\r\n".join([start, *lines, b"", b""])
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),  # a TLS hello
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"hello\r\n\r\n",
-        b"POST /predict HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
-        b"POST /predict HTTP/1.1\r\nContent-Length: 5x\r\n\r\nhello",
-        b"POST /predict HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\nhello",
-        b"POST /predict HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
-        b"POST /predict HTTP/1.1\r\nContent-Length: 5\r\n"
-        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
-        b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabcd\r\n0\r\n\r\n",
-        b"POST /predict HTTP/1.1\r\nno colon here\r\n\r\n",
-        b"POST /classify HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
-        b"POST /classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
-        b"GET /livez HTTP/9.9\r\n\r\n",
+        head(b"Host: test", b"Content-Length: -5"),
+        head(b"Host: test", b"Content-Length: 5x") + b"hello",
+        head(b"Host: test", b"Content-Length: 99999999999999999999999") + b"hello",
+        head(b"Host: test", b"Content-Length: 5", b"Content-Length: 6") + b"hello!",
+        head(b"Host: test", b"Content-Length: 5", b"Content-Length: 5") + b"hello",
+        head(b"Host: test", b"Content-Length: 5, 5") + b"hello",
+        head(b"Host: test", b"Content-Length: 5", b"Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        head(b"Host: test", b"Transfer-Encoding: chunked", b"Content-Length: 5") + b"0\r\n\r\n",
+        head(b"Host: test", b"Transfer-Encoding: chunked") + b"zz\r\n\r\n",
+        head(b"Host: test", b"Transfer-Encoding: chunked") + b"2\r\nabcd\r\n0\r\n\r\n",
+        head(b"Host: test", b"Transfer-Encoding: chunked") + b"2\nab\n0\n\n",
+        head(b"Host: test", b"no colon here"),
+        head(b"Host: test", b"A: folded", b" line"),
+        head(b"Host: test", b"A : space before the colon"),
+        head(b"Host: test", b"A: bare\rreturn"),
+        head(b"Host: test", b"A: nul\0"),
+        b"POST /predict HTTP/1.1\nHost: test\n\n",
+        head(b"Host: test", b"Content-Length: -5", start=b"POST /classify HTTP/1.1"),
+        chunked("/classify", end=b"zz\r\n\r\n"),
     ],
     ids=[
         "tls",
-        "http2",
         "text",
         "negative-length",
         "length-letters",
         "length-overflow",
         "two-lengths",
+        "equal-lengths",
+        "length-list",
         "length-and-chunked",
+        "chunked-and-length",
         "chunk-size",
         "chunk-end",
+        "chunk-line-feed",
         "header",
+        "fold",
+        "space-before-colon",
+        "bare-return",
+        "nul",
+        "line-feeds",
         "bentoml-length",
         "bentoml-chunk-size",
-        "version",
     ],
 )
 def test_garbage(server: RunningServer, garbage: bytes) -> None:
+    assert_refused(server, garbage, 400, "request: expected HTTP/1.1, got: ")
+
+
+@pytest.mark.parametrize("route", [b"POST /predict", b"POST /livez", b"GET /nothing"])
+@pytest.mark.parametrize(
+    ("version", "lines", "status", "match"),
+    [
+        (b" HTTP/1.1", [], 400, "header Host: expected exactly one, got 0"),
+        (b" HTTP/1.1", [b"Host: a", b"Host: a"], 400, "header Host: expected exactly one, got 2"),
+        (b" HTTP/1.0", [b"Host: a", b"Host: b"], 400, "header Host: expected exactly one, got 2"),
+        (b" HTTP/1.1", [b"Host: a, b"], 400, "expected a name and a port, got 'a, b'"),
+        (b" HTTP/1.1", [b"Host: a/b"], 400, "expected a name and a port"),
+        (b" HTTP/1.1", [b"Host: me@a"], 400, "expected a name and a port"),
+        (b" HTTP/1.1", [b"Host: a:b:c"], 400, "expected a name and a port"),
+        (b"", [], 400, "request line: expected HTTP/1.1, got no version"),
+        (b" HTTP/0.9", [b"Host: a"], 400, "request line: expected HTTP/1.1, got no version"),
+        (b" HTTP/1.2", [b"Host: a"], 505, "expected HTTP/1.1 or HTTP/1.0"),
+        (b" HTTP/2.0", [b"Host: a"], 505, "expected HTTP/1.1 or HTTP/1.0, got HTTP/2.0"),
+        (b" HTTP/9.9", [b"Host: a"], 505, "expected HTTP/1.1 or HTTP/1.0"),
+        (b" HTTP/1.1", [b"Host: a", b"Transfer-Encoding: gzip"], 501, "expected chunked, got 'gz"),
+        (b" HTTP/1.1", [b"Host: a", b"Transfer-Encoding: gzip, chunked"], 501, "got 'gzip, chu"),
+        (b" HTTP/1.1", [b"Host: a", b"Transfer-Encoding: chunked, gzip"], 501, "expected chunked"),
+        (b" HTTP/1.1", [b"Host: a", *[b"Transfer-Encoding: chunked"] * 2], 501, "expected chunked"),
+        (b" HTTP/1.0", [b"Host: a", b"Transfer-Encoding: chunked"], 400, "none in HTTP/1.0"),
+    ],
+)
+def test_what_the_parser_lets_pass(
+    server: RunningServer, route: bytes, version: bytes, lines: list[bytes], status: int, match: str
+) -> None:
+    assert_refused(server, head(*lines, start=route + version) + b"0\r\n\r\n", status, match)
+
+
+def test_preface_of_http2(server: RunningServer) -> None:
+    assert_refused(server, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "expected HTTP/1.1")
+
+
+@pytest.mark.parametrize("value", [b"", b"a", b"a.example:80", b"127.0.0.1:3000", b"[::1]:3000"])
+def test_hosts(server: RunningServer, value: bytes) -> None:
     with Wire(server) as wire:
-        wire.send(garbage)
+        assert (
+            wire.send(head(b"Host: " + value, start=b"GET /predict HTTP/1.1")).answer().status
+            == 405
+        )
+
+
+def test_http_1_0_needs_no_host(server: RunningServer) -> None:
+    with Wire(server) as wire:
+        wire.send(
+            head(b"Content-Length: %d" % len(PNGS[2]), start=b"POST /predict HTTP/1.0"), PNGS[2]
+        )
+        assert_answers(wire.answer(), 2)
+
+
+@pytest.mark.parametrize("path", [b"/predict", b"/livez", b"/nothing"])
+@pytest.mark.parametrize("lines", [[b"Host: a"], [b"Host: a", b"Host: a"]], ids=["good", "bad"])
+def test_no_body_follows_a_head(server: RunningServer, path: bytes, lines: list[bytes]) -> None:
+    with Wire(server) as wire:
+        wire.send(head(*lines, b"Connection: close", start=b"HEAD " + path + b" HTTP/1.1"))
+        assert wire.answer("HEAD").status in (200, 400, 404, 405)
+        wire.socket.shutdown(socket.SHUT_WR)
+        assert wire.is_closed()
+
+
+@pytest.mark.parametrize("path", ["/predict", "/livez"])
+def test_many_tiny_headers_are_a_long_head(server: RunningServer, path: str) -> None:
+    with Wire(server) as wire:
+        wire.send(get(path, *(f"a{i % 10}: 1" for i in range(1500))))
+        assert wire.answer().status == (405 if path == "/predict" else 200)
+    request = get(path, *(f"a{i % 10}: 12" for i in range(10_000)))
+    assert_refused(server, request, 431, "at most 65536 bytes, each header counted with 32 more")
+
+
+def assert_refused(server: RunningServer, request: bytes, status: int, match: str) -> None:
+    """Assert an error and a close that loses nothing of it."""
+    with Wire(server) as wire:
+        wire.send(request)
         answer = wire.answer()
-        assert_error(answer, 400, "request: ")
+        assert_error(answer, status, match)
         assert answer.headers["connection"] == "close"
         wire.socket.shutdown(socket.SHUT_WR)
         assert wire.is_closed()
