@@ -41,6 +41,13 @@ ENCODED = {
     "webp-extended": save(RGB, "WEBP", exif=EXIF),
     "bmp": save(RGB, "BMP"),
     "bmp-grey": save(GREY, "BMP"),
+    "gif": save(RGB, "GIF"),
+    "gif-grey": save(GREY, "GIF"),
+    "tiff": save(RGB, "TIFF"),
+    "tiff-lzw": save(RGB, "TIFF", compression="tiff_lzw"),
+    "tiff-jpeg": save(RGB, "TIFF", compression="jpeg"),
+    "ppm": save(RGB, "PPM"),
+    "pgm": save(GREY, "PPM"),
 }
 
 
