@@ -1,102 +1,157 @@
 """The one decoder: encoded bytes and an ``ImageSpec`` to the pixels that a model takes.
 
-Used by training for folders of files and by the service for every protocol, so a pixel means the
-same on both sides. Reads JPEG, PNG, WebP and BMP; the size is read from the header and checked
-before the decoder allocates anything. Knows nothing about models, batches or HTTP.
+Used by training for folders of files, by scoring, and by the service for every protocol, so a pixel
+means the same on all sides. Each format has one parser, which says the size and decodes:
+
+    jpeg     libjpeg-turbo
+    png      its chunks read here, its rows decoded by Pillow
+    plugins  WebP, BMP, GIF, TIFF, PPM by Pillow; HEIC and AVIF with the extra ``heif``
+
+What a picture costs is read from its header and bounded before anything is decoded. Knows nothing
+about models, batches or HTTP.
 
 Layout legend: H height, W width, C channels (1 grey, 3 RGB).
 """
 
-import struct
-from typing import cast
+import io
 
-import cv2
-import numpy as np
+from PIL import Image
 
-from models import geometry
+from models import jpeg, plugins, png
 from models.artifact import ImageSpec
+from models.geometry import Pixels, fit
+from models.image_errors import ImageError, ImageTooLargeError
+from models.pixels import Decoding
 
-Pixels = geometry.Pixels
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "PIXEL_BYTES",
+    "ImageError",
+    "ImageTooLargeError",
+    "Pixels",
+    "decode",
+    "decode_pixels",
+    "decode_sized",
+    "decoding_of",
+    "encode_png",
+    "is_light",
+    "read_size",
+    "work",
+]
 
 # 2^25 pixels are a 33-megapixel photograph and 100 MB of RGB: above what cameras in phones write by
 # default, below what hurts a small container.
 MAX_PIXELS = 1 << 25
+# What a decoded pixel takes until it is resized: in Pillow's memory, as an array and in a copy.
+PIXEL_BYTES = 8
 
-_FLAGS = {
-    "L": cv2.IMREAD_GRAYSCALE,
-    "RGB": cv2.IMREAD_COLOR_RGB,
-}
-# The JPEG library's own scales: a block of 8x8 coefficients becomes 4x4, 2x2 or 1x1 pixels. These
-# bits mean the same beside the flag of either mode.
-_SCALED = {
-    1: 0,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-}
-# JPEG start-of-frame markers: SOF0-SOF15 without DHT (C4), JPG (C8) and DAC (CC); ITU T.81, B.1.
-_JPEG_SOF = frozenset(
-    {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+FORMATS = "JPEG, PNG, WebP, GIF, BMP, TIFF or PPM"
+_LIGHT = frozenset({b"\xff", b"\x89", b"R"})
+_HEIC_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"}
 )
-_PNG_HEADER = struct.Struct(">8x4x4sII")
-_PNG_CHUNK = struct.Struct(">I4s")
-
-# OpenCV writes a line for each bad image; our error says it already.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-# One image never fans out over OpenCV's own pool: the service decides which thread decodes what.
-cv2.setNumThreads(1)
-
-
-class ImageError(ValueError):
-    """The bytes are not an image that can be decoded; the message says what was expected."""
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PN": "PNG",
+    b"GIF": "GIF",
+    b"II*": "TIFF",
+    b"II+": "TIFF",
+    b"MM\0": "TIFF",
+}
 
 
-class ImageTooLargeError(ImageError):
-    """The header announces more pixels than allowed; nothing was decoded."""
+def decoding_of(spec: ImageSpec) -> Decoding:
+    """Return how images become pixels for a model.
+
+    A JPEG decoded at a scale stays at least twice as large as the model's input: resizing makes up
+    for the scale's own, slightly different filter.
+    """
+    least = 2 * max(spec.height, spec.width) if spec.scaled_decoding else None
+    return Decoding(spec.mode, least=least)
 
 
 def decode(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode one image and bring it to the size that the model takes.
 
-    An EXIF orientation is applied, transparency is dropped, 16-bit channels are cut to 8 bits.
+    An EXIF orientation is applied, transparency is dropped, 16-bit channels are cut to 8 bits. Of
+    several pictures in a file the first one counts.
 
     Args:
-        encoded: One JPEG, PNG, WebP or BMP file.
+        encoded: One file of one of the formats.
         spec: Mode, height, width, resize rule and interpolation of the result.
-        max_pixels: Largest width times height that is decoded.
+        max_pixels: Most pixels that are decoded: of a JPEG, at the scale it is decoded at.
 
     Returns:
         image_HWC: uint8 [H, W, C], RGB or grey, 0-255, contiguous.
 
     Raises:
-        ImageTooLargeError: The header announces more than ``max_pixels``.
+        ImageTooLargeError: Decoding would take more than ``max_pixels``, or minutes.
         ImageError: The bytes are empty, of another format, truncated or corrupt.
     """
-    width, height = read_size(encoded)
-    if width * height > max_pixels:
-        raise ImageTooLargeError(
-            f"image: expected at most {max_pixels} pixels, got {width} x {height}"
-        )
-    return decode_sized(encoded, spec)
+    decoding = decoding_of(spec)
+    work(encoded, decoding, max_pixels)
+    return decode_sized(encoded, spec, decoding)
 
 
-def decode_sized(encoded: bytes, spec: ImageSpec) -> Pixels:
-    """Decode one image whose size the caller has read and found small enough; see ``decode``."""
-    scale = _jpeg_scale(encoded, spec) if spec.scaled_decoding else 1
-    flag = _FLAGS[spec.mode] | _SCALED[scale]
-    try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise ImageError(
-            f"image: expected a complete {_format(encoded)} file, "
-            f"got {len(encoded)} bytes that are truncated or corrupt"
-        )
-    pixels = cast(Pixels, image)
+def decode_sized(encoded: bytes, spec: ImageSpec, decoding: Decoding) -> Pixels:
+    """Decode one image whose ``work`` the caller has found small enough; see ``decode``."""
+    pixels = decode_pixels(encoded, decoding)
     if pixels.shape[0] != spec.height or pixels.shape[1] != spec.width:
-        pixels = geometry.fit(pixels, spec)
-    return pixels.reshape(spec.height, spec.width, spec.channels)
+        pixels = fit(pixels, spec).reshape(spec.height, spec.width, spec.channels)
+    return pixels
+
+
+def decode_pixels(encoded: bytes, decoding: Decoding) -> Pixels:
+    """Decode one image of any size, which the caller has found small enough.
+
+    Returns:
+        uint8 [H, W, C], RGB or grey, 0-255, contiguous.
+
+    Raises:
+        ImageError: As in ``decode``.
+    """
+    kind = _kind(encoded)
+    if kind == "PNG":
+        return png.decode(encoded, decoding)
+    if kind == "JPEG":
+        return jpeg.decode(encoded, decoding)
+    return plugins.decode(kind, encoded, decoding)
+
+
+def work(encoded: bytes, decoding: Decoding, max_pixels: int = MAX_PIXELS) -> int:
+    """Return the pixels that decoding an image holds in memory, read from its header.
+
+    Formats whose decoder holds more than ``PIXEL_BYTES`` a pixel count their pixels twice. A JPEG
+    counts at least a sixteenth of its pixels times its scans: the time that they take.
+
+    Raises:
+        ImageTooLargeError: Decoding would take more than ``max_pixels``, or minutes.
+        ImageError: Empty, not one of the formats, or cut inside the header.
+    """
+    kind = _kind(encoded)
+    if kind == "PNG":
+        width, height = png.read_size(encoded)
+        pixels = width * height
+    elif kind == "JPEG":
+        width, height, pixels = jpeg.work(encoded, decoding)
+    else:
+        width, height, pixels = plugins.work(kind, encoded)
+    if pixels > max_pixels:
+        held = "" if pixels == width * height else f", which counts as {pixels} to decode"
+        raise ImageTooLargeError(
+            f"image: expected at most {max_pixels} pixels, got {width} x {height}{held}"
+        )
+    return pixels
+
+
+def is_light(encoded: bytes) -> bool:
+    """Return whether an image of few bytes and pixels takes little time, whatever it holds.
+
+    True for JPEG, PNG and WebP; other formats are read by loops in Python.
+    """
+    return encoded[:1] in _LIGHT
 
 
 def read_size(encoded: bytes) -> tuple[int, int]:
@@ -108,28 +163,12 @@ def read_size(encoded: bytes) -> tuple[int, int]:
     Raises:
         ImageError: Empty, not one of the formats, or cut inside the header.
     """
-    if not encoded:
-        raise ImageError("image: expected JPEG, PNG, WebP or BMP bytes, got an empty body")
-    try:
-        if encoded[:4] == b"\x89PNG":
-            kind, width, height = _PNG_HEADER.unpack_from(encoded)
-            if kind == b"IHDR":
-                _check_png_chunks(encoded)
-                return width, height
-        elif encoded[:3] == b"\xff\xd8\xff":
-            return _jpeg_size(encoded)
-        elif encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
-            return _webp_size(encoded)
-        elif encoded[:2] == b"BM" and len(encoded) >= 26:
-            width, height = struct.unpack_from("<ii", encoded, 18)
-            return abs(width), abs(height)
-    except (struct.error, IndexError):
-        raise ImageError(
-            f"image: expected a complete {_format(encoded)} header, got {len(encoded)} bytes"
-        ) from None
-    raise ImageError(
-        f"image: expected JPEG, PNG, WebP or BMP, got {len(encoded)} bytes starting {encoded[:8]!r}"
-    )
+    kind = _kind(encoded)
+    if kind == "PNG":
+        return png.read_size(encoded)
+    if kind == "JPEG":
+        return jpeg.read_size(encoded)
+    return plugins.work(kind, encoded)[:2]
 
 
 def encode_png(image_HWC: Pixels) -> bytes:
@@ -138,73 +177,37 @@ def encode_png(image_HWC: Pixels) -> bytes:
     Args:
         image_HWC: uint8 [H, W, 1] grey or [H, W, 3] RGB, 0-255.
     """
-    pixels = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR) if image_HWC.shape[2] == 3 else image_HWC
-    done, encoded = cv2.imencode(".png", pixels)
-    if not done:
-        raise ImageError(f"image: expected pixels that PNG can hold, got {image_HWC.shape}")
-    return encoded.tobytes()
+    encoded = io.BytesIO()
+    pixels = image_HWC[:, :, 0] if image_HWC.shape[2] == 1 else image_HWC
+    Image.fromarray(pixels).save(encoded, "PNG")
+    return encoded.getvalue()
 
 
-def _check_png_chunks(encoded: bytes) -> None:
-    """See to it that every chunk ends within the file.
+def _kind(encoded: bytes) -> str:
+    """Return the format by its first bytes.
 
-    OpenCV allocates what a chunk's length announces before it reads the chunk: 277 bytes took 4 GiB
-    and 5 s (measured on 4.14.0).
+    Raises:
+        ImageError: Empty, or none of the formats that are decoded.
     """
-    position, end, kind = 8, len(encoded), b""
-    while kind != b"IEND" and position < end:
-        length, kind = _PNG_CHUNK.unpack_from(encoded, position)
-        position += length + 12
-    if position > end:
-        raise ImageError(
-            f"image: expected a complete PNG file, got {end} bytes that are truncated or corrupt"
-        )
-
-
-def _jpeg_scale(encoded: bytes, spec: ImageSpec) -> int:
-    """Return by how much a JPEG can be reduced as it is decoded: 1, 2, 4 or 8.
-
-    Its shorter side, and so both whatever the orientation, stays at least twice the model's longer
-    one: the resize rule then makes up for the scale's own, slightly different filter. The library
-    rounds sizes up, so what is at the far edges moves, by less than half a pixel of the result.
-    """
-    if encoded[:3] != b"\xff\xd8\xff":
-        return 1
-    spare = min(read_size(encoded)) / (2 * max(spec.height, spec.width))
-    return 8 if spare >= 8 else 4 if spare >= 4 else 2 if spare >= 2 else 1
-
-
-def _jpeg_size(encoded: bytes) -> tuple[int, int]:
-    position = 2
-    while True:
-        if encoded[position] != 0xFF:
-            raise ImageError(f"image: expected a JPEG marker at byte {position}, got other bytes")
-        marker = encoded[position + 1]
-        if marker == 0xFF:  # a fill byte before the marker
-            position += 1
-        elif marker in _JPEG_SOF:
-            height, width = struct.unpack_from(">HH", encoded, position + 5)
-            return width, height
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
-            position += 2
-        else:
-            position += 2 + int(struct.unpack_from(">H", encoded, position + 2)[0])
-
-
-def _webp_size(encoded: bytes) -> tuple[int, int]:
-    """RFC 9649, sections 2.5-2.7: the first chunk says which of the three layouts follows."""
-    chunk = encoded[12:16]
-    if chunk == b"VP8X":
-        return (
-            int.from_bytes(encoded[24:27], "little") + 1,
-            int.from_bytes(encoded[27:30], "little") + 1,
-        )
-    if chunk == b"VP8L":
-        bits = int(struct.unpack_from("<I", encoded, 21)[0])
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    width, height = struct.unpack_from("<HH", encoded, 26)
-    return width & 0x3FFF, height & 0x3FFF
-
-
-def _format(encoded: bytes) -> str:
-    return {b"\x89PN": "PNG", b"\xff\xd8\xff": "JPEG", b"RIF": "WebP"}.get(encoded[:3], "BMP")
+    kind = _MAGIC.get(encoded[:3])
+    if kind is not None:
+        return kind
+    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+        return "WebP"
+    if encoded[:2] == b"BM":
+        return "BMP"
+    if encoded[:1] == b"P" and encoded[1:2] in b"123456" and len(encoded) > 2:
+        return "PPM"
+    if not encoded:
+        raise ImageError(f"image: expected {FORMATS} bytes, got an empty body")
+    if encoded[4:8] == b"ftyp":
+        kind = "AVIF" if encoded[8:12] in _AVIF_BRANDS else "HEIC"
+        if kind == "AVIF" or encoded[8:12] in _HEIC_BRANDS:
+            if plugins.can_read(kind):
+                return kind
+            raise ImageError(
+                f"image: expected {FORMATS}, got {kind}; save it as JPEG, or install foveal[heif]"
+            )
+    raise ImageError(
+        f"image: expected {FORMATS}, got {len(encoded)} bytes starting {encoded[:8]!r}"
+    )

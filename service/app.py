@@ -40,6 +40,7 @@ from service.lane.observers import AccessLog, Observer, Tracing
 from service.lane.server import install
 from service.metrics import Meters, adopt_files, count_key
 from service.pipeline.classifier import Classifier
+from service.pipeline.decode_queue import DecodeQueue
 from service.pipeline.job import Batch
 from service.pipeline.limits import BatchLimits
 from service.protocols.classify import ClassifyProtocol
@@ -198,9 +199,8 @@ class Foveal:
         memory.return_large_blocks()
         self.loop = asyncio.get_running_loop()
         self.meters = Meters(self.loop)
-        self.decoders = ThreadPoolExecutor(
-            settings.decode_threads or available_cpus(), "decode", initializer=_yield_to_loop
-        )
+        decode_threads = settings.decode_threads or available_cpus()
+        self.decoders = ThreadPoolExecutor(decode_threads, "decode", initializer=_yield_to_loop)
         self.statistics = Statistics(self.meters)
         with stopping_at_once():
             self.control = self._load()
@@ -214,6 +214,7 @@ class Foveal:
             request_timeout_s=settings.request_timeout_s,
             max_request_rows=settings.max_request_rows,
             limits=BodyLimits(settings.max_json_bytes, settings.max_values),
+            decode_queue=DecodeQueue(self.decoders, decode_threads, self.loop, inflight),
         )
         self.engine.inflight = inflight
         self.predict = PredictProtocol(self.engine)
@@ -406,7 +407,7 @@ class Foveal:
         """Classify one image file.
 
         Args:
-            image: An encoded image: JPEG, PNG, WebP or BMP.
+            image: An encoded image: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM.
             model: Name of a served model; empty: the default one.
             version: One of its versions; 0: the default one.
             top: How many labels to return.

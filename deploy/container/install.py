@@ -27,7 +27,6 @@ BALLAST = (
     "**/*.pyi",
     "**/*.pyx",
     "**/*.pxd",
-    "cv2/data/*.xml",
     "onnxruntime/capi/libonnxruntime.so*",  # C's interface; Python's module has it all in itself
     "onnxruntime/transformers",
     "onnxruntime/quantization",

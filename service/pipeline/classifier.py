@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import ModelArtifact
-from models.image import ImageError, Pixels, decode_sized, read_size
+from models.image import (
+    ImageError,
+    ImageTooLargeError,
+    Pixels,
+    decode_sized,
+    decoding_of,
+    is_light,
+    work,
+)
 from models.repository import Fingerprint
 from models.tuned import Tuning
 from service.errors import (
@@ -98,6 +106,7 @@ class Classifier:
         self.limits = limits
         self.full_batch_s = full_batch_s
         self.fingerprint = fingerprint
+        self._decoding = decoding_of(artifact.image)
         self.tuned = tuned
         threshold = artifact.abstain.threshold if artifact.abstain else None
         self.postprocessor = Postprocessor(artifact.labels, threshold)
@@ -176,28 +185,29 @@ class Classifier:
         self.pixels(encoded)
         return self.decode_sized(encoded)
 
+    # Whether an image of few bytes may be measured and decoded on the event loop.
+    is_light = staticmethod(is_light)
+
     def pixels(self, encoded: bytes) -> int:
-        """Return the number of pixels of an image, read from its header.
+        """Return the pixels that decoding an image holds in memory, read from its header.
 
         Raises:
-            TooLargeError: The image has more than ``max_image_pixels``.
+            TooLargeError: The image has more than ``max_image_pixels``, or would take minutes.
             DecodeError: The bytes are no image of a known format.
         """
         try:
-            width, height = read_size(encoded)
+            return work(encoded, self._decoding, self.limits.max_image_pixels)
+        except ImageTooLargeError as error:
+            raise TooLargeError(str(error)) from None
         except ImageError as error:
             raise DecodeError(str(error)) from None
-        if width * height > self.limits.max_image_pixels:
-            raise TooLargeError(
-                f"image: expected at most {self.limits.max_image_pixels} pixels, "
-                f"got {width} x {height}"
-            )
-        return width * height
 
     def decode_sized(self, encoded: bytes) -> Pixels:
         """Decode one image that ``pixels`` has accepted; see ``decode``."""
         try:
-            return decode_sized(encoded, self.artifact.image)
+            return decode_sized(encoded, self.artifact.image, self._decoding)
+        except ImageTooLargeError as error:
+            raise TooLargeError(str(error)) from None
         except ImageError as error:
             raise DecodeError(str(error)) from None
 

@@ -18,6 +18,7 @@ from service.metrics import Meters
 from service.pipeline.alarm import Loop
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode import DecodeStage
+from service.pipeline.decode_queue import DecodeQueue
 from service.protocols.limits import BodyLimits
 from service.rollout.canary import Canary
 from service.rollout.catalog import Catalog
@@ -50,6 +51,7 @@ class Engine:
         request_timeout_s: Deadline of a request that names none, seconds.
         max_request_rows: Images or rows in one request.
         limits: What the body of one request may cost.
+        decode_queue: Where large images wait; None: one in front of one of the threads.
 
     Attributes:
         inflight: The budget for bytes that requests hold; None: they are not counted.
@@ -67,6 +69,7 @@ class Engine:
         request_timeout_s: float,
         max_request_rows: int,
         limits: BodyLimits | None = None,
+        decode_queue: DecodeQueue | None = None,
     ) -> None:
         self.catalog = catalog
         self.loop = loop
@@ -75,6 +78,7 @@ class Engine:
         self.request_timeout_s = request_timeout_s
         self.max_request_rows = max_request_rows
         self.limits = limits or BodyLimits()
+        self.decode_queue = decode_queue or DecodeQueue(threads, 1, loop)
 
     def find(self, name: str, version: str) -> "Target":
         """Find the target of a request that names a model and a version, "" for the default ones.
@@ -124,7 +128,7 @@ class Target:
         self.batcher = classifier.batcher
         self.metrics = engine.meters.of(classifier)
         self.decode_stage = DecodeStage(
-            classifier, engine.loop, engine.threads, self.metrics.decode.observe
+            classifier, engine.decode_queue, self.metrics.decode.observe
         )
         self.fragments = classifier.postprocessor.fragments
         self.opening = orjson.dumps({"model": artifact.name, "version": artifact.version})[:-1]

@@ -26,6 +26,7 @@ import psutil  # type: ignore[import-untyped]
 from models.repository import ModelRepository
 from service.errors import ServiceError
 from service.pipeline.decode import DecodeStage
+from service.pipeline.decode_queue import DecodeQueue
 from service.rollout.loading import LoadOptions, load
 from tests.hostile.corpus import good
 from tests.hostile.mutate import mutate
@@ -100,7 +101,8 @@ class _Desk:
         version = repository.versions(model)[-1]
         classifier = load(repository, model, version, LoadOptions(threads=1))
         classifier.start(self._loop)
-        self._stage = DecodeStage(classifier, self._loop, threads, lambda _seconds: None)
+        queue = DecodeQueue(threads, 1, self._loop)
+        self._stage = DecodeStage(classifier, queue, lambda _seconds: None)
 
     async def error(self, encoded: bytes) -> ServiceError | None:
         """Decode one image; return its error, None if it is a row."""
