@@ -26,13 +26,16 @@ from models.pixels import Decoding
 __all__ = [
     "FORMATS",
     "MAX_PIXELS",
+    "PIXEL_BYTES",
     "ImageError",
     "ImageTooLargeError",
     "Pixels",
     "decode",
     "decode_pixels",
     "decode_sized",
+    "decoding_of",
     "encode_png",
+    "is_light",
     "read_size",
     "work",
 ]
@@ -44,6 +47,7 @@ MAX_PIXELS = 1 << 25
 PIXEL_BYTES = 8
 
 FORMATS = "JPEG, PNG, WebP, GIF, BMP, TIFF or PPM"
+_LIGHT = frozenset({b"\xff", b"\x89", b"R"})
 _HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"}
 )
@@ -119,7 +123,8 @@ def decode_pixels(encoded: bytes, decoding: Decoding) -> Pixels:
 def work(encoded: bytes, decoding: Decoding, max_pixels: int = MAX_PIXELS) -> int:
     """Return the pixels that decoding an image holds in memory, read from its header.
 
-    Formats whose decoder holds more than ``PIXEL_BYTES`` a pixel count their pixels twice.
+    Formats whose decoder holds more than ``PIXEL_BYTES`` a pixel count their pixels twice. A JPEG
+    counts at least a sixteenth of its pixels times its scans: the time that they take.
 
     Raises:
         ImageTooLargeError: Decoding would take more than ``max_pixels``, or minutes.
@@ -134,11 +139,19 @@ def work(encoded: bytes, decoding: Decoding, max_pixels: int = MAX_PIXELS) -> in
     else:
         width, height, pixels = plugins.work(kind, encoded)
     if pixels > max_pixels:
-        held = "" if pixels == width * height else f", which takes {pixels} to decode"
+        held = "" if pixels == width * height else f", which counts as {pixels} to decode"
         raise ImageTooLargeError(
             f"image: expected at most {max_pixels} pixels, got {width} x {height}{held}"
         )
     return pixels
+
+
+def is_light(encoded: bytes) -> bool:
+    """Return whether an image of few bytes and pixels takes little time, whatever it holds.
+
+    True for JPEG, PNG and WebP; other formats are read by loops in Python.
+    """
+    return encoded[:1] in _LIGHT
 
 
 def read_size(encoded: bytes) -> tuple[int, int]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
 
-import cv2
 import onnxruntime
+import PIL
 
 from models.artifact import ModelArtifact
 from models.machine import available_cpus
@@ -347,5 +347,5 @@ def _pin(
             "id": columns.id,
             "keep": columns.keep,
         },
-        "versions": {"onnxruntime": onnxruntime.__version__, "OpenCV": cv2.__version__},
+        "versions": {"onnxruntime": onnxruntime.__version__, "Pillow": PIL.__version__},
     }

@@ -31,6 +31,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from models.machine import available_cpus
 from models.repository import ModelRepository
 from service.errors import InferenceError
+from service.inflight import Inflight
 from service.lane.asgi import OneErrorShape
 from service.lane.connection import install
 from service.lane.exchange import Exchange, Handler
@@ -38,6 +39,7 @@ from service.lane.lane import Lane, not_ready
 from service.lane.observers import AccessLog, Observer, Tracing
 from service.metrics import Meters
 from service.pipeline.classifier import Classifier
+from service.pipeline.decode_queue import DecodeQueue
 from service.pipeline.job import Batch
 from service.pipeline.limits import BatchLimits
 from service.protocols.engine import Engine
@@ -167,9 +169,9 @@ class Foveal:
         _log_as_bentoml()
         self.loop = asyncio.get_running_loop()
         self.meters = Meters(self.loop)
-        self.decoders = ThreadPoolExecutor(
-            settings.decode_threads or available_cpus(), "decode", initializer=_yield_to_loop
-        )
+        self.inflight = Inflight(settings.max_inflight_mib << 20)
+        decode_threads = settings.decode_threads or available_cpus()
+        self.decoders = ThreadPoolExecutor(decode_threads, "decode", initializer=_yield_to_loop)
         self.statistics = Statistics(self.meters)
         self.control = self._load()
         self.shadows = Shadows(lambda: self.control.catalog, self.loop)
@@ -181,6 +183,7 @@ class Foveal:
             self.meters,
             request_timeout_s=settings.request_timeout_s,
             max_request_rows=settings.max_request_rows,
+            decode_queue=DecodeQueue(self.decoders, decode_threads, self.loop, self.inflight),
         )
         self.predict = PredictProtocol(self.engine)
         self.v2 = V2Http(

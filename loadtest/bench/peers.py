@@ -7,6 +7,7 @@ another machine; compare only within one run.
 """
 
 import dataclasses
+import io
 import json
 import statistics
 import subprocess
@@ -16,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+from PIL import Image
 
 from loadtest.bench.servers import ALL_PEERS, HERE, Probe, command_of, foveal, serving
 from loadtest.bench.wrk import Figure, as_form, drive
@@ -177,8 +178,7 @@ def _case(name: str, models: Path, model: str, suffix: str) -> Case:
     artifact = repository.load(*repository.resolve(model))
     golden = repository.read_file(artifact, artifact.golden[0].path)
     if suffix == ".jpg":
-        pixels = cv2.imdecode(np.frombuffer(golden, np.uint8), cv2.IMREAD_COLOR)
-        golden = cv2.imencode(suffix, np.asarray(pixels))[1].tobytes()
+        golden = _as_jpeg(Image.open(io.BytesIO(golden)).convert("RGB"))
     folder = repository.path(artifact.name, artifact.version)
     media_type = "image/jpeg" if suffix == ".jpg" else "image/png"
     return Case(name, folder / artifact.fp32.path, models, model, golden, media_type)
@@ -186,13 +186,17 @@ def _case(name: str, models: Path, model: str, suffix: str) -> Case:
 
 def _photo(case: Case) -> Case:
     """Enlarge a case's image to a photograph, with the noise that a sensor adds."""
-    small = cv2.imdecode(np.frombuffer(case.body, np.uint8), cv2.IMREAD_COLOR)
-    large = cv2.resize(np.asarray(small), _PHOTO_SIDES[::-1], interpolation=cv2.INTER_CUBIC).astype(
-        float
-    )
+    small = Image.open(io.BytesIO(case.body)).convert("RGB")
+    large = np.asarray(small.resize(_PHOTO_SIDES[::-1], Image.Resampling.BICUBIC)).astype(float)
     noisy = large + np.random.default_rng(0).normal(0, 6, large.shape)
-    body = cv2.imencode(".jpg", np.clip(noisy, 0, 255).astype(np.uint8))[1].tobytes()
+    body = _as_jpeg(Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)))
     return dataclasses.replace(case, body=body, only=("fastapi",))
+
+
+def _as_jpeg(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=95)
+    return content.getvalue()
 
 
 def raw_figures(case: Case, setup: Setup) -> dict[str, float]:

@@ -11,11 +11,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import cv2
-import numpy as np
 import onnxruntime
 
 from loadtest.bench.timing import per_s, random_images
+from models.image import decode_pixels
+from models.pixels import Decoding
 
 _BATCH_SIZES = (1, 8, 32, 64)
 _SECONDS = 1.0
@@ -33,14 +33,14 @@ def measure(onnx: Path, image: Path) -> dict[str, float]:
         onnx.read_bytes(), options, providers=["CPUExecutionProvider"]
     )
     spec = session.get_inputs()[0]
-    encoded = np.frombuffer(image.read_bytes(), np.uint8)
-    flag = cv2.IMREAD_GRAYSCALE if spec.shape[-1] == 1 else cv2.IMREAD_COLOR_RGB
+    encoded = image.read_bytes()
+    decoding = Decoding("L" if spec.shape[-1] == 1 else "RGB")
     figures: dict[str, float] = {}
     for size in _BATCH_SIZES:
         batch = random_images(size, tuple(spec.shape[1:]))
         runs = per_s([partial(session.run, None, {spec.name: batch})], _SECONDS)
         figures[f"rows_per_s_{size}"] = round(runs * size)
-    decodes = per_s([lambda: cv2.imdecode(encoded, flag)], _SECONDS)
+    decodes = per_s([partial(decode_pixels, encoded, decoding)], _SECONDS)
     figures["decode_us"] = round(1e6 / decodes, 2)
     figures["limit_per_s"] = round(1 / (1 / decodes + 1 / figures["rows_per_s_64"]))
     return figures

@@ -15,6 +15,7 @@ What counts are the ratios within a round; their median is printed. Writes
 """
 
 import argparse
+import io
 import json
 import statistics
 import subprocess
@@ -27,12 +28,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import onnxruntime
+import PIL
 import pyarrow
 import pyarrow.parquet
-from numpy.typing import NDArray
+from PIL import Image
 
 from loadtest.bench.results_file import RESULTS
 from loadtest.bench.timing import per_s
@@ -206,7 +207,7 @@ def main() -> None:
         "versions": {
             "python": sys.version.split()[0],
             "onnxruntime": onnxruntime.__version__,
-            "opencv": cv2.__version__,
+            "pillow": PIL.__version__,
             "pyarrow": pyarrow.__version__,
         },
         "rounds": [asdict(each) for each in rounds],
@@ -274,9 +275,12 @@ def _make_images(spec: ImageSpec) -> list[bytes]:
     chance = np.random.default_rng(0)
     encoded = []
     for _ in range(_DISTINCT):
-        coarse: NDArray[np.uint8] = chance.integers(0, 256, (8, 8, spec.channels), dtype=np.uint8)
-        image = cv2.resize(coarse, (spec.width, spec.height), interpolation=cv2.INTER_CUBIC)
-        encoded.append(cv2.imencode(".jpg", image)[1].tobytes())
+        coarse = chance.integers(0, 256, (8, 8, spec.channels), dtype=np.uint8)
+        image = Image.fromarray(coarse.squeeze())
+        image = image.resize((spec.width, spec.height), Image.Resampling.BICUBIC)
+        content = io.BytesIO()
+        image.save(content, "JPEG", quality=95)
+        encoded.append(content.getvalue())
     return encoded
 
 

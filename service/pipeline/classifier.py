@@ -20,6 +20,7 @@ from models.image import (
     Pixels,
     decode_sized,
     decoding_of,
+    is_light,
     work,
 )
 from models.repository import Fingerprint
@@ -183,6 +184,9 @@ class Classifier:
         """
         self.pixels(encoded)
         return self.decode_sized(encoded)
+
+    # Whether an image of few bytes may be measured and decoded on the event loop.
+    is_light = staticmethod(is_light)
 
     def pixels(self, encoded: bytes) -> int:
         """Return the pixels that decoding an image holds in memory, read from its header.

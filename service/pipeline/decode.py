@@ -5,20 +5,25 @@
 Small images are decoded on the event loop, large ones on threads. The work starts only once the
 queue has room for the rows and can run them before their deadline. Every protocol decodes here;
 what a request does with its rows is the protocol's concern.
+
+No input holds the loop: what is large, or of a format whose header takes Python to read, is not
+even looked at there.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 
-from models.image import Pixels
-from service.errors import DecodeError, ServiceError
-from service.pipeline.alarm import Loop
+from models.image import PIXEL_BYTES, Pixels
+from service.errors import DeadlineError, DecodeError, ServiceError
 from service.pipeline.classifier import Classifier
+from service.pipeline.decode_queue import DecodeQueue
 
 # A request of up to this many pixels is decoded on the loop: about 0.2 ms, as much as handing it to
 # a thread and back costs under load.
 INLINE_PIXELS = 128 * 128
+# And of this many bytes, as nothing is small that is larger: 128 x 128 pixels of 16 bits in RGBA
+# take 128 KiB. The slowest header of this size takes 15 ms.
+INLINE_BYTES = 256 << 10
 
 Errors = list[ServiceError | None]
 Take = Callable[[list[Pixels], Errors], None]
@@ -30,26 +35,24 @@ class DecodeStage:
 
     Args:
         classifier: The model; it must be started.
-        loop: The loop that all requests arrive on.
-        threads: Where large images are decoded.
+        queue: Where large images wait for a thread.
         observe: Called on the loop with the seconds that one image took.
     """
 
-    __slots__ = ("_admit", "_batcher", "_decode", "_loop", "_observe", "_pixels", "_threads")
+    __slots__ = ("_admit", "_batcher", "_decode", "_is_light", "_observe", "_pixels", "_queue")
 
     def __init__(
         self,
         classifier: Classifier,
-        loop: Loop,
-        threads: Executor,
+        queue: DecodeQueue,
         observe: Callable[[float], None],
     ) -> None:
         self._batcher = classifier.batcher
         self._admit = classifier.batcher.admit
+        self._is_light = classifier.is_light
         self._pixels = classifier.pixels
         self._decode = classifier.decode_sized
-        self._loop = loop
-        self._threads = threads
+        self._queue = queue
         self._observe = observe
 
     def decode_small(self, encoded: bytes, deadline: float) -> Pixels | None:
@@ -65,7 +68,11 @@ class DecodeStage:
         Raises:
             ServiceError: The image or the queue refuses it.
         """
-        if self._pixels(encoded) > INLINE_PIXELS:
+        if (
+            len(encoded) > INLINE_BYTES
+            or not self._is_light(encoded)
+            or self._pixels(encoded) > INLINE_PIXELS
+        ):
             return None
         self._admit(1, deadline)  # before the work of decoding
         started = time.monotonic()
@@ -88,67 +95,111 @@ class DecodeStage:
         Raises:
             ServiceError: The queue refuses the request; ``take`` is not called.
         """
-        errors: Errors = [None] * len(images)
-        pixels = 0
-        for position, encoded in enumerate(images):
-            try:
-                pixels += self._pixels(encoded)
-            except ServiceError as error:
-                errors[position] = error
-                if stops_at_error:
-                    take([], errors)
-                    return
-        if pixels <= INLINE_PIXELS:
-            self._admit(len(images), deadline)
-            rows, seconds = self._decode_all(images, errors, stops_at_error)
-            self._pass_on(rows, errors, seconds, take)
-            return
+        work = _Work(self, images, deadline, take, stops_at_error)
+        if sum(map(len, images)) <= INLINE_BYTES and all(map(self._is_light, images)):
+            work.measure()
+            if work.has_failed:
+                take([], work.errors)
+                return
+            if work.pixels <= INLINE_PIXELS:
+                self._admit(len(images), deadline)
+                work.decode()
+                work.pass_on()
+                return
         self._batcher.reserve(len(images), deadline)
-        self._threads.submit(self._decode_on_thread, images, errors, take, stops_at_error)
+        self._queue.put(work)
 
-    def _decode_all(
-        self, images: Sequence[bytes], errors: Errors, stops_at_error: bool
-    ) -> tuple[list[Pixels], list[float]]:
-        """Decode every image that has no error yet, and note new errors; runs on any thread.
 
-        Returns:
-            The rows, and the seconds that each took.
-        """
-        rows: list[Pixels] = []
-        seconds: list[float] = []
-        for position, encoded in enumerate(images):
-            if errors[position] is not None:
+class _Work:
+    """The images of one request on their way: measured, then decoded, then passed on."""
+
+    def __init__(
+        self,
+        stage: DecodeStage,
+        images: Sequence[bytes],
+        deadline: float,
+        take: Take,
+        stops_at_error: bool,
+    ) -> None:
+        self._stage = stage
+        self._images = images
+        self._take = take
+        self._stops_at_error = stops_at_error
+        self._is_measured = self._is_decoded = False
+        self._rows: list[Pixels] = []
+        self._seconds: list[float] = []
+        self.deadline = deadline
+        self.errors: Errors = [None] * len(images)
+        self.is_over = False
+        self.pixels = self.size = 0
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether an error spoils the request."""
+        return self._stops_at_error and any(self.errors)
+
+    def run(self) -> None:
+        """Measure the images, or decode them once they are measured; on any thread."""
+        if self._is_measured:
+            self.decode()
+        else:
+            self.measure()
+
+    def finish(self) -> bool:
+        """Pass the rows on, unless the images are only measured yet."""
+        if not self._is_decoded and not self.has_failed:
+            return False
+        self._stage._batcher.release(len(self.errors))
+        self.pass_on()
+        return True
+
+    def expire(self) -> None:
+        """Pass on that the deadline has passed; a thread may still be at work."""
+        error = DeadlineError("the request's deadline passed while it was decoded; retry later")
+        self._stage._batcher.release(len(self.errors))
+        self._take([], [error] * len(self.errors))
+
+    def pass_on(self) -> None:
+        """Hand the rows over and count their times, on the loop."""
+        for image_s in self._seconds:
+            self._stage._observe(image_s)
+        self._take(self._rows, self.errors)
+
+    def measure(self) -> None:
+        """Read all headers; decoders hold one image at a time."""
+        self._is_measured = True
+        for position, encoded in enumerate(self._images):
+            try:
+                pixels = self._stage._pixels(encoded)
+            except Exception as error:
+                self.errors[position] = _as_refusal(error)
+                if self._stops_at_error:
+                    return
+            else:
+                self.pixels += pixels
+                self.size = max(self.size, pixels * PIXEL_BYTES)
+
+    def decode(self) -> None:
+        """Decode every image that has no error yet, and note new errors."""
+        self._is_decoded = True
+        for position, encoded in enumerate(self._images):
+            if self.errors[position] is not None:
                 continue
+            if self.is_over:
+                return
             started = time.monotonic()
             try:
-                rows.append(self._decode(encoded))
-            except ServiceError as error:
-                errors[position] = error
-            except Exception as error:  # a bug in a decoder must not lose the request's answer
-                message = f"image: could not be decoded: {type(error).__name__}"
-                errors[position] = DecodeError(message)
+                self._rows.append(self._stage._decode(encoded))
+            except Exception as error:
+                self.errors[position] = _as_refusal(error)
+                if self._stops_at_error:
+                    return
             else:
-                seconds.append(time.monotonic() - started)
-                continue
-            if stops_at_error:
-                break
-        return rows, seconds
+                self._seconds.append(time.monotonic() - started)
 
-    def _decode_on_thread(
-        self, images: Sequence[bytes], errors: Errors, take: Take, stops_at_error: bool
-    ) -> None:
-        rows, seconds = self._decode_all(images, errors, stops_at_error)
-        self._loop.call_soon_threadsafe(self._back_on_loop, rows, errors, seconds, take)
 
-    def _back_on_loop(
-        self, rows: list[Pixels], errors: Errors, seconds: list[float], take: Take
-    ) -> None:
-        self._batcher.release(len(errors))
-        self._pass_on(rows, errors, seconds, take)
-
-    def _pass_on(
-        self, rows: list[Pixels], errors: Errors, seconds: list[float], take: Take
-    ) -> None:
-        for image_s in seconds:
-            self._observe(image_s)
-        take(rows, errors)
+def _as_refusal(error: Exception) -> ServiceError:
+    """Return the error of one image; a bug in a decoder must not lose the request's answer."""
+    if isinstance(error, ServiceError):
+        return error
+    return DecodeError(f"image: could not be decoded: {type(error).__name__}")

@@ -16,6 +16,7 @@ from service.metrics import Meters
 from service.pipeline.alarm import Loop
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode import DecodeStage
+from service.pipeline.decode_queue import DecodeQueue
 from service.rollout.canary import Canary
 from service.rollout.catalog import Catalog
 
@@ -33,9 +34,10 @@ class Engine:
         meters: Where requests are counted.
         request_timeout_s: Deadline of a request that names none, seconds.
         max_request_rows: Images or rows in one request.
+        decode_queue: Where large images wait; None: one in front of one of the threads.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - wiring, called in one place
         self,
         catalog: Callable[[], Catalog],
         loop: Loop,
@@ -44,6 +46,7 @@ class Engine:
         *,
         request_timeout_s: float,
         max_request_rows: int,
+        decode_queue: DecodeQueue | None = None,
     ) -> None:
         self.catalog = catalog
         self.loop = loop
@@ -51,6 +54,7 @@ class Engine:
         self.meters = meters
         self.request_timeout_s = request_timeout_s
         self.max_request_rows = max_request_rows
+        self.decode_queue = decode_queue or DecodeQueue(threads, 1, loop)
 
     def find(self, name: str, version: str) -> "Target":
         """Find the target of a request that names a model and a version, "" for the default ones.
@@ -100,7 +104,7 @@ class Target:
         self.batcher = classifier.batcher
         self.metrics = engine.meters.of(classifier)
         self.decode_stage = DecodeStage(
-            classifier, engine.loop, engine.threads, self.metrics.decode.observe
+            classifier, engine.decode_queue, self.metrics.decode.observe
         )
         self.fragments = classifier.postprocessor.fragments
         self.opening = orjson.dumps({"model": artifact.name, "version": artifact.version})[:-1]

@@ -1,13 +1,17 @@
 """One picture in every format and layout that the decoder reads, written by Pillow."""
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from models.artifact import ImageSpec, Mode
+from models.image import decode_pixels
+from models.pixels import Decoding
 
 HEIGHT, WIDTH = 21, 34
 
@@ -24,6 +28,8 @@ def save(pixels: NDArray[Any], kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
 EXIF = Image.Exif()
 EXIF[0x010F] = "a camera"  # any tag makes WebP write its extended layout
 RGB = photograph()
@@ -53,3 +59,51 @@ ENCODED = {
 
 def spec(mode: Mode = "RGB", height: int = HEIGHT, width: int = WIDTH) -> ImageSpec:
     return ImageSpec(mode, height, width)
+
+
+def written(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def pillows(encoded: bytes, mode: str) -> NDArray[np.uint8]:
+    image = Image.open(io.BytesIO(encoded))
+    image.load()
+    image.info.pop("transparency", None)
+    pixels = np.asarray(ImageOps.exif_transpose(image).convert(mode))
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def assert_pillows(encoded: bytes, mode: Mode) -> None:
+    np.testing.assert_array_equal(
+        decode_pixels(encoded, Decoding(mode)), pillows(encoded, mode), strict=True
+    )
+
+
+def picture(mode: str, width: int = WIDTH, height: int = HEIGHT, seed: int = 0) -> Image.Image:
+    """Noise in one of Pillow's modes."""
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, bands), np.uint8)
+    if mode == "1":
+        return Image.fromarray(noise[:, :, 0]).convert("1")
+    if mode == "P":
+        return Image.fromarray(noise[:, :, 0].repeat(3).reshape(height, width, 3)).quantize(30)
+    if mode == "I;16":
+        return Image.fromarray(noise.astype(np.uint16)[:, :, 0] * 250)
+    return Image.frombytes(mode, (width, height), noise.tobytes())
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    crc = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+
+def png_file(
+    rows: bytes, depth: int, colour: int, *more: bytes, size: tuple[int, int] = (4, 3)
+) -> bytes:
+    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0)
+    body = chunk(b"IDAT", zlib.compress(rows))
+    return (
+        b"\x89PNG\r\n\x1a\n" + b"".join((chunk(b"IHDR", header), *more, body)) + chunk(b"IEND", b"")
+    )

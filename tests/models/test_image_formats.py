@@ -2,59 +2,35 @@
 
 import io
 import struct
-import zlib
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, _imaging
+from PIL import Image
 
-from models import plugins, png
+from models import plugins
 from models.artifact import Mode
 from models.image import ImageError, decode, decode_pixels
 from models.pixels import Decoding
-from tests.models.pictures import GREY, HEIGHT, RGB, WIDTH, save, spec
+from tests.models.pictures import (
+    GREY,
+    HEIGHT,
+    RGB,
+    TURNED,
+    WIDTH,
+    assert_pillows,
+    chunk,
+    picture,
+    pillows,
+    png_file,
+    save,
+    spec,
+    written,
+)
 
 MODES = pytest.mark.parametrize("mode", ["RGB", "L"])
-TURNED = Image.Exif()
-TURNED[0x0112] = 6
-
-
-def written(image: Image.Image, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def pillows(encoded: bytes, mode: str) -> NDArray[np.uint8]:
-    image = Image.open(io.BytesIO(encoded))
-    image.load()
-    image.info.pop("transparency", None)
-    pixels = np.asarray(ImageOps.exif_transpose(image).convert(mode))
-    return pixels.reshape(*pixels.shape[:2], -1)
-
-
-def assert_pillows(encoded: bytes, mode: Mode) -> None:
-    np.testing.assert_array_equal(
-        decode_pixels(encoded, Decoding(mode)), pillows(encoded, mode), strict=True
-    )
-
-
-def picture(mode: str, width: int = WIDTH, height: int = HEIGHT, seed: int = 0) -> Image.Image:
-    """Noise in one of Pillow's modes."""
-    bands = len(Image.new(mode, (1, 1)).getbands())
-    noise = np.random.default_rng(seed).integers(0, 256, (height, width, bands), np.uint8)
-    if mode == "1":
-        return Image.fromarray(noise[:, :, 0]).convert("1")
-    if mode == "P":
-        return Image.fromarray(noise[:, :, 0].repeat(3).reshape(height, width, 3)).quantize(30)
-    if mode == "I;16":
-        return Image.fromarray(noise.astype(np.uint16)[:, :, 0] * 250)
-    return Image.frombytes(mode, (width, height), noise.tobytes())
-
 
 WRITTEN = [
     *((kind, mode) for kind in ("PNG", "TIFF") for mode in ("1", "L", "LA", "P", "RGB", "RGBA")),
@@ -119,169 +95,6 @@ def test_exif_orientation_of_other_types_and_orders() -> None:
 def test_broken_exif_is_passed_over(exif: bytes) -> None:
     encoded = save(RGB, "JPEG", exif=b"Exif\0\0" + exif)
     np.testing.assert_array_equal(decode(encoded, spec()), decode(save(RGB, "JPEG"), spec()))
-
-
-# JPEG
-
-
-@MODES
-@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
-@pytest.mark.parametrize("progressive", [False, True])
-def test_jpeg_of_every_layout(mode: Mode, subsampling: str, progressive: bool) -> None:
-    for quality in (5, 75, 100):
-        assert_pillows(
-            save(RGB, "JPEG", subsampling=subsampling, progressive=progressive, quality=quality),
-            mode,
-        )
-
-
-@MODES
-def test_jpeg_for_print(mode: Mode) -> None:
-    """CMYK with and without Adobe's marker, and YCCK."""
-    marked = written(picture("CMYK"), "JPEG", quality=98)
-    at = marked.index(b"\xff\xee")
-    bare = marked[:at] + marked[at + 2 + struct.unpack_from(">H", marked, at + 2)[0] :]
-    at = marked.index(b"Adobe") + 11
-    ycck = marked[:at] + b"\2" + marked[at + 1 :]
-    for encoded in (marked, bare, ycck):
-        assert_pillows(encoded, mode)
-
-
-@pytest.mark.parametrize("stray", [b"\0", b"\0" * 7, b"\xff\0\xff\0", b"\xff\xff", b"\x12" * 99])
-def test_stray_bytes_between_jpeg_segments_are_passed_over(stray: bytes) -> None:
-    good = save(RGB, "JPEG")
-    at = good.index(b"\xff\xdb")
-    np.testing.assert_array_equal(
-        decode(good[:at] + stray + good[at:], spec()), decode(good, spec())
-    )
-
-
-def test_jpeg_with_bytes_behind_its_end() -> None:
-    """Phones put a video behind the picture."""
-    good = save(RGB, "JPEG")
-    behind = np.random.default_rng(0).integers(0, 256, 3_000_000, np.uint8).tobytes()
-    assert behind.count(b"\xff\xda") > 20
-    np.testing.assert_array_equal(decode(good + behind, spec()), decode(good, spec()))
-
-
-def test_jpeg_subsampled_in_an_unusual_way_is_named() -> None:
-    odd = bytearray(save(RGB, "JPEG"))
-    frame = odd.index(b"\xff\xc0")
-    odd[frame + 11] = 0x31
-    with pytest.raises(ImageError, match="subsamplings"):
-        decode(bytes(odd), spec())
-
-
-# PNG
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    crc = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
-
-
-def png_file(
-    rows: bytes, depth: int, colour: int, *more: bytes, size: tuple[int, int] = (4, 3)
-) -> bytes:
-    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0)
-    body = chunk(b"IDAT", zlib.compress(rows))
-    return (
-        b"\x89PNG\r\n\x1a\n" + b"".join((chunk(b"IHDR", header), *more, body)) + chunk(b"IEND", b"")
-    )
-
-
-@MODES
-@given(
-    layout=st.sampled_from([layout for layout in png._LAYOUTS if layout != (16, 0)]),
-    width=st.integers(1, 20),
-    height=st.integers(1, 20),
-    filters=st.booleans(),
-    seed=st.integers(0, 999),
-)
-@settings(max_examples=200, deadline=None)
-def test_png_of_every_layout(
-    mode: Mode, layout: tuple[int, int], width: int, height: int, filters: bool, seed: int
-) -> None:
-    depth, colour = layout
-    noise = np.random.default_rng(seed)
-    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-    rows = b"".join(
-        bytes([noise.integers(0, 5) if filters else 0]) + noise.bytes(-(-bits * width // 8))
-        for _ in range(height)
-    )
-    palette = [chunk(b"PLTE", noise.bytes(3 * 256))] if colour == 3 else []
-    assert_pillows(png_file(rows, depth, colour, *palette, size=(width, height)), mode)
-
-
-@MODES
-def test_interlaced_png(mode: Mode) -> None:
-    """Adam7 with a plain filter: seven passes, each with its own rows."""
-    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)]
-    passes.append((0, 1, 1, 2))
-    rows = b"".join(
-        b"\0" + row.tobytes()
-        for left, top, across, down in passes
-        for row in RGB[top::down, left::across]
-    )
-    encoded = bytearray(png_file(rows, 8, 2, size=(WIDTH, HEIGHT)))
-    encoded[28] = 1
-    encoded[29:33] = struct.pack(">I", zlib.crc32(encoded[12:29]))
-    assert_pillows(bytes(encoded), mode)
-    np.testing.assert_array_equal(decode(bytes(encoded), spec()), RGB)
-
-
-def test_sixteen_bits_of_grey_are_cut_to_the_high_byte() -> None:
-    deep = GREY.astype(np.uint16) * 256 + 255
-    for kind in ("PNG", "TIFF", "PPM"):
-        for mode in ("L", "RGB"):
-            found = decode(save(deep, kind), spec(mode))
-            for channel in range(found.shape[2]):
-                np.testing.assert_array_equal(found[:, :, channel], GREY)
-
-
-def test_numbers_of_32_bits_are_refused_by_name() -> None:
-    with pytest.raises(ImageError, match=r"1, 8 or 16 bits a channel, got a TIFF.*\"F\""):
-        decode(save(RGB[:, :, 0].astype(np.float32), "TIFF"), spec())
-
-
-def animated_png(side: int, filter_byte: int) -> bytes:
-    """The first frame stands before its fcTL; the second frame's rows name an unknown filter."""
-
-    def rows(first: int) -> bytes:
-        return zlib.compress(b"".join(bytes([first]) + bytes(side) for _ in range(side)), 9)
-
-    control = struct.pack(">IIIIIHHBB", 0, side, side, 0, 0, 1, 1, 0, 0)
-    return b"".join(
-        (
-            b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)),
-            chunk(b"acTL", struct.pack(">II", 2, 0)),
-            chunk(b"IDAT", rows(0)),
-            chunk(b"fcTL", control),
-            chunk(b"fdAT", struct.pack(">I", 1) + rows(filter_byte)),
-            chunk(b"IEND", b""),
-        )
-    )
-
-
-@pytest.mark.parametrize("side", [8, 64])
-def test_animated_png_that_killed_opencv(side: int) -> None:
-    assert not decode(animated_png(side, 9), spec("L", side, side)).any()
-
-
-@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "TIFF"])
-def test_first_picture_of_several(kind: str) -> None:
-    second = Image.fromarray(255 - RGB)
-    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
-    encoded = written(
-        Image.fromarray(RGB),
-        kind,
-        save_all=True,
-        append_images=[second, Image.fromarray(RGB)],
-        **options,
-    )
-    assert getattr(Image.open(io.BytesIO(encoded)), "n_frames", 1) == 3
-    assert_pillows(encoded, "RGB")
 
 
 # Transparency
@@ -436,16 +249,3 @@ def test_heic_and_avif_are_read_with_the_extra(kind: str) -> None:
 def test_no_other_plugin_of_pillow_is_reached(content: bytes) -> None:
     with pytest.raises(ImageError, match=r"^image: expected JPEG, PNG"):
         decode(content, spec())
-
-
-def test_names_that_are_pillows_own() -> None:
-    """The PNG decoder uses these below Pillow's documented functions; see ``png._inflate``."""
-    core = _imaging.new("L", (1, 1))
-    decoder = _imaging.zip_decoder("L", "L", 0)
-    decoder.setimage(core, (0, 0, 1, 1))
-    assert decoder.decode(zlib.compress(b"\0\7")) == (-1, 0)
-    decoder.cleanup()
-    encoder = _imaging.raw_encoder("L", "L", 0, 1)
-    encoder.setimage(core, (0, 0, 1, 1))
-    assert encoder.encode(65536)[2] == b"\7"
-    assert Image.Image()._new(core).getpixel((0, 0)) == 7

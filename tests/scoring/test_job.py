@@ -105,7 +105,7 @@ def test_bad_files_are_rows_with_an_error(folder: Path, model: LocalModel, tmp_p
         assert (row["label"], row["index"], row["probability"]) == (None, None, None)
     assert "truncated or corrupt" in bad["007-truncated.png"]["error"]
     assert "empty" in bad["064-empty.png"]["error"]
-    assert "expected JPEG, PNG, WebP or BMP" in bad["149-text.txt"]["error"]
+    assert "expected JPEG, PNG, WebP, GIF, BMP, TIFF or PPM" in bad["149-text.txt"]["error"]
 
 
 @pytest.mark.parametrize("ending", FORMATS)

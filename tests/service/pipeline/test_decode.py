@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.image import PIXEL_BYTES
 from service.errors import DecodeError, NotReadyError, QueueFullError, ServiceError
 from service.pipeline.batcher import Batcher
-from service.pipeline.decode import INLINE_PIXELS, DecodeStage
+from service.inflight import Inflight
+from service.pipeline.decode import INLINE_BYTES, INLINE_PIXELS, DecodeStage
+from service.pipeline.decode_queue import DecodeQueue
 from service.pipeline.limits import BatchLimits
 from tests.service.pipeline.simulator import FakeExecutor, World, row
 
 SMALL = b"1"
 LARGE = b"2" * (INLINE_PIXELS + 1)
+LARGE_BYTES = len(LARGE) * PIXEL_BYTES
+HEAVY = b"9"
 BAD_HEADER, BAD_BODY, BUG = b"header", b"body", b"bug"
 
 
@@ -25,6 +30,9 @@ class Model:
     def __init__(self, batcher: Batcher) -> None:
         self.batcher = batcher
         self.decoded: list[bytes] = []
+
+    def is_light(self, encoded: bytes) -> bool:
+        return not encoded.startswith(HEAVY)
 
     def pixels(self, encoded: bytes) -> int:
         if encoded == BAD_HEADER:
@@ -47,13 +55,15 @@ class Desk:
         self.world = World(BatchLimits(max_batch_size=4, max_queue_rows=8), threads=1)
         self.batcher = self.world.batcher
         self.loop = self.world.loop
-        self.threads = FakeExecutor(1)
+        self.threads = FakeExecutor(2)
+        self.inflight = Inflight(4 * LARGE_BYTES)
+        self.queue = DecodeQueue(
+            self.threads, 2, self.loop, self.inflight, clock=lambda: self.loop.now
+        )
         self.model = Model(self.batcher)
         self.seconds: list[float] = []
         self.taken: list[tuple[list[int], list[str | None]]] = []
-        self.stage = DecodeStage(
-            cast(Any, self.model), self.loop, self.threads, self.seconds.append
-        )
+        self.stage = DecodeStage(cast(Any, self.model), self.queue, self.seconds.append)
 
     def take(self, rows: list[Any], errors: list[ServiceError | None]) -> None:
         assert self.batcher.reserved_rows == 0, "the reservation is given back before"
