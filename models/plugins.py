@@ -25,12 +25,14 @@ from models.geometry import Pixels
 from models.gif import first_picture
 from models.image_errors import ImageTooLargeError, incomplete
 from models.pixels import Decoding, to_pixels
-from models.tiff import first_page
+from models.tiff import first_page, silence
 
 try:
     import pillow_heif
 except ModuleNotFoundError:  # the heif extra is not installed
     pillow_heif = None  # type: ignore[assignment]
+
+silence()
 
 # Pillow decodes these rows in Python: 1 us and more a pixel.
 MAX_SLOW_PIXELS = 1 << 20

@@ -4,9 +4,14 @@ A directory of 12 bytes an entry may refer to the same megabytes a thousand time
 within it, and to tags that libtiff writes lines about. Pillow and libtiff get a file without them.
 """
 
+import contextlib
+import ctypes
+import ctypes.util
 import struct
+from pathlib import Path
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 from models.image_errors import ImageError, ImageTooLargeError, incomplete
@@ -53,6 +58,26 @@ _OFFSETS = {273: 279, 324: 325}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 16: 8}
 # 1 none, 2-4 CCITT, 5 LZW, 7 JPEG, 8 and 32946 deflate, 32773 PackBits.
 _COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32946, 32773}
+
+
+def silence() -> None:
+    """Make libtiff write nothing: a bad fax of 32 MiB is a line on stderr for each of its rows.
+
+    Pillow does so for warnings only. Where its libtiff is not found, bad files go on writing lines.
+    """
+    home = Path(PIL.__file__).parent
+    places = [
+        *(home.parent / "pillow.libs").glob("libtiff*.so*"),  # wheels for Linux
+        *(home / ".dylibs").glob("libtiff*.dylib"),  # and for macOS
+    ]
+    found = str(places[0]) if places else ctypes.util.find_library("tiff")
+    if found:
+        with contextlib.suppress(OSError, AttributeError):
+            library = ctypes.CDLL(found)
+            for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+                handler = getattr(library, name)
+                handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+                handler(None)
 
 
 def first_page(encoded: bytes) -> bytes:

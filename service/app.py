@@ -331,7 +331,7 @@ class Foveal:
 
         Args:
             ctx: BentoML's context; the status of an error is set on its response.
-            image: An encoded image: JPEG, PNG, WebP or BMP.
+            image: An encoded image: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM.
             model: Name of a served model; empty: the default one.
             version: One of its versions; 0: the default one.
             top: How many labels to return.

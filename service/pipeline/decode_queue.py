@@ -79,7 +79,7 @@ class DecodeQueue:
                 return
             self._waiting.popleft()
             self._running.add(work)
-            self._threads.submit(self._run, work)
+            self._threads.submit(self._run, work, work.size)
 
     def _take(self, size: int, *, is_alone: bool) -> bool:
         if self._inflight is None or self._inflight.take(size):
@@ -88,9 +88,9 @@ class DecodeQueue:
             self._inflight.used += size
         return is_alone
 
-    def _run(self, work: DecodeWork) -> None:
-        work.run()
-        self._loop.call_soon_threadsafe(self._back_on_loop, work, work.size)
+    def _run(self, work: DecodeWork, size: int) -> None:
+        work.run()  # may set the size of the next step
+        self._loop.call_soon_threadsafe(self._back_on_loop, work, size)
 
     def _back_on_loop(self, work: DecodeWork, size: int) -> None:
         self._running.remove(work)

@@ -99,7 +99,7 @@ def test_a_body_above_the_limit_is_refused_by_its_length(front: Front) -> None:
 def test_a_body_of_the_limit_gets_to_the_service(client: httpx.Client, is_chunked: bool) -> None:
     body = bytes(LIMIT)
     content = (body[i : i + (1 << 20)] for i in range(0, LIMIT, 1 << 20)) if is_chunked else body
-    assert_error(client.post("/predict", content=content), 400, "expected JPEG, PNG, WebP or BMP")
+    assert_error(client.post("/predict", content=content), 400, "expected JPEG, PNG, WebP, GIF")
 
 
 def test_a_chunked_body_above_the_limit_is_refused(client: httpx.Client) -> None:

@@ -46,7 +46,7 @@ def test_classify_and_predict_agree(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("content", "fields", "status", "match"),
     [
-        (b"no image", {}, 400, "expected JPEG, PNG, WebP or BMP"),
+        (b"no image", {}, 400, "expected JPEG, PNG, WebP, GIF"),
         (b"", {}, 400, "empty body"),
         (PNGS[0], {"model": "large"}, 404, "expected one of tiny:1"),
         (PNGS[0], {"model": "a/b"}, 404, "a/b"),

@@ -104,7 +104,7 @@ def test_a_bad_file_of_a_multipart_gets_its_own_error(client: httpx.Client) -> N
 
 def test_multipart_without_a_good_file_is_refused(client: httpx.Client) -> None:
     response = client.post("/predict", files=files(b"no image", b""))
-    assert_error(response, 400, "expected JPEG, PNG, WebP or BMP")
+    assert_error(response, 400, "expected JPEG, PNG, WebP, GIF")
 
 
 def test_other_fields_of_a_form_are_passed_over(client: httpx.Client) -> None:
@@ -209,9 +209,9 @@ def test_wrong_content_type(client: httpx.Client, content_type: str) -> None:
     ("body", "match"),
     [
         (b"", "empty body"),
-        (b"hello", "expected JPEG, PNG, WebP or BMP"),
-        (b"GIF89a" + bytes(50), "expected JPEG, PNG, WebP or BMP"),
-        (b"%PDF-1.7" + bytes(50), "expected JPEG, PNG, WebP or BMP"),
+        (b"hello", "expected JPEG, PNG, WebP, GIF"),
+        (b"GIF89a" + bytes(50), "expected a complete GIF"),
+        (b"%PDF-1.7" + bytes(50), "expected JPEG, PNG, WebP, GIF"),
         (PNGS[0][:20], "complete PNG header"),
         (PNGS[0][:-30], "truncated or corrupt"),
         (b"\xff\xd8\xff" + bytes(50), "JPEG"),

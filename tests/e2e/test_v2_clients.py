@@ -201,7 +201,7 @@ ROW = np.zeros((1, 28, 28, 1), np.uint8)
         (np.zeros((784,), np.uint8), "UINT8", r"got UINT8 \[784\]"),
         (np.zeros((0, 28, 28, 1), np.uint8), "UINT8", "at least 1 row|expected .*data"),
         (np.zeros((513, 28, 28, 1), np.uint8), "UINT8", "at most 512 rows, got 513"),
-        (objects([b"bm8gaW1hZ2U="]), "BYTES", r"\[0\]: image: expected JPEG, PNG, WebP or BMP"),
+        (objects([b"bm8gaW1hZ2U="]), "BYTES", r"\[0\]: image: expected JPEG, PNG, WebP, GIF"),
         (np.array([[b"AAAA", b"AAAA"]], object), "BYTES", r"expected BYTES \[-1\] or \[-1, 1\]"),
     ],
 )

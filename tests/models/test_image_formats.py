@@ -1,5 +1,6 @@
 """What each format may hold: the pixels of Pillow's ``exif_transpose`` and ``convert``."""
 
+import contextlib
 import io
 import struct
 from typing import Any
@@ -249,3 +250,13 @@ def test_heic_and_avif_are_read_with_the_extra(kind: str) -> None:
 def test_no_other_plugin_of_pillow_is_reached(content: bytes) -> None:
     with pytest.raises(ImageError, match=r"^image: expected JPEG, PNG"):
         decode(content, spec())
+
+
+def test_libtiff_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """A line for each bad row, from C, would fill the service's log."""
+    whole = written(picture("1", 300, 300), "TIFF", compression="group4")
+    for position in range(200, len(whole) - 20, 7):
+        broken = whole[:position] + b"\0\xff\x13" + whole[position + 3 :]
+        with contextlib.suppress(ImageError):
+            decode(broken, spec("L", 300, 300))
+    assert capfd.readouterr() == ("", "")

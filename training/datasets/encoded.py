@@ -1,4 +1,4 @@
-"""The reader of ``folder:PATH``, and the decoding of JPEG, PNG, WebP and BMP files.
+"""The reader of ``folder:PATH``, and the decoding of image files.
 
 Every image goes through ``models.image.decode`` with the spec of the published model, so a pixel
 means the same here and in the service. Legend: N rows, H height, W width, C

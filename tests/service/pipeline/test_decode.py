@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from models.image import PIXEL_BYTES
 from service.errors import DecodeError, NotReadyError, QueueFullError, ServiceError
-from service.pipeline.batcher import Batcher
 from service.inflight import Inflight
+from service.pipeline.batcher import Batcher
 from service.pipeline.decode import INLINE_BYTES, INLINE_PIXELS, DecodeStage
 from service.pipeline.decode_queue import DecodeQueue
 from service.pipeline.limits import BatchLimits
@@ -29,12 +29,14 @@ class Model:
 
     def __init__(self, batcher: Batcher) -> None:
         self.batcher = batcher
+        self.measured: list[bytes] = []
         self.decoded: list[bytes] = []
 
     def is_light(self, encoded: bytes) -> bool:
         return not encoded.startswith(HEAVY)
 
     def pixels(self, encoded: bytes) -> int:
+        self.measured.append(encoded)
         if encoded == BAD_HEADER:
             raise DecodeError("bad header")
         return len(encoded)
@@ -62,11 +64,12 @@ class Desk:
         )
         self.model = Model(self.batcher)
         self.seconds: list[float] = []
+        self.others = 0  # rows that other requests have reserved
         self.taken: list[tuple[list[int], list[str | None]]] = []
         self.stage = DecodeStage(cast(Any, self.model), self.queue, self.seconds.append)
 
     def take(self, rows: list[Any], errors: list[ServiceError | None]) -> None:
-        assert self.batcher.reserved_rows == 0, "the reservation is given back before"
+        assert self.batcher.reserved_rows == self.others, "the reservation is given back before"
         messages = [None if error is None else error.message for error in errors]
         self.taken.append(([int(r[3, 0, 0]) for r in rows], messages))
 
@@ -180,3 +183,64 @@ def test_places_are_given_back_whatever_happens(desk: Desk, stops_at_error: bool
     desk.loop.settle()
     assert desk.batcher.reserved_rows == 0
     assert len(desk.taken) == 1
+
+
+def test_what_is_heavy_or_long_is_measured_on_a_thread(desk: Desk) -> None:
+    """Nothing a client sends holds the loop: neither its bytes nor its format."""
+    for encoded in (HEAVY, LARGE * (INLINE_BYTES // len(LARGE) + 1)):
+        assert desk.stage.decode_small(encoded, desk.loop.now + 30) is None
+        desk.decode(encoded)
+        assert desk.model.measured == []
+        assert desk.inflight.used == 0
+        desk.threads.finish()
+        desk.loop.settle()
+        assert (desk.model.measured, desk.model.decoded) == ([encoded], [])
+        assert desk.inflight.used == len(encoded) * PIXEL_BYTES
+        desk.threads.finish()
+        desk.loop.settle()
+        assert desk.taken.pop() == ([encoded[0]], [None])
+        assert desk.inflight.used == desk.batcher.reserved_rows == 0
+        desk.model.measured.clear()
+        desk.model.decoded.clear()
+
+
+def test_the_budget_is_for_one_image_of_a_request_at_a_time(desk: Desk) -> None:
+    desk.decode(*[LARGE] * 8)
+    assert desk.inflight.used == LARGE_BYTES
+
+
+def test_photographs_wait_for_memory_and_not_for_a_refusal(desk: Desk) -> None:
+    desk.inflight.limit_bytes = LARGE_BYTES
+    for _ in range(8):
+        desk.decode(LARGE)
+    assert (desk.inflight.used, desk.batcher.reserved_rows) == (LARGE_BYTES, 8)
+    for others in reversed(range(8)):
+        desk.others = others
+        desk.threads.finish()
+        desk.loop.settle()
+    assert len(desk.taken) == 8
+    assert desk.inflight.used == desk.batcher.reserved_rows == 0
+
+
+@pytest.mark.parametrize("stops_at_error", [False, True])
+def test_a_deadline_is_answered_in_time_and_the_rows_are_dropped(
+    desk: Desk, stops_at_error: bool
+) -> None:
+    desk.decode(LARGE, LARGE, stops_at_error=stops_at_error)
+    desk.loop.advance(31)
+    message = "the request's deadline passed while it was decoded; retry later"
+    assert desk.taken == [([], [message, message])]
+    assert desk.inflight.used == LARGE_BYTES
+    desk.threads.finish()
+    desk.loop.settle()
+    assert (len(desk.taken), desk.seconds, desk.model.decoded) == (1, [], [])
+    assert desk.inflight.used == desk.batcher.reserved_rows == 0
+
+
+def test_a_bad_header_that_a_thread_reads_stops_the_request(desk: Desk) -> None:
+    desk.decode(HEAVY, BAD_HEADER, LARGE, stops_at_error=True)
+    desk.threads.finish()
+    desk.loop.settle()
+    assert desk.taken == [([], [None, "bad header", None])]
+    assert desk.model.decoded == []
+    assert desk.batcher.reserved_rows == 0

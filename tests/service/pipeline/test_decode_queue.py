@@ -1,0 +1,129 @@
+"""The queue in front of the decode threads: memory, threads, deadlines."""
+
+from service.inflight import Inflight
+from service.pipeline.decode_queue import DecodeQueue
+from tests.service.pipeline.simulator import FakeExecutor, FakeLoop
+
+
+class Picture:
+    """Work of as many steps as there are sizes."""
+
+    def __init__(self, *sizes: int, deadline: float = 1030.0) -> None:
+        self._sizes = list(sizes)
+        self.deadline = deadline
+        self.size = self._sizes.pop(0)
+        self.is_over = False
+        self.seen: list[str] = []
+
+    def run(self) -> None:
+        self.seen.append("run")
+
+    def finish(self) -> bool:
+        self.seen.append("finish")
+        if self._sizes:
+            self.size = self._sizes.pop(0)
+            return False
+        return True
+
+    def expire(self) -> None:
+        self.seen.append("expire")
+
+
+class Desk:
+    def __init__(self, limit: int = 100, threads: int = 2) -> None:
+        self.loop = FakeLoop()
+        self.threads = FakeExecutor(threads)
+        self.inflight = Inflight(limit)
+        self.queue = DecodeQueue(
+            self.threads, threads, self.loop, self.inflight, clock=self.loop.clock
+        )
+
+    def finish(self) -> None:
+        self.threads.finish()
+        self.loop.settle()
+
+    def put(self, *sizes: int, deadline: float = 1030.0) -> Picture:
+        picture = Picture(*sizes, deadline=deadline)
+        self.queue.put(picture)
+        return picture
+
+
+def test_memory_is_counted_when_work_starts_and_given_back() -> None:
+    desk = Desk()
+    pictures = [desk.put(40) for _ in range(64)]
+    assert desk.inflight.used == 80, "two threads, two pictures"
+    for _ in pictures:
+        desk.finish()
+    assert [picture.seen for picture in pictures] == [["run", "finish"]] * 64
+    assert desk.inflight.used == 0
+    assert desk.loop.timers == []
+
+
+def test_what_does_not_fit_beside_another_waits_in_order() -> None:
+    desk = Desk()
+    desk.put(60)
+    large, small = desk.put(60), desk.put(1)
+    assert desk.inflight.used == 60
+    assert not desk.threads.is_full, "nothing passes the one whose turn it is"
+    desk.finish()
+    assert desk.inflight.used == 61
+    desk.finish()
+    desk.finish()
+    assert large.seen == small.seen == ["run", "finish"]
+
+
+def test_what_is_larger_than_the_budget_runs_alone() -> None:
+    desk = Desk()
+    desk.inflight.take(99)  # its own body, for one
+    first, second = desk.put(500), desk.put(500)
+    assert desk.inflight.used == 599
+    desk.finish()
+    assert (first.seen, second.seen) == (["run", "finish"], [])
+    desk.finish()
+    assert second.seen == ["run", "finish"]
+    assert desk.inflight.used == 99
+
+
+def test_the_next_step_has_its_own_size_and_comes_first() -> None:
+    desk = Desk(threads=1)
+    measured, other = desk.put(0, 70), desk.put(5)
+    assert desk.inflight.used == 0
+    desk.finish()
+    assert (measured.seen, desk.inflight.used) == (["run", "finish"], 70)
+    desk.finish()
+    assert (measured.seen, other.seen) == (["run", "finish"] * 2, [])
+
+
+def test_a_deadline_is_answered_while_a_thread_is_at_work() -> None:
+    desk = Desk(threads=1)
+    running, waiting = desk.put(50, deadline=1001), desk.put(50, deadline=1002)
+    later = desk.put(50, deadline=1009)
+    desk.loop.advance(1)
+    assert (running.seen, waiting.seen) == (["expire"], [])
+    assert desk.inflight.used == 50, "the thread still holds it"
+    desk.loop.advance(1)
+    assert waiting.seen == ["expire"]
+    desk.finish()
+    assert running.seen == ["expire", "run"], "its result is dropped"
+    assert waiting.seen == ["expire"], "never started"
+    desk.finish()
+    assert later.seen == ["run", "finish"]
+    assert (desk.inflight.used, desk.loop.timers) == (0, [])
+
+
+def test_one_timer_whatever_waits() -> None:
+    desk = Desk()
+    for number in range(50):
+        desk.put(1, deadline=1050 - number)
+    assert len(desk.loop.timers) == 1
+    for _ in range(50):
+        desk.finish()
+    assert desk.loop.timers == []
+
+
+def test_without_a_budget_only_threads_bound_it() -> None:
+    loop, threads = FakeLoop(), FakeExecutor(2)
+    queue = DecodeQueue(threads, 2, loop, clock=loop.clock)
+    for _ in range(3):
+        queue.put(Picture(1 << 40))
+    assert threads.is_full
