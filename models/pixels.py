@@ -91,6 +91,9 @@ def to_pixels(image: Image.Image, decoding: Decoding, orientation: int = 1) -> P
 def to_grey(image_HWC: Pixels) -> Pixels:
     """Return uint8 [H, W, 1] of RGB, ITU-R BT.601 as Pillow rounds it."""
     height, width, _ = image_HWC.shape
+    if height * width <= _STRIP_PIXELS:
+        small = Image.frombuffer("RGB", (width, height), image_HWC, "raw", "RGB", 0, 1)
+        return np.asarray(small.convert("L")).reshape(height, width, 1)
     grey = np.empty((height, width, 1), np.uint8)
     step = max(1, _STRIP_PIXELS // width)
     for top in range(0, height, step):
