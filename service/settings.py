@@ -87,7 +87,9 @@ class Settings(BaseSettings):
         description="Request bodies and decoded pixels that a worker holds at once, MiB",
     )
     max_image_pixels: int = Field(
-        default=1 << 25, ge=1, description="Largest image, width x height in pixels"
+        default=1 << 25,
+        ge=1,
+        description="Most pixels of an image as it is decoded; WebP, HEIC, AVIF, CMYK count twice",
     )
     decode_threads: int = Field(
         default=0, ge=0, description="Threads that decode large images; 0: one for each core"
