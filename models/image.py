@@ -82,7 +82,7 @@ def decode(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> Pix
 
 def decode_sized(encoded: bytes, spec: ImageSpec) -> Pixels:
     """Decode one image whose size the caller has read and found small enough; see ``decode``."""
-    scale = _jpeg_scale(encoded, spec) if spec.scaled_decoding else 1
+    scale = _jpeg_scale(encoded, spec.least_decoded) if spec.least_decoded else 1
     flag = _FLAGS[spec.mode] | _SCALED[scale]
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag)
@@ -94,7 +94,8 @@ def decode_sized(encoded: bytes, spec: ImageSpec) -> Pixels:
             f"got {len(encoded)} bytes that are truncated or corrupt"
         )
     pixels = cast(Pixels, image)
-    if pixels.shape[0] != spec.height or pixels.shape[1] != spec.width:
+    is_own_size = pixels.shape[0] == spec.height and pixels.shape[1] == spec.width
+    if not (is_own_size and spec.keeps_own_size):
         pixels = geometry.fit(pixels, spec)
     return pixels.reshape(spec.height, spec.width, spec.channels)
 
@@ -161,16 +162,16 @@ def _check_png_chunks(encoded: bytes) -> None:
         )
 
 
-def _jpeg_scale(encoded: bytes, spec: ImageSpec) -> int:
+def _jpeg_scale(encoded: bytes, least: int) -> int:
     """Return by how much a JPEG can be reduced as it is decoded: 1, 2, 4 or 8.
 
-    Its shorter side, and so both whatever the orientation, stays at least twice the model's longer
-    one: the resize rule then makes up for the scale's own, slightly different filter. The library
-    rounds sizes up, so what is at the far edges moves, by less than half a pixel of the result.
+    Its shorter side, and so both whatever the orientation, stays at least ``least``: the resize
+    then makes up for the scale's own, slightly different filter. The library rounds sizes up, so
+    what is at the far edges moves, by less than half a pixel of the result.
     """
     if encoded[:3] != b"\xff\xd8\xff":
         return 1
-    spare = min(read_size(encoded)) / (2 * max(spec.height, spec.width))
+    spare = min(read_size(encoded)) / least
     return 8 if spare >= 8 else 4 if spare >= 4 else 2 if spare >= 2 else 1
 
 

@@ -126,7 +126,7 @@ def build_tiny(
             TensorSpec("logits", "FP32", (-1, len(LABELS))),
             TensorSpec("probabilities", "FP32", (-1, len(LABELS))),
         ),
-        image=ImageSpec("L", SIDE, SIDE, "stretch", "area"),
+        image=ImageSpec("L", SIDE, SIDE),
         files=(
             ModelFile("model.onnx", "fp32", hashlib.sha256(content).hexdigest(), len(content)),
             *(_write_lower(folder, precision, own) for precision, own in (lower or {}).items()),
