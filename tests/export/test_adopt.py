@@ -160,7 +160,7 @@ def test_answers_that_prove_little_are_warned_of(
 
 
 def test_a_stray_file_of_ours_needs_no_labels(adopted: Adopt, repository: ModelRepository) -> None:
-    shipped = ModelRepository(ROOT / "models").load("digits-cnn", 1)
+    shipped = ModelRepository(ROOT / "models").load("digits-cnn", 2)
     path = ROOT / "models/digits-cnn/2/model.onnx"
     artifact = adopted(onnx.load(path), labels=())
     assert artifact.labels == shipped.labels
@@ -201,3 +201,14 @@ def test_the_command_adopts_by_flags_over_toml(
     said = shell("adopt", file, "--name", "foreign")
     assert (said.code, said.error.count("\n")) == (1, 1)
     assert "expected --labels" in said.error
+
+
+def test_resize_256_crop_224(adopted: Adopt, repository: ModelRepository, tmp_path: Path) -> None:
+    """Golden images pass through the resize too, and a picture loses what the crop cuts off."""
+    model = foreign_model(side="side")
+    artifact = adopted(model, size=(6, 6), resize="crop", resize_to=(8, 8), scale=1 / 255)
+    assert artifact.image.resize == Resize("shorter", "bilinear", 8, 8)
+    local = LocalModel.load(repository, "foreign")  # replays the golden images
+    picture = np.zeros((80, 80, 3), np.uint8)
+    picture[10:70, 10:70] = 200
+    assert (local.decode(encode_png(picture)) > 150).all()
