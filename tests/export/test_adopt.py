@@ -203,7 +203,7 @@ def test_the_command_adopts_by_flags_over_toml(
     assert "expected --labels" in said.error
 
 
-def test_resize_256_crop_224(adopted: Adopt, repository: ModelRepository, tmp_path: Path) -> None:
+def test_resize_256_crop_224(adopted: Adopt, repository: ModelRepository) -> None:
     """Golden images pass through the resize too, and a picture loses what the crop cuts off."""
     model = foreign_model(side="side")
     artifact = adopted(model, size=(6, 6), resize="crop", resize_to=(8, 8), scale=1 / 255)
