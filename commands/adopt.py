@@ -30,8 +30,12 @@ StdOption = Annotated[
 ]
 ChannelsOption = Annotated[str | None, typer.Option(help="RGB or BGR (default: RGB).")]
 ResizeOption = Annotated[str | None, typer.Option(help="stretch, crop or pad (default: stretch).")]
+ResizeToOption = Annotated[
+    str | None,
+    typer.Option(help="Size of the resize before the crop, as 256 (default: the graph's)."),
+]
 InterpolationOption = Annotated[
-    str | None, typer.Option(help="nearest, linear, cubic or area (default: area).")
+    str | None, typer.Option(help="Pillow's filter, as bicubic (default: bilinear).")
 ]
 SizeOption = Annotated[
     str | None, typer.Option(help="HEIGHTxWIDTH, required if the graph leaves it open.")
@@ -62,6 +66,7 @@ def adopt(
     std: StdOption = None,
     channels: ChannelsOption = None,
     resize: ResizeOption = None,
+    resize_to: ResizeToOption = None,
     interpolation: InterpolationOption = None,
     size: SizeOption = None,
     output: OutputOption = None,
@@ -88,6 +93,7 @@ def adopt(
         "std": std,
         "channels": channels,
         "resize": resize,
+        "resize_to": resize_to,
         "interpolation": interpolation,
         "size": size,
         "output": output,

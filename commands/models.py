@@ -1,6 +1,7 @@
 """List, check and change the model repository: ``foveal models …``."""
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -79,6 +80,32 @@ def verify_models(
     show(verdicts, as_json, list(verdicts.items()))
     if set(verdicts.values()) != {"ok"}:
         raise typer.Exit(1)
+
+
+def upgrade_model(
+    model: Annotated[str, typer.Argument(metavar="NAME[:V]", help="Version of format 1.")],
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="Picture to compare; repeatable (default: resized golden images)."),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(help="Colour under transparent pixels, as 255,255,255 (default: dropped)."),
+    ] = None,
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish a version of format 1 again in format 2, which needs no OpenCV.
+
+    The answers to pictures of other sizes change a little; how much is printed.
+
+    Example: foveal models upgrade fashion-cnn:1
+    """
+    from export.upgrade import describe_upgrade, read_colour, upgrade
+
+    colour = None if background is None else read_colour(background)
+    done = upgrade(open_repository(models), model, image or (), colour)
+    show(dataclasses.asdict(done), as_json, describe_upgrade(done))
 
 
 def rollback_model(name: NameArgument, models: ModelsOption = SHIPPED) -> None:

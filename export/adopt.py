@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from export.draft import Draft
 from export.errors import AdoptError, ExportError
-from export.golden import GOLDEN_IMAGES, draft_golden
+from export.golden import GOLDEN_IMAGES, draft_golden, encode_golden
 from export.options import Options
 from export.proof import Answers, compare
 from export.publish import publish, sha256
@@ -98,18 +98,15 @@ def _draft(request: Request) -> Draft:
     )
     image = foreign.given.image
     images_NHWC = _read_images(request.images, image)
+    golden, golden_NHWC = encode_golden(images_NHWC[:GOLDEN_IMAGES], image)
+    images_NHWC[: len(golden)] = golden_NHWC
     wrapped = wrap(foreign)
     parity, (_, probabilities_NK) = _prove(foreign, wrapped, images_NHWC, request)
     return Draft(
         graph=wrapped,
         labels=labels,
         image=image,
-        golden=draft_golden(
-            images_NHWC[:GOLDEN_IMAGES],
-            image,
-            [labels[index] for index in probabilities_NK[:GOLDEN_IMAGES].argmax(axis=1)],
-            probabilities_NK[:GOLDEN_IMAGES],
-        ),
+        golden=draft_golden(golden, labels, probabilities_NK[: len(golden)]),
         parity=parity,
         provenance=_provenance(request, content, parity),
         temperature=find_temperature(foreign),

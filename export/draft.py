@@ -15,7 +15,7 @@ class DraftGolden:
 
     Attributes:
         encoded: The PNG file.
-        label: Label that ``model.json`` states for it.
+        label: Label of its highest probability.
         probabilities: What the graph answers to it alone, [K].
     """
 

@@ -39,25 +39,39 @@ def choose_golden(
     return np.concatenate([firsts, others])[:GOLDEN_IMAGES]
 
 
-def draft_golden(
-    images_NHWC: NDArray[np.uint8],
-    spec: ImageSpec,
-    labels_N: Sequence[str],
-    probabilities_NK: NDArray[np.float32],
-) -> tuple[DraftGolden, ...]:
-    """Encode golden images and keep their answers.
+def encode_golden(
+    images_NHWC: NDArray[np.uint8], spec: ImageSpec
+) -> tuple[list[bytes], NDArray[np.uint8]]:
+    """Encode golden images.
 
     Args:
         images_NHWC: uint8 [N, H, W, C], of the model's size.
         spec: How a load decodes them.
-        labels_N: Label of each.
+
+    Returns:
+        The files, and uint8 [N, H, W, C] that a load decodes them to: the images themselves, unless
+        the geometry also changes pictures of the model's own size.
+    """
+    files = [encode_png(image) for image in images_NHWC]
+    decoded_NHWC = np.stack([decode(file, spec) for file in files])
+    same = np.array_equal(decoded_NHWC, images_NHWC)
+    assert same or not spec.keeps_own_size, (
+        "a PNG of the model's size decodes to its own pixels; this is a bug"
+    )
+    return files, decoded_NHWC
+
+
+def draft_golden(
+    files: Sequence[bytes], labels: Sequence[str], probabilities_NK: NDArray[np.float32]
+) -> tuple[DraftGolden, ...]:
+    """Join golden images with their answers.
+
+    Args:
+        files: N PNG files.
+        labels: Label of each class, K.
         probabilities_NK: float32 [N, K], the graph's answer to each image alone.
     """
-    golden = []
-    for image, label, probabilities in zip(images_NHWC, labels_N, probabilities_NK, strict=True):
-        encoded = encode_png(image)
-        # The answers were computed from the pixels, a load computes them from the file.
-        same = np.array_equal(decode(encoded, spec), image)
-        assert same, "a PNG of the model's size decodes to its own pixels; this is a bug"
-        golden.append(DraftGolden(encoded, label, tuple(map(float, probabilities))))
-    return tuple(golden)
+    return tuple(
+        DraftGolden(file, labels[int(row.argmax())], tuple(map(float, row)))
+        for file, row in zip(files, probabilities_NK, strict=True)
+    )

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from export.errors import AdoptError
-from models.artifact import Interpolation, Resize
+from models.artifact import Filter, Resize, Side
 
 Layout = Literal["NCHW", "NHWC"]
 Channels = Literal["RGB", "BGR"]
 Gives = Literal["logits", "probabilities"]
+Rule = Literal["stretch", "crop", "pad"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,10 @@ class Options:
         mean: Subtracted; one number, or one for each channel.
         std: Divisor, not 0; one number, or one for each channel.
         channels: Order of the colours in the graph's input.
-        resize: How images of another size are resized.
-        interpolation: Filter of the resize.
+        resize: ``stretch`` both sides, ``crop`` the centre, or ``pad`` with black.
+        interpolation: Pillow's filter of the resize.
+        resize_to: (height, width) of the resize, before the crop to the graph's size; None: the
+            same.
         size: (height, width), if the graph leaves them open.
         output: Name of the output to use; None: the only one.
         gives: What that output is; None: ``probabilities`` if a Softmax makes it, else ``logits``.
@@ -42,19 +45,27 @@ class Options:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     channels: Channels = "RGB"
-    resize: Resize = "stretch"
-    interpolation: Interpolation = "area"
+    resize: Rule = "stretch"
+    interpolation: Filter = "bilinear"
+    resize_to: tuple[int, int] | None = None
     size: tuple[int, int] | None = None
     output: str | None = None
     gives: Gives | None = None
 
+    @property
+    def geometry(self) -> Resize:
+        """Return the resize that ``model.json`` states; the crop is torchvision's."""
+        height, width = self.resize_to or (None, None)
+        return Resize(_SIDES[self.resize], self.interpolation, height, width)
 
+
+_SIDES: dict[Rule, Side] = {"stretch": "both", "crop": "shorter", "pad": "longer"}
 _CHOICES: dict[str, tuple[str, ...]] = {
     "layout": get_args(Layout),
     "channels": get_args(Channels),
     "gives": get_args(Gives),
-    "resize": get_args(Resize),
-    "interpolation": get_args(Interpolation),
+    "resize": get_args(Rule),
+    "interpolation": get_args(Filter),
 }
 
 
@@ -116,8 +127,8 @@ def _read(name: str, value: object) -> Any:
         if not isinstance(value, str):
             raise AdoptError(f"output: expected a name, got {value!r}")
         return value
-    if name == "size":
-        return _size(value)
+    if name in ("size", "resize_to"):
+        return _size(name, value)
     numbers = _numbers(name, value)
     if name == "scale":
         if len(numbers) != 1:
@@ -128,14 +139,14 @@ def _read(name: str, value: object) -> Any:
     return numbers
 
 
-def _size(value: object) -> tuple[int, int]:
+def _size(name: str, value: object) -> tuple[int, int]:
     parts = value if isinstance(value, list) else str(value).split("x")
     try:
         sides = [int(part) for part in parts]
     except (TypeError, ValueError):
         sides = []
     if len(sides) not in (1, 2) or min(sides) < 1:
-        raise AdoptError(f"size: expected 224 or 224x256, height first, got {value!r}")
+        raise AdoptError(f"{name}: expected 224 or 224x256, height first, got {value!r}")
     return sides[0], sides[-1]
 
 

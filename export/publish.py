@@ -6,7 +6,6 @@ changes.
 """
 
 import hashlib
-import json
 from pathlib import Path
 
 import onnx
@@ -19,6 +18,7 @@ from models.artifact import (
     ModelFile,
     Precision,
     contract_tensors,
+    graph_metadata,
 )
 from models.evidence import Gate, Golden
 from models.onnx_file import OnnxFileError, check_graph
@@ -78,14 +78,7 @@ def publish(draft: Draft, name: str, repository: ModelRepository) -> ModelArtifa
 
 def stamp(graph: onnx.ModelProto, name: str, version: int, labels: tuple[str, ...]) -> None:
     """Write name, version and labels into a graph, so that a stray file can be adopted again."""
-    onnx.helper.set_model_props(
-        graph,
-        {
-            "foveal.name": name,
-            "foveal.version": str(version),
-            "foveal.labels": json.dumps(labels, ensure_ascii=False),
-        },
-    )
+    onnx.helper.set_model_props(graph, graph_metadata(name, version, labels))
 
 
 def check_contract(content: bytes, image: ImageSpec, classes: int) -> None:

@@ -129,8 +129,7 @@ def find_input(model: onnx.ModelProto, options: Options) -> GraphInput:
         "RGB" if channels == 3 else "L",
         int(wanted[0] or 0),
         int(wanted[1] or 0),
-        options.resize,
-        options.interpolation,
+        options.geometry,
     )
     return GraphInput(given.name, elem_type, layout, image, sides[0])
 

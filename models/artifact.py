@@ -8,13 +8,20 @@ keeps the contract. Knows nothing about where a model lies (``repository``) or h
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from models.evidence import Abstain, Gate, Golden, Metrics, Parity, Provenance, Statistics
 from models.fields import FieldError, read_dataclass
 from models.onnx_file import describe_tensors
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, 2)
+# Pixels of a side of the model's input or of its resize: a row of 16,384 squared is 805 MB.
+MAX_SIDE = 1 << 14
+# Two classes whose recorded probabilities differ by no more may both be a golden image's answer: it
+# is what a replay may differ by.
+GOLDEN_TIE = 1e-4
 
 Datatype = Literal[
     "BOOL",
@@ -33,8 +40,10 @@ Datatype = Literal[
     "BYTES",
 ]
 Mode = Literal["RGB", "L"]
-Resize = Literal["stretch", "crop", "pad"]
-Interpolation = Literal["nearest", "linear", "cubic", "area"]
+Side = Literal["both", "shorter", "longer"]
+Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Place = Literal["centre", "top-left"]
+Colour = tuple[int, ...]
 Precision = Literal["fp32", "fp16", "int8"]
 
 # Fields that format 1 gained after its first release. They are optional and written only if set, so
@@ -56,6 +65,57 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Resize:
+    """The resize of format 2: Pillow's, antialiased.
+
+    Attributes:
+        side: ``both`` sides to the size; or the ``shorter`` or the ``longer`` one, in proportion to
+            the size, and the other by the picture's own proportions.
+        filter: Pillow's filter.
+        height: The size's height in pixels; None: the model's.
+        width: The size's width in pixels; None: the model's.
+        rounding: The other side of ``shorter`` and ``longer``: ``down``, as torchvision and
+            transformers do, or ``half-even``, as timm's ``ResizeKeepRatio`` does.
+    """
+
+    side: Side = "both"
+    filter: Filter = "bilinear"
+    height: int | None = None
+    width: int | None = None
+    rounding: Literal["down", "half-even"] = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """The crop after the resize, to the model's size; padding where the picture is smaller.
+
+    Attributes:
+        colour: Colour of the padding, one value a channel; None: black.
+        place: What is kept, and where a smaller picture stands.
+        rounding: Offset of a ``centre`` by an odd number of pixels: ``half-even`` (padding: down),
+            as torchvision and timm do; ``floor``, as transformers does on PIL images; ``trunc``, as
+            it does on tensors.
+    """
+
+    colour: Colour | None = None
+    place: Place = "centre"
+    rounding: Literal["half-even", "floor", "trunc"] = "half-even"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCVResize:
+    """The resize of format 1: OpenCV's, to exactly the model's size.
+
+    Attributes:
+        rule: ``stretch`` both sides, ``crop`` the centre, or ``pad`` with black.
+        interpolation: OpenCV's filter.
+    """
+
+    rule: Literal["stretch", "crop", "pad"] = "stretch"
+    interpolation: Literal["nearest", "linear", "cubic", "area"] = "area"
+
+
+@dataclass(frozen=True)
 class ImageSpec:
     """How encoded bytes become one row of the input.
 
@@ -63,17 +123,21 @@ class ImageSpec:
         mode: ``RGB`` or ``L`` (grey).
         height: Rows of pixels.
         width: Columns of pixels.
-        resize: ``stretch`` both sides, ``crop`` the centre, or ``pad`` with black.
-        interpolation: Filter of the resize.
+        resize: First step of the geometry; None: no resize. ``OpenCVResize`` in format 1 only.
+        crop: Second step of the geometry.
+        exif: Whether an EXIF orientation is applied.
+        background: RGB colour that transparent pixels are laid over; None: transparency is dropped.
         scaled_decoding: Whether a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the
-            smallest that is still at least twice the model's, and resized from there.
+            smallest that is still at least twice the size of the resize, and resized from there.
     """
 
     mode: Mode
     height: int
     width: int
-    resize: Resize = "stretch"
-    interpolation: Interpolation = "area"
+    resize: Resize | OpenCVResize | None = Resize()
+    crop: Crop = Crop()
+    exif: bool = True
+    background: Colour | None = None
     scaled_decoding: bool = False
 
     @property
@@ -85,6 +149,39 @@ class ImageSpec:
     def shape_HWC(self) -> tuple[int, int, int]:
         """Return the shape of one decoded row."""
         return self.height, self.width, self.channels
+
+    @cached_property
+    def resized(self) -> tuple[int, int]:
+        """Return (height, width) that pictures are resized to, before the crop."""
+        if isinstance(self.resize, Resize):
+            height, width = self.resize.height, self.resize.width
+            return (
+                self.height if height is None else height,
+                self.width if width is None else width,
+            )
+        return self.height, self.width
+
+    @cached_property
+    def keeps_own_size(self) -> bool:
+        """Whether a picture of exactly the model's size passes untouched."""
+        return self.resize is None or self.resized == (self.height, self.width)
+
+    @cached_property
+    def least_decoded(self) -> int | None:
+        """Return what a JPEG's shorter side stays at under scaled decoding; None: not scaled."""
+        return 2 * max(self.resized) if self.scaled_decoding and self.resize is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class _ImageFormat1:
+    """The ``image`` of a ``model.json`` of format 1."""
+
+    mode: Mode
+    height: int
+    width: int
+    resize: Literal["stretch", "crop", "pad"] = "stretch"
+    interpolation: Literal["nearest", "linear", "cubic", "area"] = "area"
+    scaled_decoding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +261,16 @@ class ModelArtifact:
         """Return the ONNX file of a precision, or None if this version has none."""
         return next((file for file in self.files if file.precision == precision), None)
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Return the ``metadata_props`` of each graph."""
+        return graph_metadata(self.name, self.version, self.labels)
+
     def to_json(self) -> str:
         """Write the text of ``model.json``: indented, fields in the order of this class."""
         document = dataclasses.asdict(self, dict_factory=_without_empty)
+        if isinstance(self.image.resize, OpenCVResize):
+            document["image"] = _write_image_1(self.image, self.image.resize)
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -187,15 +291,27 @@ class ModelArtifact:
             raise ArtifactError(f"{where}: expected JSON, got {error}; publish it again") from None
         if not isinstance(document, dict):
             raise ArtifactError(f"{where}: expected an object, got {type(document).__name__}")
-        if document.get("format") != FORMAT:
+        number = document.get("format")
+        if number not in _READABLE or isinstance(number, bool):
             raise ArtifactError(
-                f"{where}: expected format {FORMAT}, got {document.get('format')!r}; "
+                f"{where}: expected format 1 or 2, got {number!r}; "
                 "publish the model with this version of foveal"
             )
         try:
+            if number == 1 and "image" in document:
+                document["image"] = _read_image_1(document["image"])
             return read_dataclass(cls, document, "$")
         except (ArtifactError, FieldError) as error:
             raise ArtifactError(f"{where}: {error}") from None
+
+
+def graph_metadata(name: str, version: int, labels: tuple[str, ...]) -> dict[str, str]:
+    """Return the ``metadata_props`` of a graph, by which a stray file can be adopted again."""
+    return {
+        "foveal.name": name,
+        "foveal.version": str(version),
+        "foveal.labels": json.dumps(labels, ensure_ascii=False),
+    }
 
 
 def contract_tensors(
@@ -217,6 +333,30 @@ def _without_empty(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in fields if value is not None or name not in _LATER}
 
 
+def _read_image_1(value: Any) -> ImageSpec:
+    image = read_dataclass(_ImageFormat1, value, "$.image")
+    return ImageSpec(
+        image.mode,
+        image.height,
+        image.width,
+        OpenCVResize(image.resize, image.interpolation),
+        scaled_decoding=image.scaled_decoding,
+    )
+
+
+def _write_image_1(image: ImageSpec, resize: OpenCVResize) -> dict[str, Any]:
+    return dataclasses.asdict(
+        _ImageFormat1(
+            image.mode,
+            image.height,
+            image.width,
+            resize.rule,
+            resize.interpolation,
+            image.scaled_decoding,
+        )
+    )
+
+
 def _check(artifact: ModelArtifact) -> None:
     classes = len(artifact.labels)
     if artifact.version < 1:
@@ -225,6 +365,7 @@ def _check(artifact: ModelArtifact) -> None:
         raise ArtifactError(f"$.temperature: expected above 0, got {artifact.temperature}")
     if classes < 2 or len(set(artifact.labels)) != classes:
         raise ArtifactError(f"$.labels: expected 2 or more different labels, got {classes}")
+    _check_image(artifact.image, artifact.format)
     inputs, outputs = contract_tensors(artifact.image, classes)
     if artifact.inputs != inputs:
         raise ArtifactError(
@@ -236,6 +377,7 @@ def _check(artifact: ModelArtifact) -> None:
             f"$.outputs: expected {describe_tensors(outputs)} for {classes} labels, "
             f"got {describe_tensors(artifact.outputs)}"
         )
+    _check_colours(artifact.image)
     if artifact.file("fp32") is None:
         raise ArtifactError("$.files: expected an fp32 file, got none")
     for path in artifact.digests:
@@ -245,6 +387,30 @@ def _check(artifact: ModelArtifact) -> None:
     _check_measured(artifact, classes)
 
 
+def _check_image(image: ImageSpec, number: int) -> None:
+    if isinstance(image.resize, OpenCVResize) != (number == 1):
+        expected = "OpenCV's resize" if number == 1 else "Pillow's resize or none"
+        raise ArtifactError(f"$.image.resize: expected {expected} in format {number}, got another")
+    sides = {"$.image.height": image.height, "$.image.width": image.width}
+    if isinstance(image.resize, Resize):
+        sides["$.image.resize.height"] = image.resized[0]
+        sides["$.image.resize.width"] = image.resized[1]
+    for path, side in sides.items():
+        if not 1 <= side <= MAX_SIDE:
+            raise ArtifactError(f"{path}: expected 1 to {MAX_SIDE} pixels, got {side}")
+
+
+def _check_colours(image: ImageSpec) -> None:
+    for path, colour, values in (
+        ("$.image.background", image.background, 3),
+        ("$.image.crop.colour", image.crop.colour, image.channels),
+    ):
+        if colour is not None and not (len(colour) == values and all(0 <= v < 256 for v in colour)):
+            raise ArtifactError(
+                f"{path}: expected null or {values} values from 0 to 255, got {list(colour)}"
+            )
+
+
 def _check_measured(artifact: ModelArtifact, classes: int) -> None:
     for i, golden in enumerate(artifact.golden):
         if len(golden.probabilities) != classes:
@@ -252,6 +418,7 @@ def _check_measured(artifact: ModelArtifact, classes: int) -> None:
                 f"$.golden[{i}].probabilities: expected {classes} values, "
                 f"got {len(golden.probabilities)}"
             )
+        _check_golden_label(artifact, i)
     if artifact.abstain is not None and not 0 <= artifact.abstain.threshold <= 1:
         raise ArtifactError(
             f"$.abstain.threshold: expected 0 to 1, got {artifact.abstain.threshold}"
@@ -268,3 +435,19 @@ def _check_measured(artifact: ModelArtifact, classes: int) -> None:
                 f"$.files[{i}].gate.golden: expected {len(shape)} lists of {classes} values, "
                 f"got lists of {list(map(len, gate.golden))}"
             )
+
+
+def _check_golden_label(artifact: ModelArtifact, number: int) -> None:
+    """A golden image's label is the one it was answered: labels in another order do not load."""
+    golden = artifact.golden[number]
+    first = max(golden.probabilities)
+    answered = [
+        label
+        for label, probability in zip(artifact.labels, golden.probabilities, strict=True)
+        if probability >= first - GOLDEN_TIE
+    ]
+    if golden.label not in answered:
+        raise ArtifactError(
+            f"$.golden[{number}].label: expected {answered[0]!r}, which $.labels names at the "
+            f"highest probability, got {golden.label!r}; restore the order of $.labels"
+        )

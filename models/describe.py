@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from models.artifact import ModelArtifact, TensorSpec
+from models.artifact import ImageSpec, ModelArtifact, OpenCVResize, TensorSpec
 from models.repository import ModelRepository
 from models.rollout import NO_ROLLOUT
 
@@ -73,11 +73,7 @@ def describe(artifact: ModelArtifact) -> list[tuple[str, str]]:
     lines = [
         ("model", artifact.reference),
         ("labels", f"{len(artifact.labels)}: {', '.join(artifact.labels)}"),
-        (
-            "image",
-            f"{image.mode} {image.width} x {image.height}, {image.resize} if of another size"
-            f" ({image.interpolation}{', JPEG at a scale' if image.scaled_decoding else ''})",
-        ),
+        ("image", f"{image.mode} {image.width} x {image.height}{_geometry(image)}"),
         ("input", _tensors(artifact.inputs)),
         ("outputs", _tensors(artifact.outputs)),
         ("graph", f"opset {artifact.opset}, temperature {artifact.temperature:.4g}"),
@@ -165,6 +161,27 @@ def _origin(artifact: ModelArtifact) -> list[tuple[str, str]]:
         ("command", origin.command),
         ("versions", ", ".join(f"{name} {v}" for name, v in origin.versions.items())),
     ]
+
+
+def _geometry(image: ImageSpec) -> str:
+    resize, (height, width) = image.resize, image.resized
+    if isinstance(resize, OpenCVResize):
+        steps = [f"{resize.rule} if of another size ({resize.interpolation} of OpenCV)"]
+    else:
+        steps = []
+        if resize is not None:
+            side = "both sides" if resize.side == "both" else f"the {resize.side} side"
+            steps.append(f"{side} resized to {width} x {height} ({resize.filter})")
+        if resize is None or resize.side != "both" or not image.keeps_own_size:
+            colour = list(image.crop.colour) if image.crop.colour else "black"
+            steps.append(f"{image.crop.place} cropped, or padded with {colour}")
+    if not image.exif:
+        steps.append("EXIF ignored")
+    if image.background is not None:
+        steps.append(f"transparency over {list(image.background)}")
+    if image.scaled_decoding:
+        steps.append("JPEG at a scale")
+    return "".join(f", {step}" for step in steps)
 
 
 def _tensors(tensors: tuple[TensorSpec, ...]) -> str:

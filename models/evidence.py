@@ -144,9 +144,9 @@ class Golden:
     """One image with a known answer, which every load replays.
 
     Attributes:
-        path: PNG within the version's directory, of exactly the model's size.
+        path: PNG within the version's directory, of the model's size.
         sha256: Digest of the file.
-        label: The image's true label; for an adopted graph the label that it answered.
+        label: The label of its highest probability.
         probabilities: Expected probabilities [K], from onnxruntime on the CPU in fp32.
     """
 

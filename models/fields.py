@@ -27,6 +27,8 @@ def read_dataclass(kind: type[T], value: Any, path: str) -> T:
     Raises:
         FieldError: A missing, unknown or mistyped field.
     """
+    if isinstance(value, kind):  # read already, from an earlier format
+        return value
     if not isinstance(value, dict):
         raise FieldError(f"{path}: expected an object, got {type(value).__name__}")
     hints = typing.get_type_hints(kind)

@@ -63,24 +63,18 @@ _MAGIC = {
 
 
 def decoding_of(spec: ImageSpec) -> Decoding:
-    """Return how images become pixels for a model.
-
-    A JPEG decoded at a scale stays at least twice as large as the model's input: resizing makes up
-    for the scale's own, slightly different filter.
-    """
-    least = 2 * max(spec.height, spec.width) if spec.scaled_decoding else None
-    return Decoding(spec.mode, least=least)
+    """Return how images become pixels for a model."""
+    return Decoding(spec.mode, spec.exif, spec.background, spec.least_decoded)
 
 
 def decode(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode one image and bring it to the size that the model takes.
 
-    An EXIF orientation is applied, transparency is dropped, 16-bit channels are cut to 8 bits. Of
-    several pictures in a file the first one counts.
+    16-bit channels are cut to 8 bits. Of several pictures in a file the first one counts.
 
     Args:
         encoded: One file of one of the formats.
-        spec: Mode, height, width, resize rule and interpolation of the result.
+        spec: Mode, EXIF, background and geometry of the result.
         max_pixels: Most pixels that are decoded: of a JPEG, at the scale it is decoded at.
 
     Returns:
@@ -98,7 +92,8 @@ def decode(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> Pix
 def decode_sized(encoded: bytes, spec: ImageSpec, decoding: Decoding) -> Pixels:
     """Decode one image whose ``work`` the caller has found small enough; see ``decode``."""
     pixels = decode_pixels(encoded, decoding)
-    if pixels.shape[0] != spec.height or pixels.shape[1] != spec.width:
+    is_own_size = pixels.shape[0] == spec.height and pixels.shape[1] == spec.width
+    if not (is_own_size and spec.keeps_own_size):
         pixels = fit(pixels, spec).reshape(spec.height, spec.width, spec.channels)
     return pixels
 

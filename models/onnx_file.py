@@ -9,7 +9,7 @@ Field numbers: onnx/onnx.proto3 of the ONNX project, IR version 10. Wire types: 
 encoding, "Message structure".
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +38,9 @@ DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsof
 
 # Deeper nesting of graphs inside attributes (If, Loop, Scan) than any classifier needs is refused.
 _MAX_DEPTH = 16
+
+
+NO_METADATA: Mapping[str, str] = {}
 
 
 class OnnxFileError(ValueError):
@@ -131,7 +134,10 @@ def summarize(content: bytes) -> OnnxSummary:
 
 
 def check_graph(
-    content: bytes, inputs: Sequence[TensorLike], outputs: Sequence[TensorLike]
+    content: bytes,
+    inputs: Sequence[TensorLike],
+    outputs: Sequence[TensorLike],
+    metadata: Mapping[str, str] = NO_METADATA,
 ) -> None:
     """Check a serialized model against the contract.
 
@@ -139,12 +145,20 @@ def check_graph(
         content: The whole file.
         inputs: Tensors that the graph must take.
         outputs: Tensors that it must return.
+        metadata: Properties that must have this value if the model has them.
 
     Raises:
-        OnnxFileError: Not an ONNX model, not self-contained, or another tensor.
+        OnnxFileError: Not an ONNX model, not self-contained, another tensor, or another value of a
+            property.
     """
     summary = summarize(content)
     check_self_contained(summary)
+    for key, value in metadata.items():
+        own = summary.metadata.get(key, value)
+        if own != value:
+            raise OnnxFileError(
+                f"expected metadata {key} as in model.json, {value:.80}, got {own:.80}"
+            )
     for kind, got, expected in (
         ("inputs", summary.inputs, inputs),
         ("outputs", summary.outputs, outputs),
@@ -170,6 +184,42 @@ def check_self_contained(summary: OnnxSummary) -> None:
     foreign = sorted(set(summary.domains) - DOMAINS)
     if foreign:
         raise OnnxFileError(f"expected standard operators, got domain {foreign[0]!r}")
+
+
+def replace_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Set properties of a serialized model; every other byte stays as it is.
+
+    Args:
+        content: The whole file.
+        metadata: Property to value.
+
+    Raises:
+        OnnxFileError: The bytes are not a protobuf message.
+    """
+    view = memoryview(content)
+    parts: list[memoryview | bytes] = []
+    start = 0
+    for end, field, value in _spans(view):
+        if not (
+            field == 14  # metadata_props
+            and isinstance(value, memoryview)
+            and _text(dict(_fields(value)).get(1, b"")) in metadata
+        ):
+            parts.append(view[start:end])
+        start = end
+    parts += [
+        _bytes_field(14, _bytes_field(1, name.encode()) + _bytes_field(2, text.encode()))
+        for name, text in metadata.items()
+    ]
+    return b"".join(parts)
+
+
+def _bytes_field(number: int, value: bytes) -> bytes:
+    size, length = len(value), bytearray()
+    while size >= 0x80:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([number << 3 | _BYTES, *length, size]) + value
 
 
 def describe_tensors(tensors: Sequence[TensorLike]) -> str:
@@ -286,13 +336,19 @@ def _int(value: "int | memoryview | bytes") -> int:
 
 def _fields(message: memoryview) -> Iterator[tuple[int, "int | memoryview"]]:
     """Yield (field number, value): an int for varints and fixed widths, a view for the rest."""
+    for _, field, value in _spans(message):
+        yield field, value
+
+
+def _spans(message: memoryview) -> Iterator[tuple[int, int, "int | memoryview"]]:
+    """Yield (end, field number, value), the end as a place in the message."""
     position, end = 0, len(message)
     while position < end:
         key, position = _varint(message, position)
         field, wire = key >> 3, key & 7
         if wire == _VARINT:
             value, position = _varint(message, position)
-            yield field, value
+            yield position, field, value
             continue
         if wire == _BYTES:
             size, position = _varint(message, position)
@@ -304,7 +360,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, "int | memoryview"]]:
             raise OnnxFileError(f"expected {size} more bytes at byte {position}, the file ends")
         body = message[position : position + size]
         position += size
-        yield field, body if wire == _BYTES else int.from_bytes(body, "little")
+        yield position, field, body if wire == _BYTES else int.from_bytes(body, "little")
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:

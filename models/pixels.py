@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from models.artifact import Mode
+from models.artifact import Colour, Mode
 from models.exif import turned
 from models.geometry import Pixels
 from models.image_errors import ImageError
@@ -42,7 +42,7 @@ class Decoding:
 
     mode: Mode = "RGB"
     applies_exif: bool = True
-    background: tuple[int, int, int] | None = None
+    background: Colour | None = None
     least: int | None = None
 
     @property

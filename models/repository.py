@@ -255,11 +255,12 @@ class ModelRepository:
         """Read one of the artifact's ONNX files and check digest, graph and that it is complete.
 
         Raises:
-            ArtifactError: As ``read_file``, or the graph differs from model.json.
+            ArtifactError: As ``read_file``, or the graph differs from model.json: its tensors, or
+                the name, version and labels in its metadata.
         """
         content = self.read_file(artifact, path)
         try:
-            check_graph(content, artifact.inputs, artifact.outputs)
+            check_graph(content, artifact.inputs, artifact.outputs, artifact.metadata)
         except OnnxFileError as error:
             where = self.path(artifact.name, artifact.version) / path
             raise ArtifactError(f"{where}: {error}; publish the model again") from None

@@ -27,7 +27,7 @@ COMMANDS = {
     "--patience --keep --devices --nodes --validation --split-seed --seed --resume --json",
     "export": "RUN --name --precision --max-accuracy-drop --abstain-precision --models --json",
     "adopt": "FILE.onnx --name --labels --toml --layout --scale --mean --std --channels --resize "
-    "--interpolation --size --output --gives --images --memory-gib --models --json",
+    "--resize-to --interpolation --size --output --gives --images --memory-gib --models --json",
     "tune": "[NAME[:V]] --p99-ms --precision --device --cores --workers --budget-s --out --fresh "
     "--reset --models --json",
     "loadtest": "[URL] --kind --rows --users --rate --shape --duration-s --p99-ms --find-max "
@@ -44,6 +44,7 @@ COMMANDS = {
     "models list": "--models --json",
     "models show": "NAME[:V] --models --json",
     "models verify": "[NAME[:V]] --models --json",
+    "models upgrade": "NAME[:V] --image --background --models --json",
     "models rollback": "NAME --models",
     "models default": "NAME [V] --models",
     "models shadow": "NAME VERSION FRACTION --models",

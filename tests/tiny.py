@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models.artifact import ImageSpec, ModelArtifact, ModelFile, Precision, TensorSpec
+from models.artifact import ImageSpec, ModelArtifact, ModelFile, Precision, Resize, TensorSpec
 from models.evidence import Gate, Golden
 from models.image import encode_png
 from models.repository import ModelRepository
@@ -126,7 +126,7 @@ def build_tiny(
             TensorSpec("logits", "FP32", (-1, len(LABELS))),
             TensorSpec("probabilities", "FP32", (-1, len(LABELS))),
         ),
-        image=ImageSpec("L", SIDE, SIDE, "stretch", "area"),
+        image=ImageSpec("L", SIDE, SIDE, Resize("both", "box")),
         files=(
             ModelFile("model.onnx", "fp32", hashlib.sha256(content).hexdigest(), len(content)),
             *(_write_lower(folder, precision, own) for precision, own in (lower or {}).items()),

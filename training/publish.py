@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from export.abstain import choose_abstain
 from export.draft import Draft, LowerGraph
-from export.golden import choose_golden, draft_golden
+from export.golden import choose_golden, draft_golden, encode_golden
 from export.precision import MAX_ACCURACY_DROP, check_gate, convert, measure_gate
 from export.proof import Run as RunBatch
 from export.proof import compare, run_batches
@@ -100,15 +100,13 @@ def publish(  # noqa: PLR0913 - all that a version is made of
     test_logits_NK, test_NK = run_images(session, test.images_NHWC)
     _, validation_NK = run_images(session, dataset.validation.images_NHWC)
     rows = choose_golden(test_NK, test.targets_N)
-    golden_NHWC = test.images_NHWC[rows]
+    golden, golden_NHWC = encode_golden(test.images_NHWC[rows], spec)
     _, golden_NK = run_batches(session.run, golden_NHWC, 1)
     draft = Draft(
         graph=graph,
         labels=labels,
         image=spec,
-        golden=draft_golden(
-            golden_NHWC, spec, [labels[target] for target in test.targets_N[rows]], golden_NK
-        ),
+        golden=draft_golden(golden, labels, golden_NK),
         parity=parity,
         provenance=_provenance(run),
         temperature=outcome.temperature,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import ArtifactError, ModelArtifact, ModelFile, Precision
+from models.geometry import check_available
 from models.image import decode
 from models.repository import ModelRepository
 from service.errors import InferenceError
@@ -131,9 +132,11 @@ def open_best(
         choices: What its plan is chosen from.
 
     Raises:
-        ArtifactError: The fp32 file is needed and a golden image gets another answer.
+        ArtifactError: The fp32 file is needed and a golden image gets another answer, or what
+            resizes pictures for the version is not installed.
         InferenceError: The fp32 file is needed and onnxruntime refuses it.
     """
+    check_available(artifact.image, artifact.name)
     selected = choices.device.selected
     reason = selected.reason if selected.is_fallback else ""
     try:

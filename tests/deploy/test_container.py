@@ -118,7 +118,7 @@ def test_the_suite_passes_against_it(tmp_path: Path) -> None:
 def test_health_and_stop(running: tuple[str, str]) -> None:
     name, url = running
     assert code("healthcheck", "run", name) == 0
-    golden = ROOT / "models/fashion-cnn/1/golden/0.png"
+    golden = ROOT / "models/fashion-cnn/2/golden/0.png"
     answer = httpx.post(f"{url}/predict?top=1", content=golden.read_bytes()).json()
     assert answer["results"][0]["predictions"][0]["label"] == "Ankle boot"
     podman("stop", "--time", "40", name)

@@ -268,7 +268,7 @@ def test_onnxruntime_keeps_no_telemetry(tmp_path: Path, module: str) -> None:
         "import onnxruntime\n"
         "options = onnxruntime.SessionOptions()\n"
         "options.intra_op_num_threads = options.inter_op_num_threads = 1\n"
-        "onnxruntime.InferenceSession('models/fashion-fcnn/1/model.onnx', options)\n"
+        "onnxruntime.InferenceSession('models/fashion-fcnn/2/model.onnx', options)\n"
         "assert len(os.listdir('/proc/self/task')) == before, os.listdir('/proc/self/task')\n"
     )
     done = subprocess.run(

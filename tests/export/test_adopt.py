@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from export.errors import AdoptError
+from models.artifact import Resize
 from models.image import encode_png
 from models.onnx_file import summarize
 from models.repository import ModelRepository
@@ -99,7 +100,7 @@ def test_an_open_size_is_given(adopted: Adopt) -> None:
         adopted(model)
     artifact = adopted(model, size=(6, 10), resize="crop")
     assert artifact.image.shape_HWC == (6, 10, 3)
-    assert artifact.image.resize == "crop"
+    assert artifact.image.resize == Resize("shorter", "bilinear")
 
 
 def test_given_images_are_verified_on_and_become_golden(adopted: Adopt, tmp_path: Path) -> None:
@@ -159,8 +160,8 @@ def test_answers_that_prove_little_are_warned_of(
 
 
 def test_a_stray_file_of_ours_needs_no_labels(adopted: Adopt, repository: ModelRepository) -> None:
-    shipped = ModelRepository(ROOT / "models").load("digits-cnn", 1)
-    path = ROOT / "models/digits-cnn/1/model.onnx"
+    shipped = ModelRepository(ROOT / "models").load("digits-cnn", 2)
+    path = ROOT / "models/digits-cnn/2/model.onnx"
     artifact = adopted(onnx.load(path), labels=())
     assert artifact.labels == shipped.labels
     assert artifact.temperature == pytest.approx(shipped.temperature)
@@ -190,7 +191,7 @@ def test_the_command_adopts_by_flags_over_toml(
     values = (images[..., ::-1] / 255 - np.array([0.1, 0.2, 0.3])) / 0.5
     expected = foreign_probabilities(values.transpose(0, 3, 1, 2))
     np.testing.assert_allclose(answers(repository, images), expected, rtol=0, atol=2e-6)
-    assert repository.load("foreign", 1).image.resize == "pad"
+    assert repository.load("foreign", 1).image.resize == Resize("longer", "bilinear")
     labels.write_text("north\nnorth\n")
     said = shell(*words)
     assert said.code == 1
@@ -200,3 +201,14 @@ def test_the_command_adopts_by_flags_over_toml(
     said = shell("adopt", file, "--name", "foreign")
     assert (said.code, said.error.count("\n")) == (1, 1)
     assert "expected --labels" in said.error
+
+
+def test_resize_256_crop_224(adopted: Adopt, repository: ModelRepository) -> None:
+    """Golden images pass through the resize too, and a picture loses what the crop cuts off."""
+    model = foreign_model(side="side")
+    artifact = adopted(model, size=(6, 6), resize="crop", resize_to=(8, 8), scale=1 / 255)
+    assert artifact.image.resize == Resize("shorter", "bilinear", 8, 8)
+    local = LocalModel.load(repository, "foreign")  # replays the golden images
+    picture = np.zeros((80, 80, 3), np.uint8)
+    picture[10:70, 10:70] = 200
+    assert (local.decode(encode_png(picture)) > 150).all()

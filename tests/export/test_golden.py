@@ -1,7 +1,7 @@
 import numpy as np
 
-from export.golden import choose_golden, draft_golden
-from models.artifact import ImageSpec
+from export.golden import choose_golden, draft_golden, encode_golden
+from models.artifact import ImageSpec, Resize
 from models.image import decode
 
 PROBABILITIES = np.random.default_rng(0).dirichlet(np.ones(4), 16).astype(np.float32)
@@ -29,10 +29,25 @@ def test_each_class_comes_first_and_only_right_answers_while_there_are_any() -> 
 def test_a_golden_file_decodes_to_its_pixels() -> None:
     images = np.random.default_rng(1).integers(0, 256, (2, 6, 9, 3), dtype=np.uint8)
     spec = ImageSpec("RGB", 6, 9)
-    golden = draft_golden(images, spec, ["a", "b"], PROBABILITIES[:2])
-    for draft, image, label, probabilities in zip(
-        golden, images, "ab", PROBABILITIES, strict=False
-    ):
-        assert (decode(draft.encoded, spec) == image).all()
-        assert draft.label == label
+    files, decoded = encode_golden(images, spec)
+    assert (decoded == images).all()
+    assert all(
+        (decode(file, spec) == image).all() for file, image in zip(files, images, strict=True)
+    )
+
+
+def test_a_golden_file_may_pass_through_a_resize() -> None:
+    """A model made for "resize 8, crop 6" answers what is left of a picture of its own size."""
+    images = np.random.default_rng(1).integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
+    spec = ImageSpec("RGB", 6, 6, Resize("shorter", "bilinear", 8, 8))
+    files, decoded = encode_golden(images, spec)
+    assert (decoded != images).any()
+    assert all((decode(file, spec) == row).all() for file, row in zip(files, decoded, strict=True))
+
+
+def test_a_golden_image_has_the_label_that_it_was_answered() -> None:
+    golden = draft_golden([b"a", b"b"], "abcd", PROBABILITIES[:2])
+    for draft, file, probabilities in zip(golden, (b"a", b"b"), PROBABILITIES, strict=False):
+        assert draft.encoded == file
+        assert draft.label == "abcd"[int(probabilities.argmax())]
         assert draft.probabilities == tuple(probabilities.tolist())

@@ -4,6 +4,7 @@ import pytest
 
 from export.errors import AdoptError
 from export.options import Options, read_labels, read_options
+from models.artifact import Resize
 
 
 def test_flags_win_over_toml_and_toml_over_defaults(tmp_path: Path) -> None:
@@ -63,3 +64,13 @@ def test_labels_are_lines_or_a_json_list(tmp_path: Path) -> None:
     document.write_text('{"a": 1}')
     with pytest.raises(AdoptError, match="expected a JSON list of strings"):
         read_labels(document)
+
+
+def test_the_geometry_that_the_options_name() -> None:
+    given = {"resize": "crop", "resize_to": "256", "interpolation": "bicubic"}
+    assert read_options(None, given).geometry == Resize("shorter", "bicubic", 256, 256)
+    assert read_options(None, {"resize_to": "8x9"}).geometry == Resize("both", "bilinear", 8, 9)
+    with pytest.raises(AdoptError, match="resize_to: expected 224 or 224x256"):
+        read_options(None, {"resize_to": "0.875"})
+    with pytest.raises(AdoptError, match="interpolation: expected nearest or box"):
+        read_options(None, {"interpolation": "area"})

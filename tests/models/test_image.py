@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from models.artifact import ImageSpec, Interpolation, Mode, Resize
+from models.artifact import ImageSpec, Mode
 from models.geometry import fit
 from models.image import (
     decode,
@@ -94,94 +93,6 @@ def test_encode_png_loses_nothing(height: int, width: int, channels: int, seed: 
     image = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
     mode: Mode = "L" if channels == 1 else "RGB"
     np.testing.assert_array_equal(decode(encode_png(image), spec(mode, height, width)), image)
-
-
-# Sizes
-
-
-def wide(height: int, width: int) -> NDArray[np.uint8]:
-    """Grey that rises from left to right, so that a place can be read off a pixel."""
-    return np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1))
-
-
-def test_same_size_is_the_same_object() -> None:
-    assert fit(RGB, spec()) is RGB
-
-
-def test_stretch_uses_the_whole_image() -> None:
-    image = fit(wide(10, 100), ImageSpec("L", 10, 10, "stretch"))
-    assert image.shape == (10, 10)
-    assert image[0, 0] < 15
-    assert image[0, -1] > 240
-
-
-def test_crop_keeps_the_centre() -> None:
-    image = fit(wide(10, 100), ImageSpec("L", 10, 10, "crop"))
-    assert image.shape == (10, 10)
-    assert 105 < image[0, 0] < image[0, -1] < 150
-    tall = fit(wide(10, 100).T.copy(), ImageSpec("L", 10, 10, "crop"))
-    assert 105 < tall[0, 0] < tall[-1, 0] < 150
-
-
-def test_pad_keeps_all_and_adds_black() -> None:
-    white = np.full((10, 100), 255, np.uint8)
-    image = fit(white, ImageSpec("L", 100, 100, "pad"))
-    assert image.shape == (100, 100)
-    np.testing.assert_array_equal(image[45:55], 255)
-    assert not image[:45].any()
-    assert not image[55:].any()
-    tall = fit(white.T.copy(), ImageSpec("L", 100, 100, "pad"))
-    np.testing.assert_array_equal(tall, image.T)
-
-
-def test_area_averages() -> None:
-    noisy = np.array([[0, 100], [200, 250]], np.uint8).repeat(8, axis=0).repeat(8, axis=1)
-    noisy[::2, ::2] += np.uint8(4)
-    image = fit(noisy, ImageSpec("L", 2, 2, "stretch", "area"))
-    np.testing.assert_array_equal(image, [[1, 101], [201, 251]])
-
-
-def test_nearest_invents_no_value() -> None:
-    image = fit(wide(3, 100), ImageSpec("L", 9, 37, "stretch", "nearest"))
-    assert set(image.ravel()) <= set(wide(3, 100).ravel())
-
-
-@given(
-    st.integers(1, 80),
-    st.integers(1, 80),
-    st.integers(1, 40),
-    st.integers(1, 40),
-    st.sampled_from(["stretch", "crop", "pad"]),
-    st.sampled_from(["nearest", "linear", "cubic", "area"]),
-    st.sampled_from([1, 3]),
-)
-@settings(max_examples=300)
-def test_any_size_becomes_any_other(  # noqa: PLR0917 - what hypothesis draws
-    height: int,
-    width: int,
-    to_height: int,
-    to_width: int,
-    resize: Resize,
-    interpolation: Interpolation,
-    channels: int,
-) -> None:
-    """White stays white, and how much of it is left says what each rule did."""
-    mode: Mode = "L" if channels == 1 else "RGB"
-    shape = (height, width) if channels == 1 else (height, width, 3)
-    white = np.full(shape, 255, np.uint8)
-    image = fit(white, ImageSpec(mode, to_height, to_width, resize, interpolation))
-    assert image.shape == (to_height, to_width) if channels == 1 else (to_height, to_width, 3)
-    assert image.flags.c_contiguous
-    if resize != "pad":
-        assert (image == 255).all()
-        return
-    rows = image.reshape(to_height, to_width, -1)[:, :, 0]
-    kept_height, kept_width = rows.any(axis=1).sum(), rows.any(axis=0).sum()
-    assert kept_height == to_height or kept_width == to_width
-    assert (rows[rows > 0] == 255).all()
-    scale = min(to_height / height, to_width / width)
-    assert abs(kept_height - max(1, height * scale)) <= 0.5 + 1e-9
-    assert abs(kept_width - max(1, width * scale)) <= 0.5 + 1e-9
 
 
 # Scaled decoding

@@ -31,16 +31,24 @@ ONE = pytest.mark.parametrize("name", ENCODED)
 # Limits
 
 
-@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize(
+    "resize",
+    [
+        *(f"OpenCVResize('{rule}')" for rule in ("stretch", "crop", "pad")),
+        *(f"Resize('{side}', height=256)" for side in ("both", "shorter", "longer")),
+        "Resize('shorter', 'nearest')",
+        "None",
+    ],
+)
 def test_extreme_shape_needs_little_memory(resize: str) -> None:
     """A strip of a pixel's height, within the limit of pixels, in a process of 1 GiB."""
     program = (
         "import resource, sys\n"
         "import numpy as np\n"
-        "from models.artifact import ImageSpec\n"
+        "from models.artifact import ImageSpec, OpenCVResize, Resize\n"
         "from models.image import ImageError, decode, encode_png\n"
         "strip = encode_png(np.zeros((1, 1_000_000, 3), np.uint8))\n"
-        f"spec = ImageSpec('RGB', 224, 224, {resize!r})\n"
+        f"spec = ImageSpec('RGB', 224, 224, {resize})\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**30,) * 2)\n"
         "try:\n"

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from models.onnx_file import DATATYPES, GraphTensor, OnnxFileError, summarize
+from models.onnx_file import DATATYPES, GraphTensor, OnnxFileError, replace_metadata, summarize
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.timeout(60)
@@ -322,3 +322,16 @@ def read(content: bytes) -> None:
         assert re.match("expected ", str(error))
     else:
         assert all(isinstance(tensor.name, str) for tensor in summary.inputs)
+
+
+def test_metadata_is_replaced_and_the_rest_stays() -> None:
+    model = tiny_model()
+    onnx.helper.set_model_props(model, {"a": "1", "b": "2"})
+    long = "ü" * 300  # a length of two bytes
+    changed = replace_metadata(model.SerializeToString(), {"b": long, "c": ""})
+    assert summarize(changed).metadata == {"a": "1", "b": long, "c": ""}
+    read = onnx.load_model_from_string(changed)
+    assert read.graph == model.graph
+    assert [pair.key for pair in read.metadata_props] == ["a", "b", "c"]
+    with pytest.raises(OnnxFileError):
+        replace_metadata(b"\x3a\xff", {"b": "3"})

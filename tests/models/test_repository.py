@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import onnx
 import pytest
 
 from models.artifact import ArtifactError, ModelArtifact
@@ -310,3 +311,28 @@ def test_empty_repository(repository: ModelRepository) -> None:
         repository.resolve()
     with pytest.raises(ArtifactError, match='model "x": expected one of none'):
         repository.resolve("x")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("foveal.labels", '["bottom", "lower", "upper", "top"]'),
+        ("foveal.name", "other"),
+        ("foveal.version", "2"),
+    ],
+)
+def test_the_graphs_own_name_version_and_labels_count(
+    repository: ModelRepository, key: str, value: str
+) -> None:
+    """Labels reversed in ``model.json`` were served: the graph's metadata said otherwise."""
+    model = tiny_model()
+    own = {
+        "foveal.labels": '["top", "upper", "lower", "bottom"]',
+        "foveal.name": "tiny",
+        "foveal.version": "1",
+    }
+    onnx.helper.set_model_props(model, own | {key: value})
+    with pytest.raises(ArtifactError, match=f"expected metadata {key} as in model.json, .* got "):
+        publish_tiny(repository.root, model=model)
+    onnx.helper.set_model_props(model, own)
+    assert publish_tiny(repository.root, model=model).version == 1

@@ -75,6 +75,6 @@ def test_an_example_runs(line: str, folder: Path, monkeypatch: pytest.MonkeyPatc
     if "--json" in line:
         assert json.loads(ended.stdout)["rows"] == len(rows)
     else:
-        assert ended.stdout.startswith(f"{found[1]}: {len(rows)} rows by fashion-cnn:1, 0 with")
+        assert ended.stdout.startswith(f"{found[1]}: {len(rows)} rows by fashion-cnn:2, 0 with")
     if "--label-column" in line or "photos -" in line:  # the folder, not the archive
         assert "accuracy" in ended.stdout

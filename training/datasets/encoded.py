@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.artifact import ImageSpec, Mode
+from models.artifact import ImageSpec, Mode, Resize
 from models.image import ImageError, decode, read_size
 from training.datasets.splits import Source, Split, split_off_test
 from training.errors import DatasetError
@@ -50,9 +50,18 @@ class Encoded:
 
 
 def image_spec(mode: Mode, height: int, width: int) -> ImageSpec:
-    """Return the spec that brings files to a size, in training and in the published model."""
+    """Return the spec that brings files to a size, in training and in the published model.
+
+    Both sides are stretched to the size. What is transparent is white, as pages show it: two files
+    that look the same are the same.
+    """
     return ImageSpec(
-        mode, height, width, resize="stretch", interpolation="area", scaled_decoding=True
+        mode,
+        height,
+        width,
+        Resize("both", "hamming"),
+        background=(255, 255, 255),
+        scaled_decoding=True,
     )
 
 

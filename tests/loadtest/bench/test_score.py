@@ -41,4 +41,4 @@ def test_the_bench_reports_every_ratio_and_the_rounds_behind_it(tmp_path: Path) 
         assert f"| {name} | {value:.2f} | {score.TARGETS[name]} |" in ended.stdout
     first = rounds[0]
     assert first.ratios()["table / plain script"] == first.table / first.plain
-    assert "digits-cnn:1" in written.with_suffix(".md").read_text()
+    assert "digits-cnn:2" in written.with_suffix(".md").read_text()

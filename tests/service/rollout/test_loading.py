@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -155,12 +156,25 @@ def test_self_test_refuses_a_nan(repository: ModelRepository) -> None:
 def test_self_test_reads_every_golden_image(repository: ModelRepository) -> None:
     def spoil_last(artifact: ModelArtifact, _folder: Path) -> ModelArtifact:
         golden = artifact.golden[-1]
-        wrong = replace(golden, probabilities=tuple(reversed(golden.probabilities)))
+        wrong = replace(golden, probabilities=tuple(p * 0.9 + 0.025 for p in golden.probabilities))
         return replace(artifact, golden=(*artifact.golden[:-1], wrong))
 
     publish(repository, spoil_last)
     with pytest.raises(ArtifactError, match=r"golden/7.png"):
         load(repository, "tiny", 1, OPTIONS)
+
+
+def test_labels_in_another_order_are_refused_by_name(repository: ModelRepository) -> None:
+    """Reversed in ``model.json`` alone, as a hand would; the others go on."""
+    publish_tiny(repository.root, "well")
+    publish_tiny(repository.root)
+    path = repository.path("tiny", 1) / "model.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"labels": document["labels"][::-1]}))
+    catalog = load_catalog(repository, "", 2, OPTIONS)
+    assert "$.golden[0].label: expected" in catalog.refused["tiny:1"]
+    assert "\n" not in catalog.refused["tiny:1"]
+    assert "well:1" not in catalog.refused
 
 
 def test_model_that_onnxruntime_refuses_is_refused_with_its_reason(
