@@ -4,15 +4,19 @@ Layout legend: N rows, H height, W width, C channels (1 grey, 3 RGB).
 """
 
 import math
+import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from models.image import MAX_PIXELS
+from scoring.archives import check_zip, check_zip_method
 from scoring.files import FileRow, open_binary, pin_files
 from scoring.rows import (
     CHUNK_BYTES,
@@ -31,6 +35,28 @@ _LABELS = ("labels", "label", "y", "y_test")
 # run of a small network takes less time than the work around it.
 _ARRAY_ROWS = 256
 _ARRAY_BYTES = 1 << 20
+# numpy reads a header whole before it finds it too long; this is its own limit.
+_HEADER_BYTES = 10_000
+# Longest label, in bytes: 256 characters.
+_LABEL_BYTES = 1024
+# deflate cannot expand more: 258 bytes in 2 bits.
+_EXPANSION = 1032
+# Beyond this, each row needs a byte of the file at least: the output would be far larger than it.
+_FREE_ROWS = 1 << 20
+# What reading a damaged array or zip raises.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 _READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -65,14 +91,19 @@ class ArraySource:
         try:
             if path.lower().endswith(".npz"):
                 with open_binary(path) as file, zipfile.ZipFile(file) as archive:
+                    check_zip(archive, file.seek(0, os.SEEK_END))
                     self._member, self._labels = _choose(archive, path)
             with ExitStack() as stack:
-                header = _read_header(self._open(stack, self._member), path)
-        except (zipfile.BadZipFile, ValueError, EOFError) as error:
+                file, size_bytes, stored_bytes = self._open(stack, self._member)
+                self.shape = _check(_read_header(file, path), path)
+                _check_rows(self.shape, size_bytes - file.tell(), stored_bytes, path)
+            if self._labels:
+                with ExitStack() as stack:
+                    self._check_labels(_read_header(self._open(stack, self._labels)[0], path))
+        except _DAMAGED as error:
             if isinstance(error, ScoreError):
                 raise
             raise ScoreError(f"{path}: expected an array of numpy, got: {error}") from None
-        self.shape = _check(header, path)
 
     def count(self) -> int:
         """Return N."""
@@ -86,14 +117,14 @@ class ArraySource:
         step = max(1, usual, min(_ARRAY_ROWS, _ARRAY_BYTES // row_bytes))
         truths = self._truths()
         with ExitStack() as stack:
-            file = self._open(stack, self._member)
+            file, *_ = self._open(stack, self._member)
             _read_header(file, self.name)
             file.seek(file.tell() + start * row_bytes)
             for first in range(start, stop, step):
                 rows = min(step, stop - first)
                 try:
                     content = file.read(rows * row_bytes)
-                except zipfile.BadZipFile:  # a wrong checksum, found at the end
+                except (zipfile.BadZipFile, zlib.error, EOFError):
                     content = b""
                 if len(content) < rows * row_bytes:
                     yield from self._damaged(first, stop)
@@ -114,29 +145,61 @@ class ArraySource:
         """Return a digest of the file's path, size and date."""
         return pin_files(self.name, [self._path])
 
-    def _open(self, stack: ExitStack, member: str) -> BinaryIO:
+    def _open(self, stack: ExitStack, member: str) -> tuple[BinaryIO, int, int]:
+        """Return the file of an array, its size, and the bytes that it takes in the zip."""
         file = stack.enter_context(open_binary(self._path))
+        size_bytes = file.seek(0, os.SEEK_END)
+        file.seek(0)
         if not member:
-            return file
+            return file, size_bytes, size_bytes
         archive = stack.enter_context(zipfile.ZipFile(file))
-        return cast(BinaryIO, stack.enter_context(archive.open(member)))
+        info = archive.getinfo(member)
+        check_zip_method(info)
+        opened = cast(BinaryIO, stack.enter_context(archive.open(member)))
+        return opened, min(info.file_size, _EXPANSION * info.compress_size), info.compress_size
 
     def _damaged(self, start: int, stop: int) -> Iterator[Chunk]:
         damage = ScoreError(f"array: expected {self.shape[0]} whole rows, got damage in this one")
         return chunked(Row(f"{self.name}#{i}", damage) for i in range(start, stop))
 
+    def _check_labels(self, header: _Header) -> None:
+        if header.shape != self.shape[:1] or header.dtype.kind not in "iuU":
+            raise ScoreError(
+                f"{self.name}: expected labels [{self.shape[0]}] of whole numbers or text, "
+                f"got {header.dtype} {list(header.shape)}"
+            )
+        if header.dtype.itemsize > _LABEL_BYTES:
+            raise ScoreError(
+                f"{self.name}: expected labels of at most {_LABEL_BYTES} bytes, "
+                f"got {header.dtype.itemsize}"
+            )
+
     def _truths(self) -> list[Truth]:
         if not self._labels:
             return []
-        with ExitStack() as stack:
-            file = self._open(stack, self._labels)
-            labels: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
-        if labels.shape != self.shape[:1] or labels.dtype.kind not in "iuU":
-            raise ScoreError(
-                f"{self.name}: expected labels [{self.shape[0]}] of whole numbers or text, "
-                f"got {labels.dtype} {list(labels.shape)}"
-            )
-        return cast(list[Truth], labels.tolist())
+        try:
+            with ExitStack() as stack:
+                file, *_ = self._open(stack, self._labels)
+                header = _read_header(file, self.name)
+                self._check_labels(header)
+                content = file.read(header.shape[0] * header.dtype.itemsize)
+            return cast(list[Truth], np.frombuffer(content, header.dtype).tolist())
+        except _DAMAGED as error:
+            if isinstance(error, ScoreError):
+                raise
+            raise ScoreError(f"{self.name}: expected an array of labels, got: {error}") from None
+
+
+class _Short:
+    """A file that does not hand out more at once than a header may have."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        if size > _HEADER_BYTES:
+            raise ValueError(f"a header of {size} bytes")
+        return self._file.read(size)
 
 
 def _choose(archive: zipfile.ZipFile, path: str) -> tuple[str, str]:
@@ -155,10 +218,11 @@ def _choose(archive: zipfile.ZipFile, path: str) -> tuple[str, str]:
 
 
 def _read_header(file: BinaryIO, path: str) -> _Header:
-    version = np.lib.format.read_magic(file)
+    short = cast(BinaryIO, _Short(file))
+    version = np.lib.format.read_magic(short)
     if version not in _READERS:
         raise ScoreError(f"{path}: expected version 1.0 or 2.0 of the format, got {version}")
-    return _Header(*_READERS[version](file))
+    return _Header(*_READERS[version](short))
 
 
 def _check(header: _Header, path: str) -> tuple[int, ...]:
@@ -172,4 +236,17 @@ def _check(header: _Header, path: str) -> tuple[int, ...]:
         raise ScoreError(f"{where}got {list(shape)}{hint}")
     if header.is_fortran:
         raise ScoreError(f"{where}got Fortran order; use np.ascontiguousarray")
+    if min(shape) < 0 or shape[1] * shape[2] > MAX_PIXELS:
+        raise ScoreError(
+            f"{path}: expected images of at most {MAX_PIXELS} pixels, got {list(shape)}"
+        )
     return shape
+
+
+def _check_rows(shape: tuple[int, ...], left_bytes: int, stored_bytes: int, path: str) -> None:
+    """Refuse a header that announces more rows than its file can have."""
+    rows = min(left_bytes // math.prod(shape[1:]), max(_FREE_ROWS, stored_bytes))
+    if shape[0] > rows:
+        raise ScoreError(
+            f"{path}: expected {shape[0]} rows, as its header says, got a file of at most {rows}"
+        )

@@ -128,9 +128,15 @@ def open_binary(path: str) -> BinaryIO:
             system, inner = file_system(path)
             return cast(BinaryIO, system.open(inner, "rb"))
     try:
-        return Path(path).open("rb")
-    except OSError as error:
-        raise ScoreError(f"{path}: expected a readable file, got: {error.strerror}") from None
+        # Without O_NONBLOCK, opening a pipe would wait forever for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ScoreError(f"{path}: expected a readable file, got: {reason}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ScoreError(f"{path}: expected a regular file, got a folder, pipe or device")
+    return os.fdopen(descriptor, "rb")
 
 
 def beside(table: str, path: str) -> str:
@@ -189,23 +195,39 @@ class url_errors:
             raise ScoreError(f"{self._url}: expected a readable file, got: {line}") from None
 
 
+def check_size(size_bytes: int) -> None:
+    """Raise ScoreError if a file is longer than any image can be."""
+    if size_bytes > MAX_FILE_BYTES:
+        raise ScoreError(
+            f"file: expected at most {MAX_FILE_BYTES} bytes, got {size_bytes}; "
+            "no image that is small enough has more"
+        )
+
+
 def _read(descriptor: int) -> bytes:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise ScoreError("file: expected a regular file, got a folder, pipe or device")
-    if status.st_size > MAX_FILE_BYTES:
-        raise ScoreError(f"file: expected at most {MAX_FILE_BYTES} bytes, got {status.st_size}")
+    size_bytes = status.st_size
+    check_size(size_bytes)
     with os.fdopen(descriptor, "rb", closefd=False) as file:
-        return file.read()
+        content = file.read(size_bytes + 1)
+    if len(content) != size_bytes:
+        raise ScoreError("file: expected the same size while it is read, got another one")
+    return content
 
 
 def _read_url(url: str) -> bytes:
     with url_errors("file"):
         system, inner = file_system(url)
-        size = system.info(inner).get("size")
-        if size is not None and size > MAX_FILE_BYTES:
-            raise ScoreError(f"file: expected at most {MAX_FILE_BYTES} bytes, got {size}")
-        return cast(bytes, system.cat_file(inner))
+        size_bytes = system.info(inner).get("size")
+        if size_bytes is not None:
+            check_size(size_bytes)
+            return cast(bytes, system.cat_file(inner))
+        with system.open(inner, "rb") as file:
+            content: bytes = file.read(MAX_FILE_BYTES + 1)
+        check_size(len(content))
+        return content
 
 
 def _date(path: str) -> str:

@@ -18,6 +18,9 @@ from scoring.local import LocalModel
 from scoring.rows import Chunk, Image, ScoreError, Truth
 from service.pipeline.postprocess import rank
 
+# An error may quote what a file holds, such as a name of 64 KiB in a zip.
+_ERROR_CHARACTERS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
@@ -122,7 +125,9 @@ class Stages:
         for number, image in enumerate(images):
             row = self._decode_row(image)
             if isinstance(row, str):
-                errors[number] = row
+                errors[number] = (
+                    row if len(row) <= _ERROR_CHARACTERS else f"{row[:_ERROR_CHARACTERS]}…"
+                )
             else:
                 pixels_NHWC[len(good)] = row
                 good.append(number)

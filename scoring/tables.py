@@ -8,7 +8,7 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from scoring.files import FileRow, beside, is_url, open_binary, pin_files
 from scoring.rows import (
@@ -33,6 +33,12 @@ except ImportError:
 _IMAGES = ("image", "img", "path", "file", "filename", "file_name", "filepath", "file_path")
 # A column's pages are read in pieces of this size, to avoid holding a large row group in memory.
 _BUFFER_BYTES = 1 << 20
+
+
+# Longest row of a CSV, and so its longest cell, in characters. The csv module's own limit of a cell
+# is the process's and smaller.
+_ROW_CHARACTERS = 8 << 20
+csv.field_size_limit(_ROW_CHARACTERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +257,35 @@ class CsvSource:
             open_binary(self._path) as file,
             io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
         ):
-            yield from filter(None, csv.reader(text, delimiter=self._delimiter, strict=True))
+            lines = _Lines(text)
+            for cells in csv.reader(lines, delimiter=self._delimiter, strict=True):
+                lines.row_characters = 0
+                if cells:
+                    yield cells
+
+
+class _Lines:
+    """The lines of a text; raises csv.Error where those of one row are too long to be held.
+
+    Args:
+        text: A text file.
+    """
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self.row_characters = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(_ROW_CHARACTERS + 1)
+        self.row_characters += len(line)
+        if self.row_characters > _ROW_CHARACTERS:
+            raise csv.Error(f"a row of more than {_ROW_CHARACTERS} characters")
+        if not line:
+            raise StopIteration
+        return line
 
 
 def _image_column(path: str, names: list[str], candidates: list[str]) -> str:
