@@ -11,13 +11,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import BinaryIO, cast
 
 import numpy as np
 
 from models.image import MAX_PIXELS
 from scoring.archives import check_zip, check_zip_method
-from scoring.files import FileRow, open_binary, pin_files
+from scoring.files import FileRow, check_rows, open_binary, pin_files
 from scoring.rows import (
     CHUNK_BYTES,
     CHUNK_ROWS,
@@ -41,8 +42,6 @@ _HEADER_BYTES = 10_000
 _LABEL_BYTES = 1024
 # deflate cannot expand more: 258 bytes in 2 bits.
 _EXPANSION = 1032
-# Beyond this, each row needs a byte of the file at least: the output would be far larger than it.
-_FREE_ROWS = 1 << 20
 # What reading a damaged array or zip raises.
 _DAMAGED = (
     zipfile.BadZipFile,
@@ -54,6 +53,7 @@ _DAMAGED = (
     OverflowError,
     RuntimeError,
     SyntaxError,
+    TokenError,
     TypeError,
     ValueError,
 )
@@ -96,7 +96,12 @@ class ArraySource:
             with ExitStack() as stack:
                 file, size_bytes, stored_bytes = self._open(stack, self._member)
                 self.shape = _check(_read_header(file, path), path)
-                _check_rows(self.shape, size_bytes - file.tell(), stored_bytes, path)
+                rows = (size_bytes - file.tell()) // math.prod(self.shape[1:])
+                check_rows(path, self.shape[0], stored_bytes)
+                if self.shape[0] > rows:
+                    raise ScoreError(
+                        f"{path}: expected {self.shape[0]} rows, as its header says, got {rows}"
+                    )
             if self._labels:
                 with ExitStack() as stack:
                     self._check_labels(_read_header(self._open(stack, self._labels)[0], path))
@@ -182,7 +187,10 @@ class ArraySource:
                 file, *_ = self._open(stack, self._labels)
                 header = _read_header(file, self.name)
                 self._check_labels(header)
-                content = file.read(header.shape[0] * header.dtype.itemsize)
+                size_bytes = header.shape[0] * header.dtype.itemsize
+                content = file.read(size_bytes)
+                if len(content) < size_bytes:
+                    raise EOFError(f"{len(content)} bytes instead of {size_bytes}")
             return cast(list[Truth], np.frombuffer(content, header.dtype).tolist())
         except _DAMAGED as error:
             if isinstance(error, ScoreError):
@@ -241,12 +249,3 @@ def _check(header: _Header, path: str) -> tuple[int, ...]:
             f"{path}: expected images of at most {MAX_PIXELS} pixels, got {list(shape)}"
         )
     return shape
-
-
-def _check_rows(shape: tuple[int, ...], left_bytes: int, stored_bytes: int, path: str) -> None:
-    """Refuse a header that announces more rows than its file can have."""
-    rows = min(left_bytes // math.prod(shape[1:]), max(_FREE_ROWS, stored_bytes))
-    if shape[0] > rows:
-        raise ScoreError(
-            f"{path}: expected {shape[0]} rows, as its header says, got a file of at most {rows}"
-        )

@@ -6,11 +6,12 @@ text: paths relative to the folder of the table. Parquet needs pyarrow.
 
 import csv
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-from scoring.files import FileRow, beside, is_url, open_binary, pin_files
+from scoring.files import FileRow, beside, check_rows, is_url, open_binary, pin_files
 from scoring.rows import (
     CHUNK_BYTES,
     CHUNK_ROWS,
@@ -29,6 +30,17 @@ try:  # the `score` extra; only Parquet needs it
 except ImportError:
     pyarrow = None
 
+# What pyarrow raises on damage, its own exceptions among them.
+_DAMAGED = (
+    *((pyarrow.ArrowException,) if pyarrow else ()),
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 # Usual names of a column of images or paths, tried in this order if no name is given.
 _IMAGES = ("image", "img", "path", "file", "filename", "file_name", "filepath", "file_path")
 # A column's pages are read in pieces of this size, to avoid holding a large row group in memory.
@@ -75,15 +87,20 @@ class ParquetSource:
         self.name = FileRow(path).id
         self._path = path
         with open_binary(path) as file:
+            size_bytes = file.seek(0, os.SEEK_END)
             try:
                 table = pyarrow.parquet.ParquetFile(file)
-            except (pyarrow.ArrowException, OSError) as error:
+                self._schema = table.schema_arrow
+                groups = [table.metadata.row_group(i) for i in range(table.num_row_groups)]
+                self._rows = [group.num_rows for group in groups]
+                self._bytes = [group.total_byte_size for group in groups]
+            except _DAMAGED as error:
                 raise ScoreError(f"{path}: expected a Parquet file, got: {_line(error)}") from None
-            self._schema = table.schema_arrow
-            self._rows = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
-            self._bytes = [
-                table.metadata.row_group(i).total_byte_size for i in range(table.num_row_groups)
-            ]
+        if min(self._rows, default=0) < 0:
+            raise ScoreError(
+                f"{path}: expected row groups of 0 rows or more, got {min(self._rows)}"
+            )
+        check_rows(path, sum(self._rows), size_bytes)
         image = columns.image or _image_column(path, self._schema.names, self._image_columns())
         self._columns = Columns(image, columns.label, columns.id, columns.keep)
         wanted = [image, *filter(None, (columns.label, columns.id))]
@@ -135,7 +152,7 @@ class ParquetSource:
                 if begin < end:
                     yield self._chunk(batch.slice(begin, end - begin), first + begin)
                 first += batch.num_rows
-        except (pyarrow.ArrowException, OSError) as error:
+        except _DAMAGED as error:
             if is_url(self._path) and isinstance(error, OSError):
                 raise  # the network failed: the job can resume later without a loss
             damage = ScoreError(f"table: expected a whole row group {group}, got: {_line(error)}")

@@ -127,7 +127,7 @@ def _pax_records(content: bytes) -> dict[bytes, bytes]:
         space = content.find(b" ", position, position + 20)
         digits = content[position:space] if space > 0 else b""
         end = position + int(digits) if digits.isdigit() else 0
-        if not space < end <= len(content):
+        if not position < space < end <= len(content):
             raise tarfile.ReadError("a damaged header (a record of no length)")
         key, _, value = content[space + 1 : end - 1].partition(b"=")
         if key in (b"path", b"size") or key.startswith(b"GNU.sparse."):
@@ -212,8 +212,8 @@ class _Expanded(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._input = file.read(_PIECE_BYTES)
-        self._begin = _decompressor(self._input)
-        self._engine = self._begin() if self._begin else None
+        self._begin: Any = _decompressor(self._input)
+        self._engine: Any = self._begin() if self._begin else None
         self._taken_bytes = len(self._input)
         self._given_bytes = 0
 

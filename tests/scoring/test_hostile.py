@@ -1,0 +1,98 @@
+"""Small files that announce or expand to gigabytes: bounded memory, one line or one row each."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.scoring.hostile import GIB, HOSTILE, MIB
+from tests.server import ROOT
+
+# Reads one source as a job does, and prints what came of it and what it took.
+READ = """
+import json, resource, sys
+from scoring.rows import ScoreError
+from scoring.sources import list_sources
+from scoring.tables import Columns
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rows, errors, refused = 0, [], ""
+try:
+    for source in list_sources(sys.argv[1:], Columns()):
+        for chunk in source.chunks():
+            rows += len(chunk.ids)
+            for image in chunk.images if isinstance(chunk.images, list) else []:
+                try:
+                    image if isinstance(image, bytes | ScoreError) else image.read()
+                except ScoreError as error:
+                    image = error
+                errors += [str(image)] if isinstance(image, ScoreError) else []
+except ScoreError as error:
+    refused = str(error)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([rows, errors[:100], refused, (after - before) / 1024]))
+"""
+
+# Rows, and what the last error or the refusal says.
+EXPECTED = {
+    "pax-2-gib.tar.gz": (2, "damage after a.png: expected a header of at most 1048576 bytes, got"),
+    "global-2-gib.tar.gz": (2, "expected a header of at most 1048576 bytes, got 2147483648"),
+    "name-2-gib.tar.gz": (2, "expected a header of at most 1048576 bytes, got 2147483648"),
+    "link-2-gib.tar.gz": (2, "expected a header of at most 1048576 bytes, got 2147483648"),
+    "many-headers.tar": (2, "damage after a.png: expected at most 8 headers of one file"),
+    "digits.tar": (2, "damage after a.png: a damaged header"),
+    "map-without-end.tgz": (2, "damage after a.png: unexpected end of data"),
+    "one-sample.tgz": (7, ""),
+    "bomb.tar.bz2": (2, "expected at most 1000 times its size, got more"),
+    "memory.tar.xz": (1, "Memory usage limit"),
+    "lying.zip": (1, "Bad CRC-32"),
+    "overlapping.zip": (1, "they overlap"),
+    "bzip2.zip": (1, "expected a stored or deflated file, got compression bzip2"),
+    "encrypted.zip": (1, "got: it is encrypted"),
+    "many-rows.npy": (0, "expected 1000000000000 rows, as its header says, got"),
+    "many-rows.npz": (0, "expected 1000000000000 rows, as its header says, got"),
+    "tiny-rows.npz": (0, "expected 67108864 rows, as its header says, got"),
+    "many-labels.npz": (0, "expected labels [100] of whole numbers or text, got int64 [10000000"),
+    "few-labels.npz": (0, "expected an array of labels, got: "),
+    "long-labels.npz": (0, "expected labels of at most 1024 bytes, got 200000000"),
+    "object-labels.npz": (0, "expected labels [100] of whole numbers or text, got object"),
+    "long-header.npz": (0, "expected an array of numpy, got: a header of 536870912 bytes"),
+    "deep-header.npy": (0, "expected an array of numpy, got: "),
+    "negative.npy": (0, "expected images of at most 33554432 pixels, got [-5, 8, 8]"),
+    "huge-image.npy": (0, "expected images of at most 33554432 pixels, got [0, 1000000, 1000000]"),
+    "long-row.csv": (1, "got: a row of more than 8388608 characters"),
+    "long-quote.csv": (1, "got: a row of more than 8388608 characters"),
+    "long-header.csv": (0, "got: a row of more than 8388608 characters"),
+    "nul.csv": (1, "expected a readable file, got: embedded null byte"),
+}
+
+
+def limited() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (3 * GIB, 3 * GIB))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_small_file_never_takes_gigabytes(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    HOSTILE[name](path)
+    assert path.stat().st_size < (20 * MIB if name.endswith("gz") else 600 * MIB)
+    ended = subprocess.run(
+        [sys.executable, "-c", READ, path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        preexec_fn=limited,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    rows, errors, refused, grown_mib = json.loads(ended.stdout)
+    expected_rows, text = EXPECTED[name]
+    assert rows == expected_rows
+    said = refused or (errors[-1] if errors else "")
+    assert text in said, said
+    assert len(said) < 500
+    assert grown_mib < 400, f"{grown_mib:.0f} MiB"
