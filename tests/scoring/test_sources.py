@@ -131,9 +131,7 @@ def test_a_folder_of_everything_is_rows(tmp_path: Path) -> None:
             FileRow(str(folder / name)).read()
 
 
-def test_a_folder_that_is_too_deep_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_is_too_deep_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "all/z.png")
     monkeypatch.chdir(tmp_path / "all")
     try:
