@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from scoring.files import FileRow, beside, check_rows, is_url, open_binary, pin_files
+from scoring.pages import Pages
 from scoring.rows import (
     CHUNK_BYTES,
     CHUNK_ROWS,
@@ -45,6 +46,8 @@ _DAMAGED = (
 _IMAGES = ("image", "img", "path", "file", "filename", "file_name", "filepath", "file_path")
 # A column's pages are read in pieces of this size, to avoid holding a large row group in memory.
 _BUFFER_BYTES = 1 << 20
+# Most that the rows of a batch may take if each is as long as the longest.
+_BATCH_BYTES = 256 << 20
 
 
 # Longest row of a CSV, and so its longest cell, in characters. The csv module's own limit of a cell
@@ -119,13 +122,14 @@ class ParquetSource:
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """Stream rows ``start`` to ``stop``; rows of a damaged page have an error."""
         stop = self.count() if stop is None else min(stop, self.count())
-        with open_binary(self._path) as file:
+        with open_binary(self._path) as file, open_binary(self._path) as second:
             table = pyarrow.parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES)
+            pages = None if is_url(self._path) else Pages(second)
             first = 0
             for group, rows in enumerate(self._rows):
                 lower, upper = max(start, first), min(stop, first + rows)
                 if lower < upper:
-                    yield from self._group(table, group, first, lower, upper)
+                    yield from self._group(table, pages, group, first, lower, upper)
                 first += rows
 
     def cut(self, start: int, stop: int) -> "ParquetSource":  # noqa: ARG002 - a Source's
@@ -141,10 +145,11 @@ class ParquetSource:
         """Return a digest of the file's path, size and date."""
         return pin_files(self.name, [self._path])
 
-    def _group(self, table: Any, group: int, first: int, lower: int, upper: int) -> Iterator[Chunk]:
-        row_bytes = max(1, self._bytes[group] // self._rows[group])
-        step = max(1, min(CHUNK_ROWS, CHUNK_BYTES // row_bytes))
+    def _group(
+        self, table: Any, pages: Pages | None, group: int, first: int, lower: int, upper: int
+    ) -> Iterator[Chunk]:
         try:
+            step = self._step(pages, group)
             for batch in table.iter_batches(step, row_groups=[group], columns=self._wanted):
                 if first >= upper:
                     return
@@ -158,6 +163,17 @@ class ParquetSource:
             damage = ScoreError(f"table: expected a whole row group {group}, got: {_line(error)}")
             ids = (f"{self.name}#{i}" for i in range(max(lower, first), upper))
             yield from chunked(Row(id_, damage) for id_ in ids)
+
+    def _step(self, pages: Pages | None, group: int) -> int:
+        """Return how many rows are read at once.
+
+        Behind a URL, each header of a page would be a request: what the footer says must do.
+        """
+        usual: int = max(1, self._bytes[group] // self._rows[group])
+        step = min(CHUNK_ROWS, CHUNK_BYTES // usual)
+        if pages is not None:
+            step = min(step, _BATCH_BYTES // max(1, pages.row_bytes(group, self._wanted)))
+        return max(1, step)
 
     def _chunk(self, batch: Any, first: int) -> Chunk:
         columns = self._columns

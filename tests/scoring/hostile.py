@@ -10,6 +10,9 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
+
 from models.image import encode_png
 from tests.tiny import random_images
 
@@ -155,6 +158,42 @@ def many_rows_npz(path: Path) -> None:
         archive.filelist[0].file_size = 64 * 10**12 + len(images) - 6400
 
 
+def dictionary_parquet(path: Path) -> None:
+    """One image of 32 MiB in a dictionary, and 1,000 rows of it."""
+    image = pyarrow.array([bytes(32 * MIB)], "binary")
+    rows = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, "int32"), image)
+    table = pyarrow.table({"image": rows})
+    pyarrow.parquet.write_table(
+        table, path, compression="zstd", dictionary_pagesize_limit=GIB, store_schema=False
+    )
+
+
+def prefix_parquet(path: Path) -> None:
+    """1,000 images of 8 MiB, each the one before it."""
+    table = pyarrow.table({"image": [bytes(8 * MIB)] * 200})
+    pyarrow.parquet.write_table(
+        table,
+        path,
+        compression="zstd",
+        use_dictionary=False,
+        column_encoding={"image": "DELTA_BYTE_ARRAY"},
+    )
+
+
+def page_parquet(path: Path) -> None:
+    """One page of 1 GiB, in a few KB."""
+    table = pyarrow.table({"image": [bytes(64 * MIB)] * 16})
+    pyarrow.parquet.write_table(
+        table, path, compression="zstd", use_dictionary=False, data_page_size=2 * GIB
+    )
+
+
+def many_rows_parquet(path: Path) -> None:
+    """Two million rows of nothing."""
+    table = pyarrow.table({"image": pyarrow.nulls(2 * MIB, "binary")})
+    pyarrow.parquet.write_table(table, path)
+
+
 IMAGES = array_header((100, 8, 8)) + bytes(6400)
 
 # Name to a builder; what is at its path then has at most a few MB.
@@ -189,6 +228,10 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "long-row.csv": lambda path: long_text(path, b"path\n", b"a" * MIB),
     "long-quote.csv": lambda path: long_text(path, b'path\n"', b"a\n" * (MIB // 2)),
     "long-header.csv": lambda path: long_text(path, b"", b"a," * (MIB // 2)),
+    "dictionary.parquet": dictionary_parquet,
+    "prefix.parquet": prefix_parquet,
+    "page.parquet": page_parquet,
+    "many-rows.parquet": many_rows_parquet,
     "nul.csv": lambda path: path.write_bytes(b"path\na\0b\n"),
 }
 
