@@ -102,9 +102,7 @@ class ArraySource:
                     raise ScoreError(
                         f"{path}: expected {self.shape[0]} rows, as its header says, got {rows}"
                     )
-            if self._labels:
-                with ExitStack() as stack:
-                    self._check_labels(_read_header(self._open(stack, self._labels)[0], path))
+            self._truths()  # damage is found here, not in the midst of a job
         except _DAMAGED as error:
             if isinstance(error, ScoreError):
                 raise

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.scoring.hostile import GIB, HOSTILE, MIB
+from scoring.local import LocalModel
+from tests.scoring.containers import read, run
+from tests.scoring.hostile import GIB, HOSTILE, MIB, png
 from tests.server import ROOT
 
 # Reads one source as a job does, and prints what came of it and what it took.
@@ -76,6 +78,25 @@ EXPECTED = {
     "many-rows.parquet": (0, "expected 2097152 rows, as its header says, got a file of "),
     "nul.csv": (1, "expected a readable file, got: embedded null byte"),
 }
+
+
+def test_a_job_over_hostile_files_finishes(model: LocalModel, tmp_path: Path) -> None:
+    """Whatever lies in a folder is rows; the image at its end is reached."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    slow = {"bomb.tar.bz2", "map-without-end.tgz", "one-sample.tgz", "long-header.npz"}
+    names = [name for name in HOSTILE if name not in slow and not name.endswith(".gz")]
+    for name in names:
+        HOSTILE[name](folder / name)
+    (folder / "zebra.png").write_bytes(png())
+    summary = run([folder], model, tmp_path / "out.jsonl")
+    rows = read(tmp_path / "out.jsonl")
+    assert summary.rows == len(rows)
+    assert rows[-1]["id"].endswith("zebra.png")
+    assert rows[-1]["error"] is None
+    for name in names:
+        errors = [row["error"] for row in rows if row["id"].startswith(f"{folder}/{name}")]
+        assert errors[-1], name
 
 
 def limited() -> None:
