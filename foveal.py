@@ -11,7 +11,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import typer
 
 from commands import adopt, bench, keys, loadtest, models, score, serve, train, tune
-from commands.console import explain
+from commands.console import explain, print_line
 
 app = typer.Typer(
     help="From a PyTorch image classifier to a fast, safe endpoint.",
@@ -76,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         message = explain(error)
         if message is None:
             raise
-        print(message, file=sys.stderr)
+        for line in message.split("\n"):
+            print_line(line, is_error=True)
         sys.exit(getattr(error, "exit_code", 1))
     sys.exit(code or 0)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from commands.console import show
+from commands.console import print_line, show
 from commands.options import SHIPPED, JsonOption, ModelOption, ModelsOption, open_repository
 
 
@@ -194,7 +194,7 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print_line(line, is_error=True)
 
 
 def _write(

@@ -1,6 +1,8 @@
-"""Output of the command line: errors on one line, results as a table or JSON, progress bars.
+"""Output of the command line: errors on one line, results as a table or JSON.
 
-Imports no package of this project: it looks errors up by name in the modules that are loaded.
+All that commands print goes through here, so that no foreign text controls the terminal. Imports
+only ``report.terminal`` of this project: errors are looked up by name in the modules that are
+loaded.
 """
 
 import json
@@ -8,9 +10,11 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import typer
+
+from report.terminal import printable, printable_json
 
 # Errors whose message is for the user. Their modules are loaded if they were raised.
 _MISTAKES = {
@@ -37,7 +41,7 @@ _TRAIN = (
     "torchmetrics",
 )
 # Packages of ours that are only in a checkout, not in a Bento or an image.
-_ROOMS = ("export", "loadtest", "report", "training")
+_ROOMS = ("export", "loadtest", "training")
 # Package to the extra that installs it.
 _EXTRAS = {**dict.fromkeys(_TRAIN, "train"), "onnx": "adopt", "onnxruntime": "cpu", "ray": "ray"}
 
@@ -60,56 +64,56 @@ def explain(error: Exception) -> str | None:
             "only what serves; run this command from a checkout"
         )
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+        return printable(f"{os.fsdecode(error.filename)}: {error.strerror}")
     imported = ((sys.modules.get(module), name) for module, name in _MISTAKES.items())
     mistakes = tuple(getattr(module, name) for module, name in imported if module is not None)
-    return str(error) if isinstance(error, mistakes) else None
+    return printable(str(error)) if isinstance(error, mistakes) else None
+
+
+def print_line(line: str, *, is_error: bool = False) -> None:
+    """Print a line on standard output or standard error; foreign text in it cannot control it."""
+    print(printable(line), file=sys.stderr if is_error else sys.stdout, flush=is_error)
 
 
 def show(document: Any, as_json: bool, lines: Iterable[Sequence[str]]) -> None:
     """Print a document as JSON, or lines of cells as an aligned table."""
     if as_json:
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(printable_json(json.dumps(document, indent=2, ensure_ascii=False)))
         return
-    table = list(lines)
+    table = [[printable(cell) for cell in line] for line in lines]
     sizes = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         print("  ".join(map(str.ljust, line, sizes)).rstrip())
 
 
-class ShowProgress(Protocol):
-    """Updates a progress bar."""
-
-    def __call__(self, done: float, total: float | None, details: str = "") -> None:
-        """Set how much of the total is done; None is an unknown total."""
-
-
 @contextmanager
-def progress_bar(title: str, *, quiet: bool = False) -> Iterator[ShowProgress]:
-    """Show a progress bar on standard error while the block runs; only if that is a terminal.
+def without_library_output() -> Iterator[None]:
+    """Keep what C libraries write to standard error off it while the block runs.
 
-    Args:
-        title: Text before the bar.
-        quiet: Whether to show nothing.
-
-    Yields:
-        A function that updates the bar.
+    Decoders print there, a line or a million, with what an image holds; our error says it already.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    if sys.stderr is None:
+        yield
+        return
+    before = sys.stderr
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as null:  # noqa: PTH123 - a descriptor is all that is needed
+        os.dup2(null.fileno(), 2)
+    try:
+        if _descriptor(before) == 2:
+            own = os.fdopen(os.dup(kept), "w", 1, before.encoding, before.errors)
+            sys.stderr = own
+        yield
+    finally:
+        if sys.stderr is not before:
+            sys.stderr.close()
+            sys.stderr = before
+        os.dup2(kept, 2)
+        os.close(kept)
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[details]}"),
-        TimeRemainingColumn(),
-    )
-    disable = quiet or not console.is_terminal
-    with Progress(*columns, console=console, disable=disable) as progress:
-        task = progress.add_task(title, total=None, details="")
 
-        def show_progress(done: float, total: float | None, details: str = "") -> None:
-            progress.update(task, completed=done, total=total, details=details)
-
-        yield show_progress
+def _descriptor(file: Any) -> int:
+    try:
+        return int(file.fileno())
+    except (AttributeError, OSError, ValueError):
+        return -1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from commands.console import show
+from commands.console import print_line, show
 from commands.options import HOME, SHIPPED, JsonOption, ModelOption, ModelsOption, open_repository
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def loadtest(
     from loadtest.serving import free_port, running_service
     from loadtest.shapes import steps_of
     from loadtest.trial import Search, run_trial
-    from report.progress import TimeBar
+    from report.progress import ProgressBar
     from scoring.remote import check_served
 
     _check(kind, rows, users, rate, find_max=find_max)
@@ -94,7 +94,7 @@ def loadtest(
     log = folder / "serve.log"
     with (
         running_service(serve, log, grpc_port) if start else nullcontext(url) as address,
-        TimeBar(quiet=as_json) as bar,
+        ProgressBar(quiet=as_json) as bar,
     ):
         traffic = Traffic(
             steps=steps_of(shape, float(rate or users or _USERS), duration_s),
@@ -110,7 +110,7 @@ def loadtest(
             check_served(address, repository, reference)
         search = Search(rate or 200.0, budget_s=budget_s) if find_max else None
         outcome = run_trial(
-            address, name, calls, traffic, p99_ms=p99_ms, search=search, say=bar.show
+            address, name, calls, traffic, p99_ms=p99_ms, search=search, say=bar.show_step
         )
     command = " ".join(["foveal", *sys.argv[1:]])
     page = write_report(folder, outcome, command)
@@ -149,7 +149,7 @@ def _is_violated(clauses: "list[Clause]", figures: dict[str, float]) -> bool:
 
     said = violations(clauses, figures)
     for line in said:
-        print(f"--expect: {line}", file=sys.stderr)
+        print_line(f"--expect: {line}", is_error=True)
     return bool(said)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.console import show
+from commands.console import print_line, show
 from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def rollback_model(name: NameArgument, models: ModelsOption = SHIPPED) -> None:
     Example: foveal models rollback fashion-cnn
     """
     version = open_repository(models).rollback(name)
-    print(f"{name}:{version} is served; {_WHEN}")
+    print_line(f"{name}:{version} is served; {_WHEN}")
 
 
 def set_shadow(
@@ -156,7 +156,7 @@ def _set_share(
     rollout = repository.settings().rollouts.get(name, NO_ROLLOUT)
     share = Share(version, fraction) if fraction else None
     repository.set_rollout(name, dataclasses.replace(rollout, **{kind: share}))
-    print(f"{name}:{version} is {kind} of {fraction:.4g} of the requests; {_WHEN}")
+    print_line(f"{name}:{version} is {kind} of {fraction:.4g} of the requests; {_WHEN}")
 
 
 def set_default(
@@ -173,4 +173,4 @@ def set_default(
     """
     open_repository(models).set_default(name, version)
     change = f"{name} is the default" if version is None else f"{name}:{version} is served"
-    print(f"{change}; {_WHEN}")
+    print_line(f"{change}; {_WHEN}")

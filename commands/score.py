@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from commands.console import ShowProgress, progress_bar, show
+from commands.console import show, without_library_output
 from commands.options import SHIPPED, JsonOption, ModelsOption, PrecisionOption, open_repository
 
 if TYPE_CHECKING:
+    from report.progress import ProgressBar
     from scoring.job import Progress, Summary
 
 # A confusion matrix with more labels than this is for a program (--json), not for a terminal.
@@ -109,6 +110,7 @@ def score(
 
     Example: foveal score photos --model fashion-cnn --out scores.parquet
     """
+    from report.progress import ProgressBar
     from scoring.job import Options, score
     from scoring.local import LocalModel
     from scoring.sinks import SINKS
@@ -135,8 +137,11 @@ def score(
         from scoring.cluster import RayEngine
 
         cluster = RayEngine(repository, loaded, options.output, ray_address)
-    with progress_bar(loaded.artifact.reference, quiet=quiet) as show_progress:
-        report = _reporter(show_progress)
+    with (
+        without_library_output(),
+        ProgressBar(loaded.artifact.reference, quiet=quiet, is_timed=True) as bar,
+    ):
+        report = _reporter(bar)
         summary = score(sources, loaded, out, options, engine=cluster, on_progress=report)
     show(dataclasses.asdict(summary), as_json, [(str(summary),)])
     if not as_json:
@@ -145,7 +150,7 @@ def score(
         raise typer.Exit(3)
 
 
-def _reporter(show_progress: ShowProgress) -> "Callable[[Progress], None]":
+def _reporter(bar: "ProgressBar") -> "Callable[[Progress], None]":
     """Return a callback that shows a job's progress: rows, rows/s, errors."""
     first: tuple[float, int] | None = None
 
@@ -156,7 +161,7 @@ def _reporter(show_progress: ShowProgress) -> "Callable[[Progress], None]":
         seconds = time.perf_counter() - first_s
         rate = f", {(now.rows - first_rows) / seconds:,.0f} rows/s" if seconds else ""
         total = f" of {now.total:,}" if now.total is not None else ""
-        show_progress(now.rows, now.total, f"{now.rows:,}{total} rows{rate}, {now.errors:,} errors")
+        bar.show(now.rows, now.total, f"{now.rows:,}{total} rows{rate}, {now.errors:,} errors")
 
     return report
 

@@ -1,11 +1,10 @@
 """Use a model: ``serve`` the repository, ``predict`` a few images; ``score`` has its own module."""
 
-import sys
 from typing import Annotated, Literal
 
 import typer
 
-from commands.console import show
+from commands.console import print_line, show, without_library_output
 from commands.options import (
     SHIPPED,
     JsonOption,
@@ -84,10 +83,11 @@ def predict(
         from scoring.local import LocalModel
 
         predictor = LocalModel.load(open_repository(models), model, precision=precision)
-    response = predict_files(predictor, images, top)
+    with without_library_output():
+        response = predict_files(predictor, images, top)
     show(response, as_json, tabulate(response))
     rejected = [result for result in response["results"] if "error" in result]
     for result in rejected:
-        print(f"{result['image']}: {result['error']}", file=sys.stderr)
+        print_line(f"{result['image']}: {result['error']}", is_error=True)
     if rejected:
         raise typer.Exit(3)

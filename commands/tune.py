@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from commands.console import show
+from commands.console import print_line, show
 from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
 
 
@@ -49,7 +49,7 @@ def tune(
     """
     from loadtest.tune.pipeline import Request, tune_model
     from loadtest.tune.pipeline import reset as remove
-    from report.progress import TimeBar
+    from report.progress import ProgressBar
 
     repository = open_repository(models)
     if reset:
@@ -69,12 +69,12 @@ def tune(
         " ".join(["foveal", *sys.argv[1:]]),
     )
     begun = time.monotonic()
-    with TimeBar() as bar:
+    with ProgressBar() as bar:
         result = tune_model(
             repository,
             request,
-            progress=lambda step: bar.show(step, time.monotonic() - begun, budget_s),
-            warn=lambda line: print(line, file=sys.stderr, flush=True),
+            progress=lambda step: bar.show_step(step, time.monotonic() - begun, budget_s),
+            warn=lambda line: print_line(line, is_error=True),
         )
     plan = dataclasses.asdict(result.plan) if result.plan else None
     document: dict[str, Any] = {

@@ -6,49 +6,40 @@ only that one is a row, and a ``.cls`` file beside it (an index or a label) is i
 """
 
 import os
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Self
 
-from scoring.files import MAX_FILE_BYTES, FileRow, folder_of, is_url, open_binary, pin_files
-from scoring.rows import Chunk, Image, Pin, Row, ScoreError, Truth, chunked
+from scoring.files import FileRow, check_size, folder_of, is_url, open_binary, pin_files
+from scoring.rows import CHUNK_BYTES, Chunk, Image, Pin, Row, ScoreError, Truth, chunked
+from scoring.tar import TarFile, tar_files
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 _IMAGE_ENDINGS = frozenset({"jpg", "jpeg", "jpe", "png", "webp", "bmp"})
 # A sample is held in memory until its last file; a longer run of files is not a sample.
 _SAMPLE_FILES = 16
+_SAMPLE_BYTES = 4 * CHUNK_BYTES
+# Longest .cls file that is read as a label.
+_LABEL_BYTES = 1024
+# What the readers of archives raise on damage.
 _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
+    struct.error,
     EOFError,
     OSError,
+    OverflowError,
     RuntimeError,
     NotImplementedError,
     ValueError,
 )
-
-# Subclasses that are missing in typeshed.
-_CUT = (tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]
-
-
-class _WholeTar(tarfile.TarInfo):
-    """A header that must be whole: the standard library takes a missing one for the end."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
-        """Read the next header; raise ReadError unless it is a header or the end mark."""
-        try:
-            return super().fromtarfile(tarfile_)
-        except _CUT:
-            raise tarfile.ReadError("the file ends before the archive's end") from None
-        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
-            raise tarfile.ReadError(f"a damaged header ({error})") from None
-
+# Methods that zipfile expands in pieces; it expands 4 KiB of bzip2 into gigabytes at once.
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 # A file of an archive: its name, and how to read it now.
 _Member = tuple[str, Callable[[], Image]]
@@ -93,14 +84,18 @@ class ArchiveSource:
         # Row N is never before file N, as samples only merge files: skip reading before `start`.
         files = zip_members if self._is_zip else tar_members
         sample: list[tuple[str, Image]] = []
+        held_bytes = 0
         key = ""
         last = "its beginning"
         try:
             for number, (name, read) in enumerate(files(self._path)):
-                if _key(name) != key or len(sample) >= _SAMPLE_FILES:
+                is_full = len(sample) >= _SAMPLE_FILES or held_bytes > _SAMPLE_BYTES
+                if is_full or _key(name) != key:
                     yield from self._sample(sample)
-                    sample, key = [], _key(name)
-                sample.append((name, b"" if number < start else read()))
+                    sample, held_bytes, key = [], 0, _key(name)
+                image = b"" if number < start else read()
+                held_bytes += len(image) if isinstance(image, bytes) else 0
+                sample.append((name, image))
                 last = name
         except _DAMAGED as error:
             if is_url(self._path) and isinstance(error, OSError):
@@ -125,46 +120,74 @@ class ArchiveSource:
 def zip_members(path: str) -> Iterator[_Member]:
     """Yield the files of a zip in the order of its directory."""
     with open_binary(path) as file, zipfile.ZipFile(file) as archive:
+        check_zip(archive, file.seek(0, os.SEEK_END))
         for info in archive.infolist():
             if not info.is_dir() and not _is_hidden(info.filename):
                 yield info.filename, lambda info=info: _zip_image(archive, info)  # type: ignore[misc]
 
 
+def check_zip(archive: zipfile.ZipFile, size_bytes: int) -> None:
+    """Refuse a zip whose files share their bytes: 10 MB of it can expand to 281 TB.
+
+    Args:
+        archive: The zip.
+        size_bytes: Its size.
+
+    Raises:
+        BadZipFile: Its files have more bytes together than the zip itself.
+    """
+    stored_bytes = sum(info.compress_size for info in archive.infolist())
+    if stored_bytes > size_bytes:
+        raise zipfile.BadZipFile(
+            f"expected files of at most {size_bytes} bytes together, got {stored_bytes}: they "
+            "overlap"
+        )
+
+
+def check_zip_method(info: zipfile.ZipInfo) -> None:
+    """Refuse a file of a zip that cannot be expanded in bounded memory.
+
+    Raises:
+        BadZipFile: It is neither stored nor deflated.
+    """
+    if info.compress_type not in _ZIP_METHODS:
+        name = zipfile.compressor_names.get(info.compress_type, "unknown")  # type: ignore[attr-defined]
+        raise zipfile.BadZipFile(f"expected a stored or deflated file, got compression {name}")
+
+
 def tar_members(path: str) -> Iterator[_Member]:
     """Yield the files of a tar in its order; reads it once, without seeking."""
-    with (
-        open_binary(path) as file,
-        tarfile.open(fileobj=file, mode="r|*", tarinfo=_WholeTar) as tar,
-    ):
-        while (info := tar.next()) is not None:
-            # Otherwise tarfile keeps every header in memory; typeshed lacks the attribute.
-            tar.members.clear()  # type: ignore[attr-defined]
-            if info.isreg() and not _is_hidden(info.name):
-                yield info.name, lambda info=info: _tar_image(tar, info)  # type: ignore[misc]
+    with open_binary(path) as opened:
+        for file in tar_files(opened):
+            if not _is_hidden(file.name):
+                yield file.name, lambda file=file: _tar_image(file)  # type: ignore[misc]
 
 
 def _zip_image(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image:
-    if info.file_size > MAX_FILE_BYTES:
-        return _too_long(info.file_size)
     try:
-        return archive.read(info)
+        check_size(info.file_size)
+        check_zip_method(info)
+        # No more than the directory says: `read` of the archive expands whatever there is.
+        with archive.open(info) as file:
+            content = file.read(info.file_size)
+        if len(content) < info.file_size:
+            raise EOFError(f"{len(content)} bytes instead of {info.file_size}")
+    except ScoreError as error:
+        return error
     except _DAMAGED as error:  # a wrong checksum, encryption: an error of one file
-        return ScoreError(f"file: expected a readable file in the archive, got: {error}")
-
-
-def _tar_image(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Image:
-    if info.size > MAX_FILE_BYTES:
-        return _too_long(info.size)
-    member = tar.extractfile(info)
-    assert member is not None, "a regular file has content; this is a bug"
-    content = member.read()
-    if len(content) < info.size:
-        raise tarfile.ReadError("unexpected end of data")
+        reason = "it is encrypted" if info.flag_bits & 1 else error
+        return ScoreError(f"file: expected a readable file in the archive, got: {reason}")
     return content
 
 
-def _too_long(size: int) -> ScoreError:
-    return ScoreError(f"file: expected at most {MAX_FILE_BYTES} bytes, got {size}")
+def _tar_image(file: TarFile) -> Image:
+    try:
+        check_size(file.size)
+    except ScoreError as error:
+        return error
+    if file.is_sparse:
+        return ScoreError("file: expected a whole file, got a sparse one; tar it without --sparse")
+    return file.read()
 
 
 def _key(name: str) -> str:
@@ -186,5 +209,7 @@ def _text(name: str) -> str:
 
 
 def _index_or_label(content: Image) -> Truth:
-    text = content.decode("utf-8", "replace").strip() if isinstance(content, bytes) else ""
+    if not isinstance(content, bytes) or len(content) > _LABEL_BYTES:
+        return ""
+    text = content.decode("utf-8", "replace").strip()
     return int(text) if text.isdecimal() and len(text) < 10 else text

@@ -4,16 +4,21 @@ Layout legend: N rows, H height, W width, C channels (1 grey, 3 RGB).
 """
 
 import math
+import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from scoring.files import FileRow, open_binary, pin_files
+from models.image import MAX_PIXELS
+from scoring.archives import check_zip, check_zip_method
+from scoring.files import FileRow, check_rows, open_binary, pin_files
 from scoring.rows import (
     CHUNK_BYTES,
     CHUNK_ROWS,
@@ -31,6 +36,27 @@ _LABELS = ("labels", "label", "y", "y_test")
 # run of a small network takes less time than the work around it.
 _ARRAY_ROWS = 256
 _ARRAY_BYTES = 1 << 20
+# numpy reads a header whole before it finds it too long; this is its own limit.
+_HEADER_BYTES = 10_000
+# Longest label, in bytes: 256 characters.
+_LABEL_BYTES = 1024
+# deflate cannot expand more: 258 bytes in 2 bits.
+_EXPANSION = 1032
+# What reading a damaged array or zip raises.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TokenError,
+    TypeError,
+    ValueError,
+)
 _READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -65,14 +91,22 @@ class ArraySource:
         try:
             if path.lower().endswith(".npz"):
                 with open_binary(path) as file, zipfile.ZipFile(file) as archive:
+                    check_zip(archive, file.seek(0, os.SEEK_END))
                     self._member, self._labels = _choose(archive, path)
             with ExitStack() as stack:
-                header = _read_header(self._open(stack, self._member), path)
-        except (zipfile.BadZipFile, ValueError, EOFError) as error:
+                file, size_bytes, stored_bytes = self._open(stack, self._member)
+                self.shape = _check(_read_header(file, path), path)
+                rows = (size_bytes - file.tell()) // math.prod(self.shape[1:])
+                check_rows(path, self.shape[0], stored_bytes)
+                if self.shape[0] > rows:
+                    raise ScoreError(
+                        f"{path}: expected {self.shape[0]} rows, as its header says, got {rows}"
+                    )
+            self._truths()  # damage is found here, not in the midst of a job
+        except _DAMAGED as error:
             if isinstance(error, ScoreError):
                 raise
             raise ScoreError(f"{path}: expected an array of numpy, got: {error}") from None
-        self.shape = _check(header, path)
 
     def count(self) -> int:
         """Return N."""
@@ -86,14 +120,14 @@ class ArraySource:
         step = max(1, usual, min(_ARRAY_ROWS, _ARRAY_BYTES // row_bytes))
         truths = self._truths()
         with ExitStack() as stack:
-            file = self._open(stack, self._member)
+            file, *_ = self._open(stack, self._member)
             _read_header(file, self.name)
             file.seek(file.tell() + start * row_bytes)
             for first in range(start, stop, step):
                 rows = min(step, stop - first)
                 try:
                     content = file.read(rows * row_bytes)
-                except zipfile.BadZipFile:  # a wrong checksum, found at the end
+                except (zipfile.BadZipFile, zlib.error, EOFError):
                     content = b""
                 if len(content) < rows * row_bytes:
                     yield from self._damaged(first, stop)
@@ -114,29 +148,64 @@ class ArraySource:
         """Return a digest of the file's path, size and date."""
         return pin_files(self.name, [self._path])
 
-    def _open(self, stack: ExitStack, member: str) -> BinaryIO:
+    def _open(self, stack: ExitStack, member: str) -> tuple[BinaryIO, int, int]:
+        """Return the file of an array, its size, and the bytes that it takes in the zip."""
         file = stack.enter_context(open_binary(self._path))
+        size_bytes = file.seek(0, os.SEEK_END)
+        file.seek(0)
         if not member:
-            return file
+            return file, size_bytes, size_bytes
         archive = stack.enter_context(zipfile.ZipFile(file))
-        return cast(BinaryIO, stack.enter_context(archive.open(member)))
+        info = archive.getinfo(member)
+        check_zip_method(info)
+        opened = cast(BinaryIO, stack.enter_context(archive.open(member)))
+        return opened, min(info.file_size, _EXPANSION * info.compress_size), info.compress_size
 
     def _damaged(self, start: int, stop: int) -> Iterator[Chunk]:
         damage = ScoreError(f"array: expected {self.shape[0]} whole rows, got damage in this one")
         return chunked(Row(f"{self.name}#{i}", damage) for i in range(start, stop))
 
+    def _check_labels(self, header: _Header) -> None:
+        if header.shape != self.shape[:1] or header.dtype.kind not in "iuU":
+            raise ScoreError(
+                f"{self.name}: expected labels [{self.shape[0]}] of whole numbers or text, "
+                f"got {header.dtype} {list(header.shape)}"
+            )
+        if header.dtype.itemsize > _LABEL_BYTES:
+            raise ScoreError(
+                f"{self.name}: expected labels of at most {_LABEL_BYTES} bytes, "
+                f"got {header.dtype.itemsize}"
+            )
+
     def _truths(self) -> list[Truth]:
         if not self._labels:
             return []
-        with ExitStack() as stack:
-            file = self._open(stack, self._labels)
-            labels: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
-        if labels.shape != self.shape[:1] or labels.dtype.kind not in "iuU":
-            raise ScoreError(
-                f"{self.name}: expected labels [{self.shape[0]}] of whole numbers or text, "
-                f"got {labels.dtype} {list(labels.shape)}"
-            )
-        return cast(list[Truth], labels.tolist())
+        try:
+            with ExitStack() as stack:
+                file, *_ = self._open(stack, self._labels)
+                header = _read_header(file, self.name)
+                self._check_labels(header)
+                size_bytes = header.shape[0] * header.dtype.itemsize
+                content = file.read(size_bytes)
+                if len(content) < size_bytes:
+                    raise EOFError(f"{len(content)} bytes instead of {size_bytes}")
+            return cast(list[Truth], np.frombuffer(content, header.dtype).tolist())
+        except _DAMAGED as error:
+            if isinstance(error, ScoreError):
+                raise
+            raise ScoreError(f"{self.name}: expected an array of labels, got: {error}") from None
+
+
+class _Short:
+    """A file that does not hand out more at once than a header may have."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        if size > _HEADER_BYTES:
+            raise ValueError(f"a header of {size} bytes")
+        return self._file.read(size)
 
 
 def _choose(archive: zipfile.ZipFile, path: str) -> tuple[str, str]:
@@ -155,10 +224,11 @@ def _choose(archive: zipfile.ZipFile, path: str) -> tuple[str, str]:
 
 
 def _read_header(file: BinaryIO, path: str) -> _Header:
-    version = np.lib.format.read_magic(file)
+    short = cast(BinaryIO, _Short(file))
+    version = np.lib.format.read_magic(short)
     if version not in _READERS:
         raise ScoreError(f"{path}: expected version 1.0 or 2.0 of the format, got {version}")
-    return _Header(*_READERS[version](file))
+    return _Header(*_READERS[version](short))
 
 
 def _check(header: _Header, path: str) -> tuple[int, ...]:
@@ -172,4 +242,8 @@ def _check(header: _Header, path: str) -> tuple[int, ...]:
         raise ScoreError(f"{where}got {list(shape)}{hint}")
     if header.is_fortran:
         raise ScoreError(f"{where}got Fortran order; use np.ascontiguousarray")
+    if min(shape) < 0 or shape[1] * shape[2] > MAX_PIXELS:
+        raise ScoreError(
+            f"{path}: expected images of at most {MAX_PIXELS} pixels, got {list(shape)}"
+        )
     return shape

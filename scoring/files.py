@@ -8,13 +8,13 @@ import hashlib
 import os
 import posixpath
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from models.image import MAX_PIXELS
-from scoring.rows import Chunk, Pin, Row, ScoreError, chunked
+from scoring.rows import Chunk, Image, Pin, Row, ScoreError, chunked
 
 try:  # the `remote` extra; only URLs need it
     import fsspec
@@ -24,6 +24,9 @@ except ImportError:
 # An uncompressed BMP of the largest image, at 32 bits for each pixel: 128 MiB. A longer file cannot
 # be decoded, and several threads read at once, so the limit also bounds memory.
 MAX_FILE_BYTES = 4 * MAX_PIXELS
+
+# A table or array of fewer rows than this is never refused for their number.
+_FREE_ROWS = 1 << 20
 
 # Keys under which file systems give the date or the tag of a file's last change.
 _DATES = ("mtime", "ETag", "etag", "LastModified", "last_modified", "modificationTime", "created")
@@ -72,11 +75,15 @@ class FilesSource:
     Args:
         paths: In order.
         first: Row number of the first path.
+        errors: Path to the reason why it is not read.
     """
 
-    def __init__(self, paths: Iterable[str], first: int = 0) -> None:
+    def __init__(
+        self, paths: Iterable[str], first: int = 0, errors: Mapping[str, str] | None = None
+    ) -> None:
         self.paths = tuple(paths)
         self._first = first
+        self._errors = errors or {}
 
     @property
     def name(self) -> str:
@@ -92,11 +99,13 @@ class FilesSource:
         """Stream rows ``start`` to ``stop``; the files are read later, by the decode stage."""
         last = None if stop is None else stop - self._first
         rows = map(FileRow, self.paths[start - self._first : last])
-        return chunked(Row(row.id, row, folder_of(row.path)) for row in rows)
+        return chunked(Row(row.id, self._image(row), folder_of(row.path)) for row in rows)
 
     def cut(self, start: int, stop: int) -> "FilesSource":
         """Return a source of these files alone."""
-        return FilesSource(self.paths[start - self._first : stop - self._first], start)
+        paths = self.paths[start - self._first : stop - self._first]
+        errors = {path: self._errors[path] for path in paths if path in self._errors}
+        return FilesSource(paths, start, errors)
 
     def kinds(self) -> dict[str, str]:
         """Return an empty dict: a file has no columns."""
@@ -105,6 +114,10 @@ class FilesSource:
     def pin(self) -> Pin:
         """Return a digest of all paths, sizes and dates."""
         return pin_files(self.name, self.paths)
+
+    def _image(self, row: FileRow) -> Image:
+        error = self._errors.get(row.path)
+        return ScoreError(error) if error else row
 
 
 def folder_of(path: str) -> str:
@@ -128,9 +141,15 @@ def open_binary(path: str) -> BinaryIO:
             system, inner = file_system(path)
             return cast(BinaryIO, system.open(inner, "rb"))
     try:
-        return Path(path).open("rb")
-    except OSError as error:
-        raise ScoreError(f"{path}: expected a readable file, got: {error.strerror}") from None
+        # Without O_NONBLOCK, opening a pipe would wait forever for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ScoreError(f"{path}: expected a readable file, got: {reason}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ScoreError(f"{path}: expected a regular file, got a folder, pipe or device")
+    return os.fdopen(descriptor, "rb")
 
 
 def beside(table: str, path: str) -> str:
@@ -189,23 +208,56 @@ class url_errors:
             raise ScoreError(f"{self._url}: expected a readable file, got: {line}") from None
 
 
+def check_size(size_bytes: int) -> None:
+    """Raise ScoreError if a file is longer than any image can be."""
+    if size_bytes > MAX_FILE_BYTES:
+        raise ScoreError(
+            f"file: expected at most {MAX_FILE_BYTES} bytes, got {size_bytes}; "
+            "no image that is small enough has more"
+        )
+
+
+def check_rows(path: str, rows: int, size_bytes: int) -> None:
+    """Refuse a header that announces more rows than its file can have, before they fill the disk.
+
+    Args:
+        path: The file, for the message.
+        rows: The rows that it announces.
+        size_bytes: What it takes on the disk.
+
+    Raises:
+        ScoreError: There is less than a byte for each row, and they are more than a million.
+    """
+    if rows > max(_FREE_ROWS, size_bytes):
+        raise ScoreError(
+            f"{path}: expected {rows} rows, as its header says, got a file of {size_bytes} bytes"
+        )
+
+
 def _read(descriptor: int) -> bytes:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise ScoreError("file: expected a regular file, got a folder, pipe or device")
-    if status.st_size > MAX_FILE_BYTES:
-        raise ScoreError(f"file: expected at most {MAX_FILE_BYTES} bytes, got {status.st_size}")
+    size_bytes = status.st_size
+    check_size(size_bytes)
     with os.fdopen(descriptor, "rb", closefd=False) as file:
-        return file.read()
+        content = file.read(size_bytes + 1)
+    if len(content) != size_bytes:
+        raise ScoreError("file: expected the same size while it is read, got another one")
+    return content
 
 
 def _read_url(url: str) -> bytes:
     with url_errors("file"):
         system, inner = file_system(url)
-        size = system.info(inner).get("size")
-        if size is not None and size > MAX_FILE_BYTES:
-            raise ScoreError(f"file: expected at most {MAX_FILE_BYTES} bytes, got {size}")
-        return cast(bytes, system.cat_file(inner))
+        size_bytes = system.info(inner).get("size")
+        if size_bytes is not None:
+            check_size(size_bytes)
+            return cast(bytes, system.cat_file(inner))
+        with system.open(inner, "rb") as file:
+            content: bytes = file.read(MAX_FILE_BYTES + 1)
+        check_size(len(content))
+        return content
 
 
 def _date(path: str) -> str:

@@ -12,18 +12,20 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event, Semaphore, Thread
+from threading import Event, Thread
 
 import onnxruntime
 import PIL
 
 from models.artifact import ModelArtifact
 from models.machine import available_cpus
+from scoring.budget import Budget
 from scoring.local import LocalModel
 from scoring.parts import Parts
-from scoring.rows import CHUNK_ROWS, Chunk, ScoreError, Source
+from scoring.rows import CHUNK_BYTES, CHUNK_ROWS, Chunk, ScoreError, Source, text_bytes
 from scoring.sinks import SINKS, Layout, check_out
 from scoring.sources import kept_kinds, list_sources
 from scoring.stages import OutputOptions, Scored, Stages
@@ -34,6 +36,10 @@ from scoring.tally import Accuracy, Tally
 # the largest image takes. Fewer if all probabilities are written: they hold at most _WINDOW_BYTES.
 WINDOW_ROWS = 1 << 15
 _WINDOW_BYTES = 32 << 20
+# Long ids and kept values count as more rows: as much as that of usual ones of a chunk.
+_SLOT_BYTES = 1 << 16
+# A part is written when the text of its rows takes this much.
+_PART_TEXT_BYTES = 64 << 20
 # A part is written after this time or after a row group's rows: the most that a kill can cost.
 _PART_S = 5.0
 _PROGRESS_S = 0.1
@@ -248,7 +254,9 @@ class Collected:
         self._position = number, before + len(scored)
         self._waiting.append(scored)
         self._tally.count(scored)
-        if self._tally.rows >= self._part_rows or time.perf_counter() - self._begun > _PART_S:
+        self._text_bytes += text_bytes(scored.ids, scored.kept)
+        is_full = self._tally.rows >= self._part_rows or self._text_bytes > _PART_TEXT_BYTES
+        if is_full or time.perf_counter() - self._begun > _PART_S:
             self.flush()
 
     def flush(self) -> None:
@@ -261,6 +269,7 @@ class Collected:
     def _begin(self) -> None:
         self._waiting: list[Scored] = []
         self._tally = Tally()
+        self._text_bytes = 0
         self._begun = time.perf_counter()
 
 
@@ -284,23 +293,26 @@ class LocalEngine:
         self, sources: Sequence[Source], position: Position
     ) -> Generator[tuple[int, Scored]]:
         """Score all rows after a position, in order."""
-        waiting: SimpleQueue[tuple[int, Future[Scored]] | BaseException | None] = SimpleQueue()
+        waiting: SimpleQueue[tuple[int, Future[Scored], int] | BaseException | None] = SimpleQueue()
         # Two bounds: encoded images are large, so few chunks are read ahead of the decoders;
         # results are small, so many may wait for a slow chunk before them.
-        undecoded = Semaphore(3 * self._threads)
-        unwritten = Semaphore(self._window)
+        undecoded = Budget(3 * self._threads * CHUNK_BYTES)
+        unwritten = Budget(self._window)
         stopping = Event()
 
         def read() -> None:
             try:
                 for number, chunk in read_from(sources, position):
-                    undecoded.acquire()
-                    unwritten.acquire()
+                    image_bytes = max(CHUNK_BYTES, chunk.image_bytes)
+                    slots = 1 + chunk.text_bytes // _SLOT_BYTES
+                    undecoded.take(image_bytes)
+                    unwritten.take(slots)
                     if stopping.is_set():
                         return
                     future = pool.submit(self._stages, chunk)
-                    future.add_done_callback(lambda _: undecoded.release())
-                    waiting.put((number, future))
+                    del chunk  # it is freed when it is scored
+                    future.add_done_callback(partial(_give, undecoded, image_bytes))
+                    waiting.put((number, future, slots))
                 waiting.put(None)
             except BaseException as error:
                 waiting.put(error)
@@ -312,16 +324,20 @@ class LocalEngine:
                 while (item := waiting.get()) is not None:
                     if isinstance(item, BaseException):
                         raise item
-                    number, future = item
+                    number, future, slots = item
                     yield number, future.result()
-                    unwritten.release()
+                    unwritten.give(slots)
             finally:
                 # Also when the caller stops early: wake the reader wherever it waits, then end it.
                 stopping.set()
-                undecoded.release()
-                unwritten.release()
+                undecoded.close()
+                unwritten.close()
                 reader.join()
                 pool.shutdown(cancel_futures=True)
+
+
+def _give(budget: Budget, amount: int, _: "Future[Scored]") -> None:
+    budget.give(amount)
 
 
 def read_from(sources: Sequence[Source], position: Position) -> Iterator[tuple[int, Chunk]]:

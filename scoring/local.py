@@ -120,7 +120,8 @@ class LocalModel:
         ranked = self._rank(rows, top)
         for result in results:
             if "error" not in result:
-                result.update(self._result(next(ranked)))
+                best = next(ranked)
+                result.update({"error": best} if isinstance(best, str) else self._result(best))
         artifact = self.artifact
         return {"model": artifact.name, "version": artifact.version, "results": results}
 
@@ -139,7 +140,8 @@ class LocalModel:
             return None
         return self.artifact.labels[index]
 
-    def _rank(self, rows: Sequence[Pixels], top: int) -> Iterator[list[Prediction]]:
+    def _rank(self, rows: Sequence[Pixels], top: int) -> Iterator[list[Prediction] | str]:
+        """Yield the labels of each row, or its error."""
         labels = self.artifact.labels
         for start in range(0, len(rows), BATCH_SIZE):
             probabilities_NK = self.run(rows[start : start + BATCH_SIZE])
@@ -147,11 +149,28 @@ class LocalModel:
             values_NT = np.take_along_axis(probabilities_NK, order_NT, axis=1)
             # As the service writes them: parsed, 0.1 stays 0.1 instead of 0.10000000149011612.
             decimals = iter(map(orjson.loads, shortest_decimals(values_NT)))
-            for indexes in order_NT.tolist():
-                yield [
+            wrong = not_finite(probabilities_NK)
+            for row, indexes in enumerate(order_NT.tolist()):
+                ranked: list[Prediction] = [
                     {"label": labels[index], "index": index, "probability": next(decimals)}
                     for index in indexes
                 ]
+                yield wrong.get(row, ranked)
+
+
+def not_finite(probabilities_NK: NDArray[np.float32]) -> dict[int, str]:
+    """Return the error of each row that is not of numbers; such a row has no answer and no label.
+
+    Args:
+        probabilities_NK: float32 [N, K].
+    """
+    bad_NK = ~np.isfinite(probabilities_NK)
+    if not bad_NK.any():
+        return {}
+    return {
+        int(row): f"probability: expected a number, got {probabilities_NK[row][bad_NK[row]][0]}"
+        for row in np.flatnonzero(bad_NK.any(axis=1))
+    }
 
 
 def verify(repository: ModelRepository, reference: str | None = None) -> dict[str, str]:

@@ -69,6 +69,18 @@ class Chunk:
     kept: list[tuple[Any, ...]] = field(default_factory=list)
     is_declared: bool = False
 
+    @property
+    def text_bytes(self) -> int:
+        """Return about how much memory its ids and kept values take."""
+        return text_bytes(self.ids, self.kept)
+
+    @property
+    def image_bytes(self) -> int:
+        """Return how much memory its images take; those that are not read yet take none."""
+        if isinstance(self.images, np.ndarray):
+            return self.images.nbytes
+        return sum(len(image) for image in self.images if isinstance(image, bytes))
+
 
 class Pin(TypedDict):
     """Identity of a source when a job begins, to detect a change before it resumes."""
@@ -101,6 +113,12 @@ class Source(Protocol):
         """Return a digest of its size and date."""
 
 
+def text_bytes(ids: list[str], kept: list[tuple[Any, ...]]) -> int:
+    """Return about how much memory ids and kept values take."""
+    values = (value for row in kept for value in row)
+    return sum(map(len, ids)) + sum(len(v) for v in values if isinstance(v, str | bytes))
+
+
 def chunked(rows: Iterable[Row], *, is_declared: bool = False) -> Iterator[Chunk]:
     """Collect rows into chunks of at most ``CHUNK_ROWS`` rows and about ``CHUNK_BYTES`` bytes.
 
@@ -112,6 +130,7 @@ def chunked(rows: Iterable[Row], *, is_declared: bool = False) -> Iterator[Chunk
     for row in rows:
         waiting.append(row)
         held_bytes += len(row.image) if isinstance(row.image, bytes) else 0
+        held_bytes += text_bytes([row.id], [row.kept])
         if len(waiting) == CHUNK_ROWS or held_bytes >= CHUNK_BYTES:
             yield _chunk(waiting, is_declared)
             waiting, held_bytes = [], 0

@@ -8,12 +8,12 @@ import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from scoring.archives import TAR_ENDINGS, ArchiveSource
 from scoring.arrays import ArraySource
 from scoring.files import FilesSource, file_system, is_url, url_errors
+from scoring.folders import Found, walk
 from scoring.rows import ScoreError, Source
 from scoring.tables import Columns, CsvSource, ParquetSource
 
@@ -30,9 +30,10 @@ def list_sources(
     """List the sources that the arguments name.
 
     A folder stands for all its files, recursively, sorted by path, except hidden files and folders
-    (their names start with a dot). A pattern stands for its matches, sorted. ``-`` reads more
-    arguments from standard input, one on each line. A CSV is opened if it is named or matched, but
-    not if it lies in a folder: there it is often a list of the images beside it.
+    (their names start with a dot); what cannot be read there is a row with an error. A pattern
+    stands for its matches, sorted. ``-`` reads more arguments from standard input, one on each
+    line. A CSV is opened if it is named or matched, but not if it lies in a folder: there it is
+    often a list of the images beside it.
 
     Args:
         arguments: Files, folders, patterns (``*``, ``?``, ``[…]``, ``**``), URLs and ``-``.
@@ -48,15 +49,33 @@ def list_sources(
     words = _with_standard_input(arguments)
     listed = [found for word in words for found in _expand(word, pattern)]
     if skip is not None and skip.exists():
-        listed = [found for found in listed if not _is_same_file(found[0], skip)]
+        listed = [found for found in listed if not _is_same_file(found.path, skip)]
     if not listed:
         named = ", ".join(arguments) or "no argument"
         raise ScoreError(f"sources: expected at least one file, got none in {named}")
+    containers = {
+        number: _open(found, columns) for number, found in enumerate(listed) if _is_container(found)
+    }
+    failed = [each for each in containers.values() if isinstance(each, ScoreError)]
+    if failed and len(failed) == len(listed):
+        raise failed[0]
     sources: list[Source] = []
-    for is_image, found in groupby(listed, lambda each: not _is_container(*each)):
-        paths = (path for path, _ in found)
-        sources += [FilesSource(paths)] if is_image else (_open(path, columns) for path in paths)
-    return sources
+    files: list[Found] = []
+    for number, found in enumerate(listed):
+        container = containers.get(number)
+        if container is None or isinstance(container, ScoreError):
+            files.append(found._replace(error=str(container or found.error)))
+            continue
+        if files:
+            sources.append(_files(files))
+        files = []
+        sources.append(container)
+    return [*sources, _files(files)] if files else sources
+
+
+def _files(found: Sequence[Found]) -> FilesSource:
+    errors = {each.path: each.error for each in found if each.error}
+    return FilesSource([each.path for each in found], errors=errors)
 
 
 def kept_kinds(sources: Iterable[Source], keep: Sequence[str]) -> dict[str, str]:
@@ -75,18 +94,24 @@ def kept_kinds(sources: Iterable[Source], keep: Sequence[str]) -> dict[str, str]
     return kinds
 
 
-def _is_container(path: str, is_named: bool) -> bool:
-    endings = (*_ARCHIVES, *_PARQUET, *_ARRAYS, *(_CSV if is_named else ()))
-    return path.lower().endswith(endings)
+def _is_container(found: Found) -> bool:
+    endings = (*_ARCHIVES, *_PARQUET, *_ARRAYS, *(_CSV if found.is_named else ()))
+    return not found.error and found.path.lower().endswith(endings)
 
 
-def _open(path: str, columns: Columns) -> Source:
-    lower = path.lower()
-    if lower.endswith(_CSV):
-        return CsvSource(path, columns)
-    if lower.endswith(_PARQUET):
-        return ParquetSource(path, columns)
-    return ArraySource(path) if lower.endswith(_ARRAYS) else ArchiveSource(path)
+def _open(found: Found, columns: Columns) -> Source | ScoreError:
+    """Open a container; what was found in a folder and cannot be opened is a row with an error."""
+    path, lower = found.path, found.path.lower()
+    try:
+        if lower.endswith(_CSV):
+            return CsvSource(path, columns)
+        if lower.endswith(_PARQUET):
+            return ParquetSource(path, columns)
+        return ArraySource(path) if lower.endswith(_ARRAYS) else ArchiveSource(path)
+    except ScoreError as error:
+        if found.is_named:
+            raise
+        return error
 
 
 def _with_standard_input(arguments: Sequence[str]) -> Iterator[str]:
@@ -98,14 +123,13 @@ def _with_standard_input(arguments: Sequence[str]) -> Iterator[str]:
             yield word
 
 
-def _expand(source: str, pattern: str) -> Iterator[tuple[str, bool]]:
-    """Yield each file, and whether an argument names or matches the file itself."""
+def _expand(source: str, pattern: str) -> Iterator[Found]:
     if is_url(source):
         yield from _expand_url(source, pattern)
     elif Path(source).is_dir():
         yield from _in_folder(source, pattern)
     elif os.path.lexists(source):
-        yield source, True
+        yield Found(source, is_named=True)
     else:
         # Path.glob rejects absolute patterns.
         found = glob.glob(source, recursive=True)  # noqa: PTH207
@@ -115,12 +139,12 @@ def _expand(source: str, pattern: str) -> Iterator[tuple[str, bool]]:
         for match in matches:
             # A pattern with ** matches folders and what is in them: each file once.
             if not Path(match).is_dir():
-                yield match, True
+                yield Found(match, is_named=True)
             elif "**" not in source:
                 yield from _in_folder(match, pattern)
 
 
-def _expand_url(url: str, pattern: str) -> Iterator[tuple[str, bool]]:
+def _expand_url(url: str, pattern: str) -> Iterator[Found]:
     with url_errors(url):
         system, inner = file_system(url)
         if _WILDCARDS & set(inner):
@@ -136,13 +160,13 @@ def _expand_url(url: str, pattern: str) -> Iterator[tuple[str, bool]]:
         if not found:
             raise _no_source(url)
         for path, is_named in found:
-            yield system.unstrip_protocol(path), is_named
+            yield Found(system.unstrip_protocol(path), is_named)
 
 
-def _in_folder(folder: str, pattern: str) -> Iterator[tuple[str, bool]]:
-    for path in _walk(folder, ()):
-        if _is_wanted(os.path.relpath(path, folder) if pattern else "", pattern):
-            yield path, False
+def _in_folder(folder: str, pattern: str) -> Iterator[Found]:
+    for found in walk(folder):
+        if _is_wanted(os.path.relpath(found.path, folder) if pattern else "", pattern):
+            yield found
 
 
 def _is_wanted(path: str, pattern: str) -> bool:
@@ -150,25 +174,6 @@ def _is_wanted(path: str, pattern: str) -> bool:
     if any(part.startswith(".") for part in path.split("/")):
         return False
     return not pattern or PurePosixPath(path).match(pattern)
-
-
-def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Yield the files of a folder, sorted by path; a link to a folder above is not followed."""
-    try:
-        status = Path(folder).stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise ScoreError(f"{folder}: expected a readable folder, got: {error.strerror}") from None
-    here = status.st_dev, status.st_ino
-    if here in above:
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if os.path.isdir(entry.path):  # noqa: PTH112 - unlike entry.is_dir, never raises
-            yield from _walk(entry.path, (*above, here))
-        else:
-            yield entry.path
 
 
 def _is_same_file(path: str, other: Path) -> bool:

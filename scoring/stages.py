@@ -14,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.image import ImageError, Pixels, encode_png
-from scoring.local import LocalModel
+from scoring.local import LocalModel, not_finite
 from scoring.rows import Chunk, Image, ScoreError, Truth
 from service.pipeline.postprocess import rank
+
+# An error may quote what a file holds, such as a name of 64 KiB in a zip.
+_ERROR_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,8 @@ class Stages:
             probability_NT[good_N] = np.take_along_axis(probabilities_NK, best_NT, axis=1)
             if all_NK is not None:
                 all_NK[good_N] = probabilities_NK
-            if not np.isfinite(probabilities_NK).all():
-                errors |= _not_finite(probabilities_NK, good_N)
+            wrong = not_finite(probabilities_NK)
+            errors |= {int(good_N[row]): error for row, error in wrong.items()}
         truths = [self._truth(truth, chunk.is_declared) for truth in chunk.truths]
         return Scored(
             chunk.ids,
@@ -122,7 +125,9 @@ class Stages:
         for number, image in enumerate(images):
             row = self._decode_row(image)
             if isinstance(row, str):
-                errors[number] = row
+                errors[number] = (
+                    row if len(row) <= _ERROR_CHARACTERS else f"{row[:_ERROR_CHARACTERS]}…"
+                )
             else:
                 pixels_NHWC[len(good)] = row
                 good.append(number)
@@ -155,12 +160,3 @@ def _rank(probabilities_NK: NDArray[np.float32], top: int) -> NDArray[np.intp]:
         best_N1: NDArray[np.intp] = probabilities_NK.argmax(axis=1, keepdims=True)
         return best_N1
     return rank(probabilities_NK, top)
-
-
-def _not_finite(probabilities_NK: NDArray[np.float32], good_N: NDArray[np.intp]) -> dict[int, str]:
-    bad_N = ~np.isfinite(probabilities_NK).all(axis=1)
-    wrong = [row[~np.isfinite(row)][0] for row in probabilities_NK[bad_N]]
-    return {
-        int(number): f"probability: expected a number, got {value}"
-        for number, value in zip(good_N[bad_N], wrong, strict=True)
-    }

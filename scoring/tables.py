@@ -6,11 +6,13 @@ text: paths relative to the folder of the table. Parquet needs pyarrow.
 
 import csv
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from scoring.files import FileRow, beside, is_url, open_binary, pin_files
+from scoring.files import FileRow, beside, check_rows, is_url, open_binary, pin_files
+from scoring.pages import Pages
 from scoring.rows import (
     CHUNK_BYTES,
     CHUNK_ROWS,
@@ -29,10 +31,29 @@ try:  # the `score` extra; only Parquet needs it
 except ImportError:
     pyarrow = None
 
+# What pyarrow raises on damage, its own exceptions among them.
+_DAMAGED = (
+    *((pyarrow.ArrowException,) if pyarrow else ()),
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 # Usual names of a column of images or paths, tried in this order if no name is given.
 _IMAGES = ("image", "img", "path", "file", "filename", "file_name", "filepath", "file_path")
 # A column's pages are read in pieces of this size, to avoid holding a large row group in memory.
 _BUFFER_BYTES = 1 << 20
+# Most that the rows of a batch may take if each is as long as the longest.
+_BATCH_BYTES = 256 << 20
+
+
+# Longest row of a CSV, and so its longest cell, in characters. The csv module's own limit of a cell
+# is the process's and smaller.
+_ROW_CHARACTERS = 8 << 20
+csv.field_size_limit(_ROW_CHARACTERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +90,20 @@ class ParquetSource:
         self.name = FileRow(path).id
         self._path = path
         with open_binary(path) as file:
+            size_bytes = file.seek(0, os.SEEK_END)
             try:
                 table = pyarrow.parquet.ParquetFile(file)
-            except (pyarrow.ArrowException, OSError) as error:
+                self._schema = table.schema_arrow
+                groups = [table.metadata.row_group(i) for i in range(table.num_row_groups)]
+                self._rows = [group.num_rows for group in groups]
+                self._bytes = [group.total_byte_size for group in groups]
+            except _DAMAGED as error:
                 raise ScoreError(f"{path}: expected a Parquet file, got: {_line(error)}") from None
-            self._schema = table.schema_arrow
-            self._rows = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
-            self._bytes = [
-                table.metadata.row_group(i).total_byte_size for i in range(table.num_row_groups)
-            ]
+        if min(self._rows, default=0) < 0:
+            raise ScoreError(
+                f"{path}: expected row groups of 0 rows or more, got {min(self._rows)}"
+            )
+        check_rows(path, sum(self._rows), size_bytes)
         image = columns.image or _image_column(path, self._schema.names, self._image_columns())
         self._columns = Columns(image, columns.label, columns.id, columns.keep)
         wanted = [image, *filter(None, (columns.label, columns.id))]
@@ -96,13 +122,14 @@ class ParquetSource:
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """Stream rows ``start`` to ``stop``; rows of a damaged page have an error."""
         stop = self.count() if stop is None else min(stop, self.count())
-        with open_binary(self._path) as file:
+        with open_binary(self._path) as file, open_binary(self._path) as second:
             table = pyarrow.parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES)
+            pages = None if is_url(self._path) else Pages(second)
             first = 0
             for group, rows in enumerate(self._rows):
                 lower, upper = max(start, first), min(stop, first + rows)
                 if lower < upper:
-                    yield from self._group(table, group, first, lower, upper)
+                    yield from self._group(table, pages, group, first, lower, upper)
                 first += rows
 
     def cut(self, start: int, stop: int) -> "ParquetSource":  # noqa: ARG002 - a Source's
@@ -118,10 +145,11 @@ class ParquetSource:
         """Return a digest of the file's path, size and date."""
         return pin_files(self.name, [self._path])
 
-    def _group(self, table: Any, group: int, first: int, lower: int, upper: int) -> Iterator[Chunk]:
-        row_bytes = max(1, self._bytes[group] // self._rows[group])
-        step = max(1, min(CHUNK_ROWS, CHUNK_BYTES // row_bytes))
+    def _group(
+        self, table: Any, pages: Pages | None, group: int, first: int, lower: int, upper: int
+    ) -> Iterator[Chunk]:
         try:
+            step = self._step(pages, group)
             for batch in table.iter_batches(step, row_groups=[group], columns=self._wanted):
                 if first >= upper:
                     return
@@ -129,12 +157,23 @@ class ParquetSource:
                 if begin < end:
                     yield self._chunk(batch.slice(begin, end - begin), first + begin)
                 first += batch.num_rows
-        except (pyarrow.ArrowException, OSError) as error:
+        except _DAMAGED as error:
             if is_url(self._path) and isinstance(error, OSError):
                 raise  # the network failed: the job can resume later without a loss
             damage = ScoreError(f"table: expected a whole row group {group}, got: {_line(error)}")
             ids = (f"{self.name}#{i}" for i in range(max(lower, first), upper))
             yield from chunked(Row(id_, damage) for id_ in ids)
+
+    def _step(self, pages: Pages | None, group: int) -> int:
+        """Return how many rows are read at once.
+
+        Behind a URL, each header of a page would be a request: what the footer says must do.
+        """
+        usual: int = max(1, self._bytes[group] // self._rows[group])
+        step = min(CHUNK_ROWS, CHUNK_BYTES // usual)
+        if pages is not None:
+            step = min(step, _BATCH_BYTES // max(1, pages.row_bytes(group, self._wanted)))
+        return max(1, step)
 
     def _chunk(self, batch: Any, first: int) -> Chunk:
         columns = self._columns
@@ -251,7 +290,35 @@ class CsvSource:
             open_binary(self._path) as file,
             io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
         ):
-            yield from filter(None, csv.reader(text, delimiter=self._delimiter, strict=True))
+            lines = _Lines(text)
+            for cells in csv.reader(lines, delimiter=self._delimiter, strict=True):
+                lines.row_characters = 0
+                if cells:
+                    yield cells
+
+
+class _Lines:
+    """The lines of a text; raises csv.Error where those of one row are too long to be held.
+
+    Args:
+        text: A text file.
+    """
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self.row_characters = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(_ROW_CHARACTERS + 1)
+        self.row_characters += len(line)
+        if self.row_characters > _ROW_CHARACTERS:
+            raise csv.Error(f"a row of more than {_ROW_CHARACTERS} characters")
+        if not line:
+            raise StopIteration
+        return line
 
 
 def _image_column(path: str, names: list[str], candidates: list[str]) -> str:

@@ -47,6 +47,7 @@ def test_it_holds_serving_and_nothing_else(bento: Path) -> None:
         "foveal.py",
         "models",
         "pyproject.toml",
+        "report",
         "scoring",
         "service",
     }

@@ -205,11 +205,17 @@ def test_an_answer_that_is_no_number_is_an_error(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "black.png").write_bytes(encode_png(np.zeros((8, 8, 1), np.uint8)))
     (folder / "other.png").write_bytes(encode_png(random_images(1)[0]))
-    summary = run(folder, model, tmp_path / "scores.jsonl")
-    black, other = read(tmp_path / "scores.jsonl")
-    assert summary.errors == 1
-    assert black["error"] == "probability: expected a number, got nan"
-    assert other["error"] is None
+    for ending in FORMATS:
+        summary = run(folder, model, tmp_path / f"scores{ending}")
+        black, other = read(tmp_path / f"scores{ending}")
+        assert summary.errors == 1
+        assert black["error"] == "probability: expected a number, got nan"
+        # The model never abstains; what is no number is no answer all the same.
+        assert (black["label"], black["index"], black["probability"]) == (None, None, None)
+        assert other["error"] is None
+        assert other["label"] is not None
+    result = model.predict([(folder / "black.png").read_bytes()], 2)["results"][0]
+    assert result == {"error": "probability: expected a number, got nan"}
 
 
 @pytest.mark.e2e
