@@ -1,11 +1,12 @@
 """API keys: ``foveal keys add`` makes one for the file of ``FOVEAL_API_KEYS_FILE``."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from commands.console import print_line
 
 
 def add_key(
@@ -33,5 +34,5 @@ def add_key(
     if path == Path():
         raise typer.BadParameter("expected a file, got none", param_hint="--file")
     key = add(path, name, requests_per_s, burst)
-    print(key)
-    print(f"{path}: {name} added; its key is shown this once", file=sys.stderr)
+    print_line(key)
+    print_line(f"{path}: {name} added; its key is shown this once", is_error=True)

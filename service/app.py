@@ -9,9 +9,6 @@ import asyncio
 import gc
 import logging
 import os
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,23 +21,22 @@ from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.service.openapi.specification import PathItem
 from bentoml.validators import ContentType
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from models.machine import available_cpus
 from models.repository import ModelRepository
-from service import memory
 from service.access.access import open_access
 from service.access.metrics_port import MetricsPort, moved
 from service.errors import InferenceError, ModelNotFoundError
 from service.inflight import Inflight
-from service.lane.asgi import HeaderLines, OneErrorShape, ReadOnly, is_bentomls
+from service.lane.asgi import FreshMetrics, HeaderLines, OneErrorShape, ReadOnly, is_bentomls
 from service.lane.exchange import Exchange, Handler
 from service.lane.lane import Lane, not_ready
 from service.lane.observers import AccessLog, Observer, Tracing
 from service.lane.server import install
-from service.metrics import Meters, adopt_files, count_key
+from service.metrics import Meters, count_key
 from service.pipeline.classifier import Classifier
-from service.pipeline.decode_queue import DecodeQueue
+from service.pipeline.decode_queue import DecodeQueue, decode_threads
 from service.pipeline.job import Batch
 from service.pipeline.limits import BatchLimits
 from service.protocols.classify import ClassifyProtocol
@@ -61,8 +57,9 @@ from service.session.devices import select_device
 from service.session.planning import DeviceOptions
 from service.session.plans import SelectedDevice
 from service.settings import load_settings
+from service.workers import memory
 from service.workers.control import close_control_port
-from service.workers.metric_files import take_room
+from service.workers.metric_files import adopt_files, take_room
 from service.workers.supervisor import install as install_supervisor
 from service.workers.worker import join, stopping_at_once
 
@@ -77,10 +74,6 @@ else:
     has_grpc = True
 
 logger = logging.getLogger("foveal.app")
-# Niceness of the decode threads above the process's own: the lowest priority. Measured on one core,
-# small images at 16 connections beside a stream of photographs: their p99 rises 1.4 times with it,
-# and 3.2 times with 5 or 10.
-_DECODE_NICE = 19
 settings = load_settings()
 take_room()
 worker = join(bentoml.server_context.worker_index)
@@ -99,7 +92,7 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
         self.inject_config()
         factory = ServiceAppFactory(self, is_main=is_main)
         factory.timeout = None  # BentoML's timer of a request stays for the whole time-out
-        app = OneErrorShape(ReadOnly(FlushedMetrics(factory())))
+        app = OneErrorShape(ReadOnly(FreshMetrics(factory(), _flush)))
         return app if lane.door is None else HeaderLines(app, lane.door.lines)
 
     @property
@@ -111,24 +104,9 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
         return specification
 
 
-class FlushedMetrics:
-    """Middleware that flushes this worker's tallies before ``/metrics`` is answered."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything through."""
-        if scope["type"] == "http" and scope["path"] == "/metrics" and running:
-            running[0].meters.flush()
-        await self.app(scope, receive, send)
-
-
-def _yield_to_loop() -> None:
-    """Lower the priority of this thread: large images may wait, small ones on the loop may not."""
-    if sys.platform == "linux":  # elsewhere priorities belong to processes, not to threads
-        nice = os.getpriority(os.PRIO_PROCESS, os.getpid()) + _DECODE_NICE
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+def _flush() -> None:
+    for service in running:
+        service.meters.flush()
 
 
 def _observers() -> list[Observer]:
@@ -187,9 +165,9 @@ running: "list[Foveal]" = []  # the only instance of this worker, once it is mad
     logging={"access": {"enabled": False}},
     http={"port": 3000},
     # BentoML's log names https by it, and would serve the same pair if ours were not installed.
-    ssl={"enabled": bool(tls), "certfile": settings.tls_cert, "keyfile": settings.tls_key}
-    if tls
-    else {"enabled": False},
+    ssl={"enabled": False}
+    if tls is None
+    else {"enabled": True, "certfile": settings.tls_cert, "keyfile": settings.tls_key},
 )
 class Foveal:
     """Foveal answers what is in a picture: POST an image to /predict."""
@@ -199,8 +177,8 @@ class Foveal:
         memory.return_large_blocks()
         self.loop = asyncio.get_running_loop()
         self.meters = Meters(self.loop)
-        decode_threads = settings.decode_threads or available_cpus()
-        self.decoders = ThreadPoolExecutor(decode_threads, "decode", initializer=_yield_to_loop)
+        count = settings.decode_threads or available_cpus()
+        self.decoders = decode_threads(count)
         self.statistics = Statistics(self.meters)
         with stopping_at_once():
             self.control = self._load()
@@ -214,7 +192,7 @@ class Foveal:
             request_timeout_s=settings.request_timeout_s,
             max_request_rows=settings.max_request_rows,
             limits=BodyLimits(settings.max_json_bytes, settings.max_values),
-            decode_queue=DecodeQueue(self.decoders, decode_threads, self.loop, inflight),
+            decode_queue=DecodeQueue(self.decoders, count, self.loop, inflight),
         )
         self.engine.inflight = inflight
         self.predict = PredictProtocol(self.engine)

@@ -8,15 +8,10 @@ numbers of other workers are then at most ``FLUSH_S`` old.
 A stage's metric has the stage's name: decode, queue, run, request.
 """
 
-import contextlib
-import os
-import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from prometheus_client import Counter, Gauge, Histogram
-from prometheus_client.mmap_dict import MmapedDict
 
 from service.pipeline.alarm import Loop
 from service.pipeline.classifier import Classifier
@@ -152,47 +147,6 @@ TRAINING_CLASS_SHARE = Gauge(
     (*_MODEL, "label"),
     multiprocess_mode="livemax",
 )
-
-
-def adopt_files(folder: Path) -> None:
-    """Take over the files of a worker that ended: what it counted goes on in this one's.
-
-    prometheus-client keeps the files of every process that ever counted, so the folder would grow
-    with each worker that ends. Call it before this process counts anything.
-
-    Args:
-        folder: What PROMETHEUS_MULTIPROC_DIR names.
-    """
-    for path in sorted(folder.glob("*_*.db")):
-        kind, _, pid = path.stem.rpartition("_")
-        if not pid.isdecimal() or _is_alive(int(pid)):
-            continue
-        own = path.with_name(f"{kind}_{os.getpid()}.db")
-        with contextlib.suppress(FileNotFoundError):  # another worker was first
-            if kind.startswith("gauge_live") or not _is_whole(path):
-                path.unlink()
-            elif not own.exists():
-                path.rename(own)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
-
-
-def _is_whole(path: Path) -> bool:
-    """Return whether prometheus-client can read a file: one on a full disk may be cut."""
-    try:
-        for _ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
-            pass
-    except (RuntimeError, ValueError, struct.error):
-        return False
-    return True
 
 
 class Tally:

@@ -176,3 +176,22 @@ def _message(body: bytes, status: int, scope: Scope) -> str:
         problem, detail = said.get("error", ""), said.get("detail")
         said = f"{problem}: {orjson.dumps(detail).decode()}" if detail else problem
     return str(said) or "request failed"
+
+
+class FreshMetrics:
+    """Middleware that has this worker's tallies written before ``/metrics`` is answered.
+
+    Args:
+        app: The application to wrap.
+        flush: Writes the tallies.
+    """
+
+    def __init__(self, app: ASGIApp, flush: Callable[[], None]) -> None:
+        self.app = app
+        self._flush = flush
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything through."""
+        if scope["type"] == "http" and scope["path"] == "/metrics":
+            self._flush()
+        await self.app(scope, receive, send)

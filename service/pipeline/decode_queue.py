@@ -4,14 +4,22 @@ Memory is counted when work starts on a thread, not when it arrives: photographs
 their encoded bytes only. A client gets its answer at its deadline, whatever the thread does.
 """
 
+import os
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Protocol
 
 from service.inflight import Inflight
 from service.pipeline.alarm import Alarm, Loop
+
+# Niceness of the decode threads above the process's own: the lowest priority. Measured on one core,
+# small images at 16 connections beside a stream of photographs: their p99 rises 1.4 times with it,
+# and 3.2 times with 5 or 10.
+_NICE = 19
 
 
 class DecodeWork(Protocol):
@@ -116,3 +124,14 @@ class DecodeQueue:
         left = [w.deadline for w in (*self._waiting, *self._running) if not w.is_over]
         if left:
             self._alarm.set(min(left), self._expire)
+
+
+def decode_threads(count: int) -> ThreadPoolExecutor:
+    """Return threads of the lowest priority: large images may wait, small ones on the loop not."""
+    return ThreadPoolExecutor(count, "decode", initializer=_yield_to_loop)
+
+
+def _yield_to_loop() -> None:
+    if sys.platform == "linux":  # elsewhere priorities belong to processes, not to threads
+        nice = os.getpriority(os.PRIO_PROCESS, os.getpid()) + _NICE
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)

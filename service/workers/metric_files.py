@@ -1,17 +1,22 @@
-"""The files of metrics on a full disk: prometheus-client writes them as memory.
+"""The files that prometheus-client keeps of every process: taken over, and safe on a full disk.
 
-Where the disk has no room for a page, the kernel ends the process by SIGBUS at the write, and the
-next worker likewise. So the room is taken before it is written; without it, the numbers stay in
-this process's own memory, and ``/metrics`` lacks them until the worker is started again.
+It writes them as memory. Where the disk has no room for a page, the kernel ends the process by
+SIGBUS at the write, and the next worker likewise. So the room is taken before it is written;
+without it, the numbers stay in this process's own memory, and ``/metrics`` lacks them until the
+worker is started again.
 Leans on names inside prometheus-client; tests/service/workers/test_metric_files.py lists them.
 """
 
+import contextlib
 import logging
 import mmap as real
 import os
+import struct
+from pathlib import Path
 from typing import Any
 
 import prometheus_client.mmap_dict
+from prometheus_client.mmap_dict import MmapedDict
 
 logger = logging.getLogger("foveal.metrics")
 
@@ -49,3 +54,44 @@ def take_room() -> None:
     """Have the files of metrics that are opened or grow from now on take their room first."""
     module: Any = prometheus_client.mmap_dict
     module.mmap = _Roomy()
+
+
+def adopt_files(folder: Path) -> None:
+    """Take over the files of a worker that ended: what it counted goes on in this one's.
+
+    prometheus-client keeps the files of every process that ever counted, so the folder would grow
+    with each worker that ends. Call it before this process counts anything.
+
+    Args:
+        folder: What PROMETHEUS_MULTIPROC_DIR names.
+    """
+    for path in sorted(folder.glob("*_*.db")):
+        kind, _, pid = path.stem.rpartition("_")
+        if not pid.isdecimal() or _is_alive(int(pid)):
+            continue
+        own = path.with_name(f"{kind}_{os.getpid()}.db")
+        with contextlib.suppress(FileNotFoundError):  # another worker was first
+            if kind.startswith("gauge_live") or not _is_whole(path):
+                path.unlink()
+            elif not own.exists():
+                path.rename(own)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether prometheus-client can read a file: one on a full disk may be cut."""
+    try:
+        for _ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
+            pass
+    except (RuntimeError, ValueError, struct.error):
+        return False
+    return True

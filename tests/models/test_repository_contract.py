@@ -68,7 +68,7 @@ def broken_json(repository: ModelRepository) -> None:
 
 
 def unknown_format(repository: ModelRepository) -> None:
-    rewrite_json(repository, lambda d: d.update(format=2))
+    rewrite_json(repository, lambda d: d.update(format=3))
 
 
 def label_too_many(repository: ModelRepository) -> None:
@@ -88,7 +88,7 @@ WRONG: dict[Callable[[ModelRepository], None], str] = {
     wrong_golden: "golden/5.png: sha256 is",
     missing_json: "model.json: expected a file, got No such file",
     broken_json: "model.json: expected JSON, got .*; publish it again",
-    unknown_format: "model.json: expected format 1, got 2; publish",
+    unknown_format: "model.json: expected format 1 or 2, got 3",
     label_too_many: r"model.json: \$.outputs: expected .*for 5 labels",
     renamed_version: "expected tiny:2, got tiny:1; versions are not copied or renamed by hand",
 }

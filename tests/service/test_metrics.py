@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 
 from service import metrics
-from service.metrics import Tally, adopt_files
+from service.metrics import Tally
+from service.workers.metric_files import adopt_files
 from tests.places import ROOT
 
 VALUES = st.lists(
@@ -80,7 +81,8 @@ WORKER = """
 import os, sys
 from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest, multiprocess
-from service.metrics import QUEUE_ROWS, REQUEST_SECONDS, REQUESTS, adopt_files
+from service.metrics import QUEUE_ROWS, REQUEST_SECONDS, REQUESTS
+from service.workers.metric_files import adopt_files
 adopt_files(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
 REQUESTS.labels("m", "1", "predict", "200").inc(2)
 REQUEST_SECONDS.labels("m", "1").observe(1)
