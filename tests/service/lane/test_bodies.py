@@ -32,6 +32,14 @@ def narrow(
         yield running
 
 
+@pytest.fixture
+def patient(tiny_repository: Path, tmp_path: Path) -> Iterator[RunningServer]:
+    """The same budget, and time for decode threads that a busy machine keeps waiting."""
+    settings = {"max_inflight_mib": 4, "max_body_bytes": 4 * MIB, "receive_timeout_s": 30}
+    with running_server(tiny_repository, tmp_path, **settings) as running:
+        yield running
+
+
 def begin(server: RunningServer, size: int = MIB, sent: int = 900_000) -> Wire:
     """Send the head of a body and most of it."""
     wire = Wire(server)
@@ -40,13 +48,13 @@ def begin(server: RunningServer, size: int = MIB, sent: int = 900_000) -> Wire:
 
 
 @pytest.mark.e2e
-def test_more_than_fits_is_answered_in_turn(narrow: RunningServer) -> None:
+def test_more_than_fits_is_answered_in_turn(patient: RunningServer) -> None:
     """24 bodies of 1 MiB at once, from clients that all wait: paused, none lost, none refused."""
     statuses: list[int] = []
 
     def ask(i: int) -> None:
         request = chunked("/predict", BODY) if i % 2 else post("/predict", BODY)
-        with Wire(narrow) as wire:
+        with Wire(patient) as wire:
             statuses.append(wire.send(request).answer().status)
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(24)]
