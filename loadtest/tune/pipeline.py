@@ -83,7 +83,7 @@ def tune_model(
     """Measure a version on this machine and put the best plan beside it.
 
     A plan that is there already is replaced; where the defaults are best or nothing keeps the
-    promise, it is removed.
+    promise, it is removed. It stays where the time was too short to tell.
 
     Args:
         repository: Repository of the version.
@@ -127,7 +127,7 @@ def tune_model(
             wish, journal, sweep.measure, service.measure, progress=progress, clock=time.monotonic
         ).run()
     plan = _plan(artifact, machine, outcome, request)
-    had_plan = plan is None and remove_tuning(repository, name, version)
+    had_plan = plan is None and outcome.is_whole and remove_tuning(repository, name, version)
     if plan is not None:
         write_tuning(repository, name, version, plan)
     verdict = _verdict(outcome, had_plan=had_plan)

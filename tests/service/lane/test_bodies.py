@@ -35,8 +35,13 @@ def narrow(
 @pytest.fixture
 def patient(tiny_repository: Path, tmp_path: Path) -> Iterator[RunningServer]:
     """The same budget, and time for decode threads that a busy machine keeps waiting."""
-    settings = {"max_inflight_mib": 4, "max_body_bytes": 4 * MIB, "receive_timeout_s": 30}
-    with running_server(tiny_repository, tmp_path, **settings) as running:
+    with running_server(
+        tiny_repository,
+        tmp_path,
+        max_inflight_mib=4,
+        max_body_bytes=4 * MIB,
+        receive_timeout_s=30,
+    ) as running:
         yield running
 
 
