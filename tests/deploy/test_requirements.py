@@ -17,8 +17,20 @@ def test_it_is_the_closure_of_what_serving_needs() -> None:
 
 def test_it_brings_no_training() -> None:
     names = {line.partition("==")[0].lower() for line in REQUIREMENTS.splitlines()[1:]}
-    assert {"bentoml", "onnxruntime", "grpcio", "opencv-python-headless"} <= names
-    assert not {"torch", "onnx", "pyarrow", "scikit-learn", "matplotlib", "ray", "pip"} & names
+    assert {"bentoml", "onnxruntime", "grpcio", "pillow", "simplejpeg"} <= names
+    assert (
+        not {
+            "opencv-python-headless",
+            "torch",
+            "onnx",
+            "pyarrow",
+            "scikit-learn",
+            "matplotlib",
+            "ray",
+            "pip",
+        }
+        & names
+    )
 
 
 def test_the_bento_installs_it_as_it_stands() -> None:

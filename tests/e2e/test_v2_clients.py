@@ -162,7 +162,7 @@ def test_parameters_are_accepted(client: Triton) -> None:
     result = client.infer(
         "digits-cnn",
         [client.input(golden.pixels)],
-        model_version="1",
+        model_version="2",
         priority=1,
         timeout=5_000_000,
         sequence_id=3,
