@@ -27,6 +27,9 @@ INLINE_PIXELS = 128 * 128
 # And of this many bytes, as nothing is small that is larger: 128 x 128 pixels of 16 bits in RGBA
 # take 128 KiB. The slowest header of this size takes 15 ms.
 INLINE_BYTES = 256 << 10
+# What work on a thread may hold before its images are measured: most photographs that are decoded
+# at a scale need no more, and are decoded in the same step.
+FIRST_BYTES = 2 << 20
 
 Errors = list[ServiceError | None]
 Take = Callable[[list[Pixels], Errors], None]
@@ -110,6 +113,8 @@ class DecodeStage:
                 work.pass_on()
                 return
         self._batcher.reserve(len(images), deadline)
+        if not work.is_measured:
+            work.size = FIRST_BYTES
         self._queue.put(work)
 
 
@@ -128,7 +133,7 @@ class _Work:
         self._images = images
         self._take = take
         self._stops_at_error = stops_at_error
-        self._is_measured = self._is_decoded = False
+        self.is_measured = self._is_decoded = False
         self._rows: list[Pixels] = []
         self._seconds: list[float] = []
         self.deadline = deadline
@@ -142,11 +147,12 @@ class _Work:
         return self._stops_at_error and any(self.errors)
 
     def run(self) -> None:
-        """Measure the images, or decode them once they are measured; on any thread."""
-        if self._is_measured:
-            self.decode()
-        else:
+        """Measure the images, and decode them if they fit into what is counted; on any thread."""
+        if not self.is_measured:
             self.measure()
+            if self.has_failed or self.size > FIRST_BYTES:
+                return
+        self.decode()
 
     def finish(self) -> bool:
         """Pass the rows on, unless the images are only measured yet."""
@@ -170,7 +176,7 @@ class _Work:
 
     def measure(self) -> None:
         """Read all headers; decoders hold one image at a time."""
-        self._is_measured = True
+        self.is_measured = True
         for position, encoded in enumerate(self._images):
             try:
                 pixels = self._stage._pixels(encoded)

@@ -12,7 +12,7 @@ from models.image import PIXEL_BYTES
 from service.errors import DecodeError, NotReadyError, QueueFullError, ServiceError
 from service.inflight import Inflight
 from service.pipeline.batcher import Batcher
-from service.pipeline.decode import INLINE_BYTES, INLINE_PIXELS, DecodeStage
+from service.pipeline.decode import FIRST_BYTES, INLINE_BYTES, INLINE_PIXELS, DecodeStage
 from service.pipeline.decode_queue import DecodeQueue
 from service.pipeline.limits import BatchLimits
 from tests.service.pipeline.simulator import FakeExecutor, World, row
@@ -185,23 +185,33 @@ def test_places_are_given_back_whatever_happens(desk: Desk, stops_at_error: bool
     assert len(desk.taken) == 1
 
 
-def test_what_is_heavy_or_long_is_measured_on_a_thread(desk: Desk) -> None:
-    """Nothing a client sends holds the loop: neither its bytes nor its format."""
-    for encoded in (HEAVY, LARGE * (INLINE_BYTES // len(LARGE) + 1)):
-        assert desk.stage.decode_small(encoded, desk.loop.now + 30) is None
-        desk.decode(encoded)
-        assert desk.model.measured == []
-        assert desk.inflight.used == 0
-        desk.threads.finish()
-        desk.loop.settle()
-        assert (desk.model.measured, desk.model.decoded) == ([encoded], [])
-        assert desk.inflight.used == len(encoded) * PIXEL_BYTES
-        desk.threads.finish()
-        desk.loop.settle()
-        assert desk.taken.pop() == ([encoded[0]], [None])
-        assert desk.inflight.used == desk.batcher.reserved_rows == 0
-        desk.model.measured.clear()
-        desk.model.decoded.clear()
+def test_what_is_heavy_is_first_looked_at_on_a_thread(desk: Desk) -> None:
+    """Nothing a client sends holds the loop: not its format, and below not its bytes."""
+    assert desk.stage.decode_small(HEAVY, desk.loop.now + 30) is None
+    desk.decode(HEAVY)
+    assert desk.model.measured == []
+    desk.threads.finish()
+    desk.loop.settle()
+    assert desk.taken == [([HEAVY[0]], [None])], "small enough to be decoded in the same step"
+    assert desk.inflight.used == desk.batcher.reserved_rows == 0
+
+
+def test_what_needs_more_memory_is_measured_before_it_starts(desk: Desk) -> None:
+    encoded = LARGE * (FIRST_BYTES // PIXEL_BYTES // len(LARGE) + 1)
+    desk.inflight.limit_bytes = FIRST_BYTES
+    assert len(encoded) > INLINE_BYTES
+    assert desk.stage.decode_small(encoded, desk.loop.now + 30) is None
+    desk.decode(encoded)
+    assert desk.model.measured == []
+    assert desk.inflight.used == FIRST_BYTES
+    desk.threads.finish()
+    desk.loop.settle()
+    assert (desk.model.measured, desk.model.decoded) == ([encoded], [])
+    assert desk.inflight.used == len(encoded) * PIXEL_BYTES
+    desk.threads.finish()
+    desk.loop.settle()
+    assert desk.taken == [([encoded[0]], [None])]
+    assert desk.inflight.used == desk.batcher.reserved_rows == 0
 
 
 def test_the_budget_is_for_one_image_of_a_request_at_a_time(desk: Desk) -> None:
