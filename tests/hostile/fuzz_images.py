@@ -28,6 +28,7 @@ from service.errors import ServiceError
 from service.pipeline.decode import DecodeStage
 from service.pipeline.decode_queue import DecodeQueue
 from service.rollout.loading import LoadOptions, load
+from service.workers import memory
 from tests.hostile.corpus import good
 from tests.hostile.mutate import mutate
 
@@ -117,6 +118,7 @@ class _Desk:
 
 
 async def _fuzz(tally: Tally, seeds: list[bytes], span: range, seed: int, now: Any) -> None:
+    memory.return_large_blocks()  # as a worker does
     process = psutil.Process()
     with ThreadPoolExecutor(1) as threads:
         desks = [_Desk(threads, name) for name in ("cifar10-cnn", "fashion-cnn")]
