@@ -49,7 +49,7 @@ class Exchange:
         method: Upper case.
         path: Raw path, percent-encoding kept.
         query: Raw query, without "?".
-        headers: (lower-case name, value), in order.
+        headers: (lower-case name, value), in order; the length may be left out: it is the body's.
         body: The whole body, once the handler is called.
         content_type: The header of that name, as it was sent.
         deadline_ms: The header ``X-Request-Timeout-Ms``, as it was sent.

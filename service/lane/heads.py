@@ -94,7 +94,7 @@ class Heads:
         self._known[key] = Head(
             exchange.path,
             exchange.query,
-            exchange.headers,
+            [header for header in exchange.headers if header[0] != b"content-length"],
             exchange.content_type,
             exchange.deadline_ms,
         )
