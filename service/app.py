@@ -350,7 +350,7 @@ class Foveal:
     def supervise() -> None:  # type: ignore[misc]  # BentoML calls it in the supervisor, unbound
         """Prepare BentoML's supervisor, which starts the workers next."""
         _log_as_bentoml()
-        install_supervisor(settings.workers, settings.drain_timeout_s)
+        install_supervisor(settings.workers, settings.drain_timeout_s, is_tls=tls is not None)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
