@@ -72,6 +72,14 @@ class RunningServer:
             if connection.raddr
         }
 
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes below the supervisor."""
+        return list(psutil.Process(self.process.pid).children(recursive=True))
+
+    def rss_mib(self) -> float:
+        """Return the resident memory of the workers, MiB."""
+        return float(sum(process.memory_info().rss for process in self.workers()) / 2**20)
+
     def wait_ready(self) -> None:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:

@@ -22,7 +22,6 @@ from typing import Any
 import grpc
 import numpy as np
 import orjson
-import psutil  # type: ignore[import-untyped]
 from tritonclient.grpc import service_pb2 as pb
 
 from tests.hostile.corpus import good
@@ -202,23 +201,12 @@ def is_failure(answer: str) -> bool:
     return any(status >= 500 and status not in CLIENT_ERRORS for status in statuses)
 
 
-def rss_mib(server: RunningServer) -> float:
-    """Return the memory of all processes of the service, MiB."""
-    main = psutil.Process(server.process.pid)
-    return float(sum(p.memory_info().rss for p in main.children(recursive=True)) / 2**20)
-
-
-def workers(server: RunningServer) -> set[int]:
-    """Return the process ids below the supervisor."""
-    return {p.pid for p in psutil.Process(server.process.pid).children(recursive=True)}
-
-
 def fuzz(
     kind: str, seeds: list[bytes], ask: Callable[[bytes], str], server: RunningServer, given: Any
 ) -> Tally:
     """Send ``given.count`` mutated requests of one kind."""
     tally = Tally(kind)
-    before = workers(server)
+    before = server.workers()
     for number in range(given.count):
         chance = random.Random(f"{given.seed}/{kind}/{number}")
         body = mutate(chance, chance.choice(seeds), chance.choice(seeds))
@@ -235,13 +223,13 @@ def fuzz(
         if is_failure(answer):
             tally.failures.append(f"{number}: {answer}")
         if tally.requests == min(WARM_UP, given.count // 2):
-            tally.rss_before = rss_mib(server)
+            tally.rss_before = server.rss_mib()
         if number % CHECK_EVERY == 0:
             assert Http(server).document(documents()[0]) == "200", f"{kind} {number}"
-            if workers(server) != before or len(tally.failures) > 100:
+            if server.workers() != before or len(tally.failures) > 100:
                 tally.failures.append(f"{number}: given up, or a worker ended")
                 break
-    tally.rss_after = rss_mib(server)
+    tally.rss_after = server.rss_mib()
     if tally.rss_after - tally.rss_before > GROWTH_MIB:
         tally.failures.append("memory grew")
     return tally

@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import psutil  # type: ignore[import-untyped]
 from PIL import Image
 
 from report.plots import BLUE, GREEN, ORANGE, PURPLE, new_figure, to_png
@@ -132,13 +131,13 @@ def measure(server: RunningServer, minutes: float) -> tuple[Load, list[Sample]]:
     started = time.monotonic()
 
     def note() -> None:
-        processes = psutil.Process(server.process.pid).children(recursive=True)
+        processes = server.workers()
         recent, clients.latencies_ms = clients.latencies_ms, []
         p99_ms = statistics.quantiles(recent, n=100)[-1] if len(recent) > 100 else float("nan")
         samples.append(
             Sample(
                 round(time.monotonic() - started, 1),
-                round(sum(p.memory_info().rss for p in processes) / 2**20, 1),
+                round(server.rss_mib(), 1),
                 sum(p.num_fds() for p in processes),
                 sum(p.num_threads() for p in processes),
                 round(p99_ms, 2),

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.hostile.corpus import bombs, everything, flipped, good, polyglots, truncated
@@ -31,14 +30,6 @@ def server(
         yield running
 
 
-def workers(server: RunningServer) -> list[psutil.Process]:
-    return list(psutil.Process(server.process.pid).children(recursive=True))
-
-
-def rss_mib(server: RunningServer) -> float:
-    return float(sum(process.memory_info().rss for process in workers(server)) / 2**20)
-
-
 def requests(image: bytes) -> Iterator[bytes]:
     """The three ways by which an encoded image reaches a model over HTTP."""
     yield post("/predict", image)
@@ -58,7 +49,7 @@ def test_the_corpus_harms_no_server(server: RunningServer) -> None:
         for name, image in itertools.chain(bombs(1), polyglots()):  # once, to reach full size
             for request in requests(image):
                 assert wire.send(request).answer().status in EXPECTED, name
-        before, processes = rss_mib(server), workers(server)
+        before, processes = server.rss_mib(), server.workers()
         statuses: Counter[int] = Counter()
         for number, (name, image) in enumerate(everything()):
             ways = list(requests(image)) if number % 20 == 0 else [post("/predict", image)]
@@ -68,8 +59,8 @@ def test_the_corpus_harms_no_server(server: RunningServer) -> None:
                 statuses[answer.status] += 1
             if number % 100 == 0:
                 assert wire.send(post("/predict", picture)).answer().status == 200, name
-    assert workers(server) == processes, server.log
-    assert rss_mib(server) - before < GROWTH_MIB
+    assert server.workers() == processes, server.log
+    assert server.rss_mib() - before < GROWTH_MIB
     assert min(statuses[200], statuses[400], statuses[413]) > 0, statuses
 
 
