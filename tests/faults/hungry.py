@@ -6,21 +6,17 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from models.repository import ModelRepository
-from tests.tiny import build_tiny, random_images, tiny_model
+from tests.faults.grafted import grafted_model
+from tests.tiny import build_tiny, random_images
 
 TOO_MANY = 3
 
 
 def hungry_model() -> onnx.ModelProto:
     """The closed form, plus the sum of as many zeros as the white corners ask for."""
-    model = tiny_model()
-    graph = model.graph
-    for node in graph.node:
-        if node.op_type == "Mul":
-            node.output[0] = "scores"
     constants: dict[str, NDArray[Any]] = {
         "corner_from": np.zeros(3, np.int64),
         "corner_to": np.ones(3, np.int64),
@@ -30,7 +26,6 @@ def hungry_model() -> onnx.ModelProto:
         "huge": np.array(1 << 44, np.int64),
         "flat": np.array([1], np.int64),
     }
-    graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items())
     nodes = [
         helper.make_node("Slice", ["floats", "corner_from", "corner_to", "axes"], ["corners"]),
         helper.make_node("Greater", ["corners", "white"], ["are_white"]),
@@ -43,12 +38,7 @@ def hungry_model() -> onnx.ModelProto:
         helper.make_node("ReduceSum", ["zeros"], ["nothing"], keepdims=0),
         helper.make_node("Add", ["scores", "nothing"], ["logits"]),
     ]
-    at = next(i for i, node in enumerate(graph.node) if node.output[0] == "scaled")
-    rest = list(graph.node)[at:]
-    del graph.node[at:]
-    graph.node.extend([*nodes, *rest])
-    onnx.checker.check_model(model)
-    return model
+    return grafted_model(constants, nodes)
 
 
 def publish_hungry(root: Path, name: str = "tiny") -> None:

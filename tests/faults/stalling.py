@@ -6,21 +6,17 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from models.repository import ModelRepository
-from tests.tiny import build_tiny, random_images, tiny_model
+from tests.faults.grafted import grafted_model
+from tests.tiny import build_tiny, random_images
 
 ROUNDS = 1 << 31
 
 
 def stalling_model() -> onnx.ModelProto:
     """The closed form, plus zero after as many rounds of a loop as the first pixel asks for."""
-    model = tiny_model()
-    graph = model.graph
-    for node in graph.node:
-        if node.op_type == "Mul":
-            node.output[0] = "scores"
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["goes_on"], ["still"]),
@@ -48,7 +44,6 @@ def stalling_model() -> onnx.ModelProto:
         "scalar": np.zeros((0,), np.int64),
         "flat": np.array([1], np.int64),
     }
-    graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items())
     nodes = [
         helper.make_node("Slice", ["floats", "zero_at", "one_at"], ["corner"]),
         helper.make_node("Reshape", ["corner", "flat"], ["pixel"]),
@@ -59,12 +54,7 @@ def stalling_model() -> onnx.ModelProto:
         helper.make_node("Loop", ["count", "yes", "nothing"], ["zero"], body=body),
         helper.make_node("Add", ["scores", "zero"], ["logits"]),
     ]
-    at = next(i for i, node in enumerate(graph.node) if node.op_type == "Div")
-    rest = list(graph.node)[at:]
-    del graph.node[at:]
-    graph.node.extend([*nodes, *rest])
-    onnx.checker.check_model(model)
-    return model
+    return grafted_model(constants, nodes)
 
 
 def publish_stalling(root: Path, name: str = "tiny") -> None:
