@@ -5,7 +5,9 @@
 - a worker that ends is replaced at once, not at the next check ten seconds later;
 - a worker whose event loop does not turn for ``HANG_S`` is killed, and so replaced;
 - a stop closes the listening socket first and kills what is left after the drain time;
-- SIGHUP goes to every worker, and a worker begins with SIGHUP ignored.
+- SIGHUP goes to every worker, and a worker begins with SIGHUP ignored;
+- a signal to stop that comes before there are workers ends the process, where circus would keep it
+  for its loop and then refuse it, being busy with the start.
 
 Leans on names inside circus and BentoML; tests/service/workers/test_circus.py lists them.
 """
@@ -22,6 +24,7 @@ from typing import Any
 
 from bentoml._internal.utils.circus import Arbiter
 from circus.exc import ConflictError  # type: ignore[import-untyped]
+from circus.sighandler import SysHandler  # type: ignore[import-untyped]
 
 from service.workers.board import Board, create_board
 from service.workers.worker import BEAT_S, VARIABLE
@@ -193,6 +196,7 @@ class Supervisor:
 def install(workers: int, drain_timeout_s: float, *, is_tls: bool = False) -> None:
     """Supervise the workers of the arbiter that BentoML starts next in this process."""
     descriptor = create_board(2 * workers)  # circus may run twice as many for a moment
+    SysHandler._register = lambda _: None
     start = Arbiter.start
 
     def supervised(arbiter: Any, cb: Callable[[Any], Any] | None = None) -> None:

@@ -5,6 +5,7 @@ An upgrade that renames one fails here, with its name, and not in production.
 
 import inspect
 import select
+import signal
 import socket
 import warnings
 
@@ -13,6 +14,7 @@ import circus.process  # type: ignore[import-untyped]
 import circus.watcher  # type: ignore[import-untyped]
 import pytest
 import uvloop
+from circus.sighandler import SysHandler  # type: ignore[import-untyped]
 
 with warnings.catch_warnings():  # BentoML's own imports warn
     warnings.simplefilter("ignore")
@@ -20,7 +22,7 @@ with warnings.catch_warnings():  # BentoML's own imports warn
     from _bentoml_impl.server import serving  # type: ignore[import-untyped]
     from bentoml._internal.utils.circus import Arbiter
 
-    from service.workers.supervisor import API_SOCKET
+    from service.workers.supervisor import API_SOCKET, install
 
 
 def test_arbiter_is_started_through_this_method() -> None:
@@ -82,3 +84,15 @@ def test_uvloop_shows_its_epoll_instance() -> None:
             server.close()
     finally:
         loop.close()
+
+
+def test_signals_to_stop_are_not_kept_before_there_is_a_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They end the process: circus would refuse them later, being busy with the start."""
+    asked = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    monkeypatch.setattr(Arbiter, "start", Arbiter.start)
+    monkeypatch.setattr(SysHandler, "_register", SysHandler._register)
+    install(1, 5.0)
+    SysHandler(None)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == asked
