@@ -17,6 +17,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,8 +26,10 @@ from typing import Any
 from bentoml._internal.utils.circus import Arbiter
 from circus.exc import ConflictError  # type: ignore[import-untyped]
 from circus.sighandler import SysHandler  # type: ignore[import-untyped]
+from circus.watcher import Watcher  # type: ignore[import-untyped]
 
 from service.workers.board import Board, create_board
+from service.workers.forked import ForkedProcess
 from service.workers.worker import BEAT_S, VARIABLE
 
 logger = logging.getLogger("foveal.supervisor")
@@ -73,6 +76,8 @@ class Supervisor:
         self._ticked_at = clock()
         self._seen = [(0, 0, self._ticked_at)] * len(board)  # pid, beats, when they changed
         listener = arbiter.sockets[API_SOCKET].fileno()
+        if sys.platform == "linux" and len(arbiter.watchers) == 1:  # --reload has a second one
+            Watcher._process_class = ForkedProcess
         for watcher in arbiter.watchers:
             watcher.env[VARIABLE] = f"{os.getpid()} {descriptor} {listener}"
             watcher.graceful_timeout = drain_timeout_s + _END_S

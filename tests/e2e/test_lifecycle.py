@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from models.image import encode_png
@@ -85,6 +86,23 @@ def test_metrics_count_each_stage_once(client: httpx.Client) -> None:
         name: sample(after, name, version="2") - sample(before, name, version="2") for name in names
     }
     assert counted == names
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_a_forked_worker_holds_the_listening_socket_and_nothing_else(
+    server: RunningServer,
+) -> None:
+    [worker] = server.workers()
+    supervisor = psutil.Process(server.process.pid)
+    assert worker.cmdline() == supervisor.cmdline(), "it is not forked"
+    held = [
+        {str(path.readlink()) for path in Path(f"/proc/{process.pid}/fd").iterdir()}
+        for process in (supervisor, worker)
+    ]
+    shared = [name for name in held[0] & held[1] if name.startswith(("socket:", "pipe:"))]
+    assert len(shared) == 1
+    [listener] = (c for c in worker.net_connections("tcp") if c.status == "LISTEN")
+    assert str(Path(f"/proc/{worker.pid}/fd/{listener.fd}").readlink()) == shared[0]
 
 
 def test_one_corrupt_model(tmp_path: Path) -> None:

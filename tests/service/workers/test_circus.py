@@ -19,7 +19,9 @@ from circus.sighandler import SysHandler  # type: ignore[import-untyped]
 with warnings.catch_warnings():  # BentoML's own imports warn
     warnings.simplefilter("ignore")
     import bentoml.serving
+    import prometheus_client.metrics
     from _bentoml_impl.server import serving  # type: ignore[import-untyped]
+    from _bentoml_impl.worker.service import main  # type: ignore[import-untyped]
     from bentoml._internal.utils.circus import Arbiter
 
     from service.workers.supervisor import API_SOCKET, install
@@ -96,3 +98,15 @@ def test_signals_to_stop_are_not_kept_before_there_is_a_loop(
     install(1, 5.0)
     SysHandler(None)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == asked
+
+
+def test_worker_is_started_by_what_is_forked_instead() -> None:
+    """What ``forked`` calls, and every name that it replaces."""
+    words = '"-m",\n            _SERVICE_WORKER_SCRIPT,\n            bento_identifier,'
+    assert words in inspect.getsource(serving.serve_http)
+    assert main.callback.__module__ == serving._SERVICE_WORKER_SCRIPT
+    assert "import configure_server_logging\n" in inspect.getsource(main.callback)
+    assert isinstance(circus.watcher.Watcher._process_class, property | type)
+    assert "self._process_class" in inspect.getsource(circus.watcher.Watcher.spawn_process)
+    assert "self._worker = Popen(" in inspect.getsource(circus.process.Process.spawn)
+    assert "values.ValueClass(" in inspect.getsource(prometheus_client.metrics)
