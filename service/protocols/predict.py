@@ -57,7 +57,7 @@ class PredictRoute(ModelRoute):
     """The handler of one path.
 
     The path of one small image, which is most requests, is written out in ``__call__``; several
-    files or a large image go through ``answer_files``.
+    files or a large image go through ``_decode_files``.
     """
 
     __slots__ = ()
@@ -95,7 +95,7 @@ class PredictRoute(ModelRoute):
                 return
             row_HWC = target.decode_stage.decode_small(exchange.body, deadline)
             if row_HWC is None:
-                answer_files([exchange.body], exchange, target, top, deadline)
+                _decode_files([exchange.body], exchange, target, top, deadline)
                 return
             job = PredictJob([row_HWC], deadline, exchange, target, top)
             target.batcher.enqueue(job)
@@ -134,6 +134,16 @@ class PredictJob(Job):
         self._top = top
         self._errors = errors
 
+    def enqueue(self) -> None:
+        """Enter the queue.
+
+        Raises:
+            ServiceError: The queue refuses the request.
+        """
+        self._target.batcher.enqueue(self)
+        self._exchange.job = self
+        self._exchange.on_disconnect = self.cancel
+
     def cancel(self) -> None:
         """Leave the queue, as the client left."""
         self._target.batcher.cancel(self)
@@ -159,12 +169,7 @@ class PredictJob(Job):
 
 
 def answer_files(
-    files: list[bytes],
-    exchange: Exchange,
-    target: Target,
-    top: int,
-    deadline: float,
-    held: Held | None = None,
+    files: list[bytes], exchange: Exchange, target: Target, top: int, deadline: float, held: Held
 ) -> None:
     """Answer a request for some images: decode them, then queue the good ones.
 
@@ -176,6 +181,32 @@ def answer_files(
         deadline: When the rows must have been run, seconds of the batcher's clock.
         held: What the files hold, given back once they are decoded.
     """
+    try:
+        row_HWC = None
+        if len(files) == 1:
+            row_HWC = target.decode_stage.decode_small(files[0], deadline)
+        if row_HWC is None:
+            _decode_files(files, exchange, target, top, deadline, held)
+            return
+        PredictJob([row_HWC], deadline, exchange, target, top).enqueue()
+    except ServiceError as error:
+        target.fail(PROTOCOL, exchange, error)
+    held.give()
+
+
+def _decode_files(
+    files: list[bytes],
+    exchange: Exchange,
+    target: Target,
+    top: int,
+    deadline: float,
+    held: Held | None = None,
+) -> None:
+    """Decode images that are large or several, then queue the good ones; see ``answer_files``.
+
+    Raises:
+        ServiceError: The queue refuses the request; what is held is not given back.
+    """
 
     def queue(rows: list[Pixels], errors: Errors) -> None:
         if held is not None:
@@ -186,20 +217,11 @@ def answer_files(
             if not rows:
                 raise next(error for error in errors if error is not None)
             messages = [None if error is None else error.message for error in errors]
-            job = PredictJob(rows, deadline, exchange, target, top, messages)
-            target.batcher.enqueue(job)
+            PredictJob(rows, deadline, exchange, target, top, messages).enqueue()
         except ServiceError as error:
             target.fail(PROTOCOL, exchange, error)
-            return
-        exchange.job = job
-        exchange.on_disconnect = job.cancel
 
-    try:
-        target.decode_stage.decode(files, deadline, queue)
-    except ServiceError as error:
-        if held is not None:
-            held.give()
-        target.fail(PROTOCOL, exchange, error)
+    target.decode_stage.decode(files, deadline, queue)
 
 
 class _Wrapped(BodyWork):
@@ -238,9 +260,11 @@ class _Wrapped(BodyWork):
         Raises:
             ServiceError: The queue refuses the request.
         """
-        # A reserved row keeps the queue's place, and the version loaded meanwhile.
-        self._target.batcher.reserve(1, self._deadline)
-        self._reserved = 1
+        exchange = self._exchange
+        if exchange.content_coding is not None or len(exchange.body) > INLINE_BYTES:
+            # A reserved row keeps the queue's place, and the version loaded meanwhile.
+            self._target.batcher.reserve(1, self._deadline)
+            self._reserved = 1
         try:
             self._expand(self._read)
         except ServiceError as error:
