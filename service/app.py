@@ -191,15 +191,15 @@ class Foveal:
             self.meters,
             request_timeout_s=settings.request_timeout_s,
             max_request_rows=settings.max_request_rows,
-            limits=BodyLimits(settings.max_json_bytes, settings.max_values),
+            limits=BodyLimits(
+                settings.max_json_bytes, settings.max_values, settings.max_body_bytes
+            ),
             decode_queue=DecodeQueue(self.decoders, count, self.loop, inflight),
         )
         self.engine.inflight = inflight
         self.predict = PredictProtocol(self.engine)
         self.classified = ClassifyProtocol(self.engine)
-        self.v2 = V2Http(
-            self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
-        )
+        self.v2 = V2Http(self.engine, self.control, self.statistics, self._is_ready)
         self.control.on_replace = self._forget
         self.watch = Watch(
             self.control.poll,

@@ -7,11 +7,14 @@ process the processor time of a callback is measured, and of a server the best o
 import asyncio.events
 import contextlib
 import gc
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
+import pytest
 
 from tests.server import RunningServer, Wire, get
 
@@ -76,6 +79,33 @@ def processor_s(work: Callable[[], Any]) -> float:
     started = time.thread_time()
     work()
     return time.thread_time() - started
+
+
+def longest_hold(work: Callable[[], object]) -> float:
+    """Return the longest time that work on a thread kept this thread from running, seconds.
+
+    Counted in the other thread's processor time, as other processes run on this machine, too.
+    """
+    if sys.platform != "linux":
+        pytest.skip("reads another thread's clock")
+    is_over, is_read = threading.Event(), threading.Event()
+
+    def run() -> None:
+        work()
+        is_over.set()
+        is_read.wait()  # its clock must be there for the last look at it
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert thread.ident is not None
+    clock = time.pthread_getcpuclockid(thread.ident)
+    longest, last = 0.0, time.clock_gettime(clock)
+    while not is_over.wait(0.0005):
+        now = time.clock_gettime(clock)
+        longest, last = max(longest, now - last), now
+    is_read.set()
+    thread.join()
+    return longest
 
 
 class Probe:

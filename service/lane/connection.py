@@ -183,6 +183,7 @@ class LaneProtocol(Intake):
             self._give,
         )
         exchange.content_type = reception.content_type
+        exchange.content_coding = reception.content_coding
         exchange.deadline_ms = reception.deadline_ms
         if version == "1.0" or not parser.should_keep_alive():
             exchange.keep_alive = False

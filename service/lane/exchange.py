@@ -52,6 +52,7 @@ class Exchange:
         headers: (lower-case name, value), in order; the length may be left out: it is the body's.
         body: The whole body, once the handler is called.
         content_type: The header of that name, as it was sent.
+        content_coding: The headers ``Content-Encoding``, as they were sent; None: there is none.
         deadline_ms: The header ``X-Request-Timeout-Ms``, as it was sent.
         received_at: ``time.monotonic`` when the request was whole, seconds.
         status: Status of the answer, 0 before there is one.
@@ -63,6 +64,7 @@ class Exchange:
     # Class attributes, not slots: a default that a request keeps costs nothing to set.
     body = b""
     content_type: bytes | None = None
+    content_coding: bytes | None = None
     deadline_ms: bytes | None = None
     received_at = 0.0
     status = 0

@@ -43,6 +43,7 @@ class Reception:
         url: Target of the request, as it was sent so far.
         headers: (lower-case name, value) in order.
         content_type: The header of that name, as it was sent.
+        content_coding: The header ``Content-Encoding``, all of its lines.
         deadline_ms: The header ``X-Request-Timeout-Ms``, as it was sent.
         expects_continue: Whether the client waits for ``100 Continue`` before it sends the body.
         body_bytes: Bytes of the body so far.
@@ -66,6 +67,7 @@ class Reception:
         "_lane",
         "_refusal",
         "body_bytes",
+        "content_coding",
         "content_type",
         "deadline_ms",
         "declared_bytes",
@@ -86,6 +88,7 @@ class Reception:
         self.url = b""
         self.headers: list[Header] = []
         self.content_type: bytes | None = None
+        self.content_coding: bytes | None = None
         self.deadline_ms: bytes | None = None
         self.expects_continue = False
         self.declared_bytes = 0
@@ -107,6 +110,7 @@ class Reception:
         self.url = b""
         self.headers = []
         self._host = self.content_type = self.deadline_ms = self._coding = None
+        self.content_coding = None
         self.expects_continue = self.was_paused = False
         self._hosts = 0
         self._head_bytes = self._fed_head_bytes = self.body_bytes = self.declared_bytes = 0
@@ -161,6 +165,9 @@ class Reception:
             self.deadline_ms = value
         elif name == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
+        elif name == b"content-encoding":
+            before = self.content_coding
+            self.content_coding = value if before is None else b"%b, %b" % (before, value)
         elif name == b"transfer-encoding":
             self._coding = value
         self.headers.append((name, value))

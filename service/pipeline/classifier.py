@@ -5,6 +5,7 @@ pass bytes or arrays and a callback.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -187,6 +188,12 @@ class Classifier:
 
     # Whether an image of few bytes may be measured and decoded on the event loop.
     is_light = staticmethod(is_light)
+
+    @property
+    def resized_pixels(self) -> int:
+        """Return the pixels that every image has after its resize, or after the crop if more."""
+        spec = self.artifact.image
+        return max(math.prod(spec.resized), spec.height * spec.width)
 
     def pixels(self, encoded: bytes) -> int:
         """Return the pixels that decoding an image holds in memory, read from its header.

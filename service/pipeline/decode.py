@@ -22,7 +22,7 @@ from service.pipeline.decode_queue import DecodeQueue
 logger = logging.getLogger("foveal.decode")
 
 # A request of up to this many pixels is decoded on the loop: about 0.2 ms, as much as handing it to
-# a thread and back costs under load.
+# a thread and back costs under load. Of an image that is enlarged, its pixels after that count.
 INLINE_PIXELS = 128 * 128
 # And of this many bytes, as nothing is small that is larger: 128 x 128 pixels of 16 bits in RGBA
 # take 128 KiB. The slowest header of this size takes 15 ms.
@@ -45,7 +45,17 @@ class DecodeStage:
         observe: Called on the loop with the seconds that one image took.
     """
 
-    __slots__ = ("_admit", "_batcher", "_decode", "_is_light", "_observe", "_pixels", "_queue")
+    __slots__ = (
+        "_admit",
+        "_batcher",
+        "_decode",
+        "_inline_pixels",
+        "_is_light",
+        "_observe",
+        "_pixels",
+        "_queue",
+        "_resized_pixels",
+    )
 
     def __init__(
         self,
@@ -57,6 +67,8 @@ class DecodeStage:
         self._admit = classifier.batcher.admit
         self._is_light = classifier.is_light
         self._pixels = classifier.pixels
+        self._resized_pixels = classifier.resized_pixels
+        self._inline_pixels = INLINE_PIXELS if self._resized_pixels <= INLINE_PIXELS else 0
         self._decode = classifier.decode_sized
         self._queue = queue
         self._observe = observe
@@ -77,7 +89,7 @@ class DecodeStage:
         if (
             len(encoded) > INLINE_BYTES
             or not self._is_light(encoded)
-            or self._pixels(encoded) > INLINE_PIXELS
+            or self._pixels(encoded) > self._inline_pixels
         ):
             return None
         self._admit(1, deadline)  # before the work of decoding
@@ -185,7 +197,7 @@ class _Work:
                 if self._stops_at_error:
                     return
             else:
-                self.pixels += pixels
+                self.pixels += max(pixels, self._stage._resized_pixels)
                 self.size = max(self.size, pixels * PIXEL_BYTES)
 
     def decode(self) -> None:

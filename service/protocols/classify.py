@@ -1,29 +1,26 @@
 """``POST /classify``: one image in a form, as BentoML's client sends it.
 
-BentoML declares the method, for its client and the OpenAPI document; the lane answers it. A form's
-parts are found by searching for the boundary, at most ``MAX_PARTS`` of them: nothing is stored in a
-file, opened by its name or fetched from its URL.
+BentoML declares the method, for its client and the OpenAPI document; the lane answers it. Nothing
+is stored in a file, opened by its name or fetched from its URL.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import orjson
-from python_multipart.multipart import parse_options_header
 
 from service.errors import InvalidInputError, ServiceError, UnsupportedMediaError
 from service.lane.exchange import REQUEST_ID, Exchange, Handler
+from service.protocols.body_work import BodyWork
 from service.protocols.engine import Engine
-from service.protocols.predict import PROTOCOL, TOP, PredictRoute, answer_image, read_top
+from service.protocols.multipart import INLINE_BYTES, MEDIA_TYPE, Part, read_parts
+from service.protocols.predict import PROTOCOL, TOP, PredictRoute, answer_files, read_top
 
 PATH = b"/classify"
 # The method has four parameters; a browser's form may send a few of its own.
 MAX_PARTS = 16
-# Of a part's headers, and of the content type. Reading 1 KiB of semicolons takes 1.3 ms.
-MAX_HEAD_BYTES = 1024
 MAX_TEXT_BYTES = 1024
-# RFC 2046, 5.1.1.
-_MAX_BOUNDARY_BYTES = 70
-_FORM = "multipart/form-data"
+_FORM = MEDIA_TYPE.decode()
 _HOW = "send the image itself, as `curl -F image=@image.png` does"
 
 
@@ -42,24 +39,59 @@ class ClassifyProtocol:
         return self._answer if path == PATH else None
 
     def _answer(self, exchange: Exchange) -> None:
-        engine = self._engine
-        if exchange.method != "POST":
-            PredictRoute(engine, "", "").find(exchange)  # refuses and counts another method
-            return
+        if exchange.method == "POST":
+            _Call(self._engine, exchange).begin()
+        else:
+            PredictRoute(self._engine, "", "").find(exchange)  # refuses and counts it
+
+
+class _Call(BodyWork):
+    """One call of the method.
+
+    Args:
+        engine: What all protocols share.
+        exchange: The request to answer.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, engine: Engine, exchange: Exchange) -> None:
+        super().__init__(engine, exchange, 0.0)
+
+    def begin(self) -> None:
+        """Open the body, now or on a thread."""
+        exchange = self._exchange
         try:
-            form = read_form(exchange.content_type or b"", exchange.body)
-            target = engine.find(form.model, form.version)
+            timeout_s = exchange.timeout_s(self._engine.request_timeout_s)
+            self._deadline = exchange.received_at + timeout_s
+            self._expand(self._read)
         except ServiceError as error:
-            engine.meters.count_refusal(PROTOCOL, error.status)
-            exchange.fail(error)
+            self._fail(error)
+
+    def _read(self, body: bytes) -> None:
+        read = partial(read_form, self._exchange.content_type or b"", body)
+        self._do(read, len(body), self._classify, is_inline=len(body) <= INLINE_BYTES)
+
+    def _classify(self, form: "ClassifyForm") -> None:
+        exchange = self._exchange
+        if exchange.disconnected:
+            self._held.give()
             return
+        target = self._engine.find(form.model, form.version)
         target = target.choose(exchange.header(REQUEST_ID) or b"")
         try:
-            deadline = exchange.received_at + exchange.timeout_s(engine.request_timeout_s)
             top = read_top(form.top, len(target.classifier.artifact.labels))
-            answer_image(form.image, exchange, target, top, deadline)
         except ServiceError as error:
+            self._held.give()
             target.fail(PROTOCOL, exchange, error)
+            return
+        answer_files([form.image], exchange, target, top, self._deadline, self._held)
+
+    def _fail(self, error: ServiceError) -> None:
+        """Answer a request whose target is not known."""
+        self._held.give()
+        self._engine.meters.count_refusal(PROTOCOL, error.status)
+        self._exchange.fail(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,43 +116,32 @@ def read_form(content_type: bytes, body: bytes) -> ClassifyForm:
 
     Raises:
         InvalidInputError: Not a form, a broken form, or a field of another kind.
+        TooLargeError: The headers of a part are too long or too many.
         UnsupportedMediaError: The body is of a media type that carries no fields.
     """
-    if len(content_type) > MAX_HEAD_BYTES:
-        raise InvalidInputError(
-            f"content-type: expected at most {MAX_HEAD_BYTES} bytes, got {len(content_type)}"
-        )
-    media_type, options = parse_options_header(content_type)
-    if media_type != _FORM.encode():
+    media_type = content_type.partition(b";")[0].strip().lower()
+    if media_type != MEDIA_TYPE:
         raise _not_a_form(media_type.decode("latin-1"))
-    boundary = options.get(b"boundary", b"")
-    if not 0 < len(boundary) <= _MAX_BOUNDARY_BYTES:
-        raise InvalidInputError(
-            f"{_FORM}: expected a boundary of 1 to {_MAX_BOUNDARY_BYTES} bytes in the content "
-            f"type, got {len(boundary)} bytes"
-        )
-    files: dict[str, bytes] = {}
+    image: bytes | None = None
     texts: dict[str, str] = {}
-    for head, start, end in _parts(body, b"--" + boundary):
-        name, is_file = _read_head(head)
-        if name not in ("image", "model", "version", "top"):
+    for count, part in enumerate(read_parts(content_type, body)):
+        if count == MAX_PARTS:
+            raise InvalidInputError(f"{_FORM}: expected at most {MAX_PARTS} parts, got more")
+        name = part.name.decode("utf-8", "replace")
+        if part.is_unchosen or name not in ("image", "model", "version", "top"):
             continue
-        if name in files or name in texts:
+        if name in texts or (name == "image" and image is not None):
             raise InvalidInputError(f"field {name!r}: expected once, got it twice")
-        if is_file != (name == "image"):
-            if name == "image":
+        if name == "image":
+            if not part.is_file:
                 raise InvalidInputError(f"field 'image': expected a file, got text; {_HOW}")
-            raise InvalidInputError(f"field {name!r}: expected text, got a file")
-        if is_file:
-            files[name] = body[start:end]
+            image = body[part.start : part.end]
         else:
-            texts[name] = _read_text(
-                name, body[start:end] if end - start <= MAX_TEXT_BYTES else None
-            )
-    if "image" not in files:
+            texts[name] = _read_text(name, part, body)
+    if image is None:
         raise InvalidInputError(f"field 'image': expected a file, got none; {_HOW}")
     return ClassifyForm(
-        files["image"],
+        image,
         texts.get("model", ""),
         _read_version(texts.get("version", "")),
         texts.get("top", str(TOP)),
@@ -138,72 +159,14 @@ def _not_a_form(media_type: str) -> ServiceError:
     return UnsupportedMediaError(f"content-type: {expected}, got {media_type[:100]!r}")
 
 
-def _parts(body: bytes, delimiter: bytes) -> list[tuple[bytes, int, int]]:
-    """Return the head of each part, and where its content starts and ends (RFC 2046, 5.1.1).
-
-    Raises:
-        InvalidInputError: The body is broken, or has too many parts.
-    """
-    parts: list[tuple[bytes, int, int]] = []
-    delimiters = _find_delimiters(body, delimiter)
-    for start, end in zip(delimiters, [*delimiters[1:], -1], strict=True):
-        at = start + 2 + len(delimiter)
-        if body.startswith(b"--", at):
-            return parts
-        if not body.startswith(b"\r\n", at):
-            raise InvalidInputError(f"{_FORM}: expected a line end behind each boundary")
-        if end < 0:
-            break
-        head_end = body.find(b"\r\n\r\n", at, min(end, at + 2 + MAX_HEAD_BYTES + 4))
-        if head_end < 0:
-            raise InvalidInputError(
-                f"{_FORM}: expected a part's headers and an empty line within "
-                f"{MAX_HEAD_BYTES} bytes"
-            )
-        parts.append((body[at + 2 : head_end], head_end + 4, end))
-    raise InvalidInputError(f"{_FORM}: expected a closing boundary, the body ends")
-
-
-def _find_delimiters(body: bytes, delimiter: bytes) -> list[int]:
-    """Return where the line ends before all delimiters are, in order; -2: before the body.
-
-    Searches from the end: 32 MiB made for it take ``rfind`` 27 ms, and ``find`` 118 ms.
-
-    Raises:
-        InvalidInputError: There is none, or there are too many.
-    """
-    line = b"\r\n" + delimiter
-    found: list[int] = []
-    at = len(body)
-    while len(found) <= MAX_PARTS + 1 and (at := body.rfind(line, 0, at)) >= 0:
-        found.append(at)
-    if body.startswith(delimiter):
-        found.append(-2)
-    if not found:
-        raise InvalidInputError(f"{_FORM}: expected the boundary of the content type, got none")
-    if len(found) > MAX_PARTS + 1:
-        raise InvalidInputError(f"{_FORM}: expected at most {MAX_PARTS} parts, got more")
-    return found[::-1]
-
-
-def _read_head(head: bytes) -> tuple[str, bool]:
-    """Return the name of a part's field, and whether it is a file (RFC 7578, 4.2)."""
-    name, is_file = "", False
-    for header in head.split(b"\r\n"):
-        key, _, value = header.partition(b":")
-        if key.strip().lower() == b"content-disposition":
-            options = parse_options_header(value.strip())[1]
-            name = options.get(b"name", b"").decode("utf-8", "replace")
-            is_file = is_file or b"filename" in options
-    return name, is_file
-
-
-def _read_text(name: str, content: bytes | None) -> str:
+def _read_text(name: str, part: Part, body: bytes) -> str:
     """Return a field's text: a JSON value as BentoML's client sends it, or plain text."""
-    if content is None:
+    if part.is_file:
+        raise InvalidInputError(f"field {name!r}: expected text, got a file")
+    if part.end - part.start > MAX_TEXT_BYTES:
         raise InvalidInputError(f"field {name!r}: expected at most {MAX_TEXT_BYTES} bytes")
     try:
-        text = content.decode()
+        text = body[part.start : part.end].decode()
         if text.startswith('"'):
             text = orjson.loads(text)
     except ValueError:  # UnicodeDecodeError and JSONDecodeError are

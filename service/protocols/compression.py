@@ -12,7 +12,7 @@ MIN_BYTES = 1400
 _GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 31, 15, -15
 _GZIP_NAMES, _IDENTITY_NAMES = (b"gzip", b"x-gzip"), (b"", b"identity")
 _GZIP_SIZE_BYTES = 4  # at the end of gzip data: the expanded size (RFC 1952, 2.3.1)
-_PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 20  # what measuring holds
 _LEVEL = 1  # of 9: higher levels hardly shrink floats and take longer
 
 
@@ -30,17 +30,27 @@ def expanded_bytes(body: bytes, coding: bytes, max_bytes: int) -> int:
     Raises:
         UnsupportedMediaError: The coding is neither gzip nor deflate.
         TooLargeError: It expands to more than ``max_bytes``.
-        InvalidInputError: It is corrupt.
+        InvalidInputError: It is corrupt, or not of that coding.
     """
     bits = _window_bits(body, coding)
     size = len(body)
     if bits == _GZIP_BITS:
+        if not is_gzip(body):
+            raise InvalidInputError(
+                f"body: expected gzip data, as content-encoding says, got {len(body)} bytes "
+                f"starting {body[:8]!r}"
+            )
         size = int.from_bytes(body[-_GZIP_SIZE_BYTES:], "little")
     elif bits is not None:
         size = _measure(body, bits, max_bytes)
     if size > max_bytes:
         raise _too_large(max_bytes)
     return size
+
+
+def is_identity(coding: bytes) -> bool:
+    """Return whether a coding leaves the body as it is."""
+    return coding.strip().lower() in _IDENTITY_NAMES
 
 
 def states_size(coding: bytes) -> bool:
@@ -114,7 +124,7 @@ def _measure(body: bytes, bits: int, max_bytes: int) -> int:
     size, rest = 0, body
     try:
         while size <= max_bytes and not decoder.eof:
-            piece = decoder.decompress(rest, _PIECE_BYTES)
+            piece = decoder.decompress(rest, PIECE_BYTES)
             rest = decoder.unconsumed_tail
             size += len(piece)
             if not piece and not rest:

@@ -12,12 +12,14 @@ class BodyLimits:
 
     Attributes:
         max_json_bytes: Length of a JSON text.
+        max_body_bytes: Length of a body, once it is expanded.
         max_values: Values that JSON, or the typed contents of gRPC, may spell out.
     """
 
     max_json_bytes: int = 6 << 20
     # 512 rows of 28 x 28 numbers, flat; the parser takes up to 0.1 us for each, the loop 50 ms.
     max_values: int = 420_000
+    max_body_bytes: int = 32 << 20
 
 
 class Held:

@@ -4,8 +4,8 @@ The body is one encoded image, or ``multipart/form-data`` with one or more files
 JSON. Reads requests and writes answers; what happens between is the pipeline's.
 """
 
-import logging
 import time
+from functools import partial
 from urllib.parse import parse_qs, unquote
 
 from models.image import Pixels
@@ -13,16 +13,14 @@ from service.errors import InvalidInputError, ServiceError, UnsupportedMediaErro
 from service.lane.exchange import JSON, REQUEST_ID, Exchange, Handler, server_timing
 from service.pipeline.decode import Errors
 from service.pipeline.job import Job
+from service.protocols.body_work import BodyWork
 from service.protocols.engine import Engine, ModelRoute, Target, remember
 from service.protocols.limits import Held
 from service.protocols.multipart import INLINE_BYTES, read_files
 
-logger = logging.getLogger("foveal.predict")
-
 PROTOCOL = "predict"
 TOP = 5
 _MAX_QUERY_FIELDS = 64
-_INTERNAL = "internal error; see the server's log"
 _IMAGE_TYPES = (b"image/", b"application/octet-stream")
 
 
@@ -87,12 +85,13 @@ class PredictRoute(ModelRoute):
             if exchange.query:
                 top = _top(exchange.query, len(target.classifier.artifact.labels))
             content_type = exchange.content_type
-            if (
+            is_form = (
                 content_type is not None
                 and not content_type.startswith(_IMAGE_TYPES)
                 and _is_form(content_type)
-            ):
-                _Form(engine, exchange, target, top, deadline).begin(content_type)
+            )
+            if is_form or exchange.content_coding is not None:
+                _Wrapped(engine, exchange, target, top, deadline, is_form=is_form).begin()
                 return
             row_HWC = target.decode_stage.decode_small(exchange.body, deadline)
             if row_HWC is None:
@@ -135,6 +134,16 @@ class PredictJob(Job):
         self._top = top
         self._errors = errors
 
+    def enqueue(self) -> None:
+        """Enter the queue.
+
+        Raises:
+            ServiceError: The queue refuses the request.
+        """
+        self._target.batcher.enqueue(self)
+        self._exchange.job = self
+        self._exchange.on_disconnect = self.cancel
+
     def cancel(self) -> None:
         """Leave the queue, as the client left."""
         self._target.batcher.cancel(self)
@@ -159,29 +168,30 @@ class PredictJob(Job):
         target.metrics.count_request(PROTOCOL, 200, now - exchange.received_at)
 
 
-def answer_image(
-    image: bytes, exchange: Exchange, target: Target, top: int, deadline: float
+def answer_files(
+    files: list[bytes], exchange: Exchange, target: Target, top: int, deadline: float, held: Held
 ) -> None:
-    """Answer a request for one image that is not the whole body.
+    """Answer a request for some images: decode them, then queue the good ones.
 
     Args:
-        image: Encoded.
+        files: Encoded images.
         exchange: The request to answer.
         target: The version that classifies.
-        top: Labels in the answer.
-        deadline: When the row must have been run, seconds of the batcher's clock.
-
-    Raises:
-        ServiceError: The image or the queue refuses the request.
+        top: Labels in the answer for each file.
+        deadline: When the rows must have been run, seconds of the batcher's clock.
+        held: What the files hold, given back once they are decoded.
     """
-    row_HWC = target.decode_stage.decode_small(image, deadline)
-    if row_HWC is None:
-        _decode_files([image], exchange, target, top, deadline)
-        return
-    job = PredictJob([row_HWC], deadline, exchange, target, top)
-    target.batcher.enqueue(job)
-    exchange.job = job
-    exchange.on_disconnect = job.cancel
+    try:
+        row_HWC = None
+        if len(files) == 1:
+            row_HWC = target.decode_stage.decode_small(files[0], deadline)
+        if row_HWC is None:
+            _decode_files(files, exchange, target, top, deadline, held)
+            return
+        PredictJob([row_HWC], deadline, exchange, target, top).enqueue()
+    except ServiceError as error:
+        target.fail(PROTOCOL, exchange, error)
+    held.give()
 
 
 def _decode_files(
@@ -192,18 +202,10 @@ def _decode_files(
     deadline: float,
     held: Held | None = None,
 ) -> None:
-    """Decode the files of one request, then queue the good ones.
-
-    Args:
-        files: Encoded images.
-        exchange: The request to answer.
-        target: The version that classifies.
-        top: Labels in the answer for each file.
-        deadline: As in ``Job``.
-        held: What the files hold, given back once they are decoded.
+    """Decode images that are large or several, then queue the good ones; see ``answer_files``.
 
     Raises:
-        ServiceError: The queue refuses the request.
+        ServiceError: The queue refuses the request; what is held is not given back.
     """
 
     def queue(rows: list[Pixels], errors: Errors) -> None:
@@ -215,19 +217,15 @@ def _decode_files(
             if not rows:
                 raise next(error for error in errors if error is not None)
             messages = [None if error is None else error.message for error in errors]
-            job = PredictJob(rows, deadline, exchange, target, top, messages)
-            target.batcher.enqueue(job)
+            PredictJob(rows, deadline, exchange, target, top, messages).enqueue()
         except ServiceError as error:
             target.fail(PROTOCOL, exchange, error)
-            return
-        exchange.job = job
-        exchange.on_disconnect = job.cancel
 
     target.decode_stage.decode(files, deadline, queue)
 
 
-class _Form:
-    """One form: its files are found, now or on a thread, then decoded.
+class _Wrapped(BodyWork):
+    """One request whose images are not simply its body: compressed, in a form, or both.
 
     Args:
         engine: What all protocols share.
@@ -235,66 +233,66 @@ class _Form:
         target: The version that classifies.
         top: Labels in the answer for each file.
         deadline: As in ``Job``.
+        is_form: Whether the body is a form.
     """
 
-    __slots__ = ("_deadline", "_engine", "_exchange", "_held", "_target", "_top")
+    __slots__ = ("_is_form", "_reserved", "_target", "_top")
 
     def __init__(
-        self, engine: Engine, exchange: Exchange, target: Target, top: int, deadline: float
+        self,
+        engine: Engine,
+        exchange: Exchange,
+        target: Target,
+        top: int,
+        deadline: float,
+        *,
+        is_form: bool,
     ) -> None:
-        self._engine = engine
-        self._exchange = exchange
+        super().__init__(engine, exchange, deadline)
         self._target = target
         self._top = top
-        self._deadline = deadline
-        self._held = Held(engine.inflight)
+        self._is_form = is_form
+        self._reserved = 0
 
-    def begin(self, content_type: bytes) -> None:
-        """Read the form.
+    def begin(self) -> None:
+        """Open the body, now or on a thread.
 
         Raises:
-            ServiceError: The form is broken, or the queue refuses it.
+            ServiceError: The queue refuses the request.
         """
-        body = self._exchange.body
-        self._held.take(len(body))  # its files are copies
-        try:
-            if len(body) <= INLINE_BYTES:
-                self._decode(read_files(content_type, body, self._engine.max_request_rows))
-                return
+        exchange = self._exchange
+        if exchange.content_coding is not None or len(exchange.body) > INLINE_BYTES:
+            # A reserved row keeps the queue's place, and the version loaded meanwhile.
             self._target.batcher.reserve(1, self._deadline)
-        except Exception:
-            self._held.give()
-            raise
-        self._engine.threads.submit(self._read_on_thread, content_type, body)
-
-    def _read_on_thread(self, content_type: bytes, body: bytes) -> None:
-        outcome: list[bytes] | ServiceError
+            self._reserved = 1
         try:
-            outcome = read_files(content_type, body, self._engine.max_request_rows)
+            self._expand(self._read)
         except ServiceError as error:
-            outcome = error.detached()
-        except Exception:  # an executor would drop it, and the request would get no answer
-            logger.exception("reading a form failed; this is a bug")
-            outcome = ServiceError(_INTERNAL)
-        self._engine.loop.call_soon_threadsafe(self._was_read, outcome)
+            self._fail(error)
 
-    def _was_read(self, outcome: list[bytes] | ServiceError) -> None:
-        self._target.batcher.release(1)
-        try:
-            if isinstance(outcome, ServiceError):
-                raise outcome
-            if not self._exchange.disconnected:
-                self._decode(outcome)
-                return
-        except ServiceError as error:
-            self._target.fail(PROTOCOL, self._exchange, error)
-        except Exception:  # nobody answers for a callback that raises
-            logger.exception("decoding a form failed; this is a bug")
-            self._target.fail(PROTOCOL, self._exchange, ServiceError(_INTERNAL))
-        self._held.give()
+    def _read(self, body: bytes) -> None:
+        if not self._is_form:
+            self._decode([body])
+            return
+        content_type, most = self._exchange.content_type or b"", self._engine.max_request_rows
+        read = partial(read_files, content_type, body, most)
+        self._do(read, len(body), self._decode, is_inline=len(body) <= INLINE_BYTES)
 
     def _decode(self, files: list[bytes]) -> None:
-        _decode_files(files, self._exchange, self._target, self._top, self._deadline, self._held)
+        self._release()
+        if self._exchange.disconnected:
+            self._held.give()
+            return
+        answer_files(files, self._exchange, self._target, self._top, self._deadline, self._held)
+
+    def _fail(self, error: ServiceError) -> None:
+        self._release()
+        self._held.give()
+        self._target.fail(PROTOCOL, self._exchange, error)
+
+    def _release(self) -> None:
+        self._target.batcher.release(self._reserved)
+        self._reserved = 0
 
 
 def _is_form(content_type: bytes) -> bool:

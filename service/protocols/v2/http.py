@@ -40,7 +40,6 @@ class V2Http:
         control: Checks the token, and changes what is served.
         statistics: Counts of all protocols.
         is_ready: Returns whether the service accepts requests.
-        max_body_bytes: Largest body once it is expanded.
     """
 
     def __init__(
@@ -49,13 +48,11 @@ class V2Http:
         control: ModelControl,
         statistics: Statistics,
         is_ready: Callable[[], bool],
-        max_body_bytes: int,
     ) -> None:
         self.engine = engine
         self.control = control
         self.statistics = statistics
         self.is_ready = is_ready
-        self.max_body_bytes = max_body_bytes
         self._fixed: dict[tuple[str, ...], Handler] = {
             (): _get(self._server),
             ("health", "live"): _get(self._live),
@@ -103,7 +100,7 @@ class V2Http:
 
     def _model_route(self, name: str, version: str, rest: list[str]) -> Handler:
         if rest == ["infer"]:
-            return InferRoute(self.engine, name, version, self.max_body_bytes)
+            return InferRoute(self.engine, name, version)
         answer = self._about_model.get(tuple(rest))
         if answer is None:
             return _unknown

@@ -6,14 +6,12 @@ request.
 
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
 
 from service.errors import InvalidInputError, ServiceError
 from service.lane.exchange import JSON, REQUEST_ID, Exchange, server_timing
 from service.protocols import compression
+from service.protocols.body_work import BodyWork
 from service.protocols.engine import Engine, ModelRoute, Target
-from service.protocols.limits import Held
 from service.protocols.v2.codec import InputTensor
 from service.protocols.v2.infer import INPUT, InferCall, InferRequest
 from service.protocols.v2.json_body import read_request, write_response
@@ -22,27 +20,17 @@ logger = logging.getLogger("foveal.v2")
 
 OCTETS = b"application/octet-stream"
 PROTOCOL = "v2_http"
+_INTERNAL = "internal error; see the server's log"
 # Answers up to this size are compressed on the loop, in about a millisecond.
 _INLINE_COMPRESS_BYTES = 1 << 16
 
 
 class InferRoute(ModelRoute):
-    """The handler of one model's ``infer``.
+    """The handler of one model's ``infer``."""
 
-    Args:
-        engine: What all protocols share.
-        name: The model; empty: the default one.
-        version: Its version; empty: the default one.
-        max_body_bytes: Largest body once it is expanded.
-    """
-
-    __slots__ = ("_max_body_bytes",)
+    __slots__ = ()
 
     protocol = PROTOCOL
-
-    def __init__(self, engine: Engine, name: str, version: str, max_body_bytes: int) -> None:
-        super().__init__(engine, name, version)
-        self._max_body_bytes = max_body_bytes
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
@@ -51,126 +39,68 @@ class InferRoute(ModelRoute):
         if engine.catalog() is not self._catalog or exchange.method != "POST":
             target = self.find(exchange)
         if target is not None:
-            HttpInfer(engine, exchange, target, self._max_body_bytes).begin()
+            HttpInfer(engine, exchange, target).begin()
 
 
-class HttpInfer:
+class HttpInfer(BodyWork):
     """One inference over HTTP: expand, read, infer, write, compress."""
 
-    __slots__ = (
-        "_accepted",
-        "_engine",
-        "_exchange",
-        "_head_bytes",
-        "_held",
-        "_max_body_bytes",
-        "_target",
-    )
+    __slots__ = ("_accepted", "_head_bytes", "_reserved", "_target", "_timeout_s")
 
-    def __init__(
-        self, engine: Engine, exchange: Exchange, target: Target, max_body_bytes: int
-    ) -> None:
-        self._engine = engine
-        self._max_body_bytes = max_body_bytes
-        self._exchange = exchange
+    def __init__(self, engine: Engine, exchange: Exchange, target: Target) -> None:
+        super().__init__(engine, exchange, 0.0)
         self._target = target
         self._accepted = b""
         self._head_bytes: bytes | None = None
-        self._held = Held(engine.inflight)
+        self._reserved = 0
+        self._timeout_s = 0.0
 
     def begin(self) -> None:
         """Read the headers; infer now, or once a thread has expanded the body."""
-        coding = b""
-        for name, value in self._exchange.headers:
+        exchange = self._exchange
+        for name, value in exchange.headers:
             if name == b"inference-header-content-length":
                 self._head_bytes = value
-            elif name == b"content-encoding":
-                coding = value
             elif name == b"accept-encoding":
                 self._accepted = value
-        if not coding:
-            self._infer(self._exchange.body)
-            return
-        try:  # a reserved row keeps the queue's place and the version loaded meanwhile
-            self._target.batcher.reserve(1)
+        try:
+            self._timeout_s = exchange.timeout_s(self._engine.request_timeout_s)
+            if exchange.content_coding is None:
+                self._infer(exchange.body)
+                return
+            self._deadline = exchange.received_at + self._timeout_s
+            # A reserved row keeps the queue's place and the version loaded meanwhile.
+            self._target.batcher.reserve(1, self._deadline)
+            self._reserved = 1
+            self._expand(self._expanded)
         except ServiceError as error:
             self._fail(error)
-            return
-        if not compression.states_size(coding):
-            self._engine.threads.submit(self._measure, coding)
-            return
-        body, limit = self._exchange.body, self._max_body_bytes
-        try:
-            size = compression.expanded_bytes(body, coding, limit)
-        except ServiceError as error:
-            self._expanded(error)
-        else:
-            self._count(coding, size)
 
-    def _measure(self, coding: bytes) -> None:
-        """Find out how large the body is once expanded, on a thread."""
-        try:
-            size = compression.expanded_bytes(self._exchange.body, coding, self._max_body_bytes)
-        except ServiceError as error:
-            self._back_on_loop(self._expanded, error.detached())
-        except Exception:
-            self._lost(self._expanded)
-        else:
-            self._back_on_loop(self._count, coding, size)
-
-    def _count(self, coding: bytes, size: int) -> None:
-        """Count the expanded body before there is one."""
-        try:
-            self._held.take(size)
-        except ServiceError as error:
-            self._expanded(error)
-            return
-        self._engine.threads.submit(self._expand, coding, size)
-
-    def _expand(self, coding: bytes, size: int) -> None:
-        outcome: bytes | ServiceError
-        body = self._exchange.body
-        try:
-            outcome = compression.decompress(body, coding, self._max_body_bytes, size)
-        except ServiceError as error:
-            outcome = error.detached()
-        except Exception:
-            self._lost(self._expanded)
-            return
-        self._back_on_loop(self._expanded, outcome)
-
-    def _expanded(self, outcome: bytes | ServiceError) -> None:
-        self._target.batcher.release(1)
+    def _expanded(self, body: bytes) -> None:
+        self._release()
         if self._exchange.disconnected:
             self._held.give()
-        elif isinstance(outcome, ServiceError):
-            self._fail(outcome)
         else:
-            self._infer(outcome)
+            self._infer(body)
 
-    def _back_on_loop(self, call: Callable[..., None], *values: Any) -> None:
-        self._engine.loop.call_soon_threadsafe(call, *values)
-
-    def _lost(self, fail: Callable[[ServiceError], None]) -> None:
-        """Answer after an exception on a thread: an executor would drop it with the answer."""
-        logger.exception("a body could not be expanded or compressed; this is a bug")
-        self._back_on_loop(fail, ServiceError("internal error; see the server's log"))
+    def _release(self) -> None:
+        self._target.batcher.release(self._reserved)
+        self._reserved = 0
 
     def _infer(self, body: bytes) -> None:
         exchange = self._exchange
         try:
-            timeout_s = exchange.timeout_s(self._engine.request_timeout_s)
             request = self._read(body)
             if self._target.canary is not None:
                 self._target = self._target.choose(self._id(request))
             call = InferCall(self._engine, self._target, request, self._answer, self._held)
-            call.begin(exchange.received_at, timeout_s)
+            call.begin(exchange.received_at, self._timeout_s)
         except ServiceError as error:
             self._fail(error)
             return
         except Exception:  # nobody answers for a callback that raises
             logger.exception("an inference failed; this is a bug")
-            self._fail(ServiceError("internal error; see the server's log"))
+            self._fail(ServiceError(_INTERNAL))
             return
         if not exchange.response_complete:
             exchange.on_disconnect = call.cancel
@@ -240,10 +170,11 @@ class HttpInfer:
     def _compress(self, body: bytes, coding: bytes, media_type: bytes, extra: bytes) -> None:
         try:
             compressed = compression.compress(body, coding)
-        except Exception:
-            self._lost(self._fail)
+        except Exception:  # an executor would drop it, and the request would get no answer
+            logger.exception("an answer could not be compressed; this is a bug")
+            self._engine.loop.call_soon_threadsafe(self._fail, ServiceError(_INTERNAL))
         else:
-            self._back_on_loop(self._respond, compressed, media_type, extra)
+            self._engine.loop.call_soon_threadsafe(self._respond, compressed, media_type, extra)
 
     def _respond(self, body: bytes, media_type: bytes, extra: bytes) -> None:
         exchange = self._exchange
@@ -252,5 +183,6 @@ class HttpInfer:
         self._target.metrics.count_request(PROTOCOL, 200, seconds)
 
     def _fail(self, error: ServiceError) -> None:
+        self._release()
         self._held.give()
         self._target.fail(PROTOCOL, self._exchange, error)

@@ -105,6 +105,7 @@ LINES = st.sampled_from(
         b"X-Request-Timeout-Ms: 5",
         b"Connection: close",
         b"Connection: keep-alive",
+        b"Content-Encoding: gzip",
         b"Expect: 100-continue",
         b"Upgrade: h2c",
         b"Connection: upgrade",

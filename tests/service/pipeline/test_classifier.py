@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.artifact import Resize
 from models.image import encode_png
 from models.repository import ModelRepository
 from service.errors import DecodeError, NotReadyError, TooLargeError
@@ -124,3 +125,14 @@ def test_decode_errors_are_the_services(repository: ModelRepository) -> None:
         classifier.decode(encode_png(np.zeros((11, 11, 1), np.uint8)))
     with pytest.raises(DecodeError):
         classifier.decode(b"no image")
+
+
+def test_resized_pixels_are_those_of_the_larger_step(repository: ModelRepository) -> None:
+    publish_tiny(repository.root)
+    classifier = load(repository, "tiny", 1, OPTIONS)
+    spec = classifier.artifact.image
+    assert classifier.resized_pixels == 64
+    for resize, pixels in [(Resize(height=600, width=500), 300_000), (None, 64)]:
+        image = replace(spec, resize=resize)
+        classifier.artifact = replace(classifier.artifact, image=image)
+        assert classifier.resized_pixels == pixels

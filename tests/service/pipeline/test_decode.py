@@ -27,6 +27,8 @@ BAD_HEADER, BAD_BODY, BUG = b"header", b"body", b"bug"
 class Model:
     """A model whose images have as many pixels as bytes; the first byte is the row."""
 
+    resized_pixels = 1
+
     def __init__(self, batcher: Batcher) -> None:
         self.batcher = batcher
         self.measured: list[bytes] = []
@@ -116,6 +118,24 @@ def test_a_large_image_is_left_to_the_threads(desk: Desk) -> None:
     desk.loop.settle()
     assert desk.taken == [([LARGE[0]], [None])]
     assert len(desk.seconds) == 1
+
+
+@pytest.mark.parametrize("pixels", [INLINE_PIXELS, INLINE_PIXELS + 1])
+def test_a_small_image_that_is_enlarged_is_left_to_the_threads(desk: Desk, pixels: int) -> None:
+    desk.model.resized_pixels = pixels
+    stage = DecodeStage(cast(Any, desk.model), desk.queue, desk.seconds.append)
+    is_inline = pixels == INLINE_PIXELS
+    assert (stage.decode_small(SMALL, desk.loop.now + 30) is not None) == is_inline
+    stage.decode([SMALL], desk.loop.now + 30, desk.take)
+    assert (desk.taken == [([SMALL[0]], [None])]) == is_inline
+    if not is_inline:
+        desk.threads.finish()
+        desk.loop.settle()
+    stage.decode([SMALL, SMALL], desk.loop.now + 30, desk.take)
+    assert len(desk.taken) == 1  # together they are larger
+    desk.threads.finish()
+    desk.loop.settle()
+    assert desk.taken == [([SMALL[0]], [None]), ([SMALL[0]] * 2, [None] * 2)]
 
 
 def test_small_images_are_large_together(desk: Desk) -> None:

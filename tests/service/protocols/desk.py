@@ -12,6 +12,7 @@ from service.lane.exchange import Exchange
 from service.metrics import Meters
 from service.pipeline.classifier import Classifier
 from service.protocols.engine import Engine
+from service.protocols.limits import BodyLimits
 from service.protocols.v2.documents import Statistics
 from service.protocols.v2.http import V2Http
 from service.rollout.catalog import load_catalog
@@ -53,8 +54,9 @@ class Desk:
             meters,
             request_timeout_s=10,
             max_request_rows=MAX_ROWS,
+            limits=BodyLimits(max_body_bytes=MAX_BODY_BYTES),
         )
-        self.http = V2Http(self.engine, self.control, statistics, lambda: True, MAX_BODY_BYTES)
+        self.http = V2Http(self.engine, self.control, statistics, lambda: True)
         self.control.on_replace = self.http.forget
 
     def ask(
@@ -97,6 +99,8 @@ class Desk:
         sent = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
         exchange = Exchange(method, path.encode(), b"", sent, write)
         exchange.body = body
+        exchange.content_coding = exchange.header(b"content-encoding")
+        exchange.deadline_ms = exchange.header(b"x-request-timeout-ms")
         exchange.received_at = loop.time()
         handler = self.http.find(path.encode())
         assert handler is not None, f"{path} is left to BentoML"

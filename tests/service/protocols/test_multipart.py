@@ -2,11 +2,7 @@
 
 import contextlib
 import email.policy
-import sys
-import threading
-import time
 import tracemalloc
-from collections.abc import Callable
 from email.message import EmailMessage
 
 import pytest
@@ -14,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidInputError, ServiceError, TooLargeError
-from service.protocols.multipart import INLINE_BYTES, MAX_FIELDS, read_files
-from tests.loop_watch import LONGEST_S, processor_s, shortest_of
+from service.protocols.multipart import INLINE_BYTES, MAX_FIELDS, read_files, read_parts
+from tests.loop_watch import LONGEST_S, longest_hold, processor_s, shortest_of
 
 BOUNDARY = b"multipart/form-data; boundary=bound"
 
@@ -147,32 +143,6 @@ HOSTILE = {
 }
 
 
-def longest_hold(work: Callable[[], object]) -> float:
-    """Return the longest time that work on a thread kept this thread from running, seconds.
-
-    Counted in the other thread's processor time, as other processes run on this machine, too.
-    """
-    if sys.platform != "linux":
-        pytest.skip("reads another thread's clock")
-    is_over = threading.Event()
-
-    def run() -> None:
-        work()
-        is_over.set()
-        time.sleep(0.02)  # its clock must be there for the last look at it
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert thread.ident is not None
-    clock = time.pthread_getcpuclockid(thread.ident)
-    longest, last = 0.0, time.clock_gettime(clock)
-    while not is_over.wait(0.0005):
-        now = time.clock_gettime(clock)
-        longest, last = max(longest, now - last), now
-    thread.join()
-    return longest
-
-
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_form_of_an_allowed_size_is_refused_in_time_and_in_proportion(name: str) -> None:
     body, match = HOSTILE[name]
@@ -243,7 +213,85 @@ def test_forms_as_rfc_2046_allows_them(body: bytes, files: list[bytes]) -> None:
     assert read_files(BOUNDARY, body, 8) == files
 
 
-@pytest.mark.parametrize("size", [71, 5000])
+@pytest.mark.parametrize(
+    "unit", [b";a=", b"\r\na:", b";", b';a="', b'\\"', b" ", b";a", b"\r\ncontent-type: "]
+)
+@pytest.mark.parametrize("opening", [b"", b';a="', b'; a = "\\'])
+def test_the_longest_headers_of_all_parts_are_read_in_time(opening: bytes, unit: bytes) -> None:
+    head = b"--bound\r\nContent-Disposition: form-data" + opening
+    part = head + unit * min(8000 // len(unit), 30 if b"\r" in unit else 8000) + b"\r\n\r\nx\r\n"
+    body = part * min((INLINE_BYTES - 200) // len(part), MAX_FIELDS) + form(b"file")
+    assert read_files(BOUNDARY, body, 512)[-1] == b"file"
+    assert shortest_of(8, lambda: processor_s(lambda: _try(body, BOUNDARY))) <= LONGEST_S
+
+
+@pytest.mark.parametrize("unit", [b"a: b\r\n", b"a", b"\r", b" "])
+def test_headers_of_a_part_have_at_most_8192_bytes(unit: bytes) -> None:
+    body = FILE_HEAD + unit * (10_000 // len(unit)) + b"\r\n\r\nx\r\n--bound--"
+    with pytest.raises(TooLargeError, match="at most 8192 bytes of headers"):
+        read_files(BOUNDARY, body, 8)
+
+
+def test_a_part_has_at_most_32_headers() -> None:
+    head = b'name="f"; filename="f"' + b"\r\na: b" * 31
+    assert read_files(BOUNDARY, form(b"x", head=head), 8) == [b"x"]
+    with pytest.raises(TooLargeError, match="at most 32 headers"):
+        read_files(BOUNDARY, form(b"x", head=head + b"\r\na: b"), 8)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name", "is_file"),
+    [
+        (b'name="filename"', b"filename", False),
+        (b"name=filename", b"filename", False),
+        (b"NAME = filename ", b"filename", False),
+        (b'name="a; filename=x"', b"a; filename=x", False),
+        (b'name="a\\"; filename=\\"x"', b'a"; filename="x', False),
+        (b'name="f"; filename="x"', b"f", True),
+        (b"name=f; filename=x", b"f", True),
+        (b"name=f ; FileName = x", b"f", True),
+        (b"filename=x;; name=f", b"f", True),
+        (b"name=f; filename*=UTF-8''%e2%82%ac.png", b"f", True),
+        (b"name=f; filename*0=long; filename*1=name", b"f", True),
+        (b'name="f"; filename="\xe2\x82\xac; name=filename.png"', b"f", True),
+        (b'filename="C:\\pictures\\"; name="f"', b"f", True),  # browsers send it so
+        (b'filename="a\\\\"; name="f"', b"f", True),
+        (b'name="f";\r\n\tfilename="x"', b"f", True),  # folded, as Python's email does
+        (b'name="f"; notfilename="x"', b"f", False),
+        (b'name="f"; x="; filename=x"', b"f", False),
+        (b'name="f"; filename', b"f", False),
+        (b'name="unclosed; filename=x', b'"unclosed', True),
+        (b'name="first"; name="second"', b"first", False),
+        (b"filename", b"", False),
+    ],
+)
+def test_a_part_is_a_file_by_its_parameter(parameters: bytes, name: bytes, is_file: bool) -> None:
+    """RFC 7578, 4.2 and RFC 2183: a parameter of that name, not these letters in a header."""
+    body = form(b"content", head=parameters)
+    (part,) = read_parts(BOUNDARY, body)
+    assert (part.name, part.is_file, part.is_unchosen) == (name, is_file, False)
+    assert body[part.start : part.end] == b"content"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        b'name="b"; filename=""',
+        b"name=b; filename=",
+        b'name="b"; filename=""\r\nContent-Type: application/octet-stream',
+        b'name="b"; filename=""\r\nContent-Type: image/png',
+    ],
+)
+def test_an_empty_file_input_is_passed_over(parameters: bytes) -> None:
+    empty = form(b"", head=parameters)
+    both = empty.removesuffix(b"--bound--\r\n") + form(b"image")
+    assert read_files(BOUNDARY, both, 1) == [b"image"]
+    with pytest.raises(InvalidInputError, match="at least one file"):
+        read_files(BOUNDARY, empty, 8)
+    assert read_files(BOUNDARY, form(b"content", head=parameters), 8) == [b"content"]
+
+
+@pytest.mark.parametrize("size", [71, 900])
 def test_a_boundary_has_at_most_70_characters(size: int) -> None:
     with pytest.raises(InvalidInputError, match="boundary of 1 to 70"):
         read_files(b"multipart/form-data; boundary=" + b"b" * size, b"", 8)
