@@ -22,6 +22,8 @@ logger = logging.getLogger("foveal.grpc")
 Task = asyncio.Task[Any]
 # Time between two looks at the calls, while there are any.
 SWEEP_S = 0.25
+# A message of which gRPC's core keeps much: 12 of 3 MB at once left 62 MiB in its threads' heaps.
+LARGE_BYTES = 1 << 20
 _MEMORY = Path("/proc/self/statm")
 _Ending = tuple[grpc.StatusCode, str]
 
@@ -71,9 +73,12 @@ class Arrivals:
         self._watch()
         return True
 
-    def end(self) -> None:
-        """Count this call no longer: its message is here."""
+    def end(self, size: int) -> None:
+        """Count this call no longer: its message of some bytes is here."""
         self._free.discard(call_task())
+        if size >= LARGE_BYTES:
+            self._is_trim_due = True
+            self._watch()
 
     async def message(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
         """Return the message of this call; end the call if it takes too much."""

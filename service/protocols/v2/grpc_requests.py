@@ -85,7 +85,7 @@ class Registrar:
             infer = method.unary_unary
 
             async def answer_raw(raw: bytes, context: Context) -> Any:
-                arrivals.end()
+                arrivals.end(len(raw))
                 return await infer(raw, context)
 
             return answer_raw
@@ -94,7 +94,7 @@ class Registrar:
         call = method.unary_stream if method.response_streaming else method.unary_unary
 
         async def answer(raw: bytes, context: Context) -> Any:
-            arrivals.end()
+            arrivals.end(len(raw))
             try:
                 request = read_small(raw, parse)
             except ServiceError as error:
