@@ -139,6 +139,11 @@ def _pad(part: Pixels, spec: ImageSpec, offsets: list[int]) -> Pixels:
     return padded
 
 
+def opencv_version() -> str:
+    """Return OpenCV's version; empty without the extra ``opencv``."""
+    return "" if cv2 is None else str(cv2.__version__)
+
+
 def _fit_opencv(image: Pixels, spec: ImageSpec, resize: OpenCVResize) -> Pixels:
     check_available(spec, "NAME")
     height, width = image.shape[:2]

@@ -14,16 +14,19 @@ Layout legend: H height, W width, C channels (1 grey, 3 RGB).
 """
 
 import io
+from importlib.metadata import version
 
+import PIL
 from PIL import Image
 
 from models import jpeg, plugins, png
-from models.artifact import ImageSpec
-from models.geometry import Pixels, fit
+from models.artifact import ImageSpec, OpenCVResize
+from models.geometry import Pixels, fit, opencv_version
 from models.image_errors import ImageError, ImageTooLargeError
 from models.pixels import Decoding
 
 __all__ = [
+    "ENDINGS",
     "FORMATS",
     "MAX_PIXELS",
     "PIXEL_BYTES",
@@ -33,6 +36,7 @@ __all__ = [
     "decode",
     "decode_pixels",
     "decode_sized",
+    "decoder_versions",
     "decoding_of",
     "encode_png",
     "is_light",
@@ -47,6 +51,14 @@ MAX_PIXELS = 1 << 25
 PIXEL_BYTES = 8
 
 FORMATS = "JPEG, PNG, WebP, GIF, BMP, TIFF or PPM"
+# Endings of the names of files of these formats, in lower case, and of HEIC and AVIF, which are
+# images without the extra ``heif``, too.
+ENDINGS = frozenset(
+    (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "heic", "heics", "heif", "hif", "avif", "avifs"),
+    )
+)
 _LIGHT = frozenset({b"\xff", b"\x89", b"R"})
 _HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"}
@@ -164,6 +176,16 @@ def read_size(encoded: bytes) -> tuple[int, int]:
     if kind == "JPEG":
         return jpeg.read_size(encoded)
     return plugins.work(kind, encoded)[:2]
+
+
+def decoder_versions(spec: ImageSpec) -> dict[str, str]:
+    """Return the versions of the libraries that decide a model's pixels."""
+    versions = {"Pillow": PIL.__version__, "simplejpeg": version("simplejpeg")}
+    if plugins.can_read("HEIC"):
+        versions["pillow-heif"] = version("pillow-heif")
+    if isinstance(spec.resize, OpenCVResize):
+        versions["OpenCV"] = opencv_version()
+    return versions
 
 
 def encode_png(image_HWC: Pixels) -> bytes:

@@ -63,7 +63,7 @@ def read_size(encoded: bytes) -> tuple[int, int]:
     Raises:
         ImageError: The header is incomplete, or of a kind that is not decoded.
     """
-    height, width, _ = _header(encoded)
+    height, width, _, _ = _header(encoded)
     return width, height
 
 
@@ -89,19 +89,22 @@ def scaled_size(width: int, height: int, least: int | None) -> tuple[int, int]:
 def work(encoded: bytes, decoding: Decoding) -> tuple[int, int, int]:
     """Return width and height as stored, and the pixels that decoding holds in memory.
 
-    Coefficients of a picture in several scans are held whole, whatever the scale. At least a
-    sixteenth of the pixels times the scans counts, as each scan takes time.
+    Coefficients of a picture in several scans are held whole, whatever the scale, beside its
+    pixels. At least a sixteenth of the pixels times the scans counts, as each scan takes time.
 
     Raises:
         ImageTooLargeError: More segments than any picture has.
         ImageError: The header is incomplete, or of a kind that is not decoded.
     """
-    height, width, colours = _header(encoded)
+    height, width, colours, subsampling = _header(encoded)
     frame = _inspect(encoded)
-    to_width, to_height = width, height
-    if not frame.is_in_scans:
-        to_width, to_height = scaled_size(width, height, decoding.least)
+    to_width, to_height = scaled_size(width, height, decoding.least)
     held = to_width * to_height * (2 if colours in _INKS else 1)
+    if frame.is_in_scans:
+        # Two bytes for each coefficient, and the pixels: 9 bytes for 8 where no channel is halved.
+        whole = width * height * (2 if colours in _INKS else 1)
+        is_dearer = to_width == width and subsampling == "444" and colours != "Gray"
+        held = whole * 9 // 8 if is_dearer else whole
     return width, height, max(held, width * height * frame.scans // SCANS_A_PIXEL)
 
 
@@ -115,7 +118,7 @@ def decode(encoded: bytes, decoding: Decoding) -> Pixels:
         ImageTooLargeError: More segments than any picture has.
         ImageError: Truncated, corrupt, or of a kind that is not decoded.
     """
-    height, width, colours = _header(encoded)
+    height, width, colours, _ = _header(encoded)
     frame = _inspect(encoded)
     if not frame.is_complete:
         raise incomplete("JPEG", encoded)
@@ -168,9 +171,9 @@ def _tidied(encoded: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _header(encoded: bytes) -> tuple[int, int, str]:
+def _header(encoded: bytes) -> tuple[int, int, str, str]:
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded, strict=False)
+        height, width, colours, subsampling = simplejpeg.decode_jpeg_header(encoded, strict=False)
     except (ValueError, KeyError) as error:  # a KeyError: there is no frame, so no colours
         if "subsampling" in str(error) and _has_frame(encoded):
             raise ImageError(
@@ -178,7 +181,7 @@ def _header(encoded: bytes) -> tuple[int, int, str]:
                 "subsamplings, got another; save it again as a baseline JPEG"
             ) from None
         raise incomplete("JPEG", encoded, "header") from None
-    return int(height), int(width), str(colours)
+    return int(height), int(width), str(colours), str(subsampling)
 
 
 def _has_frame(encoded: bytes) -> bool:

@@ -13,13 +13,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+from models.image import ENDINGS
 from scoring.files import FileRow, check_size, folder_of, is_url, open_binary, pin_files
 from scoring.rows import CHUNK_BYTES, Chunk, Image, Pin, Row, ScoreError, Truth, chunked
 from scoring.tar import TarFile, tar_files
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
-_IMAGE_ENDINGS = frozenset({"jpg", "jpeg", "jpe", "png", "webp", "bmp"})
 # A sample is held in memory until its last file; a longer run of files is not a sample.
 _SAMPLE_FILES = 16
 _SAMPLE_BYTES = 4 * CHUNK_BYTES
@@ -110,7 +110,7 @@ class ArchiveSource:
         yield from self._sample(sample)
 
     def _sample(self, sample: list[tuple[str, Image]]) -> Iterator[Row]:
-        images = [(name, image) for name, image in sample if _ending(name) in _IMAGE_ENDINGS]
+        images = [(name, image) for name, image in sample if _ending(name) in ENDINGS]
         declared = [image for name, image in sample if images and _ending(name) == "cls"]
         for name, image in images or sample:
             truth = _index_or_label(declared[0]) if declared else folder_of(name)

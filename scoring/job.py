@@ -18,12 +18,13 @@ from queue import SimpleQueue
 from threading import Event, Thread
 
 import onnxruntime
-import PIL
 
 from models.artifact import ModelArtifact
+from models.image import decoder_versions
 from models.machine import available_cpus
 from scoring.budget import Budget
 from scoring.local import LocalModel
+from scoring.marks import Marks
 from scoring.parts import Parts
 from scoring.rows import CHUNK_BYTES, CHUNK_ROWS, Chunk, ScoreError, Source, text_bytes
 from scoring.sinks import SINKS, Layout, check_out
@@ -152,8 +153,8 @@ def score(
     layout = _layout(model.artifact, sources, options)
     sink = SINKS[out.suffix](layout)
     total = _count(sources)
-    engine = engine or LocalEngine(model, options.output)
     with Parts(out, _pin(model, sources, layout, options), resume=options.resume) as parts:
+        engine = engine or LocalEngine(model, options.output, marks=parts.marks)
         resumed = parts.tally.rows
         collected = Collected(parts, layout.group_rows, sink.write, options)
         with closing(engine(sources, parts.position)) as chunks:
@@ -280,11 +281,18 @@ class LocalEngine:
         model: The model, loaded with one thread for a run, because each core has a run of its own.
         output: What is written for each row.
         threads: Chunks to work on at once; 0 is one for each core.
+        marks: File of the rows that are being decoded; None: there is none.
     """
 
-    def __init__(self, model: LocalModel, output: OutputOptions, threads: int = 0) -> None:
-        self._stages = Stages(model, output)
+    def __init__(
+        self,
+        model: LocalModel,
+        output: OutputOptions,
+        threads: int = 0,
+        marks: Path | None = None,
+    ) -> None:
         self._threads = threads or available_cpus()
+        self._stages = Stages(model, output, Marks(marks, self._threads) if marks else None)
         row_bytes = 4 * len(model.artifact.labels) if output.probabilities else 0
         rows = min(WINDOW_ROWS, _WINDOW_BYTES // row_bytes) if row_bytes else WINDOW_ROWS
         self._window = max(4 * self._threads, rows // CHUNK_ROWS)
@@ -344,7 +352,10 @@ def read_from(sources: Sequence[Source], position: Position) -> Iterator[tuple[i
     """Stream the chunks of all sources after a position, with the number of the source."""
     first, done = position
     for number in range(first, len(sources)):
-        for chunk in sources[number].chunks(done if number == first else 0):
+        row = done if number == first else 0
+        for chunk in sources[number].chunks(row):
+            chunk.place = number, row
+            row += len(chunk.ids)
             yield number, chunk
 
 
@@ -363,5 +374,8 @@ def _pin(
             "id": columns.id,
             "keep": columns.keep,
         },
-        "versions": {"onnxruntime": onnxruntime.__version__, "Pillow": PIL.__version__},
+        "versions": {
+            "onnxruntime": onnxruntime.__version__,
+            **decoder_versions(model.artifact.image),
+        },
     }

@@ -17,6 +17,7 @@ from scoring.rows import ScoreError
 from scoring.tally import Tally
 
 _JOB = "job.json"
+_MARKS = "decoding"
 
 
 class Parts:
@@ -26,6 +27,9 @@ class Parts:
         out: File that the job writes.
         pin: What identifies the job: names to values of JSON's types.
         resume: Whether to keep the parts of an earlier run of the same job.
+
+    Attributes:
+        marks: Where the rows that are being decoded are noted; kept for a resume.
 
     Raises:
         ScoreError: Another process has the lock, or with ``resume`` the parts are another job's.
@@ -37,6 +41,7 @@ class Parts:
         self._resume = resume
         self._folder = out.with_name(f".{out.name}.parts")
         self._lock = -1
+        self.marks = self._folder / _MARKS
         self.paths: list[Path] = []
         self.tally = Tally()
         self.position = 0, 0
@@ -124,7 +129,12 @@ class Parts:
 
     def _forget_others(self) -> None:
         """Remove all but the parts, so that nothing is taken for one after the next kill."""
-        known = {self._folder / _JOB, *self.paths, *(p.with_suffix(".json") for p in self.paths)}
+        known = {
+            self._folder / _JOB,
+            self.marks,
+            *self.paths,
+            *(p.with_suffix(".json") for p in self.paths),
+        }
         for path in self._folder.iterdir():
             if path not in known:
                 path.unlink()

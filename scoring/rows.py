@@ -61,6 +61,7 @@ class Chunk:
         kept: One for each row, or empty.
         is_declared: Whether the truths come from a label column instead of a folder's name; only
             then are digits that are not a label read as an index.
+        place: Number of the source, and of the first row in it.
     """
 
     ids: list[str]
@@ -68,6 +69,7 @@ class Chunk:
     truths: list[Truth] = field(default_factory=list)
     kept: list[tuple[Any, ...]] = field(default_factory=list)
     is_declared: bool = False
+    place: tuple[int, int] = (0, 0)
 
     @property
     def text_bytes(self) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from models.image import ImageError, Pixels, encode_png
 from scoring.local import LocalModel, not_finite
+from scoring.marks import Marks, decode_alone
 from scoring.rows import Chunk, Image, ScoreError, Truth
 from service.pipeline.postprocess import rank
 
@@ -68,11 +69,15 @@ class Stages:
     Args:
         model: The model.
         output: What is written for each row.
+        marks: Where each row is noted while it is decoded; None: nowhere.
     """
 
-    def __init__(self, model: LocalModel, output: OutputOptions) -> None:
+    def __init__(
+        self, model: LocalModel, output: OutputOptions, marks: Marks | None = None
+    ) -> None:
         self._model = model
         self._output = output
+        self._marks = marks
         labels = model.artifact.labels
         self._indexes = {label: index for index, label in enumerate(labels)}
         self._classes = len(labels)
@@ -122,8 +127,14 @@ class Stages:
         pixels_NHWC = np.empty((len(images), *shape_HWC), np.uint8)
         good: list[int] = []
         errors: dict[int, str] = {}
+        marks, (source, first) = self._marks, chunk.place
         for number, image in enumerate(images):
-            row = self._decode_row(image)
+            is_suspect = False
+            if marks is not None:
+                is_suspect = (source, first + number) in marks.suspects
+                if not is_suspect:
+                    marks.begin(source, first + number)
+            row = self._decode_row(image, is_suspect=is_suspect)
             if isinstance(row, str):
                 errors[number] = (
                     row if len(row) <= _ERROR_CHARACTERS else f"{row[:_ERROR_CHARACTERS]}…"
@@ -131,13 +142,18 @@ class Stages:
             else:
                 pixels_NHWC[len(good)] = row
                 good.append(number)
+        if marks is not None:
+            marks.end()
         return pixels_NHWC[: len(good)], np.array(good, np.intp), errors
 
-    def _decode_row(self, image: Image) -> Pixels | str:
+    def _decode_row(self, image: Image, *, is_suspect: bool) -> Pixels | str:
         if isinstance(image, ScoreError):
             return str(image)
         try:
-            return self._model.decode(image if isinstance(image, bytes) else image.read())
+            encoded = image if isinstance(image, bytes) else image.read()
+            if is_suspect:
+                return decode_alone(encoded, self._model.artifact.image)
+            return self._model.decode(encoded)
         except (ImageError, ScoreError) as error:
             return str(error)
         except Exception as error:  # a decoder's bug is one row's error, not the end of the job

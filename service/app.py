@@ -325,9 +325,10 @@ class Foveal:
             settings.grpc_port,
             settings.workers > 1,
             settings.max_body_bytes,
+            settings.receive_timeout_s,
             settings.drain_timeout_s,
         )
-        return GrpcServer(servicer, limits, access.keys, access.certificate)
+        return GrpcServer(servicer, limits, memory.trim, access.keys, access.certificate)
 
     def _drain(self) -> None:
         self.is_draining = True

@@ -146,6 +146,21 @@ def test_keys_and_tls_reach_every_part(overlay: str) -> None:
     assert (endpoint["port"], endpoint["scheme"]) == ("metrics", "https")
 
 
+def test_keys_of_kserve() -> None:
+    resources = rendered("overlays/kserve", "kserve-keys")
+    spec = one(resources, "ServingRuntime")["spec"]
+    [container] = spec["containers"]
+    values = {variable["name"]: variable.get("value") for variable in container["env"]}
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volume = mounts[str(Path(values["FOVEAL_API_KEYS_FILE"]).parent)]
+    assert {"name": volume, "secret": {"secretName": "foveal-keys"}} in spec["volumes"]
+    [endpoint] = one(resources, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert str(endpoint["targetPort"]) == values["FOVEAL_METRICS_PORT"]
+    assert endpoint["targetPort"] in [port["containerPort"] for port in container["ports"]]
+    # KServe routes to the first one.
+    assert container["ports"][0]["containerPort"] == 3000
+
+
 def test_components_are_those_that_are_tested() -> None:
     assert {p.name for p in (KUBERNETES / "components").iterdir()} == set(COMPONENTS)
     assert {p.name for p in (KUBERNETES / "overlays").iterdir()} == set(OVERLAYS)

@@ -1,5 +1,6 @@
 """Bodies and messages of an allowed size that cost much, through the real server."""
 
+import contextlib
 import gzip
 import re
 import threading
@@ -17,6 +18,7 @@ from models.image import encode_png
 from tests.loop_watch import Probe, worker_bytes
 from tests.server import RunningServer, assert_error, free_port, running_server
 from tests.tiny import random_images, tiny_logits
+from tests.unfinished import WINDOW_BYTES, Unfinished, unfinished
 
 grpc = pytest.importorskip("grpc")
 
@@ -28,11 +30,18 @@ pytestmark = pytest.mark.e2e
 MIB = 1 << 20
 INFER = "/v2/models/tiny/infer"
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
 OPTIONS = [("grpc.max_send_message_length", -1)]
 IMAGES = random_images(2, seed=6)
 # Of one answer while this machine runs other tests, too; before the limits it was 5 to 40 s.
 HELD_S = 0.5
 GROWTH_BYTES = 50 * MIB
+RECEIVE_S = 3.0
+BUDGET_MIB = 128
+# Messages of the largest size that the budget has room for.
+FITTING = 4
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +56,8 @@ def server(
             tiny_repository,
             tmp_path_factory.mktemp("hostile"),
             grpc_port=free_port(),
-            max_inflight_mib=128,
+            max_inflight_mib=BUDGET_MIB,
+            receive_timeout_s=RECEIVE_S,
             decode_threads=2,
         ) as running:
             yield running
@@ -70,6 +80,24 @@ def is_answered(channel: Any) -> None:
     response = stub.ModelInfer(infer_request())
     got = np.frombuffer(response.raw_output_contents[0], np.float32).reshape(2, -1)
     np.testing.assert_array_equal(got, tiny_logits(IMAGES))
+
+
+def until(count: Callable[[], int], wanted: int) -> int:
+    """Count until there are as many, or the time for a message to arrive is long over."""
+    deadline = time.monotonic() + 2 * RECEIVE_S
+    while (counted := count()) < wanted and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return counted
+
+
+def shrinks(server: RunningServer, to_bytes: int) -> None:
+    """Assert that the server's memory comes down to this soon."""
+    deadline = time.monotonic() + 10
+    while (now := worker_bytes(server)) > to_bytes:
+        assert time.monotonic() < deadline, (
+            f"{(now - to_bytes) // MIB} MiB more than {to_bytes // MIB}"
+        )
+        time.sleep(0.1)
 
 
 def held_s(server: RunningServer, work: Callable[[], object], rounds: int = 3) -> float:
@@ -268,3 +296,48 @@ def test_a_stream_that_is_idle_may_be_pinged_each_second(server: RunningServer) 
         time.sleep(6)
         asks.set()
         assert not next(stream).error_message
+
+
+def test_messages_that_never_end_are_ended(server: RunningServer, channel: Any) -> None:
+    """As many as the budget has room for may go on; every method answers meanwhile."""
+    paths, calls = (METHOD, CHECK, WATCH), 10
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(Unfinished(server.grpc_address, path, calls)) for path in paths
+        ]
+        time.sleep(0.2)  # the heads arrive
+        is_answered(channel)
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stream = stub.ModelStreamInfer(iter([infer_request()] * 3))
+        assert [response.error_message for response in stream] == [""] * 3
+        asked = pb.ModelMetadataRequest(name="tiny")
+        assert stub.ModelMetadata(asked, timeout=5).name == "tiny"
+        assert channel.unary_unary(CHECK)(b"", timeout=5) == b"\x08\x01"
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(METHOD)(b"\xff\xff", timeout=5)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        watched = channel.unary_stream(WATCH)(b"", timeout=5)
+        assert next(watched) == b"\x08\x01"
+        watched.cancel()
+        ended = until(
+            lambda: sum(client.count(b"FOVEAL_RECEIVE_TIMEOUT_S") for client in clients),
+            len(paths) * calls - FITTING,
+        )
+    assert ended >= len(paths) * calls - FITTING
+
+
+@pytest.mark.parametrize("path", [METHOD, STREAM])
+def test_messages_that_never_end_do_not_fill_the_memory(
+    server: RunningServer, channel: Any, path: str
+) -> None:
+    """450 MB of them, with a budget of 128 MiB."""
+    is_answered(channel)
+    before = worker_bytes(server)
+    with unfinished(server.grpc_address, path, 150, WINDOW_BYTES - 5) as clients:
+        ended = until(
+            lambda: sum(client.count(b"FOVEAL_MAX_INFLIGHT_MIB") for client in clients), 1
+        )
+        assert ended
+        shrinks(server, before + BUDGET_MIB * MIB + 2 * GROWTH_BYTES)
+        is_answered(channel)
+    shrinks(server, before + GROWTH_BYTES)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from models import plugins
 from models.artifact import Mode
-from models.image import ImageError, decode, decode_pixels
+from models.image import ENDINGS, ImageError, decode, decode_pixels
 from models.pixels import Decoding
 from tests.models.pictures import (
     GREY,
@@ -260,3 +260,9 @@ def test_libtiff_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
         with contextlib.suppress(ImageError):
             decode(broken, spec("L", 300, 300))
     assert capfd.readouterr() == ("", "")
+
+
+def test_every_format_has_an_ending() -> None:
+    for kind in ("jpeg", "png", *plugins._OPENERS):
+        assert kind.lower() in ENDINGS or kind == "TIFF", kind
+    assert {"jpg", "tif", "tiff", "ppm", "pgm", "pnm", "heif"} <= ENDINGS

@@ -1,5 +1,6 @@
 """Archives: which files are rows, and a damaged archive, of which every whole row is scored."""
 
+import io
 import tarfile
 import zipfile
 from pathlib import Path
@@ -66,6 +67,20 @@ def test_hidden_files_and_links_of_an_archive_are_no_rows(
     run([tmp_path / "a.tar"], model, tmp_path / "out.csv")
     ids = [row["id"] for row in read(tmp_path / "out.csv")]
     assert ids == [f"{tmp_path}/a.tar/a.png", f"{tmp_path}/a.tar/b/a.png"]
+
+
+@pytest.mark.parametrize(
+    "ending", ["gif", "tif", "TIFF", "ppm", "pgm", "pnm", "heic", "heif", "avif", "jfif", "webp"]
+)
+def test_a_sample_may_hold_an_image_of_any_format(tmp_path: Path, ending: str) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in (("1.cls", b"7"), (f"1.{ending}", b"image"), ("1.json", b"{}")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    (chunk,) = ArchiveSource(str(tmp_path / "a.tar")).chunks()
+    assert chunk.ids == [f"{tmp_path}/a.tar/1.{ending}"]
+    assert chunk.truths == [7]
 
 
 def test_a_sample_of_a_tar_is_one_row(model: LocalModel, tmp_path: Path) -> None:

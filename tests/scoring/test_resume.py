@@ -9,9 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
+import PIL
 import pytest
 
 from models.repository import ModelRepository
@@ -194,6 +197,25 @@ def test_another_job_is_not_taken_for_the_same(
         go_on(words, model, out)
     os.utime(tar, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert go_on(words, model, out, max_errors=100).resumed_rows > 0
+
+
+def test_a_job_of_other_decoders_is_not_resumed(
+    files: list[Path], model: LocalModel, tmp_path: Path
+) -> None:
+    """Also one that began before its decoders were noted."""
+    words, out = [str(as_tar(tmp_path / "a.tar", files))], tmp_path / "out.csv"
+    begin(words, model, out, Options(part_rows=1))
+    path = tmp_path / f".{out.name}.parts" / "job.json"
+    job = json.loads(path.read_bytes())
+    assert job["versions"] == {
+        "onnxruntime": onnxruntime.__version__,
+        "Pillow": PIL.__version__,
+        **{name: version(name) for name in ("simplejpeg", "pillow-heif")},
+    }
+    del job["versions"]["simplejpeg"]
+    path.write_text(json.dumps(job))
+    with pytest.raises(ScoreError, match=r"expected the same versions as .*simplejpeg.*; restore"):
+        go_on(words, model, out)
 
 
 def test_a_model_of_the_same_name_with_other_weights_is_noticed(

@@ -21,6 +21,7 @@ from service.protocols.v2.documents import (
     repository_index,
     server_metadata,
 )
+from service.protocols.v2.grpc_arrivals import Arrivals, call_task
 from service.protocols.v2.grpc_infer import GrpcInfer
 from service.protocols.v2.grpc_requests import Context, abort
 from service.protocols.v2.messages import write_config, write_document
@@ -67,7 +68,10 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
     Attributes:
         in_flight: Inferences that are not answered yet.
         is_draining: Whether new requests of open streams are refused.
+        arrivals: Knows of the streams whose next message has not arrived; set by their server.
     """
+
+    arrivals: Arrivals
 
     def __init__(
         self,
@@ -155,12 +159,14 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         return await self._infer(self._inference(), raw, context.time_remaining())
 
     async def ModelStreamInfer(
-        self, requests: AsyncIterator[bytes], _context: Context
+        self, requests: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[Any]:
         """Answer inferences in the order of their requests; several are in progress at once."""
         room = asyncio.Semaphore(STREAM_AHEAD)
         answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
         tasks: set[asyncio.Task[Any]] = set()
+        call = call_task()
+        requests = self.arrivals.messages(requests, call)
 
         async def read() -> None:
             try:
@@ -178,6 +184,8 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
                 yield await answer
                 tasks.discard(answer)
                 room.release()
+        except asyncio.CancelledError:
+            await self.arrivals.explain(call, context)
         finally:
             for task in (reader, *tasks):
                 task.cancel()

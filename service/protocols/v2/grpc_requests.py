@@ -4,12 +4,13 @@ gRPC's own deserializers answer what they cannot read with UNKNOWN and log a tra
 whatever was sent. Here every method gets the bytes first.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
 
 from service.errors import ServiceError
+from service.protocols.v2.grpc_arrivals import Arrivals
 from service.protocols.v2.messages import read_small
 
 CODES = {
@@ -31,11 +32,15 @@ class Registrar:
 
     Args:
         server: Gets the methods, with deserializers of ours.
+        arrivals: Knows of every call until its message is there.
         raw: Names of methods that read their bytes themselves.
     """
 
-    def __init__(self, server: grpc.aio.Server, raw: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, arrivals: Arrivals, raw: frozenset[str] = frozenset()
+    ) -> None:
         self._server = server
+        self._arrivals = arrivals
         self._raw = raw
 
     def add_generic_rpc_handlers(self, _handlers: Any) -> None:
@@ -43,12 +48,79 @@ class Registrar:
 
     def add_registered_method_handlers(self, service: str, methods: Mapping[str, Any]) -> None:
         """Register the methods of a service."""
-        checked = {
-            name: _without_deserializer(method, is_raw=name in self._raw)
-            for name, method in methods.items()
-        }
-        handler = grpc.method_handlers_generic_handler(service, checked)
-        self._server.add_generic_rpc_handlers((handler,))
+        paths = {f"/{service}/{name}": name for name in methods}
+        free = {path: self._free(name, methods[name]) for path, name in paths.items()}
+        bounded = {path: self._bounded(name, methods[name]) for path, name in paths.items()}
+        self._server.add_generic_rpc_handlers((_Methods(free, bounded, self._arrivals),))
+
+    def _free(self, name: str, method: Any) -> Any:
+        """Return a method for whose message gRPC waits."""
+        serializer = method.response_serializer
+        if method.request_streaming:
+            return self._bounded(name, method)
+        answer = self._reading(name, method)
+        if method.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(answer, None, serializer)
+        return grpc.unary_unary_rpc_method_handler(answer, None, serializer)
+
+    def _bounded(self, name: str, method: Any) -> Any:
+        """Return a method that waits for its message itself, so that it can stop; 40 us dearer."""
+        serializer = method.response_serializer
+        if method.request_streaming:
+            assert name in self._raw and method.response_streaming, "no other; this is a bug"
+            return grpc.stream_stream_rpc_method_handler(method.stream_stream, None, serializer)
+        answer, arrivals = self._reading(name, method), self._arrivals
+
+        async def respond(requests: AsyncIterator[bytes], context: Context) -> None:
+            response = await answer(await arrivals.message(requests, context), context)
+            if not method.response_streaming:
+                await context.write(response)
+
+        return grpc.stream_stream_rpc_method_handler(respond, None, serializer)
+
+    def _reading(self, name: str, method: Any) -> Any:
+        """Return a method of bytes that reads its request or refuses it."""
+        arrivals, parse = self._arrivals, method.request_deserializer
+        if name in self._raw:
+            infer = method.unary_unary
+
+            async def answer_raw(raw: bytes, context: Context) -> Any:
+                arrivals.end(len(raw))
+                return await infer(raw, context)
+
+            return answer_raw
+
+        # A method that answers with a stream writes it itself.
+        call = method.unary_stream if method.response_streaming else method.unary_unary
+
+        async def answer(raw: bytes, context: Context) -> Any:
+            arrivals.end(len(raw))
+            try:
+                request = read_small(raw, parse)
+            except ServiceError as error:
+                await abort(context, error)
+            else:
+                return await call(request, context)
+
+        return answer
+
+
+class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # untyped there
+    """The methods of a service by their paths; gRPC asks for one when a call's head is there."""
+
+    def __init__(
+        self, free: Mapping[str, Any], bounded: Mapping[str, Any], arrivals: Arrivals
+    ) -> None:
+        self._free = free
+        self._bounded = bounded
+        self._arrivals = arrivals
+
+    def service(self, handler_call_details: Any) -> Any:
+        """Return the method of a call, whose message is still to come; None: there is none."""
+        method = self._free.get(handler_call_details.method)
+        if method is None or method.request_streaming or self._arrivals.begin():
+            return method
+        return self._bounded[handler_call_details.method]
 
 
 async def abort(context: Context, error: ServiceError) -> None:
@@ -56,31 +128,3 @@ async def abort(context: Context, error: ServiceError) -> None:
     code = CODES.get(error.status, grpc.StatusCode.INTERNAL)
     extra = tuple((key.decode(), value.decode()) for key, value in error.headers)
     await context.abort(code, error.message, extra)
-
-
-def _without_deserializer(method: Any, *, is_raw: bool) -> Any:
-    serializer = method.response_serializer
-    if method.request_streaming:
-        assert is_raw and method.response_streaming, "there is no other; this is a bug"
-        return grpc.stream_stream_rpc_method_handler(method.stream_stream, None, serializer)
-    if method.response_streaming:
-        answer = _reading(method.unary_stream, method.request_deserializer)
-        return grpc.unary_stream_rpc_method_handler(answer, None, serializer)
-    answer = method.unary_unary
-    if not is_raw:
-        answer = _reading(answer, method.request_deserializer)
-    return grpc.unary_unary_rpc_method_handler(answer, None, serializer)
-
-
-def _reading(method: Callable[[Any, Context], Any], parse: Callable[[bytes], Any]) -> Any:
-    """Return a method of bytes that reads its request or refuses it."""
-
-    async def answer(raw: bytes, context: Context) -> Any:
-        try:
-            request = read_small(raw, parse)
-        except ServiceError as error:
-            await abort(context, error)
-        else:
-            return await method(request, context)
-
-    return answer

@@ -18,6 +18,7 @@ from service.access.keys import Keys
 from service.access.tls import Certificate
 from service.protocols.v2.grpc import RAW, V2Grpc
 from service.protocols.v2.grpc_access import KeyInterceptor, credentials
+from service.protocols.v2.grpc_arrivals import Arrivals
 from service.protocols.v2.grpc_requests import Registrar
 
 logger = logging.getLogger("foveal.grpc")
@@ -58,6 +59,7 @@ class GrpcLimits:
         port: Port to listen on.
         is_shared: Whether other workers listen on the port, too.
         max_message_bytes: Largest request, expanded.
+        receive_timeout_s: Time for a request to arrive.
         drain_timeout_s: On stop, time for accepted requests to be answered.
     """
 
@@ -65,6 +67,7 @@ class GrpcLimits:
     port: int
     is_shared: bool
     max_message_bytes: int
+    receive_timeout_s: float
     drain_timeout_s: float
 
     @property
@@ -79,6 +82,7 @@ class GrpcServer:
     Args:
         servicer: The methods of the service.
         limits: Address, and limits of a call.
+        trim: Returns freed memory to the system.
         keys: Keys of which a call needs one; None: it needs none.
         certificate: For TLS; None: no TLS.
 
@@ -90,6 +94,7 @@ class GrpcServer:
         self,
         servicer: V2Grpc,
         limits: GrpcLimits,
+        trim: Callable[[], None],
         keys: Keys | None = None,
         certificate: Certificate | None = None,
     ) -> None:
@@ -111,7 +116,15 @@ class GrpcServer:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
-        registrar = Registrar(self._server, RAW)
+        engine = servicer.engine
+        servicer.arrivals = Arrivals(
+            limits.receive_timeout_s,
+            limits.max_message_bytes,
+            engine.inflight,
+            engine.threads,
+            trim,
+        )
+        registrar = Registrar(self._server, servicer.arrivals, RAW)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, registrar)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
         self._stopping: asyncio.Task[None] | None = None
