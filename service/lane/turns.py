@@ -35,8 +35,9 @@ Find = Callable[[bytes], Handler | None]
 # ms, 3.5 with 0.1, 2.8 with 0.06, 1.6 with 0.03; the burst gets 14,000, 13,000, 12,000, 9,500 and
 # 7,000 requests/s.
 SHARE_S = 60e-6
-# Turns are taken until so long after two models ran side by side.
-_SHARED_S = 1.0
+# Turns are taken until so long after two models ran side by side: a model that is asked now and
+# then must not cost another its throughput all the time.
+SHARED_S = 0.25
 
 
 class Turns:
@@ -77,12 +78,12 @@ class Turns:
             return
         self._model = model
         previous, self._changed_at = self._changed_at, self._clock()
-        if self._changed_at < previous + _SHARED_S:
-            self._until = self._changed_at + _SHARED_S
+        if self._changed_at < previous + SHARED_S:
+            self._until = self._changed_at + SHARED_S
             if not self.are_on:
                 self.are_on = True
                 self._route(self._find_in_turn)
-                self._loop.call_later(_SHARED_S, self._end)
+                self._loop.call_later(SHARED_S, self._end)
 
     def _end(self) -> None:
         left_s = self._until - self._clock()

@@ -9,7 +9,7 @@ from service.access.keys import Keys, add_key
 from service.errors import InvalidInputError
 from service.lane.exchange import Exchange, Handler
 from service.lane.request import LaneExchange
-from service.lane.turns import SHARE_S, Turns
+from service.lane.turns import SHARE_S, SHARED_S, Turns
 from tests.service.pipeline.simulator import FakeLoop
 
 Answered = list[tuple[bytes, int]]
@@ -88,16 +88,16 @@ def test_a_burst_gets_its_share_of_a_turn_and_another_model_its_own() -> None:
     assert [number for path, number in desk.handled if path == b"/a"] == [*range(21)]
 
 
-def test_turns_end_a_second_after_the_last_model_but_one() -> None:
+def test_turns_end_soon_after_another_model_was_asked() -> None:
     desk = Desk()
     desk.share()
-    desk.loop.advance(0.9)
+    desk.loop.advance(SHARED_S * 0.9)
     desk.turns.observe("a")
-    desk.loop.advance(0.9)
+    desk.loop.advance(SHARED_S * 0.9)
     assert desk.turns.are_on
     for number in range(5):
         desk.ask(b"/a", number)
-    desk.loop.advance(0.2)
+    desk.loop.advance(SHARED_S * 0.2)
     assert not desk.turns.are_on
     assert desk.find(b"/a") is desk.routes[b"/a"]
     assert desk.count(b"/a") == 5, "what waited was handled"
