@@ -138,8 +138,8 @@ def _measure(server: RunningServer, crowds: dict[str, tuple[bytes, int]]) -> Non
     print("| beside | 32 x 32: p50, p99, ms | 320 x 240: p50, p99, ms | the crowd's answers/s |")
     print("|---|---|---|---|")
     alone = np.min(rounds["nobody"], axis=0)
-    for name, figures in rounds.items():
-        m = [*np.min(figures, axis=0)[:4], np.max(figures, axis=0)[4]]
+    for name, seen in rounds.items():
+        m = [*np.min(seen, axis=0)[:4], np.max(seen, axis=0)[4]]
         times = m[1] / alone[1], m[3] / alone[3]
         print(
             f"| {name} | {m[0]:.2f}, {m[1]:.2f} ({times[0]:.1f} x) | "
