@@ -23,7 +23,6 @@ from bentoml._internal.service.openapi.specification import PathItem
 from bentoml.validators import ContentType
 from starlette.types import ASGIApp
 
-from models.machine import available_cpus
 from models.repository import ModelRepository
 from service.access.access import open_access
 from service.access.metrics_port import MetricsPort, moved
@@ -34,9 +33,10 @@ from service.lane.exchange import Exchange, Handler
 from service.lane.lane import Lane, not_ready
 from service.lane.observers import AccessLog, Observer, Tracing
 from service.lane.server import install
+from service.lane.turns import Turns
 from service.metrics import Meters, count_key
 from service.pipeline.classifier import Classifier
-from service.pipeline.decode_queue import DecodeQueue, decode_threads
+from service.pipeline.decode_queue import open_queue
 from service.pipeline.job import Batch
 from service.pipeline.limits import BatchLimits
 from service.protocols.classify import ClassifyProtocol
@@ -177,8 +177,7 @@ class Foveal:
         memory.return_large_blocks()
         self.loop = asyncio.get_running_loop()
         self.meters = Meters(self.loop)
-        count = settings.decode_threads or available_cpus()
-        self.decoders = decode_threads(count)
+        self.decoders = open_queue(settings.decode_threads, self.loop, inflight)
         self.statistics = Statistics(self.meters)
         with stopping_at_once():
             self.control = self._load()
@@ -187,14 +186,14 @@ class Foveal:
         self.engine = Engine(
             lambda: self.control.catalog,
             self.loop,
-            self.decoders,
+            self.decoders.threads,
             self.meters,
             request_timeout_s=settings.request_timeout_s,
             max_request_rows=settings.max_request_rows,
             limits=BodyLimits(
                 settings.max_json_bytes, settings.max_values, settings.max_body_bytes
             ),
-            decode_queue=DecodeQueue(self.decoders, count, self.loop, inflight),
+            decode_queue=self.decoders,
         )
         self.engine.inflight = inflight
         self.predict = PredictProtocol(self.engine)
@@ -209,7 +208,7 @@ class Foveal:
         self.access_watch = self.loop.create_task(access.watch(count_key))
         self.metrics_port = self._serve_metrics()
         lane.observers = _observers()
-        lane.route(self._find)
+        self.turns = Turns(self._find, lane.route, self.loop)
         self.is_draining = False
         self.grpc = self._serve_grpc()
         lane.on_drain = self._drain
@@ -307,6 +306,7 @@ class Foveal:
         self.v2.forget()
 
     def _observe_batch(self, classifier: Classifier, batch: Batch) -> None:
+        self.turns.observe(classifier)
         self.meters.observe_batch(classifier, batch)
         self.statistics.observe_batch(classifier, batch)
         self.shadows.observe_batch(classifier, batch)
@@ -367,7 +367,7 @@ class Foveal:
             classifier.close()
         self.control.close()
         self.shadows.close()
-        self.decoders.shutdown(wait=False)
+        self.decoders.close()
         self.meters.flush()
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]

@@ -104,6 +104,10 @@ class BodyWork:
 class _Work(Generic[Result]):
     """One piece of work in the decode queue; see ``DecodeWork``."""
 
+    # Bodies take turns with the photographs of each model, as if they were one more.
+    model = BodyWork
+    is_quick = False
+
     def __init__(
         self,
         work: Callable[[], Result],

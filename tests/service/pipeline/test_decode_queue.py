@@ -8,10 +8,14 @@ from tests.service.pipeline.simulator import FakeExecutor, FakeLoop
 class Picture:
     """Work of as many steps as there are sizes."""
 
-    def __init__(self, *sizes: int, deadline: float = 1030.0) -> None:
+    def __init__(
+        self, *sizes: int, deadline: float = 1030.0, model: str = "a", is_quick: bool = False
+    ) -> None:
         self._sizes = list(sizes)
         self.deadline = deadline
         self.size = self._sizes.pop(0)
+        self.model = model
+        self.is_quick = is_quick
         self.is_over = False
         self.seen: list[str] = []
 
@@ -32,18 +36,20 @@ class Picture:
 class Desk:
     def __init__(self, limit: int = 100, threads: int = 2) -> None:
         self.loop = FakeLoop()
-        self.threads = FakeExecutor(threads)
+        self.threads, self.quick = FakeExecutor(threads), FakeExecutor(1)
         self.inflight = Inflight(limit)
         self.queue = DecodeQueue(
-            self.threads, threads, self.loop, self.inflight, clock=self.loop.clock
+            self.threads, threads, self.loop, self.inflight, self.loop.clock, self.quick
         )
 
     def finish(self) -> None:
         self.threads.finish()
         self.loop.settle()
 
-    def put(self, *sizes: int, deadline: float = 1030.0) -> Picture:
-        picture = Picture(*sizes, deadline=deadline)
+    def put(
+        self, *sizes: int, deadline: float = 1030.0, model: str = "a", is_quick: bool = False
+    ) -> Picture:
+        picture = Picture(*sizes, deadline=deadline, model=model, is_quick=is_quick)
         self.queue.put(picture)
         return picture
 
@@ -127,3 +133,54 @@ def test_without_a_budget_only_threads_bound_it() -> None:
     for _ in range(3):
         queue.put(Picture(1 << 40))
     assert threads.is_full
+
+
+def test_what_is_quick_waits_for_no_photograph() -> None:
+    desk = Desk()
+    photographs = [desk.put(50) for _ in range(8)]
+    quick = [desk.put(2, is_quick=True) for _ in range(3)]
+    for picture in quick:
+        desk.quick.finish()
+        desk.loop.settle()
+        assert picture.seen == ["run", "finish"]
+    assert [picture.seen for picture in photographs] == [[]] * 8
+    assert desk.inflight.used == 100, "what quick work held is given back"
+
+
+def test_quick_work_takes_every_thread_where_no_photograph_waits() -> None:
+    desk = Desk()
+    for _ in range(4):
+        desk.put(2, is_quick=True)
+    assert (desk.quick.is_full, desk.threads.is_full) == (True, True)
+    photograph = desk.put(2)
+    desk.finish()
+    desk.finish()
+    desk.finish()
+    assert photograph.seen == ["run", "finish"], "before the quick one that waits"
+
+
+def test_models_whose_photographs_wait_take_turns() -> None:
+    desk = Desk(threads=1)
+    crowd = [desk.put(5, model="asked-much") for _ in range(6)]
+    others = [desk.put(5, model="other"), desk.put(5, model="third"), desk.put(5, model="other")]
+    for _ in range(6):
+        desk.finish()
+    assert [picture.seen for picture in others] == [["run", "finish"]] * 3
+    assert [bool(picture.seen) for picture in crowd] == [True] * 3 + [False] * 3
+
+
+def test_deadlines_hold_in_every_part_of_the_queue() -> None:
+    desk = Desk(threads=1)
+    late = [desk.put(5, deadline=1001, model=model) for model in "aabb"]
+    late += [desk.put(5, deadline=1001, is_quick=True) for _ in range(3)]
+    left = [desk.put(5, model="b"), desk.put(5, is_quick=True)]
+    desk.loop.advance(1)
+    assert all(picture.seen == ["expire"] for picture in late)
+    assert [picture.seen for picture in left] == [[], []]
+    desk.quick.finish()
+    desk.finish()
+    assert (desk.quick.is_busy, desk.threads.is_busy) == (True, True)
+    desk.quick.finish()
+    desk.finish()
+    assert [picture.seen for picture in left] == [["run", "finish"]] * 2
+    assert (desk.inflight.used, desk.loop.timers) == (0, [])
