@@ -225,7 +225,8 @@ def fuzz(
         if tally.requests == min(WARM_UP, given.count // 2):
             tally.rss_before = server.rss_mib()
         if number % CHECK_EVERY == 0:
-            assert Http(server).document(documents()[0]) == "200", f"{kind} {number}"
+            answer = Http(server).document(documents()[0])
+            assert answer == "200", f"{kind} {number} {answer} {server.log[-3000:]}"
             if server.workers() != before or len(tally.failures) > 100:
                 tally.failures.append(f"{number}: given up, or a worker ended")
                 break
