@@ -318,7 +318,12 @@ class Foveal:
             logger.warning("V2 over gRPC is off: install foveal[grpc], or set FOVEAL_GRPC_PORT=0")
             return None
         servicer = V2Grpc(
-            self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
+            self.engine,
+            self.control,
+            self.statistics,
+            self._is_ready,
+            settings.max_body_bytes,
+            memory.Trimmer(self.loop),
         )
         limits = GrpcLimits(
             settings.grpc_host,

@@ -22,7 +22,7 @@ from service.protocols.v2.documents import (
     server_metadata,
 )
 from service.protocols.v2.grpc_infer import GrpcInfer
-from service.protocols.v2.grpc_requests import Context, abort
+from service.protocols.v2.grpc_requests import Context, end, refuse
 from service.protocols.v2.messages import write_config, write_document
 from service.rollout.model_control import ModelControl
 
@@ -32,6 +32,8 @@ logger = logging.getLogger("foveal.grpc")
 RAW = frozenset(("ModelInfer", "ModelStreamInfer"))
 # Most requests of one stream in progress; the next is read when one is answered.
 STREAM_AHEAD = 64
+# gRPC receives a message in pieces of some KiB, which C's heap keeps when they are freed.
+_LARGE_BYTES = 1 << 20
 
 Method = Callable[[Any, Any, Context], Awaitable[Any]]
 
@@ -44,12 +46,11 @@ def _answered(method: Method) -> Method:
         try:
             return await method(self, request, context)
         except ServiceError as error:
-            await abort(context, error)
-        except grpc.aio.AbortError:
-            raise
+            refuse(context, error)
         except Exception:
             logger.exception("%s failed; this is a bug", method.__name__)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the server's log")
+            end(context, grpc.StatusCode.INTERNAL, "internal error; see the server's log")
+        return None
 
     return answer
 
@@ -63,6 +64,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         statistics: Counts of all protocols.
         is_ready: Returns whether the service accepts requests.
         max_message_bytes: Largest message once it is expanded.
+        trim: Called when the memory of a large message is free again.
 
     Attributes:
         in_flight: Inferences that are not answered yet.
@@ -76,8 +78,10 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         statistics: Statistics,
         is_ready: Callable[[], bool],
         max_message_bytes: int,
+        trim: Callable[[], None],
     ) -> None:
         self.engine = engine
+        self._trim = trim
         self.max_message_bytes = max_message_bytes
         self.control = control
         self.statistics = statistics
@@ -210,11 +214,12 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
             return await inference.answer(raw, time_remaining_s)
         finally:
             self.in_flight -= 1
+            if len(raw) >= _LARGE_BYTES:
+                self._trim()
 
     async def _left_out(self, _request: Any, context: Context) -> Any:
-        await context.abort(
-            grpc.StatusCode.UNIMPLEMENTED, "left out: shared memory, trace and log settings"
-        )
+        message = "left out: shared memory, trace and log settings"
+        end(context, grpc.StatusCode.UNIMPLEMENTED, message)
 
     SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _left_out
     CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _left_out

@@ -4,7 +4,7 @@ gRPC's own deserializers answer what they cannot read with UNKNOWN and log a tra
 whatever was sent. Here every method gets the bytes first.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -23,6 +23,7 @@ CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
+Header = tuple[bytes, bytes]
 Context = Any  # grpc.aio.ServicerContext; grpcio has no types here
 
 
@@ -51,11 +52,23 @@ class Registrar:
         self._server.add_generic_rpc_handlers((handler,))
 
 
-async def abort(context: Context, error: ServiceError) -> None:
-    """End a call with the status of an error; clients get no more than its message."""
+def refuse(context: Context, error: ServiceError) -> None:
+    """Let a call end with the status of an error; clients get no more than its message."""
     code = CODES.get(error.status, grpc.StatusCode.INTERNAL)
-    extra = tuple((key.decode(), value.decode()) for key, value in error.headers)
-    await context.abort(code, error.message, extra)
+    end(context, code, error.message, error.headers)
+
+
+def end(
+    context: Context, code: grpc.StatusCode, message: str, headers: Iterable[Header] = ()
+) -> None:
+    """Let a call end with a status when its method returns, whatever it returns.
+
+    ``context.abort`` raises an error that the call keeps: a reference cycle, in which the frames it
+    passed through keep the request until the next collection.
+    """
+    context.set_code(code)
+    context.set_details(message)
+    context.set_trailing_metadata(tuple((key.decode(), value.decode()) for key, value in headers))
 
 
 def _without_deserializer(method: Any, *, is_raw: bool) -> Any:
@@ -79,8 +92,8 @@ def _reading(method: Callable[[Any, Context], Any], parse: Callable[[bytes], Any
         try:
             request = read_small(raw, parse)
         except ServiceError as error:
-            await abort(context, error)
-        else:
-            return await method(request, context)
+            refuse(context, error)
+            return None
+        return await method(request, context)
 
     return answer
