@@ -9,7 +9,6 @@ connection each, gRPC's are calls at once on one channel.
 """
 
 import argparse
-import base64
 import contextlib
 import random
 import re
@@ -19,20 +18,24 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
-import numpy as np
-import orjson
-from tritonclient.grpc import service_pb2 as pb
 
-from tests.hostile.corpus import good
 from tests.hostile.fuzz_report import Tally, report, row
 from tests.hostile.mutate import mutate, mutate_json
-from tests.server import RunningServer, free_port, post, running_server
+from tests.hostile.requests import (
+    binaries,
+    binary,
+    document,
+    documents,
+    form,
+    forms,
+    heads,
+    messages,
+)
+from tests.server import RunningServer, free_port, running_server
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = "fashion-fcnn"
 DEADLINE_S = 30.0
 WARM_UP = 5000  # requests before memory is read for the first time
 CHECK_EVERY = 10_000
@@ -50,103 +53,6 @@ ANSWERED = re.compile(r"closed|\d{3}(,\d{3})*|[A-Z_]+")
 
 Answers = Iterator[tuple[str, float]]
 """For each request of a window, in order: what was answered, and after how many seconds."""
-
-
-def picture() -> bytes:
-    """Return an image that every model takes."""
-    return good()["png-grey"]
-
-
-def heads() -> list[bytes]:
-    """Return whole requests whose heads are mutated."""
-    image = picture()
-    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(image), image)
-    start = b"POST /predict HTTP/1.1\r\nHost: here\r\n"
-    return [
-        post("/predict?top=2", image, "Content-Type: image/png", "Accept: */*"),
-        post(f"/models/{MODEL}/predict", image, "X-Request-Id: 7", "X-Request-Timeout-Ms: 900"),
-        start + b"Transfer-Encoding: chunked\r\n\r\n" + chunked,
-        start + b"Upgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: 3\r\n\r\nabc",
-        post("/predict", image, "Expect: 100-continue", "Content-Encoding: gzip"),
-        b"GET /schema.json HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n",
-        b"GET /v2/models/fashion-fcnn HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-        b"HEAD /readyz HTTP/1.1\r\nHost: here\r\n\r\nGET /livez HTTP/1.1\r\nHost: here\r\n\r\n",
-        b"OPTIONS * HTTP/1.1\r\nHost: here\r\nOrigin: http://there\r\n\r\n",
-        b"PUT http://here/models/fashion-fcnn/traffic HTTP/1.1\r\nHost: here\r\n"
-        b"Authorization: Bearer x\r\nContent-Length: 2\r\n\r\n{}",
-    ]
-
-
-BOUNDARY = b"----edge"
-
-
-def forms() -> list[bytes]:
-    """Return bodies of forms with the boundary ``BOUNDARY``."""
-    image = picture()
-    part = b'--%s\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n%s\r\n'
-    file = part % (BOUNDARY, image)
-    text = b'--%s\r\nContent-Disposition: form-data; name="top"\r\n\r\n3\r\n' % BOUNDARY
-    end = b"--%s--\r\n" % BOUNDARY
-    return [file + end, file + file + end, text + file + end, file + text + text + end]
-
-
-def documents() -> list[bytes]:
-    """Return bodies of V2's JSON."""
-    rows = np.zeros((2, 28, 28, 1), np.uint8)
-    tensor = {"name": "images", "datatype": "UINT8", "shape": [2, 28, 28, 1]}
-    texts = [base64.b64encode(picture()).decode()] * 2
-    encoded = {"name": "images", "datatype": "BYTES", "shape": [2], "data": texts}
-    outputs = [{"name": "logits", "parameters": {"classification": 2}}]
-    return [
-        orjson.dumps({"inputs": [{**tensor, "data": rows.ravel().tolist()}]}),
-        orjson.dumps({"inputs": [{**tensor, "data": rows.tolist()}], "outputs": outputs}),
-        orjson.dumps({"id": "7", "inputs": [encoded], "parameters": {"priority": 1}}),
-    ]
-
-
-def binaries() -> list[bytes]:
-    """Return bodies of V2's binary extension: the header's length, four digits, then both."""
-    rows = bytes(28 * 28)
-    image = picture()
-    raw: dict[str, Any] = {"name": "images", "datatype": "UINT8", "shape": [1, 28, 28, 1]}
-    element = len(image).to_bytes(4, "little") + image
-    encoded: dict[str, Any] = {"name": "images", "datatype": "BYTES", "shape": [1]}
-    bodies = []
-    for tensor, behind in ((raw, rows), (encoded, element)):
-        tensor["parameters"] = {"binary_data_size": len(behind)}
-        text = orjson.dumps({"inputs": [tensor]})
-        bodies.append(b"%04d" % len(text) + text + behind)
-    return bodies
-
-
-def messages() -> list[bytes]:
-    """Return serialized gRPC requests to infer."""
-    raw = pb.ModelInferRequest(model_name=MODEL, raw_input_contents=[bytes(28 * 28)])
-    raw.inputs.add(name="images", datatype="UINT8", shape=[1, 28, 28, 1])
-    typed = pb.ModelInferRequest(model_name=MODEL, id="7")
-    tensor = typed.inputs.add(name="images", datatype="BYTES", shape=[1])
-    tensor.contents.bytes_contents.append(picture())
-    typed.outputs.add(name="logits").parameters["classification"].int64_param = 2
-    return [raw.SerializeToString(), typed.SerializeToString()]
-
-
-def _form(body: bytes) -> bytes:
-    """Return a form as a request to /predict."""
-    return post(
-        "/predict", body, f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}"
-    )
-
-
-def _document(body: bytes) -> bytes:
-    """Return JSON as a request to V2."""
-    return post(f"/v2/models/{MODEL}/infer", body)
-
-
-def _binary(body: bytes) -> bytes:
-    """Return V2's binary extension as a request."""
-    length = body[:4].decode("ascii", "replace") if body[:4].isdigit() else str(len(body) // 2)
-    header = f"Inference-Header-Content-Length: {length}"
-    return post(f"/v2/models/{MODEL}/infer", body[4:], header)
 
 
 class Pipeline:
@@ -189,7 +95,7 @@ class Pipeline:
                 return problem
         self._unread = self._unread[end:]
         if b"\r\nconnection: close\r\n" in found[0]:
-            self._close()
+            self.close()
         return found[1].decode()
 
     def _read(self) -> str | None:
@@ -204,13 +110,14 @@ class Pipeline:
         self._unread += received
         if received:
             return None
-        self._close()
+        self.close()
         return problem
 
-    def _close(self) -> None:
-        assert self._stream is not None
-        self._stream.close()
-        self._stream = None
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
 
 class Connections:
@@ -252,8 +159,8 @@ class Calls:
     """Sends serialized messages, whatever they hold, as calls of ModelInfer."""
 
     def __init__(self, server: RunningServer) -> None:
-        channel = grpc.insecure_channel(server.grpc_address)
-        self._infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        self._channel = grpc.insecure_channel(server.grpc_address)
+        self._infer = self._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
 
     def ask(self, requests: list[bytes]) -> Answers:
         """Call with some messages at once."""
@@ -262,6 +169,10 @@ class Calls:
         for call in calls:
             name: str = call.code().name  # waits
             yield name, time.monotonic() - started
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
 
 
 def is_failure(answer: str) -> bool:
@@ -291,12 +202,13 @@ class Kind:
         self.ask = ask
         self.request = request
 
-    def mutant(self, chance: random.Random, name: str) -> bytes:
-        """Return one request."""
-        seed, other = chance.choice(self.seeds), chance.choice(self.seeds)
-        if name == "json" and chance.random() < 0.5:
-            return self.request(mutate_json(chance, seed))
-        return self.request(mutate(chance, seed, other))
+
+def mutant(chance: random.Random, name: str, seeds: list[bytes]) -> bytes:
+    """Return one mutant of a kind's seeds; half of JSON stays JSON."""
+    seed, other = chance.choice(seeds), chance.choice(seeds)
+    if name == "json" and chance.random() < 0.5:
+        return mutate_json(chance, seed)
+    return mutate(chance, seed, other)
 
 
 def fuzz(name: str, kind: Kind, server: RunningServer, count: int, seed: int) -> Tally:
@@ -307,7 +219,7 @@ def fuzz(name: str, kind: Kind, server: RunningServer, count: int, seed: int) ->
     for start in range(0, count, WINDOW):
         numbers = range(start, min(start + WINDOW, count))
         chances = [random.Random(f"{seed}/{name}/{number}") for number in numbers]
-        window = [kind.mutant(chance, name) for chance in chances]
+        window = [kind.request(mutant(chance, name, kind.seeds)) for chance in chances]
         for number, (answer, spent_s) in zip(numbers, kind.ask(window), strict=True):
             tally.count += 1
             tally.answers[answer] += 1
@@ -320,7 +232,7 @@ def fuzz(name: str, kind: Kind, server: RunningServer, count: int, seed: int) ->
             tally.rss_before = server.rss_mib()
         if tally.count - last >= CHECK_EVERY or tally.count == count:
             last = tally.count
-            answers = [answer for answer, _ in check.ask([_document(documents()[0])])]
+            answers = [answer for answer, _ in check.ask([document(documents()[0])])]
             if answers != ["200"] or server.workers() != workers:
                 tally.failures.append(f"{last}: a good request: {answers}, or a worker ended")
             if tally.has_failed_often:
@@ -349,9 +261,9 @@ def main() -> None:
         pipeline = Pipeline(server)
         kinds = {
             "head": Kind(heads(), Connections(server).ask),
-            "form": Kind(forms(), pipeline.ask, _form),
-            "json": Kind(documents(), pipeline.ask, _document),
-            "binary": Kind(binaries(), pipeline.ask, _binary),
+            "form": Kind(forms(), pipeline.ask, form),
+            "json": Kind(documents(), pipeline.ask, document),
+            "binary": Kind(binaries(), pipeline.ask, binary),
             "grpc": Kind(messages(), Calls(server).ask),
         }
         for name in given.kinds.split(","):
