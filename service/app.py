@@ -318,13 +318,9 @@ class Foveal:
             logger.warning("V2 over gRPC is off: install foveal[grpc], or set FOVEAL_GRPC_PORT=0")
             return None
         servicer = V2Grpc(
-            self.engine,
-            self.control,
-            self.statistics,
-            self._is_ready,
-            settings.max_body_bytes,
-            memory.Trimmer(self.loop),
+            self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
         )
+        servicer.trim = memory.Trimmer(self.loop)
         limits = GrpcLimits(
             settings.grpc_host,
             settings.grpc_port,

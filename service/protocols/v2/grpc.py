@@ -64,9 +64,9 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         statistics: Counts of all protocols.
         is_ready: Returns whether the service accepts requests.
         max_message_bytes: Largest message once it is expanded.
-        trim: Called when the memory of a large message is free again.
 
     Attributes:
+        trim: Called when the memory of a large message is free again.
         in_flight: Inferences that are not answered yet.
         is_draining: Whether new requests of open streams are refused.
     """
@@ -78,10 +78,9 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         statistics: Statistics,
         is_ready: Callable[[], bool],
         max_message_bytes: int,
-        trim: Callable[[], None],
     ) -> None:
         self.engine = engine
-        self._trim = trim
+        self.trim: Callable[[], None] = lambda: None
         self.max_message_bytes = max_message_bytes
         self.control = control
         self.statistics = statistics
@@ -215,7 +214,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         finally:
             self.in_flight -= 1
             if len(raw) >= _LARGE_BYTES:
-                self._trim()
+                self.trim()
 
     async def _left_out(self, _request: Any, context: Context) -> Any:
         message = "left out: shared memory, trace and log settings"
