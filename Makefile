@@ -89,15 +89,16 @@ train-table: $(VENV)/.all  ## train every network on every dataset (hours) into 
 	$(BIN)/python -m training.report.table --data-dir cifar10=$(CIFAR10) --into training/README.md
 
 FUZZ ?= 1000000
-fuzz: $(VENV)/.all   ## send FUZZ mutated images of each format, and FUZZ requests of each kind (an hour)
+fuzz: $(VENV)/.all   ## write tests/hostile/fuzz.md: FUZZ mutated images a format, and requests a kind (an hour)
 	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --dest .fuzz pillow imageio
 	for archive in .fuzz/*.tar.gz; do tar -xzf $$archive -C .fuzz; done
-	$(BIN)/python -m tests.hostile.fuzz_images --count $(FUZZ) --seeds .fuzz --json .fuzz/images.json
-	$(BIN)/python -m tests.hostile.fuzz_requests --count $(FUZZ) --json .fuzz/requests.json
+	-$(BIN)/python -m tests.hostile.fuzz_images --count $(FUZZ) --seeds .fuzz --json .fuzz/images.json
+	-$(BIN)/python -m tests.hostile.fuzz_requests --count $(FUZZ) --json .fuzz/requests.json
+	$(BIN)/python -m tests.hostile.fuzz_report .fuzz/images.json .fuzz/requests.json --into tests/hostile/fuzz.md
 
 MINUTES ?= 30
 soak: $(VENV)/.all   ## load two workers with good, bad and leaving clients for MINUTES (30)
-	$(BIN)/python -m tests.hostile.soak --minutes $(MINUTES) --out loadtest/bench/results
+	$(BIN)/python -m tests.hostile.soak --minutes $(MINUTES) --out tests/hostile
 
 # In an environment of its own: neither tool is a part of the service.
 audit:               ## write sbom.json of the image's packages, and look for known vulnerabilities

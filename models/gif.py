@@ -10,6 +10,7 @@ from models.image_errors import ImageTooLargeError, incomplete
 MAX_BLOCKS = 1 << 16
 
 _EXTENSION, _PICTURE, _GRAPHIC_CONTROL = 0x21, 0x2C, 0xF9
+_TRANSPARENCY = 1  # the flag of a graphic control that says a colour is transparent
 
 
 def first_picture(encoded: bytes) -> bytes:
@@ -35,9 +36,20 @@ def first_picture(encoded: bytes) -> bytes:
             position += 1
             blocks += 1
             if encoded[begin + 1] == _GRAPHIC_CONTROL:
-                control = encoded[begin:position]
+                control = _kept(encoded[begin:position])
         if encoded[position] == _PICTURE:
             return b"".join((encoded[:start], control, encoded[position:]))
     except IndexError:
         pass
     raise incomplete("GIF", encoded)
+
+
+def _kept(control: bytes) -> bytes:
+    """Return a graphic control without its disposal method: what to do before the next picture.
+
+    Pillow fills the picture's whole area as it opens the file, whose size nobody has checked yet:
+    44 bytes take it gigabytes.
+    """
+    if not control[2]:
+        return b""
+    return control[:3] + bytes([control[3] & _TRANSPARENCY]) + control[4:]

@@ -320,6 +320,7 @@ class Foveal:
         servicer = V2Grpc(
             self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
         )
+        servicer.trim = memory.Trimmer(self.loop)
         limits = GrpcLimits(
             settings.grpc_host,
             settings.grpc_port,
@@ -328,7 +329,7 @@ class Foveal:
             settings.receive_timeout_s,
             settings.drain_timeout_s,
         )
-        return GrpcServer(servicer, limits, memory.trim, access.keys, access.certificate)
+        return GrpcServer(servicer, limits, access.keys, access.certificate)
 
     def _drain(self) -> None:
         self.is_draining = True

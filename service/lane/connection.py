@@ -36,7 +36,7 @@ class LaneProtocol(Intake):
     def __init__(self, lane: Lane, *arguments: Any, **options: Any) -> None:
         super().__init__(lane, *arguments, **options)
         self._is_answering = False  # whether a request has its turn and no answer yet
-        self._started: LaneExchange | None = None  # whose turn it is, if it is the lane's
+        self._started: Any = None  # whose turn it is: a LaneExchange, or uvicorn's cycle
         self._give = self._write
         self._date_headers: list[Header] | None = None
         self._date_lines = b""
@@ -64,8 +64,13 @@ class LaneProtocol(Intake):
         self.lane.bodies.leave(self)
         waiting = [cycle for cycle, _ in self.pipeline]
         for cycle in (self._started, self.cycle, *waiting):
-            if isinstance(cycle, LaneExchange) and not cycle.response_complete:
+            if cycle is None or cycle.response_complete:
+                continue
+            if isinstance(cycle, LaneExchange):
                 cycle.disconnect()
+            else:  # uvicorn tells only the request that arrived last
+                cycle.disconnected = True
+                cycle.message_event.set()
         self.pipeline.clear()
         super().connection_lost(exc)
         self._unread = b""
@@ -241,13 +246,12 @@ class LaneProtocol(Intake):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """Start the next request of the pipeline, a lane's or an application's."""
         self._is_answering = True
+        self._started = cycle
         if isinstance(cycle, LaneExchange):
             cycle.is_started = True
-            self._started = cycle
             self._continue(cycle)
             cycle.advance(time.monotonic())
         else:
-            self._started = None
             super()._start_asgi_task(cycle, app)
 
     def _continue(self, exchange: LaneExchange) -> None:

@@ -1,7 +1,9 @@
 """The C allocator's policy: large blocks go back to the system as soon as they are freed."""
 
+import asyncio
 import ctypes
 import sys
+import threading
 
 # glibc's own threshold grows with what is freed, up to 32 MiB: bodies and pictures then share the
 # heap with small objects, which keep its pages. Measured after bodies of 1 to 32 MiB on 30
@@ -26,6 +28,32 @@ def trim() -> None:
     malloc_trim = _glibc("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+class Trimmer:
+    """Trims a while after it was asked to: once for all that asked meanwhile, on a thread.
+
+    It takes tens of milliseconds where much is to be returned.
+
+    Args:
+        loop: Event loop.
+        delay_s: From the first call until it trims, seconds.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, delay_s: float = 0.5) -> None:
+        self._loop = loop
+        self._delay_s = delay_s
+        self._is_due = False
+
+    def __call__(self) -> None:
+        """Ask for it, on the loop."""
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_later(self._delay_s, self._start)
+
+    def _start(self) -> None:
+        self._is_due = False
+        threading.Thread(target=trim, name="trim", daemon=True).start()
 
 
 def _glibc(name: str) -> "ctypes._NamedFuncPointer | None":

@@ -166,6 +166,25 @@ def test_a_message_of_millions_of_fields_holds_up_nobody(
     is_answered(channel)
 
 
+def test_refused_messages_leave_nothing(server: RunningServer, channel: Any) -> None:
+    """Each stayed until the next collection of garbage, which a worker rarely has."""
+    raw = b"\x3a\x00" * (8 * MIB)
+    call = channel.unary_unary(METHOD)
+
+    def send() -> None:
+        with pytest.raises(grpc.RpcError):
+            call(raw, timeout=60)
+
+    send()
+    before = worker_bytes(server)
+    for _ in range(12):
+        send()
+    deadline = time.monotonic() + 10
+    while worker_bytes(server) - before > GROWTH_BYTES:
+        assert time.monotonic() < deadline, f"{before >> 20} -> {worker_bytes(server) >> 20} MiB"
+        time.sleep(0.2)
+
+
 def test_compressed_messages_at_once_are_counted(server: RunningServer, channel: Any) -> None:
     """Each is 33 KB and expands to 32 MiB: together 512 MiB."""
     raw = b"\x3a\x00" * (16 * MIB - 1)

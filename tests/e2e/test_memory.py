@@ -87,6 +87,7 @@ def test_a_photograph_a_connection(fresh: RunningServer, request_bytes: bytes, s
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(5400)
 def test_100_000_photographs_each_on_its_own_connection(fresh: RunningServer) -> None:
     request = post("/predict", PHOTOGRAPH)
     with nothing_left(fresh, request, 200):

@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 import numpy as np
 import onnx
-import psutil  # type: ignore[import-untyped]
 import pytest
 
 from models.image import encode_png
@@ -185,13 +184,8 @@ def wait_for_workers(server: RunningServer) -> None:
     wait_for(lambda: server.log.count(line) == WORKERS, server, line)
 
 
-def workers(server: RunningServer) -> list[psutil.Process]:
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    return [child for child in children if "_bentoml_impl.worker.service" in child.cmdline()]
-
-
 def memory_bytes(server: RunningServer) -> int:
-    return sum(worker.memory_info().rss for worker in workers(server))
+    return sum(worker.memory_info().rss for worker in server.workers())
 
 
 def test_twenty_swaps_under_load_fail_no_request(tmp_path: Path) -> None:
@@ -322,7 +316,7 @@ def test_what_breaks_or_goes_later_is_served_all_the_same(root: Path, tmp_path: 
 def test_a_signal_means_now(root: Path, tmp_path: Path) -> None:
     with running_server(root, tmp_path, reload_s=0) as server:
         publish(root)
-        (worker,) = workers(server)
+        (worker,) = server.workers()
         time.sleep(0.5)
         assert version_of(server) == 1
         os.kill(worker.pid, signal.SIGHUP)

@@ -1,28 +1,29 @@
 """Fuzz the decode stage: mutated images of each format, decoded as the service decodes them.
 
-Run ``make fuzz``, or ``python -m tests.hostile.fuzz_images --count 1000000``. Each format has a
-process of its own, which notes what it decodes next: a crash names its input, and the run goes on
-behind it. A failure is a crash, an error that is not the client's, an answer later than
-``DEADLINE_S``, or memory that grows.
+Run ``make fuzz``, or ``python -m tests.hostile.fuzz_images --count 1000000``. A process a core
+decodes them, and notes what it decodes next: a crash names its input, and the run goes on behind
+it. A failure is a crash, an error that is not the client's, an answer later than ``DEADLINE_S``,
+or memory that grows.
 """
 
 import argparse
 import asyncio
-import json
 import multiprocessing
 import os
 import random
 import sys
 import time
-from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from models.image import ImageError, read_size
+from models.machine import available_cpus
 from models.repository import ModelRepository
 from service.errors import ServiceError
 from service.pipeline.decode import DecodeStage
@@ -30,6 +31,7 @@ from service.pipeline.decode_queue import DecodeQueue
 from service.rollout.loading import LoadOptions, load
 from service.workers import memory
 from tests.hostile.corpus import good
+from tests.hostile.fuzz_report import Tally, report, row
 from tests.hostile.mutate import mutate
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -44,53 +46,60 @@ MAGIC = {
     b"MM\0*": "tiff",
     **{b"P%d" % kind: "ppm" for kind in range(1, 7)},
 }
+# Small files and pictures are mutated most: they reach the same code in a hundredth of the time.
 MAX_SEED_BYTES = 64 << 10
+SMALL_BYTES, SMALL_PIXELS = 8 << 10, 1 << 14
+LARGE_SHARE = 1 / 32
 DEADLINE_S = 30.0
-GROWTH_MIB = 50
 WARM_UP = 2000  # images before memory is read for the first time
+BATCH = 20_000  # images that a process is asked for at once
 
 
 @dataclass
-class Tally:
-    """What became of the images of one format; sizes are in MiB."""
+class Seeds:
+    """The images of one format that are mutated."""
 
-    kind: str
-    seeds: int
-    images: int = 0
-    decoded: int = 0
-    refused: int = 0
-    slowest_ms: float = 0.0
-    rss_before: float = 0.0
-    rss_after: float = 0.0
-    failures: list[str] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
+    small: list[bytes]
+    large: list[bytes]
 
-    @property
-    def grown(self) -> float:
-        """Return by how much memory grew after the warm-up."""
-        return self.rss_after - self.rss_before
+    def __len__(self) -> int:
+        return len(self.small) + len(self.large)
+
+    def choose(self, chance: random.Random) -> bytes:
+        """Return one of them, mostly a small one."""
+        is_large = self.large and chance.random() < LARGE_SHARE
+        return chance.choice(self.large if is_large else self.small)
 
 
-def seeds_of(folder: Path | None) -> dict[str, list[bytes]]:
-    """Return the images to mutate by format: our own, and small ones of a folder."""
-    found: dict[str, list[bytes]] = {kind: [] for kind in FORMATS}
+def seeds_of(folder: Path | None) -> dict[str, Seeds]:
+    """Return the images to mutate by format: our own, and those of up to 64 KiB in a folder."""
+    found = {kind: Seeds([], []) for kind in FORMATS}
     for name, data in good().items():
         kind = "ppm" if name in ("pgm", "pbm") else name.partition("-")[0]
-        found[kind].append(data)
+        found[kind].small.append(data)
     paths = sorted(folder.rglob("*")) if folder else []
     for path in paths:
         if path.is_file() and path.stat().st_size <= MAX_SEED_BYTES:
             data = path.read_bytes()
             for magic, kind in MAGIC.items():
                 if data.startswith(magic):
-                    found[kind].append(data)
+                    seeds = found[kind]
+                    (seeds.small if _is_small(data) else seeds.large).append(data)
     return found
 
 
-def image(seed: int, kind: str, number: int, seeds: list[bytes]) -> bytes:
+def _is_small(encoded: bytes) -> bool:
+    try:
+        width, height = read_size(encoded)
+    except ImageError:
+        width = height = 0
+    return len(encoded) <= SMALL_BYTES and width * height <= SMALL_PIXELS
+
+
+def image(seed: int, kind: str, number: int, seeds: Seeds) -> bytes:
     """Return one mutated image; the same arguments give the same bytes."""
     chance = random.Random(f"{seed}/{kind}/{number}")
-    return mutate(chance, chance.choice(seeds), chance.choice(seeds))
+    return mutate(chance, seeds.choose(chance), seeds.choose(chance))
 
 
 class _Desk:
@@ -112,99 +121,119 @@ class _Desk:
         def take(_rows: list[Any], errors: list[ServiceError | None]) -> None:
             taken.set_result(errors[0])
 
-        deadline = time.monotonic() + DEADLINE_S
-        self._stage.decode([encoded], deadline, take)
+        self._stage.decode([encoded], time.monotonic() + DEADLINE_S, take)
+        if taken.done():
+            return taken.result()
         return await asyncio.wait_for(taken, 2 * DEADLINE_S)
 
 
-async def _fuzz(tally: Tally, seeds: list[bytes], span: range, seed: int, now: Any) -> None:
+async def _decode(
+    desks: list[_Desk], tally: Tally, seeds: Seeds, span: range, seed: int, now: Any
+) -> None:
+    for number in span:
+        now.value = number
+        encoded = image(seed, tally.kind, number, seeds)
+        started = time.monotonic()
+        try:
+            error = await desks[number % len(desks)].error(encoded)
+        except ServiceError as refusal:
+            error = refusal
+        except Exception as bug:
+            tally.failures.append(f"{number}: {type(bug).__name__}: {bug}")
+            continue
+        spent_ms = (time.monotonic() - started) * 1e3
+        tally.slowest_ms = max(tally.slowest_ms, spent_ms)
+        tally.count += 1
+        tally.answers["decoded" if error is None else str(error.status)] += 1
+        if error is not None and error.status >= 500:
+            tally.failures.append(f"{number}: {error.status}: {error.message}")
+        if spent_ms > DEADLINE_S * 1e3:
+            tally.failures.append(f"{number}: answered after {spent_ms:.0f} ms")
+
+
+async def _work(pipe: Any, seeds: dict[str, Seeds], seed: int, now: Any) -> None:
+    """Decode one span after the other, as the parent asks."""
     memory.return_large_blocks()  # as a worker does
     process = psutil.Process()
+    done: dict[str, int] = {}
+    before: dict[str, float] = {}
     with ThreadPoolExecutor(1) as threads:
         desks = [_Desk(threads, name) for name in ("cifar10-cnn", "fashion-cnn")]
-        for number in span:
-            now.value = number
-            encoded = image(seed, tally.kind, number, seeds)
-            started = time.monotonic()
-            try:
-                error = await desks[number % 2].error(encoded)
-            except ServiceError as refusal:
-                error = refusal
-            except Exception as bug:
-                tally.failures.append(f"{number}: {type(bug).__name__}: {bug}")
-                continue
-            spent_ms = (time.monotonic() - started) * 1e3
-            tally.slowest_ms = max(tally.slowest_ms, spent_ms)
-            tally.images += 1
-            if error is None:
-                tally.decoded += 1
-            else:
-                tally.refused += 1
-                tally.reasons[type(error).__name__] += 1
-                if error.status >= 500:
-                    tally.failures.append(f"{number}: {error.status}: {error.message}")
-            if spent_ms > DEADLINE_S * 1e3:
-                tally.failures.append(f"{number}: answered after {spent_ms:.0f} ms")
-            if tally.images == min(WARM_UP, len(span) // 2):
-                tally.rss_before = process.memory_info().rss / 2**20
-        tally.rss_after = process.memory_info().rss / 2**20
+        while (order := pipe.recv()) is not None:
+            kind, span = order
+            tally = Tally(kind, len(seeds[kind]))
+            warm = max(0, min(WARM_UP - done.get(kind, 0), len(span) // 2))
+            await _decode(desks, tally, seeds[kind], span[:warm], seed, now)
+            before.setdefault(kind, process.memory_info().rss / 2**20)
+            await _decode(desks, tally, seeds[kind], span[warm:], seed, now)
+            done[kind] = done.get(kind, 0) + len(span)
+            tally.rss_before = before[kind]
+            tally.rss_after = process.memory_info().rss / 2**20
+            pipe.send(tally)
 
 
-def _child(tally: Tally, seeds: list[bytes], span: range, seed: int, now: Any, pipe: Any) -> None:
+def _child(pipe: Any, seeds: dict[str, Seeds], seed: int, now: Any) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what decoders print from C
-    asyncio.run(_fuzz(tally, seeds, span, seed, now))
-    pipe.send(tally)
+    asyncio.run(_work(pipe, seeds, seed, now))
 
 
-def fuzz(kind: str, seeds: list[bytes], count: int, seed: int) -> Tally:
-    """Decode ``count`` mutated images of one format; a crash is a failure and is passed over."""
-    context = multiprocessing.get_context("spawn")
-    total, start = Tally(kind, len(seeds)), 0
-    while start < count:
-        now: Synchronized[int] = context.Value("q", start)
-        receiver, sender = context.Pipe(duplex=False)
-        part = Tally(kind, len(seeds))
-        arguments = (part, seeds, range(start, count), seed, now, sender)
-        process = context.Process(target=_child, args=arguments)
-        process.start()
-        sender.close()
-        try:
-            part = receiver.recv()
-            start = count
-        except EOFError:
-            process.join()
-            part.images = now.value - start + 1
-            start = now.value + 1
-            part.failures.append(f"{now.value}: the process ended with {process.exitcode}")
-        process.join()
-        _add(total, part)
-    if total.grown > GROWTH_MIB:
-        total.failures.append(f"memory grew by {total.grown:.0f} MiB")
+class _Process:
+    """A process that decodes, and is replaced when it ends."""
+
+    def __init__(self, seeds: dict[str, Seeds], seed: int) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._seeds, self._seed = seeds, seed
+        self._now: Synchronized[int] = self._context.Value("q", 0)
+        self._start()
+
+    def _start(self) -> None:
+        self._pipe, theirs = self._context.Pipe()
+        arguments = (theirs, self._seeds, self._seed, self._now)
+        self._process = self._context.Process(target=_child, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def decode(self, kind: str, span: range) -> Iterator[Tally]:
+        """Decode a span; what crashes is a failure and is passed over."""
+        while span:
+            try:
+                self._now.value = span[0]
+                self._pipe.send((kind, span))
+                yield self._pipe.recv()
+                return
+            except (EOFError, ConnectionError):
+                self._process.join()
+                last = self._now.value
+                part = Tally(kind, len(self._seeds[kind]), count=last - span[0] + 1)
+                part.failures.append(f"{last}: the process ended with {self._process.exitcode}")
+                span = range(last + 1, span[-1] + 1)
+                self._start()
+                yield part
+
+    def stop(self) -> None:
+        """End it."""
+        self._pipe.send(None)
+        self._process.join()
+
+
+def fuzz(kind: str, processes: list[_Process], seeds: Seeds, count: int) -> Tally:
+    """Decode ``count`` mutated images of one format."""
+    total, started = Tally(kind, len(seeds)), time.monotonic()
+    size = min(BATCH, -(-count // len(processes)))
+    spans = iter([range(start, min(start + size, count)) for start in range(0, count, size)])
+
+    def work(process: _Process) -> None:
+        for span in spans:
+            for part in process.decode(kind, span):
+                total.add(part)
+            if total.has_failed_often:
+                return
+
+    with ThreadPoolExecutor(len(processes)) as threads:
+        list(threads.map(work, processes))
+    total.seconds = time.monotonic() - started
+    total.check_memory()
     return total
-
-
-def _add(total: Tally, part: Tally) -> None:
-    total.images += part.images
-    total.decoded += part.decoded
-    total.refused += part.refused
-    total.slowest_ms = max(total.slowest_ms, part.slowest_ms)
-    total.rss_before, total.rss_after = part.rss_before, part.rss_after
-    total.failures += part.failures
-    total.reasons.update(part.reasons)
-
-
-def table(tallies: list[Tally]) -> str:
-    """Return a Markdown table, a row for each format."""
-    rows = [
-        "| format | seeds | images | decoded | refused | slowest, ms | grew, MiB | failures |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    rows += [
-        f"| {tally.kind} | {tally.seeds} | {tally.images:,} | {tally.decoded:,} | "
-        f"{tally.refused:,} | {tally.slowest_ms:.0f} | {tally.grown:.1f} | {len(tally.failures)} |"
-        for tally in tallies
-    ]
-    return "\n".join(rows) + "\n"
 
 
 def main() -> None:
@@ -214,18 +243,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="first number of every image's seed")
     parser.add_argument("--seeds", type=Path, help="folder with further images to mutate")
     parser.add_argument("--formats", default=",".join(FORMATS), help="formats, with commas")
+    parser.add_argument("--jobs", type=int, default=available_cpus(), help="processes")
     parser.add_argument("--json", type=Path, help="file for all figures and failures")
     given = parser.parse_args()
     seeds = seeds_of(given.seeds)
+    processes = [_Process(seeds, given.seed) for _ in range(given.jobs)]
     tallies = []
     for kind in given.formats.split(","):
-        tally = fuzz(kind, seeds[kind], given.count, given.seed)
-        print("\n".join([*tally.failures[:20], table([tally]).splitlines()[2]]), flush=True)
+        tally = fuzz(kind, processes, seeds[kind], given.count)
+        print("\n".join([*tally.failures[:20], row(tally)]), flush=True)
         tallies.append(tally)
-    print(table(tallies))
-    if given.json:
-        given.json.write_text(json.dumps([asdict(tally) for tally in tallies], indent=1) + "\n")
-    sys.exit(any(tally.failures for tally in tallies))
+    for process in processes:
+        process.stop()
+    sys.exit(report("Images through the decode stage", tallies, given.json))
 
 
 if __name__ == "__main__":

@@ -3,252 +3,244 @@
 Run ``make fuzz``, or ``python -m tests.hostile.fuzz_requests --count 1000000``. It starts the
 service itself. A failure is a status that blames the server, an answer later than ``DEADLINE_S``,
 a connection that neither answers nor ends, a worker that ends, or memory that grows.
+
+Requests are sent in windows: bodies are pipelined on one connection, mutated heads have a
+connection each, gRPC's are calls at once on one channel.
 """
 
 import argparse
-import base64
-import json
+import contextlib
 import random
+import re
 import socket
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
-import numpy as np
-import orjson
-from tritonclient.grpc import service_pb2 as pb
 
-from tests.hostile.corpus import good
-from tests.hostile.mutate import mutate
-from tests.server import RunningServer, Wire, free_port, post, running_server
+from tests.hostile.fuzz_report import Tally, report, row
+from tests.hostile.mutate import mutate, mutate_json
+from tests.hostile.requests import (
+    binaries,
+    binary,
+    document,
+    documents,
+    form,
+    forms,
+    heads,
+    messages,
+)
+from tests.server import RunningServer, free_port, running_server
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = "fashion-fcnn"
 DEADLINE_S = 30.0
-GROWTH_MIB = 50
-WARM_UP = 2000
-CHECK_EVERY = 5000
+WARM_UP = 5000  # requests before memory is read for the first time
+CHECK_EVERY = 10_000
+WINDOW = 30  # requests on their way; a connection reads 32 ahead
 # 501 and 505 answer what a client asks of the protocol, RFC 9110, 15.6.2 and 15.6.6.
 CLIENT_ERRORS = {501, 505}
 SERVER_CODES = {"UNKNOWN", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "ABORTED", "CANCELLED"}
+_LINES = rb"(?:[^\r]+\r\n)*"
+ANSWER = re.compile(
+    rb"HTTP/1\.1 (\d{3}) [^\r]*\r\n" + _LINES + rb"content-length: (\d+)\r\n" + _LINES + rb"\r\n"
+)
+STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3}) [A-Z][A-Za-z -]+\r\n")
+# What may come back: statuses, "closed" without one, or a code of gRPC.
+ANSWERED = re.compile(r"closed|\d{3}(,\d{3})*|[A-Z_]+")
+
+Answers = Iterator[tuple[str, float]]
+"""For each request of a window, in order: what was answered, and after how many seconds."""
 
 
-@dataclass
-class Tally:
-    """What became of the requests of one kind; sizes are in MiB."""
-
-    kind: str
-    requests: int = 0
-    answers: Counter[str] = field(default_factory=Counter)
-    slowest_ms: float = 0.0
-    rss_before: float = 0.0
-    rss_after: float = 0.0
-    failures: list[str] = field(default_factory=list)
-
-
-def picture() -> bytes:
-    """Return an image that every model takes."""
-    return good()["png-grey"]
-
-
-def heads() -> list[bytes]:
-    """Return whole requests whose heads are mutated."""
-    image = picture()
-    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(image), image)
-    start = b"POST /predict HTTP/1.1\r\nHost: here\r\n"
-    return [
-        post("/predict?top=2", image, "Content-Type: image/png", "Accept: */*"),
-        post(f"/models/{MODEL}/predict", image, "X-Request-Id: 7", "X-Request-Timeout-Ms: 900"),
-        start + b"Transfer-Encoding: chunked\r\n\r\n" + chunked,
-        start + b"Upgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: 3\r\n\r\nabc",
-        post("/predict", image, "Expect: 100-continue", "Content-Encoding: gzip"),
-        b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n",
-        b"GET /v2/models/fashion-fcnn HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-        b"HEAD /readyz HTTP/1.1\r\nHost: here\r\n\r\nGET /livez HTTP/1.1\r\nHost: here\r\n\r\n",
-        b"OPTIONS * HTTP/1.1\r\nHost: here\r\nOrigin: http://there\r\n\r\n",
-        b"PUT http://here/models/fashion-fcnn/traffic HTTP/1.1\r\nHost: here\r\n"
-        b"Authorization: Bearer x\r\nContent-Length: 2\r\n\r\n{}",
-    ]
-
-
-BOUNDARY = b"----edge"
-
-
-def forms() -> list[bytes]:
-    """Return bodies of forms with the boundary ``BOUNDARY``."""
-    image = picture()
-    part = b'--%s\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n%s\r\n'
-    file = part % (BOUNDARY, image)
-    text = b'--%s\r\nContent-Disposition: form-data; name="top"\r\n\r\n3\r\n' % BOUNDARY
-    end = b"--%s--\r\n" % BOUNDARY
-    return [file + end, file + file + end, text + file + end, file + text + text + end]
-
-
-def documents() -> list[bytes]:
-    """Return bodies of V2's JSON."""
-    rows = np.zeros((2, 28, 28, 1), np.uint8)
-    tensor = {"name": "images", "datatype": "UINT8", "shape": [2, 28, 28, 1]}
-    texts = [base64.b64encode(picture()).decode()] * 2
-    encoded = {"name": "images", "datatype": "BYTES", "shape": [2], "data": texts}
-    outputs = [{"name": "logits", "parameters": {"classification": 2}}]
-    return [
-        orjson.dumps({"inputs": [{**tensor, "data": rows.ravel().tolist()}]}),
-        orjson.dumps({"inputs": [{**tensor, "data": rows.tolist()}], "outputs": outputs}),
-        orjson.dumps({"id": "7", "inputs": [encoded], "parameters": {"priority": 1}}),
-    ]
-
-
-def binaries() -> list[bytes]:
-    """Return bodies of V2's binary extension: the header's length, four digits, then both."""
-    rows = bytes(28 * 28)
-    image = picture()
-    raw: dict[str, Any] = {"name": "images", "datatype": "UINT8", "shape": [1, 28, 28, 1]}
-    element = len(image).to_bytes(4, "little") + image
-    encoded: dict[str, Any] = {"name": "images", "datatype": "BYTES", "shape": [1]}
-    bodies = []
-    for tensor, behind in ((raw, rows), (encoded, element)):
-        tensor["parameters"] = {"binary_data_size": len(behind)}
-        text = orjson.dumps({"inputs": [tensor]})
-        bodies.append(b"%04d" % len(text) + text + behind)
-    return bodies
-
-
-def messages() -> list[bytes]:
-    """Return serialized gRPC requests to infer."""
-    raw = pb.ModelInferRequest(model_name=MODEL, raw_input_contents=[bytes(28 * 28)])
-    raw.inputs.add(name="images", datatype="UINT8", shape=[1, 28, 28, 1])
-    typed = pb.ModelInferRequest(model_name=MODEL, id="7")
-    tensor = typed.inputs.add(name="images", datatype="BYTES", shape=[1])
-    tensor.contents.bytes_contents.append(picture())
-    typed.outputs.add(name="logits").parameters["classification"].int64_param = 2
-    return [raw.SerializeToString(), typed.SerializeToString()]
-
-
-class Http:
-    """Sends bodies over one connection, and what has a head of its own over one each."""
+class Pipeline:
+    """Sends whole requests ahead on one connection; a new one when the server closes it."""
 
     def __init__(self, server: RunningServer) -> None:
-        self._server = server
-        self._wire: Wire | None = None
+        self._address = ("127.0.0.1", server.port)
+        self._stream: socket.socket | None = None
+        self._unread = b""
 
-    def form(self, body: bytes) -> str:
-        """Post a form to /predict."""
-        kind = f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}"
-        return self._ask(post("/predict", body, kind))
+    def ask(self, requests: list[bytes]) -> Answers:
+        """Send some requests and read their answers."""
+        rest = requests
+        while rest:
+            if self._stream is None:
+                self._stream, self._unread = (
+                    socket.create_connection(self._address, DEADLINE_S),
+                    b"",
+                )
+            started = time.monotonic()
+            with contextlib.suppress(
+                ConnectionError
+            ):  # closed meanwhile: its answers are read below
+                self._stream.sendall(b"".join(rest))
+            position = 0
+            while self._stream is not None and position < len(rest):
+                answer = self._answer()
+                position += 1
+                yield answer, time.monotonic() - started
+            rest = rest[position:]
 
-    def document(self, body: bytes) -> str:
-        """Post JSON to V2."""
-        return self._ask(post(f"/v2/models/{MODEL}/infer", body))
+    def _answer(self) -> str:
+        assert self._stream is not None
+        while (found := ANSWER.match(self._unread)) is None:
+            if (problem := self._read()) is not None:
+                return problem
+        end = found.end() + int(found[2])
+        while len(self._unread) < end:
+            if (problem := self._read()) is not None:
+                return problem
+        self._unread = self._unread[end:]
+        if b"\r\nconnection: close\r\n" in found[0]:
+            self.close()
+        return found[1].decode()
 
-    def binary(self, body: bytes) -> str:
-        """Post V2's binary extension."""
-        length = body[:4].decode("ascii", "replace") if body[:4].isdigit() else str(len(body) // 2)
-        header = f"Inference-Header-Content-Length: {length}"
-        return self._ask(post(f"/v2/models/{MODEL}/infer", body[4:], header))
+    def _read(self) -> str | None:
+        """Read on; return what went wrong."""
+        assert self._stream is not None
+        try:
+            received = self._stream.recv(1 << 18)
+        except OSError as error:
+            received, problem = b"", repr(error)
+        else:
+            problem = f"no answer, but {self._unread[:80]!r}"
+        self._unread += received
+        if received:
+            return None
+        self.close()
+        return problem
 
-    def _ask(self, request: bytes) -> str:
-        if self._wire is None:
-            self._wire = Wire(self._server, timeout_s=DEADLINE_S)
-        answer = self._wire.send(request).answer()
-        if answer.headers.get("connection") == "close":
-            self._wire.close()
-            self._wire = None
-        return str(answer.status)
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
-    def head(self, request: bytes) -> str:
-        """Send bytes over a connection of their own; return the statuses of all answers."""
-        with socket.create_connection(("127.0.0.1", self._server.port), DEADLINE_S) as stream:
-            received = b""
+
+class Connections:
+    """Sends each request over a connection of its own: what its head says may be anything."""
+
+    def __init__(self, server: RunningServer) -> None:
+        self._address = ("127.0.0.1", server.port)
+
+    def ask(self, requests: list[bytes]) -> Answers:
+        """Send some requests at once, and end what is sent; return the statuses of all answers."""
+        streams = []
+        started = time.monotonic()
+        for request in requests:
+            stream = socket.create_connection(self._address, DEADLINE_S)
+            streams.append(stream)
             try:
                 stream.sendall(request)
                 stream.shutdown(socket.SHUT_WR)
-                while data := stream.recv(65536):
+            except OSError:  # refused and closed before it was sent
+                pass
+        for stream in streams:
+            yield self._statuses(stream), time.monotonic() - started
+
+    def _statuses(self, stream: socket.socket) -> str:
+        received = b""
+        with stream:
+            try:
+                while data := stream.recv(1 << 16):
                     received += data
             except ConnectionResetError:
                 pass
-        lines = [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]]
-        return ",".join(sorted({line.decode("latin-1") for line in lines})) or "closed"
+            except TimeoutError as error:
+                return repr(error)
+        statuses = {found.decode() for found in STATUS_LINE.findall(received)}
+        return ",".join(sorted(statuses)) or "closed"
 
 
-class Grpc:
-    """Sends serialized messages, whatever they hold."""
+class Calls:
+    """Sends serialized messages, whatever they hold, as calls of ModelInfer."""
 
     def __init__(self, server: RunningServer) -> None:
-        channel = grpc.insecure_channel(server.grpc_address)
-        self._infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        self._channel = grpc.insecure_channel(server.grpc_address)
+        self._infer = self._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
 
-    def message(self, body: bytes) -> str:
-        """Call ModelInfer with these bytes."""
-        try:
-            self._infer(body, timeout=DEADLINE_S)
-        except grpc.RpcError as error:
-            name: str = error.code().name  # type: ignore[attr-defined]  # grpc has no stubs
-            return name
-        return "OK"
+    def ask(self, requests: list[bytes]) -> Answers:
+        """Call with some messages at once."""
+        started = time.monotonic()
+        calls = [self._infer.future(request, timeout=DEADLINE_S) for request in requests]
+        for call in calls:
+            name: str = call.code().name  # waits
+            yield name, time.monotonic() - started
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
 
 
 def is_failure(answer: str) -> bool:
-    """Return whether an answer blames the server."""
-    if answer in SERVER_CODES:
+    """Return whether an answer blames the server, or is none."""
+    if answer in SERVER_CODES or ANSWERED.fullmatch(answer) is None:
         return True
     statuses = [int(word) for word in answer.split(",") if word.isdigit()]
     return any(status >= 500 and status not in CLIENT_ERRORS for status in statuses)
 
 
-def fuzz(
-    kind: str, seeds: list[bytes], ask: Callable[[bytes], str], server: RunningServer, given: Any
-) -> Tally:
-    """Send ``given.count`` mutated requests of one kind."""
-    tally = Tally(kind)
-    before = server.workers()
-    for number in range(given.count):
-        chance = random.Random(f"{given.seed}/{kind}/{number}")
-        body = mutate(chance, chance.choice(seeds), chance.choice(seeds))
-        started = time.monotonic()
-        try:
-            answer = ask(body)
-        except Exception as error:
-            answer = f"{type(error).__name__}: {error}"
-            tally.failures.append(f"{number}: {answer}")
-        spent_ms = (time.monotonic() - started) * 1e3
-        tally.requests += 1
-        tally.answers[answer] += 1
-        tally.slowest_ms = max(tally.slowest_ms, spent_ms)
-        if is_failure(answer):
-            tally.failures.append(f"{number}: {answer}")
-        if tally.requests == min(WARM_UP, given.count // 2):
+class Kind:
+    """One kind of requests.
+
+    Args:
+        seeds: What is mutated.
+        ask: Sends a window of requests.
+        request: Makes a request of a mutant.
+    """
+
+    def __init__(
+        self,
+        seeds: list[bytes],
+        ask: Callable[[list[bytes]], Answers],
+        request: Callable[[bytes], bytes] = bytes,
+    ) -> None:
+        self.seeds = seeds
+        self.ask = ask
+        self.request = request
+
+
+def mutant(chance: random.Random, name: str, seeds: list[bytes]) -> bytes:
+    """Return one mutant of a kind's seeds; half of JSON stays JSON."""
+    seed, other = chance.choice(seeds), chance.choice(seeds)
+    if name == "json" and chance.random() < 0.5:
+        return mutate_json(chance, seed)
+    return mutate(chance, seed, other)
+
+
+def fuzz(name: str, kind: Kind, server: RunningServer, count: int, seed: int) -> Tally:
+    """Send ``count`` mutated requests of one kind."""
+    tally, began = Tally(name, len(kind.seeds)), time.monotonic()
+    workers, check = server.workers(), Pipeline(server)
+    warm_up, last = min(WARM_UP, count // 2), 0
+    for start in range(0, count, WINDOW):
+        numbers = range(start, min(start + WINDOW, count))
+        chances = [random.Random(f"{seed}/{name}/{number}") for number in numbers]
+        window = [kind.request(mutant(chance, name, kind.seeds)) for chance in chances]
+        for number, (answer, spent_s) in zip(numbers, kind.ask(window), strict=True):
+            tally.count += 1
+            tally.answers[answer] += 1
+            tally.slowest_ms = max(tally.slowest_ms, spent_s * 1e3)
+            if is_failure(answer):
+                tally.failures.append(f"{number}: {answer}")
+            elif spent_s > DEADLINE_S:
+                tally.failures.append(f"{number}: {answer} after {spent_s:.0f} s")
+        if not tally.rss_before and tally.count >= warm_up:
             tally.rss_before = server.rss_mib()
-        if number % CHECK_EVERY == 0:
-            assert Http(server).document(documents()[0]) == "200", f"{kind} {number}"
-            if server.workers() != before or len(tally.failures) > 100:
-                tally.failures.append(f"{number}: given up, or a worker ended")
+        if tally.count - last >= CHECK_EVERY or tally.count == count:
+            last = tally.count
+            answers = [answer for answer, _ in check.ask([document(documents()[0])])]
+            if answers != ["200"] or server.workers() != workers:
+                tally.failures.append(f"{last}: a good request: {answers}, or a worker ended")
+            if tally.has_failed_often:
                 break
     tally.rss_after = server.rss_mib()
-    if tally.rss_after - tally.rss_before > GROWTH_MIB:
-        tally.failures.append("memory grew")
+    tally.seconds = time.monotonic() - began
+    tally.check_memory()
     return tally
-
-
-def table(tallies: list[Tally]) -> str:
-    """Return a Markdown table, a row for each kind."""
-    rows = [
-        "| kind | requests | answers | slowest, ms | grew, MiB | failures |",
-        "|---|---|---|---|---|---|",
-    ]
-    for tally in tallies:
-        answers = ", ".join(f"{name} {n:,}" for name, n in tally.answers.most_common(8))
-        grown = tally.rss_after - tally.rss_before
-        rows.append(
-            f"| {tally.kind} | {tally.requests:,} | {answers} | {tally.slowest_ms:.0f} | "
-            f"{grown:.1f} | {len(tally.failures)} |"
-        )
-    return "\n".join(rows) + "\n"
 
 
 def main() -> None:
@@ -266,22 +258,19 @@ def main() -> None:
             ROOT / "models", Path(folder), grpc_port=free_port(), receive_timeout_s=5
         ) as server,
     ):
-        http, remote = Http(server), Grpc(server)
-        kinds: dict[str, tuple[list[bytes], Callable[[bytes], str]]] = {
-            "head": (heads(), http.head),
-            "form": (forms(), http.form),
-            "json": (documents(), http.document),
-            "binary": (binaries(), http.binary),
-            "grpc": (messages(), remote.message),
+        pipeline = Pipeline(server)
+        kinds = {
+            "head": Kind(heads(), Connections(server).ask),
+            "form": Kind(forms(), pipeline.ask, form),
+            "json": Kind(documents(), pipeline.ask, document),
+            "binary": Kind(binaries(), pipeline.ask, binary),
+            "grpc": Kind(messages(), Calls(server).ask),
         }
-        for kind in given.kinds.split(","):
-            tally = fuzz(kind, *kinds[kind], server, given)
-            print("\n".join([*tally.failures[:20], table([tally]).splitlines()[2]]), flush=True)
+        for name in given.kinds.split(","):
+            tally = fuzz(name, kinds[name], server, given.count, given.seed)
+            print("\n".join([*tally.failures[:20], row(tally)]), flush=True)
             tallies.append(tally)
-    print(table(tallies))
-    if given.json:
-        given.json.write_text(json.dumps([asdict(tally) for tally in tallies], indent=1) + "\n")
-    sys.exit(any(tally.failures for tally in tallies))
+    sys.exit(report("Requests through the real server", tallies, given.json))
 
 
 if __name__ == "__main__":

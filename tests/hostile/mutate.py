@@ -1,6 +1,7 @@
 """Changes of bytes that break parsers: flips, cuts, copies, splices and numbers at their limits."""
 
 import random
+import re
 import struct
 import zlib
 
@@ -51,6 +52,26 @@ def _change(chance: random.Random, changed: bytearray, other: bytes) -> None:
     elif other:
         start = chance.randrange(len(other))
         changed[at : at + length] = other[start : start + length]
+
+
+# A string, a number or word, a bracket; and what may stand in its place.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[-+.\w]+|[\[\]{},:]')
+_VALUES = (
+    *(b"0", b"-1", b"256", b"1e400", b"-0.0", b"1.5", b"18446744073709551616", b"9" * 400),
+    *(b"null", b"true", b"NaN", b'""', b'"images"', b'"UINT8"', b'"BYTES"', b'"\\ud800"'),
+    *(b"[]", b"{}", b"[[]]", b"[1]", b'{"a":1}', b"[" * 200, b'{"inputs":[]}', b""),
+)
+
+
+def mutate_json(chance: random.Random, text: bytes) -> bytes:
+    """Return JSON in which one to three tokens are other ones: most of it is still JSON."""
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        token = _TOKEN.search(
+            text, chance.randrange(max(1, len(text) // chance.choice((1, 1, 20))))
+        )
+        if token is not None:
+            text = text[: token.start()] + chance.choice(_VALUES) + text[token.end() :]
+    return text
 
 
 def with_checksums(png: bytes) -> bytes:

@@ -119,6 +119,30 @@ def test_parts_are_counted(encoded: bytes, match: str) -> None:
         decode_pixels(encoded, Decoding())
 
 
+@pytest.mark.parametrize("disposal", range(8))
+def test_what_follows_a_gifs_picture_costs_nothing(disposal: int) -> None:
+    """Pillow filled the area of a picture of any size with the background as it read the header."""
+    control = b"!\xf9\4" + bytes([disposal << 2 | 1, 0, 0, 0, 0])
+    area = struct.pack("<BHHHHB", 0x2C, 0, 0, 65_535, 65_535, 0)
+    started = time.process_time()
+    with pytest.raises(ImageTooLargeError, match="got 65535 x 65535"):
+        work(b"GIF89a\1\0\1\0\0\0\0" + control + area + b"\x08\1\1\0;", Decoding())
+    assert time.process_time() - started < 0.5, "4 GiB take seconds"
+
+
+def test_the_transparent_colour_of_a_gif_outlives_its_disposal() -> None:
+    dots = picture("P", 4, 3)
+    first = dots.getpixel((0, 0))
+    encoded = bytearray(written(dots, "GIF", transparency=first, disposal=2, optimize=False))
+    at = encoded.index(b"!\xf9") + 3
+    assert encoded[at] == 0b1001
+    over = Decoding(background=(9, 8, 7))
+    pixels = decode_pixels(bytes(encoded), over)
+    assert pixels[0, 0].tolist() == [9, 8, 7]
+    encoded[at] = 1
+    assert (decode_pixels(bytes(encoded), over) == pixels).all()
+
+
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
 def test_texts_and_profiles_are_not_inflated(kind: bytes) -> None:
     bomb = zlib.compress(bytes(64 * MIB), 9)

@@ -23,7 +23,7 @@ from service.protocols.v2.documents import (
 )
 from service.protocols.v2.grpc_arrivals import Arrivals, call_task
 from service.protocols.v2.grpc_infer import GrpcInfer
-from service.protocols.v2.grpc_requests import Context, abort
+from service.protocols.v2.grpc_requests import Context, end, refuse
 from service.protocols.v2.messages import write_config, write_document
 from service.rollout.model_control import ModelControl
 
@@ -33,6 +33,8 @@ logger = logging.getLogger("foveal.grpc")
 RAW = frozenset(("ModelInfer", "ModelStreamInfer"))
 # Most requests of one stream in progress; the next is read when one is answered.
 STREAM_AHEAD = 64
+# gRPC receives a message in pieces of some KiB, which C's heap keeps when they are freed.
+_LARGE_BYTES = 1 << 20
 
 Method = Callable[[Any, Any, Context], Awaitable[Any]]
 
@@ -45,12 +47,11 @@ def _answered(method: Method) -> Method:
         try:
             return await method(self, request, context)
         except ServiceError as error:
-            await abort(context, error)
-        except grpc.aio.AbortError:
-            raise
+            refuse(context, error)
         except Exception:
             logger.exception("%s failed; this is a bug", method.__name__)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the server's log")
+            end(context, grpc.StatusCode.INTERNAL, "internal error; see the server's log")
+        return None
 
     return answer
 
@@ -66,6 +67,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         max_message_bytes: Largest message once it is expanded.
 
     Attributes:
+        trim: Called when the memory of a large message is free again.
         in_flight: Inferences that are not answered yet.
         is_draining: Whether new requests of open streams are refused.
         arrivals: Knows of the streams whose next message has not arrived; set by their server.
@@ -82,6 +84,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         max_message_bytes: int,
     ) -> None:
         self.engine = engine
+        self.trim: Callable[[], None] = lambda: None
         self.max_message_bytes = max_message_bytes
         self.control = control
         self.statistics = statistics
@@ -185,7 +188,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
                 tasks.discard(answer)
                 room.release()
         except asyncio.CancelledError:
-            await self.arrivals.explain(call, context)
+            self.arrivals.explain(call, context)
         finally:
             for task in (reader, *tasks):
                 task.cancel()
@@ -218,11 +221,12 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
             return await inference.answer(raw, time_remaining_s)
         finally:
             self.in_flight -= 1
+            if len(raw) >= _LARGE_BYTES:
+                self.trim()
 
     async def _left_out(self, _request: Any, context: Context) -> Any:
-        await context.abort(
-            grpc.StatusCode.UNIMPLEMENTED, "left out: shared memory, trace and log settings"
-        )
+        message = "left out: shared memory, trace and log settings"
+        end(context, grpc.StatusCode.UNIMPLEMENTED, message)
 
     SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _left_out
     CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _left_out

@@ -13,6 +13,7 @@ import grpc
 from service.access.keys import Key, Keys
 from service.access.tls import Certificate
 from service.errors import ForbiddenError, RateLimitError, ServiceError, UnauthorizedError
+from service.protocols.v2.grpc_requests import end
 
 _V2 = "/inference.GRPCInferenceService/"
 _PUBLIC = frozenset(
@@ -43,7 +44,7 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # untyp
         self._keys = keys
 
     async def intercept_service(self, continuation: Continuation, details: Any) -> Any:
-        """Return the method of a call, or one that aborts it."""
+        """Return the method of a call, or one that refuses it."""
         method = details.method
         if method in _PUBLIC:
             return await continuation(details)
@@ -58,20 +59,19 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # untyp
             key = keys.check(authorization)
             keys.count(key)
         except ServiceError as error:
-            return _abort(error)
+            return _refusing(error)
         handler = await continuation(details)
         is_stream = handler is not None and handler.request_streaming
         return _paced(keys, key, handler) if is_stream and key.interval_s else handler
 
 
-def _abort(error: ServiceError) -> Any:
+def _refusing(error: ServiceError) -> Any:
     """Return a method of any kind that reads no message and gives an error's status."""
-    extra = tuple((name.decode(), value.decode()) for name, value in error.headers)
 
-    async def abort(_requests: AsyncIterator[bytes], context: Any) -> None:
-        await context.abort(_CODES[type(error)], error.message, extra)
+    async def refuse(_requests: AsyncIterator[bytes], context: Any) -> None:
+        end(context, _CODES[type(error)], error.message, error.headers)
 
-    return grpc.stream_stream_rpc_method_handler(abort)
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 def _paced(keys: Keys, key: Key, handler: Any) -> Any:

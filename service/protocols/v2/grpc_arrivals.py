@@ -9,9 +9,8 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 
@@ -22,8 +21,6 @@ logger = logging.getLogger("foveal.grpc")
 Task = asyncio.Task[Any]
 # Time between two looks at the calls, while there are any.
 SWEEP_S = 0.25
-# A message of which gRPC's core keeps much: 12 of 3 MB at once left 62 MiB in its threads' heaps.
-LARGE_BYTES = 1 << 20
 _MEMORY = Path("/proc/self/statm")
 _Ending = tuple[grpc.StatusCode, str]
 
@@ -37,8 +34,7 @@ class Arrivals:
         timeout_s: Time for the message of a call to arrive; a stream may wait for its next one.
         max_message_bytes: Largest message.
         inflight: The budget; None: the growth of the process is not bounded.
-        threads: Where freed memory is returned to the system.
-        trim: Returns it.
+        trim: Called when memory that the system should get back is free, or soon will be.
     """
 
     def __init__(
@@ -46,13 +42,12 @@ class Arrivals:
         timeout_s: float,
         max_message_bytes: int,
         inflight: Inflight | None,
-        threads: Executor,
         trim: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._timeout_s = timeout_s
         self._inflight = inflight
-        self._threads, self._trim = threads, trim
+        self._trim = trim
         limit_bytes = inflight.limit_bytes if inflight is not None else 0
         self._fitting = max(1, limit_bytes // max_message_bytes)
         # Calls that gRPC reads for: nothing of ours can end them.
@@ -61,7 +56,7 @@ class Arrivals:
         self._bounded: dict[Task, tuple[float, bool]] = {}
         self._endings: dict[Task, _Ending] = {}
         self._usual_bytes = 0
-        self._is_sweeping = self._is_trim_due = False
+        self._is_sweeping = False
 
     def begin(self) -> bool:
         """Let gRPC read the message of this call, if what such calls can hold fits the budget."""
@@ -73,15 +68,12 @@ class Arrivals:
         self._watch()
         return True
 
-    def end(self, size: int) -> None:
-        """Count this call no longer: its message of some bytes is here."""
+    def end(self) -> None:
+        """Count this call no longer: its message is here."""
         self._free.discard(call_task())
-        if size >= LARGE_BYTES:
-            self._is_trim_due = True
-            self._watch()
 
-    async def message(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
-        """Return the message of this call; end the call if it takes too much."""
+    async def message(self, requests: AsyncIterator[bytes], context: Any) -> bytes | None:
+        """Return the message of this call; None if it took too much: the call has a status then."""
         task = call_task()
         self._bounded[task] = self._loop.time(), False
         self._watch()
@@ -89,11 +81,13 @@ class Arrivals:
             async for raw in requests:
                 return raw
         except asyncio.CancelledError:
-            await self.explain(task, context)
+            self.explain(task, context)
+            return None
         finally:
             self._bounded.pop(task, None)
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "message: expected one, got none")
-        raise AssertionError("abort raises; this is a bug")
+        context.set_code(grpc.StatusCode.INVALID_ARGUMENT)
+        context.set_details("message: expected one, got none")
+        return None
 
     async def messages(self, requests: AsyncIterator[bytes], task: Task) -> AsyncIterator[bytes]:
         """Yield the messages of a stream, whose call may be cancelled while it waits."""
@@ -108,16 +102,16 @@ class Arrivals:
         finally:
             self._bounded.pop(task, None)
 
-    async def explain(self, task: Task, context: Any) -> NoReturn:
-        """End a call that was cancelled here with its status; raise again if its client left."""
-        self._is_trim_due = True
-        self._watch()
+    def explain(self, task: Task, context: Any) -> None:
+        """Give a call that was cancelled here its status; raise again if its client left."""
+        self._trim()
         ending = self._endings.pop(task, None)
         if ending is None:
             raise asyncio.CancelledError
         task.uncancel()
-        await context.abort(*ending)
-        raise AssertionError("abort raises; this is a bug")
+        code, message = ending
+        context.set_code(code)
+        context.set_details(message)
 
     def _watch(self) -> None:
         if not self._is_sweeping:
@@ -126,11 +120,9 @@ class Arrivals:
             self._loop.call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
-        if self._is_trim_due:
-            self._is_trim_due = False
-            self._loop.run_in_executor(self._threads, self._trim)
         arriving = {task for task in self._free if not task.done()}
-        self._is_trim_due = self._is_trim_due or len(arriving) < len(self._free)
+        if len(arriving) < len(self._free):  # their clients left
+            self._trim()
         self._free = arriving
         now = self._loop.time()
         self._end(
@@ -145,7 +137,7 @@ class Arrivals:
             "memory: expected room for the message, got other messages that arrive; retry later "
             "or raise FOVEAL_MAX_INFLIGHT_MIB",
         )
-        self._is_sweeping = bool(self._free or self._bounded or self._is_trim_due)
+        self._is_sweeping = bool(self._free or self._bounded)
         if self._is_sweeping:
             self._loop.call_later(SWEEP_S, self._sweep)
 

@@ -4,7 +4,7 @@ gRPC's own deserializers answer what they cannot read with UNKNOWN and log a tra
 whatever was sent. Here every method gets the bytes first.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -24,6 +24,7 @@ CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
+Header = tuple[bytes, bytes]
 Context = Any  # grpc.aio.ServicerContext; grpcio has no types here
 
 
@@ -72,9 +73,11 @@ class Registrar:
         answer, arrivals = self._reading(name, method), self._arrivals
 
         async def respond(requests: AsyncIterator[bytes], context: Context) -> None:
-            response = await answer(await arrivals.message(requests, context), context)
-            if not method.response_streaming:
-                await context.write(response)
+            raw = await arrivals.message(requests, context)
+            if raw is not None:
+                response = await answer(raw, context)
+                if response is not None and not method.response_streaming:
+                    await context.write(response)
 
         return grpc.stream_stream_rpc_method_handler(respond, None, serializer)
 
@@ -85,7 +88,7 @@ class Registrar:
             infer = method.unary_unary
 
             async def answer_raw(raw: bytes, context: Context) -> Any:
-                arrivals.end(len(raw))
+                arrivals.end()
                 return await infer(raw, context)
 
             return answer_raw
@@ -94,13 +97,13 @@ class Registrar:
         call = method.unary_stream if method.response_streaming else method.unary_unary
 
         async def answer(raw: bytes, context: Context) -> Any:
-            arrivals.end(len(raw))
+            arrivals.end()
             try:
                 request = read_small(raw, parse)
             except ServiceError as error:
-                await abort(context, error)
-            else:
-                return await call(request, context)
+                refuse(context, error)
+                return None
+            return await call(request, context)
 
         return answer
 
@@ -123,8 +126,20 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # untyped there
         return self._bounded[handler_call_details.method]
 
 
-async def abort(context: Context, error: ServiceError) -> None:
-    """End a call with the status of an error; clients get no more than its message."""
+def refuse(context: Context, error: ServiceError) -> None:
+    """Let a call end with the status of an error; clients get no more than its message."""
     code = CODES.get(error.status, grpc.StatusCode.INTERNAL)
-    extra = tuple((key.decode(), value.decode()) for key, value in error.headers)
-    await context.abort(code, error.message, extra)
+    end(context, code, error.message, error.headers)
+
+
+def end(
+    context: Context, code: grpc.StatusCode, message: str, headers: Iterable[Header] = ()
+) -> None:
+    """Let a call end with a status when its method returns, whatever it returns.
+
+    ``context.abort`` raises an error that the call keeps: a reference cycle, in which the frames it
+    passed through keep the request until the next collection.
+    """
+    context.set_code(code)
+    context.set_details(message)
+    context.set_trailing_metadata(tuple((key.decode(), value.decode()) for key, value in headers))

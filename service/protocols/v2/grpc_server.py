@@ -82,7 +82,6 @@ class GrpcServer:
     Args:
         servicer: The methods of the service.
         limits: Address, and limits of a call.
-        trim: Returns freed memory to the system.
         keys: Keys of which a call needs one; None: it needs none.
         certificate: For TLS; None: no TLS.
 
@@ -94,7 +93,6 @@ class GrpcServer:
         self,
         servicer: V2Grpc,
         limits: GrpcLimits,
-        trim: Callable[[], None],
         keys: Keys | None = None,
         certificate: Certificate | None = None,
     ) -> None:
@@ -118,11 +116,7 @@ class GrpcServer:
         )
         engine = servicer.engine
         servicer.arrivals = Arrivals(
-            limits.receive_timeout_s,
-            limits.max_message_bytes,
-            engine.inflight,
-            engine.threads,
-            trim,
+            limits.receive_timeout_s, limits.max_message_bytes, engine.inflight, servicer.trim
         )
         registrar = Registrar(self._server, servicer.arrivals, RAW)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, registrar)

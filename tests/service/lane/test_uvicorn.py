@@ -193,6 +193,41 @@ def test_application_learns_both_addresses() -> None:
     assert {scope["scheme"] for scope in seen} == {"http"}
 
 
+@pytest.mark.parametrize(
+    "behind", [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"no request\r\n\r\n"]
+)
+def test_application_learns_that_its_client_left(behind: bytes) -> None:
+    """Whatever followed its request: uvicorn tells the last one alone, and a write would raise."""
+    heard: list[str] = []
+
+    async def ask() -> None:
+        loop = asyncio.get_running_loop()
+        is_asked, has_left = asyncio.Event(), asyncio.Event()
+
+        async def application(_scope: Any, receive: Any, _send: Any) -> None:
+            await receive()
+            is_asked.set()
+            heard.append((await receive())["type"])
+            has_left.set()
+
+        lane = Lane(max_body_bytes=9, receive_timeout_s=9, keep_alive_s=9, drain_timeout_s=9)
+        config = uvicorn.config.Config(application, log_config=None, lifespan="off")
+        config.load()
+        state = uvicorn.server.ServerState()
+        server = await loop.create_server(
+            lambda: LaneProtocol(lane, config, state, {}, loop), "127.0.0.1", 0
+        )
+        async with server:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + behind)
+            await is_asked.wait()
+            writer.transport.abort()
+            await asyncio.wait_for(has_left.wait(), 5)
+
+    asyncio.run(ask())
+    assert heard == ["http.disconnect"]
+
+
 def test_server_state() -> None:
     source = inspect.getsource(uvicorn.server.ServerState)
     for name in ("total_requests", "connections", "tasks", "default_headers"):
