@@ -61,7 +61,7 @@ from service.workers import memory
 from service.workers.control import close_control_port
 from service.workers.metric_files import adopt_files, take_room
 from service.workers.supervisor import install as install_supervisor
-from service.workers.worker import join, stopping_at_once
+from service.workers.worker import join, log_as_bentoml, stopping_at_once
 
 try:
     from service.protocols.v2.grpc import V2Grpc
@@ -119,14 +119,6 @@ def _observers() -> list[Observer]:
     return observers
 
 
-def _log_as_bentoml() -> None:
-    """Log through BentoML's handlers, in its format."""
-    ours = logging.getLogger("foveal")
-    ours.handlers = logging.getLogger("bentoml").handlers
-    ours.setLevel(logging.INFO)
-    ours.propagate = False
-
-
 def _find_while_loading(path: bytes) -> Handler | None:
     if settings.metrics_port and path == b"/metrics":
         return moved
@@ -173,7 +165,7 @@ class Foveal:
     """Foveal answers what is in a picture: POST an image to /predict."""
 
     def __init__(self) -> None:
-        _log_as_bentoml()
+        log_as_bentoml()
         memory.return_large_blocks()
         self.loop = asyncio.get_running_loop()
         self.meters = Meters(self.loop)
@@ -318,14 +310,14 @@ class Foveal:
             logger.warning("V2 over gRPC is off: install foveal[grpc], or set FOVEAL_GRPC_PORT=0")
             return None
         servicer = V2Grpc(
-            self.engine, self.control, self.statistics, self._is_ready, settings.max_body_bytes
+            self.engine, self.control, self.statistics, self._is_ready, settings.max_message_bytes
         )
         servicer.trim = memory.Trimmer(self.loop)
         limits = GrpcLimits(
             settings.grpc_host,
             settings.grpc_port,
             settings.workers > 1,
-            settings.max_body_bytes,
+            settings.max_message_bytes,
             settings.receive_timeout_s,
             settings.drain_timeout_s,
         )
@@ -351,7 +343,7 @@ class Foveal:
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def supervise() -> None:  # type: ignore[misc]  # BentoML calls it in the supervisor, unbound
         """Prepare BentoML's supervisor, which starts the workers next."""
-        _log_as_bentoml()
+        log_as_bentoml()
         install_supervisor(settings.workers, settings.drain_timeout_s, is_tls=tls is not None)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]

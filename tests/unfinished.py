@@ -56,7 +56,7 @@ class Unfinished:
         # The server's settings open its windows once they are acknowledged.
         self.received = self._socket.recv(1 << 16)
         self._socket.sendall(_frame(_SETTINGS, _ACK, 0, b""))
-        begun = b"\0" + struct.pack(">I", 30_000_000) + bytes(sent_bytes)
+        begun = b"\0" + struct.pack(">I", 24_000_000) + bytes(sent_bytes)
         for number in range(calls):
             stream = 2 * number + 1
             self._socket.sendall(_frame(_HEADERS, _END_HEADERS, stream, _head(path)))

@@ -66,7 +66,7 @@ def _memory(pid: int) -> list[dict[str, object]]:
     kinds = []
     for process in [main, *main.children(recursive=True)]:
         full = process.memory_full_info()
-        is_worker = "_bentoml_impl.worker.service" in process.cmdline()
+        is_worker = not process.children()
         kinds.append(
             {
                 "process": "worker" if is_worker else "supervisor",

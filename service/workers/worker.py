@@ -7,6 +7,7 @@ supervisor (a service inside another program) there is no worker, and nothing is
 import asyncio
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -97,6 +98,14 @@ def join(index: int | None) -> Worker | None:
     worker = Worker(supervisor, Board(descriptor), index - 1, listener)
     worker.begin()
     return worker
+
+
+def log_as_bentoml() -> None:
+    """Log through BentoML's handlers, in its format."""
+    ours = logging.getLogger("foveal")
+    ours.handlers = logging.getLogger("bentoml").handlers
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
 
 
 @contextlib.contextmanager

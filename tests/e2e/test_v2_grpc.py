@@ -155,7 +155,7 @@ def test_a_message_beyond_the_limit_is_refused(stub: Any) -> None:
     refused(
         lambda: stub.ModelInfer(asked, compression=grpc.Compression.Gzip),
         "INVALID_ARGUMENT",
-        "at most 1048576 bytes once expanded.*FOVEAL_MAX_BODY_BYTES",
+        "at most 786432 bytes once expanded.*FOVEAL_MAX_BODY_BYTES",
     )
 
 

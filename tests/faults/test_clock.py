@@ -10,6 +10,7 @@ from tests.server import ROOT
 # What may ask for the time of day, and why.
 MAY = {
     "service/lane/observers.py": "an access log's moment, and the start of a trace",
+    "service/workers/forked.py": "circus tells a process's age by it",
     "service/protocols/v2/documents.py": "V2's statistics tell when a model last answered",
 }
 WALL = {"time", "time_ns", "now", "utcnow", "today", "gmtime", "localtime"}

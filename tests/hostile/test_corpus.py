@@ -125,7 +125,7 @@ class Clients:
             probe.close()
             return longest_s
 
-        return shortest_of(5, measure)
+        return shortest_of(15, measure)  # the machine is busy with other tests
 
 
 def image_corpus() -> Iterator[Item]:

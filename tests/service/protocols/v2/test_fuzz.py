@@ -171,7 +171,7 @@ def test_any_bytes(desk: Desk, body: bytes, head: str | None) -> None:
 @pytest.mark.parametrize("opening", [b"[", b'{"inputs":', b'{"inputs":[{"data":['])
 def test_deep_json(desk: Desk, depth: int, opening: bytes) -> None:
     is_counted = b"{" in opening and depth > 16384
-    status, match = (413, "keys and objects") if is_counted else (400, "expected")
+    status, match = (413, "texts and objects") if is_counted else (400, "expected")
     assert_error(desk.ask(INFER, opening * depth), status, match)
     closing = bytes(reversed(opening.translate(bytes.maketrans(b"[{", b"]}"), b'":inputsdat')))
     assert_error(desk.ask(INFER, opening * depth + b"1" + closing * depth), status, match)

@@ -44,10 +44,10 @@ def outputs(count: int) -> bytes:
 # What was seen to hold a loop for seconds, and the largest of each kind that may still be parsed.
 BODIES = {
     "11 M objects": (pixels(b"{}," * 11_000_000 + b"1"), 413, "FOVEAL_MAX_JSON_BYTES"),
-    "objects within the size": (pixels(b"{}," * 2_000_000 + b"1"), 413, "keys and objects"),
+    "objects within the size": (pixels(b"{}," * 2_000_000 + b"1"), 413, "texts and objects"),
     "as many objects as may be": (pixels(b"{}," * 16_000 + b"1"), 400, "expected 128 elements"),
     "2.8 M outputs": (outputs(2_800_000), 413, "FOVEAL_MAX_JSON_BYTES"),
-    "outputs within the size": (outputs(300_000), 413, "keys and objects"),
+    "outputs within the size": (outputs(300_000), 413, "texts and objects"),
     "as many outputs as may be": (outputs(8000), 400, 'at most 64 "outputs"'),
     "arrays": (pixels(b"[]," * 2_000_000 + b"1"), 413, "at most 420000 values.*FOVEAL_MAX_VALUES"),
     "as many arrays as may be": (pixels(b"[]," * 209_900 + b"[]"), 400, "got other nesting"),
