@@ -1,6 +1,7 @@
 """The command line, run in this process through the console script's own entry point."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,8 +39,13 @@ class Shell:
         return self.plain(*arguments)
 
     def plain(self, *words: object) -> CommandResult:
-        with pytest.raises(SystemExit) as ended:
-            foveal.main(list(map(str, words)))
+        environment = dict(os.environ)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                foveal.main(list(map(str, words)))
+        finally:  # `serve` sets variables for the process that it becomes
+            os.environ.clear()
+            os.environ.update(environment)
         captured = self._capsys.readouterr()
         assert "Traceback" not in captured.err
         assert isinstance(ended.value.code, int)

@@ -24,12 +24,10 @@ class Watched:
         self._paths = paths
         self._read = read
         self._seen: list[tuple[int, int, int]] = []
+        self.poll()  # they may have changed since the process read them
 
     def poll(self) -> None:
-        """Read the files if they have changed since the last poll; never raises.
-
-        The first poll reads them, too: they may have changed since the process read them.
-        """
+        """Read the files if they have changed since the last poll; never raises."""
         seen = self._fingerprint()
         if seen == self._seen:
             return

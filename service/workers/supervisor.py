@@ -115,7 +115,7 @@ class Supervisor:
             else f"with exit code {exit_code}"
         )
         if self._is_stopping:
-            if exit_code:
+            if exit_code not in (0, None, -signal.SIGTERM):  # what it was sent
                 logger.error("worker %d ended %s during the stop", process_pid, ended)
             return
         logger.error("worker %d ended %s; another one starts", process_pid, ended)

@@ -226,6 +226,7 @@ def test_two_workers_give_the_same_bytes(
         time.sleep(0.5)  # the other worker's tallies are that old
         assert two.metric("foveal_requests_total", status="200") == 160
         assert two.log.count("Service foveal initialized") == 2
+    assert "[ERROR]" not in two.log, "a stop is no error"
 
 
 @pytest.mark.parametrize(
