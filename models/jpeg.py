@@ -99,12 +99,12 @@ def work(encoded: bytes, decoding: Decoding) -> tuple[int, int, int]:
     height, width, colours, subsampling = _header(encoded)
     frame = _inspect(encoded)
     to_width, to_height = scaled_size(width, height, decoding.least)
-    held = to_width * to_height * (2 if colours in _INKS else 1)
-    if frame.is_in_scans:
+    held = width * height if frame.is_in_scans else to_width * to_height
+    if colours in _INKS:
+        held *= 2
+    if frame.is_in_scans and to_width == width and subsampling == "444" and colours != "Gray":
         # Two bytes for each coefficient, and the pixels: 9 bytes for 8 where no channel is halved.
-        whole = width * height * (2 if colours in _INKS else 1)
-        is_dearer = to_width == width and subsampling == "444" and colours != "Gray"
-        held = whole * 9 // 8 if is_dearer else whole
+        held = held * 9 // 8
     return width, height, max(held, width * height * frame.scans // SCANS_A_PIXEL)
 
 

@@ -38,7 +38,7 @@ class Marks:
     def __init__(self, path: Path, threads: int) -> None:
         left = path.read_bytes() if path.exists() else b""
         places = sorted({(source, row) for source, row in _MARK.iter_unpack(left) if source})
-        self.suspects = frozenset((source - 1, row) for source, row in places)
+        self._suspects = frozenset((source - 1, row) for source, row in places)
         content = _NONE * threads + b"".join(_MARK.pack(*place) for place in places)
         fresh = path.with_suffix(".new")
         fresh.write_bytes(content)
@@ -48,9 +48,16 @@ class Marks:
         self._offsets: dict[int, int] = {}
         self._free = count(0, _MARK.size)
 
-    def begin(self, source: int, row: int) -> None:
-        """Mark the row that this thread decodes now."""
+    def begin(self, source: int, row: int) -> bool:
+        """Mark the row that this thread decodes now.
+
+        Returns:
+            Whether it may go on here: not a row that has a mark of an earlier run.
+        """
+        if (source, row) in self._suspects:
+            return False
         _MARK.pack_into(self._memory, self._offset(), source + 1, row)
+        return True
 
     def end(self) -> None:
         """Take this thread's mark away."""

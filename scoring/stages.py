@@ -129,12 +129,8 @@ class Stages:
         errors: dict[int, str] = {}
         marks, (source, first) = self._marks, chunk.place
         for number, image in enumerate(images):
-            is_suspect = False
-            if marks is not None:
-                is_suspect = (source, first + number) in marks.suspects
-                if not is_suspect:
-                    marks.begin(source, first + number)
-            row = self._decode_row(image, is_suspect=is_suspect)
+            is_trusted = marks is None or marks.begin(source, first + number)
+            row = self._decode_row(image, is_trusted=is_trusted)
             if isinstance(row, str):
                 errors[number] = (
                     row if len(row) <= _ERROR_CHARACTERS else f"{row[:_ERROR_CHARACTERS]}…"
@@ -146,14 +142,14 @@ class Stages:
             marks.end()
         return pixels_NHWC[: len(good)], np.array(good, np.intp), errors
 
-    def _decode_row(self, image: Image, *, is_suspect: bool) -> Pixels | str:
+    def _decode_row(self, image: Image, *, is_trusted: bool) -> Pixels | str:
         if isinstance(image, ScoreError):
             return str(image)
         try:
             encoded = image if isinstance(image, bytes) else image.read()
-            if is_suspect:
-                return decode_alone(encoded, self._model.artifact.image)
-            return self._model.decode(encoded)
+            if is_trusted:
+                return self._model.decode(encoded)
+            return decode_alone(encoded, self._model.artifact.image)
         except (ImageError, ScoreError) as error:
             return str(error)
         except Exception as error:  # a decoder's bug is one row's error, not the end of the job

@@ -16,17 +16,20 @@ what the client did. All errors have one body: ``{"error": "<message>"}``.
 import json
 from typing import Self
 
+INTERNAL = "internal error; see the server's log"
+
 
 class ServiceError(Exception):
     """Base of all errors that become a response.
 
     Args:
-        message: One line: where: expected X, got Y; how to fix it.
+        message: One line: where: expected X, got Y; how to fix it. Without one, a bug: the log
+            has the rest.
     """
 
     status = 500
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str = INTERNAL) -> None:
         super().__init__(message)
         self.message = message
 

@@ -83,7 +83,7 @@ class MetricsPort:
             exchange.respond(200, text, CONTENT_TYPE_LATEST.encode())
         except Exception:
             logger.exception("collecting metrics failed")
-            exchange.fail(ServiceError("internal error; see the server's log"))
+            exchange.fail(ServiceError())
 
 
 def moved(_exchange: Exchange) -> None:

@@ -90,4 +90,4 @@ class LaneExchange(Exchange):
             self.fail(error)
         except Exception:
             logger.exception("%s %s failed; this is a bug", self.method, self.path)
-            self.fail(ServiceError("internal error; see the server's log"))
+            self.fail(ServiceError())

@@ -230,4 +230,4 @@ def _as_refusal(error: Exception) -> ServiceError:
     if isinstance(error, ServiceError):
         return error.detached()
     logger.error("decoding failed; this is a bug", exc_info=error)
-    return ServiceError("internal error; see the server's log")
+    return ServiceError()

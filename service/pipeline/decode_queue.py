@@ -151,7 +151,7 @@ class DecodeQueue:
             if not work.is_over:
                 self._waiting.put_back(work)
         self._start()
-        if not self._all():
+        if not (self._waiting or self._running or self._quick_waiting or self._quick_running):
             self._alarm.stop()
 
     def _all(self) -> list[DecodeWork]:
@@ -209,11 +209,11 @@ class _Turns:
 
     def drop_over(self) -> None:
         """Remove what was answered."""
-        left = [work for work in self if not work.is_over]
-        begun = len([work for work in self._begun if not work.is_over])
-        self._begun, self._models = deque(left[:begun]), {}
-        for work in left[begun:]:
-            self.append(work)
+        begun, models = self._begun, self._models
+        self._begun, self._models = deque(work for work in begun if not work.is_over), {}
+        for work in itertools.chain(*models.values()):
+            if not work.is_over:
+                self.append(work)
 
 
 def open_queue(count: int, loop: Loop, inflight: Inflight) -> DecodeQueue:

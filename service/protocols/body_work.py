@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from service.errors import DeadlineError, ServiceError
 from service.lane.exchange import Exchange
+from service.pipeline.batcher import Batcher
 from service.protocols import compression
 from service.protocols.engine import Engine
 from service.protocols.limits import Held
@@ -34,17 +35,33 @@ class BodyWork:
         deadline: When its rows must have been run, seconds of the batcher's clock.
     """
 
-    __slots__ = ("_deadline", "_engine", "_exchange", "_held")
+    __slots__ = ("_deadline", "_engine", "_exchange", "_held", "_reserved")
 
     def __init__(self, engine: Engine, exchange: Exchange, deadline: float) -> None:
         self._engine = engine
         self._exchange = exchange
         self._deadline = deadline
         self._held = Held(engine.inflight)  # results of the work; who uses them gives them back
+        self._reserved: Batcher | None = None
 
     def _fail(self, error: ServiceError) -> None:
         """Answer with the error that ended the work."""
         raise NotImplementedError
+
+    def _reserve(self, batcher: Batcher) -> None:
+        """Keep a place in the queue, and with it the version loaded, until ``_release``.
+
+        Raises:
+            ServiceError: The queue refuses the request.
+        """
+        batcher.reserve(1, self._deadline)
+        self._reserved = batcher
+
+    def _release(self) -> None:
+        """Give the place back, if one is kept."""
+        if self._reserved is not None:
+            self._reserved.release(1)
+            self._reserved = None
 
     def _expand(self, take: Callable[[bytes], None]) -> None:
         """Undo the content coding, now or on a thread.
@@ -159,4 +176,4 @@ class _Work(Generic[Result]):
 
 def _bug() -> ServiceError:
     logger.exception("a body could not be read; this is a bug")
-    return ServiceError("internal error; see the server's log")
+    return ServiceError()

@@ -24,7 +24,7 @@ class Later:
                 exchange.fail(error)
             finally:
                 if not exchange.response_complete:
-                    exchange.fail(ServiceError("internal error; see the server's log"))
+                    exchange.fail(ServiceError())
 
         task = asyncio.get_running_loop().create_task(answer())
         self._tasks.add(task)

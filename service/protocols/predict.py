@@ -236,7 +236,7 @@ class _Wrapped(BodyWork):
         is_form: Whether the body is a form.
     """
 
-    __slots__ = ("_is_form", "_reserved", "_target", "_top")
+    __slots__ = ("_is_form", "_target", "_top")
 
     def __init__(
         self,
@@ -252,7 +252,6 @@ class _Wrapped(BodyWork):
         self._target = target
         self._top = top
         self._is_form = is_form
-        self._reserved = 0
 
     def begin(self) -> None:
         """Open the body, now or on a thread.
@@ -262,9 +261,7 @@ class _Wrapped(BodyWork):
         """
         exchange = self._exchange
         if exchange.content_coding is not None or len(exchange.body) > INLINE_BYTES:
-            # A reserved row keeps the queue's place, and the version loaded meanwhile.
-            self._target.batcher.reserve(1, self._deadline)
-            self._reserved = 1
+            self._reserve(self._target.batcher)
         try:
             self._expand(self._read)
         except ServiceError as error:
@@ -289,10 +286,6 @@ class _Wrapped(BodyWork):
         self._release()
         self._held.give()
         self._target.fail(PROTOCOL, self._exchange, error)
-
-    def _release(self) -> None:
-        self._target.batcher.release(self._reserved)
-        self._reserved = 0
 
 
 def _is_form(content_type: bytes) -> bool:

@@ -30,7 +30,7 @@ from _bentoml_impl.worker.service import main  # type: ignore[import-untyped]
 from circus.process import Process  # type: ignore[import-untyped]
 
 # What makes a worker's own state as it is imported; all else is the same in every process.
-_OWN_MODULES = ("service.app",)
+_OWN_MODULE = "service.app"
 _MODULE = "_bentoml_impl.worker.service"
 _configure_logging: Callable[[], None] = bentoml._internal.log.configure_server_logging
 
@@ -88,8 +88,7 @@ class ForkedProcess(Process):  # type: ignore[misc]
                 os.chdir(self.working_dir)
             os.environ.clear()
             os.environ.update(self.env)
-            for name in _OWN_MODULES:
-                sys.modules.pop(name, None)
+            sys.modules.pop(_OWN_MODULE, None)
             if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
                 values: Any = prometheus_client.values
                 values.ValueClass = values.MultiProcessValue()

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from service.errors import InvalidInputError, NotReadyError, ServiceError
+from service.errors import INTERNAL, InvalidInputError, NotReadyError, ServiceError
 from service.protocols.engine import Engine
 from service.protocols.v2.documents import (
     Statistics,
@@ -22,8 +22,8 @@ from service.protocols.v2.documents import (
     server_metadata,
 )
 from service.protocols.v2.grpc_arrivals import Arrivals, call_task
+from service.protocols.v2.grpc_endings import Context, end, refuse
 from service.protocols.v2.grpc_infer import GrpcInfer
-from service.protocols.v2.grpc_requests import Context, end, refuse
 from service.protocols.v2.messages import write_config, write_document
 from service.rollout.model_control import ModelControl
 
@@ -50,7 +50,7 @@ def _answered(method: Method) -> Method:
             refuse(context, error)
         except Exception:
             logger.exception("%s failed; this is a bug", method.__name__)
-            end(context, grpc.StatusCode.INTERNAL, "internal error; see the server's log")
+            refuse(context, ServiceError())
         return None
 
     return answer
@@ -204,7 +204,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
             message = error.message
         except Exception:
             logger.exception("an inference in a stream failed; this is a bug")
-            message = "internal error; see the server's log"
+            message = INTERNAL
         else:
             return service_pb2.ModelStreamInferResponse(infer_response=response)
         return service_pb2.ModelStreamInferResponse(

@@ -12,8 +12,8 @@ import grpc
 
 from service.access.keys import Key, Keys
 from service.access.tls import Certificate
-from service.errors import ForbiddenError, RateLimitError, ServiceError, UnauthorizedError
-from service.protocols.v2.grpc_requests import end
+from service.errors import ForbiddenError, ServiceError
+from service.protocols.v2.grpc_endings import refuse
 
 _V2 = "/inference.GRPCInferenceService/"
 _PUBLIC = frozenset(
@@ -25,11 +25,6 @@ _PUBLIC = frozenset(
     }
 )
 _ADMIN = frozenset({_V2 + "RepositoryModelLoad", _V2 + "RepositoryModelUnload"})
-_CODES = {
-    UnauthorizedError: grpc.StatusCode.UNAUTHENTICATED,
-    ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
-    RateLimitError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-}
 Continuation = Callable[[Any], Awaitable[Any]]
 
 
@@ -68,10 +63,10 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # untyp
 def _refusing(error: ServiceError) -> Any:
     """Return a method of any kind that reads no message and gives an error's status."""
 
-    async def refuse(_requests: AsyncIterator[bytes], context: Any) -> None:
-        end(context, _CODES[type(error)], error.message, error.headers)
+    async def answer(_requests: AsyncIterator[bytes], context: Any) -> None:
+        refuse(context, error)
 
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(answer)
 
 
 def _paced(keys: Keys, key: Key, handler: Any) -> Any:

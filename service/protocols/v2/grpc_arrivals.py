@@ -14,7 +14,9 @@ from typing import Any
 
 import grpc
 
+from service.errors import InvalidInputError
 from service.inflight import Inflight
+from service.protocols.v2.grpc_endings import end, refuse
 
 logger = logging.getLogger("foveal.grpc")
 
@@ -85,8 +87,7 @@ class Arrivals:
             return None
         finally:
             self._bounded.pop(task, None)
-        context.set_code(grpc.StatusCode.INVALID_ARGUMENT)
-        context.set_details("message: expected one, got none")
+        refuse(context, InvalidInputError("message: expected one, got none"))
         return None
 
     async def messages(self, requests: AsyncIterator[bytes], task: Task) -> AsyncIterator[bytes]:
@@ -109,9 +110,7 @@ class Arrivals:
         if ending is None:
             raise asyncio.CancelledError
         task.uncancel()
-        code, message = ending
-        context.set_code(code)
-        context.set_details(message)
+        end(context, *ending)
 
     def _watch(self) -> None:
         if not self._is_sweeping:

@@ -4,28 +4,15 @@ gRPC's own deserializers answer what they cannot read with UNKNOWN and log a tra
 whatever was sent. Here every method gets the bytes first.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
 
 from service.errors import ServiceError
 from service.protocols.v2.grpc_arrivals import Arrivals
+from service.protocols.v2.grpc_endings import Context, refuse
 from service.protocols.v2.messages import read_small
-
-CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    413: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-
-Header = tuple[bytes, bytes]
-Context = Any  # grpc.aio.ServicerContext; grpcio has no types here
 
 
 class Registrar:
@@ -124,22 +111,3 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # untyped there
         if method is None or method.request_streaming or self._arrivals.begin():
             return method
         return self._bounded[handler_call_details.method]
-
-
-def refuse(context: Context, error: ServiceError) -> None:
-    """Let a call end with the status of an error; clients get no more than its message."""
-    code = CODES.get(error.status, grpc.StatusCode.INTERNAL)
-    end(context, code, error.message, error.headers)
-
-
-def end(
-    context: Context, code: grpc.StatusCode, message: str, headers: Iterable[Header] = ()
-) -> None:
-    """Let a call end with a status when its method returns, whatever it returns.
-
-    ``context.abort`` raises an error that the call keeps: a reference cycle, in which the frames it
-    passed through keep the request until the next collection.
-    """
-    context.set_code(code)
-    context.set_details(message)
-    context.set_trailing_metadata(tuple((key.decode(), value.decode()) for key, value in headers))

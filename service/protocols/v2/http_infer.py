@@ -20,7 +20,6 @@ logger = logging.getLogger("foveal.v2")
 
 OCTETS = b"application/octet-stream"
 PROTOCOL = "v2_http"
-_INTERNAL = "internal error; see the server's log"
 # Answers up to this size are compressed on the loop, in about a millisecond.
 _INLINE_COMPRESS_BYTES = 1 << 16
 
@@ -45,14 +44,13 @@ class InferRoute(ModelRoute):
 class HttpInfer(BodyWork):
     """One inference over HTTP: expand, read, infer, write, compress."""
 
-    __slots__ = ("_accepted", "_head_bytes", "_reserved", "_target", "_timeout_s")
+    __slots__ = ("_accepted", "_head_bytes", "_target", "_timeout_s")
 
     def __init__(self, engine: Engine, exchange: Exchange, target: Target) -> None:
         super().__init__(engine, exchange, 0.0)
         self._target = target
         self._accepted = b""
         self._head_bytes: bytes | None = None
-        self._reserved = 0
         self._timeout_s = 0.0
 
     def begin(self) -> None:
@@ -69,9 +67,7 @@ class HttpInfer(BodyWork):
                 self._infer(exchange.body)
                 return
             self._deadline = exchange.received_at + self._timeout_s
-            # A reserved row keeps the queue's place and the version loaded meanwhile.
-            self._target.batcher.reserve(1, self._deadline)
-            self._reserved = 1
+            self._reserve(self._target.batcher)
             self._expand(self._expanded)
         except ServiceError as error:
             self._fail(error)
@@ -82,10 +78,6 @@ class HttpInfer(BodyWork):
             self._held.give()
         else:
             self._infer(body)
-
-    def _release(self) -> None:
-        self._target.batcher.release(self._reserved)
-        self._reserved = 0
 
     def _infer(self, body: bytes) -> None:
         exchange = self._exchange
@@ -100,7 +92,7 @@ class HttpInfer(BodyWork):
             return
         except Exception:  # nobody answers for a callback that raises
             logger.exception("an inference failed; this is a bug")
-            self._fail(ServiceError(_INTERNAL))
+            self._fail(ServiceError())
             return
         if not exchange.response_complete:
             exchange.on_disconnect = call.cancel
@@ -172,7 +164,7 @@ class HttpInfer(BodyWork):
             compressed = compression.compress(body, coding)
         except Exception:  # an executor would drop it, and the request would get no answer
             logger.exception("an answer could not be compressed; this is a bug")
-            self._engine.loop.call_soon_threadsafe(self._fail, ServiceError(_INTERNAL))
+            self._engine.loop.call_soon_threadsafe(self._fail, ServiceError())
         else:
             self._engine.loop.call_soon_threadsafe(self._respond, compressed, media_type, extra)
 
