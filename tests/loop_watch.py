@@ -7,6 +7,7 @@ process the processor time of a callback is measured, and of a server the best o
 import asyncio.events
 import contextlib
 import gc
+import subprocess
 import sys
 import threading
 import time
@@ -17,7 +18,8 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tests.server import RunningServer, Wire, get
+from tests.probe import computed_s
+from tests.server import ROOT, RunningServer
 
 # What no input of an allowed size may take.
 LONGEST_S = 0.05
@@ -114,18 +116,19 @@ class LoopClock:
 
     What the loop is held for between two readings is no longer than it computed between them,
     however busy the machine is.
+
+    Attributes:
+        path: Its file, None where there is none.
     """
 
     def __init__(self, server: RunningServer) -> None:
         [worker] = server.workers()
-        # Its main thread runs the loop; the first number is in nanoseconds.
-        self._path = Path(f"/proc/{worker.pid}/task/{worker.pid}/schedstat")
+        path = Path(f"/proc/{worker.pid}/task/{worker.pid}/schedstat")  # the main thread runs it
+        self.path = path if path.exists() else None
 
     def __call__(self) -> float:
         """Return seconds."""
-        if not self._path.exists():
-            return time.monotonic()
-        return int(self._path.read_text().split()[0]) / 1e9
+        return time.monotonic() if self.path is None else computed_s(self.path)
 
 
 def held_s(clock: Callable[[], float], ask: Callable[[], object]) -> float:
@@ -135,40 +138,25 @@ def held_s(clock: Callable[[], float], ask: Callable[[], object]) -> float:
     return min(time.monotonic() - started, clock() - before)
 
 
-class Probe:
-    """Asks a server for its health, again and again, on a connection and a thread of its own.
+def probed_s(server: RunningServer, work: Callable[[], object], path: Path | None = None) -> float:
+    """Return the longest answer of a server's health meanwhile, seconds; see ``tests.probe``.
 
     Args:
         server: Server to ask.
-        clock: A further clock; of each answer the shorter time counts.
-
-    Attributes:
-        longest_s: The longest answer so far, seconds: at least as long as the loop was held.
+        work: Called once, while a process asks.
+        path: A further clock.
     """
-
-    def __init__(self, server: RunningServer, clock: Callable[[], float] = time.monotonic) -> None:
-        self._wire = Wire(server, timeout_s=120)
-        self._clock = clock
-        self.longest_s = 0.0
-
-    def ask(self) -> None:
-        """Ask once."""
-        self.longest_s = max(self.longest_s, held_s(self._clock, self._ask))
-
-    def _ask(self) -> None:
-        answer = self._wire.send(get("/v2/health/live")).answer("GET")
-        assert answer.status == 200, answer
-
-    def ask_until(self, is_done: Callable[[], bool]) -> float:
-        """Ask until something is done; return the longest answer meanwhile."""
-        self.longest_s = 0.0
-        while not is_done():
-            self.ask()
-        return self.longest_s
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._wire.close()
+    words = [sys.executable, "-m", "tests.probe", str(server.port), *([str(path)] if path else [])]
+    with subprocess.Popen(
+        words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as probe:
+        assert probe.stdout is not None and probe.stdout.readline() == "asking\n"
+        try:
+            work()
+        finally:
+            longest, _ = probe.communicate()
+    assert probe.returncode == 0
+    return float(longest)
 
 
 def worker_bytes(server: RunningServer) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from models.image import encode_png
-from tests.loop_watch import Probe, worker_bytes
+from tests.loop_watch import probed_s, worker_bytes
 from tests.server import RunningServer, assert_error, free_port, running_server
 from tests.tiny import random_images, tiny_logits
 from tests.unfinished import WINDOW_BYTES, Unfinished, unfinished
@@ -102,14 +102,7 @@ def shrinks(server: RunningServer, to_bytes: int) -> None:
 
 def held_s(server: RunningServer, work: Callable[[], object], rounds: int = 3) -> float:
     """Return the longest answer to another client during some work, the best of some rounds."""
-    best = float("inf")
-    probe = Probe(server)
-    for _ in range(rounds):
-        thread = threading.Thread(target=work)
-        thread.start()
-        best = min(best, probe.ask_until(lambda: not thread.is_alive()))  # noqa: B023
-    probe.close()
-    return best
+    return min(probed_s(server, work) for _ in range(rounds))
 
 
 def peak_growth(server: RunningServer, work: Callable[[], object]) -> tuple[int, int]:

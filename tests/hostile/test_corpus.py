@@ -6,7 +6,6 @@ import itertools
 import random
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.hostile.corpus import bombs, everything, flipped, good, polyglots, truncated
-from tests.loop_watch import LONGEST_S, LoopClock, Probe, held_s, shortest_of
+from tests.loop_watch import LONGEST_S, LoopClock, held_s, probed_s, shortest_of
 from tests.server import ROOT, RunningServer, free_port, post, running_server
 from tests.tiny import SIDE
 
@@ -118,12 +117,7 @@ class Clients:
         """Return the longest answer to another client meanwhile: the shortest of some rounds."""
 
         def measure() -> float:
-            probe = Probe(self._server, self._clock)
-            thread = threading.Thread(target=self._exchange, args=([item],))
-            thread.start()
-            longest_s = probe.ask_until(lambda: not thread.is_alive())
-            probe.close()
-            return longest_s
+            return probed_s(self._server, lambda: self._exchange([item]), self._clock.path)
 
         return shortest_of(40, measure)  # the machine is busy with other tests
 
