@@ -62,9 +62,7 @@ image:               ## build the container image IMAGE (foveal:latest) with pod
 
 run-image:           ## run IMAGE, locked down, on PORT (3000) and 8001 for gRPC
 	$(ENGINE) run --rm --read-only --tmpfs /tmp --cap-drop all --security-opt no-new-privileges \
-	  --memory 512m --env FOVEAL_MAX_INFLIGHT_MIB=64 --env FOVEAL_MAX_IMAGE_PIXELS=13500000 \
-	  --env FOVEAL_MAX_BODY_BYTES=16777216 \
-	  --publish $(PORT):3000 --publish 8001:8001 $(IMAGE)
+	  --memory 512m --publish $(PORT):3000 --publish 8001:8001 $(IMAGE)
 
 base-image:          ## make base images from Debian packages, without a registry
 	ENGINE=$(ENGINE) deploy/container/base-image.sh

@@ -56,6 +56,8 @@ def settings_table() -> str:
 
 def _default(field: FieldInfo) -> str:
     default = field.default
+    if field.default_factory is not None:
+        return "by memory"
     if isinstance(default, Path):
         return f"the checkout's `{default.relative_to(ROOT)}`"
     return "empty" if default == "" else f"`{default}`"

@@ -22,7 +22,7 @@ from PIL import Image
 from models import jpeg, plugins, png
 from models.artifact import ImageSpec, OpenCVResize
 from models.geometry import Pixels, fit, opencv_version
-from models.image_errors import ImageError, ImageTooLargeError
+from models.image_errors import ImageError, ImageTooLargeError, TooManyPixelsError
 from models.pixels import Decoding
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "ImageError",
     "ImageTooLargeError",
     "Pixels",
+    "TooManyPixelsError",
     "decode",
     "decode_pixels",
     "decode_sized",
@@ -147,7 +148,7 @@ def work(encoded: bytes, decoding: Decoding, max_pixels: int = MAX_PIXELS) -> in
         width, height, pixels = plugins.work(kind, encoded)
     if pixels > max_pixels:
         held = "" if pixels == width * height else f", which counts as {pixels} to decode"
-        raise ImageTooLargeError(
+        raise TooManyPixelsError(
             f"image: expected at most {max_pixels} pixels, got {width} x {height}{held}"
         )
     return pixels

@@ -9,6 +9,10 @@ class ImageTooLargeError(ImageError):
     """Decoding would cost more than allowed; nothing was decoded."""
 
 
+class TooManyPixelsError(ImageTooLargeError):
+    """The image has more pixels than the caller allows."""
+
+
 def incomplete(kind: str, encoded: bytes, part: str = "file") -> ImageError:
     """Return the error of a file that ends early or contradicts itself.
 

@@ -1,11 +1,16 @@
-"""The machine that a measurement depends on: its processor and the available cores."""
+"""The machine: its processor, and the cores and the memory that this process may use."""
 
 import math
 import os
 import platform
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+import psutil  # type: ignore[import-untyped]
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +36,66 @@ def available_cpus() -> int:
     """Return the number of cores that this process may use: affinity and quota, at least 1.
 
     Sources: sched_getaffinity(2); cgroup v2 ``cpu.max`` and v1 ``cpu.cfs_quota_us`` of the Linux
-    kernel's documentation, as seen from inside a container's own cgroup namespace.
+    kernel's documentation.
     """
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
-    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+    quotas = [_quota(folder) for folder in _cgroups("cpu")]
+    return max(1, min([cores, *(math.ceil(quota) for quota in quotas if quota is not None)]))
 
 
-def _cgroup_quota(root: Path) -> float | None:
-    """Return the CPU quota in cores, None if none is set or it cannot be read."""
+def available_memory() -> int:
+    """Return the bytes of memory that this process may use: the machine's and its limits.
+
+    Sources: cgroup v2 ``memory.max`` and v1 ``memory.limit_in_bytes`` of the Linux kernel's
+    documentation.
+    """
+    limits = [_memory_limit(folder) for folder in _cgroups("memory")]
+    total: int = psutil.virtual_memory().total
+    return min([total, *(limit for limit in limits if limit is not None)])
+
+
+def _cgroups(controller: str) -> list[Path]:
+    """Return the folders of this process's control groups, outwards: each one's limits hold.
+
+    In a container the process's path may be one of the host; then the root is its own group.
+    """
     try:
-        if (root / "cpu.max").exists():
-            quota, period = (root / "cpu.max").read_text().split()
+        lines = [line.split(":", 2) for line in _OWN_CGROUPS.read_text().splitlines()]
+    except OSError:  # not Linux
+        return []
+    folders: dict[Path, None] = {}
+    for _, controllers, path in lines:
+        if controllers and controller not in controllers.split(","):
+            continue
+        base = _CGROUPS / controller if controllers else _CGROUPS
+        inside = PurePosixPath(path.lstrip("/"))
+        folders |= dict.fromkeys(base / each for each in (inside, *inside.parents))
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _quota(folder: Path) -> float | None:
+    """Return a group's CPU quota in cores, None if none is set or it cannot be read."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
         else:
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
         return None if quota in ("max", "-1") else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return None
+
+
+def _memory_limit(folder: Path) -> int | None:
+    """Return a group's memory limit in bytes, None if none is set or it cannot be read."""
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        try:
+            return int((folder / name).read_text())
+        except (OSError, ValueError):  # "max": no limit
+            continue
+    return None
 
 
 def cpu_name() -> str:

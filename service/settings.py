@@ -4,17 +4,35 @@ README's table lists the same fields; a test compares them. Knows nothing about 
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.machine import available_memory
 from service.access.cors import Cors
 from service.session.buckets import BucketError, parse_buckets
+
+MIB = 1 << 20
 
 
 class SettingsError(ValueError):
     """One or more variables are wrong; the message names them all."""
+
+
+def request_memory(settings: dict[str, Any]) -> int:
+    """Return the bytes that the requests of a worker may hold, by the memory it may use.
+
+    A quarter of what the worker has beside 256 MiB of its own, 16 to 192 MiB: 64 MiB of 512. A
+    picture of ``request_memory / 5`` pixels takes 9 bytes a pixel beside it, and each connection's
+    buffers come on top (tests/e2e/test_small_memory.py measures them together).
+
+    Args:
+        settings: The settings that are read already.
+    """
+    workers: int = settings["workers"]
+    own = available_memory() // workers
+    return min(max(16 * MIB, (own - 256 * MIB) // 4), 192 * MIB)
 
 
 class Settings(BaseSettings):
@@ -80,9 +98,10 @@ class Settings(BaseSettings):
     )
     max_request_rows: int = Field(default=512, ge=1, description="Most rows in one request")
     max_body_bytes: int = Field(
-        default=32 << 20,
+        default_factory=lambda settings: min(32 * MIB, request_memory(settings) // 4),
         ge=1024,
-        description="Largest request body, bytes; a gRPC message may have three quarters of it",
+        description="Largest request body, bytes; a gRPC message may have three quarters of it; "
+        "default: by memory, at most 32 MiB",
     )
     max_json_bytes: int = Field(
         default=6 << 20, ge=1024, description="Longest JSON in a body, bytes"
@@ -93,14 +112,16 @@ class Settings(BaseSettings):
         description="Most values in JSON or in gRPC's typed contents; binary tensors have no limit",
     )
     max_inflight_mib: int = Field(
-        default=192,
+        default_factory=lambda settings: request_memory(settings) // MIB,
         ge=1,
-        description="Request bodies and decoded pixels that a worker holds at once, MiB",
+        description="Request bodies and decoded pixels that a worker holds at once, MiB; "
+        "default: by memory, at most 192",
     )
     max_image_pixels: int = Field(
-        default=1 << 25,
+        default_factory=lambda settings: min(1 << 25, request_memory(settings) // 5),
         ge=1,
-        description="Most pixels of an image as it is decoded; WebP, HEIC, AVIF, CMYK count twice",
+        description="Most pixels of an image as it is decoded; WebP, HEIC, AVIF, CMYK count twice; "
+        "default: by memory, at most 33554432",
     )
     decode_threads: int = Field(
         default=0, ge=0, description="Threads that decode large images; 0: one for each core"
@@ -195,5 +216,6 @@ def load_settings() -> Settings:
             f"FOVEAL_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}, "
             f"got {problem['input']!r}"
             for problem in error.errors()
+            if problem["type"] != "default_factory_not_called"  # it follows another that is wrong
         ]
         raise SettingsError("settings: " + "; ".join(lines)) from None

@@ -19,6 +19,7 @@ from models.image import (
     ImageError,
     ImageTooLargeError,
     Pixels,
+    TooManyPixelsError,
     decode_sized,
     decoding_of,
     is_light,
@@ -204,6 +205,8 @@ class Classifier:
         """
         try:
             return work(encoded, self._decoding, self.limits.max_image_pixels)
+        except TooManyPixelsError as error:
+            raise TooLargeError(f"{error}; send less or raise FOVEAL_MAX_IMAGE_PIXELS") from None
         except ImageTooLargeError as error:
             raise TooLargeError(str(error)) from None
         except ImageError as error:

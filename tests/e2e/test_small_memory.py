@@ -1,4 +1,4 @@
-"""The memory of a service with the settings of ``make run-image``, under all that costs at once."""
+"""The memory of a service that may have 512 MiB, under all that costs at once."""
 
 import io
 import re
@@ -14,6 +14,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from PIL import Image
 
+from service.settings import load_settings
 from tests.server import ROOT, RunningServer, free_port, running_server
 
 grpc = pytest.importorskip("grpc")
@@ -25,10 +26,12 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 FOR_REQUESTS_MIB = 200
 
 
-def settings_of_the_image() -> dict[str, Any]:
-    recipe = (ROOT / "Makefile").read_text().partition("\nrun-image:")[2].partition("\n\n")[0]
-    assert "--memory 512m" in recipe
-    return {name.lower(): int(value) for name, value in re.findall(r"FOVEAL_(\w+)=(\d+)", recipe)}
+def settings_by_memory(monkeypatch: pytest.MonkeyPatch, memory: int) -> dict[str, Any]:
+    """What a worker with so many bytes of memory takes for itself."""
+    monkeypatch.setattr("service.settings.available_memory", lambda: memory)
+    settings = load_settings()
+    names = "max_inflight_mib", "max_image_pixels", "max_body_bytes"
+    return {name: getattr(settings, name) for name in names}
 
 
 def photographs() -> list[bytes]:
@@ -57,7 +60,10 @@ def peak_mib(server: RunningServer) -> float:
 
 
 @pytest.mark.skipif(not psutil.LINUX, reason="reads /proc")
-def test_the_memory_of_the_image_is_enough(tiny_repository: Path, tmp_path: Path) -> None:
+def test_the_memory_of_the_image_is_enough(
+    monkeypatch: pytest.MonkeyPatch, tiny_repository: Path, tmp_path: Path
+) -> None:
+    assert "--memory 512m" in (ROOT / "Makefile").read_text()
     pictures = photographs()
     pixels = ",".join(["1"] * 400 * 784)
     document = (
@@ -69,7 +75,7 @@ def test_the_memory_of_the_image_is_enough(tiny_repository: Path, tmp_path: Path
             tmp_path,
             grpc_port=free_port(),
             decode_threads=2,
-            **settings_of_the_image(),
+            **settings_by_memory(monkeypatch, 512 << 20),
         ) as server,
         grpc.insecure_channel(server.grpc_address) as channel,
         httpx.Client(base_url=server.url, timeout=60) as client,

@@ -64,3 +64,40 @@ def test_limits_must_be_positive(monkeypatch: pytest.MonkeyPatch, field: str, va
     monkeypatch.setenv(f"FOVEAL_{field.upper()}", value)
     with pytest.raises(SettingsError, match=f"FOVEAL_{field.upper()}"):
         load_settings()
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "workers", "inflight_mib", "pixels", "body"),
+    [
+        (128, 1, 16, 16 * MIB // 5, 4 * MIB),
+        (512, 1, 64, 64 * MIB // 5, 16 * MIB),
+        (1024, 2, 64, 64 * MIB // 5, 16 * MIB),
+        (1024, 1, 192, 1 << 25, 32 * MIB),
+        (1 << 18, 4, 192, 1 << 25, 32 * MIB),
+    ],
+)
+def test_limits_follow_the_memory_of_a_worker(
+    monkeypatch: pytest.MonkeyPatch,
+    memory_mib: int,
+    workers: int,
+    inflight_mib: int,
+    pixels: int,
+    body: int,
+) -> None:
+    monkeypatch.setattr("service.settings.available_memory", lambda: memory_mib * MIB)
+    monkeypatch.setenv("FOVEAL_WORKERS", str(workers))
+    settings = load_settings()
+    assert settings.max_inflight_mib == inflight_mib
+    assert settings.max_image_pixels == pixels
+    assert settings.max_body_bytes == body
+
+
+def test_a_limit_that_is_set_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.settings.available_memory", lambda: 512 * MIB)
+    monkeypatch.setenv("FOVEAL_MAX_INFLIGHT_MIB", "500")
+    settings = load_settings()
+    assert settings.max_inflight_mib == 500
+    assert settings.max_body_bytes == 16 * MIB

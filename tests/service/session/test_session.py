@@ -1,12 +1,7 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 
-from models import machine
-from models.machine import available_cpus
 from service.errors import InferenceError
 from service.session.plans import Plan
 from service.session.session import Session
@@ -65,37 +60,3 @@ def test_rows_need_not_be_contiguous() -> None:
     outputs = Session(MODEL, Plan()).run(wide[::2])
     np.testing.assert_array_equal(outputs.logits, tiny_logits(wide[::2]))
     assert wide.shape == (8, SIDE, SIDE, 1)
-
-
-# Cores
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"cpu.max": "max 100000"}, None),
-        ({"cpu.max": "150000 100000"}, 1.5),
-        ({"cpu.max": "50000 100000\n"}, 0.5),
-        ({"cpu.max": "nonsense"}, None),
-        ({"cpu.max": ""}, None),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
-        ({"cpu/cpu.cfs_quota_us": "200000\n"}, None),
-        ({}, None),
-    ],
-)
-def test_cgroup_quota(tmp_path: Path, files: dict[str, str], expected: float | None) -> None:
-    for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    assert machine._cgroup_quota(tmp_path) == expected
-
-
-def test_cgroup_quota_without_a_period(tmp_path: Path) -> None:
-    (tmp_path / "cpu.max").write_text("100000 0")
-    assert machine._cgroup_quota(tmp_path) is None
-
-
-def test_available_cpus_is_within_the_machine() -> None:
-    assert 1 <= available_cpus() <= (os.cpu_count() or 1)
