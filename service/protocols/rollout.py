@@ -38,7 +38,9 @@ class RolloutProtocol:
         self._control.authorize(exchange.header(b"authorization") or b"")
         if exchange.method == "PUT":
             try:
-                rollout = read_rollout(read_document(exchange.body, may_be_empty=False))
+                rollout = read_rollout(
+                    read_document(exchange.body, exchange.content_coding, may_be_empty=False)
+                )
             except ValueError as error:
                 raise InvalidInputError(str(error)) from None
 

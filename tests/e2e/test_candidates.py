@@ -190,4 +190,6 @@ def test_who_may_and_what_is_understood(server: RunningServer) -> None:
         ({"shadow": {"version": 2}}, "shadow: expected"),
     ):
         assert_error(put(server, body), 400, match)
+    coded = httpx.put(url, headers=BEARER | {"Content-Encoding": "gzip"}, content=b"{}")
+    assert_error(coded, 415, "content-encoding: expected none on this route")
     assert httpx.get(url, headers=BEARER).json()["canary"] is None

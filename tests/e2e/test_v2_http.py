@@ -155,6 +155,16 @@ def test_one_bad_image_refuses_the_request_and_is_named(client: httpx.Client) ->
         assert_error(response, status, match)
 
 
+def test_the_index_takes_no_coding(client: httpx.Client) -> None:
+    for coding, status in (("gzip", 415), ("br", 415), ("identity", 200)):
+        body = gzip.compress(b"{}") if coding == "gzip" else b"{}"
+        headers = {"Content-Encoding": coding}
+        answer = client.post("/v2/repository/index", content=body, headers=headers)
+        assert answer.status_code == status
+        if status == 415:
+            assert_error(answer, 415, "content-encoding: expected none on this route, got")
+
+
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_codings_both_ways(two_wires: RunningServer, coding: str) -> None:
     """The JSON's length counts before compression, both ways."""

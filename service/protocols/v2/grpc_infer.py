@@ -7,7 +7,7 @@ import asyncio
 import time
 from typing import Any
 
-from service.errors import ServiceError
+from service.errors import DeadlineError, ServiceError
 from service.protocols import compression
 from service.protocols.engine import Engine, Target
 from service.protocols.limits import Held
@@ -57,9 +57,11 @@ class GrpcInfer:
             ServiceError: The request is refused, or failed.
         """
         received_at = time.monotonic()
+        default_s = self._engine.request_timeout_s
+        limit_s = default_s if time_remaining_s is None else time_remaining_s
         try:
             # Neither the message nor what it expands to stays in a variable here.
-            call, target = await self._run(await self._open(raw), received_at, time_remaining_s)
+            call, target = await self._run(await self._open(raw, limit_s), received_at, limit_s)
         except ServiceError as error:
             self._held.give()
             if self._target is None:
@@ -75,11 +77,17 @@ class GrpcInfer:
         target.metrics.count_request(PROTOCOL, 200, time.monotonic() - received_at)
         return response
 
-    async def _open(self, raw: bytes) -> InferMessage:
+    async def _open(self, raw: bytes, limit_s: float) -> InferMessage:
         self._held.take(len(raw))
         coding = coding_of(raw)
         if coding:
-            raw = await self._expand(raw, coding)
+            try:
+                async with asyncio.timeout(limit_s):
+                    raw = await self._expand(raw, coding)
+            except TimeoutError:
+                raise DeadlineError(
+                    "the request's deadline passed while its body was read; retry later"
+                ) from None
         return open_message(raw, self._engine.max_request_rows)
 
     async def _expand(self, raw: bytes, coding: bytes) -> bytes:
@@ -101,7 +109,7 @@ class GrpcInfer:
             raise
 
     async def _run(
-        self, message: InferMessage, received_at: float, time_remaining_s: float | None
+        self, message: InferMessage, received_at: float, limit_s: float
     ) -> tuple[InferCall, Target]:
         """Infer and wait for the outputs; a client that leaves cancels this coroutine."""
         engine, head = self._engine, message.head
@@ -111,8 +119,7 @@ class GrpcInfer:
         done = asyncio.Event()
         request = read_message(message, engine.limits.max_values)
         call = InferCall(engine, target, request, lambda _call: done.set(), self._held)
-        default_s = engine.request_timeout_s
-        call.begin(received_at, default_s if time_remaining_s is None else time_remaining_s)
+        call.begin(received_at, limit_s)
         del message  # images were copied, pixels are held by the job
         try:
             await done.wait()

@@ -139,7 +139,7 @@ class V2Http:
         return self.engine.catalog()
 
     def _index(self, exchange: Exchange) -> None:
-        document = read_document(exchange.body)
+        document = read_document(exchange.body, exchange.content_coding)
         ready = document.get("ready", False)
         if type(ready) is not bool:
             raise InvalidInputError('body: expected "ready" to be a boolean')
@@ -152,7 +152,7 @@ class V2Http:
 
     def _load(self, exchange: Exchange, name: str) -> None:
         self.control.authorize(exchange.header(b"authorization") or b"")
-        document = read_document(exchange.body)
+        document = read_document(exchange.body, exchange.content_coding)
         if document.get("parameters"):
             raise InvalidInputError(
                 "parameters: expected none: models come from the repository, "
@@ -167,7 +167,7 @@ class V2Http:
 
     def _unload(self, exchange: Exchange, name: str) -> None:
         self.control.authorize(exchange.header(b"authorization") or b"")
-        read_document(exchange.body)
+        read_document(exchange.body, exchange.content_coding)
 
         async def unload() -> None:
             await self.control.unload(name)

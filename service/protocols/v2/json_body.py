@@ -13,7 +13,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.errors import InvalidInputError, TooLargeError
+from service.errors import InvalidInputError, TooLargeError, UnsupportedMediaError
+from service.protocols import compression
 from service.protocols.limits import BodyLimits
 from service.protocols.v2.codec import InputTensor, OutputTensor, check_tensor, refuse_shared_memory
 from service.protocols.v2.infer import InferRequest, RequestedOutput
@@ -120,17 +121,25 @@ def _read_head(text: bytes) -> _Head:
 _cached_head = lru_cache(_CACHED_HEADS)(_read_head)
 
 
-def read_document(text: bytes, *, may_be_empty: bool = True) -> dict[str, Any]:
+def read_document(
+    text: bytes, coding: bytes | None, *, may_be_empty: bool = True
+) -> dict[str, Any]:
     """Read the small JSON object of a route other than ``infer``.
 
     Args:
         text: The body.
+        coding: Its ``Content-Encoding``, None without one.
         may_be_empty: Whether an empty body stands for an empty object.
 
     Raises:
         InvalidInputError: Not JSON, or not an object.
         TooLargeError: Longer than any such document.
+        UnsupportedMediaError: It has a content coding.
     """
+    if coding is not None and not compression.is_identity(coding):
+        raise UnsupportedMediaError(
+            f"content-encoding: expected none on this route, got {coding.decode('latin-1')[:40]!r}"
+        )
     if len(text) > _UNCOUNTED_BYTES:
         raise TooLargeError(
             f"body: expected at most {_UNCOUNTED_BYTES} bytes on this route, got {len(text)}"
