@@ -7,8 +7,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import psutil  # type: ignore[import-untyped]
-
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 
@@ -48,11 +46,11 @@ def available_cpus() -> int:
 def available_memory() -> int:
     """Return the bytes of memory that this process may use: the machine's and its limits.
 
-    Sources: cgroup v2 ``memory.max`` and v1 ``memory.limit_in_bytes`` of the Linux kernel's
-    documentation.
+    Sources: sysconf(3); cgroup v2 ``memory.max`` and v1 ``memory.limit_in_bytes`` of the Linux
+    kernel's documentation.
     """
     limits = [_memory_limit(folder) for folder in _cgroups("memory")]
-    total: int = psutil.virtual_memory().total
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([total, *(limit for limit in limits if limit is not None)])
 
 
