@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,33 @@ PAGE = TREE_PAGE.read_text()
 TASKS = re.findall(r"^\| [^|]+ \| `([^`]+)` \|$", PAGE.partition("## Which room?")[2], re.MULTILINE)
 
 
+def shipped() -> set[str]:
+    """The packages that a wheel takes, of all in the checkout."""
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    where = tools["setuptools"]["packages"]["find"]
+    assert not where["namespaces"]
+    return {each for each in packages() if any(fnmatch(each, glob) for glob in where["include"])}
+
+
+def packages() -> set[str]:
+    inits = [init for room in ROOMS for init in (ROOT / room).rglob("__init__.py")]
+    return {".".join(init.parent.relative_to(ROOT).parts) for init in inits}
+
+
 def test_tree_is_the_one_of_the_files() -> None:
     assert generated(TREE_PAGE) == tree(), "run `make docs`"
 
 
 def test_tree_has_every_room() -> None:
     """Every top-level package that is shipped, and the three folders that are not, are rooms."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    packages = {package.partition(".")[0] for package in settings["packages"]}
-    assert set(ROOMS) == packages | {"deploy", "docs", "tests"}
+    rooms = {package.partition(".")[0] for package in shipped()}
+    assert set(ROOMS) == rooms | {"deploy", "docs", "tests"}
+
+
+def test_every_package_is_shipped() -> None:
+    unshipped = {"deploy", "docs", "tests"}
+    aside = {package for package in packages() if package.partition(".")[0] in unshipped}
+    assert shipped() == packages() - aside
 
 
 def test_tree_names_every_module_with_its_purpose() -> None:
