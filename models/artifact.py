@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from models.evidence import Abstain, Gate, Golden, Metrics, Parity, Provenance, Statistics
+from models.evidence import Abstain, Gate, Golden, Metrics, Parity, Proof, Provenance, Statistics
 from models.fields import FieldError, read_dataclass
 from models.onnx_file import describe_tensors
 
@@ -45,10 +45,20 @@ Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Place = Literal["centre", "top-left"]
 Colour = tuple[int, ...]
 Precision = Literal["fp32", "fp16", "int8"]
+Task = Literal["single-label", "binary", "multi-label"]
 
-# Fields that format 1 gained after its first release. They are optional and written only if set, so
-# a version without them also loads in an older release.
-_LATER = frozenset({"gate", "calibration_error_before", "abstain", "statistics"})
+# Fields that came later, and what they are without a value. They are optional and written only if
+# set, so a version without them also loads in an older release.
+_LATER: dict[str, object] = {
+    "gate": None,
+    "calibration_error_before": None,
+    "abstain": None,
+    "statistics": None,
+    "task": "single-label",
+    "thresholds": (),
+    "proof": None,
+    "max_pixel_difference": None,
+}
 
 
 class ArtifactError(ValueError):
@@ -205,7 +215,7 @@ class ModelArtifact:
     Attributes:
         name: Name of the model, also its directory.
         version: Positive integer, also its directory.
-        labels: Class labels; the position is the index.
+        labels: Class labels; the position is the index. Two may be equal.
         inputs: Exactly one: UINT8 [-1, H, W, C].
         outputs: ``logits`` and ``probabilities``, both FP32 [-1, K].
         image: How bytes become a row of the input.
@@ -218,6 +228,11 @@ class ModelArtifact:
         provenance: Where it came from, if known.
         abstain: When it abstains, if it may.
         statistics: Statistics of its training data, if known.
+        task: What the probabilities are: of ``single-label`` a softmax, they sum to 1; of
+            ``binary`` 1 - p and p of one sigmoid; of ``multi-label`` a sigmoid for each label.
+        thresholds: Of ``multi-label``: least probability of each label that an image gets, 0-1, K;
+            else ().
+        proof: Agreement with the model's own pipeline, files in, probabilities out, if compared.
     """
 
     name: str
@@ -235,6 +250,9 @@ class ModelArtifact:
     provenance: Provenance | None = None
     abstain: Abstain | None = None
     statistics: Statistics | None = None
+    task: Task = "single-label"
+    thresholds: tuple[float, ...] = ()
+    proof: Proof | None = None
     format: int = field(default=FORMAT)
 
     def __post_init__(self) -> None:
@@ -300,6 +318,7 @@ class ModelArtifact:
         try:
             if number == 1 and "image" in document:
                 document["image"] = _read_image_1(document["image"])
+            _list_classes(document)
             return read_dataclass(cls, document, "$")
         except (ArtifactError, FieldError) as error:
             raise ArtifactError(f"{where}: {error}") from None
@@ -330,7 +349,16 @@ def contract_tensors(
 
 
 def _without_empty(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: value for name, value in fields if value is not None or name not in _LATER}
+    return {name: value for name, value in fields if name not in _LATER or value != _LATER[name]}
+
+
+def _list_classes(document: dict[str, Any]) -> None:
+    """Order ``per_class`` as the labels, where an earlier release wrote an object by label."""
+    metrics, labels = document.get("metrics"), document.get("labels")
+    each = metrics.get("per_class") if isinstance(metrics, dict) else None
+    if isinstance(metrics, dict) and isinstance(each, dict) and isinstance(labels, list):
+        shares = [each.get(label) if isinstance(label, str) else None for label in labels]
+        document["metrics"] = metrics | {"per_class": shares}
 
 
 def _read_image_1(value: Any) -> ImageSpec:
@@ -363,8 +391,9 @@ def _check(artifact: ModelArtifact) -> None:
         raise ArtifactError(f"$.version: expected a positive integer, got {artifact.version}")
     if not artifact.temperature > 0:
         raise ArtifactError(f"$.temperature: expected above 0, got {artifact.temperature}")
-    if classes < 2 or len(set(artifact.labels)) != classes:
-        raise ArtifactError(f"$.labels: expected 2 or more different labels, got {classes}")
+    if classes < 2:
+        raise ArtifactError(f"$.labels: expected 2 or more labels, got {classes}")
+    _check_task(artifact)
     _check_image(artifact.image, artifact.format)
     inputs, outputs = contract_tensors(artifact.image, classes)
     if artifact.inputs != inputs:
@@ -385,6 +414,18 @@ def _check(artifact: ModelArtifact) -> None:
         if not path or outside or ":" in path or "\0" in path:
             raise ArtifactError(f"$.files: expected a path inside the version, got {path!r}")
     _check_measured(artifact, classes)
+
+
+def _check_task(artifact: ModelArtifact) -> None:
+    classes, thresholds = len(artifact.labels), artifact.thresholds
+    if artifact.task == "binary" and classes != 2:
+        raise ArtifactError(f"$.labels: expected 2 labels of a binary model, got {classes}")
+    wanted = classes if artifact.task == "multi-label" else 0
+    if len(thresholds) != wanted or not all(0 <= each <= 1 for each in thresholds):
+        raise ArtifactError(
+            f"$.thresholds: expected {wanted} values from 0 to 1 of a {artifact.task} model, "
+            f"got {list(thresholds)}"
+        )
 
 
 def _check_image(image: ImageSpec, number: int) -> None:
@@ -422,6 +463,10 @@ def _check_measured(artifact: ModelArtifact, classes: int) -> None:
     if artifact.abstain is not None and not 0 <= artifact.abstain.threshold <= 1:
         raise ArtifactError(
             f"$.abstain.threshold: expected 0 to 1, got {artifact.abstain.threshold}"
+        )
+    if artifact.metrics is not None and len(artifact.metrics.per_class) != classes:
+        raise ArtifactError(
+            f"$.metrics.per_class: expected {classes} values, got {len(artifact.metrics.per_class)}"
         )
     if artifact.statistics is not None and len(artifact.statistics.class_shares) != classes:
         raise ArtifactError(

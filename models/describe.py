@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from models.artifact import ImageSpec, ModelArtifact, OpenCVResize, TensorSpec
+from models.evidence import Metrics
 from models.repository import ModelRepository
 from models.rollout import NO_ROLLOUT
 
@@ -73,6 +74,7 @@ def describe(artifact: ModelArtifact) -> list[tuple[str, str]]:
     lines = [
         ("model", artifact.reference),
         ("labels", f"{len(artifact.labels)}: {', '.join(artifact.labels)}"),
+        *_task(artifact),
         ("image", f"{image.mode} {image.width} x {image.height}{_geometry(image)}"),
         ("input", _tensors(artifact.inputs)),
         ("outputs", _tensors(artifact.outputs)),
@@ -100,24 +102,30 @@ def describe(artifact: ModelArtifact) -> list[tuple[str, str]]:
     return lines + _measured(artifact) + _origin(artifact)
 
 
+def _task(artifact: ModelArtifact) -> list[tuple[str, str]]:
+    if artifact.task == "single-label":
+        return []
+    levels = sorted(set(artifact.thresholds))
+    at = f", thresholds {levels[0]:g} to {levels[-1]:g}" if levels else ""
+    return [("task", f"{artifact.task}{at}")]
+
+
+def _scores(metrics: Metrics, labels: tuple[str, ...]) -> list[tuple[str, str]]:
+    named = zip(labels, metrics.per_class, strict=True)
+    known = [(label, share) for label, share in named if share is not None]
+    each = sorted(known, key=lambda item: item[1])
+    before = metrics.calibration_error_before
+    without = "" if before is None else f", {before:.4f} without the temperature"
+    return [
+        ("accuracy", f"{metrics.accuracy:.2%} of {metrics.images} {metrics.split} images"),
+        ("", ", ".join(f"{label} {share:.1%}" for label, share in each)),
+        ("calibration", f"expected error {metrics.calibration_error:.4f}{without}"),
+    ]
+
+
 def _measured(artifact: ModelArtifact) -> list[tuple[str, str]]:
-    metrics, parity = artifact.metrics, artifact.parity
-    lines = []
-    if metrics:
-        each = sorted(metrics.per_class.items(), key=lambda item: item[1])
-        lines += [
-            ("accuracy", f"{metrics.accuracy:.2%} of {metrics.images} {metrics.split} images"),
-            ("", ", ".join(f"{label} {share:.1%}" for label, share in each)),
-            (
-                "calibration",
-                f"expected error {metrics.calibration_error:.4f}"
-                + (
-                    ""
-                    if metrics.calibration_error_before is None
-                    else f", {metrics.calibration_error_before:.4f} without the temperature"
-                ),
-            ),
-        ]
+    parity, proof = artifact.parity, artifact.proof
+    lines = _scores(artifact.metrics, artifact.labels) if artifact.metrics else []
     if artifact.abstain:
         least, worth = artifact.abstain.threshold, artifact.abstain.measured
         lines.append(
@@ -148,6 +156,14 @@ def _measured(artifact: ModelArtifact) -> list[tuple[str, str]]:
                 "labels",
             )
         ]
+    if proof:
+        lines.append(
+            (
+                "proof",
+                f"{proof.images} files, against {proof.reference}: {proof.label_agreement:.2%} same "
+                f"labels, probabilities within {proof.max_probability_difference:.2g}",
+            )
+        )
     return lines
 
 

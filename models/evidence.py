@@ -40,8 +40,8 @@ class Metrics:
     Attributes:
         split: Name of the split, normally ``test``.
         images: How many images.
-        accuracy: Share of right labels, 0-1.
-        per_class: Label to share of right labels among images of that label, 0-1.
+        accuracy: Share of right labels, 0-1; of ``multi-label``: images whose labels are all right.
+        per_class: For each label, the share of its own images that got it, 0-1; None: it has none.
         calibration_error: Expected calibration error, 15 equal bins (Guo et al. 2017), 0-1.
         calibration_error_before: The same without the temperature.
     """
@@ -49,7 +49,7 @@ class Metrics:
     split: str
     images: int
     accuracy: float
-    per_class: dict[str, float]
+    per_class: tuple[float | None, ...]
     calibration_error: float
     calibration_error_before: float | None = None
 
@@ -124,6 +124,28 @@ class Parity:
     max_logit_difference: float
     max_probability_difference: float
     label_agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was compared from the encoded file to the probabilities, with the model's own pipeline.
+
+    Attributes:
+        reference: Whose answers were expected, for people: a command, or a file of answers.
+        images: How many files were compared.
+        label_agreement: Share of files with the reference's first label, or one as probable to
+            1e-4, 0-1.
+        max_probability_difference: Largest absolute difference over all probabilities.
+        tolerance: The limit for it.
+        max_pixel_difference: Largest difference of the pixels, 0-255; None: not compared.
+    """
+
+    reference: str
+    images: int
+    label_agreement: float
+    max_probability_difference: float
+    tolerance: float
+    max_pixel_difference: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,13 +28,13 @@ class Evaluation:
     Attributes:
         images: Number of rows.
         accuracy: Share of rows whose label is right, 0-1.
-        per_class: Label to the share of its own rows that are right, 0-1.
+        per_class: For each label the share of its own rows that are right, 0-1; None: it has none.
         calibration_error: Expected calibration error over 15 equal bins of confidence, 0-1.
     """
 
     images: int
     accuracy: float
-    per_class: dict[str, float]
+    per_class: tuple[float | None, ...]
     calibration_error: float
 
 
@@ -53,24 +53,20 @@ def compute_logits(network: ImageNetwork, split: Split) -> Tensor:
         return torch.cat([network(images) for images, _ in Batches(split, EVALUATION_ROWS)])
 
 
-def evaluate(
-    logits_NK: Tensor, targets_N: NDArray[np.int64], labels: tuple[str, ...], temperature: float
-) -> Evaluation:
+def evaluate(logits_NK: Tensor, targets_N: NDArray[np.int64], temperature: float) -> Evaluation:
     """Compute the figures of a split from its logits.
 
     Args:
         logits_NK: float32 [N, K].
         targets_N: int64 [N].
-        labels: K names.
         temperature: Divides the logits before the softmax, > 0.
     """
     probabilities_NK = torch.softmax(logits_NK / temperature, dim=1).numpy()
     is_right_N = probabilities_NK.argmax(axis=1) == targets_N
-    per_class = {
-        label: float(is_right_N[targets_N == index].mean())
-        for index, label in enumerate(labels)
-        if (targets_N == index).any()
-    }
+    per_class = tuple(
+        float(is_right_N[targets_N == index].mean()) if (targets_N == index).any() else None
+        for index in range(probabilities_NK.shape[1])
+    )
     error = calibration_error(probabilities_NK.max(axis=1), is_right_N)
     return Evaluation(len(targets_N), float(is_right_N.mean()), per_class, error)
 

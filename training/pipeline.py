@@ -134,8 +134,8 @@ def measure(network: ImageNetwork, dataset: Dataset) -> tuple[Outcome, Tensor]:
     test_NK = compute_logits(network, dataset.test)
     outcome = Outcome(
         temperature,
-        evaluate(validation_NK, dataset.validation.targets_N, dataset.labels, temperature),
-        evaluate(test_NK, dataset.test.targets_N, dataset.labels, temperature),
+        evaluate(validation_NK, dataset.validation.targets_N, temperature),
+        evaluate(test_NK, dataset.test.targets_N, temperature),
     )
     return outcome, test_NK
 

@@ -119,11 +119,18 @@ def read_run(folder: Path) -> tuple[Run, Outcome]:
     try:
         return _run(folder, record), Outcome(
             temperature=outcome["temperature"],
-            validation=Evaluation(**outcome["validation"]),
-            test=Evaluation(**outcome["test"]),
+            validation=_evaluation(outcome["validation"]),
+            test=_evaluation(outcome["test"]),
         )
     except (KeyError, TypeError, ConfigError) as error:
         raise RunError(f"{folder}: expected a run of foveal train, got {error}") from error
+
+
+def _evaluation(figures: dict[str, Any]) -> Evaluation:
+    per_class = figures["per_class"]
+    if isinstance(per_class, dict):  # as earlier releases wrote it, in the order of the labels
+        per_class = list(per_class.values())
+    return Evaluation(**(figures | {"per_class": tuple(per_class)}))
 
 
 def _resume(config: TrainConfig, dataset: Dataset) -> Run:

@@ -18,11 +18,23 @@ from models.artifact import (
     Resize,
     TensorSpec,
 )
-from models.evidence import Abstain, Gate, Metrics, Parity, Provenance, Selective, Statistics
+from models.evidence import (
+    Abstain,
+    Gate,
+    Metrics,
+    Parity,
+    Proof,
+    Provenance,
+    Selective,
+    Statistics,
+)
 from tests.tiny import LABELS, build_tiny, tiny_model
 
 # Fields that format 1 did not have at first.
-LATER = ("abstain", "statistics", "gate", "calibration_error_before")
+TOP = ("abstain", "statistics", "task", "thresholds", "proof")
+LATER = (*TOP, "gate", "calibration_error_before", "max_pixel_difference")
+# Fields that may be null.
+NONE = {"metrics", "parity", "provenance", *LATER} - {"task", "thresholds"}
 # Fields of format 2's ``image`` that may be null; all but mode and size may be left out.
 NULL = (
     ("image", "resize"),
@@ -52,9 +64,12 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> ModelArtifact:
         files=(replace(built.files[0], gate=gate),),
         abstain=Abstain(0.75, 0.99, worth, worth),
         statistics=Statistics(1000, 100.5, 50.5, (0.25,) * len(LABELS), 0.5),
-        metrics=Metrics("test", 100, 0.5, dict.fromkeys(LABELS, 0.25), 0.01, 0.02),
+        metrics=Metrics("test", 100, 0.5, (0.25,) * (len(LABELS) - 1) + (None,), 0.01, 0.02),
         parity=Parity(100, (1, 2, 64), 1e-5, 1e-6, 1.0),
         provenance=Provenance("abc", "foveal train", 7, "digits", "0" * 64, {"torch": "2"}, "now"),
+        task="multi-label",
+        thresholds=(0.25,) * len(LABELS),
+        proof=Proof("answers.csv", 300, 0.99, 1e-4, 1e-3, 0.5),
     )
 
 
@@ -84,12 +99,17 @@ def test_round_trip_of_odd_text(artifact: ModelArtifact) -> None:
 
 
 def test_optional_fields_may_be_left_out(document: dict[str, Any]) -> None:
-    for name in ("temperature", "golden", "metrics", "parity", "provenance", *LATER[:2]):
+    for name in ("temperature", "golden", "metrics", "parity", "provenance", *TOP):
         del document[name]
     del document["files"][0]["gate"]
     bare = read(document)
     assert (bare.temperature, bare.golden, bare.metrics) == (1.0, (), None)
-    document |= {"metrics": None, "parity": None, "provenance": None, **dict.fromkeys(LATER[:2])}
+    document |= {
+        "metrics": None,
+        "parity": None,
+        "provenance": None,
+        **dict.fromkeys(("abstain", "statistics", "proof")),
+    }
     assert read(document) == bare
 
 
@@ -98,7 +118,7 @@ def test_fields_that_came_later_are_written_only_where_they_say_something(
 ) -> None:
     """What says nothing new still loads where nothing new is known."""
     assert all(f'"{name}"' in artifact.to_json() for name in LATER)
-    for name in LATER[:2]:
+    for name in TOP:
         del document[name]
     del document["files"][0]["gate"], document["metrics"]["calibration_error_before"]
     text = read(document).to_json()
@@ -165,9 +185,11 @@ def test_every_mistyped_field_is_named_with_expected_and_got(document: dict[str,
                 continue
             if isinstance(wrong, float) and takes_float(document, path):
                 continue
-            if wrong is None and path[-1] in ("metrics", "parity", "provenance", *LATER):
+            if wrong is None and path[-1] in NONE:
                 continue
-            if isinstance(wrong, dict) and path[-1] == "versions":  # any text to any text
+            if path[-2:-1] == ("per_class",) and (wrong is None or isinstance(wrong, float)):
+                continue
+            if isinstance(wrong, dict) and path[-1] in ("versions", "per_class"):  # free names
                 continue
             with pytest.raises(ArtifactError) as refused:
                 read(changed(document, path, partial(either, wrong)))
@@ -186,7 +208,7 @@ def takes_text(document: Any, path: tuple[str | int, ...]) -> bool:
     value = document
     for step in path:
         value = value[step]
-    literals = ("datatype", "mode", "side", "filter", "rounding", "place", "precision")
+    literals = ("datatype", "mode", "side", "filter", "rounding", "place", "precision", "task")
     return isinstance(value, str) and path[-1] not in literals
 
 
@@ -205,7 +227,7 @@ def test_every_required_field_that_is_missing_is_named(document: dict[str, Any])
         "provenance",
         *LATER,
     }
-    free = ("per_class", "versions")
+    free = ("versions",)
     count = 0
     for path in paths(document):
         name = path[-1]
@@ -274,10 +296,12 @@ def test_wrong_documents(text: str | bytes, match: str) -> None:
     [
         (("version",), 0, r"\$.version: expected a positive integer, got 0"),
         (("version",), -1, r"\$.version"),
-        (("labels",), ["one"], r"\$.labels: expected 2 or more different labels"),
-        (("labels",), ["a", "b", "a", "c"], r"\$.labels: expected 2 or more different"),
-        (("labels",), ["a", "b"], r"\$.outputs: expected .* \[-1, 2\].*for 2 labels.*\[-1, 4\]"),
-        (("labels",), list("abcde"), r"\$.outputs: expected .* \[-1, 5\]"),
+        (("labels",), ["one"], r"\$.labels: expected 2 or more labels, got 1"),
+        (("thresholds",), [0.5], r"\$.thresholds: expected 4 values from 0 to 1 of a multi-label"),
+        (("thresholds",), [0.5] * 3 + [1.5], r"\$.thresholds: expected 4 values from 0 to 1"),
+        (("task",), "single-label", r"\$.thresholds: expected 0 values .* of a single-label model"),
+        (("task",), "binary", r"\$.labels: expected 2 labels of a binary model, got 4"),
+        (("metrics", "per_class"), [0.5], r"\$.metrics.per_class: expected 4 values, got 1"),
         (("inputs",), [], r"\$.inputs: expected images UINT8 \[-1, 8, 8, 1\], got none"),
         (("inputs", 0, "name"), "pixels", r"got pixels UINT8"),
         (("inputs", 0, "datatype"), "FP32", r"got images FP32"),
@@ -318,9 +342,32 @@ def test_contradictions(
         read(changed(document, path, lambda _old: value))
 
 
+@pytest.mark.parametrize("labels", [["a", "b"], list("abcde")])
+def test_as_many_labels_as_outputs(document: dict[str, Any], labels: list[str]) -> None:
+    del document["task"], document["thresholds"]
+    with pytest.raises(ArtifactError, match=rf"outputs: expected .* \[-1, {len(labels)}\]"):
+        read(document | {"labels": labels})
+
+
+def test_labels_may_be_equal(document: dict[str, Any]) -> None:
+    """ImageNet has two cranes: the index tells them apart."""
+    document["labels"] = ["crane"] * 4
+    for golden in document["golden"]:
+        golden["label"] = "crane"
+    assert read(document).labels == ("crane",) * 4
+
+
+def test_scores_by_label_are_read_in_the_order_of_the_labels(document: dict[str, Any]) -> None:
+    """As releases wrote them whose labels had to differ."""
+    document["metrics"]["per_class"] = {LABELS[2]: 0.5, LABELS[0]: 0.25}
+    metrics = read(document).metrics
+    assert metrics is not None
+    assert metrics.per_class == (0.25, None, 0.5, None)
+
+
 def test_contradiction_is_refused_where_it_is_made(artifact: ModelArtifact) -> None:
     with pytest.raises(ArtifactError, match="outputs"):
-        replace(artifact, labels=("a", "b", "c"))
+        replace(artifact, labels=("a", "b", "c"), thresholds=(0.5,) * 3)
     with pytest.raises(ArtifactError, match="fp32"):
         replace(artifact, files=(ModelFile("m.onnx", "int8", "0", 1),))
     with pytest.raises(ArtifactError, match="inputs"):

@@ -1,8 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from models.describe import describe, list_entries, tabulate
+from models.evidence import Proof
 from models.repository import ModelRepository
 from tests.server import ROOT
 from tests.tiny import publish_tiny
@@ -56,3 +58,17 @@ def test_a_model_without_measurements_is_told_without_them(tmp_path: Path) -> No
         ("name", "version", "accuracy", "size", "answers"),
         ("tiny", "1", "-", "1 KiB", "/models/tiny/predict"),
     ]
+
+
+def test_task_and_proof_are_told(tmp_path: Path) -> None:
+    artifact = replace(
+        publish_tiny(tmp_path),
+        task="multi-label",
+        thresholds=(0.25, 0.5, 0.5, 0.75),
+        proof=Proof("answers.csv", 300, 0.9966, 0.00123, 0.01),
+    )
+    story = dict(describe(artifact))
+    assert story["task"] == "multi-label, thresholds 0.25 to 0.75"
+    assert story["proof"] == (
+        "300 files, against answers.csv: 99.66% same labels, probabilities within 0.0012"
+    )

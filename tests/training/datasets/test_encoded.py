@@ -106,7 +106,7 @@ def test_a_folder_of_any_name_can_be_trained_on(folder: Path, tmp_path: Path) ->
     train(resolve(f"folder:{folder}", "neuron", run, **options))
     record, outcome = read_run(run)
     assert record.config.image_size == 5
-    assert set(outcome.test.per_class) == {"not bright", "bright"}
+    assert len(outcome.test.per_class) == 2
 
 
 def test_one_class_against_all_others() -> None:
