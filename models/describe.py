@@ -160,8 +160,8 @@ def _measured(artifact: ModelArtifact) -> list[tuple[str, str]]:
         lines.append(
             (
                 "proof",
-                f"{proof.images} files, against {proof.reference}: {proof.label_agreement:.2%} same "
-                f"labels, probabilities within {proof.max_probability_difference:.2g}",
+                f"{proof.images} files, against {proof.reference}: "
+                f"{proof.label_agreement:.2%} same labels, probabilities within {proof.max_probability_difference:.2g}",
             )
         )
     return lines
