@@ -1,8 +1,10 @@
-"""nginx in front of the real service, with the configuration that is shipped."""
+"""nginx in front of the real service, with the configuration that is shipped.
+
+That the end-to-end suite passes through it, too, is in ``test_bento``.
+"""
 
 import contextlib
 import re
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,25 +15,17 @@ import pytest
 from loadtest.serving import free_port
 from models.image import encode_png
 from service.settings import Settings
-from tests.deploy.suite import ANSWERS, run_suite
-from tests.places import NGINX_CONF, Front, nginx
+from tests.places import NGINX_CONF, Front, has_nginx, nginx
 from tests.server import RunningServer, Wire, assert_error, post, running_server
 from tests.tiny import assert_own_result, publish_tiny, random_images
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(
-        shutil.which("nginx", path="/usr/sbin:/usr/bin") is None, reason="needs Debian's nginx"
-    ),
+    pytest.mark.skipif(not has_nginx(), reason="needs Debian's nginx"),
 ]
 CONF = NGINX_CONF.read_text()
 IMAGE = random_images(1, seed=5)[0]
 PNG = encode_png(IMAGE)
-# A NUL in a path gets a 400 from nginx itself.
-ENDS_AT_NGINX = (
-    "tests/e2e/test_predict.py::"
-    "test_unknown_models_and_versions[/models/tiny/versions/%31%00/predict]"
-)
 LIMIT = Settings.model_fields["max_body_bytes"].default
 
 
@@ -52,11 +46,6 @@ def given(directive: str) -> list[float]:
     units = {"": 1, "s": 1, "m": 1 << 20, "h": 3600}
     found = re.findall(rf"^\s+{directive} (\d+)([smh]?);", CONF, re.MULTILINE)
     return [float(number) * units[unit] for number, unit in found]
-
-
-@pytest.mark.timeout(900)
-def test_the_suite_passes_through_it(tmp_path: Path) -> None:
-    assert run_suite("nginx", tmp_path, *ANSWERS, f"--deselect={ENDS_AT_NGINX}") > 300
 
 
 def test_its_limits_follow_the_service_s() -> None:
