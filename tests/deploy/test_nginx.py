@@ -97,12 +97,22 @@ def test_a_chunked_body_above_the_limit_is_refused(client: httpx.Client) -> None
         assert_error(client.post("/predict", content=content), 413, f"at most {LIMIT} bytes")
 
 
-def test_refusals_of_the_service_are_passed_on(tiny_repository: Path, tmp_path: Path) -> None:
+def test_refusals_and_not_ready_are_passed_on(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    publish_tiny(root, "whole")
+    publish_tiny(root, "broken")
+    (root / "broken/1/model.onnx").write_bytes(b"")
     with (
         running_server(
-            tiny_repository, tmp_path, max_queue_rows=1, max_queue_delay_ms=1000
+            root,
+            tmp_path,
+            is_ready=False,
+            default_model="whole",
+            max_queue_rows=1,
+            max_queue_delay_ms=1000,
         ) as narrow,
         nginx(narrow.port, 0, tmp_path) as front,
+        httpx.Client(base_url=f"http://127.0.0.1:{front.port}") as client,
         Wire(RunningServer(front.port, narrow.process, narrow.log_path)) as first,
         Wire(RunningServer(front.port, narrow.process, narrow.log_path)) as second,
     ):
@@ -113,18 +123,6 @@ def test_refusals_of_the_service_are_passed_on(tiny_repository: Path, tmp_path: 
         assert_error(full, 429, "queue full: 1 of 1 rows waiting")
         assert int(full.headers["retry-after"]) >= 1
         assert_own_result(first.answer().json()["results"][0], IMAGE)
-
-
-def test_not_ready_is_passed_on(tmp_path: Path) -> None:
-    root = tmp_path / "models"
-    publish_tiny(root, "whole")
-    publish_tiny(root, "broken")
-    (root / "broken/1/model.onnx").write_bytes(b"")
-    with (
-        running_server(root, tmp_path, is_ready=False, default_model="whole") as server,
-        nginx(server.port, 0, tmp_path) as front,
-        httpx.Client(base_url=f"http://127.0.0.1:{front.port}") as client,
-    ):
         assert client.get("/readyz").status_code == 503
         assert client.get("/livez").status_code == 200
 

@@ -117,7 +117,7 @@ def test_load_over_tls_with_a_key(
     server = guarded.server
     words = ["loadtest", server.url.replace("127.0.0.1", "localhost"), "--json"]
     words += ["--models", str(tiny_repository), "--model", "tiny:1", "--kind", kind]
-    words += ["--engine", engine, "--users", "2", "--duration-s", "1", "--out", str(tmp_path)]
+    words += ["--engine", engine, "--users", "2", "--duration-s", "0.5", "--out", str(tmp_path)]
     words += ["--grpc", f"localhost:{server.grpc_port}"]
 
     def run(**variables: str) -> subprocess.CompletedProcess[str]:

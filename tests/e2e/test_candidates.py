@@ -10,15 +10,15 @@ import pytest
 from models.artifact import ModelArtifact
 from models.image import encode_png
 from models.repository import ModelRepository
-from tests.e2e.test_swap import WORKERS, wait_for, wait_for_workers
+from tests.e2e.test_swap import WORKERS, wait_for
 from tests.e2e.triton import WIRES, triton
+from tests.guarded import ADMIN
 from tests.server import RunningServer, Wire, assert_error, free_port, post, running_server
 from tests.tiny import assert_own_result, build_tiny, publish_tiny, random_images, tiny_model
 
 pytestmark = pytest.mark.e2e
 
-TOKEN = "secret"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
+BEARER = {"Authorization": f"Bearer {ADMIN}"}
 IMAGES = random_images(64, seed=31)
 PNGS = [encode_png(image) for image in IMAGES]
 IDS = [f"user-{i}" for i in range(64)]
@@ -44,7 +44,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[RunningServer]:
     with running_server(
-        root, root.parent, reload_s=0.1, admin_token=TOKEN, grpc_port=free_port()
+        root, root.parent, reload_s=0.1, admin_token=ADMIN, grpc_port=free_port()
     ) as running:
         yield running
 
@@ -122,18 +122,15 @@ def test_v2_goes_by_its_own_id(server: RunningServer, name: str, wire: str) -> N
     assert list(map(int, got)) == expected
 
 
-def test_workers_send_an_id_to_the_same_version(tmp_path: Path) -> None:
-    root = tmp_path / "models"
-    publish_both(root, "tiny")
-    with running_server(root, tmp_path, reload_s=0.1, workers=WORKERS, admin_token=TOKEN) as server:
-        wait_for_workers(server)
-        put(server, "tiny", CANARY)
-        line = "tiny: rollout is "
-        wait_for(lambda: server.log.count(line) == WORKERS, server, "workers differ")
-        first = answered_by(server)
-        assert 2 in first
-        for _ in range(8):  # each on a connection of its own, to either worker
-            assert answered_by(server) == first
+def test_workers_send_an_id_to_the_same_version(two_workers: RunningServer) -> None:
+    publish_both(two_workers.log_path.parent / "models", "split")
+    put(two_workers, "split", CANARY)
+    line = "split: rollout is "
+    wait_for(lambda: two_workers.log.count(line) == WORKERS, two_workers, "workers differ")
+    first = answered_by(two_workers, "/models/split/predict")
+    assert 2 in first
+    for _ in range(8):  # each on a connection of its own, to either worker
+        assert answered_by(two_workers, "/models/split/predict") == first
 
 
 def test_a_shadow_is_compared_and_never_seen(server: RunningServer, name: str) -> None:
