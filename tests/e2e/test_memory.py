@@ -132,6 +132,6 @@ def test_long_paths_cost_nothing(fresh: RunningServer) -> None:
         )
 
     with nothing_left(fresh, requests(0)[0], 404):
-        for i in range(200):
+        for i in range(300):
             for request in requests(i):
                 ask(fresh, request, 404)
