@@ -14,6 +14,15 @@ from tests.guarded import ADMIN, PAGE, Guarded
 from tests.server import RunningServer, free_port, running_server
 from tests.shell import Shell
 from tests.tiny import publish_tiny, random_images
+from tests.trust import write_one_authority
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Clients trust little, see ``tests.trust``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(write_one_authority(tmp_path_factory.mktemp("trust"))))
+        yield
 
 
 @pytest.fixture(scope="session")

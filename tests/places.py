@@ -6,11 +6,12 @@ The variable FOVEAL_TEST_PLACE chooses it:
     bento:HOME     ``bentoml serve foveal:latest`` from the store in HOME
     image:NAME     a container of that image, locked down: a stranger's user id, a root that cannot
                    be written, no capabilities, 512 MiB
-    nginx          the source tree, behind nginx with deploy/nginx/foveal.conf
+    nginx:HOME     as bento:HOME, behind nginx with deploy/nginx/foveal.conf
 """
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -111,6 +112,10 @@ class Start:
             variables["FOVEAL_MODELS"] = "/models"
         words += [f"--env={name}={value}" for name, value in variables.items()]
         return [*words, image], self.folder, dict(os.environ)
+
+
+def has_nginx() -> bool:
+    return shutil.which("nginx", path="/usr/sbin:/usr/bin") is not None
 
 
 @dataclass(frozen=True)
