@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtest.serving import free_port
+from tests.forkserver import Forked, fork
 
 ROOT = Path(__file__).resolve().parent.parent
 BENTOML = Path(sys.executable).with_name("bentoml")
@@ -69,13 +70,23 @@ class Start:
     bentoml_config: Path | None = None
 
     def open(self, log_path: Path) -> subprocess.Popen[bytes]:
-        """Start it; its output goes to the log."""
+        """Start it from nothing; its output goes to the log."""
         kind, rest = chosen()
         words, cwd, environment = self._container(rest) if kind == "image" else self._process(rest)
         with log_path.open("wb") as log:
             return subprocess.Popen(
                 words, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
+
+    def fork(self, log_path: Path) -> subprocess.Popen[bytes] | Forked:
+        """Start it likewise; from the source tree on Linux, in a process that has its imports."""
+        kind, rest = chosen()
+        is_source = kind in ("source", "nginx") and sys.platform == "linux"
+        if not is_source or self.bentoml_config is not None:
+            return self.open(log_path)
+        (_, *words), cwd, environment = self._process(rest)
+        with log_path.open("wb") as log:
+            return fork(words, cwd, environment, log)
 
     def _process(self, store: str) -> tuple[list[str], Path, dict[str, str]]:
         home = self.folder / "bentoml"
