@@ -1,6 +1,7 @@
 """Live, ready, stop: what an operator sees."""
 
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -264,18 +265,19 @@ def test_wrong_settings_are_named(
     assert match in done.stderr.strip().splitlines()[-1], done.stderr
 
 
-def test_nothing_phones_home(tmp_path: Path) -> None:
-    program = (
-        "import service.app\n"
-        "from bentoml._internal.utils.analytics.usage_stats import do_not_track\n"
-        "assert do_not_track()\n"
-    )
-    subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", "BENTOML_HOME": str(tmp_path)},
-        check=True,
-    )
+def test_nothing_phones_home(
+    tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BentoML sends usage data over HTTPS, at the start and at the end: a proxy would be asked."""
+    for name in ("no_proxy", "NO_PROXY", "BENTOML_DO_NOT_TRACK"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.setblocking(False)
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with running_server(tiny_repository, tmp_path):
+            pass
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
 
 
 @pytest.mark.parametrize("module", ["service.session.session", "foveal"])
