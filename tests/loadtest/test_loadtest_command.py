@@ -95,6 +95,7 @@ def test_starts_a_service_loads_it_reports_and_stops_it(
     assert server["stages"]["run"]["count"] == server["batches"]
     log = (out / "serve.log").read_text()
     assert "Traceback" not in log and "cleanup" in log, log
+    assert "[cli] stopping by SIGTERM" in log, "the supervisor logs"
 
     page = Page(out / "report.html")
     assert not page.outside, "the page must need nothing else"
