@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,15 @@ def inherited() -> dict[str, str]:
     """This process's environment without what configures the service."""
     ours = ("FOVEAL_", "BENTOML_", "ORT_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+def _of_imports(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that decide what is imported, and with which allocator and threads."""
+    kinds = ("PYTHON", "LD_", "MALLOC_", "OMP_")
+    return {name: value for name, value in environment.items() if name.startswith(kinds)}
+
+
+_AT_IMPORT = _of_imports(os.environ)
 
 
 def chosen() -> tuple[str, str]:
@@ -85,6 +94,8 @@ class Start:
         if not is_source or self.bentoml_config is not None:
             return self.open(log_path)
         (_, *words), cwd, environment = self._process(rest)
+        if _of_imports(environment) != _AT_IMPORT:
+            return self.open(log_path)
         with log_path.open("wb") as log:
             return fork(words, cwd, environment, log)
 
