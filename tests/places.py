@@ -44,7 +44,7 @@ def inherited() -> dict[str, str]:
 
 def _of_imports(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that decide what is imported, and with which allocator and threads."""
-    kinds = ("PYTHON", "LD_", "MALLOC_", "OMP_")
+    kinds = ("PYTHON", "LD_PRELOAD", "MALLOC_", "OMP_")
     return {name: value for name, value in environment.items() if name.startswith(kinds)}
 
 
