@@ -16,11 +16,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtest.serving import free_port
+from tests.forkserver import Forked, fork
 
 ROOT = Path(__file__).resolve().parent.parent
 BENTOML = Path(sys.executable).with_name("bentoml")
@@ -40,6 +41,15 @@ def inherited() -> dict[str, str]:
     """This process's environment without what configures the service."""
     ours = ("FOVEAL_", "BENTOML_", "ORT_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+def _of_imports(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that decide what is imported, and with which allocator and threads."""
+    kinds = ("PYTHON", "LD_PRELOAD", "MALLOC_", "OMP_")
+    return {name: value for name, value in environment.items() if name.startswith(kinds)}
+
+
+_AT_IMPORT = _of_imports(os.environ)
 
 
 def chosen() -> tuple[str, str]:
@@ -70,13 +80,25 @@ class Start:
     bentoml_config: Path | None = None
 
     def open(self, log_path: Path) -> subprocess.Popen[bytes]:
-        """Start it; its output goes to the log."""
+        """Start it from nothing; its output goes to the log."""
         kind, rest = chosen()
         words, cwd, environment = self._container(rest) if kind == "image" else self._process(rest)
         with log_path.open("wb") as log:
             return subprocess.Popen(
                 words, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
+
+    def fork(self, log_path: Path) -> subprocess.Popen[bytes] | Forked:
+        """Start it likewise; from the source tree on Linux, in a process that has its imports."""
+        kind, rest = chosen()
+        is_source = kind in ("source", "nginx") and sys.platform == "linux"
+        if not is_source or self.bentoml_config is not None:
+            return self.open(log_path)
+        (_, *words), cwd, environment = self._process(rest)
+        if _of_imports(environment) != _AT_IMPORT:
+            return self.open(log_path)
+        with log_path.open("wb") as log:
+            return fork(words, cwd, environment, log)
 
     def _process(self, store: str) -> tuple[list[str], Path, dict[str, str]]:
         home = self.folder / "bentoml"

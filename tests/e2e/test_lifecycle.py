@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -270,6 +271,21 @@ def test_wrong_settings_are_named(tiny_repository: Path, tmp_path: Path) -> None
     assert len(said) == len(cases), done.stderr
     for (last_line, status), (_, match) in zip(said, cases, strict=True):
         assert match in last_line and status != "0", done.stderr
+
+
+def test_nothing_phones_home(
+    tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BentoML sends usage data over HTTPS, at the start and at the end: a proxy would be asked."""
+    for name in ("no_proxy", "NO_PROXY", "BENTOML_DO_NOT_TRACK"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.setblocking(False)
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with running_server(tiny_repository, tmp_path):
+            pass
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
 
 
 @pytest.mark.parametrize("module", ["service.session.session", "foveal"])
