@@ -107,7 +107,7 @@ class Settings(BaseSettings):
         default=6 << 20, ge=1024, description="Longest JSON in a body, bytes"
     )
     max_values: int = Field(
-        default=320_000,
+        default=420_000,
         ge=1024,
         description="Most values in JSON or in gRPC's typed contents; binary tensors have no limit",
     )

@@ -18,7 +18,7 @@ class BodyLimits:
 
     max_json_bytes: int = 6 << 20
     # 512 rows of 28 x 28 numbers, flat; the parser takes up to 0.1 us for each, the loop 50 ms.
-    max_values: int = 320_000
+    max_values: int = 420_000
     max_body_bytes: int = 32 << 20
 
 
