@@ -188,10 +188,10 @@ def read_uint8(parts: Parts, fields: list[Field], name: str, max_values: int) ->
     starts = np.concatenate(([0], ends[:-1] + 1)) if count else ends
     sizes = ends - starts + 1
     if is_last[-1] and sizes.max() <= _TAG_BYTES:
-        values = octets[starts] & 127
+        values: NDArray[np.uint8] = octets[starts] & np.uint8(127)
         for position in range(1, int(sizes.max())):
             rows = np.flatnonzero(sizes > position)
-            bits = octets[starts[rows] + position] & 127
+            bits = octets[starts[rows] + position] & np.uint8(127)
             # Seven bits an octet, the lowest first: the second may have one of 255's eight bits.
             if bits.max() > (position == 1):
                 break
