@@ -36,8 +36,8 @@ serve: install       ## serve the shipped models on PORT (3000)
 	$(BIN)/foveal serve --port $(PORT)
 
 TESTS ?= tests
-JOBS ?= 2
-test: $(VENV)/.all   ## every test of TESTS (default: tests) except the slow ones, JOBS files at a time (2)
+JOBS ?= 3
+test: $(VENV)/.all   ## every test of TESTS (default: tests) except the slow ones, JOBS files at a time (3)
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(TESTS)
 
 test-slow: $(VENV)/.all  ## the slow tests of TESTS: minutes, and gigabytes
