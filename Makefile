@@ -6,6 +6,8 @@ ENGINE ?= $(shell command -v podman || command -v docker)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Without bytecode each of the tests' hundreds of processes compiles the sources again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
@@ -34,8 +36,8 @@ serve: install       ## serve the shipped models on PORT (3000)
 	$(BIN)/foveal serve --port $(PORT)
 
 TESTS ?= tests
-JOBS ?= 2
-test: $(VENV)/.all   ## every test of TESTS (default: tests) except the slow ones, JOBS files at a time (2)
+JOBS ?= 3
+test: $(VENV)/.all   ## every test of TESTS (default: tests) except the slow ones, JOBS files at a time (3)
 	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(TESTS)
 
 test-slow: $(VENV)/.all  ## the slow tests of TESTS: minutes, and gigabytes

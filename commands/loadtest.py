@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from models.repository import ModelRepository
 
 _USERS, _DURATION_S, _SOAK_S = 32, 10.0, 600.0
+_SEARCH_S = 3.0  # of one measurement of --find-max, if a load is no shorter
 _Kind = Literal["raw", "multipart", "v2-json", "v2-binary", "grpc", "mixed"]
 
 
@@ -108,7 +109,7 @@ def loadtest(
         )
         for reference in name.split(", "):
             check_served(address, repository, reference)
-        search = Search(rate or 200.0, budget_s=budget_s) if find_max else None
+        search = Search(rate or 200.0, min(_SEARCH_S, duration_s), budget_s) if find_max else None
         outcome = run_trial(
             address, name, calls, traffic, p99_ms=p99_ms, search=search, say=bar.show_step
         )

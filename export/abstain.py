@@ -11,6 +11,16 @@ from models.abstain import is_answered
 from models.evidence import Abstain, Selective
 
 
+def check_share(target_precision: float) -> None:
+    """Refuse a wanted share of right labels that is no share.
+
+    Raises:
+        ExportError: It is not above 0 and at most 1.
+    """
+    if not 0 < target_precision <= 1:
+        raise ExportError(f"abstain-precision: expected above 0, at most 1, got {target_precision}")
+
+
 def choose_threshold(
     probabilities_NK: NDArray[np.float32], targets_N: NDArray[np.int64], target_precision: float
 ) -> float:
@@ -27,8 +37,7 @@ def choose_threshold(
     Raises:
         ExportError: The share is out of range, or no threshold reaches it.
     """
-    if not 0 < target_precision <= 1:
-        raise ExportError(f"abstain-precision: expected above 0, at most 1, got {target_precision}")
+    check_share(target_precision)
     confidence_N = probabilities_NK.max(axis=1)
     is_right_N = probabilities_NK.argmax(axis=1) == targets_N
     order = np.argsort(-confidence_N, kind="stable")

@@ -34,7 +34,8 @@ FIGURES = (
     "failed",
     "mean_batch_rows",
 )
-_LIMIT_USERS, _LIMIT_S = 64.0, 2.0
+# The client's own limit is measured for half the load's length, within these bounds.
+_LIMIT_USERS, _LEAST_S, _LIMIT_S = 64.0, 0.5, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,8 @@ class Search:
     """
 
     first_rate: float
-    each_s: float = 3.0
-    budget_s: float = 180.0
+    each_s: float
+    budget_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,17 +160,18 @@ def figures_of(samples: Samples, duration_s: float, p99_ms: float) -> dict[str, 
 
 
 def _client_limit(url: str, traffic: Traffic, say: Callable[[str, float, float], None]) -> float:
+    limit_s = min(_LIMIT_S, max(_LEAST_S, traffic.duration_s / 2))
     idle = replace(
         traffic,
         steps=((0.0, _LIMIT_USERS),),
         is_open=False,
-        duration_s=_LIMIT_S,
+        duration_s=limit_s,
         user="",
         processes=traffic.process_count,
     )
-    samples = send(url, [DO_NOTHING], idle, lambda s: say("client's limit", s, _LIMIT_S))
-    samples = samples.between(0.0, _LIMIT_S)
-    return len(samples) / _LIMIT_S if samples.count(RIGHT) == len(samples) else math.nan
+    samples = send(url, [DO_NOTHING], idle, lambda s: say("client's limit", s, limit_s))
+    samples = samples.between(0.0, limit_s)
+    return len(samples) / limit_s if samples.count(RIGHT) == len(samples) else math.nan
 
 
 def _search(

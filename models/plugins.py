@@ -107,6 +107,9 @@ def _open(kind: str, encoded: bytes) -> Image.Image:
         image = _OPENERS[kind](io.BytesIO(encoded))
     except Exception:  # as above
         raise incomplete(kind, encoded, "header") from None
+    if kind == "GIF" and image.mode == "L":
+        # Its first picture has a table of greys; Pillow would give them the file's other colours.
+        image.palette = None
     width, height = image.size
     is_slow = any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ()))
     if is_slow and width * height > MAX_SLOW_PIXELS:

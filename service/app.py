@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-# Before BentoML is imported, as it reads the variable once. This service sends no usage data.
+# This service sends no usage data.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 import bentoml
@@ -20,6 +20,7 @@ from _bentoml_impl.server.app import ServiceAppFactory  # type: ignore[import-un
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.service.openapi.specification import PathItem
+from bentoml._internal.utils.analytics.usage_stats import do_not_track
 from bentoml.validators import ContentType
 from starlette.types import ASGIApp
 
@@ -73,6 +74,7 @@ except ModuleNotFoundError as error:  # the grpc extra is not installed
 else:
     has_grpc = True
 
+do_not_track.cache_clear()  # `bentoml serve` has read the variable before it imports this module
 logger = logging.getLogger("foveal.app")
 settings = load_settings()
 take_room()
@@ -343,6 +345,7 @@ class Foveal:
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def supervise() -> None:  # type: ignore[misc]  # BentoML calls it in the supervisor, unbound
         """Prepare BentoML's supervisor, which starts the workers next."""
+        gc.enable()  # ``launch`` turned it off
         log_as_bentoml()
         install_supervisor(settings.workers, settings.drain_timeout_s, is_tls=tls is not None)
 

@@ -3,11 +3,14 @@
 Knows BentoML's command line; the service itself is in ``app``.
 """
 
+import gc
+import importlib
 import importlib.util
 import os
 import socket
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 from models.artifact import ArtifactError
@@ -21,7 +24,7 @@ HOME = Path(__file__).resolve().parent.parent
 def launch(
     models: Path, host: str, port: int, workers: int | None = None, device: str | None = None
 ) -> NoReturn:
-    """Replace this process with ``bentoml serve``: a signal to it then reaches the service.
+    """Become ``bentoml serve``, in this process: a signal to it then reaches the service.
 
     Args:
         models: Model repository.
@@ -58,9 +61,23 @@ def launch(
             settings.grpc_port,
             "FOVEAL_GRPC_HOST and FOVEAL_GRPC_PORT, 0 for none",
         )
-    words = ["bentoml", "serve", "service.app:Foveal", "--working-dir", str(HOME)]
-    words += ["--host", host, "--port", str(port)]
-    os.execv(sys.executable, [sys.executable, "-m", *words])
+    words = ["serve", "service.app:Foveal", "--working-dir", str(HOME)]
+    _become_bentoml([*words, "--host", host, "--port", str(port)])
+
+
+def _become_bentoml(words: list[str]) -> NoReturn:
+    """Run BentoML's command line, without what only makes the start longer.
+
+    What an import makes stays, so the garbage collector finds nothing in it: ``app`` turns it on,
+    before there are workers. BentoML's proxy, and the HTTP client that comes with it, is for
+    services that are another program.
+    """
+    gc.disable()
+    proxy = ModuleType("_bentoml_impl.server.proxy")
+    proxy.create_proxy_app = None  # type: ignore[attr-defined]
+    sys.modules[proxy.__name__] = proxy
+    importlib.import_module("bentoml_cli.cli").cli(words, prog_name="bentoml")
+    raise AssertionError("the command line ends the process; this is a bug")
 
 
 def _check_port(host: str, port: int, how: str = "--host and --port") -> None:

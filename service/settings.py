@@ -14,6 +14,8 @@ from service.access.cors import Cors
 from service.session.buckets import BucketError, parse_buckets
 
 MIB = 1 << 20
+# Of a worker that has a GiB and more.
+MOST_BODY_BYTES = 32 * MIB
 
 
 class SettingsError(ValueError):
@@ -98,7 +100,7 @@ class Settings(BaseSettings):
     )
     max_request_rows: int = Field(default=512, ge=1, description="Most rows in one request")
     max_body_bytes: int = Field(
-        default_factory=lambda settings: min(32 * MIB, request_memory(settings) // 4),
+        default_factory=lambda settings: min(MOST_BODY_BYTES, request_memory(settings) // 4),
         ge=1024,
         description="Largest request body, bytes; a gRPC message may have three quarters of it; "
         "default: by memory, at most 32 MiB",

@@ -1,6 +1,7 @@
 """Fixtures that several folders share: tiny models, a server and a command line on them."""
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,30 @@ from tests.guarded import ADMIN, PAGE, Guarded
 from tests.server import RunningServer, free_port, running_server
 from tests.shell import Shell
 from tests.tiny import publish_tiny, random_images
+from tests.trust import write_one_authority
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Clients trust little, see ``tests.trust``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(write_one_authority(tmp_path_factory.mktemp("trust"))))
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector away from what lives as long as the tests: modules and items.
+
+    They are millions of objects; each full collection would look at all of them again, for about
+    half a second.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -6,20 +6,22 @@ The variable FOVEAL_TEST_PLACE chooses it:
     bento:HOME     ``bentoml serve foveal:latest`` from the store in HOME
     image:NAME     a container of that image, locked down: a stranger's user id, a root that cannot
                    be written, no capabilities, 512 MiB
-    nginx          the source tree, behind nginx with deploy/nginx/foveal.conf
+    nginx:HOME     as bento:HOME, behind nginx with deploy/nginx/foveal.conf
 """
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtest.serving import free_port
+from tests.forkserver import Forked, fork
 
 ROOT = Path(__file__).resolve().parent.parent
 BENTOML = Path(sys.executable).with_name("bentoml")
@@ -39,6 +41,15 @@ def inherited() -> dict[str, str]:
     """This process's environment without what configures the service."""
     ours = ("FOVEAL_", "BENTOML_", "ORT_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+def _of_imports(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that decide what is imported, and with which allocator and threads."""
+    kinds = ("PYTHON", "LD_PRELOAD", "MALLOC_", "OMP_")
+    return {name: value for name, value in environment.items() if name.startswith(kinds)}
+
+
+_AT_IMPORT = _of_imports(os.environ)
 
 
 def chosen() -> tuple[str, str]:
@@ -69,13 +80,25 @@ class Start:
     bentoml_config: Path | None = None
 
     def open(self, log_path: Path) -> subprocess.Popen[bytes]:
-        """Start it; its output goes to the log."""
+        """Start it from nothing; its output goes to the log."""
         kind, rest = chosen()
         words, cwd, environment = self._container(rest) if kind == "image" else self._process(rest)
         with log_path.open("wb") as log:
             return subprocess.Popen(
                 words, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
+
+    def fork(self, log_path: Path) -> subprocess.Popen[bytes] | Forked:
+        """Start it likewise; from the source tree on Linux, in a process that has its imports."""
+        kind, rest = chosen()
+        is_source = kind in ("source", "nginx") and sys.platform == "linux"
+        if not is_source or self.bentoml_config is not None:
+            return self.open(log_path)
+        (_, *words), cwd, environment = self._process(rest)
+        if _of_imports(environment) != _AT_IMPORT:
+            return self.open(log_path)
+        with log_path.open("wb") as log:
+            return fork(words, cwd, environment, log)
 
     def _process(self, store: str) -> tuple[list[str], Path, dict[str, str]]:
         home = self.folder / "bentoml"
@@ -111,6 +134,10 @@ class Start:
             variables["FOVEAL_MODELS"] = "/models"
         words += [f"--env={name}={value}" for name, value in variables.items()]
         return [*words, image], self.folder, dict(os.environ)
+
+
+def has_nginx() -> bool:
+    return shutil.which("nginx", path="/usr/sbin:/usr/bin") is not None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A real ``bentoml serve`` in a process of its own, and a raw connection to it.
 
-``places`` decides where it runs.
+``places`` decides where it runs, ``forkserver`` saves it the time of its imports.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ import orjson
 import psutil  # type: ignore[import-untyped]
 
 from loadtest.serving import free_port
+from tests.forkserver import Forked
 from tests.places import ROOT, Start, chosen, nginx
 
 __all__ = ["ROOT", "free_port"]  # for the tests, beside what is defined here
@@ -34,7 +35,7 @@ class RunningServer:
     """One server and where it is; ``stop`` is safe to call twice."""
 
     port: int
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     log_path: Path
     grpc_port: int = 0
     certificate: str = ""  # PEM file; empty: no TLS
@@ -149,7 +150,7 @@ def running_server(
         {f"FOVEAL_{name.upper()}": str(value) for name, value in settings.items()},
         bentoml_config,
     )
-    process = start.open(log_path)
+    process = start.fork(log_path)
     server = RunningServer(port, process, log_path, asked, str(settings.get("tls_cert", "")))
     try:
         server.wait_ready()

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.abstain import choose_abstain
+from export.abstain import check_share, choose_abstain
 from export.draft import Draft, LowerGraph
 from export.golden import choose_golden, draft_golden, encode_golden
 from export.precision import MAX_ACCURACY_DROP, check_gate, convert, measure_gate
@@ -90,6 +90,8 @@ def publish(  # noqa: PLR0913 - all that a version is made of
         ArtifactError: The repository refuses the name or the files.
     """
     check_name(name)
+    if wishes.abstain_precision is not None:
+        check_share(wishes.abstain_precision)
     labels, test = dataset.labels, dataset.test
     spec = image_spec(dataset.mode, *dataset.image_shape[:2])
     graph = export_onnx(network, dataset.image_shape)

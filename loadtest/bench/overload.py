@@ -40,7 +40,10 @@ _FIGURES = (
     "cpu_share",
 )
 _PORT = 4200
-_CAPACITY_S, _CAPACITY_CONNECTIONS = 4.0, 64.0
+# The capacity, after a second in which the loop fills, and the client's own limit are measured for
+# these shares of one measurement.
+_FILL_S, _CAPACITY_SHARE, _LIMIT_SHARE = 1.0, 0.6, 0.4
+_CAPACITY_CONNECTIONS = 64.0
 # A server that took in more than it could do works it off before it is asked again, or is started
 # anew if it does not in this time.
 _CALM_S, _CALM_ANSWER_S = 10.0, 0.25
@@ -88,7 +91,9 @@ def run(models: Path, setup: OverloadSetup, say: Callable[[str], None]) -> dict[
     calls = make_calls(repository, artifact)
     names = [name for name in SERVERS if not setup.only or name in setup.only]
     with _served("foveal", repository, artifact, setup) as (url, _):
-        limit = client_limit(url, Offer(0, 0, 0, cpus=setup.load_cpus))
+        limit = client_limit(
+            url, Offer(0, 0, 0, cpus=setup.load_cpus), _LIMIT_SHARE * setup.seconds
+        )
         capacity = _capacity(url, calls, setup)
     say(f"capacity: {capacity:,.0f} requests/s; the client's own limit: {limit:,.0f}")
     seen: dict[tuple[str, float], list[Offered]] = {}
@@ -231,11 +236,15 @@ def _offer(setup: OverloadSetup, rate: float, number: int, name: str) -> Offer:
 
 def _capacity(url: str, calls: list[Call], setup: OverloadSetup) -> float:
     """Return what the server answers in a closed loop."""
+    seconds = _CAPACITY_SHARE * setup.seconds
     traffic = Traffic(
-        ((0.0, _CAPACITY_CONNECTIONS),), is_open=False, duration_s=_CAPACITY_S, cpus=setup.load_cpus
+        ((0.0, _CAPACITY_CONNECTIONS),),
+        is_open=False,
+        duration_s=_FILL_S + seconds,
+        cpus=setup.load_cpus,
     )
-    samples = send(url, calls, traffic).between(1.0, _CAPACITY_S)
-    return samples.count(RIGHT) / (_CAPACITY_S - 1.0)
+    samples = send(url, calls, traffic).between(_FILL_S, _FILL_S + seconds)
+    return samples.count(RIGHT) / seconds
 
 
 def _calm(url: str, call: Call) -> bool:

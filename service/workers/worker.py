@@ -101,11 +101,14 @@ def join(index: int | None) -> Worker | None:
 
 
 def log_as_bentoml() -> None:
-    """Log through BentoML's handlers, in its format."""
+    """Log through BentoML's handlers, in its format; it disables the loggers that it finds."""
     ours = logging.getLogger("foveal")
     ours.handlers = logging.getLogger("bentoml").handlers
     ours.setLevel(logging.INFO)
     ours.propagate = False
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] == ours.name and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.places import ROOT
+from tests.trust import SYSTEM, system_environment
 
 IMAGE = "localhost/foveal-test:latest"
 BASE, RUNTIME = "localhost/foveal-base:build", "localhost/foveal-base:runtime"
@@ -40,14 +41,21 @@ def configure(folder: Path) -> None:
 
 def podman(*words: str, is_checked: bool = True, timeout_s: float = 120) -> str:
     done = subprocess.run(
-        ["podman", *words], capture_output=True, text=True, check=False, timeout=timeout_s
+        ["podman", *words],
+        env=system_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout_s,
     )
     assert not is_checked or done.returncode == 0, f"podman {' '.join(words)}: {done.stderr}"
     return done.stdout.strip()
 
 
 def code(*words: str) -> int:
-    return subprocess.run(["podman", *words], capture_output=True, check=False).returncode
+    return subprocess.run(
+        ["podman", *words], env=system_environment(), capture_output=True, check=False
+    ).returncode
 
 
 def inspect() -> dict[str, Any]:
@@ -60,7 +68,7 @@ def build() -> str:
     """Build the image; return why that cannot be done here, or nothing."""
     if shutil.which("podman") is None:
         return "needs podman"
-    environment = {**os.environ, "ENGINE": "podman", "IMAGE": IMAGE}
+    environment = {**system_environment(), "ENGINE": "podman", "IMAGE": IMAGE}
     if code("image", "exists", BASE) or code("image", "exists", RUNTIME):
         if code("pull", "--quiet", STOCK) == 0:
             pass
@@ -70,7 +78,7 @@ def build() -> str:
             _script("base-image.sh", environment)
     if not code("image", "exists", BASE):
         environment |= {"BASE": BASE, "RUNTIME": RUNTIME}
-    bundle = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
+    bundle = os.environ.get("PIP_CERT") or SYSTEM
     if bundle:
         environment.setdefault("CA", bundle)
     _script("build.sh", environment)

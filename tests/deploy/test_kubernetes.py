@@ -8,7 +8,7 @@ import httpx
 import pytest
 import yaml
 
-from service.settings import Settings, load_settings
+from service.settings import MOST_BODY_BYTES, Settings, load_settings
 from tests.deploy.manifests import KUBERNETES, OVERLAYS, Resource, one, pod_of, rendered
 from tests.server import ROOT, RunningServer, running_server
 from tests.tiny import publish_tiny
@@ -236,7 +236,7 @@ def test_the_ingress_lets_through_what_the_service_takes() -> None:
     ingress = one(rendered("overlays/cpu", "ingress"), "Ingress")
     annotations = ingress["metadata"]["annotations"]
     size = annotations["nginx.ingress.kubernetes.io/proxy-body-size"]
-    assert int(size.removesuffix("m")) << 20 == Settings.model_fields["max_body_bytes"].default
+    assert int(size.removesuffix("m")) << 20 == MOST_BODY_BYTES
     wait_s = int(annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"])
     assert wait_s > Settings.model_fields["request_timeout_s"].default
     paths = {path["path"] for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]}

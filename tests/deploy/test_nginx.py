@@ -1,8 +1,10 @@
-"""nginx in front of the real service, with the configuration that is shipped."""
+"""nginx in front of the real service, with the configuration that is shipped.
+
+That the end-to-end suite passes through it, too, is in ``test_bento``.
+"""
 
 import contextlib
 import re
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,27 +14,19 @@ import pytest
 
 from loadtest.serving import free_port
 from models.image import encode_png
-from service.settings import Settings
-from tests.deploy.suite import ANSWERS, run_suite
-from tests.places import NGINX_CONF, Front, nginx
+from service.settings import MOST_BODY_BYTES, Settings
+from tests.places import NGINX_CONF, Front, has_nginx, nginx
 from tests.server import RunningServer, Wire, assert_error, post, running_server
 from tests.tiny import assert_own_result, publish_tiny, random_images
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(
-        shutil.which("nginx", path="/usr/sbin:/usr/bin") is None, reason="needs Debian's nginx"
-    ),
+    pytest.mark.skipif(not has_nginx(), reason="needs Debian's nginx"),
 ]
 CONF = NGINX_CONF.read_text()
 IMAGE = random_images(1, seed=5)[0]
 PNG = encode_png(IMAGE)
-# A NUL in a path gets a 400 from nginx itself.
-ENDS_AT_NGINX = (
-    "tests/e2e/test_predict.py::"
-    "test_unknown_models_and_versions[/models/tiny/versions/%31%00/predict]"
-)
-LIMIT = Settings.model_fields["max_body_bytes"].default
+LIMIT = MOST_BODY_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +48,9 @@ def given(directive: str) -> list[float]:
     return [float(number) * units[unit] for number, unit in found]
 
 
-@pytest.mark.timeout(900)
-def test_the_suite_passes_through_it(tmp_path: Path) -> None:
-    assert run_suite("nginx", tmp_path, *ANSWERS, f"--deselect={ENDS_AT_NGINX}") > 300
-
-
 def test_its_limits_follow_the_service_s() -> None:
     default = {name: field.default for name, field in Settings.model_fields.items()}
-    assert given("client_max_body_size") == [default["max_body_bytes"], 0]
+    assert given("client_max_body_size") == [MOST_BODY_BYTES, 0]
     proxied, _health = given("proxy_read_timeout")
     assert proxied > max(default["request_timeout_s"], default["drain_timeout_s"])
     upstreams, behind = given("keepalive_timeout")[:2], given("keepalive_timeout")[2:]
@@ -108,12 +97,22 @@ def test_a_chunked_body_above_the_limit_is_refused(client: httpx.Client) -> None
         assert_error(client.post("/predict", content=content), 413, f"at most {LIMIT} bytes")
 
 
-def test_refusals_of_the_service_are_passed_on(tiny_repository: Path, tmp_path: Path) -> None:
+def test_refusals_and_not_ready_are_passed_on(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    publish_tiny(root, "whole")
+    publish_tiny(root, "broken")
+    (root / "broken/1/model.onnx").write_bytes(b"")
     with (
         running_server(
-            tiny_repository, tmp_path, max_queue_rows=1, max_queue_delay_ms=1000
+            root,
+            tmp_path,
+            is_ready=False,
+            default_model="whole",
+            max_queue_rows=1,
+            max_queue_delay_ms=1000,
         ) as narrow,
         nginx(narrow.port, 0, tmp_path) as front,
+        httpx.Client(base_url=f"http://127.0.0.1:{front.port}") as client,
         Wire(RunningServer(front.port, narrow.process, narrow.log_path)) as first,
         Wire(RunningServer(front.port, narrow.process, narrow.log_path)) as second,
     ):
@@ -124,18 +123,6 @@ def test_refusals_of_the_service_are_passed_on(tiny_repository: Path, tmp_path: 
         assert_error(full, 429, "queue full: 1 of 1 rows waiting")
         assert int(full.headers["retry-after"]) >= 1
         assert_own_result(first.answer().json()["results"][0], IMAGE)
-
-
-def test_not_ready_is_passed_on(tmp_path: Path) -> None:
-    root = tmp_path / "models"
-    publish_tiny(root, "whole")
-    publish_tiny(root, "broken")
-    (root / "broken/1/model.onnx").write_bytes(b"")
-    with (
-        running_server(root, tmp_path, is_ready=False, default_model="whole") as server,
-        nginx(server.port, 0, tmp_path) as front,
-        httpx.Client(base_url=f"http://127.0.0.1:{front.port}") as client,
-    ):
         assert client.get("/readyz").status_code == 503
         assert client.get("/livez").status_code == 200
 

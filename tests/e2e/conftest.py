@@ -1,11 +1,14 @@
-"""Servers of the Open Inference Protocol's tests: both wires, tiny models and shipped ones."""
+"""Servers that several files share: both wires, two workers, tiny models and shipped ones."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.server import ROOT, RunningServer, free_port, running_server
+from models.repository import ModelRepository
+from tests.guarded import ADMIN, until
+from tests.server import ROOT, START_S, RunningServer, free_port, running_server
+from tests.tiny import publish_tiny
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +28,35 @@ def two_wires(
 
 
 @pytest.fixture(scope="session")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """The shipped models over HTTP and gRPC."""
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """Two workers on both wires, which poll a repository of their own: ``models`` beside the log.
+
+    /predict is for ``tiny``, version 1; tests bring models of other names.
+    """
+    folder = tmp_path_factory.mktemp("two-workers")
+    publish_tiny(folder / "models")
+    ModelRepository(folder / "models").set_default("tiny")
     with running_server(
-        ROOT / "models", tmp_path_factory.mktemp("shipped"), grpc_port=free_port()
+        folder / "models",
+        folder,
+        workers=2,
+        reload_s=1,
+        admin_token=ADMIN,
+        grpc_port=free_port(),
+    ) as running:
+        line = "Service foveal initialized"  # whoever answered /readyz was one of them
+        until(lambda: running.log.count(line) == 2, line, START_S)
+        yield running
+    assert "[ERROR]" not in running.log, "a stop is no error"
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The shipped models over HTTP and gRPC, in batches that take little to warm up."""
+    with running_server(
+        ROOT / "models",
+        tmp_path_factory.mktemp("shipped"),
+        grpc_port=free_port(),
+        max_batch_size=16,
     ) as running:
         yield running

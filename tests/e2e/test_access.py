@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.access.keys import add_key
 from tests.guarded import ADMIN, IMAGE, PREFLIGHT, Guarded, until
-from tests.server import ROOT, assert_error, running_server, sample
+from tests.server import ROOT, RunningServer, assert_error, sample
 
 
 @pytest.mark.parametrize(
@@ -281,10 +281,9 @@ def test_own_clients_send_their_key(guarded: Guarded, tmp_path: Path) -> None:
     assert refused.returncode == 1 and "FOVEAL_API_KEY" in refused.stderr
 
 
-def test_without_settings_nothing_is_restricted(tiny_repository: Path, tmp_path: Path) -> None:
-    with running_server(tiny_repository, tmp_path) as server:
-        answer = httpx.post(f"{server.url}/predict", content=IMAGE, headers=PREFLIGHT)
-        assert answer.status_code == 200
-        assert not [name for name in answer.headers if name.startswith("access-control")]
-        assert httpx.options(f"{server.url}/predict", headers=PREFLIGHT).status_code == 405
-        assert server.get("/metrics").status_code == 200
+def test_without_settings_nothing_is_restricted(server: RunningServer) -> None:
+    answer = httpx.post(f"{server.url}/predict", content=IMAGE, headers=PREFLIGHT)
+    assert answer.status_code == 200
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert httpx.options(f"{server.url}/predict", headers=PREFLIGHT).status_code == 405
+    assert server.get("/metrics").status_code == 200

@@ -117,7 +117,7 @@ def test_load_over_tls_with_a_key(
     server = guarded.server
     words = ["loadtest", server.url.replace("127.0.0.1", "localhost"), "--json"]
     words += ["--models", str(tiny_repository), "--model", "tiny:1", "--kind", kind]
-    words += ["--engine", engine, "--users", "2", "--duration-s", "1", "--out", str(tmp_path)]
+    words += ["--engine", engine, "--users", "2", "--duration-s", "0.5", "--out", str(tmp_path)]
     words += ["--grpc", f"localhost:{server.grpc_port}"]
 
     def run(**variables: str) -> subprocess.CompletedProcess[str]:
@@ -163,7 +163,7 @@ def wrapped(server: RunningServer) -> ssl.SSLSocket:
     return context.wrap_socket(plain, server_hostname="localhost")
 
 
-def test_limits_of_a_connection_hold_over_tls(hasty: RunningServer) -> None:
+def test_limits_of_a_connection_and_the_drain_hold_over_tls(hasty: RunningServer) -> None:
     with wrapped(hasty) as idle, wrapped(hasty) as late, wrapped(hasty) as deaf:
         idle.sendall(post("/predict", IMAGE))
         assert idle.recv(65536).startswith(b"HTTP/1.1 200 ")
@@ -184,9 +184,10 @@ def test_limits_of_a_connection_hold_over_tls(hasty: RunningServer) -> None:
             pass
         until(lambda: deaf.getsockname()[1] not in hasty.client_ports(), "a reset")
     assert hasty.get("/readyz").status_code == 200
+    assert_drain_waits_for_nobody_who_is_silent(hasty)
 
 
-def test_drain_over_tls_waits_for_nobody_who_is_silent(hasty: RunningServer) -> None:
+def assert_drain_waits_for_nobody_who_is_silent(hasty: RunningServer) -> None:
     with (
         socket.create_connection(("127.0.0.1", hasty.port), 5),  # no handshake yet
         wrapped(hasty) as idle,

@@ -1,5 +1,7 @@
 """The graphs that the onnx package ships for its own tests, adopted and served."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -14,7 +16,8 @@ from export.sandbox import Bounds, run_bounded
 from models.image import decode, encode_png
 from models.repository import ModelRepository
 from tests.export.foreign import LIGHT
-from tests.server import running_server
+from tests.server import RunningServer, running_server
+from tests.tiny import publish_tiny
 
 LABELS = tuple(f"class {i}" for i in range(1000))
 QUICK = ("squeezenet", "shufflenet")
@@ -75,19 +78,47 @@ def is_factor(graph: onnx.GraphProto, name: str) -> bool:
     return node.op_type == "Mul" or (node.op_type == "BatchNormalization" and place in (1, 4))
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A service of a tiny model, which is told what was adopted."""
+    folder = tmp_path_factory.mktemp("adopted")
+    publish_tiny(folder / "models")
+    with running_server(
+        folder / "models",
+        folder,
+        max_batch_size=3,
+        threads=1,
+        request_timeout_s=60,
+        admin_token="secret",
+    ) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def served(server: RunningServer, name: str) -> Iterator[str]:
+    """Load a model and give the address that predicts with it; then unload it."""
+    for verb in ("load", "unload"):
+        url = f"{server.url}/v2/repository/models/{name}/{verb}"
+        headers = {"Authorization": "Bearer secret"}
+        assert httpx.post(url, headers=headers, timeout=300).status_code == 200
+        if verb == "load":
+            yield f"{server.url}/models/{name}/predict"
+
+
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", EVERY)
-def test_a_known_architecture_is_adopted_and_served(name: str, tmp_path: Path) -> None:
+def test_a_known_architecture_is_adopted_and_served(
+    name: str, server: RunningServer, tmp_path: Path
+) -> None:
     """Fixed batch of 1, opset 9, weights from ConstantOfShape: as they come from the package."""
-    repository = ModelRepository(tmp_path / "models")
+    repository = ModelRepository(server.log_path.parent / "models")
     options = Options(scale=1 / 255, mean=MEAN, std=STD, resize="crop")
-    adopt(Request(LIGHT / f"light_{name}.onnx", LABELS, options), "as-is", repository)
+    adopt(Request(LIGHT / f"light_{name}.onnx", LABELS, options), f"{name}-as-is", repository)
     alive = lively(onnx.load(LIGHT / f"light_{name}.onnx"))
     (tmp_path / "alive.onnx").write_bytes(alive.SerializeToString())
-    artifact = adopt(Request(tmp_path / "alive.onnx", LABELS, options), "alive", repository)
+    artifact = adopt(Request(tmp_path / "alive.onnx", LABELS, options), f"{name}-alive", repository)
     assert artifact.parity is not None and artifact.parity.label_agreement == 1
-    repository.set_default("alive")
 
     generator = np.random.default_rng(5)
     images = [generator.integers(0, top, (224, 300, 3), dtype=np.uint8) for top in (32, 128, 256)]
@@ -101,17 +132,14 @@ def test_a_known_architecture_is_adopted_and_served(name: str, tmp_path: Path) -
         powers = np.exp(expected - expected.max(axis=1, keepdims=True))
         expected = powers / powers.sum(axis=1, keepdims=True)
 
-    with running_server(
-        repository.root, tmp_path, max_batch_size=3, threads=1, request_timeout_s=60
-    ) as server:
-        results = httpx.post(f"{server.url}/predict?top=1000", files=files, timeout=60).json()
+    with served(server, f"{name}-alive") as url, served(server, f"{name}-as-is") as same_url:
+        results = httpx.post(f"{url}?top=1000", files=files, timeout=60).json()
         for result, probabilities in zip(results["results"], expected, strict=True):
             got = np.zeros(1000)
             for ranked in result["predictions"]:
                 assert ranked["label"] == LABELS[ranked["index"]]
                 got[ranked["index"]] = ranked["probability"]
             np.testing.assert_allclose(got, probabilities, rtol=0, atol=1e-4)
-        path = f"{server.url}/models/as-is/predict"
-        same = httpx.post(path, content=files[0][1], timeout=60).json()["results"][0]["predictions"]
-        assert same[0]["probability"] == pytest.approx(0.001)
+        (same,) = httpx.post(same_url, content=files[0][1], timeout=60).json()["results"]
+        assert same["predictions"][0]["probability"] == pytest.approx(0.001)
     assert np.ptp(expected, axis=0).max() > 1e-4, "answers must tell images apart"

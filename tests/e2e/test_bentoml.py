@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from models.image import encode_png
-from tests.places import ROOT, inherited
+from tests.places import ROOT
 from tests.server import RunningServer, Wire, assert_error, chunked, get, post, running_server
 from tests.tiny import random_images
 
@@ -53,17 +54,27 @@ routes = {
     for route in app.routes
 }
 timers = [m.cls.__name__ for m in app.user_middleware]
-print(json.dumps([routes, sorted(BENTOML_PATHS), timers]))
+from bentoml._internal.utils.analytics.usage_stats import do_not_track
+print(json.dumps([routes, sorted(BENTOML_PATHS), timers, do_not_track()]))
 """
 
 
-def test_every_route_that_bentoml_mounts_is_known(tmp_path: Path) -> None:
-    """A new BentoML may bring a new one: decide here whether clients may reach it."""
-    environment = {**inherited(), "BENTOML_HOME": str(tmp_path)}
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    environment = {"PATH": "/usr/bin:/bin", "BENTOML_HOME": str(tmp_path_factory.mktemp("shown"))}
     shown = subprocess.run(
         [sys.executable, "-c", SHOW], cwd=ROOT, env=environment, check=True, capture_output=True
     )
-    mounted, passed, middleware = json.loads(shown.stdout)
+    return json.loads(shown.stdout)
+
+
+def test_nothing_phones_home(shown: Any) -> None:
+    assert shown[3] is True
+
+
+def test_every_route_that_bentoml_mounts_is_known(shown: Any) -> None:
+    """A new BentoML may bring a new one: decide here whether clients may reach it."""
+    mounted, passed, middleware, _ = shown
     reads = {path: ["Route", "GET", "HEAD"] for path in READ}
     assert mounted == reads | {"/classify": ["Route", "POST"], "/static_content": ["Mount"]}
     assert set(passed) == READ | STATIC
@@ -215,19 +226,30 @@ def test_a_context_is_no_field(client: httpx.Client) -> None:
 # Metrics
 
 
-def test_metrics_are_labelled_by_route(
-    tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+@pytest.fixture(scope="module")
+def own(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A service whose requests and processes are these tests' alone."""
+    with running_server(tiny_repository, tmp_path_factory.mktemp("own")) as running:
+        yield running
+
+
+def test_metrics_are_labelled_by_route(own: RunningServer) -> None:
     """Paths that clients make up add nothing to /metrics, nor to the files that it is read from."""
-    folder = tmp_path_factory.mktemp("labels")
-    with running_server(tiny_repository, folder) as server, Wire(server, 60) as wire:
+    with Wire(own, 60) as wire:
         ask_all(wire, "warm", 2, 100)
-        before = measured(server, folder)
-        ask_all(wire, "first", 500, 100)
+        before, asked = measured(own), count(own, protocol="none", status="404")
+        ask_all(wire, "first", 300, 100)
         ask_all(wire, "long", 5, 60_000)
-        assert measured(server, folder) == before
-        requests = server.metric("foveal_requests_total", protocol="none", status="404")
-        assert requests == 5 * (2 + 500 + 5)
+        assert measured(own) == before
+        assert count(own, protocol="none", status="404") == asked + 5 * (300 + 5)
+
+
+def count(server: RunningServer, **labels: str) -> float:
+    return server.metric("foveal_requests_total", **labels)
+
+
+def metrics_files(server: RunningServer) -> Path:
+    return server.log_path.parent / "bentoml/prometheus_multiproc_dir"
 
 
 def ask_all(wire: Wire, word: str, count: int, length: int) -> None:
@@ -249,25 +271,24 @@ def ask_all(wire: Wire, word: str, count: int, length: int) -> None:
         assert statuses == [404] * 9 + [200]
 
 
-def measured(server: RunningServer, folder: Path) -> tuple[set[str], int]:
+def measured(server: RunningServer) -> tuple[set[str], int]:
     """Return the samples of /metrics without their values, and the bytes of the files behind it."""
     lines = httpx.get(f"{server.url}/metrics").text.splitlines()
-    files = [f.stat() for f in (folder / "bentoml/prometheus_multiproc_dir").glob("*.db")]
+    files = [f.stat() for f in metrics_files(server).glob("*.db")]
     return {line.rpartition(" ")[0] for line in lines}, sum(f.st_blocks * 512 for f in files)
 
 
-def test_a_worker_that_is_killed_leaves_no_files_behind(
-    tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("killed")
-    files = folder / "bentoml/prometheus_multiproc_dir"
-    with running_server(tiny_repository, folder) as server:
-        assert httpx.post(f"{server.url}/predict", content=PNG).status_code == 200
-        assert server.metric("foveal_requests_total", status="200") == 1
-        kinds = sorted(path.name.rpartition("_")[0] for path in files.iterdir())
-        (worker,) = psutil.Process(server.process.pid).children()
-        worker.kill()
-        server.wait_ready()
-        assert httpx.post(f"{server.url}/predict", content=PNG).status_code == 200
-        assert server.metric("foveal_requests_total", status="200") == 2
-        assert sorted(path.name.rpartition("_")[0] for path in files.iterdir()) == kinds
+def test_a_worker_that_is_killed_leaves_no_files_behind(own: RunningServer) -> None:
+    def kinds() -> list[str]:
+        return sorted(path.name.rpartition("_")[0] for path in metrics_files(own).iterdir())
+
+    def answered() -> float:
+        assert httpx.post(f"{own.url}/predict", content=PNG).status_code == 200
+        return count(own, status="200")
+
+    before, files = answered(), kinds()
+    (worker,) = psutil.Process(own.process.pid).children()
+    worker.kill()
+    own.wait_ready()
+    assert answered() == before + 1
+    assert kinds() == files

@@ -24,17 +24,18 @@ SEEN = Statistics(1000, 130.5, 70.25, (0.1, 0.2, 0.3, 0.4), 1.25)
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``picky`` abstains on about half of the images; ``plain`` has no threshold."""
+    """``picky`` abstains on about half of the images, as ``alike``; ``plain`` has no threshold."""
     root = tmp_path_factory.mktemp("models")
     worth = Selective("test", 100, 0.5, 0.99)
 
-    def build(folder: Path, version: int) -> ModelArtifact:
-        artifact = build_tiny(folder, "picky", version, tiny_model())
+    def build(folder: Path, name: str, version: int) -> ModelArtifact:
+        artifact = build_tiny(folder, name, version, tiny_model())
         abstain = Abstain(THRESHOLD, 0.99, replace(worth, split="validation"), worth)
         return replace(artifact, abstain=abstain, statistics=SEEN)
 
     repository = ModelRepository(root)
-    repository.publish("picky", build)
+    for name in ("picky", "alike"):
+        repository.publish(name, lambda folder, v, name=name: build(folder, name, v))  # type: ignore[misc]
     repository.publish("plain", lambda folder, v: build_tiny(folder, "plain", v, tiny_model()))
     return root
 
@@ -90,30 +91,29 @@ def test_predict_and_score_abstain_as_the_service_does(
 
 
 @pytest.mark.e2e
-def test_drift_can_be_read_from_the_metrics(models: Path, tmp_path: Path) -> None:
+def test_drift_can_be_read_from_the_metrics(server: RunningServer) -> None:
     """One batch is looked at whole: its sums are those of its rows, beside the training's."""
-    with running_server(models, tmp_path) as server:
-        files = [(str(i), encode_png(image)) for i, image in enumerate(IMAGES)]
-        assert httpx.post(f"{server.url}/models/picky/predict", files=files).status_code == 200
-        text = httpx.get(f"{server.url}/metrics").text
-        assert "foveal_drift_rows_total" in text
-        picky = {"model": "picky", "version": "1"}
-        assert server.metric("foveal_drift_rows_total", **picky) == len(IMAGES)
-        sums = {
-            "pixel_mean": IMAGES.mean(axis=(1, 2, 3)).sum(),
-            "pixel_spread": IMAGES.std(axis=(1, 2, 3)).sum(),
-            "entropy": entropy(PROBABILITIES).sum(),
-        }
-        for quantity, expected in sums.items():
-            got = server.metric("foveal_drift_sums_total", quantity=quantity, **picky)
-            assert got == pytest.approx(expected, rel=1e-4)
-            trained = server.metric("foveal_training", quantity=quantity, **picky)
-            assert trained == getattr(SEEN, quantity)
-        assert server.metric("foveal_drift_sums_total", quantity="abstained", **picky) == 6
-        first = PROBABILITIES.argmax(axis=1)
-        for index, label in enumerate(LABELS):
-            got = server.metric("foveal_drift_class_rows_total", label=label, **picky)
-            assert got == (first == index).sum()
-            share = server.metric("foveal_training_class_share", label=label, **picky)
-            assert share == SEEN.class_shares[index]
-        assert server.metric("foveal_training", model="plain") == 0
+    files = [(str(i), encode_png(image)) for i, image in enumerate(IMAGES)]
+    assert httpx.post(f"{server.url}/models/alike/predict", files=files).status_code == 200
+    text = httpx.get(f"{server.url}/metrics").text
+    assert "foveal_drift_rows_total" in text
+    alike = {"model": "alike", "version": "1"}
+    assert server.metric("foveal_drift_rows_total", **alike) == len(IMAGES)
+    sums = {
+        "pixel_mean": IMAGES.mean(axis=(1, 2, 3)).sum(),
+        "pixel_spread": IMAGES.std(axis=(1, 2, 3)).sum(),
+        "entropy": entropy(PROBABILITIES).sum(),
+    }
+    for quantity, expected in sums.items():
+        got = server.metric("foveal_drift_sums_total", quantity=quantity, **alike)
+        assert got == pytest.approx(expected, rel=1e-4)
+        trained = server.metric("foveal_training", quantity=quantity, **alike)
+        assert trained == getattr(SEEN, quantity)
+    assert server.metric("foveal_drift_sums_total", quantity="abstained", **alike) == 6
+    first = PROBABILITIES.argmax(axis=1)
+    for index, label in enumerate(LABELS):
+        got = server.metric("foveal_drift_class_rows_total", label=label, **alike)
+        assert got == (first == index).sum()
+        share = server.metric("foveal_training_class_share", label=label, **alike)
+        assert share == SEEN.class_shares[index]
+    assert server.metric("foveal_training", model="plain") == 0

@@ -10,15 +10,15 @@ import pytest
 from models.artifact import ModelArtifact
 from models.image import encode_png
 from models.repository import ModelRepository
-from tests.e2e.test_swap import WORKERS, wait_for, wait_for_workers
+from tests.e2e.test_swap import WORKERS, wait_for
 from tests.e2e.triton import WIRES, triton
+from tests.guarded import ADMIN
 from tests.server import RunningServer, Wire, assert_error, free_port, post, running_server
 from tests.tiny import assert_own_result, build_tiny, publish_tiny, random_images, tiny_model
 
 pytestmark = pytest.mark.e2e
 
-TOKEN = "secret"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
+BEARER = {"Authorization": f"Bearer {ADMIN}"}
 IMAGES = random_images(64, seed=31)
 PNGS = [encode_png(image) for image in IMAGES]
 IDS = [f"user-{i}" for i in range(64)]
@@ -27,25 +27,42 @@ CANARY = {"canary": {"version": 2, "fraction": 0.3}}
 GAINS = {1: 1.0, 2: -1.0}
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def publish_both(root: Path, name: str) -> None:
     """Version 1 is pinned, version 2 is the candidate."""
-    root = tmp_path / "models"
     for gain in GAINS.values():
-        publish_tiny(root, gain=gain)
-    ModelRepository(root).set_default("tiny", 1)
+        publish_tiny(root, name, gain=gain)
+    ModelRepository(root).set_default(name, 1)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("candidates") / "models"
+    publish_both(root, "tiny")
     return root
 
 
-@pytest.fixture
-def server(root: Path, tmp_path: Path) -> Iterator[RunningServer]:
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[RunningServer]:
     with running_server(
-        root, tmp_path, reload_s=0.1, admin_token=TOKEN, grpc_port=free_port()
+        root, root.parent, reload_s=0.1, admin_token=ADMIN, grpc_port=free_port()
     ) as running:
         yield running
 
 
-def put(server: RunningServer, body: object, name: str = "tiny") -> httpx.Response:
+@pytest.fixture
+def name(server: RunningServer, root: Path) -> Iterator[str]:
+    """A model of this test's own, the default one while it runs."""
+    repository = ModelRepository(root)
+    name = f"tiny-{len(repository.names())}"
+    publish_both(root, name)
+    repository.set_default(name)
+    control = f"{server.url}/v2/repository/models/{name}"
+    assert httpx.post(f"{control}/load", headers=BEARER).status_code == 200
+    yield name
+    assert httpx.post(f"{control}/unload", headers=BEARER).status_code == 200
+
+
+def put(server: RunningServer, name: str, body: object) -> httpx.Response:
     return httpx.put(f"{server.url}/models/{name}/traffic", headers=BEARER, json=body)
 
 
@@ -61,126 +78,129 @@ def answered_by(server: RunningServer, path: str = "/predict", **headers: str) -
     return versions
 
 
-def test_a_canary_answers_its_share_and_the_same_ids(server: RunningServer) -> None:
+def test_a_canary_answers_its_share_and_the_same_ids(server: RunningServer, name: str) -> None:
     assert set(answered_by(server)) == {1}
-    assert put(server, CANARY).json() == {
-        "model": "tiny",
+    assert put(server, name, CANARY).json() == {
+        "model": name,
         "version": 1,
         "shadow": None,
         "canary": CANARY["canary"],
     }
     few = answered_by(server)
     assert 64 * 0.1 < few.count(2) < 64 * 0.5
-    assert answered_by(server) == few == answered_by(server, "/models/tiny/predict")
-    assert set(answered_by(server, "/models/tiny/versions/1/predict")) == {1}
-    put(server, {"canary": {"version": 2, "fraction": 0.7}})
+    assert answered_by(server) == few == answered_by(server, f"/models/{name}/predict")
+    assert set(answered_by(server, f"/models/{name}/versions/1/predict")) == {1}
+    put(server, name, {"canary": {"version": 2, "fraction": 0.7}})
     more = answered_by(server)
     assert few.count(2) < more.count(2) < 64
     assert all(b == 2 for a, b in zip(few, more, strict=True) if a == 2)
-    put(server, {"canary": {"version": 2, "fraction": 1}})
+    put(server, name, {"canary": {"version": 2, "fraction": 1}})
     assert set(answered_by(server)) == {2}
-    put(server, {})
+    put(server, name, {})
     assert set(answered_by(server)) == {1}
-    assert server.metric("foveal_requests_total", version="2", status="200") > 0
+    assert server.metric("foveal_requests_total", model=name, version="2", status="200") > 0
 
 
-def test_without_an_id_chance_decides(server: RunningServer) -> None:
-    put(server, {"canary": {"version": 2, "fraction": 0.5}})
+def test_without_an_id_chance_decides(server: RunningServer, name: str) -> None:
+    put(server, name, {"canary": {"version": 2, "fraction": 0.5}})
     with Wire(server) as wire:
         said = [wire.send(post("/predict", PNGS[0])).answer().json() for _ in range(64)]
     assert {document["version"] for document in said} == {1, 2}
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_v2_goes_by_its_own_id(server: RunningServer, wire: str) -> None:
-    put(server, CANARY)
+def test_v2_goes_by_its_own_id(server: RunningServer, name: str, wire: str) -> None:
+    put(server, name, CANARY)
     expected = answered_by(server)
     got = []
     with triton(server, wire) as client:
         for request_id in IDS:
             pixels = client.input(IMAGES[:1])
-            response = client.infer("tiny", [pixels], request_id=request_id).get_response()
+            response = client.infer(name, [pixels], request_id=request_id).get_response()
             is_document = isinstance(response, dict)
             got.append(response["model_version"] if is_document else response.model_version)
     assert list(map(int, got)) == expected
 
 
-def test_workers_send_an_id_to_the_same_version(root: Path, tmp_path: Path) -> None:
-    with running_server(root, tmp_path, reload_s=0.1, workers=WORKERS, admin_token=TOKEN) as server:
-        wait_for_workers(server)
-        put(server, CANARY)
-        line = "tiny: rollout is "
-        wait_for(lambda: server.log.count(line) == WORKERS, server, "workers differ")
-        first = answered_by(server)
-        assert 2 in first
-        for _ in range(8):  # each on a connection of its own, to either worker
-            assert answered_by(server) == first
+def test_workers_send_an_id_to_the_same_version(two_workers: RunningServer) -> None:
+    publish_both(two_workers.log_path.parent / "models", "split")
+    put(two_workers, "split", CANARY)
+    line = "split: rollout is "
+    wait_for(lambda: two_workers.log.count(line) == WORKERS, two_workers, "workers differ")
+    first = answered_by(two_workers, "/models/split/predict")
+    assert 2 in first
+    for _ in range(8):  # each on a connection of its own, to either worker
+        assert answered_by(two_workers, "/models/split/predict") == first
 
 
-def test_a_shadow_is_compared_and_never_seen(server: RunningServer) -> None:
-    put(server, {"shadow": {"version": 2, "fraction": 1}})
+def test_a_shadow_is_compared_and_never_seen(server: RunningServer, name: str) -> None:
+    put(server, name, {"shadow": {"version": 2, "fraction": 1}})
     assert set(answered_by(server)) == {1}
 
     def rows(outcome: str = "") -> float:
         wanted = {"outcome": outcome} if outcome else {}
-        return server.metric("foveal_shadow_rows_total", model="tiny", version="2", **wanted)
+        return server.metric("foveal_shadow_rows_total", model=name, version="2", **wanted)
 
     wait_for(lambda: rows() == 64, server, "not all rows are accounted for")
     assert rows("agreed") == rows("failed") == 0
     assert rows("differed") + rows("dropped") == 64 and rows("differed") > 0
-    assert server.metric("foveal_shadow_difference_count", version="2") == rows("differed")
-    assert server.metric("foveal_shadow_seconds_count", version="2") > 0
-    assert server.metric("foveal_requests_total", version="2") == 0
-    put(server, {"shadow": None})
+    assert server.metric("foveal_shadow_difference_count", model=name) == rows("differed")
+    assert server.metric("foveal_shadow_seconds_count", model=name) > 0
+    assert server.metric("foveal_requests_total", model=name, version="2") == 0
+    put(server, name, {"shadow": None})
     answered_by(server)
     assert rows() == 64
 
 
-def test_a_shadow_that_agrees(server: RunningServer, root: Path) -> None:
-    publish_tiny(root, gain=2.0)
-    ModelRepository(root).set_default("tiny", 1)
-    put(server, {"shadow": {"version": 3, "fraction": 1}})
+def test_a_shadow_that_agrees(server: RunningServer, root: Path, name: str) -> None:
+    publish_tiny(root, name, gain=2.0)
+    put(server, name, {"shadow": {"version": 3, "fraction": 1}})
     assert set(answered_by(server)) == {1}
-    agreed = {"outcome": "agreed", "version": "3"}
+    agreed = {"outcome": "agreed", "model": name, "version": "3"}
     wait_for(
         lambda: server.metric("foveal_shadow_rows_total", **agreed) > 0, server, "nothing agreed"
     )
-    assert server.metric("foveal_shadow_rows_total", outcome="differed") == 0
+    assert server.metric("foveal_shadow_rows_total", model=name, outcome="differed") == 0
 
 
-def test_rows_for_a_busy_shadow_are_dropped(server: RunningServer, root: Path) -> None:
-    publish_tiny(root, model=tiny_model(is_slow=True))
-    put(server, {"shadow": {"version": 3, "fraction": 1}})
+def test_rows_for_a_busy_shadow_are_dropped(server: RunningServer, root: Path, name: str) -> None:
+    publish_tiny(root, name, tiny_model(is_slow=True))
+    put(server, name, {"shadow": {"version": 3, "fraction": 1}})
     with Wire(server) as wire:
-        for _ in range(20):
+        for _ in range(8):
             wire.send(*(post("/predict", png) for png in PNGS))  # batches follow each other at once
             for image in IMAGES:
                 said = wire.answer().json()
                 assert said["version"] == 1
                 assert_own_result(said["results"][0], image)
-    rows = "foveal_shadow_rows_total"
-    wait_for(lambda: server.metric(rows) == 20 * 64, server, "not all rows are accounted for")
-    assert server.metric(rows, outcome="dropped") > 0 < server.metric(rows, outcome="agreed")
+
+    def rows(**labels: str) -> float:
+        return server.metric("foveal_shadow_rows_total", model=name, **labels)
+
+    wait_for(lambda: rows() == 8 * 64, server, "not all rows are accounted for")
+    assert rows(outcome="dropped") > 0 < rows(outcome="agreed")
 
 
-def test_a_candidate_with_other_labels_gets_nothing(server: RunningServer, root: Path) -> None:
+def test_a_candidate_with_other_labels_gets_nothing(
+    server: RunningServer, root: Path, name: str
+) -> None:
     def build(folder: Path, version: int) -> ModelArtifact:
-        artifact = build_tiny(folder, "tiny", version, tiny_model())
+        artifact = build_tiny(folder, name, version, tiny_model())
         return replace(artifact, labels=("a", *artifact.labels[1:]), golden=())
 
-    ModelRepository(root).publish("tiny", build)
-    said = put(server, {"canary": {"version": 3, "fraction": 1}}).json()
+    ModelRepository(root).publish(name, build)
+    said = put(server, name, {"canary": {"version": 3, "fraction": 1}}).json()
     assert said["canary"] is None
     assert set(answered_by(server)) == {1}
-    assert "tiny:3 gets no share of the requests: expected the images and labels" in server.log
+    assert f"{name}:3 gets no share of the requests: expected the images and labels" in server.log
 
 
-def test_who_may_and_what_is_understood(server: RunningServer) -> None:
-    url = f"{server.url}/models/tiny/traffic"
+def test_who_may_and_what_is_understood(server: RunningServer, name: str) -> None:
+    url = f"{server.url}/models/{name}/traffic"
     assert_error(httpx.put(url, json=CANARY), 401, "expected Bearer")
     assert_error(httpx.get(url), 401, "expected Bearer")
     assert_error(httpx.post(url, headers=BEARER), 405, "expected GET or PUT")
-    assert_error(put(server, CANARY, "none"), 400, 'model "none": expected one of tiny')
+    assert_error(put(server, "none", CANARY), 400, 'model "none": expected one of tiny')
     for body, match in (
         ([], "expected a JSON object"),
         ({"mirror": None}, 'expected an object of "shadow" and "canary"'),
@@ -189,7 +209,7 @@ def test_who_may_and_what_is_understood(server: RunningServer) -> None:
         ({"canary": {"version": "2", "fraction": 1}}, "expected a version from 1, got '2'"),
         ({"shadow": {"version": 2}}, "shadow: expected"),
     ):
-        assert_error(put(server, body), 400, match)
+        assert_error(put(server, name, body), 400, match)
     coded = httpx.put(url, headers=BEARER | {"Content-Encoding": "gzip"}, content=b"{}")
     assert_error(coded, 415, "content-encoding: expected none on this route")
     assert httpx.get(url, headers=BEARER).json()["canary"] is None

@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.places import BENTOML, ROOT, inherited
-from tests.server import RunningServer, free_port, running_server
+from tests.server import RunningServer, free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -84,15 +84,6 @@ def unix_listening(pid: int) -> set[str]:
         for row in rows
         if row[3] == "00010000" and row[6] in inodes  # accepts connections
     }
-
-
-@pytest.fixture(scope="module")
-def two_workers(
-    tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("two-workers")
-    with running_server(tiny_repository, folder, workers=2, grpc_port=free_port()) as server:
-        yield server
 
 
 def test_the_processes_listen_on_the_services_ports_alone(two_workers: RunningServer) -> None:

@@ -100,9 +100,9 @@ def shrinks(server: RunningServer, to_bytes: int) -> None:
         time.sleep(0.1)
 
 
-def held_s(server: RunningServer, work: Callable[[], object], rounds: int = 3) -> float:
-    """Return the longest answer to another client during some work, the best of some rounds."""
-    return min(probed_s(server, work) for _ in range(rounds))
+def is_held(server: RunningServer, work: Callable[[], object], rounds: int = 3) -> bool:
+    """Whether another client waits for long in every round of some work; one is enough if not."""
+    return all(probed_s(server, work) >= HELD_S for _ in range(rounds))
 
 
 def peak_growth(server: RunningServer, work: Callable[[], object]) -> tuple[int, int]:
@@ -135,8 +135,7 @@ def test_a_large_body_holds_up_nobody(
         )
         assert_error(answer, 413, match)
 
-    send()
-    assert held_s(server, send) < HELD_S
+    assert not is_held(server, send)
     assert peak_growth(server, send)[1] < GROWTH_BYTES
 
 
@@ -154,8 +153,7 @@ def test_a_message_of_millions_of_fields_holds_up_nobody(
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "at most 8704 fields" in caught.value.details()
 
-    send()
-    assert held_s(server, send) < HELD_S
+    assert not is_held(server, send)
     is_answered(channel)
 
 
@@ -184,13 +182,13 @@ def test_compressed_messages_at_once_are_counted(server: RunningServer, channel:
     call = channel.unary_unary(METHOD)
     seen: set[Any] = set()
 
-    def send_all() -> None:
+    def send_all(count: int = 16) -> None:
         futures = [
-            call.future(raw, compression=grpc.Compression.Gzip, timeout=120) for _ in range(16)
+            call.future(raw, compression=grpc.Compression.Gzip, timeout=120) for _ in range(count)
         ]
         seen.update(future.code() for future in futures)
 
-    send_all()
+    send_all(4)
     peak, after = peak_growth(server, send_all)
     assert peak < 160 * MIB
     assert after < GROWTH_BYTES

@@ -1,6 +1,8 @@
 """Live, ready, stop: what an operator sees."""
 
+import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -213,69 +215,77 @@ def test_stop_cuts_who_never_finishes(tiny_repository: Path, tmp_path: Path) -> 
     assert "1 connections cut: drain time-out" in server.log
 
 
-def test_two_workers_give_the_same_bytes(
-    server: RunningServer, tiny_repository: Path, tmp_path: Path
-) -> None:
+def test_two_workers_give_the_same_bytes(server: RunningServer, two_workers: RunningServer) -> None:
+    def count() -> float:
+        time.sleep(0.5)  # the other worker's tallies are that old
+        return two_workers.metric("foveal_requests_total", model="tiny", status="200")
+
     with Wire(server) as wire:
         expected = [wire.send(post("/predict", png)).answer().body for png in PNGS]
-    with running_server(tiny_repository, tmp_path, workers=2) as two:
-        for _ in range(10):
-            for i, png in enumerate(PNGS):
-                with Wire(two) as wire:
-                    assert wire.send(post("/predict", png)).answer().body == expected[i]
-        time.sleep(0.5)  # the other worker's tallies are that old
-        assert two.metric("foveal_requests_total", status="200") == 160
-        assert two.log.count("Service foveal initialized") == 2
-    assert "[ERROR]" not in two.log, "a stop is no error"
+    before = count()
+    for _ in range(10):
+        for i, png in enumerate(PNGS):
+            with Wire(two_workers) as wire:
+                assert wire.send(post("/predict", png)).answer().body == expected[i]
+    assert count() == before + 160
+    assert two_workers.log.count("Service foveal initialized") == 2
 
 
-@pytest.mark.parametrize(
-    ("setting", "value", "match"),
-    [
-        ("max_batch_size", "0", "FOVEAL_MAX_BATCH_SIZE"),
-        ("models", "/nowhere", "/nowhere"),
-        ("default_model", "large", "FOVEAL_DEFAULT_MODEL: expected one of tiny"),
-    ],
-)
-def test_wrong_settings_are_named(
-    tiny_repository: Path, tmp_path: Path, setting: str, value: str, match: str
-) -> None:
-    settings = {"models": tiny_repository, setting: value}
-    program = (
-        "import asyncio\n"
-        "from service.app import Foveal\n"
-        "async def main():\n"
-        "    Foveal.inner()\n"
-        "asyncio.run(main())\n"
-    )
+# Imports what takes long once, then starts the service in a fork of its own for each line.
+START = """
+import asyncio, json, os, sys
+import bentoml, _bentoml_impl.server.app, service.session.session
+async def start():
+    from service.app import Foveal
+    Foveal.inner()
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        os.environ.update(json.loads(line))
+        asyncio.run(start())
+        sys.exit()
+    print("ended with", os.waitpid(child, 0)[1], file=sys.stderr, flush=True)
+"""
+
+
+def test_wrong_settings_are_named(tiny_repository: Path, tmp_path: Path) -> None:
+    cases = [
+        ({"FOVEAL_MAX_BATCH_SIZE": "0"}, "FOVEAL_MAX_BATCH_SIZE"),
+        ({"FOVEAL_MODELS": "/nowhere"}, "/nowhere"),
+        ({"FOVEAL_DEFAULT_MODEL": "large"}, "FOVEAL_DEFAULT_MODEL: expected one of tiny"),
+    ]
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", START],
         cwd=ROOT,
         env={
             "PATH": "/usr/bin:/bin",
             "BENTOML_HOME": str(tmp_path),
-            **{f"FOVEAL_{name.upper()}": str(value) for name, value in settings.items()},
+            "FOVEAL_MODELS": str(tiny_repository),
         },
+        input="\n".join(json.dumps(variables) for variables, _ in cases),
         capture_output=True,
         text=True,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert match in done.stderr.strip().splitlines()[-1], done.stderr
-
-
-def test_nothing_phones_home(tmp_path: Path) -> None:
-    program = (
-        "import service.app\n"
-        "from bentoml._internal.utils.analytics.usage_stats import do_not_track\n"
-        "assert do_not_track()\n"
-    )
-    subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", "BENTOML_HOME": str(tmp_path)},
         check=True,
     )
+    said = re.findall(r"^(.*)\nended with (\d+)$", done.stderr, re.MULTILINE)
+    assert len(said) == len(cases), done.stderr
+    for (last_line, status), (_, match) in zip(said, cases, strict=True):
+        assert match in last_line and status != "0", done.stderr
+
+
+def test_nothing_phones_home(
+    tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BentoML sends usage data over HTTPS, at the start and at the end: a proxy would be asked."""
+    for name in ("no_proxy", "NO_PROXY", "BENTOML_DO_NOT_TRACK"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.setblocking(False)
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with running_server(tiny_repository, tmp_path):
+            pass
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
 
 
 @pytest.mark.parametrize("module", ["service.session.session", "foveal"])

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -74,7 +73,7 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def server(
+def observed(
     collector: Collector, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("observed")
@@ -102,10 +101,10 @@ def attributes(span: Any) -> dict[str, Any]:
 
 
 def test_a_trace_goes_on_below_the_clients_span(
-    server: RunningServer, collector: Collector, image: bytes
+    observed: RunningServer, collector: Collector, image: bytes
 ) -> None:
     answer = httpx.post(
-        f"{server.url}/predict",
+        f"{observed.url}/predict",
         content=image,
         headers={"content-type": "image/png", "traceparent": f"00-{TRACE}-{PARENT}-01"},
     )
@@ -130,28 +129,28 @@ def test_a_trace_goes_on_below_the_clients_span(
 
 
 def test_a_request_without_a_trace_begins_one_and_a_refusal_is_traced(
-    server: RunningServer, collector: Collector
+    observed: RunningServer, collector: Collector
 ) -> None:
-    assert httpx.post(f"{server.url}/predict", content=b"no image").status_code == 400
+    assert httpx.post(f"{observed.url}/predict", content=b"no image").status_code == 400
     (span,) = collector.wait_for_named("POST /predict", status=400)
     assert not span.parent_span_id
 
 
 def test_the_access_log_has_a_line_of_json_for_each_answer(
-    server: RunningServer, image: bytes
+    observed: RunningServer, image: bytes
 ) -> None:
     def line(path: str) -> dict[str, Any]:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            for text in server.log.splitlines():
+            for text in observed.log.splitlines():
                 if text.startswith("{") and text.endswith("}") and f'"path":"{path}"' in text:
                     said: dict[str, Any] = json.loads(text)
                     return said
             time.sleep(0.05)
-        raise AssertionError(f"expected a line for {path}, got none:\n{server.log}")
+        raise AssertionError(f"expected a line for {path}, got none:\n{observed.log}")
 
-    httpx.post(f"{server.url}/models/tiny/predict?top=1", content=image)
-    httpx.post(f"{server.url}/models/none/predict", content=image)
+    httpx.post(f"{observed.url}/models/tiny/predict?top=1", content=image)
+    httpx.post(f"{observed.url}/models/none/predict", content=image)
     good, bad = line("/models/tiny/predict"), line("/models/none/predict")
     assert (good["method"], good["status"]) == ("POST", 200)
     assert (good["rows"], good["body_bytes"]) == (1, len(image))
@@ -162,7 +161,7 @@ def test_the_access_log_has_a_line_of_json_for_each_answer(
     assert "rows" not in bad
 
 
-def test_v2_is_observed_as_well(server: RunningServer, collector: Collector) -> None:
+def test_v2_is_observed_as_well(observed: RunningServer, collector: Collector) -> None:
     document = {
         "inputs": [
             {
@@ -173,7 +172,7 @@ def test_v2_is_observed_as_well(server: RunningServer, collector: Collector) -> 
             }
         ]
     }
-    answer = httpx.post(f"{server.url}/v2/models/tiny/infer", json=document)
+    answer = httpx.post(f"{observed.url}/v2/models/tiny/infer", json=document)
     assert answer.status_code == 200, answer.text
     (request,) = collector.wait_for_named("POST /v2/models/tiny/infer")
     below = [span for span in collector.spans if span.parent_span_id == request.span_id]
@@ -181,8 +180,6 @@ def test_v2_is_observed_as_well(server: RunningServer, collector: Collector) -> 
     assert attributes(below[-1])["foveal.rows"] == 2
 
 
-def test_nothing_observes_by_default(tmp_path: Path, image: bytes) -> None:
-    publish_tiny(tmp_path / "models")
-    with running_server(tmp_path / "models", tmp_path) as running:
-        assert httpx.post(f"{running.url}/predict", content=image).status_code == 200
-        assert not [line for line in running.log.splitlines() if line.startswith("{")]
+def test_nothing_observes_by_default(server: RunningServer, image: bytes) -> None:
+    assert httpx.post(f"{server.url}/predict", content=image).status_code == 200
+    assert not [line for line in server.log.splitlines() if line.startswith("{")]

@@ -20,6 +20,7 @@ import pytest
 
 from models.image import encode_png
 from models.repository import ModelRepository
+from tests.guarded import ADMIN
 from tests.server import RunningServer, Wire, assert_error, post, running_server
 from tests.tiny import build_tiny, publish_tiny, random_images, tiny_model, tiny_probabilities
 
@@ -157,6 +158,7 @@ class Load:
                         answer = wire.answer()
                         assert answer.status == 200, answer
                         self._check(i, answer.json(), floor)
+                    time.sleep(0.02)  # the swaps need the processor, too
         except BaseException as error:
             self.failures.append(f"thread {thread}: {error!r}")
 
@@ -196,7 +198,6 @@ def test_twenty_swaps_under_load_fail_no_request(tmp_path: Path) -> None:
         wait_for_workers(server)
         load = Load(server)
         with load.running():
-            time.sleep(1)
             before = 0
             for swap in range(SWAPS):
                 answered = load.answers
@@ -250,43 +251,54 @@ def version_of(server: RunningServer, path: str = "/predict") -> int:
     return said["version"]
 
 
-def test_half_a_copy_is_refused_and_serves_once_it_is_whole(root: Path, tmp_path: Path) -> None:
-    with running_server(root, tmp_path, reload_s=0.1) as server:
-        version = root / "tiny/2"
-        publish_tiny(tmp_path / "source", gain=1.0)
-        publish_tiny(tmp_path / "source", gain=2.0)
-        files = sorted((tmp_path / "source/tiny/2").rglob("*.*"))
-        for i, file in enumerate(files):  # golden images first, as `cp -r` might
-            target = version / file.relative_to(tmp_path / "source/tiny/2")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
-            if i == 4:
-                wait_for(lambda: "tiny:2 refused" in server.log, server, "not refused")
-                states = httpx.post(f"{server.url}/v2/repository/index").json()
-                state = next(m for m in states if m["version"] == "2")
-                assert state["state"] == "UNAVAILABLE" and "expected a file" in state["reason"]
-                assert server.metric("foveal_model_refused", version="2") == 1
-                assert version_of(server) == 1
-        wait_for(lambda: version_of(server) == 2, server, "not served")
-        assert server.metric("foveal_model_refused", version="2") == 0
-        assert httpx.get(f"{server.url}/readyz").status_code == 200
+@pytest.fixture(scope="module")
+def polled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("polled")
+    publish(folder / "models")
+    with running_server(folder / "models", folder, reload_s=0.1) as server:
+        yield server
 
 
-def test_pins_and_the_default_model_are_followed(root: Path, tmp_path: Path) -> None:
+def test_half_a_copy_is_refused_and_serves_once_it_is_whole(
+    polled: RunningServer, tmp_path: Path
+) -> None:
+    for gain in (1.0, 2.0):
+        publish_tiny(tmp_path, "copied", gain=gain)
+    target, path = polled.log_path.parent / "models/copied", "/models/copied/predict"
+    shutil.copytree(tmp_path / "copied/1", target / "1")
+    wait_for(lambda: "copied:1 answers" in polled.log, polled, "1 is not served")
+    files = sorted((tmp_path / "copied/2").rglob("*.*"))
+    for i, file in enumerate(files):  # golden images first, as `cp -r` might
+        copy = target / file.relative_to(tmp_path / "copied")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        if i == 4:
+            wait_for(lambda: "copied:2 refused" in polled.log, polled, "not refused")
+            states = httpx.post(f"{polled.url}/v2/repository/index").json()
+            state = next(m for m in states if (m["name"], m["version"]) == ("copied", "2"))
+            assert state["state"] == "UNAVAILABLE" and "expected a file" in state["reason"]
+            assert polled.metric("foveal_model_refused", model="copied", version="2") == 1
+            assert version_of(polled, path) == 1
+    wait_for(lambda: version_of(polled, path) == 2, polled, "not served")
+    assert polled.metric("foveal_model_refused", model="copied", version="2") == 0
+    assert httpx.get(f"{polled.url}/readyz").status_code == 200
+
+
+def test_pins_and_the_default_model_are_followed(polled: RunningServer) -> None:
+    root = polled.log_path.parent / "models"
     repository = ModelRepository(root)
-    with running_server(root, tmp_path, reload_s=0.1) as server:
-        publish(root)
-        wait_for(lambda: version_of(server) == 2, server, "2 does not answer")
-        assert repository.rollback("tiny") == 1
-        wait_for(lambda: version_of(server) == 1, server, "1 does not answer")
-        repository.set_default("tiny", 2)
-        wait_for(lambda: version_of(server) == 2, server, "2 does not answer again")
-        publish_tiny(root, "other")
-        wait_for(lambda: "other:1 answers" in server.log, server, "other is not served")
-        assert version_of(server) == 2, "/predict stays where it was"
-        repository.set_default("other")
-        wait_for(lambda: version_of(server) == 1, server, "/predict is not other's")
-        assert version_of(server, "/models/tiny/predict") == 2
+    publish(root)
+    wait_for(lambda: version_of(polled) == 2, polled, "2 does not answer")
+    assert repository.rollback("tiny") == 1
+    wait_for(lambda: version_of(polled) == 1, polled, "1 does not answer")
+    repository.set_default("tiny", 2)
+    wait_for(lambda: version_of(polled) == 2, polled, "2 does not answer again")
+    publish_tiny(root, "other")
+    wait_for(lambda: "other:1 answers" in polled.log, polled, "other is not served")
+    assert version_of(polled) == 2, "/predict stays where it was"
+    repository.set_default("other")
+    wait_for(lambda: version_of(polled) == 1, polled, "/predict is not other's")
+    assert version_of(polled, "/models/tiny/predict") == 2
 
 
 def test_what_breaks_or_goes_later_is_served_all_the_same(root: Path, tmp_path: Path) -> None:
@@ -323,17 +335,15 @@ def test_a_signal_means_now(root: Path, tmp_path: Path) -> None:
         wait_for(lambda: version_of(server) == 2, server, "2 does not answer")
 
 
-def test_load_reaches_all_workers(root: Path, tmp_path: Path) -> None:
-    bearer = {"Authorization": "Bearer secret"}
-    with running_server(
-        root, tmp_path, workers=WORKERS, reload_s=1, admin_token="secret"
-    ) as server:
-        wait_for_workers(server)
-        publish(root)
-        path = f"{server.url}/v2/repository/models/tiny"
-        assert httpx.post(f"{path}/load", headers=bearer).status_code == 200
-        assert "tiny:2 answers" in server.log
-        line = "tiny:2 answers"
-        wait_for(lambda: server.log.count(line) == WORKERS, server, "workers differ")
-        answer = httpx.post(f"{path}/unload", headers=bearer)
-        assert_error(answer, 403, "unload: expected one worker, got 2")
+def test_load_reaches_all_workers(two_workers: RunningServer) -> None:
+    server, root = two_workers, two_workers.log_path.parent / "models"
+    bearer = {"Authorization": f"Bearer {ADMIN}"}
+    publish_tiny(root, "loaded")
+    wait_for(lambda: server.log.count("loaded:1 answers") == WORKERS, server, "1 is not served")
+    publish_tiny(root, "loaded")
+    path, line = f"{server.url}/v2/repository/models/loaded", "loaded:2 answers"
+    assert httpx.post(f"{path}/load", headers=bearer).status_code == 200
+    assert line in server.log
+    wait_for(lambda: server.log.count(line) == WORKERS, server, "workers differ")
+    answer = httpx.post(f"{path}/unload", headers=bearer)
+    assert_error(answer, 403, "unload: expected one worker, got 2")

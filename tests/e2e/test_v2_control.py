@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -21,22 +20,34 @@ IMAGES = random_images(4, seed=14)
 PNGS = [encode_png(image) for image in IMAGES]
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> ModelRepository:
-    root = tmp_path / "models"
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
+    root = tmp_path_factory.mktemp("control") / "models"
     publish_tiny(root)
-    publish_tiny(root, "other")
     repository = ModelRepository(root)
     repository.set_default("tiny")
     return repository
 
 
-@pytest.fixture
-def controlled(repository: ModelRepository, tmp_path: Path) -> Iterator[RunningServer]:
+@pytest.fixture(scope="module")
+def controlled(repository: ModelRepository) -> Iterator[RunningServer]:
     with running_server(
-        repository.root, tmp_path, admin_token=TOKEN, grpc_port=free_port(), loaded_versions=1
+        repository.root,
+        repository.root.parent,
+        admin_token=TOKEN,
+        grpc_port=free_port(),
+        loaded_versions=1,
     ) as running:
         yield running
+
+
+@pytest.fixture
+def other(controlled: RunningServer, repository: ModelRepository) -> str:
+    """A model of this test's own that is served."""
+    name = f"other-{len(repository.names())}"
+    publish_tiny(repository.root, name)
+    assert post(controlled, f"models/{name}/load", headers=BEARER).status_code == 200
+    return name
 
 
 def post(server: RunningServer, path: str, **words: object) -> httpx.Response:
@@ -48,8 +59,12 @@ def index(server: RunningServer) -> dict[str, str]:
 
 
 def test_load_brings_a_new_version_while_requests_go_on(
-    controlled: RunningServer, repository: ModelRepository
+    controlled: RunningServer, repository: ModelRepository, other: str
 ) -> None:
+    def states() -> list[str | None]:
+        served = index(controlled)
+        return [served.get(version) for version in (f"{other}:1", "tiny:1", "tiny:2")]
+
     answers: list[httpx.Response] = []
     stop = threading.Event()
 
@@ -59,7 +74,7 @@ def test_load_brings_a_new_version_while_requests_go_on(
                 answers.append(client.post("/predict", content=PNGS[0]))
 
     publish_tiny(repository.root, gain=2.0)
-    assert index(controlled) == {"other:1": "READY", "tiny:1": "READY", "tiny:2": "UNAVAILABLE"}
+    assert states() == ["READY", "READY", "UNAVAILABLE"]
     asking = threading.Thread(target=ask)
     asking.start()
     try:
@@ -68,7 +83,7 @@ def test_load_brings_a_new_version_while_requests_go_on(
     finally:
         stop.set()
         asking.join()
-    assert index(controlled) == {"other:1": "READY", "tiny:1": "UNAVAILABLE", "tiny:2": "READY"}
+    assert states() == ["READY", "UNAVAILABLE", "READY"]
     said = [answer.json() for answer in answers]
     assert {document["version"] for document in said} <= {1, 2}
     for document in said:
@@ -79,32 +94,32 @@ def test_load_brings_a_new_version_while_requests_go_on(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_unload_and_load_again(controlled: RunningServer, wire: str) -> None:
+def test_unload_and_load_again(controlled: RunningServer, other: str, wire: str) -> None:
     bearer = {"authorization": BEARER["Authorization"]}
     with triton(controlled, wire) as client:
-        client.unload_model("other", headers=bearer)
-        assert not client.is_model_ready("other") and client.is_model_ready("tiny")
-        assert index(controlled)["other:1"] == "UNAVAILABLE"
-        response = httpx.post(f"{controlled.url}/models/other/predict", content=PNGS[0])
-        assert_error(response, 404, "expected one of tiny:1")
+        client.unload_model(other, headers=bearer)
+        assert not client.is_model_ready(other) and client.is_model_ready("tiny")
+        assert index(controlled)[f"{other}:1"] == "UNAVAILABLE"
+        response = httpx.post(f"{controlled.url}/models/{other}/predict", content=PNGS[0])
+        assert_error(response, 404, "expected one of .*tiny:")
         assert httpx.get(f"{controlled.url}/readyz").status_code == 200
-        client.load_model("other", headers=bearer)
-        assert client.is_model_ready("other")
-    response = httpx.post(f"{controlled.url}/models/other/predict", content=PNGS[1])
+        client.load_model(other, headers=bearer)
+        assert client.is_model_ready(other)
+    response = httpx.post(f"{controlled.url}/models/{other}/predict", content=PNGS[1])
     assert_own_result(response.json()["results"][0], IMAGES[1])
 
 
 def test_a_load_that_fails_leaves_what_was_served(
-    controlled: RunningServer, repository: ModelRepository
+    controlled: RunningServer, repository: ModelRepository, other: str
 ) -> None:
-    (repository.path("other", 1) / "model.onnx").write_bytes(b"broken")
-    response = post(controlled, "models/other/load", headers=BEARER)
+    (repository.path(other, 1) / "model.onnx").write_bytes(b"broken")
+    response = post(controlled, f"models/{other}/load", headers=BEARER)
     assert_error(response, 400, "1 answers; 1 refused: .*sha256")
-    response = httpx.post(f"{controlled.url}/models/other/predict", content=PNGS[1])
+    response = httpx.post(f"{controlled.url}/models/{other}/predict", content=PNGS[1])
     assert_own_result(response.json()["results"][0], IMAGES[1])
 
 
-def test_who_may(controlled: RunningServer) -> None:
+def test_who_may(controlled: RunningServer, other: str) -> None:
     for verb in ("load", "unload"):
         for headers in (
             {},
@@ -117,7 +132,7 @@ def test_who_may(controlled: RunningServer) -> None:
             assert_error(response, 401, "expected Bearer")
             assert response.headers["www-authenticate"] == "Bearer"
         response = post(controlled, f"models/nothing/{verb}", headers=BEARER)
-        assert_error(response, 404, "expected one of other")
+        assert_error(response, 404, "expected one of .*tiny")
     config = {"parameters": {"config": "{}"}}
     response = post(controlled, "models/tiny/load", headers=BEARER, json=config)
     assert_error(response, 400, "models come from the repository")
@@ -125,7 +140,7 @@ def test_who_may(controlled: RunningServer) -> None:
     assert_error(response, 400, "expected JSON")
     response = post(
         controlled,
-        "models/other/unload",
+        f"models/{other}/unload",
         headers=BEARER,
         json={"parameters": {"unload_dependents": True}},
     )

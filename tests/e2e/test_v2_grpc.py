@@ -234,11 +234,17 @@ def test_metrics_name_the_protocol(two_wires: RunningServer, stub: Any) -> None:
     assert after == before + 1
 
 
-def test_workers_share_the_port_and_stop_answers_what_waits(
+def test_workers_share_the_port_and_a_stop_answers_what_waits_but_not_for_streams(
     tiny_repository: Path, tmp_path: Path
 ) -> None:
+    """The server is given longer to drain than the test gives it to stop."""
     with running_server(
-        tiny_repository, tmp_path, workers=2, grpc_port=free_port(), max_queue_delay_ms=1500
+        tiny_repository,
+        tmp_path,
+        workers=2,
+        grpc_port=free_port(),
+        max_queue_delay_ms=1500,
+        drain_timeout_s=1000,
     ) as server:
         deadline = time.monotonic() + START_S
         while server.log.count("V2 over gRPC on") < 2:  # /livez is answered by either
@@ -246,37 +252,23 @@ def test_workers_share_the_port_and_stop_answers_what_waits(
             time.sleep(0.05)
         with grpc.insecure_channel(server.grpc_address) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            requests: queue.Queue[Any] = queue.Queue()
+            requests.put(request())
+            stream = stub.ModelStreamInfer(iter(requests.get, None))
+            assert not next(stream).error_message
+            health = health_pb2_grpc.HealthStub(channel)
+            watch = health.Watch(health_pb2.HealthCheckRequest())
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
             waiting = stub.ModelInfer.future(request(2))
             with pytest.raises(grpc.FutureTimeoutError):
                 waiting.result(timeout=0.3)
             server.signal_stop()
+            assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
             np.testing.assert_array_equal(
                 logits(waiting.result(timeout=20)), tiny_logits(IMAGES[:2])
             )
-
-
-def test_streams_that_wait_for_their_clients_do_not_hold_up_a_stop(
-    tiny_repository: Path, tmp_path: Path
-) -> None:
-    """The server is given longer to drain than the test gives it to stop."""
-    with (
-        running_server(
-            tiny_repository, tmp_path, grpc_port=free_port(), drain_timeout_s=1000
-        ) as server,
-        grpc.insecure_channel(server.grpc_address) as channel,
-    ):
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        requests: queue.Queue[Any] = queue.Queue()
-        requests.put(request())
-        stream = stub.ModelStreamInfer(iter(requests.get, None))
-        assert not next(stream).error_message
-        health = health_pb2_grpc.HealthStub(channel)
-        watch = health.Watch(health_pb2.HealthCheckRequest())
-        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        server.signal_stop()
-        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        server.stop()
-        requests.put(None)
+            server.stop()
+            requests.put(None)
 
 
 def test_a_port_that_is_taken_is_named(two_wires: RunningServer, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from tests.export.foreign import LABELS, save
 if importlib.util.find_spec("torch") is None:
     collect_ignore = ["test_abstain.py", "test_precision.py"]
 else:  # fixtures: a network trained in seconds, and images for it
-    from tests.training.conftest import config, one_thread, squares
+    from tests.training.conftest import config, exporter_functions, one_thread, squares
 
-    __all__ = ["config", "one_thread", "squares"]
+    __all__ = ["config", "exporter_functions", "one_thread", "squares"]
 
 Adopt = Callable[..., ModelArtifact]
 

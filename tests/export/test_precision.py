@@ -18,17 +18,18 @@ from models.onnx_file import summarize
 from models.repository import ModelRepository
 from scoring.local import LocalModel, verify
 from tests.shell import Shell
-from training.config import TrainConfig
 from training.datasets.sources import Dataset, load_dataset
 from training.datasets.splits import Split
 from training.fit import untrained
 from training.graph import ServedNetwork, export_onnx
+from training.layers import ImageShape
 from training.pipeline import export, train
 from training.recipes import resolve
 
 pytestmark = pytest.mark.training
 
 Squares = Callable[..., Dataset]
+GraphOf = Callable[[str, Dataset], bytes]
 LOWER: tuple[Precision, ...] = ("int8", "fp16")
 
 
@@ -46,12 +47,26 @@ def repository(run: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelRepo
     return repository
 
 
-def graph_of(network: str, config: TrainConfig, dataset: Dataset, **options: object) -> bytes:
-    torch.manual_seed(0)
-    changed = resolve(dataset.name, network, config.run, **options)  # type: ignore[arg-type]
-    served = ServedNetwork(untrained(changed, dataset), temperature=2.0)
-    content: bytes = export_onnx(served, dataset.image_shape).SerializeToString()
-    return content
+@pytest.fixture(scope="module")
+def graphs() -> dict[tuple[str, ImageShape], bytes]:
+    """The graphs that ``graph_of`` made: an export takes seconds."""
+    return {}
+
+
+@pytest.fixture
+def graph_of(graphs: dict[tuple[str, ImageShape], bytes]) -> GraphOf:
+    """Export an untrained network for the images of a dataset, once for all tests."""
+
+    def export_once(network: str, dataset: Dataset) -> bytes:
+        key = (network, dataset.image_shape)
+        if key not in graphs:
+            torch.manual_seed(0)
+            config = resolve(dataset.name, network, Path("run"))
+            served = ServedNetwork(untrained(config, dataset), temperature=2.0)
+            graphs[key] = export_onnx(served, dataset.image_shape).SerializeToString()
+        return graphs[key]
+
+    return export_once
 
 
 def run_split(content: bytes, split: Split) -> Answers:
@@ -160,10 +175,10 @@ def test_a_failing_gate_stops_the_export_and_publishes_nothing(
 
 
 def test_limits_of_the_gate_are_inclusive_and_refuse_not_a_number(
-    config: TrainConfig, squares: Squares
+    graph_of: GraphOf, squares: Squares
 ) -> None:
     dataset = squares()
-    content = graph_of("cnn", config, dataset)
+    content = graph_of("cnn", dataset)
     _, expected_NK = run_split(content, dataset.test)
     images_NHWC, right_N = dataset.test.images_NHWC, expected_NK.argmax(axis=1)
     gate = measure_gate(expected_NK, content, images_NHWC, right_N, images_NHWC[:1], 0.0)
@@ -184,10 +199,10 @@ def test_limits_of_the_gate_are_inclusive_and_refuse_not_a_number(
 @pytest.mark.parametrize("network", ["fcnn", "cnn", "resnet", "speednet"])
 @pytest.mark.parametrize("precision", LOWER)
 def test_the_body_of_every_network_is_converted(
-    config: TrainConfig, squares: Squares, network: str, precision: Precision
+    graph_of: GraphOf, squares: Squares, network: str, precision: Precision
 ) -> None:
     dataset = squares(channels=3, side=16)
-    content = graph_of(network, config, dataset)
+    content = graph_of(network, dataset)
     model = onnx.load_from_string(content)
     lower = convert(model, precision, dataset.train.images_NHWC)
     kinds = [node.op_type for node in lower.graph.node]
@@ -200,9 +215,9 @@ def test_the_body_of_every_network_is_converted(
 
 
 def test_the_body_leaves_out_scaling_last_layer_and_softmax(
-    config: TrainConfig, squares: Squares
+    graph_of: GraphOf, squares: Squares
 ) -> None:
-    graph = onnx.load_from_string(graph_of("resnet", config, squares(3, 16))).graph
+    graph = onnx.load_from_string(graph_of("resnet", squares(3, 16))).graph
     for number, node in enumerate(graph.node):
         node.name = f"{node.op_type}_{number}"
     body = find_body(graph)
@@ -212,10 +227,8 @@ def test_the_body_leaves_out_scaling_last_layer_and_softmax(
     assert {name.split("_")[0] for name in body} >= {"Conv", "Relu", "Add"}
 
 
-def test_a_network_of_one_layer_has_nothing_to_convert(
-    config: TrainConfig, squares: Squares
-) -> None:
+def test_a_network_of_one_layer_has_nothing_to_convert(graph_of: GraphOf, squares: Squares) -> None:
     dataset = squares()
-    model = onnx.load_from_string(graph_of("neuron", config, dataset))
+    model = onnx.load_from_string(graph_of("neuron", dataset))
     with pytest.raises(ExportError, match="expected a layer before the last one"):
         convert(model, "int8", dataset.train.images_NHWC)

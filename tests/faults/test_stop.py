@@ -21,10 +21,11 @@ PNG = encode_png(harmless_images(1)[0])
 MARGIN_S = 6.0
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    publish_stalling(tmp_path / "repository")
-    return tmp_path / "repository"
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("stalling") / "repository"
+    publish_stalling(root)
+    return root
 
 
 def outcome(server: RunningServer) -> str:
@@ -38,44 +39,37 @@ def outcome(server: RunningServer) -> str:
 
 @pytest.mark.parametrize("instances", [1, 2], ids=["on the loop", "on a thread"])
 def test_run_that_does_not_end(repository: Path, tmp_path: Path, instances: int) -> None:
-    """New connections are refused at once, and the drain time is kept."""
+    """New connections are refused at once, and the drain time is kept.
+
+    A worker whose loop hangs accepts nothing: who waits in the kernel's queue is answered, too.
+    """
     with (
         running_server(
-            repository, tmp_path, drain_timeout_s=2, instances=instances, threads=1
+            repository, tmp_path, drain_timeout_s=1, instances=instances, threads=1
         ) as server,
         Wire(server) as wire,
+        contextlib.ExitStack() as stack,
     ):
         wire.send(post("/predict", encode_png(stalling_image())))
         time.sleep(0.3)
+        count = 5 if instances == 1 else 0
+        waiting = [stack.enter_context(Wire(server, timeout_s=5)) for _ in range(count)]
+        for each in waiting:
+            each.send(post("/predict", PNG))
+        time.sleep(0.1)
         started = time.monotonic()
         server.signal_stop()
         wait_until(lambda: outcome(server) != "200", 1, "a stop that is seen")
         for _ in range(10):
             assert outcome(server) in ("refused", "503")
-        server.process.wait(2 + MARGIN_S)
-        assert time.monotonic() - started < 2 + MARGIN_S
-    assert "Traceback" not in server.log
-
-
-def test_connections_that_nobody_accepted(repository: Path, tmp_path: Path) -> None:
-    """They wait in the kernel's queue as the worker hangs, and get an answer at the stop."""
-    with (
-        running_server(repository, tmp_path, drain_timeout_s=1) as server,
-        contextlib.ExitStack() as stack,
-    ):
-        hanging = stack.enter_context(Wire(server))
-        hanging.send(post("/predict", encode_png(stalling_image())))
-        time.sleep(0.3)
-        waiting = [stack.enter_context(Wire(server, timeout_s=5)) for _ in range(5)]
-        for wire in waiting:
-            wire.send(post("/predict", PNG))
-        time.sleep(0.1)
-        server.signal_stop()
-        for wire in waiting:
-            answer = wire.answer()
+        for each in waiting:
+            answer = each.answer()
             assert answer.status == 503
             assert answer.json() == {"error": "not ready: the service is stopping; retry elsewhere"}
-            assert wire.is_closed()
+            assert each.is_closed()
+        server.process.wait(1 + MARGIN_S)
+        assert time.monotonic() - started < 1 + MARGIN_S
+    assert "Traceback" not in server.log
 
 
 def test_stopped_worker(repository: Path, tmp_path: Path) -> None:
@@ -99,11 +93,11 @@ def test_stop_while_it_starts(repository: Path, tmp_path: Path, wait_s: float) -
     wait_until(lambda: not any(child.is_running() for child in children), 2, "no worker is left")
 
 
-def test_stop_while_models_load(repository: Path, tmp_path: Path) -> None:
+def test_stop_while_models_load(tmp_path: Path) -> None:
     """A large model may load for minutes; nothing was accepted yet, so the stop is immediate."""
     for _ in range(150):
-        publish_stalling(repository)
-    process = start_two(repository, tmp_path, FOVEAL_LOADED_VERSIONS="150")
+        publish_stalling(tmp_path / "repository")
+    process = start_two(tmp_path / "repository", tmp_path, FOVEAL_LOADED_VERSIONS="150")
     log = tmp_path / "server.log"
     wait_until(lambda: log.read_text().count("tiny:") >= 4, 60, "models that load")
     process.send_signal(signal.SIGTERM)

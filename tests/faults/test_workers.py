@@ -26,10 +26,11 @@ IMAGES = harmless_images(8)
 PNGS = [encode_png(image) for image in IMAGES]
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    publish_stalling(tmp_path / "repository")
-    return tmp_path / "repository"
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("stalling") / "repository"
+    publish_stalling(root)
+    return root
 
 
 def workers(server: RunningServer) -> list[psutil.Process]:
@@ -61,16 +62,22 @@ def start_two(repository: Path, folder: Path, **variables: str) -> subprocess.Po
     return start.open(folder / "server.log")
 
 
-@contextlib.contextmanager
-def two_workers(repository: Path, folder: Path) -> Iterator[RunningServer]:
-    with running_server(repository, folder, workers=2) as server:
-        wait_until(lambda: server.log.count("Service foveal initialized") == 2, 30, "two workers")
+def count_started(server: RunningServer) -> int:
+    """Return how many workers have come up so far."""
+    return server.log.count("Service foveal initialized")
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """Two workers; a test that ends one waits for its successor, and one test ends them all."""
+    with running_server(repository, tmp_path_factory.mktemp("two"), workers=2) as running:
+        wait_until(lambda: count_started(running) == 2, 30, "two workers")
         time.sleep(0.2)  # from there to listening
-        yield server
+        yield running
 
 
-def test_connections_opened_together_are_spread(repository: Path, tmp_path: Path) -> None:
-    with two_workers(repository, tmp_path) as server, contextlib.ExitStack() as stack:
+def test_connections_opened_together_are_spread(server: RunningServer) -> None:
+    with contextlib.ExitStack() as stack:
         best = 0
         for _ in range(3):  # on a busy machine one worker may not wake up in time
             opened = [
@@ -82,8 +89,8 @@ def test_connections_opened_together_are_spread(repository: Path, tmp_path: Path
         assert best >= 8
 
 
-def test_connections_opened_one_by_one_are_spread(repository: Path, tmp_path: Path) -> None:
-    with two_workers(repository, tmp_path) as server, contextlib.ExitStack() as stack:
+def test_connections_opened_one_by_one_are_spread(server: RunningServer) -> None:
+    with contextlib.ExitStack() as stack:
         wires = []
         for png, image in zip(PNGS, IMAGES, strict=True):
             wires.append(stack.enter_context(Wire(server)))
@@ -92,8 +99,9 @@ def test_connections_opened_one_by_one_are_spread(repository: Path, tmp_path: Pa
         assert min(owners(server, [wire.socket for wire in wires]).values()) >= 2
 
 
-def test_killed_worker_loses_its_own_requests_only(repository: Path, tmp_path: Path) -> None:
-    with two_workers(repository, tmp_path) as server, contextlib.ExitStack() as stack:
+def test_killed_worker_loses_its_own_requests_only(server: RunningServer) -> None:
+    started = count_started(server)
+    with contextlib.ExitStack() as stack:
         wires = [stack.enter_context(Wire(server)) for _ in range(8)]
         for wire in wires:
             assert wire.send(post("/predict", PNGS[0])).answer().status == 200
@@ -106,24 +114,50 @@ def test_killed_worker_loses_its_own_requests_only(repository: Path, tmp_path: P
             assert wire.send(post("/predict", PNGS[0])).answer().status == 200
         for _ in range(20):  # new connections, while one worker starts
             assert httpx.post(f"{server.url}/predict", content=PNGS[1]).status_code == 200
-        took = wait_until(
-            lambda: server.log.count("Service foveal initialized") == 3, 30, "a third worker"
-        )
+        took = wait_until(lambda: count_started(server) == started + 1, 30, "another worker")
         print(f"two workers again after {took:.1f} s")
         assert f"worker {victim.pid} ended by SIGKILL; another one starts" in server.log
         assert other.is_running() and len(workers(server)) == 2
 
 
-def test_killed_supervisor_ends_its_workers(repository: Path, tmp_path: Path) -> None:
-    """A restart on the same ports works at once."""
-    grpc_port = free_port()
-    with pytest.raises(AssertionError), running_server(repository, tmp_path, workers=2) as server:
-        wait_until(lambda: len(workers(server)) == 2, 30, "two workers")
-        orphans = workers(server)
-        server.process.kill()
-        wait_until(lambda: not any(p.is_running() for p in orphans), 5, "no worker is left")
-        raise AssertionError  # leaves the block as a test would that failed
-    with running_server(repository, tmp_path, port=server.port, grpc_port=grpc_port) as again:
+def test_hanging_worker_is_replaced(server: RunningServer) -> None:
+    """A run that never ends, on the loop: the other worker answers meanwhile."""
+    count = count_started(server)
+    failures: list[str] = []
+    with Wire(server) as wire, httpx.Client() as client:
+        wire.send(post("/predict", encode_png(stalling_image())))
+        time.sleep(0.2)
+        (hanging,) = (pid for pid, n in owners(server, [wire.socket]).items() if n)
+        started = time.monotonic()
+        while psutil.pid_exists(hanging) and time.monotonic() - started < 25:
+            answer = client.post(
+                f"{server.url}/predict",
+                content=PNGS[0],
+                headers={"Connection": "close"},  # each over a connection of its own
+                timeout=5,
+            )
+            if answer.status_code != 200:
+                failures.append(answer.text)
+            time.sleep(0.05)
+        assert 8 < time.monotonic() - started < 20
+        wire.socket.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):
+            assert wire.is_closed()
+    assert not failures
+    assert f"worker {hanging} hangs: no turn of its loop for 1" in server.log
+    wait_until(lambda: count_started(server) == count + 1, 30, "another one")
+
+
+def test_killed_supervisor_ends_its_workers(
+    server: RunningServer, repository: Path, tmp_path: Path
+) -> None:
+    """A restart on the same ports works at once; the last test of this server."""
+    wait_until(lambda: len(workers(server)) == 2, 30, "two workers")
+    orphans = workers(server)
+    server.process.kill()
+    wait_until(lambda: not any(p.is_running() for p in orphans), 5, "no worker is left")
+    server.process.wait()
+    with running_server(repository, tmp_path, port=server.port, grpc_port=free_port()) as again:
         assert httpx.post(f"{again.url}/predict", content=PNGS[0]).status_code == 200
 
 
@@ -140,29 +174,6 @@ def test_killed_supervisor_ends_workers_that_load(repository: Path, tmp_path: Pa
         process.kill()
         process.wait()
         wait_until(lambda: not any(p.is_running() for p in orphans), 10, "no worker is left")  # noqa: B023
-
-
-def test_hanging_worker_is_replaced(repository: Path, tmp_path: Path) -> None:
-    """A run that never ends, on the loop: the other worker answers meanwhile."""
-    with two_workers(repository, tmp_path) as server:
-        failures: list[str] = []
-        with Wire(server) as wire:
-            wire.send(post("/predict", encode_png(stalling_image())))
-            time.sleep(0.2)
-            (hanging,) = (pid for pid, n in owners(server, [wire.socket]).items() if n)
-            started = time.monotonic()
-            while psutil.pid_exists(hanging) and time.monotonic() - started < 25:
-                answer = httpx.post(f"{server.url}/predict", content=PNGS[0], timeout=5)
-                if answer.status_code != 200:
-                    failures.append(answer.text)
-                time.sleep(0.05)
-            assert 8 < time.monotonic() - started < 20
-            wire.socket.settimeout(5)
-            with contextlib.suppress(ConnectionResetError):
-                assert wire.is_closed()
-        assert not failures
-        assert f"worker {hanging} hangs: no turn of its loop for 1" in server.log
-        wait_until(lambda: server.log.count("Service foveal initialized") == 3, 30, "another one")
 
 
 def test_signals_of_an_operator_are_harmless(repository: Path, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def bombs(mebibytes: int = 8) -> Iterator[tuple[str, bytes]]:
     yield "bomb/huge.png", png(2**31 - 1, 2**31 - 1, chunk(b"IDAT", b""))
     yield "bomb/zeros.png", png(1 << 14, 1 << 14, chunk(b"IDAT", zeros), bits=8)
     yield "bomb/thin.png", png(2**31 - 1, 1, chunk(b"IDAT", zeros), bits=1)
-    yield "bomb/tall.png", png(1, 1 << 25, chunk(b"IDAT", zeros), bits=1)
+    yield "bomb/tall.png", png(1, mebibytes << 22, chunk(b"IDAT", zeros), bits=1)
     yield "bomb/text.png", png(8, 8, chunk(b"zTXt", b"k\0\0" + zeros), chunk(b"IDAT", b""))
     yield "bomb/texts.png", png(8, 8, chunk(b"tEXt", b"k\0v") * (size // 15))
     yield "bomb/profile.png", png(8, 8, chunk(b"iCCP", b"k\0\0" + zeros), chunk(b"IDAT", b""))

@@ -1,7 +1,6 @@
 import csv
 import json
 import re
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,30 +9,35 @@ from typing import Any
 import pytest
 
 from loadtest.trial import FIGURES
-from tests.server import ROOT, RunningServer
+from tests.server import RunningServer
+from tests.shell import Shell
 from tests.tiny import publish_tiny
 
 pytestmark = pytest.mark.e2e
 
 
-def loadtest(*words: object, code: int = 0, as_json: bool = True) -> Any:
-    # In a process of its own: with locust come patches of the standard library.
-    ended = subprocess.run(
-        [
-            sys.executable,
-            ROOT / "foveal.py",
-            "loadtest",
-            *map(str, words),
-            *(["--json"] if as_json else []),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert ended.returncode == code, ended
-    assert "Traceback" not in ended.stderr, ended.stderr
-    return json.loads(ended.stdout) if as_json else ended
+class LoadTest:
+    """Runs the command in this process: what has locust's patches are processes of its own."""
+
+    def __init__(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, models: Path
+    ) -> None:
+        self._shell = Shell(capsys, models)
+        self._monkeypatch = monkeypatch
+
+    def __call__(self, *words: object, code: int = 0, as_json: bool = True) -> Any:
+        arguments = ["loadtest", *map(str, words), *(["--json"] if as_json else [])]
+        self._monkeypatch.setattr(sys, "argv", ["foveal", *arguments])  # what the report repeats
+        ended = self._shell.plain(*arguments)
+        assert ended.code == code, ended
+        return ended.document if as_json else ended
+
+
+@pytest.fixture
+def loadtest(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_repository: Path
+) -> LoadTest:
+    return LoadTest(capsys, monkeypatch, tiny_repository)
 
 
 class Page(HTMLParser):
@@ -62,7 +66,7 @@ class Page(HTMLParser):
 
 
 def test_starts_a_service_loads_it_reports_and_stops_it(
-    tiny_repository: Path, tmp_path: Path
+    loadtest: LoadTest, tiny_repository: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     document = loadtest(
@@ -91,6 +95,7 @@ def test_starts_a_service_loads_it_reports_and_stops_it(
     assert server["stages"]["run"]["count"] == server["batches"]
     log = (out / "serve.log").read_text()
     assert "Traceback" not in log and "cleanup" in log, log
+    assert "[cli] stopping by SIGTERM" in log, "the supervisor logs"
 
     page = Page(out / "report.html")
     assert not page.outside, "the page must need nothing else"
@@ -112,7 +117,7 @@ def test_starts_a_service_loads_it_reports_and_stops_it(
 
 
 def test_find_max_searches_open_arrivals(
-    server: RunningServer, tiny_repository: Path, tmp_path: Path
+    loadtest: LoadTest, server: RunningServer, tiny_repository: Path, tmp_path: Path
 ) -> None:
     document = loadtest(
         server.url,
@@ -139,7 +144,7 @@ def test_find_max_searches_open_arrivals(
 
 
 def test_a_violated_promise_is_one_line_and_exit_code_1(
-    server: RunningServer, tiny_repository: Path, tmp_path: Path
+    loadtest: LoadTest, server: RunningServer, tiny_repository: Path, tmp_path: Path
 ) -> None:
     ended = loadtest(
         server.url,
@@ -156,7 +161,7 @@ def test_a_violated_promise_is_one_line_and_exit_code_1(
         code=1,
         as_json=False,
     )
-    lines = ended.stderr.splitlines()
+    lines = ended.error.splitlines()
     assert len(lines) == 2, lines
     assert re.fullmatch(r"--expect: expected p99_ms<0\.001, got [0-9.e+]+", lines[0])
     assert re.fullmatch(r"--expect: expected rps>100000, got [0-9.]+", lines[1])
@@ -172,13 +177,15 @@ def test_a_violated_promise_is_one_line_and_exit_code_1(
         (("--users", "3", "--find-max"), "expected no --users with open arrivals"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(words: tuple[str, ...], match: str) -> None:
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    loadtest: LoadTest, words: tuple[str, ...], match: str
+) -> None:
     ended = loadtest(*words, code=2, as_json=False)
-    assert match in ended.stderr and len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert match in ended.error and len(ended.error.splitlines()) == 1, ended.error
 
 
 def test_another_label_than_the_recorded_one_is_an_error(
-    server: RunningServer, tmp_path: Path
+    loadtest: LoadTest, server: RunningServer, tmp_path: Path
 ) -> None:
     # The same name and version as the one that is served, but its answers are turned round.
     publish_tiny(tmp_path / "models", gain=-1.0)
@@ -200,7 +207,7 @@ def test_another_label_than_the_recorded_one_is_an_error(
 
 
 def test_mixed_traffic_in_steps_over_locust(
-    server: RunningServer, tiny_repository: Path, tmp_path: Path
+    loadtest: LoadTest, server: RunningServer, tiny_repository: Path, tmp_path: Path
 ) -> None:
     document = loadtest(
         server.url,
@@ -226,7 +233,9 @@ def test_mixed_traffic_in_steps_over_locust(
     assert "mixed" in document["command"]
 
 
-def test_grpc_is_asked_where_it_listens(tiny_repository: Path, tmp_path: Path) -> None:
+def test_grpc_is_asked_where_it_listens(
+    loadtest: LoadTest, tiny_repository: Path, tmp_path: Path
+) -> None:
     document = loadtest(
         "--start",
         "--models",

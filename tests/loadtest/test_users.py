@@ -48,7 +48,7 @@ def test_every_users_answers_have_the_recorded_labels(
     kind: Kind, two_wires: RunningServer, tiny_repository: Path
 ) -> None:
     before = two_wires.metric("foveal_requests_total", status="200")
-    traffic = users(3, 1.5, grpc_address=two_wires.grpc_address)
+    traffic = users(3, 0.8, grpc_address=two_wires.grpc_address)
     samples = send(two_wires.url, calls_of(tiny_repository, kind), traffic)
     assert_all_right(samples, at_least=30)
     assert samples.kinds == (kind,)
@@ -65,7 +65,7 @@ def test_mixed_traffic_asks_every_model_in_every_form(
         *calls_of(tiny_repository, *http, version=2),
     ]
     before = two_wires.metric("foveal_request_seconds_count", version="2")
-    samples = send(two_wires.url, calls, users(4, 2.0, user="MixedUser", processes=2))
+    samples = send(two_wires.url, calls, users(4, 1.0, user="MixedUser", processes=2))
     assert_all_right(samples, at_least=60)
     assert set(samples.kinds) == set(http)
     assert len(samples.cpu_shares) == 2
@@ -132,9 +132,14 @@ def test_shapes_reach_their_level_and_no_more() -> None:
     assert [level_at(spike, s) for s in (39, 40, 59, 60, 99)] == [10, 50, 50, 10, 10]
 
 
-def test_users_follow_the_shape(two_wires: RunningServer, tiny_repository: Path) -> None:
-    traffic = Traffic(((0.0, 1.0), (2.0, 6.0)), False, 4.0, engine="locust")
-    samples = send(two_wires.url, calls_of(tiny_repository, "raw"), traffic)
+def test_users_follow_the_shape() -> None:
+    # Answers are given in turns: with six users each waits for those of all others.
+    with slow_service(0.02) as (url, _):
+        call = Call("raw", "/", (), b"1", (1,), "index")
+        traffic = Traffic(((0.0, 1.0), (2.0, 6.0)), False, 4.0, engine="locust")
+        samples = send(url, [call], traffic)
     assert_all_right(samples, at_least=50)
     # Locust looks once a second: both levels are there, the second more than the first.
     assert samples.intended_s_N[-1] == pytest.approx(4, abs=1.2)
+    alone_ms, six_ms = (samples.between(*part).latency_ms(0.5) for part in ((0, 1), (3, 4)))
+    assert six_ms > 100 and six_ms > 2 * alone_ms

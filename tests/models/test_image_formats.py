@@ -164,6 +164,23 @@ def test_a_colour_that_means_transparent(
 # Other formats
 
 
+@pytest.mark.parametrize("transparent", [None, 75])
+def test_gif_with_greys_of_its_own_and_other_colours(transparent: int | None) -> None:
+    """The picture's own table counts; Pillow takes the file's, or cannot convert it at all."""
+    values = bytes([1, 75, 200, 255])
+    coloured = Image.frombytes("P", (2, 2), values)
+    coloured.putpalette(bytes(x for i in range(256) for x in (i, 255 - i, 0)))
+    file = written(coloured, "GIF", optimize=False)
+    start = file.index(b",", 13 + 768)  # the picture's descriptor, of 10 bytes
+    control = b"" if transparent is None else bytes([0x21, 0xF9, 4, 1, 0, 0, transparent, 0])
+    descriptor = file[start : start + 9] + b"\x87"
+    greys = bytes(x for i in range(256) for x in (i, i, i))
+    changed = file[: 13 + 768] + control + descriptor + greys + file[start + 10 :]
+    expected = np.array([1, 255 if transparent == 75 else 75, 200, 255]).reshape(2, 2)
+    decoding = Decoding(background=(255, 255, 255))
+    np.testing.assert_array_equal(decode_pixels(changed, decoding), np.dstack([expected] * 3))
+
+
 def test_bmp_with_a_header_of_12_bytes() -> None:
     rows = b"".join(row[:, ::-1].tobytes() + bytes(-WIDTH * 3 % 4) for row in RGB[::-1])
     header = struct.pack("<IHHHH", 12, WIDTH, HEIGHT, 1, 24)
@@ -255,7 +272,7 @@ def test_no_other_plugin_of_pillow_is_reached(content: bytes) -> None:
 def test_libtiff_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     """A line for each bad row, from C, would fill the service's log."""
     whole = written(picture("1", 300, 300), "TIFF", compression="group4")
-    for position in range(200, len(whole) - 20, 7):
+    for position in range(200, len(whole) - 20, 37):
         broken = whole[:position] + b"\0\xff\x13" + whole[position + 3 :]
         with contextlib.suppress(ImageError):
             decode(broken, spec("L", 300, 300))

@@ -1,5 +1,6 @@
+import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ if importlib.util.find_spec("torch") is None:
 else:
     import numpy as np
     import torch
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     from training.config import TrainConfig
     from training.datasets.sources import Dataset
@@ -20,6 +22,15 @@ else:
         """Tiny tensors: threads that wait for each other on busy cores cost many times the work."""
         torch.set_num_threads(1)
 
+    @pytest.fixture(scope="session", autouse=True)
+    def exporter_functions() -> Iterator[None]:
+        """Let torch's exporter parse its library of functions once, not for every graph."""
+        parse = ONNXRegistry.from_torchlib
+        once = staticmethod(functools.cache(parse))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ONNXRegistry, "from_torchlib", once)
+            yield
+
     @pytest.fixture
     def config(tmp_path: Path) -> TrainConfig:
         """A run that takes about a second."""
@@ -27,7 +38,7 @@ else:
             "digits", "cnn", tmp_path / "run", widths=(8, 16), depth=1, epochs=2, dropout=0.0
         )
 
-    @pytest.fixture
+    @pytest.fixture(scope="session")
     def squares() -> Callable[..., Dataset]:
         """Make a dataset whose class is the corner that is bright: a network must get it right."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.errors import ParityError
+from export.errors import ExportError, ParityError
 from export.run import open_session
 from models.artifact import ArtifactError, ImageSpec
 from models.image import decode
@@ -30,9 +30,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(resolve("digits", "cnn", folder, **options))
 
 
-def test_train_export_publish_load(run: Path, tmp_path: Path) -> None:
-    repository = ModelRepository(tmp_path / "models")
-    first, second = (export(run, "digits-cnn", repository) for _ in range(2))
+@pytest.fixture(scope="module")
+def repository(run: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
+    """Two exports of the run."""
+    repository = ModelRepository(tmp_path_factory.mktemp("models"))
+    for _ in range(2):
+        export(run, "digits-cnn", repository)
+    return repository
+
+
+def test_train_export_publish_load(repository: ModelRepository) -> None:
+    first, second = (repository.load("digits-cnn", version) for version in (1, 2))
     assert (first.version, second.version) == (1, 2)
     assert repository.verify("digits-cnn", 2) == second
     assert second.metrics is not None
@@ -52,9 +60,8 @@ def test_train_export_publish_load(run: Path, tmp_path: Path) -> None:
     }
 
 
-def test_golden_images_are_answered_as_recorded(run: Path, tmp_path: Path) -> None:
-    repository = ModelRepository(tmp_path)
-    artifact = export(run, "digits", repository)
+def test_golden_images_are_answered_as_recorded(repository: ModelRepository) -> None:
+    artifact = repository.load("digits-cnn", 1)
     session = open_session(repository.read_model(artifact, "model.onnx"))
     assert len({golden.label for golden in artifact.golden}) == 8
     for golden in artifact.golden:
@@ -64,9 +71,8 @@ def test_golden_images_are_answered_as_recorded(run: Path, tmp_path: Path) -> No
         assert artifact.labels[int(probabilities_NK[0].argmax())] == golden.label
 
 
-def test_metrics_are_those_of_the_published_file(run: Path, tmp_path: Path) -> None:
-    repository = ModelRepository(tmp_path)
-    artifact = export(run, "digits", repository)
+def test_metrics_are_those_of_the_published_file(repository: ModelRepository) -> None:
+    artifact = repository.load("digits-cnn", 1)
     test = load_dataset("digits").test
     session = open_session(repository.read_model(artifact, "model.onnx"))
     _, probabilities_NK = session.run(test.images_NHWC)
@@ -87,6 +93,14 @@ def test_nothing_is_published_when_parity_fails(
     with pytest.raises(ParityError, match="not published"):
         export(run, "digits", ModelRepository(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_share_that_is_none_is_refused_before_the_graph_is_made(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.publish.export_onnx", lambda *_: pytest.fail("exported"))
+    with pytest.raises(ExportError, match="abstain-precision: expected above 0, at most 1, got 7"):
+        export(run, "digits", ModelRepository(tmp_path), abstain_precision=7)
 
 
 def test_a_finished_run_is_not_written_over(run: Path, config: TrainConfig) -> None:

@@ -1,29 +1,43 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from export.errors import ParityError
 from export.run import open_session
-from training.config import TrainConfig
 from training.datasets.sources import Dataset
 from training.fit import untrained
 from training.graph import ServedNetwork, export_onnx
 from training.publish import BATCH_SIZES, prove
+from training.recipes import resolve
 
 pytestmark = pytest.mark.training
 
 Squares = Callable[..., Dataset]
 
 
-@pytest.fixture
-def served(config: TrainConfig, squares: Squares) -> ServedNetwork:
+def make_served(squares: Squares) -> ServedNetwork:
     torch.manual_seed(0)
+    config = resolve("digits", "cnn", Path("run"), widths=(8, 16), depth=1)
     return ServedNetwork(untrained(config, squares()), temperature=2.0)
 
 
-def test_the_proof_refuses_perturbed_weights(served: ServedNetwork, squares: Squares) -> None:
-    content = export_onnx(served, (8, 8, 1)).SerializeToString()
+@pytest.fixture
+def served(squares: Squares) -> ServedNetwork:
+    return make_served(squares)
+
+
+@pytest.fixture(scope="module")
+def content(squares: Squares) -> bytes:
+    """The graph of ``served``."""
+    exported: bytes = export_onnx(make_served(squares), (8, 8, 1)).SerializeToString()
+    return exported
+
+
+def test_the_proof_refuses_perturbed_weights(
+    served: ServedNetwork, content: bytes, squares: Squares
+) -> None:
     parity = prove(served, open_session(content).run, squares().train.images_NHWC)
     assert parity.batch_sizes == BATCH_SIZES
     assert parity.max_probability_difference <= 1e-5
@@ -33,8 +47,9 @@ def test_the_proof_refuses_perturbed_weights(served: ServedNetwork, squares: Squ
         prove(served, open_session(content).run, squares().train.images_NHWC)
 
 
-def test_the_proof_refuses_not_a_number(served: ServedNetwork, squares: Squares) -> None:
-    content = export_onnx(served, (8, 8, 1)).SerializeToString()
+def test_the_proof_refuses_not_a_number(
+    served: ServedNetwork, content: bytes, squares: Squares
+) -> None:
     served.temperature.fill_(float("nan"))
     with pytest.raises(ParityError, match="got inf"):
         prove(served, open_session(content).run, squares().train.images_NHWC)

@@ -72,7 +72,7 @@ def test_killed_at_random_moments(config: TrainConfig) -> None:
     epoch_s = (time.monotonic() - started_s) / config.epochs
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.pipeline"])
+    context.set_forkserver_preload(["training.pipeline", "sklearn.datasets"])
     chance = random.Random(seed)
 
     def start() -> ForkServerProcess:

@@ -188,13 +188,16 @@ def read_uint8(parts: Parts, fields: list[Field], name: str, max_values: int) ->
     starts = np.concatenate(([0], ends[:-1] + 1)) if count else ends
     sizes = ends - starts + 1
     if is_last[-1] and sizes.max() <= _TAG_BYTES:
-        values = np.zeros(count, np.uint64)
-        for position in range(int(sizes.max())):
+        values: NDArray[np.uint8] = octets[starts] & np.uint8(127)
+        for position in range(1, int(sizes.max())):
             rows = np.flatnonzero(sizes > position)
-            low_bits = (octets[starts[rows] + position] & 127).astype(np.uint64)
-            values[rows] |= low_bits << np.uint64(7 * position)
-        if values.max() <= 255:
-            return values.astype(np.uint8)
+            bits = octets[starts[rows] + position] & np.uint8(127)
+            # Seven bits an octet, the lowest first: the second may have one of 255's eight bits.
+            if bits.max() > (position == 1):
+                break
+            values[rows] |= bits << (7 if position == 1 else 0)
+        else:
+            return values
     raise InvalidInputError(f'input "{name}": expected whole numbers from 0 to 255, got others')
 
 

@@ -46,6 +46,10 @@ async def application(_scope: Scope, _receive: Receive, _send: Send) -> None:
     """Answer nothing: BentoML's side is not looked at here."""
 
 
+CONFIG = uvicorn.Config(application, log_config=None)
+CONFIG.load()
+
+
 class Wire:
     """One connection to a lane whose handler writes down what it sees and answers with a count."""
 
@@ -58,10 +62,8 @@ class Wire:
         self.lane.route(lambda path: self.handle if path.startswith(b"/lane") else None)
         if not remembers:
             self.lane.heads.find = lambda _key: None  # type: ignore[method-assign,assignment]
-        config = uvicorn.Config(application, log_config=None)
-        config.load()
         self.transport = Sink()
-        self.protocol = LaneProtocol(self.lane, config, ServerState(), {}, self.loop)
+        self.protocol = LaneProtocol(self.lane, CONFIG, ServerState(), {}, self.loop)
         self.protocol.connection_made(self.transport)  # type: ignore[arg-type]
 
     def handle(self, exchange: Exchange) -> None:

@@ -20,7 +20,7 @@ with warnings.catch_warnings():  # BentoML's own imports warn
     warnings.simplefilter("ignore")
     import bentoml.serving
     import prometheus_client.metrics
-    from _bentoml_impl.server import serving  # type: ignore[import-untyped]
+    from _bentoml_impl.server import app, serving  # type: ignore[import-untyped]
     from _bentoml_impl.worker.service import main  # type: ignore[import-untyped]
     from bentoml._internal.utils.circus import Arbiter
 
@@ -98,6 +98,14 @@ def test_signals_to_stop_are_not_kept_before_there_is_a_loop(
     install(1, 5.0)
     SysHandler(None)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == asked
+
+
+def test_proxy_is_for_services_that_are_another_program() -> None:
+    """``launch`` leaves it out, and turns the garbage collector off for BentoML's imports."""
+    source = inspect.getsource(app)
+    assert source.count("create_proxy_app") == 2
+    assert "if self.service.has_custom_command():" in source
+    assert "create_proxy_app(self.service)" in source
 
 
 def test_worker_is_started_by_what_is_forked_instead() -> None:

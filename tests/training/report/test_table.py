@@ -35,7 +35,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cell_server(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with running_server(out / "models", tmp_path_factory.mktemp("server")) as running:
+    # Fifteen models: nothing is measured that no test asks about.
+    folder = tmp_path_factory.mktemp("server")
+    with running_server(out / "models", folder, threads=1, max_batch_size=8) as running:
         yield running
 
 
