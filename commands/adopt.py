@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from commands.console import show
-from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
+from commands.options import (
+    SHIPPED,
+    AbstainOption,
+    DropOption,
+    ForceOption,
+    JsonOption,
+    ModelsOption,
+    PublishOption,
+    ServingDropOption,
+    open_repository,
+)
 
 LabelsOption = Annotated[
     Path | None,
@@ -47,7 +57,32 @@ GivesOption = Annotated[
     str | None, typer.Option(help="Meaning: logits or probabilities (default: from the graph).")
 ]
 ImagesOption = Annotated[
-    list[Path] | None, typer.Option(help="Image for the proof; repeatable (default: random).")
+    list[Path] | None,
+    typer.Option(
+        help="Image or folder for the proof, its folders named as labels; repeatable "
+        "(default: random pixels)."
+    ),
+]
+ExpectedOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Your own answers: .npy, a row for each sorted image, or .csv by file name.",
+    ),
+]
+ExifOption = Annotated[
+    str | None, typer.Option(help="EXIF orientation: apply or ignore (default: apply).")
+]
+TransparencyOption = Annotated[
+    str | None,
+    typer.Option(help="Transparent pixels: over white, or drop (default: white)."),
+]
+CalibrateOption = Annotated[
+    bool,
+    typer.Option(
+        "--calibrate",
+        help="Fit a temperature on half of the labelled images; else probabilities stay.",
+    ),
 ]
 MemoryOption = Annotated[
     float, typer.Option(min=0.5, help="Memory limit of the graph during the proof, GiB.")
@@ -71,7 +106,16 @@ def adopt(
     size: SizeOption = None,
     output: OutputOption = None,
     gives: GivesOption = None,
+    exif: ExifOption = None,
+    transparency: TransparencyOption = None,
     images: ImagesOption = None,
+    expected: ExpectedOption = None,
+    calibrate: CalibrateOption = False,
+    abstain_precision: AbstainOption = None,
+    precision: PublishOption = "fp32",
+    max_accuracy_drop: DropOption = 0.5,
+    max_drop_from_serving: ServingDropOption = 1,
+    force: ForceOption = False,
     memory_gib: MemoryOption = 4,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
@@ -83,7 +127,9 @@ def adopt(
     """
     from export.adopt import Request
     from export.adopt import adopt as publish
+    from export.examine import Wanted
     from export.options import read_labels, read_options
+    from export.precision import lower_precisions
     from export.sandbox import Bounds
 
     flags = {
@@ -98,6 +144,8 @@ def adopt(
         "size": size,
         "output": output,
         "gives": gives,
+        "exif": exif,
+        "transparency": transparency,
     }
     repository = open_repository(models)
     request = Request(
@@ -107,7 +155,16 @@ def adopt(
         images or (),
         Bounds(int(memory_gib * (1 << 30))),
         shlex.join(["foveal", *sys.argv[1:]]),
+        expected,
+        Wanted(calibrate, abstain_precision, lower_precisions(precision), max_accuracy_drop / 100),
+        max_drop_from_serving / 100,
+        force,
     )
     artifact = publish(request, name, repository)
     line = f"{artifact.reference} published in {repository.path(name, artifact.version)}"
+    proof, metrics = artifact.proof, artifact.metrics
+    if proof is not None:
+        line += f"; {proof.images} files answered as {proof.reference} says"
+    if metrics is not None:
+        line += f"; accuracy {metrics.accuracy:.2%} of {metrics.images} images"
     show(dataclasses.asdict(artifact), as_json, [(line,)])

@@ -31,6 +31,36 @@ PrecisionOption = Annotated[
         help="File of the model to run; auto is the fastest one on this machine.",
     ),
 ]
+PublishOption = Annotated[
+    str, typer.Option(help="Precisions to publish, comma-separated: fp32, int8, fp16.")
+]
+DropOption = Annotated[
+    float,
+    typer.Option(
+        min=0, max=100, help="Accuracy that int8 and fp16 may lose, in percentage points."
+    ),
+]
+AbstainOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the answers that must be right, as 0.99; the model abstains from others."
+    ),
+]
+ServingDropOption = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=100,
+        help="Accuracy that it may lose against the serving version, in percentage points.",
+    ),
+]
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Publish it even if the serving version is better or cannot be compared with it.",
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document instead of text.")
 ]

@@ -12,7 +12,17 @@ import typer
 from typer.core import TyperCommand
 
 from commands.console import show
-from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
+from commands.options import (
+    SHIPPED,
+    AbstainOption,
+    DropOption,
+    ForceOption,
+    JsonOption,
+    ModelsOption,
+    PublishOption,
+    ServingDropOption,
+    open_repository,
+)
 
 if TYPE_CHECKING:
     from training.options import OptionField
@@ -85,21 +95,11 @@ def export(
         Path, typer.Argument(metavar="RUN", help="Folder of a finished run of `foveal train`.")
     ],
     name: Annotated[str, typer.Option(help="Name of the model to publish.")],
-    precision: Annotated[
-        str, typer.Option(help="Precisions to publish, comma-separated: fp32, int8, fp16.")
-    ] = "fp32",
-    max_accuracy_drop: Annotated[
-        float,
-        typer.Option(
-            min=0, max=100, help="Accuracy that int8 and fp16 may lose, in percentage points."
-        ),
-    ] = 0.5,
-    abstain_precision: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the answers that must be right, as 0.99; the model abstains from others."
-        ),
-    ] = None,
+    precision: PublishOption = "fp32",
+    max_accuracy_drop: DropOption = 0.5,
+    abstain_precision: AbstainOption = None,
+    max_drop_from_serving: ServingDropOption = 1,
+    force: ForceOption = False,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
@@ -119,6 +119,7 @@ def export(
         precision.split(","),
         max_accuracy_drop=max_accuracy_drop / 100,
         abstain_precision=abstain_precision,
+        max_drop=None if force else max_drop_from_serving / 100,
     )
     served = repository.resolve(name)[1]
     line = f"{artifact.reference} published in {repository.path(name, artifact.version)}"

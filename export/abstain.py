@@ -49,7 +49,7 @@ def choose_threshold(
     if not len(good):
         best = float(precision_N[is_last_N].max())
         raise ExportError(
-            f"abstain-precision: expected a share that is reached on the validation split, got "
+            f"abstain-precision: expected a share that is reached, got "
             f"{target_precision:.2%}; the highest is {best:.2%}"
         )
     return float(sorted_N[good[-1]])
@@ -77,6 +77,8 @@ def choose_abstain(
     test_NK: NDArray[np.float32],
     test_targets_N: NDArray[np.int64],
     target_precision: float,
+    *,
+    splits: tuple[str, str] = ("validation", "test"),
 ) -> Abstain:
     """Choose the threshold on the validation split and measure it on both splits.
 
@@ -86,6 +88,7 @@ def choose_abstain(
         test_NK: Probabilities on the test split.
         test_targets_N: Its targets.
         target_precision: Wanted share of right labels among the answered, 0 < share <= 1.
+        splits: Names of the two splits.
 
     Raises:
         ExportError: See ``choose_threshold``.
@@ -94,6 +97,6 @@ def choose_abstain(
     return Abstain(
         threshold,
         target_precision,
-        measure_threshold("validation", validation_NK, validation_targets_N, threshold),
-        measure_threshold("test", test_NK, test_targets_N, threshold),
+        measure_threshold(splits[0], validation_NK, validation_targets_N, threshold),
+        measure_threshold(splits[1], test_NK, test_targets_N, threshold),
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx
 
 from models.artifact import ImageSpec, Precision
-from models.evidence import Abstain, Gate, Metrics, Parity, Provenance, Statistics
+from models.evidence import Abstain, Gate, Metrics, Parity, Proof, Provenance, Statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Draft:
         metrics: Scores, if it was evaluated.
         abstain: When the model abstains, if it may.
         statistics: What it was trained on, if known.
+        proof: Agreement with the user's own pipeline, if it was compared.
     """
 
     graph: onnx.ModelProto
@@ -62,3 +63,4 @@ class Draft:
     metrics: Metrics | None = None
     abstain: Abstain | None = None
     statistics: Statistics | None = None
+    proof: Proof | None = None

@@ -17,6 +17,8 @@ Layout = Literal["NCHW", "NHWC"]
 Channels = Literal["RGB", "BGR"]
 Gives = Literal["logits", "probabilities"]
 Rule = Literal["stretch", "crop", "pad"]
+Exif = Literal["apply", "ignore"]
+Transparency = Literal["white", "drop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Options:
         size: (height, width), if the graph leaves them open.
         output: Name of the output to use; None: the only one.
         gives: What that output is; None: ``probabilities`` if a Softmax makes it, else ``logits``.
+        exif: Whether an EXIF orientation is applied.
+        transparency: Transparent pixels over ``white``, as pages show them, or dropped.
     """
 
     layout: Layout | None = None
@@ -51,6 +55,8 @@ class Options:
     size: tuple[int, int] | None = None
     output: str | None = None
     gives: Gives | None = None
+    exif: Exif = "apply"
+    transparency: Transparency = "white"
 
     @property
     def geometry(self) -> Resize:
@@ -66,6 +72,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "gives": get_args(Gives),
     "resize": get_args(Rule),
     "interpolation": get_args(Filter),
+    "exif": get_args(Exif),
+    "transparency": get_args(Transparency),
 }
 
 

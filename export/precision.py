@@ -20,8 +20,6 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from export.errors import ExportError, GateError
-from export.proof import run_batches
-from export.run import open_session, run_images
 from models.artifact import Precision
 from models.evidence import Gate
 
@@ -39,6 +37,21 @@ MIN_LABEL_AGREEMENT = 0.98
 _LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
+def lower_precisions(words: str) -> tuple[Precision, ...]:
+    """Read ``fp32,int8``: the precisions that are written beside fp32.
+
+    Raises:
+        ExportError: One does not exist.
+    """
+    names = [word.strip() for word in words.split(",")]
+    unknown = sorted(set(names) - set(PRECISIONS))
+    if unknown:
+        raise ExportError(
+            f"precision: expected {', '.join(PRECISIONS)}, got {unknown[0] or 'none'}"
+        )
+    return tuple(p for p in PRECISIONS if p in names and p != "fp32")
+
+
 def convert(
     model: onnx.ModelProto, precision: Precision, train_NHWC: NDArray[np.uint8]
 ) -> onnx.ModelProto:
@@ -50,7 +63,7 @@ def convert(
         train_NHWC: uint8 [N, H, W, C], the training split: gives the ranges of int8 activations.
 
     Raises:
-        ExportError: The graph has only one layer.
+        ExportError: The graph has only one layer, or operators that cannot be converted.
     """
     model = copy.deepcopy(model)
     for number, node in enumerate(model.graph.node):
@@ -61,7 +74,14 @@ def convert(
             f"precision {precision}: expected a layer before the last one, got none; "
             "this network is served in fp32"
         )
-    return _to_int8(model, body, train_NHWC) if precision == "int8" else _to_fp16(model, body)
+    try:
+        return _to_int8(model, body, train_NHWC) if precision == "int8" else _to_fp16(model, body)
+    except Exception as error:  # onnx's and onnxruntime's have no common base
+        said = " ".join(str(error).split())[:200]
+        raise ExportError(
+            f"precision {precision}: expected a graph that can be converted, got {said}; "
+            f"leave {precision} out"
+        ) from error
 
 
 def find_body(graph: onnx.GraphProto) -> set[str]:
@@ -89,34 +109,33 @@ def find_body(graph: onnx.GraphProto) -> set[str]:
     return candidates - tail
 
 
-def measure_gate(
+def compare_gate(
     expected_NK: NDArray[np.float32],
-    content: bytes,
-    images_NHWC: NDArray[np.uint8],
-    targets_N: NDArray[np.int64],
-    golden_NHWC: NDArray[np.uint8],
-    max_accuracy_drop: float = MAX_ACCURACY_DROP,
+    got_NK: NDArray[np.float32],
+    targets_N: NDArray[np.int64] | None,
+    golden_GK: NDArray[np.float32],
+    *,
+    split: str,
+    max_accuracy_drop: float,
 ) -> Gate:
-    """Compare a graph of lower precision with the fp32 graph on the test split.
+    """Compare the answers of a graph of lower precision with the fp32 graph's.
 
     Args:
         expected_NK: float32 [N, K], probabilities that the fp32 graph gives.
-        content: The graph of lower precision.
-        images_NHWC: uint8 [N, H, W, C] that neither training nor calibration has seen.
-        targets_N: int64 [N].
-        golden_NHWC: uint8 [G, H, W, C], the golden images as a load decodes them.
+        got_NK: The same of the graph of lower precision.
+        targets_N: int64 [N]; None: unknown, so only labels are compared.
+        golden_GK: Its answers to the golden images.
+        split: Name of the images.
         max_accuracy_drop: Share that it may lose; ``check_gate`` compares.
     """
-    session = open_session(content)
-    _, got_NK = run_images(session, images_NHWC)
-    _, golden_GK = run_batches(session.run, golden_NHWC, 1)
     labels_N, expected_N = got_NK.argmax(axis=1), expected_NK.argmax(axis=1)
-    accuracy = float((labels_N == targets_N).mean())
+    accuracy = None if targets_N is None else float((labels_N == targets_N).mean())
+    before = None if targets_N is None else float((expected_N == targets_N).mean())
     return Gate(
-        split="test",
-        images=len(targets_N),
+        split=split,
+        images=len(got_NK),
         accuracy=accuracy,
-        accuracy_drop=float((expected_N == targets_N).mean()) - accuracy,
+        accuracy_drop=None if accuracy is None or before is None else before - accuracy,
         max_accuracy_drop=max_accuracy_drop,
         label_agreement=float((labels_N == expected_N).mean()),
         min_label_agreement=MIN_LABEL_AGREEMENT,
@@ -131,18 +150,22 @@ def check_gate(gate: Gate, precision: Precision) -> None:
     Raises:
         GateError: It lost more.
     """
+    drop = gate.accuracy_drop
     # Written so that NaN, which compares as false, is refused too.
     if not (
-        gate.accuracy_drop <= gate.max_accuracy_drop
+        (drop is None or drop <= gate.max_accuracy_drop)
         and gate.label_agreement >= gate.min_label_agreement
         and np.isfinite(gate.max_probability_difference)
     ):
+        most = got = more = ""
+        if drop is not None and gate.accuracy is not None:
+            most = f"accuracy to fall by at most {gate.max_accuracy_drop * 100:.2f} points and "
+            got = f"{drop * 100:.2f} points to {gate.accuracy:.2%} and "
+            more = ", or allow more with --max-accuracy-drop"
         raise GateError(
-            f"{precision} on {gate.images} {gate.split} images: expected accuracy to fall by at "
-            f"most {gate.max_accuracy_drop * 100:.2f} points and {gate.min_label_agreement:.2%} "
-            f"of fp32's labels, got {gate.accuracy_drop * 100:.2f} points to {gate.accuracy:.2%} "
-            f"and {gate.label_agreement:.2%}; not published: leave {precision} out, "
-            "or allow more with --max-accuracy-drop"
+            f"{precision} on {gate.images} {gate.split} images: expected {most}"
+            f"{gate.min_label_agreement:.2%} of fp32's labels, got {got}"
+            f"{gate.label_agreement:.2%}; not published: leave {precision} out{more}"
         )
 
 
@@ -220,6 +243,8 @@ def _to_fp16(model: onnx.ModelProto, body: set[str]) -> onnx.ModelProto:
                 node.input[place] = cast(name, TensorProto.FLOAT16, "_fp16")
             elif node.name not in body and name in inside:
                 node.input[place] = cast(name, TensorProto.FLOAT, "_fp32")
+        if node.op_type == "Cast" and node.name in body and node.output[0] in floats:
+            next(a for a in node.attribute if a.name == "to").i = TensorProto.FLOAT16
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)

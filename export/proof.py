@@ -67,7 +67,7 @@ def compare(
             )
         logit_difference = max(logit_difference, _difference(expected[0], got[0]))
         probability_difference = max(probability_difference, _difference(expected[1], got[1]))
-        agreements.append(_agreement(expected[1], got[1], tie))
+        agreements.append(float(same_labels(expected[1], got[1], tie).mean()))
     agreement = min(agreements)
     # Written so that NaN, which compares as false, is refused too.
     if not (probability_difference <= tolerance and (tie or agreement == 1)):
@@ -78,14 +78,16 @@ def compare(
     return Parity(images, tuple(pairs), logit_difference, probability_difference, agreement)
 
 
-def _agreement(expected_NK: NDArray[np.float32], got_NK: NDArray[np.float32], tie: float) -> float:
-    """Return the share of rows with the reference's first class, or one as probable to ``tie``."""
+def same_labels(
+    expected_NK: NDArray[np.float32], got_NK: NDArray[np.float32], tie: float
+) -> NDArray[np.bool_]:
+    """Return which rows have the reference's first class, or one as probable, bool [N]."""
     chosen_N = got_NK.argmax(axis=1)
-    is_same_N = chosen_N == expected_NK.argmax(axis=1)
+    is_same_N: NDArray[np.bool_] = chosen_N == expected_NK.argmax(axis=1)
     if tie:
         lead_N = expected_NK.max(axis=1) - expected_NK[np.arange(len(chosen_N)), chosen_N]
         is_same_N |= lead_N <= tie
-    return float(is_same_N.mean())
+    return is_same_N
 
 
 def _difference(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:

@@ -71,6 +71,7 @@ def publish(draft: Draft, name: str, repository: ModelRepository) -> ModelArtifa
             provenance=draft.provenance,
             abstain=draft.abstain,
             statistics=draft.statistics,
+            proof=draft.proof,
         )
 
     return repository.publish(name, build)

@@ -1,12 +1,15 @@
 """Run a graph of ours: in this process, by the service's session on the CPU.
 
-A foreign graph runs in ``sandbox`` instead.
+A foreign graph runs in ``sandbox`` instead. Legend: N rows, H height, W width, C channels,
+K classes, G golden images.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.precision import MAX_ACCURACY_DROP, compare_gate
 from export.proof import Answers, run_batches
+from models.evidence import Gate
 from models.machine import available_cpus
 from service.session.plans import Plan
 from service.session.session import Session
@@ -23,3 +26,34 @@ def open_session(content: bytes) -> Session:
 def run_images(session: Session, images_NHWC: NDArray[np.uint8]) -> Answers:
     """Run any number of images, uint8 [N, H, W, C]; return logits and probabilities [N, K]."""
     return run_batches(session.run, images_NHWC, _ROWS)
+
+
+def measure_gate(
+    expected_NK: NDArray[np.float32],
+    content: bytes,
+    images_NHWC: NDArray[np.uint8],
+    targets_N: NDArray[np.int64],
+    golden_NHWC: NDArray[np.uint8],
+    max_accuracy_drop: float = MAX_ACCURACY_DROP,
+) -> Gate:
+    """Compare a graph of lower precision with the fp32 graph on the test split.
+
+    Args:
+        expected_NK: float32 [N, K], probabilities that the fp32 graph gives.
+        content: The graph of lower precision.
+        images_NHWC: uint8 [N, H, W, C] that neither training nor calibration has seen.
+        targets_N: int64 [N].
+        golden_NHWC: uint8 [G, H, W, C], the golden images as a load decodes them.
+        max_accuracy_drop: Share that it may lose; ``check_gate`` compares.
+    """
+    session = open_session(content)
+    _, got_NK = run_images(session, images_NHWC)
+    _, golden_GK = run_batches(session.run, golden_NHWC, 1)
+    return compare_gate(
+        expected_NK,
+        got_NK,
+        targets_N,
+        golden_GK,
+        split="test",
+        max_accuracy_drop=max_accuracy_drop,
+    )

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import AdoptError
+from export.figures import softmax
 from export.proof import Answers
 from export.wrap import TINY, Foreign, expose
 
@@ -77,12 +78,17 @@ def run_foreign(foreign: Foreign, images_NHWC: NDArray[np.uint8], bounds: Bounds
     Raises:
         AdoptError: It does not run, or does not return K numbers for each row.
     """
+    return run_prepared(foreign, foreign.given.prepare(images_NHWC, foreign.options), bounds)
+
+
+def run_prepared(foreign: Foreign, inputs: NDArray[Any], bounds: Bounds) -> Answers:
+    """Run a foreign graph as it came on prepared pixels; see ``run_foreign``."""
     given, answer, classes = foreign.given, foreign.answer, foreign.classes
     content = expose(foreign).SerializeToString()
     rows = given.batch or 1
     # The first images fill up the last batch.
-    wanted = np.arange(-(-len(images_NHWC) // rows) * rows) % len(images_NHWC)
-    prepared = given.prepare(images_NHWC[wanted], foreign.options)
+    wanted = np.arange(-(-len(inputs) // rows) * rows) % len(inputs)
+    prepared = inputs[wanted]
     batches = [prepared[start : start + rows] for start in range(0, len(prepared), rows)]
     runs = run_bounded(content, batches, bounds)
     names = [name for name in (answer.logits, answer.probabilities) if name is not None]
@@ -94,12 +100,12 @@ def run_foreign(foreign: Foreign, images_NHWC: NDArray[np.uint8], bounds: Bounds
                 f"got shape {list(parts[0].shape)} for {rows} rows"
             )
         whole = np.concatenate([part.reshape(rows, classes) for part in parts])
-        outputs[name] = whole[: len(images_NHWC)].astype(np.float32)
+        outputs[name] = whole[: len(inputs)].astype(np.float32)
     logits_NK = outputs.get(answer.logits or "")
     probabilities_NK = outputs.get(answer.probabilities or "")
     if probabilities_NK is None:
         assert logits_NK is not None, "a graph has logits or probabilities; this is a bug"
-        probabilities_NK = _softmax(logits_NK)
+        probabilities_NK = softmax(logits_NK)
     if logits_NK is None:
         logits_NK = np.log(probabilities_NK + np.float32(TINY))
     return logits_NK, probabilities_NK
@@ -109,19 +115,27 @@ def run_wrapped(
     content: bytes, images_NHWC: NDArray[np.uint8], batch_size: int, bounds: Bounds
 ) -> Answers:
     """Run a wrapped graph, in batches of one size and a smaller last one."""
-    starts = range(0, len(images_NHWC), batch_size)
-    batches = [images_NHWC[start : start + batch_size] for start in starts]
+    return run_wrapped_sizes(content, images_NHWC, (batch_size,), bounds)[batch_size]
+
+
+def run_wrapped_sizes(
+    content: bytes, images_NHWC: NDArray[np.uint8], sizes: Sequence[int], bounds: Bounds
+) -> dict[int, Answers]:
+    """Run a wrapped graph on the same images in batches of several sizes; see ``run_wrapped``."""
+    starts = [range(0, len(images_NHWC), size) for size in sizes]
+    batches = [
+        images_NHWC[start : start + size]
+        for size, each in zip(sizes, starts, strict=True)
+        for start in each
+    ]
     # One process for all batches: starting it costs more than the runs.
-    runs = run_bounded(content, batches, bounds)
-    logits_NK, probabilities_NK = (np.concatenate(parts) for parts in zip(*runs, strict=True))
-    return logits_NK, probabilities_NK
-
-
-def _softmax(logits_NK: NDArray[np.float32]) -> NDArray[np.float32]:
-    values = logits_NK.astype(np.float64)
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities.astype(np.float32)
+    runs = iter(run_bounded(content, batches, bounds))
+    answers = {}
+    for size, each in zip(sizes, starts, strict=True):
+        parts = zip(*(next(runs) for _ in each), strict=True)
+        logits_NK, probabilities_NK = (np.concatenate(column) for column in parts)
+        answers[size] = logits_NK, probabilities_NK
+    return answers
 
 
 def _run(folder: Path, bounds: Bounds) -> None:

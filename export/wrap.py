@@ -130,7 +130,9 @@ def find_input(model: onnx.ModelProto, options: Options) -> GraphInput:
         int(wanted[0] or 0),
         int(wanted[1] or 0),
         options.geometry,
-        background=(255, 255, 255),  # as pages show it: two files that look the same are the same
+        exif=options.exif == "apply",
+        # White as pages show it: two files that look the same are the same.
+        background=(255, 255, 255) if options.transparency == "white" else None,
     )
     return GraphInput(given.name, elem_type, layout, image, sides[0])
 

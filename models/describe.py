@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from models.artifact import ImageSpec, ModelArtifact, OpenCVResize, TensorSpec
-from models.evidence import Metrics
+from models.evidence import Gate, Metrics, Proof
 from models.repository import ModelRepository
 from models.rollout import NO_ROLLOUT
 
@@ -89,10 +89,7 @@ def describe(artifact: ModelArtifact) -> list[tuple[str, str]]:
         *(
             (
                 "",
-                f"{file.precision} on {gate.images} {gate.split} images: accuracy "
-                f"{gate.accuracy:.2%} ({-gate.accuracy_drop * 100:+.2f} points), "
-                f"{gate.label_agreement:.2%} of fp32's labels, probabilities within "
-                f"{gate.max_probability_difference:.2g}",
+                f"{file.precision} on {gate.images} {gate.split} images: {_gate(gate)}",
             )
             for file in artifact.files
             if (gate := file.gate)
@@ -161,10 +158,26 @@ def _measured(artifact: ModelArtifact) -> list[tuple[str, str]]:
             (
                 "proof",
                 f"{proof.images} files, against {proof.reference}: "
-                f"{proof.label_agreement:.2%} same labels, probabilities within {proof.max_probability_difference:.2g}",
+                f"{proof.label_agreement:.2%} same labels{_within(proof)}",
             )
         )
     return lines
+
+
+def _gate(gate: Gate) -> str:
+    scores = ""
+    if gate.accuracy is not None and gate.accuracy_drop is not None:
+        scores = f"accuracy {gate.accuracy:.2%} ({-gate.accuracy_drop * 100:+.2f} points), "
+    return (
+        f"{scores}{gate.label_agreement:.2%} of fp32's labels, probabilities within "
+        f"{gate.max_probability_difference:.2g}"
+    )
+
+
+def _within(proof: Proof) -> str:
+    if proof.tolerance >= 1:  # answers without probabilities
+        return ", probabilities not compared"
+    return f", probabilities within {proof.max_probability_difference:.2g}"
 
 
 def _origin(artifact: ModelArtifact) -> list[tuple[str, str]]:

@@ -13,8 +13,9 @@ class Gate:
     Attributes:
         split: Name of the split, normally ``test``.
         images: How many images.
-        accuracy: Share of right labels, 0-1.
-        accuracy_drop: Accuracy of the fp32 file minus this one's; negative if it gained.
+        accuracy: Share of right labels, 0-1; None: the labels are unknown.
+        accuracy_drop: Accuracy of the fp32 file minus this one's; negative if it gained; None as
+            above.
         max_accuracy_drop: The limit for it.
         label_agreement: Share of images with the fp32 file's label, 0-1.
         min_label_agreement: The limit for it.
@@ -24,8 +25,8 @@ class Gate:
 
     split: str
     images: int
-    accuracy: float
-    accuracy_drop: float
+    accuracy: float | None
+    accuracy_drop: float | None
     max_accuracy_drop: float
     label_agreement: float
     min_label_agreement: float

@@ -9,19 +9,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from export.calibrate import fit_temperature
+from export.figures import evaluate, softmax
 from export.precision import MAX_ACCURACY_DROP, PRECISIONS
+from export.serving import MAX_DROP
 from models.artifact import ModelArtifact
 from models.repository import ModelRepository
-from training.calibrate import fit_temperature
 from training.config import TrainConfig
 from training.datasets.encoded import Reading
 from training.datasets.sources import Dataset, load_dataset
 from training.devices import is_first_process
 from training.errors import ConfigError, RunError
-from training.evaluate import compute_logits, evaluate
+from training.evaluate import compute_logits
 from training.fit import fit, load_checkpoint
 from training.graph import ServedNetwork
 from training.networks import ImageNetwork, multiply_adds
@@ -73,7 +74,7 @@ def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = Fa
     return config.run
 
 
-def export(
+def export(  # noqa: PLR0913 - what the command line asks
     run: Path,
     name: str,
     repository: ModelRepository,
@@ -81,6 +82,7 @@ def export(
     *,
     max_accuracy_drop: float = MAX_ACCURACY_DROP,
     abstain_precision: float | None = None,
+    max_drop: float | None = MAX_DROP,
 ) -> ModelArtifact:
     """Export the weights of a run, prove the graph, and publish it as the next version.
 
@@ -92,6 +94,7 @@ def export(
         max_accuracy_drop: Accuracy that a file of lower precision may lose, as a share.
         abstain_precision: Wanted share of right labels among the answers, see ``export.abstain``;
             None: the model always answers.
+        max_drop: Accuracy that it may lose against the serving version, as a share; None: any.
 
     Returns:
         The published artifact.
@@ -99,8 +102,8 @@ def export(
     Raises:
         RunError: The run is unfinished, or its data has changed since.
         ConfigError: A precision does not exist.
-        ExportError: The network has no layer for a lower precision, or no threshold is as precise
-            as asked.
+        ExportError: The network has no layer for a lower precision, no threshold is as precise as
+            asked, or the serving version is better or cannot be compared.
         ParityError: onnxruntime does not answer as torch does.
         GateError: A file of lower precision loses more than it may.
         ArtifactError: The repository refuses the name or the files.
@@ -119,7 +122,7 @@ def export(
         )
     served = ServedNetwork(load_checkpoint(record.config, dataset), outcome.temperature)
     lower = tuple(p for p in PRECISIONS if p in precisions and p != "fp32")
-    wishes = Wishes(lower, max_accuracy_drop, abstain_precision)
+    wishes = Wishes(lower, max_accuracy_drop, abstain_precision, max_drop)
     return publish(repository, name, served, dataset, record, outcome, wishes=wishes)
 
 
@@ -129,13 +132,14 @@ def measure(network: ImageNetwork, dataset: Dataset) -> tuple[Outcome, Tensor]:
     Returns:
         The figures, and the logits on the test split, float32 [N, K].
     """
-    validation_NK = compute_logits(network, dataset.validation)
-    temperature = fit_temperature(validation_NK, torch.from_numpy(dataset.validation.targets_N))
-    test_NK = compute_logits(network, dataset.test)
+    validation, test = dataset.validation, dataset.test
+    validation_NK = compute_logits(network, validation)
+    temperature = fit_temperature(validation_NK.numpy(), validation.targets_N)
+    test_NK = compute_logits(network, test)
     outcome = Outcome(
         temperature,
-        evaluate(validation_NK, dataset.validation.targets_N, temperature),
-        evaluate(test_NK, dataset.test.targets_N, temperature),
+        evaluate(softmax(validation_NK.numpy() / temperature), validation.targets_N),
+        evaluate(softmax(test_NK.numpy() / temperature), test.targets_N),
     )
     return outcome, test_NK
 

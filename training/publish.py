@@ -4,7 +4,7 @@ Gathers what only training knows (splits, scores, provenance); ``export`` proves
 publishes. Legend: N rows, H height, W width, C channels, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,19 +13,23 @@ from numpy.typing import NDArray
 
 from export.abstain import check_share, choose_abstain
 from export.draft import Draft, LowerGraph
+from export.figures import evaluate, softmax
 from export.golden import choose_golden, draft_golden, encode_golden
-from export.precision import MAX_ACCURACY_DROP, check_gate, convert, measure_gate
+from export.precision import MAX_ACCURACY_DROP, check_gate, convert
 from export.proof import Run as RunBatch
 from export.proof import compare, run_batches
 from export.publish import check_contract
 from export.publish import publish as publish_draft
-from export.run import open_session, run_images
-from models.artifact import ModelArtifact, Precision
+from export.run import measure_gate, open_session, run_images
+from export.serving import MAX_DROP, Measured, check_serving
+from models.artifact import ImageSpec, ModelArtifact, Precision
 from models.evidence import Abstain, Metrics, Parity, Provenance
+from models.image import decode, encode_png
 from models.repository import ModelRepository, check_name
 from training.datasets.encoded import image_spec
 from training.datasets.sources import Dataset
-from training.evaluate import describe_training, error_before
+from training.datasets.splits import Split
+from training.evaluate import describe_training
 from training.graph import ServedNetwork, export_onnx
 from training.runs import Outcome, Run
 
@@ -37,6 +41,8 @@ MAX_IMAGES = 1024
 # Largest difference between two probabilities. Float32 sums in another order differ by about 1e-6
 # here; a wrong constant differs by far more.
 TOLERANCE = 1e-5
+# Rows that are decoded at once for a serving version of another size.
+_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +54,13 @@ class Wishes:
         max_accuracy_drop: Accuracy that each of them may lose, as a share.
         abstain_precision: Wanted share of right labels among the answers; the model abstains from
             the rest. None: it always answers.
+        max_drop: Accuracy that it may lose against the serving version, as a share; None: any.
     """
 
     precisions: Sequence[Precision] = ()
     max_accuracy_drop: float = MAX_ACCURACY_DROP
     abstain_precision: float | None = None
+    max_drop: float | None = MAX_DROP
 
 
 PLAIN = Wishes()
@@ -83,8 +91,8 @@ def publish(  # noqa: PLR0913 - all that a version is made of
         The published artifact.
 
     Raises:
-        ExportError: The graph breaks the contract, has nothing to convert, or no threshold is as
-            precise as asked.
+        ExportError: The graph breaks the contract, has nothing to convert, no threshold is as
+            precise as asked, or the serving version is better or cannot be compared.
         ParityError: onnxruntime does not answer as torch does.
         GateError: A file of lower precision loses too much.
         ArtifactError: The repository refuses the name or the files.
@@ -116,12 +124,33 @@ def publish(  # noqa: PLR0913 - all that a version is made of
         metrics=Metrics(
             split="test",
             **asdict(outcome.test),
-            calibration_error_before=error_before(test_logits_NK, test.targets_N),
+            calibration_error_before=evaluate(
+                softmax(test_logits_NK), test.targets_N
+            ).calibration_error,
         ),
         abstain=_choose_abstain(dataset, validation_NK, test_NK, wishes),
         statistics=describe_training(dataset, validation_NK),
     )
+    if wishes.max_drop is not None:
+        measured = Measured(
+            outcome.test.accuracy,
+            test.targets_N,
+            lambda image: _as_decoded(test, image),
+            lambda content, images_NHWC: run_images(open_session(content), images_NHWC),
+        )
+        check_serving(repository, name, labels, measured, wishes.max_drop)
     return publish_draft(draft, name, repository)
+
+
+def _as_decoded(split: Split, image: ImageSpec) -> Iterator[NDArray[np.uint8]]:
+    """Yield a split as another version decodes it, uint8 [n, H, W, C]."""
+    images_NHWC = split.images_NHWC
+    if images_NHWC.shape[1:] == image.shape_HWC:
+        yield images_NHWC
+        return
+    for start in range(0, len(images_NHWC), _ROWS):
+        rows = images_NHWC[start : start + _ROWS]
+        yield np.stack([decode(encode_png(row), image) for row in rows])
 
 
 def prove(

@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from export.figures import Evaluation
 from models.files import write_atomically
 from training.checkpoints import CHECKPOINT, LAST_CHECKPOINT
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
 from training.errors import ConfigError, RunError
-from training.evaluate import Evaluation
 from training.report.curves import METRICS_CSV
 
 _LOG = logging.getLogger(__name__)

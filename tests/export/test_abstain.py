@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from export.abstain import choose_threshold, measure_threshold
 from export.errors import ExportError
+from export.figures import calibration_error
 from export.run import open_session, run_images
 from models.artifact import ModelArtifact
 from models.histograms import entropy, pixel_statistics
@@ -16,7 +17,6 @@ from models.repository import ModelRepository
 from scoring.local import LocalModel
 from tests.shell import Shell
 from training.datasets.sources import load_dataset
-from training.evaluate import calibration_error
 from training.pipeline import train
 from training.recipes import resolve
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from export.errors import ExportError, GateError
-from export.precision import check_gate, convert, find_body, measure_gate
+from export.precision import check_gate, convert, find_body
 from export.proof import Answers
-from export.run import open_session, run_images
+from export.run import measure_gate, open_session, run_images
 from models.artifact import ImageSpec, Precision
 from models.image import decode
 from models.onnx_file import summarize
@@ -86,6 +86,7 @@ def test_figures_in_model_json_are_those_of_the_published_file(
     labels_N, expected_N = got_NK.argmax(axis=1), expected_NK.argmax(axis=1)
     assert artifact.metrics is not None
     assert file.gate.images == len(test) == 359
+    assert file.gate.accuracy is not None
     assert file.gate.accuracy == (labels_N == test.targets_N).mean()
     assert file.gate.accuracy_drop == artifact.metrics.accuracy - file.gate.accuracy
     assert file.gate.label_agreement == (labels_N == expected_N).mean() >= 0.98

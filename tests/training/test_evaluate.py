@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from training.calibrate import fit_temperature
-from training.evaluate import calibration_error, evaluate
+from export.calibrate import fit_temperature
+from export.figures import calibration_error, evaluate, softmax
 
 pytestmark = pytest.mark.training
 
 
 def test_accuracy_and_classes_by_hand() -> None:
     logits_NK = torch.tensor([[9.0, 0, 0], [9.0, 0, 0], [0, 9.0, 0], [0, 9.0, 0]])
-    figures = evaluate(logits_NK, np.array([0, 1, 1, 1]), temperature=1)
+    figures = evaluate(softmax(logits_NK.numpy()), np.array([0, 1, 1, 1]))
     assert figures.images == 4
     assert figures.accuracy == 0.75
     assert list(figures.per_class) == [1.0, pytest.approx(2 / 3), None]
@@ -34,7 +34,7 @@ def test_temperature_is_recovered(temperature: float) -> None:
     generator = torch.Generator().manual_seed(0)
     honest_NK = 2 * torch.randn(20_000, 5, generator=generator)
     targets_N = torch.multinomial(honest_NK.softmax(dim=1), 1, generator=generator)[:, 0]
-    assert fit_temperature(honest_NK * temperature, targets_N) == pytest.approx(
+    assert fit_temperature((honest_NK * temperature).numpy(), targets_N.numpy()) == pytest.approx(
         temperature, rel=0.05
     )
 
@@ -42,6 +42,6 @@ def test_temperature_is_recovered(temperature: float) -> None:
 def test_temperature_of_a_faultless_small_split_stays_finite() -> None:
     targets_N = torch.arange(20) % 4
     logits_NK = 3 * torch.nn.functional.one_hot(targets_N, 4).float()
-    temperature = fit_temperature(logits_NK, targets_N)
+    temperature = fit_temperature(logits_NK.numpy(), targets_N.numpy())
     confidence = float((logits_NK / temperature).softmax(dim=1).max())
     assert confidence == pytest.approx(21 / 22, abs=1e-3)

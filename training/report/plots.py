@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from torch import nn
 
+from export.figures import Reliability
 from report.plots import BLUE, GREY, ORANGE, WIDTH, new_figure, to_png
 from training.datasets.splits import Split
-from training.evaluate import Reliability
 from training.networks import ImageNetwork
 from training.report.curves import Epoch
 

@@ -1,0 +1,265 @@
+"""Why a model's own pipeline answers otherwise: try what usually differs, name what makes it agree.
+
+Pixels first (order of the channels, scale, mean, std, geometry, filter, EXIF, transparency), one
+change at a time and up to five together, on the files that differ most; then labels and graph.
+Legend: N files, H height, W width, C channels, K classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.answers import Expected
+from export.pictures import class_indices, decode_chunks, decode_file
+from export.proof import Answers, same_labels
+from export.sandbox import Bounds, run_prepared
+from export.setups import Setup, alternatives, describe_change
+from export.wrap import Foreign
+
+# Largest difference of a probability, end to end, and of two that are equally probable.
+TOLERANCE = 1e-3
+TIE = 1e-4
+_SAMPLE = 8
+_ROUNDS = 5
+# Prepared pixels of one process.
+_RUN_BYTES = 128 << 20
+# Images whose answers must become right before another order of the labels is believed.
+_LEAST_MOVED = 5
+_LEAST_OF_CLASS = 3
+
+Told = NDArray[np.float32]
+"""Probabilities, float32 [N, K]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What differs.
+
+    Attributes:
+        foreign: The graph, with the options that it was given.
+        expected: The user's own answers.
+        answers: What the wrapped graph answers to the same files.
+        labels: Label of each class.
+        bounds: Resources that the graph may use.
+    """
+
+    foreign: Foreign
+    expected: Expected
+    answers: Answers
+    labels: Sequence[str]
+    bounds: Bounds
+
+
+def agreeing(
+    expected: Expected, got_NK: Told, rows: Sequence[int] | None = None
+) -> NDArray[np.bool_]:
+    """Return which files are answered as expected, bool [N].
+
+    Args:
+        expected: The user's own answers.
+        got_NK: Ours.
+        rows: Those of ``expected`` that ``got_NK`` answers; None: all.
+    """
+    wanted_NK = expected.probabilities_NK if rows is None else expected.probabilities_NK[list(rows)]
+    is_same_N = same_labels(wanted_NK, got_NK, TIE)
+    if not expected.is_labels_only:
+        is_same_N &= differences(wanted_NK, got_NK) <= TOLERANCE
+    return is_same_N
+
+
+def differences(expected_NK: Told, got_NK: Told) -> NDArray[np.float32]:
+    """Return each file's largest difference of a probability, float32 [N]; NaN counts as 1."""
+    differences_N: NDArray[np.float32] = np.abs(expected_NK - got_NK).max(axis=1)
+    return np.nan_to_num(differences_N, nan=1.0)
+
+
+def diagnose(case: Case) -> str:
+    """Return where the first difference arises and how to mend it, for the end of a message."""
+    return _outputs(case) or _training_mode(case) or _pixels(case)
+
+
+def check_folders(targets_N: NDArray[np.int64], got_NK: Told, labels: Sequence[str]) -> str | None:
+    """Return what the folders' names say about the order of the labels; None: nothing.
+
+    Args:
+        targets_N: int64 [N], from the names of folders.
+        got_NK: The model's answers.
+        labels: Label of each class, in the order that was given.
+    """
+    answered_N = got_NK.argmax(axis=1)
+    moved: dict[int, int] = {}
+    for target in np.unique(targets_N):
+        counts = np.bincount(answered_N[targets_N == target], minlength=len(labels))
+        if 2 * counts.max() > counts.sum() >= _LEAST_OF_CLASS:
+            moved[int(target)] = int(counts.argmax())
+    wrong = {target: answer for target, answer in moved.items() if target != answer}
+    while set(wrong.values()) != set(wrong):  # only labels that change places with each other
+        wrong = {t: a for t, a in wrong.items() if a in wrong and t in wrong.values()}
+    places_N = np.array([wrong.get(int(target), target) for target in targets_N])
+    before, after = int((answered_N == targets_N).sum()), int((answered_N == places_N).sum())
+    if after - before < _LEAST_MOVED:
+        return None
+    return (
+        f"labels: {_order(wrong, labels)}, {after} of the {len(targets_N)} images in folders are "
+        f"right, in the given order {before}; correct the order of --labels"
+    )
+
+
+def _order(places: dict[int, int], labels: Sequence[str]) -> str:
+    names = list(class_indices(labels))
+    told = [f"{names[label]!r} at {place}" for label, place in sorted(places.items())]
+    return f"in another order ({', '.join(told[:6])}{', ...' if len(told) > 6 else ''})"
+
+
+def _outputs(case: Case) -> str | None:
+    """Look for the same numbers elsewhere: in another column, or before our softmax."""
+    expected, (logits_NK, got_NK) = case.expected, case.answers
+    images = len(got_NK)
+    if agreeing(expected, logits_NK).all() and not expected.is_labels_only:
+        return (
+            "graph: its output holds probabilities already: with --gives probabilities "
+            f"all {images} agree"
+        )
+    with np.errstate(over="ignore"):
+        sigmoids_NK = (1 / (1 + np.exp(-logits_NK))).astype(np.float32)
+    if not expected.is_labels_only and agreeing(expected, sigmoids_NK).all():
+        return "graph: the answers are sigmoids of its output, each label by itself: see --gives"
+    wrong = np.flatnonzero(_column_costs(expected.probabilities_NK, got_NK, range(got_NK.shape[1])))
+    if len(wrong) < 2 or expected.is_labels_only:
+        return None
+    places = {}
+    for label in map(int, wrong):
+        column_N = expected.probabilities_NK[:, label : label + 1]
+        costs = np.abs(column_N - got_NK[:, wrong]).max(axis=0)
+        places[label] = int(wrong[costs.argmin()])
+    order = np.arange(got_NK.shape[1])
+    order[list(places)] = list(places.values())
+    if len(set(places.values())) == len(places) and agreeing(expected, got_NK[:, order]).all():
+        return (
+            f"labels: {_order(places, case.labels)}, all {images} agree; correct the order of "
+            "--labels"
+        )
+    return None
+
+
+def _column_costs(expected_NK: Told, got_NK: Told, columns: range) -> NDArray[np.bool_]:
+    """Return which columns differ by more than the tolerance, bool [K]."""
+    is_other_K: NDArray[np.bool_] = np.abs(expected_NK - got_NK)[:, columns].max(axis=0) > TOLERANCE
+    return is_other_K
+
+
+def find_training_mode(model: onnx.ModelProto) -> str | None:
+    """Return the name of a batch norm that is in training mode; None: there is none."""
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization":
+            for attribute in node.attribute:
+                if attribute.name == "training_mode" and attribute.i:
+                    return str(node.name or node.output[0])
+    return None
+
+
+def _training_mode(case: Case) -> str | None:
+    """Try batch norms as they are in training, with one image a batch: normalised by itself."""
+    model = onnx.ModelProto()
+    model.CopyFrom(case.foreign.model)
+    norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    if not norms:
+        return None
+    for node in norms:
+        node.op_type = "InstanceNormalization"
+        del node.input[3:]
+        kept = [attribute for attribute in node.attribute if attribute.name == "epsilon"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    rows = _worst(case)
+    foreign = replace(case.foreign, model=model)
+    setup = Setup(foreign.options, foreign.given.image)
+    (got_NK,) = _run(foreign, _files(case, rows), [setup], case.bounds)
+    if not agreeing(case.expected, got_NK, rows).all():
+        return None
+    return (
+        "graph: batch norm: the answers are those of a model in training mode, the file is not; "
+        "call model.eval() in your pipeline"
+    )
+
+
+def _pixels(case: Case) -> str:
+    rows = _worst(case)
+    files = _files(case, rows)
+    wanted_NK = case.expected.probabilities_NK[rows]
+
+    def cost(got_NK: Told) -> float:
+        return float(np.nan_to_num(np.abs(wanted_NK - got_NK), nan=1.0).sum(axis=1).mean())
+
+    first = best = Setup(case.foreign.options, case.foreign.given.image)
+    lowest = cost(case.answers[1][rows])
+    tried = {first}
+    for _ in range(_ROUNDS):
+        setups = [s for s in alternatives(best, case.foreign.given.elem_type) if s not in tried]
+        tried.update(setups)
+        start = best
+        for setup, got_NK in zip(
+            setups, _run(case.foreign, files, setups, case.bounds), strict=False
+        ):
+            if agreeing(case.expected, got_NK, rows).all():
+                return _confirm(case, first, setup)
+            if cost(got_NK) < lowest:
+                best, lowest = setup, cost(got_NK)
+        if best is start:
+            break
+    closest = ""
+    if best != first:
+        _, flags = describe_change(first, best)
+        closest = f"; nearest with {flags}"
+    return (
+        "pixels or graph: no order of channels, scale, mean, std, resize, crop or filter tried "
+        f"makes them agree{closest}; check that file and answers are of the same weights, and "
+        "give the transform's own values"
+    )
+
+
+def _confirm(case: Case, first: Setup, setup: Setup) -> str:
+    """Say what the change is, and how many of all files agree with it."""
+    foreign = replace(case.foreign, options=setup.options)
+    parts = []
+    for images_NHWC in decode_chunks(case.expected.files, setup.spec, "diagnosis"):
+        prepared = foreign.given.prepare(images_NHWC, setup.options)
+        parts.append(run_prepared(foreign, prepared, case.bounds)[1])
+    agree = int(agreeing(case.expected, np.concatenate(parts)).sum())
+    images = len(case.expected.files)
+    what, flags = describe_change(first, setup)
+    count = f"all {images}" if agree == images else f"{agree} of {images}"
+    return f"pixels: {what}: with {flags} {count} agree"
+
+
+def _run(
+    foreign: Foreign, files: Sequence[Path], setups: Sequence[Setup], bounds: Bounds
+) -> Iterator[Told]:
+    """Yield the probabilities of the files under each setup, some setups a process."""
+    if not setups:
+        return
+    row_bytes = 4 * int(np.prod(foreign.given.image.shape_HWC))
+    size = max(1, _RUN_BYTES // (row_bytes * len(files)))
+    rows: dict[object, NDArray[np.uint8]] = {}
+    for start in range(0, len(setups), size):
+        prepared = []
+        for setup in setups[start : start + size]:
+            if setup.spec not in rows:
+                rows[setup.spec] = np.stack([decode_file(file, setup.spec) for file in files])
+            prepared.append(foreign.given.prepare(rows[setup.spec], setup.options))
+        _, got_NK = run_prepared(foreign, np.concatenate(prepared), bounds)
+        yield from np.split(got_NK, len(prepared))
+
+
+def _worst(case: Case) -> list[int]:
+    """Return the files to try on: those that differ most."""
+    differences_N = differences(case.expected.probabilities_NK, case.answers[1])
+    return [int(row) for row in np.argsort(-differences_N, kind="stable")[:_SAMPLE]]
+
+
+def _files(case: Case, rows: Sequence[int]) -> list[Path]:
+    return [case.expected.files[row] for row in rows]

@@ -1,0 +1,119 @@
+"""Figures of a model on labelled images: accuracy, calibration, and the halves of a set of images.
+
+Knows answers and targets as arrays. Legend: N rows, K classes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# The number of Guo et al. 2017, and the usual one since.
+_BINS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Figures of one model on one split.
+
+    Attributes:
+        images: Number of rows.
+        accuracy: Share of rows whose label is right, 0-1.
+        per_class: For each label the share of its own rows that are right, 0-1; None: it has none.
+        calibration_error: Expected calibration error over 15 equal bins of confidence, 0-1.
+    """
+
+    images: int
+    accuracy: float
+    per_class: tuple[float | None, ...]
+    calibration_error: float
+
+
+def evaluate(probabilities_NK: NDArray[np.floating], targets_N: NDArray[np.int64]) -> Evaluation:
+    """Compute the figures of a split.
+
+    Args:
+        probabilities_NK: float [N, K].
+        targets_N: int64 [N].
+    """
+    is_right_N = probabilities_NK.argmax(axis=1) == targets_N
+    per_class = tuple(
+        float(is_right_N[targets_N == index].mean()) if (targets_N == index).any() else None
+        for index in range(probabilities_NK.shape[1])
+    )
+    error = calibration_error(probabilities_NK.max(axis=1), is_right_N)
+    return Evaluation(len(targets_N), float(is_right_N.mean()), per_class, error)
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Confidence and accuracy in 15 equal bins of confidence; B = 15.
+
+    Attributes:
+        rows_B: Rows in each bin.
+        confidence_B: Their mean confidence, 0-1; NaN for an empty bin.
+        accuracy_B: Share of them that were right, 0-1; NaN for an empty bin.
+    """
+
+    rows_B: NDArray[np.int64]
+    confidence_B: NDArray[np.float64]
+    accuracy_B: NDArray[np.float64]
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean gap between the two, weighted by rows, 0-1."""
+        gaps = np.abs(self.accuracy_B - self.confidence_B) * self.rows_B
+        return float(np.nansum(gaps) / self.rows_B.sum())
+
+
+def reliability(confidence_N: NDArray[np.floating], is_right_N: NDArray[np.bool_]) -> Reliability:
+    """Compare confidence with accuracy.
+
+    Args:
+        confidence_N: float [N], probability of the predicted class, 0-1.
+        is_right_N: bool [N].
+    """
+    bins_N = np.minimum((confidence_N * _BINS).astype(np.int64), _BINS - 1)
+    rows_B = np.bincount(bins_N, minlength=_BINS)
+    with np.errstate(invalid="ignore"):
+        return Reliability(
+            rows_B,
+            np.bincount(bins_N, confidence_N, minlength=_BINS) / rows_B,
+            np.bincount(bins_N, is_right_N, minlength=_BINS) / rows_B,
+        )
+
+
+def calibration_error(confidence_N: NDArray[np.floating], is_right_N: NDArray[np.bool_]) -> float:
+    """Compute the expected calibration error, the distance of confidence and accuracy.
+
+    Args:
+        confidence_N: float [N], probability of the predicted class, 0-1.
+        is_right_N: bool [N].
+
+    Returns:
+        Mean over 15 equal bins of |accuracy - confidence|, weighted by rows, 0-1.
+    """
+    return reliability(confidence_N, is_right_N).error
+
+
+def softmax(logits_NK: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return the softmax of each row, computed in float64."""
+    values = logits_NK.astype(np.float64)
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(
+        np.float32
+    )
+    return probabilities
+
+
+def halves(targets_N: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split rows in two, each class alike: what is fitted on the first is measured on the second.
+
+    Args:
+        targets_N: int64 [N]; equal ones if the classes are unknown.
+
+    Returns:
+        Row numbers of each half, int64, ascending; the first half has the odd row more.
+    """
+    order = np.argsort(targets_N, kind="stable")
+    return np.sort(order[::2]), np.sort(order[1::2])
