@@ -12,6 +12,6 @@ their images. ``training`` hands over the graph of its network, which ``run`` ru
 session; ``precision`` adds int8 and fp16 files behind their gate, and ``abstain`` chooses the
 threshold below which the model abstains. Both ways meet in ``proof`` (the graph answers as its
 reference does), ``golden`` (images that every load replays), ``draft`` (what a version is made of),
-``serving`` (is it worse than the version that serves?) and ``publish``; ``errors`` lists what can go wrong. Needs the onnx package,
-never torch; the service never imports this room.
+``serving`` (is it worse than the version that serves?) and ``publish``; ``errors``
+lists what can go wrong. Needs the onnx package, never torch; the service never imports this room.
 """

@@ -25,9 +25,12 @@ COMMANDS = {
     "--weight-decay --bias-lr --schedule --warmup --label-smoothing --hidden --widths --depth "
     "--activation --dropout --shift --border --flip --no-flip --cutout --ema --autocast --clip "
     "--patience --keep --devices --nodes --validation --split-seed --seed --resume --json",
-    "export": "RUN --name --precision --max-accuracy-drop --abstain-precision --models --json",
+    "export": "RUN --name --precision --max-accuracy-drop --abstain-precision "
+    "--max-drop-from-serving --force --models --json",
     "adopt": "FILE.onnx --name --labels --toml --layout --scale --mean --std --channels --resize "
-    "--resize-to --interpolation --size --output --gives --images --memory-gib --models --json",
+    "--resize-to --interpolation --size --output --gives --exif --transparency --images --expected "
+    "--calibrate --abstain-precision --precision --max-accuracy-drop --max-drop-from-serving "
+    "--force --memory-gib --models --json",
     "tune": "[NAME[:V]] --p99-ms --precision --device --cores --workers --budget-s --out --fresh "
     "--reset --models --json",
     "loadtest": "[URL] --kind --rows --users --rate --shape --duration-s --p99-ms --find-max "

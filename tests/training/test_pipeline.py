@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +107,23 @@ def test_a_share_that_is_none_is_refused_before_the_graph_is_made(
 def test_a_finished_run_is_not_written_over(run: Path, config: TrainConfig) -> None:
     with pytest.raises(RunError, match="got a finished run; choose another with --run"):
         train(replace(config, run=run))
+
+
+def test_a_run_that_is_worse_than_the_serving_version_asks_for_force(
+    repository: ModelRepository, tmp_path: Path
+) -> None:
+    serving = ModelRepository(tmp_path / "models")
+    shutil.copytree(repository.root, serving.root)
+    worse = train(resolve("digits", "fcnn", tmp_path / "worse", epochs=1, lr=1e-4))
+    message = r"digits-cnn:2 serves and is right on 9.* of the same 359 images: .* --force"
+    with pytest.raises(ExportError, match=message):
+        export(worse, "digits-cnn", serving)
+    assert serving.versions("digits-cnn") == [1, 2]
+    assert export(worse, "digits-cnn", serving, max_drop=None).version == 3
+    even = train(resolve("vertical-line", "neuron", tmp_path / "other", epochs=1))
+    serving.set_default("digits-cnn", 2)
+    with pytest.raises(ExportError, match=r"expected the same labels, got others; .* --force"):
+        export(even, "digits-cnn", serving)
 
 
 def test_an_unfinished_run_is_not_exported(config: TrainConfig, tmp_path: Path) -> None:
