@@ -14,7 +14,6 @@ from export.errors import ExportError
 from export.pictures import class_indices
 from export.proof import Answers
 from models.artifact import ArtifactError, ImageSpec, ModelArtifact
-from models.geometry import check_available
 from models.repository import ModelRepository
 
 # Accuracy that a new version may lose against the serving one, as a share: on 1,000 images about
@@ -92,7 +91,6 @@ def _accuracy(
     labels: tuple[str, ...],
     measured: Measured,
 ) -> float:
-    check_available(serving.image, serving.name)
     content = repository.read_model(serving, serving.fp32.path)
     answered_N = np.concatenate(
         [
