@@ -26,7 +26,7 @@ TIE = 1e-4
 _SAMPLE = 8
 _ROUNDS = 5
 # Prepared pixels of one process.
-_RUN_BYTES = 128 << 20
+_RUN_BYTES = 64 << 20
 # Images whose answers must become right before another order of the labels is believed.
 _LEAST_MOVED = 5
 _LEAST_OF_CLASS = 3

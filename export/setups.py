@@ -114,7 +114,7 @@ def describe_change(before: Setup, after: Setup) -> tuple[str, str]:
     for name, flag in _geometry_change(before.spec, after.spec):
         names.append(name)
         flags.append(flag)
-    return " and ".join(names), " ".join(flags)
+    return ", ".join(names), " ".join(flags)
 
 
 def _geometry_change(before: ImageSpec, after: ImageSpec) -> Iterator[tuple[str, str]]:

@@ -199,6 +199,7 @@ def test_faults_that_come_together_are_named_together(own: Own) -> None:
     with pytest.raises(AdoptError) as refused:
         own(model, PIPELINE.answer(model, own.files), **told)
     message = str(refused.value)
+    assert "pixels: scale, mean, std, resize and crop, filter: with " in message
     assert "--scale 1/255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225" in message
     assert message.endswith("--resize 18 --filter bicubic all 24 agree"), message
 
