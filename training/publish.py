@@ -132,14 +132,18 @@ def publish(  # noqa: PLR0913 - all that a version is made of
         statistics=describe_training(dataset, validation_NK),
     )
     if wishes.max_drop is not None:
-        measured = Measured(
-            float((test_NK.argmax(axis=1) == test.targets_N).mean()),
-            test.targets_N,
-            lambda image: _as_decoded(test, image),
-            lambda content, images_NHWC: run_images(open_session(content), images_NHWC),
-        )
-        check_serving(repository, name, labels, measured, wishes.max_drop)
+        check_serving(repository, name, labels, _measured(test, test_NK), wishes.max_drop)
     return publish_draft(draft, name, repository)
+
+
+def _measured(test: Split, test_NK: NDArray[np.float32]) -> Measured:
+    """Return the accuracy of the published graph, and how another version is measured beside it."""
+    return Measured(
+        float((test_NK.argmax(axis=1) == test.targets_N).mean()),
+        test.targets_N,
+        lambda image: _as_decoded(test, image),
+        lambda content, images_NHWC: run_images(open_session(content), images_NHWC),
+    )
 
 
 def _as_decoded(split: Split, image: ImageSpec) -> Iterator[NDArray[np.uint8]]:
