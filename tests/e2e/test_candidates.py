@@ -192,7 +192,10 @@ def test_a_candidate_with_other_labels_gets_nothing(
     said = put(server, name, {"canary": {"version": 3, "fraction": 1}}).json()
     assert said["canary"] is None
     assert set(answered_by(server)) == {1}
-    assert f"{name}:3 gets no share of the requests: expected the images and labels" in server.log
+    assert (
+        f"{name}:3 gets no share of the requests: expected the images, labels and task"
+        in server.log
+    )
 
 
 def test_who_may_and_what_is_understood(server: RunningServer, name: str) -> None:
