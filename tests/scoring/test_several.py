@@ -1,4 +1,4 @@
-"""Jobs of a multi-label model: its labels in every format, true labels in lists, the counts."""
+"""Jobs of a multi-label model: its labels in every format, true labels in lists; equal labels."""
 
 import json
 from pathlib import Path
@@ -162,6 +162,32 @@ def test_the_command_tells_precision_and_recall(
     said = shell("score", table, *words)
     assert said.code == 0 and ", accuracy 85.71% of 70 with a label" in said.out
     assert "precision" in said.out and "bottom" in said.out
+
+
+def test_a_confusion_matrix_keeps_equal_labels_apart(
+    pictures: list[Path], repository: Path, tmp_path: Path
+) -> None:
+    """By index, or by the name that tells them apart; the name that both have is refused."""
+    publish_tiny(repository, "alike", labels=("crane", "dog", "crane", "cat"))
+    alike = LocalModel.load(ModelRepository(repository), "alike")
+    best = tiny_probabilities(IMAGES).argmax(axis=1).tolist()
+    names = ("crane (0)", "dog", "crane (2)", "cat")
+    table = as_parquet(
+        tmp_path / "a.parquet",
+        pictures,
+        index=best,
+        name=[names[i] for i in best],
+        label=[alike.artifact.labels[i] for i in best],
+    )
+    out = tmp_path / "out.csv"
+    for column in ("index", "name"):
+        accuracy = run([table], alike, out, columns=Columns(label=column)).accuracy
+        assert accuracy is not None and accuracy["accuracy"] == 1
+        expected = {names[i]: {names[i]: best.count(i)} for i in sorted(set(best))}
+        assert accuracy["confusion"] == expected
+    with pytest.raises(ScoreError, match="expected a name that one label has, got 'crane'"):
+        run([table], alike, out, columns=Columns(label="label"))
+    assert [row["label"] for row in read(out)] == [alike.artifact.labels[i] for i in best]
 
 
 def test_equal_labels_and_the_separator(
