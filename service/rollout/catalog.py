@@ -64,12 +64,9 @@ class Catalog:
         found = self._by_version.get((default.artifact.name, share.version))
         if found is None or found is default:
             return None
-        if (found.artifact.image, found.artifact.labels) != (
-            default.artifact.image,
-            default.artifact.labels,
-        ):
+        if _answers(found) != _answers(default):
             logger.warning(
-                "%s gets no share of the requests: expected the images and labels of %s",
+                "%s gets no share of the requests: expected the images, labels and task of %s",
                 found.artifact.reference,
                 default.artifact.reference,
             )
@@ -167,6 +164,12 @@ def load_catalog(
         logger.warning("/predict has no model: %s", error)
         default = ""
     return Catalog(classifiers, defaults, default, refused, rollouts)
+
+
+def _answers(classifier: Classifier) -> tuple[object, ...]:
+    """Return what a version must share with another to answer in its place."""
+    artifact = classifier.artifact
+    return artifact.image, artifact.labels, artifact.task
 
 
 class Candidate(NamedTuple):
