@@ -47,6 +47,7 @@ TORCHVISION: Any = importlib.import_module("torchvision.transforms")
 TORCHVISION_V2: Any = importlib.import_module("torchvision.transforms.v2")
 TIMM: Any = importlib.import_module("timm.data")
 TRANSFORMERS: Any = importlib.import_module("transformers")
+TO_RGB: Any = importlib.import_module("transformers.image_transforms").convert_to_rgb
 
 FILTERS = {
     "nearest": 0,
@@ -88,9 +89,10 @@ def transformerss(case: dict[str, Any]) -> Transform:
 
 
 LIBRARIES = {"torchvision": torchvisions, "timm": timms, "transformers": transformerss}
-LOADERS: dict[str, Callable[[Image.Image], Image.Image]] = {
+LOADERS: dict[str, Callable[[Image.Image], Any]] = {
     "convert": lambda image: image.convert("RGB"),
     "upright": lambda image: ImageOps.exif_transpose(image).convert("RGB"),
+    "white": lambda image: TO_RGB(image, return_numpy=True),
 }
 
 
@@ -111,6 +113,9 @@ def main() -> None:
     for line in sys.stdin:
         path = Path(line.strip())
         given = {name: load(Image.open(path)) for name, load in LOADERS.items()}
+        # ``convert`` leaves the note of a transparent colour, by which CLIP's and BiT's processors
+        # lay a picture over white that was meant to be opaque.
+        given["convert"].info.pop("transparency", None)
         made = {f"{i}": pixels(each(given["convert"])) for i, each in enumerate(transforms)}
         arrays: dict[str, Any] = made | {name: pixels(image) for name, image in given.items()}
         np.savez(path.with_suffix(".npz"), **arrays)

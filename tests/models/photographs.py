@@ -57,7 +57,8 @@ def _opened(number: int) -> Image.Image:
 
 def _scene(numbers: Numbers, least: int, most: int) -> Image.Image:
     whole = _opened(int(numbers.integers(len(SOURCES))))
-    width = int(np.exp(numbers.uniform(np.log(least), np.log(most + 1))))
+    # More small ones than large ones, which take seconds each.
+    width = int(least * ((most + 1) / least) ** (numbers.uniform() ** 2))
     height = int(np.clip(width * np.exp2(numbers.uniform(-1.5, 1.5)), least, most))
     share = numbers.uniform(0.4, 1)
     scale = share * min(whole.width / width, whole.height / height)

@@ -28,6 +28,7 @@ from report.progress import ProgressBar
 from tests.models.photographs import KINDS, SOURCES, photograph, source
 from tests.models.transforms import (
     CONVERT,
+    OVER_WHITE,
     PACKAGES,
     UPRIGHT,
     Case,
@@ -42,6 +43,7 @@ PHOTOGRAPHS = 310
 LOADERS = {
     "convert": ('Image.open(f).convert("RGB")', CONVERT),
     "upright": ('ImageOps.exif_transpose(Image.open(f)).convert("RGB")', UPRIGHT),
+    "white": ("transformers' convert_to_rgb(Image.open(f))", OVER_WHITE),
 }
 
 
@@ -157,10 +159,9 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(PACKAGES), "CUDA_VISIBLE_DEVICES": ""}
 
 
-def table(count: int) -> Iterator[str]:
-    """Yield the lines of the table of differences."""
-    every = cases()
-    rows = rows_of(every)
+def measured(count: int) -> tuple[dict[str, Row], Row]:
+    """Return the rows of all transforms, and the one of decoding at a scale."""
+    rows = rows_of(cases())
     at_scale = Row("`scaled_decoding`, against decoding whole", False, 1)
     python = [sys.executable, "-P"]
     with (
@@ -174,10 +175,16 @@ def table(count: int) -> Iterator[str]:
             if kind.startswith("JPEG") and min(Image.open(io.BytesIO(encoded)).size) >= 1024:
                 scaled(encoded, at_scale)
             progress.show(number + 1, count)
+    return rows, at_scale
+
+
+def table(count: int) -> Iterator[str]:
+    """Yield the lines of the table of differences, the exact ones first."""
+    rows, at_scale = measured(count)
     yield "| transform | how many | results | that differ | largest difference | of the values |"
     yield "|---|---|---|---|---|---|"
-    exact = [row for row in rows.values() if row.is_exact]
-    yield from map(str, (*exact, *(row for row in rows.values() if not row.is_exact), at_scale))
+    yield from map(str, sorted(rows.values(), key=lambda row: not row.is_exact))
+    yield str(at_scale)
 
 
 def page(count: int) -> str:
@@ -187,7 +194,10 @@ def page(count: int) -> str:
         differences = list(table(count))
     packages = ("Pillow", "simplejpeg", "numpy", "torch")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    users = ", ".join(sorted(p.stem.replace("-", " ") for p in PACKAGES.glob("t[ior]*.dist-info")))
+    users = ", ".join(
+        next(PACKAGES.glob(f"{name}-*.dist-info")).stem.replace("-", " ")
+        for name in ("torchvision", "timm", "transformers")
+    )
     lines = [
         "# The pixels, beside those of libraries",
         "",
@@ -195,17 +205,23 @@ def page(count: int) -> str:
         '`Image.open(f).convert("RGB")` gives, and through `models.image`; values of 0 to 255.',
         f"{count} photographs of 20 to 4,000 pixels a side, of odd sizes too: crops of the",
         f"{len(SOURCES)} that scikit-learn and matplotlib ship, brought to size, with noise.",
-        f"{users}; {versions}.",
+        f"{users};",
+        f"{versions}.",
         "",
         *differences,
         "",
         "Tensors: image processors that resize by torchvision on tensors, which is what",
         "transformers' `AutoImageProcessor` takes where torchvision is installed. Their filters",
-        "round otherwise than Pillow's.",
+        "round otherwise than Pillow's, and their nearest (EfficientNet here) takes other pixels.",
+        "",
+        "BiT's and CLIP's processors lay pictures over white. Given a file as it is opened they do",
+        'what the row of `convert_to_rgb` says; after `convert("RGB")` only where the file names',
+        "one transparent colour (PNG's tRNS), which is removed here.",
         "",
         f"As many of each kind: {'; '.join(KINDS)}.",
         "",
-        f"Cost on one thread, {cpu_name()}; the least of 7 medians:",
+        f"Cost on one thread, {cpu_name()}, the least of 7 medians in turn with the other's; other",
+        "work on the machine raises both:",
         "",
         *speed(),
         "",

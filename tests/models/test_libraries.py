@@ -33,7 +33,7 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libraries]:
 
 @LIBRARIES
 def test_pixels_are_those_of_the_libraries(peers: Libraries, tmp_path: Path) -> None:
-    """Where a library resizes tensors, few values differ, and by little."""
+    """Where a library resizes tensors, few values differ."""
     rows = rows_of(cases())
     for number in range(SIZES):
         compare(photograph(number, 20, 600)[1], tmp_path / f"{number}", peers, rows)
@@ -42,7 +42,7 @@ def test_pixels_are_those_of_the_libraries(peers: Libraries, tmp_path: Path) -> 
         if row.is_exact:
             assert row.different == 0, row
         else:
-            assert row.largest <= 16 and row.different_values < row.values / 5, row
+            assert row.different_values < row.values / 10, row
 
 
 @pytest.mark.parametrize("number", range(len(KINDS)))

@@ -29,6 +29,8 @@ PACKAGES = ROOT / ".venv" / "user"
 CONVERT = Decoding("RGB", False, None, None, True)
 # The same after ``ImageOps.exif_transpose``.
 UPRIGHT = Decoding("RGB", True, None, None, True)
+# What CLIP's and BiT's processors do themselves with a file that nobody converted.
+OVER_WHITE = Decoding("RGB", False, (255, 255, 255), None, True)
 FILTERS: tuple[Filter, ...] = get_args(Filter)
 
 
