@@ -29,13 +29,33 @@ StdOption = Annotated[
     str | None, typer.Option(help="Then divided by: one number, or R,G,B (default: 1).")
 ]
 ChannelsOption = Annotated[str | None, typer.Option(help="RGB or BGR (default: RGB).")]
-ResizeOption = Annotated[str | None, typer.Option(help="stretch, crop or pad (default: stretch).")]
-ResizeToOption = Annotated[
+ResizeOption = Annotated[
     str | None,
-    typer.Option(help="Size of the resize before the crop, as 256 (default: the graph's)."),
+    typer.Option(
+        help="stretch, crop or pad; or the shorter side before a centre crop, as 256 (default: "
+        "stretch)."
+    ),
 ]
-InterpolationOption = Annotated[
+CropShareOption = Annotated[
+    str | None,
+    typer.Option(help="Share of the resized picture that is kept, as 0.875 (default: 1)."),
+]
+CropRoundingOption = Annotated[
+    str | None,
+    typer.Option(help="Offset of the centre: half-even, or floor as transformers."),
+]
+FilterOption = Annotated[
     str | None, typer.Option(help="Pillow's filter, as bicubic (default: bilinear).")
+]
+PadColourOption = Annotated[
+    str | None, typer.Option(help="Colour of the padding, as 114 or R,G,B (default: 0).")
+]
+LoaderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="viewer: EXIF applied, transparency over white; pillow: as Image.open(f).convert "
+        "(default: viewer)."
+    ),
 ]
 SizeOption = Annotated[
     str | None, typer.Option(help="HEIGHTxWIDTH, required if the graph leaves it open.")
@@ -66,8 +86,11 @@ def adopt(
     std: StdOption = None,
     channels: ChannelsOption = None,
     resize: ResizeOption = None,
-    resize_to: ResizeToOption = None,
-    interpolation: InterpolationOption = None,
+    crop_share: CropShareOption = None,
+    crop_rounding: CropRoundingOption = None,
+    filter: FilterOption = None,
+    pad_colour: PadColourOption = None,
+    loader: LoaderOption = None,
     size: SizeOption = None,
     output: OutputOption = None,
     gives: GivesOption = None,
@@ -79,7 +102,7 @@ def adopt(
     """Adopt an ONNX classifier made elsewhere: wrap it, prove its answers unchanged, publish it.
 
     Example: foveal adopt resnet50.onnx --name resnet50 --labels imagenet.txt --scale 1/255
-    --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize crop
+    --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 256
     """
     from export.adopt import Request
     from export.adopt import adopt as publish
@@ -93,8 +116,11 @@ def adopt(
         "std": std,
         "channels": channels,
         "resize": resize,
-        "resize_to": resize_to,
-        "interpolation": interpolation,
+        "crop_share": crop_share,
+        "crop_rounding": crop_rounding,
+        "filter": filter,
+        "pad_colour": pad_colour,
+        "loader": loader,
         "size": size,
         "output": output,
         "gives": gives,

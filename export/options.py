@@ -5,18 +5,20 @@ Knows nothing about the graph itself.
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from export.errors import AdoptError
-from models.artifact import Filter, Resize, Side
+from models.artifact import MAX_SIDE, Filter
 
 Layout = Literal["NCHW", "NHWC"]
 Channels = Literal["RGB", "BGR"]
 Gives = Literal["logits", "probabilities"]
 Rule = Literal["stretch", "crop", "pad"]
+Loader = Literal["viewer", "pillow"]
+CropRounding = Literal["half-even", "floor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,14 @@ class Options:
         mean: Subtracted; one number, or one for each channel.
         std: Divisor, not 0; one number, or one for each channel.
         channels: Order of the colours in the graph's input.
-        resize: ``stretch`` both sides, ``crop`` the centre, or ``pad`` with black.
-        interpolation: Pillow's filter of the resize.
-        resize_to: (height, width) of the resize, before the crop to the graph's size; None: the
-            same.
+        resize: ``stretch`` both sides, ``crop`` the centre or ``pad``; or the shorter side in
+            pixels before the crop of the centre. None: ``stretch``, or ``crop`` with a crop share.
+        crop_share: Share of the resized picture that the graph's size is, above 0, at most 1;
+            None: all of it, or as ``resize`` says.
+        crop_rounding: Where the centre is when an odd number of pixels is cut off.
+        filter: Pillow's filter of the resize.
+        pad_colour: Colour of the padding, 0-255; one number, or one for each channel.
+        loader: How files are opened: as a ``viewer`` shows them, or as Pillow's ``convert``.
         size: (height, width), if the graph leaves them open.
         output: Name of the output to use; None: the only one.
         gives: What that output is; None: ``probabilities`` if a Softmax makes it, else ``logits``.
@@ -45,27 +51,24 @@ class Options:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     channels: Channels = "RGB"
-    resize: Rule = "stretch"
-    interpolation: Filter = "bilinear"
-    resize_to: tuple[int, int] | None = None
+    resize: Rule | int | None = None
+    crop_share: float | None = None
+    crop_rounding: CropRounding = "half-even"
+    filter: Filter = "bilinear"
+    pad_colour: tuple[int, ...] | None = None
+    loader: Loader = "viewer"
     size: tuple[int, int] | None = None
     output: str | None = None
     gives: Gives | None = None
 
-    @property
-    def geometry(self) -> Resize:
-        """Return the resize that ``model.json`` states; the crop is torchvision's."""
-        height, width = self.resize_to or (None, None)
-        return Resize(_SIDES[self.resize], self.interpolation, height, width)
 
-
-_SIDES: dict[Rule, Side] = {"stretch": "both", "crop": "shorter", "pad": "longer"}
 _CHOICES: dict[str, tuple[str, ...]] = {
     "layout": get_args(Layout),
     "channels": get_args(Channels),
     "gives": get_args(Gives),
-    "resize": get_args(Rule),
-    "interpolation": get_args(Filter),
+    "crop_rounding": get_args(CropRounding),
+    "filter": get_args(Filter),
+    "loader": get_args(Loader),
 }
 
 
@@ -123,20 +126,55 @@ def _read(name: str, value: object) -> Any:
         if value not in _CHOICES[name]:
             raise AdoptError(f"{name}: expected {' or '.join(_CHOICES[name])}, got {value!r}")
         return value
-    if name == "output":
-        if not isinstance(value, str):
-            raise AdoptError(f"output: expected a name, got {value!r}")
-        return value
-    if name in ("size", "resize_to"):
-        return _size(name, value)
+    return _READERS[name](name, value)
+
+
+def _moments(name: str, value: object) -> tuple[float, ...]:
     numbers = _numbers(name, value)
-    if name == "scale":
-        if len(numbers) != 1:
-            raise AdoptError(f"scale: expected one number, got {value!r}")
-        return numbers[0]
     if len(numbers) not in (1, 3) or (name == "std" and 0 in numbers):
         raise AdoptError(f"{name}: expected one number or three, std not 0, got {value!r}")
     return numbers
+
+
+def _scale(name: str, value: object) -> float:
+    numbers = _numbers(name, value)
+    if len(numbers) != 1:
+        raise AdoptError(f"{name}: expected one number, got {value!r}")
+    return numbers[0]
+
+
+def _share(name: str, value: object) -> float:
+    share = _scale(name, value)
+    if not 0 < share <= 1:
+        raise AdoptError(f"{name}: expected above 0, at most 1, got {value!r}")
+    return share
+
+
+def _colour(name: str, value: object) -> tuple[int, ...]:
+    numbers = _numbers(name, value)
+    if len(numbers) not in (1, 3) or not all(number in range(256) for number in numbers):
+        raise AdoptError(f"{name}: expected one number or three, 0 to 255, got {value!r}")
+    return tuple(map(int, numbers))
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise AdoptError(f"{name}: expected a name, got {value!r}")
+    return value
+
+
+def _resize(name: str, value: object) -> Rule | int:
+    """Read a rule, or the pixels of the shorter side."""
+    rules = get_args(Rule)
+    if value in rules:
+        return cast(Rule, value)
+    pixels = int(value) if isinstance(value, int | str) and str(value).isdecimal() else 0
+    if not 1 <= pixels <= MAX_SIDE:
+        raise AdoptError(
+            f"{name}: expected {', '.join(rules)} or the shorter side, 1 to {MAX_SIDE} pixels, "
+            f"got {value!r}"
+        )
+    return pixels
 
 
 def _size(name: str, value: object) -> tuple[int, int]:
@@ -161,3 +199,15 @@ def _numbers(name: str, value: object) -> tuple[float, ...]:
     except (ValueError, ZeroDivisionError):
         raise AdoptError(f"{name}: expected numbers as 0.5 or 1/255, got {value!r}") from None
     return numbers
+
+
+_READERS: dict[str, Callable[[str, object], Any]] = {
+    "crop_share": _share,
+    "mean": _moments,
+    "output": _text,
+    "pad_colour": _colour,
+    "resize": _resize,
+    "scale": _scale,
+    "size": _size,
+    "std": _moments,
+}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import AdoptError
+from export.geometry import image_spec
 from export.options import Layout, Options
 from models.artifact import ImageSpec
 
@@ -125,13 +126,8 @@ def find_input(model: onnx.ModelProto, options: Options) -> GraphInput:
     three = max(len(options.mean), len(options.std)) == 3 or options.channels == "BGR"
     if channels == 1 and three:
         raise AdoptError(f"{where}: expected one mean and std and no BGR, it takes grey images")
-    image = ImageSpec(
-        "RGB" if channels == 3 else "L",
-        int(wanted[0] or 0),
-        int(wanted[1] or 0),
-        options.geometry,
-        background=(255, 255, 255),  # as pages show it: two files that look the same are the same
-    )
+    height, width = (int(side or 0) for side in wanted)
+    image = image_spec(options, "RGB" if channels == 3 else "L", height, width)
     return GraphInput(given.name, elem_type, layout, image, sides[0])
 
 

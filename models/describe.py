@@ -200,6 +200,8 @@ def _geometry(image: ImageSpec) -> str:
         steps.append("EXIF ignored")
     if image.background is not None:
         steps.append(f"transparency over {list(image.background)}")
+    if image.clip_16_bits:
+        steps.append("grey of 16 bits clipped")
     if image.scaled_decoding:
         steps.append("JPEG at a scale")
     return "".join(f", {step}" for step in steps)

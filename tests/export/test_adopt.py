@@ -206,7 +206,7 @@ def test_the_command_adopts_by_flags_over_toml(
 def test_resize_256_crop_224(adopted: Adopt, repository: ModelRepository) -> None:
     """Golden images pass through the resize too, and a picture loses what the crop cuts off."""
     model = foreign_model(side="side")
-    artifact = adopted(model, size=(6, 6), resize="crop", resize_to=(8, 8), scale=1 / 255)
+    artifact = adopted(model, size=(6, 6), resize=8, scale=1 / 255)
     assert artifact.image.resize == Resize("shorter", "bilinear", 8, 8)
     local = LocalModel.load(repository, "foreign")  # replays the golden images
     picture = np.zeros((80, 80, 3), np.uint8)
