@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from models.artifact import ImageSpec, Precision
+from models.artifact import ImageSpec, Precision, Task
 from models.evidence import Abstain, Gate, Metrics, Parity, Provenance, Statistics
 
 
@@ -49,6 +49,8 @@ class Draft:
         metrics: Scores, if it was evaluated.
         abstain: When the model abstains, if it may.
         statistics: What it was trained on, if known.
+        task: What its probabilities are.
+        thresholds: Of a multi-label model: least probability of each label, else ().
     """
 
     graph: onnx.ModelProto
@@ -62,3 +64,5 @@ class Draft:
     metrics: Metrics | None = None
     abstain: Abstain | None = None
     statistics: Statistics | None = None
+    task: Task = "single-label"
+    thresholds: tuple[float, ...] = ()

@@ -71,6 +71,8 @@ def publish(draft: Draft, name: str, repository: ModelRepository) -> ModelArtifa
             provenance=draft.provenance,
             abstain=draft.abstain,
             statistics=draft.statistics,
+            task=draft.task,
+            thresholds=draft.thresholds,
         )
 
     return repository.publish(name, build)
