@@ -28,7 +28,7 @@ from export.publish import publish, sha256
 from export.sandbox import Bounds, run_foreign, run_wrapped
 from export.scale import ask_scale
 from export.screen import screen
-from export.weights import MAX_BYTES, move_in
+from export.weights import MAX_BYTES
 from export.wrap import Foreign, find_temperature, wrap
 from models.artifact import ImageSpec, ModelArtifact, Precision
 from models.evidence import Parity, Provenance
@@ -85,20 +85,19 @@ def adopt(request: Request, name: str, repository: ModelRepository) -> ModelArti
     """
     check_name(name)
     try:
-        return publish(_draft(request), name, repository)
+        size_bytes = request.file.stat().st_size
+        if size_bytes >= MAX_BYTES:
+            raise AdoptError(
+                f"expected less than {MAX_BYTES >> 20} MiB, got {size_bytes >> 20} MiB: export it "
+                "in half precision"
+            )
+        with tempfile.TemporaryDirectory(prefix="foveal-weights-") as folder:
+            return publish(_draft(request, Path(folder)), name, repository)
     except ExportError as error:
         raise AdoptError(f"{request.file}: {error}") from None
 
 
-def _draft(request: Request) -> Draft:
-    size_bytes = request.file.stat().st_size
-    if size_bytes >= MAX_BYTES:
-        raise AdoptError(f"expected less than {MAX_BYTES >> 20} MiB, got {size_bytes >> 20} MiB")
-    with tempfile.TemporaryDirectory(prefix="foveal-weights-") as folder:
-        return _draft_in(request, Path(folder))
-
-
-def _draft_in(request: Request, folder: Path) -> Draft:
+def _draft(request: Request, folder: Path) -> Draft:
     content = request.file.read_bytes()
     digest = sha256(content)
     model = screen(content, request.bounds.memory_bytes // 2, (request.file.parent, folder))
@@ -113,7 +112,8 @@ def _draft_in(request: Request, folder: Path) -> Draft:
         ask_scale(foreign, images_NHWC, request.bounds, folder)
     wrapped, parity, (_, probabilities_NK) = _wrap(foreign, images_NHWC, request, folder)
     return Draft(
-        graph=move_in(wrapped, folder),
+        graph=wrapped,
+        weights=folder,
         labels=labels,
         image=image,
         golden=draft_golden(golden, labels, probabilities_NK[: len(golden)]),

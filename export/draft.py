@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 
@@ -51,6 +52,7 @@ class Draft:
         statistics: What it was trained on, if known.
         task: What its probabilities are.
         thresholds: Of a multi-label model: least probability of each label, else ().
+        weights: Folder of the weights of ``graph`` (``weights``); None: they are inside it.
     """
 
     graph: onnx.ModelProto
@@ -66,3 +68,4 @@ class Draft:
     statistics: Statistics | None = None
     task: Task = "single-label"
     thresholds: tuple[float, ...] = ()
+    weights: Path | None = None

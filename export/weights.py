@@ -78,19 +78,37 @@ def read_small(model: onnx.ModelProto, source: Path) -> None:
             tensor.raw_data = content.getvalue()
 
 
-def move_in(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """Return a copy of a graph with the weights of ``folder`` inside."""
-    whole = onnx.ModelProto()
-    whole.CopyFrom(model)
-    with (folder / FILE).open("rb") as file:
-        for tensor in whole.graph.initializer:
-            if tensor.data_location == TensorProto.EXTERNAL:
-                place = {entry.key: entry.value for entry in tensor.external_data}
-                file.seek(int(place["offset"]))
-                tensor.raw_data = file.read(int(place["length"]))
-                tensor.ClearField("external_data")
-                tensor.ClearField("data_location")
-    return whole
+def write_whole(model: onnx.ModelProto, folder: Path, path: Path) -> None:
+    """Write a graph with the weights of ``folder`` inside, and never hold them in memory.
+
+    Field numbers: onnx.proto3; a message is the concatenation of its fields, in any order.
+    """
+    small, graph = onnx.ModelProto(), onnx.GraphProto()
+    small.CopyFrom(model)
+    small.ClearField("graph")
+    graph.CopyFrom(model.graph)
+    del graph.initializer[:]
+    tensors: list[tuple[bytes, int, int]] = []
+    for tensor in model.graph.initializer:
+        bare, place = onnx.TensorProto(), {each.key: each.value for each in tensor.external_data}
+        bare.CopyFrom(tensor)
+        if tensor.data_location != TensorProto.EXTERNAL:
+            graph.initializer.append(bare)
+            continue
+        bare.ClearField("external_data")
+        bare.ClearField("data_location")
+        offset, length = int(place["offset"]), int(place["length"])
+        content = bare.SerializeToString() + _field_head(9, length)  # raw_data
+        head = _field_head(5, len(content) + length)  # initializer
+        tensors.append((head + content, offset, length))
+    rest = graph.SerializeToString()
+    size = len(rest) + sum(len(head) + length for head, _, length in tensors)
+    with (folder / FILE).open("rb") as data, path.open("wb") as file:
+        file.write(small.SerializeToString() + _field_head(7, size) + rest)  # graph
+        for head, offset, length in tensors:
+            file.write(head)
+            data.seek(offset)
+            _copy(data, file, length)
 
 
 def link(folder: Path, other: Path) -> None:
@@ -128,13 +146,26 @@ def _copy_external(tensor: onnx.TensorProto, source: Path, file: IO[bytes]) -> N
                 f"{start} of {name}, which has {size}: export it again, both files together"
             )
         data.seek(start)
-        left = length
-        while left:
-            part = data.read(min(left, _CHUNK_BYTES))
-            if not part:
-                raise AdoptError(f"{where}: expected {left} more bytes in {name}, the file ends")
-            file.write(part)
-            left -= len(part)
+        if left := _copy(data, file, length):
+            raise AdoptError(f"{where}: expected {left} more bytes in {name}, the file ends")
+
+
+def _copy(source: IO[bytes], target: IO[bytes], length: int) -> int:
+    """Copy bytes from where the source stands; return how many it lacks."""
+    left = length
+    while left and (part := source.read(min(left, _CHUNK_BYTES))):
+        target.write(part)
+        left -= len(part)
+    return left
+
+
+def _field_head(number: int, size: int) -> bytes:
+    """Return what stands before the bytes of a protobuf field: its number and its size."""
+    parts = bytearray([number << 3 | 2])
+    while size >= 0x80:
+        parts.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([*parts, size])
 
 
 def _open_plain(path: Path, where: str) -> int:
