@@ -30,7 +30,6 @@ _DYNAMIC = frozenset(
         "DynamicQuantizeLinear",
         "DynamicQuantizeMatMul",
         "DynamicQuantizeLSTM",
-        "MatMulIntegerToFloat",
     }
 )
 Constants = Mapping[str, onnx.TensorProto]

@@ -36,8 +36,18 @@ def move_out(model: onnx.ModelProto, source: Path, folder: Path) -> onnx.ModelPr
 
     Raises:
         AdoptError: External data that lies elsewhere, is a link, or has another size than its
-            tensor.
+            tensor; or more than one file can hold.
     """
+    total = model.ByteSize() + sum(
+        _size_bytes(tensor)
+        for tensor in model.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+    )
+    if total >= MAX_BYTES:  # before the disk pays for it
+        raise AdoptError(
+            f"expected less than {MAX_BYTES >> 20} MiB with all weights, got {total >> 20}: one "
+            "ONNX file holds no more; export the network in half precision"
+        )
     with (folder / FILE).open("wb") as file:
         for tensor in model.graph.initializer:
             start = file.tell()
@@ -49,11 +59,6 @@ def move_out(model: onnx.ModelProto, source: Path, folder: Path) -> onnx.ModelPr
             else:
                 continue
             _refer(tensor, start, file.tell() - start)
-        if file.tell() + model.ByteSize() >= MAX_BYTES:
-            raise AdoptError(
-                f"expected less than {MAX_BYTES >> 20} MiB of weights, got {file.tell() >> 20}: "
-                "one ONNX file holds no more; export the network in half precision"
-            )
     small = onnx.ModelProto()
     small.CopyFrom(model)  # protobuf frees a message's memory only with the message
     return small

@@ -141,6 +141,38 @@ def test_a_batch_size_that_cannot_be_rewritten_runs_row_by_row(
     np.testing.assert_allclose(answers(repository, images), expected, rtol=0, atol=2e-6)
 
 
+def test_a_free_batch_size_that_does_not_run_is_run_row_by_row(
+    adopted: Adopt, repository: ModelRepository, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its input says any number of rows, a reshape within says one."""
+    model = foreign_model()
+    for tensor in model.graph.initializer:
+        if tensor.name == "shape":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 16], np.int64), "shape"))
+    adopted(model, scale=1 / 255)
+    assert "runs 1 row at a time" in caplog.text
+    images = pixels(3)
+    expected = foreign_probabilities(images.transpose(0, 3, 1, 2) / 255)
+    np.testing.assert_allclose(answers(repository, images), expected, rtol=0, atol=2e-6)
+
+
+def test_a_statically_quantized_graph_says_so(adopted: Adopt) -> None:
+    """A pixel that lies between two steps may fall on either: no difference that counts."""
+    model = foreign_model()
+    nodes = model.graph.node
+    for name, value in (("step", np.float32(1 / 100)), ("zero", np.uint8(0))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value), name))
+    nodes[0].input[0] = "steps"
+    for kind, given, made in (
+        ("DequantizeLinear", "small", "steps"),
+        ("QuantizeLinear", "data", "small"),
+    ):
+        nodes.insert(0, onnx.helper.make_node(kind, [given, "step", "zero"], [made]))
+    artifact = adopted(model, scale=1 / 255)
+    assert artifact.provenance is not None
+    assert "adopted from foreign.onnx, int8, verified" in artifact.provenance.dataset
+
+
 def test_a_graph_that_mixes_rows_is_refused(adopted: Adopt, repository: ModelRepository) -> None:
     model = foreign_model()
     nodes = model.graph.node

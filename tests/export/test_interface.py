@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import AdoptError
-from export.interface import INPUTS, GraphAnswer, find_input, find_precision
+from export.interface import INPUTS, GraphAnswer, find_answer, find_input, find_precision
 from export.options import Options
 from export.wrap import Foreign, wrap
 from tests.export.conftest import Adopt
@@ -113,6 +113,18 @@ def test_what_a_shape_hides_is_asked_for(
 ) -> None:
     with pytest.raises(AdoptError, match=reason):
         find_input(echo(TensorProto.FLOAT, shape), Options(**options))
+
+
+def test_the_only_output_of_floats_is_taken() -> None:
+    """scikit-learn's converter writes the winner beside the probabilities."""
+    model = foreign_model(ending="softmax")
+    label = helper.make_tensor_value_info("label", TensorProto.INT64, ["N"])
+    model.graph.output.insert(0, label)
+    model.graph.node.append(helper.make_node("ArgMax", ["scores"], ["label"], axis=1))
+    assert find_answer(model, Options()) == GraphAnswer("scores", "answer")
+    model.graph.output.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 4]))
+    with pytest.raises(AdoptError, match=r"--output with one of label \[N\], answer \[N, 4\]"):
+        find_answer(model, Options())
 
 
 def test_precision_is_that_of_the_weights() -> None:

@@ -114,3 +114,18 @@ def test_data_of_a_tensor_inside_a_node_is_refused(tmp_path: Path) -> None:
     model.graph.node.append(onnx.helper.make_node("Constant", [], ["c"], value=value))
     with pytest.raises(AdoptError, match="expected all data inside the file"):
         screen(model.SerializeToString(), GIB, (tmp_path, out))
+
+
+def test_more_than_a_file_can_hold_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path, out = pair(tmp_path), tmp_path / "out"
+    out.mkdir()
+    model = onnx.load(path, load_external_data=False)
+    large = next(each for each in model.graph.initializer if each.name == "large")
+    large.dims[:] = [1 << 28]
+    for number in range(2):
+        tensor = model.graph.initializer.add()
+        tensor.CopyFrom(large)
+        tensor.name = f"large{number}"
+    with pytest.raises(AdoptError, match="less than 2048 MiB with all weights, got 3072"):
+        screen(model.SerializeToString(), 4 * GIB, (tmp_path, out))
+    assert not (out / FILE).exists()
