@@ -13,7 +13,9 @@ from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
 
 LabelsOption = Annotated[
     Path | None,
-    typer.Option(help="Class labels: one a line, or a JSON list (default: the file's own)."),
+    typer.Option(
+        help="Class labels: one a line, JSON, CSV or a Python dict (default: the file's own)."
+    ),
 ]
 TomlOption = Annotated[Path | None, typer.Option(help="TOML file with the options below.")]
 LayoutOption = Annotated[
@@ -66,6 +68,16 @@ OutputOption = Annotated[
 GivesOption = Annotated[
     str | None, typer.Option(help="Meaning: logits or probabilities (default: from the graph).")
 ]
+TaskOption = Annotated[
+    str | None, typer.Option(help="single-label, binary or multi-label (default: from the graph).")
+]
+ThresholdOption = Annotated[
+    str | None,
+    typer.Option(help="Least probability of a multi-label answer, or a file of one a label (0.5)."),
+]
+InputChannelsOption = Annotated[
+    str | None, typer.Option(help="1 or 3, required if neither shape nor first layer says it.")
+]
 ImagesOption = Annotated[
     list[Path] | None, typer.Option(help="Image for the proof; repeatable (default: random).")
 ]
@@ -94,6 +106,9 @@ def adopt(
     size: SizeOption = None,
     output: OutputOption = None,
     gives: GivesOption = None,
+    task: TaskOption = None,
+    threshold: ThresholdOption = None,
+    input_channels: InputChannelsOption = None,
     images: ImagesOption = None,
     memory_gib: MemoryOption = 4,
     models: ModelsOption = SHIPPED,
@@ -106,7 +121,8 @@ def adopt(
     """
     from export.adopt import Request
     from export.adopt import adopt as publish
-    from export.options import read_labels, read_options
+    from export.labels import read_labels
+    from export.options import read_options
     from export.sandbox import Bounds
 
     flags = {
@@ -124,6 +140,9 @@ def adopt(
         "size": size,
         "output": output,
         "gives": gives,
+        "task": task,
+        "threshold": threshold,
+        "input_channels": input_channels,
     }
     repository = open_repository(models)
     request = Request(

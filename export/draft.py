@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 
-from models.artifact import ImageSpec, Precision
+from models.artifact import ImageSpec, Precision, Task
 from models.evidence import Abstain, Gate, Metrics, Parity, Provenance, Statistics
 
 
@@ -49,6 +50,9 @@ class Draft:
         metrics: Scores, if it was evaluated.
         abstain: When the model abstains, if it may.
         statistics: What it was trained on, if known.
+        task: What its probabilities are.
+        thresholds: Of a multi-label model: least probability of each label, else ().
+        weights: Folder of the weights of ``graph`` (``weights``); None: they are inside it.
     """
 
     graph: onnx.ModelProto
@@ -62,3 +66,6 @@ class Draft:
     metrics: Metrics | None = None
     abstain: Abstain | None = None
     statistics: Statistics | None = None
+    task: Task = "single-label"
+    thresholds: tuple[float, ...] = ()
+    weights: Path | None = None

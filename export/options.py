@@ -3,7 +3,6 @@
 Knows nothing about the graph itself.
 """
 
-import json
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from export.errors import AdoptError
-from models.artifact import MAX_SIDE, Filter
+from models.artifact import MAX_SIDE, Filter, Task
 
 Layout = Literal["NCHW", "NHWC"]
 Channels = Literal["RGB", "BGR"]
@@ -43,7 +42,12 @@ class Options:
         loader: How files are opened: as a ``viewer`` shows them, or as Pillow's ``convert``.
         size: (height, width), if the graph leaves them open.
         output: Name of the output to use; None: the only one.
-        gives: What that output is; None: ``probabilities`` if a Softmax makes it, else ``logits``.
+        gives: What that output is; None: ``probabilities`` if a Softmax or Sigmoid makes it, else
+            ``logits``.
+        task: What the numbers of a row are; None: read from the output's maker and shape.
+        threshold: Of a multi-label model: a number, or a file of one for each label; None: 0.5.
+        input_channels: 1 or 3, if the graph leaves them open.
+        is_scaled: Whether scale, mean or std was given; else it is asked of float inputs.
     """
 
     layout: Layout | None = None
@@ -60,6 +64,10 @@ class Options:
     size: tuple[int, int] | None = None
     output: str | None = None
     gives: Gives | None = None
+    task: Task | None = None
+    threshold: str | None = None
+    input_channels: int | None = None
+    is_scaled: bool = True
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -69,6 +77,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "crop_rounding": get_args(CropRounding),
     "filter": get_args(Filter),
     "loader": get_args(Loader),
+    "task": get_args(Task),
 }
 
 
@@ -88,37 +97,49 @@ def read_options(toml: Path | None, flags: Mapping[str, object]) -> Options:
             given = tomllib.loads(toml.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise AdoptError(f"{toml}: expected TOML, got {error}") from None
-    known = [field.name for field in fields(Options)]
+    known = [field.name for field in fields(Options) if field.name != "is_scaled"]
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise AdoptError(f"{toml}: expected {', '.join(known)}, got {unknown[0]!r}")
     given |= {name: value for name, value in flags.items() if value is not None}
-    return Options(**{name: _read(name, value) for name, value in given.items()})
+    is_scaled = bool({"scale", "mean", "std"} & set(given))
+    return Options(
+        **{name: _read(name, value) for name, value in given.items()}, is_scaled=is_scaled
+    )
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Read the class labels: one a line, or a JSON list of strings.
+def read_thresholds(value: str | None, task: Task, labels: tuple[str, ...]) -> tuple[float, ...]:
+    """Read the thresholds of a multi-label model: one number for all, or a file with one a line.
+
+    Args:
+        value: The number, or the file's path; None: 0.5.
+        task: Of another task there are none.
+        labels: Its labels.
 
     Raises:
-        AdoptError: Fewer than two labels, an empty one, or a duplicate.
+        AdoptError: A threshold although the task has none, one outside 0 to 1, or another number
+            of them than of labels.
     """
+    if task != "multi-label":
+        if value is not None:
+            raise AdoptError(f"threshold: expected none of a {task} model, got {value}")
+        return ()
     try:
-        text = path.read_text(encoding="utf-8")
-        labels = json.loads(text) if path.suffix == ".json" else text.splitlines()
-    except ValueError as error:
-        raise AdoptError(f"{path}: expected one label a line, got {error}") from None
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise AdoptError(f"{path}: expected a JSON list of strings, got another value")
-    cleaned = [label.strip() for label in labels]
-    seen: dict[str, int] = {}
-    for line, label in enumerate(cleaned, start=1):
-        if not label or label in seen:
-            got = f"{label!r}, which is label {seen[label]} too" if label else "an empty one"
-            raise AdoptError(f"{path}: label {line}: expected a new label, got {got}")
-        seen[label] = line
-    if len(cleaned) < 2:
-        raise AdoptError(f"{path}: expected 2 or more labels, got {len(cleaned)}")
-    return tuple(cleaned)
+        numbers = [float(value if value is not None else 0.5)] * len(labels)
+    except ValueError:
+        try:
+            lines = Path(str(value)).read_text(encoding="utf-8-sig").split()
+            numbers = [float(line) for line in lines]
+        except (OSError, ValueError):
+            raise AdoptError(
+                f"threshold: expected a number or a file with one a line, got {value!r}"
+            ) from None
+    if len(numbers) != len(labels) or not all(0 <= number <= 1 for number in numbers):
+        raise AdoptError(
+            f"threshold: expected {len(labels)} numbers from 0 to 1, one for each label, "
+            f"got {len(numbers)}: {value}"
+        )
+    return tuple(numbers)
 
 
 def _read(name: str, value: object) -> Any:
@@ -155,6 +176,16 @@ def _colour(name: str, value: object) -> tuple[int, ...]:
     if len(numbers) not in (1, 3) or not all(number in range(256) for number in numbers):
         raise AdoptError(f"{name}: expected one number or three, 0 to 255, got {value!r}")
     return tuple(map(int, numbers))
+
+
+def _channels(name: str, value: object) -> int:
+    if str(value) not in ("1", "3"):
+        raise AdoptError(f"{name}: expected 1 or 3, got {value!r}")
+    return int(str(value))
+
+
+def _threshold(_name: str, value: object) -> str:
+    return str(value)  # ``read_thresholds`` reads it, once the labels are known
 
 
 def _text(name: str, value: object) -> str:
@@ -203,6 +234,7 @@ def _numbers(name: str, value: object) -> tuple[float, ...]:
 
 _READERS: dict[str, Callable[[str, object], Any]] = {
     "crop_share": _share,
+    "input_channels": _channels,
     "mean": _moments,
     "output": _text,
     "pad_colour": _colour,
@@ -210,4 +242,5 @@ _READERS: dict[str, Callable[[str, object], Any]] = {
     "scale": _scale,
     "size": _size,
     "std": _moments,
+    "threshold": _threshold,
 }

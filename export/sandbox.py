@@ -4,6 +4,7 @@
 K classes.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.errors import AdoptError
+from export.errors import AdoptError, RunError
+from export.heads import columns, complete
 from export.proof import Answers
-from export.wrap import TINY, Foreign, expose
+from export.weights import link
+from export.wrap import Foreign, expose
 
 _CHILD = Path(__file__).with_name("child.py")
 
@@ -36,14 +39,18 @@ class Bounds:
 
 
 def run_bounded(
-    content: bytes, batches: Sequence[NDArray[Any]], bounds: Bounds
+    content: bytes,
+    batches: Sequence[NDArray[Any]],
+    bounds: Bounds,
+    weights: Path | None = None,
 ) -> list[list[NDArray[Any]]]:
     """Run a graph with one input on some batches.
 
     Args:
-        content: The whole ONNX file.
+        content: The ONNX file.
         batches: The input of each run.
         bounds: Resources that it may use.
+        weights: Folder of its weights (``weights``); None: they are in the file.
 
     Returns:
         All outputs of each run, in the graph's order.
@@ -54,6 +61,8 @@ def run_bounded(
     with tempfile.TemporaryDirectory(prefix="foveal-adopt-") as name:
         folder = Path(name)
         (folder / "model.onnx").write_bytes(content)
+        if weights is not None:
+            link(weights, folder)
         for number, batch in enumerate(batches):
             np.save(folder / f"{number}.npy", batch, allow_pickle=False)
         _run(folder, bounds)
@@ -66,62 +75,57 @@ def run_bounded(
         ]
 
 
-def run_foreign(foreign: Foreign, images_NHWC: NDArray[np.uint8], bounds: Bounds) -> Answers:
+def run_foreign(
+    foreign: Foreign,
+    images_NHWC: NDArray[np.uint8],
+    bounds: Bounds,
+    weights: Path | None = None,
+) -> Answers:
     """Run a foreign graph as it came, in batches of the size that it takes.
 
     Args:
         foreign: The graph; NumPy prepares the pixels for it.
         images_NHWC: uint8 [N, H, W, C].
         bounds: Resources that it may use.
+        weights: As in ``run_bounded``.
 
     Raises:
-        AdoptError: It does not run, or does not return K numbers for each row.
+        AdoptError: It does not run, or its numbers are not what they should be.
     """
-    given, answer, classes = foreign.given, foreign.answer, foreign.classes
+    given, width = foreign.given, columns(foreign.answer, foreign.classes)
     content = expose(foreign).SerializeToString()
     rows = given.batch or 1
     # The first images fill up the last batch.
     wanted = np.arange(-(-len(images_NHWC) // rows) * rows) % len(images_NHWC)
     prepared = given.prepare(images_NHWC[wanted], foreign.options)
     batches = [prepared[start : start + rows] for start in range(0, len(prepared), rows)]
-    runs = run_bounded(content, batches, bounds)
-    names = [name for name in (answer.logits, answer.probabilities) if name is not None]
+    runs = run_bounded(content, batches, bounds, weights)
     outputs: dict[str, NDArray[np.float32]] = {}
-    for name, parts in zip(names, zip(*runs, strict=True), strict=True):
-        if any(part.size != rows * classes for part in parts):
+    for name, parts in zip(foreign.tensors, zip(*runs, strict=True), strict=True):
+        if any(part.size != rows * width for part in parts):
             raise AdoptError(
-                f'output "{name}": expected {classes} numbers a row, one for each label, '
+                f'output "{name}": expected {width} numbers a row, one for each label, '
                 f"got shape {list(parts[0].shape)} for {rows} rows"
             )
-        whole = np.concatenate([part.reshape(rows, classes) for part in parts])
+        whole = np.concatenate([part.reshape(rows, width) for part in parts])
         outputs[name] = whole[: len(images_NHWC)].astype(np.float32)
-    logits_NK = outputs.get(answer.logits or "")
-    probabilities_NK = outputs.get(answer.probabilities or "")
-    if probabilities_NK is None:
-        assert logits_NK is not None, "a graph has logits or probabilities; this is a bug"
-        probabilities_NK = _softmax(logits_NK)
-    if logits_NK is None:
-        logits_NK = np.log(probabilities_NK + np.float32(TINY))
-    return logits_NK, probabilities_NK
+    return complete(foreign.answer, outputs)
 
 
 def run_wrapped(
-    content: bytes, images_NHWC: NDArray[np.uint8], batch_size: int, bounds: Bounds
+    content: bytes,
+    images_NHWC: NDArray[np.uint8],
+    batch_size: int,
+    bounds: Bounds,
+    weights: Path | None = None,
 ) -> Answers:
     """Run a wrapped graph, in batches of one size and a smaller last one."""
     starts = range(0, len(images_NHWC), batch_size)
     batches = [images_NHWC[start : start + batch_size] for start in starts]
     # One process for all batches: starting it costs more than the runs.
-    runs = run_bounded(content, batches, bounds)
+    runs = run_bounded(content, batches, bounds, weights)
     logits_NK, probabilities_NK = (np.concatenate(parts) for parts in zip(*runs, strict=True))
     return logits_NK, probabilities_NK
-
-
-def _softmax(logits_NK: NDArray[np.float32]) -> NDArray[np.float32]:
-    values = logits_NK.astype(np.float64)
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities.astype(np.float32)
 
 
 def _run(folder: Path, bounds: Bounds) -> None:
@@ -145,8 +149,16 @@ def _run(folder: Path, bounds: Bounds) -> None:
         )
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        what = lines[-1][:300] if lines else f"exit code {done.returncode}"
-        raise AdoptError(f"expected onnxruntime to run the graph within {limits}, got {what}")
+        what = _reason(lines[-1]) if lines else f"exit code {done.returncode}"
+        raise RunError(f"expected onnxruntime to run the graph within {limits}, got {what}")
+
+
+def _reason(line: str) -> str:
+    """Return what an error says, without the names and numbers of onnxruntime's own code."""
+    _, _, words = line.rpartition("[ONNXRuntimeError]")
+    words = re.sub(r"^\W*\d+\W+", "", words)
+    words = re.sub(r"\S*\.(cc|h):\d+ |\w+::\S+", "", words)
+    return " ".join(words.split())[:200]
 
 
 def _output_number(path: Path) -> int:

@@ -27,8 +27,8 @@ COMMANDS = {
     "--patience --keep --devices --nodes --validation --split-seed --seed --resume --json",
     "export": "RUN --name --precision --max-accuracy-drop --abstain-precision --models --json",
     "adopt": "FILE.onnx --name --labels --toml --layout --scale --mean --std --channels --resize "
-    "--crop-share --crop-rounding --filter --pad-colour --loader --size --output --gives --images "
-    "--memory-gib --models --json",
+    "--crop-share --crop-rounding --filter --pad-colour --loader --size --output --gives --task "
+    "--threshold --input-channels --images --memory-gib --models --json",
     "tune": "[NAME[:V]] --p99-ms --precision --device --cores --workers --budget-s --out --fresh "
     "--reset --models --json",
     "loadtest": "[URL] --kind --rows --users --rate --shape --duration-s --p99-ms --find-max "

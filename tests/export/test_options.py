@@ -4,7 +4,7 @@ import pytest
 
 from export.errors import AdoptError
 from export.geometry import image_spec
-from export.options import Options, read_labels, read_options
+from export.options import Options, read_options
 from models.artifact import Crop, ImageSpec, Mode, Resize
 
 
@@ -13,7 +13,7 @@ def test_flags_win_over_toml_and_toml_over_defaults(tmp_path: Path) -> None:
     toml.write_text('scale = "1/255"\nmean = [0.1, 0.2, 0.3]\nsize = [224, 256]\nlayout = "NHWC"\n')
     got = read_options(toml, {"layout": "NCHW", "std": "0.5", "mean": None})
     assert got == Options("NCHW", 1 / 255, (0.1, 0.2, 0.3), (0.5,), size=(224, 256))
-    assert read_options(None, {}) == Options()
+    assert read_options(None, {}) == Options(is_scaled=False)
     assert read_options(None, {"size": "224"}).size == (224, 224)
     assert read_options(None, {"mean": "1/2,2,3"}).mean == (0.5, 2, 3)
 
@@ -63,24 +63,6 @@ def test_a_toml_that_is_none_is_named(tmp_path: Path) -> None:
     toml.write_text("meen = 3")
     with pytest.raises(AdoptError, match=r"expected layout, scale, .*got 'meen'"):
         read_options(toml, {})
-
-
-def test_labels_are_lines_or_a_json_list(tmp_path: Path) -> None:
-    text, document = tmp_path / "labels.txt", tmp_path / "labels.json"
-    text.write_text("tench\ngoldfish, Carassius\n")
-    document.write_text('["tench", "goldfish, Carassius"]')
-    assert read_labels(text) == read_labels(document) == ("tench", "goldfish, Carassius")
-    for wrong, reason in (
-        ("a\n\nb", "label 2: expected a new label, got an empty one"),
-        ("a\nb\na", "label 3: expected a new label, got 'a', which is label 1 too"),
-        ("a", "expected 2 or more labels, got 1"),
-    ):
-        text.write_text(wrong)
-        with pytest.raises(AdoptError, match=reason):
-            read_labels(text)
-    document.write_text('{"a": 1}')
-    with pytest.raises(AdoptError, match="expected a JSON list of strings"):
-        read_labels(document)
 
 
 def image(
