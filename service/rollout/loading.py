@@ -7,7 +7,7 @@ fatal: the log says why once a load.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,6 +27,7 @@ from service.session.planning import (
     open_again,
     open_best,
 )
+from service.session.progress import MODEL_S, Budget, Progress
 from service.session.session import Session
 
 logger = logging.getLogger("foveal.loading")
@@ -47,6 +48,8 @@ class LoadOptions:
         device: Device, and how it is used.
         explicit: Names of the settings that no tuning changes.
         tuned: Tuning that the others come from; None: they are the defaults.
+        budget: What all models of a start may measure together; None: each by itself.
+        tell: Called with the version and the step of a load as it begins.
     """
 
     batch: BatchLimits = field(default_factory=BatchLimits)
@@ -58,6 +61,8 @@ class LoadOptions:
     device: DeviceOptions = field(default_factory=DeviceOptions)
     explicit: frozenset[str] = frozenset()
     tuned: Tuning | None = None
+    budget: Budget | None = None
+    tell: Callable[[str], None] = lambda _: None
 
     @property
     def limits(self) -> ServingLimits:
@@ -87,26 +92,36 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
     """
     started = time.perf_counter()
     fingerprint = repository.fingerprint(name, version)  # before: a change meanwhile is seen later
+    progress = Progress(
+        Budget(MODEL_S, options.budget), lambda step: options.tell(f"{name}:{version}, {step}")
+    )
+    progress.begin("reading")
     artifact = repository.verify(name, version)
     options = _tuned(repository, artifact, options)
-    session = open_best(repository, artifact, options.choices)
+    session = open_best(repository, artifact, options.choices, progress)
     # Threads of its own are a session's: runs at once would share them. A run on one thread is
     # on its caller's, and one session serves them all.
     others = options.instances - 1 if session.plan.threads > 1 else 0
     sessions = [session, *(open_again(repository, artifact, session) for _ in range(others))]
+    progress.begin("warm-up")
     classifier = Classifier(
         artifact,
         sessions,
         options.limits,
-        full_batch_s=_warm_up(sessions, artifact, options.batch.max_batch_size),
+        full_batch_s=_warm_up(sessions, artifact, options.batch.max_batch_size, progress),
         fingerprint=fingerprint,
         tuned=options.tuned,
     )
+    plan = str(repository.plan_path(name, version))
+    if any(file[0] != plan for file in {*fingerprint} ^ {*repository.fingerprint(name, version)}):
+        # What was checked is not what was opened.
+        raise ArtifactError(f"{artifact.reference}: its files changed while it was loaded; retry")
     logger.info(
-        "%s ready in %.0f ms: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the "
+        "%s ready in %.0f ms%s: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the "
         "%s%s",
         artifact.reference,
         (time.perf_counter() - started) * 1e3,
+        f" ({steps})" if (steps := progress.summary) else "",
         session.plan.device,
         session.plan.precision,
         options.instances,
@@ -119,13 +134,24 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
     return classifier
 
 
-def _warm_up(sessions: Sequence[Session], artifact: ModelArtifact, most: int) -> float:
-    """Run every size class once and return the seconds of a full batch (best of three)."""
+def _warm_up(
+    sessions: Sequence[Session], artifact: ModelArtifact, most: int, progress: Progress
+) -> float:
+    """Run the size classes within the budget; return the seconds of a full batch, best of three.
+
+    Where a full batch does not fit, a smaller one is measured, and the full one takes as many times
+    longer as it has more rows.
+    """
     images_NHWC = np.zeros((most, *artifact.image.shape_HWC), np.uint8)
+    budget = progress.budget
+    row_s = max(best_of(session, images_NHWC[:1], 0, budget) for session in sessions)
+    rows = budget.rows(row_s, most, len(sessions) + 4)
+    if row_s > budget.left_s:
+        return row_s * most
     for session in sessions:
-        for rows in (1, 2, most):
-            session.run(images_NHWC[:rows])
-    return best_of(sessions[0], images_NHWC, 3)
+        for size in {min(2, rows), rows}:
+            best_of(session, images_NHWC[:size], 0, budget)
+    return best_of(sessions[0], images_NHWC[:rows], 3, budget) * most / rows
 
 
 def _tuned(
