@@ -31,7 +31,7 @@ from starlette.types import ASGIApp
 from models.repository import ModelRepository
 from service.access.access import open_access
 from service.access.metrics_port import MetricsPort, moved
-from service.errors import InferenceError, ModelNotFoundError, NotReadyError
+from service.errors import ModelNotFoundError, NotReadyError
 from service.inflight import Inflight
 from service.lane.asgi import FreshMetrics, HeaderLines, OneErrorShape, ReadOnly, is_bentomls
 from service.lane.exchange import Exchange, Handler
@@ -43,7 +43,6 @@ from service.metrics import Meters, count_key
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode_queue import open_queue
 from service.pipeline.job import Batch
-from service.pipeline.limits import BatchLimits
 from service.protocols.classify import ClassifyProtocol
 from service.protocols.engine import Engine
 from service.protocols.limits import BodyLimits
@@ -51,17 +50,14 @@ from service.protocols.openapi import lane_paths
 from service.protocols.predict import TOP, PredictProtocol
 from service.protocols.rollout import RolloutProtocol
 from service.protocols.v2.documents import Statistics
-from service.protocols.v2.http import V2Http, live
+from service.protocols.v2.http import V2Http
+from service.protocols.while_loading import find_while_loading
 from service.rollout.catalog import Catalog, load_catalog, served_names
-from service.rollout.loading import LoadOptions
 from service.rollout.model_control import ModelControl
+from service.rollout.options import load_options
 from service.rollout.shadow import Shadows
 from service.rollout.starting import Starting
 from service.rollout.watch import Watch
-from service.session.buckets import parse_buckets
-from service.session.devices import select_device
-from service.session.planning import DeviceOptions
-from service.session.plans import SelectedDevice
 from service.settings import load_settings
 from service.workers import memory
 from service.workers.control import close_control_port
@@ -81,8 +77,6 @@ else:
 
 do_not_track.cache_clear()  # `bentoml serve` has read the variable before it imports this module
 logger = logging.getLogger("foveal.app")
-# What BentoML answers before the models are loaded; all else of a service that starts is 503.
-_WHILE_LOADING = frozenset({b"/livez", b"/readyz", b"/healthz", b"/metrics"})
 settings = load_settings()
 take_room()
 worker = join(bentoml.server_context.worker_index)
@@ -131,13 +125,7 @@ def _observers() -> list[Observer]:
 def _find_while_loading(path: bytes) -> Handler | None:
     if settings.metrics_port and path == b"/metrics":
         return moved
-    if path == b"/v2/health/live":
-        return live
-    return None if path in _WHILE_LOADING else _not_ready
-
-
-def _not_ready(_exchange: Exchange) -> None:
-    raise NotReadyError(starting[0].reason if starting else "not ready: starting; retry")
+    return find_while_loading(path, lambda: starting[0].reason)
 
 
 def _no_such_route(exchange: Exchange) -> None:
@@ -201,7 +189,7 @@ class Foveal:
 
     def _load(self, tell: Callable[[str], None]) -> Catalog:
         """Load all models; on the thread of the start."""
-        self.options = self._load_options(self._device())
+        self.options = load_options(settings, (bentoml.server_context.worker_index or 1) - 1)
         return load_catalog(
             self.repository,
             settings.default_model,
@@ -257,12 +245,7 @@ class Foveal:
         gc.set_threshold(50_000, 20, 100)
         memory.trim()
         self._join_others()
-        logger.info(
-            "ready after %.1f s: %d versions of %d models",
-            self.starting.seconds,
-            len(list(catalog)),
-            len(catalog.defaults),
-        )
+        logger.info("ready after %.1f s", self.starting.seconds)
 
     def _join_others(self) -> None:
         if worker is not None:
@@ -270,22 +253,6 @@ class Foveal:
             lane.balance = worker.start(self.loop)
             if lane.balance is not None:
                 lane.balance.closed(len(lane.connections))  # those that came while it loaded
-
-    def _load_options(self, device: DeviceOptions) -> LoadOptions:
-        return LoadOptions(
-            BatchLimits(
-                settings.max_batch_size,
-                settings.max_queue_rows,
-                settings.max_queue_delay_ms / 1000,
-            ),
-            settings.max_image_pixels,
-            settings.threads,
-            settings.workers,
-            settings.precision,
-            settings.instances,
-            device,
-            frozenset(settings.model_fields_set),
-        )
 
     def _control_of(self, catalog: Catalog) -> ModelControl:
         return ModelControl(
@@ -299,24 +266,6 @@ class Foveal:
             workers=settings.workers,
             reload_s=settings.reload_s,
             default_model=settings.default_model,
-        )
-
-    def _device(self) -> DeviceOptions:
-        """Find the device; without it no model gets ready, and the reason is given for each."""
-        worker = (bentoml.server_context.worker_index or 1) - 1
-        selected, error = SelectedDevice(asked=settings.device), ""
-        try:
-            selected = select_device(settings.device, worker)
-        except InferenceError as refusal:
-            error = refusal.message
-        cache = settings.engine_cache or Path.home() / ".cache/foveal/engines"
-        return DeviceOptions(
-            selected,
-            error,
-            parse_buckets(settings.buckets),
-            settings.gpu_tf32,
-            settings.gpu_memory_mib << 20,
-            Path(cache),
         )
 
     def _start(self, classifier: Classifier) -> None:
@@ -389,11 +338,7 @@ class Foveal:
             return self.starting.reason
         if self.is_draining:
             return "not ready: the service is stopping; retry elsewhere"
-        missing = sorted(self.control.missing)
-        if missing or not self.control.catalog.defaults:
-            which = f'model "{missing[0]}"' if missing else "no model"
-            return f"not ready: {which}: no version could be loaded; see the log"
-        return ""
+        return self.control.why_not_ready
 
     async def __is_ready__(self) -> bool:
         """Answer BentoML's /readyz; it would not say why."""

@@ -14,7 +14,8 @@ import numpy as np
 
 from models.artifact import ArtifactError, ModelArtifact
 from models.machine import available_cpus
-from models.repository import ModelRepository
+from models.measured import Measurement, read_measurement, write_measurement
+from models.repository import Fingerprint, ModelRepository
 from models.tuned import Tuning, read_tuning
 from service.pipeline.classifier import Classifier
 from service.pipeline.limits import BatchLimits, ServingLimits
@@ -31,6 +32,9 @@ from service.session.progress import MODEL_S, Budget, Progress
 from service.session.session import Session
 
 logger = logging.getLogger("foveal.loading")
+
+# What took longer to measure is kept for the next start, seconds.
+KEPT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,17 @@ class LoadOptions:
         return ServingLimits(self.batch, self.max_image_pixels, self.instances)
 
     @property
+    def asked(self) -> str:
+        """Return what a measurement depends on besides the machine and the file."""
+        choices = self.choices
+        threads = " or ".join(map(str, sorted(set(choices.threads))))
+        buckets = ", ".join(map(str, self.device.buckets)) or "none"
+        return (
+            f"{choices.precision}, {self.instances} x {threads} threads, "
+            f"batches up to {choices.rows}, buckets {buckets}"
+        )
+
+    @property
     def choices(self) -> PlanChoices:
         """Return what the session's plan is chosen from."""
         share = max(1, available_cpus() // (self.workers * self.instances))
@@ -98,30 +113,23 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
     progress.begin("reading")
     artifact = repository.verify(name, version)
     options = _tuned(repository, artifact, options)
-    session = open_best(repository, artifact, options.choices, progress)
-    # Threads of its own are a session's: runs at once would share them. A run on one thread is
-    # on its caller's, and one session serves them all.
-    others = options.instances - 1 if session.plan.threads > 1 else 0
-    sessions = [session, *(open_again(repository, artifact, session) for _ in range(others))]
-    progress.begin("warm-up")
+    sessions, full_batch_s, is_kept = _open(repository, artifact, options, progress)
+    session, steps = sessions[0], progress.summary
     classifier = Classifier(
         artifact,
         sessions,
         options.limits,
-        full_batch_s=_warm_up(sessions, artifact, options.batch.max_batch_size, progress),
+        full_batch_s=full_batch_s,
         fingerprint=fingerprint,
         tuned=options.tuned,
     )
-    plan = str(repository.plan_path(name, version))
-    if any(file[0] != plan for file in {*fingerprint} ^ {*repository.fingerprint(name, version)}):
-        # What was checked is not what was opened.
-        raise ArtifactError(f"{artifact.reference}: its files changed while it was loaded; retry")
+    _check_unchanged(repository, artifact, fingerprint)
     logger.info(
         "%s ready in %.0f ms%s: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the "
-        "%s%s",
+        "%s%s%s",
         artifact.reference,
         (time.perf_counter() - started) * 1e3,
-        f" ({steps})" if (steps := progress.summary) else "",
+        f" ({steps})" if steps else "",
         session.plan.device,
         session.plan.precision,
         options.instances,
@@ -129,9 +137,57 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
         options.batch.max_batch_size,
         classifier.full_batch_s * 1e3,
         "loop" if classifier.is_inline else "session's thread",
+        ", as measured before" if is_kept else "",
         f", as tuned on {options.tuned.date}" if options.tuned else "",
     )
     return classifier
+
+
+def _open(
+    repository: ModelRepository,
+    artifact: ModelArtifact,
+    options: LoadOptions,
+    progress: Progress,
+) -> tuple[list[Session], float, bool]:
+    """Open warm sessions, by what an earlier start measured or by measuring.
+
+    Returns:
+        Sessions, seconds of a full batch, and whether an earlier start measured them.
+    """
+    machine = this_machine(options.workers, options.device.selected)
+    kept = read_measurement(repository, artifact, machine, options.asked)
+    choices = options.choices
+    if kept is not None:
+        choices = replace(choices, precision=kept.precision, threads=(kept.threads,))
+    session = open_best(repository, artifact, choices, progress)
+    # Threads of its own are a session's: runs at once would share them. A run on one thread is
+    # on its caller's, and one session serves them all.
+    others = options.instances - 1 if session.plan.threads > 1 else 0
+    sessions = [session, *(open_again(repository, artifact, session) for _ in range(others))]
+    progress.begin("warm-up")
+    if kept is not None:  # the golden images have warmed the first session
+        for other in sessions[1:]:
+            other.run(np.zeros((1, *artifact.image.shape_HWC), np.uint8))
+        return sessions, kept.full_batch_s, True
+    full_batch_s = _warm_up(sessions, artifact, options.batch.max_batch_size, progress)
+    progress.begin("")
+    if progress.seconds("measuring", "warm-up") > KEPT_S:
+        plan = session.plan
+        found = Measurement(
+            artifact.fp32.sha256, machine, options.asked, plan.precision, plan.threads, full_batch_s
+        )
+        write_measurement(repository, artifact, found)
+    return sessions, full_batch_s, False
+
+
+def _check_unchanged(
+    repository: ModelRepository, artifact: ModelArtifact, before: Fingerprint
+) -> None:
+    """Check that what was opened is what was checked: onnxruntime reads the file by itself."""
+    now = repository.fingerprint(artifact.name, artifact.version)
+    plan = str(repository.plan_path(artifact.name, artifact.version))
+    if any(path != plan for path, *_ in {*before} ^ {*now}):
+        raise ArtifactError(f"{artifact.reference}: its files changed while it was loaded; retry")
 
 
 def _warm_up(
