@@ -33,8 +33,9 @@ from service.session.session import Session
 
 logger = logging.getLogger("foveal.loading")
 
-# What took longer to measure is kept for the next start, seconds.
-KEPT_S = 1.0
+# What was measured is kept for the next start if a full batch takes longer, seconds. Small networks
+# are measured in less than that, and a start on a busy machine must not decide for all later ones.
+KEPT_BATCH_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +171,7 @@ def _open(
             other.run(np.zeros((1, *artifact.image.shape_HWC), np.uint8))
         return sessions, kept.full_batch_s, True
     full_batch_s = _warm_up(sessions, artifact, options.batch.max_batch_size, progress)
-    progress.begin("")
-    if progress.seconds("measuring", "warm-up") > KEPT_S:
+    if full_batch_s > KEPT_BATCH_S:
         plan = session.plan
         found = Measurement(
             artifact.fp32.sha256, machine, options.asked, plan.precision, plan.threads, full_batch_s

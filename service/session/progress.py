@@ -85,10 +85,6 @@ class Progress:
         if step:
             self._tell(step)
 
-    def seconds(self, *steps: str) -> float:
-        """Return the seconds that some steps took which have ended."""
-        return sum(self._seconds.get(step, 0.0) for step in steps)
-
     @property
     def summary(self) -> str:
         """End the last step; return the longer ones as ``opening 5.1 s, self-test 2.0 s``."""

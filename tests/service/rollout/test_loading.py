@@ -161,7 +161,7 @@ def test_without_time_left_one_row_is_measured(repository: ModelRepository) -> N
 def test_what_was_measured_is_kept_for_the_next_start(
     repository: ModelRepository, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "KEPT_S", 0.0)
+    monkeypatch.setattr(loading, "KEPT_BATCH_S", 0.0)
     caplog.set_level(logging.INFO)
     publish_tiny(repository.root)
     measured = load(repository, "tiny", 1, OPTIONS)
@@ -177,7 +177,7 @@ def test_what_was_measured_is_kept_for_the_next_start(
     assert "as measured before" not in caplog.text, "it was asked for something else"
 
 
-def test_a_model_that_is_measured_in_no_time_leaves_no_file(repository: ModelRepository) -> None:
+def test_a_small_model_leaves_no_file(repository: ModelRepository) -> None:
     publish_tiny(repository.root)
     load(repository, "tiny", 1, OPTIONS)
     assert not repository.measured_path("tiny", 1).exists()
