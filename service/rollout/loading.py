@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from models.artifact import ArtifactError, ModelArtifact
-from models.machine import available_cpus
+from models.machine import Machine, available_cpus
 from models.measured import Measurement, read_measurement, write_measurement
 from models.repository import Fingerprint, ModelRepository
 from models.tuned import Tuning, read_tuning
 from service.pipeline.classifier import Classifier
 from service.pipeline.limits import BatchLimits, ServingLimits
+from service.session.gpu.cuda_runtime import CudaError
 from service.session.machine import this_machine
 from service.session.planning import (
     Choice,
@@ -155,8 +156,8 @@ def _open(
     Returns:
         Sessions, seconds of a full batch, and whether an earlier start measured them.
     """
-    machine = this_machine(options.workers, options.device.selected)
-    kept = read_measurement(repository, artifact, machine, options.asked)
+    machine = _machine(options)
+    kept = read_measurement(repository, artifact, machine, options.asked) if machine else None
     choices = options.choices
     if kept is not None:
         choices = replace(choices, precision=kept.precision, threads=(kept.threads,))
@@ -171,13 +172,21 @@ def _open(
             other.run(np.zeros((1, *artifact.image.shape_HWC), np.uint8))
         return sessions, kept.full_batch_s, True
     full_batch_s = _warm_up(sessions, artifact, options.batch.max_batch_size, progress)
-    if full_batch_s > KEPT_BATCH_S:
-        plan = session.plan
+    plan = session.plan
+    if machine and plan.device == options.device.selected.device and full_batch_s > KEPT_BATCH_S:
         found = Measurement(
             artifact.fp32.sha256, machine, options.asked, plan.precision, plan.threads, full_batch_s
         )
         write_measurement(repository, artifact, found)
     return sessions, full_batch_s, False
+
+
+def _machine(options: LoadOptions) -> Machine | None:
+    """Return the machine, None if its GPU does not answer: then nothing is kept."""
+    try:
+        return this_machine(options.workers, options.device.selected)
+    except CudaError:
+        return None
 
 
 def _check_unchanged(
