@@ -6,6 +6,7 @@ a model to load, and keeps those that are loaded already.
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from models.artifact import ArtifactError
@@ -14,6 +15,7 @@ from models.rollout import NO_ROLLOUT, Rollout, Share
 from service.errors import ModelNotFoundError, NotReadyError, ServiceError
 from service.pipeline.classifier import Classifier
 from service.rollout.loading import LoadOptions, load
+from service.session.progress import ALL_MODELS_S, Budget
 
 logger = logging.getLogger("foveal.catalog")
 
@@ -122,6 +124,25 @@ class Catalog:
         )
 
 
+def served_names(repository: ModelRepository, default_model: str) -> list[str]:
+    """Return the models of a repository; loads none.
+
+    Args:
+        repository: Repository.
+        default_model: Overrides the repository's default model unless empty.
+
+    Raises:
+        ArtifactError: The repository is missing, or ``default_model`` is not in it.
+    """
+    names = repository.names()
+    if default_model and default_model not in names:
+        raise ArtifactError(
+            f"FOVEAL_DEFAULT_MODEL: expected one of {', '.join(names) or 'none'}, "
+            f"got {default_model!r}"
+        )
+    return names
+
+
 def load_catalog(
     repository: ModelRepository, default_model: str, loaded_versions: int, options: LoadOptions
 ) -> Catalog:
@@ -140,7 +161,8 @@ def load_catalog(
     defaults: dict[str, int] = {}
     refused: dict[str, str] = {}
     rollouts: dict[str, Rollout] = {}
-    names = repository.names()
+    options = replace(options, budget=options.budget or Budget(ALL_MODELS_S))
+    names = served_names(repository, default_model)
     for name in names:
         try:
             loaded = load_versions(repository, name, loaded_versions, options)
@@ -153,11 +175,6 @@ def load_catalog(
         rollouts[name] = loaded.rollout
         if loaded.default is not None:
             defaults[name] = loaded.default
-    if default_model and default_model not in names:
-        raise ArtifactError(
-            f"FOVEAL_DEFAULT_MODEL: expected one of {', '.join(names) or 'none'}, "
-            f"got {default_model!r}"
-        )
     try:
         default = default_model or repository.default_model()
     except ArtifactError as error:
