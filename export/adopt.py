@@ -4,6 +4,7 @@ Chains the steps in the order that ``export`` lists. A foreign graph is one that
 and is not trusted: it never runs in this process, only in the sandbox.
 """
 
+import dataclasses
 import json
 import logging
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.answers import Expected
 from export.draft import Draft
 from export.errors import AdoptError, ExportError
 from export.golden import GOLDEN_IMAGES, draft_golden, encode_golden
@@ -50,6 +52,9 @@ class Request:
         images: Encoded images for the proof and the golden images; (): random pixels.
         bounds: Resources that the graph may use during the proof.
         command: The command line, for the record.
+        origin: What the user gave, for messages and the record; empty: the file.
+        image: What images become, where it is known whole; None: by the options.
+        expected: Answers of the model's own pipeline to the images, if known.
     """
 
     file: Path
@@ -58,6 +63,9 @@ class Request:
     images: Sequence[Path] = ()
     bounds: Bounds = field(default_factory=Bounds)
     command: str = ""
+    origin: str = ""
+    image: ImageSpec | None = None
+    expected: Expected | None = None
 
 
 def adopt(request: Request, name: str, repository: ModelRepository) -> ModelArtifact:
@@ -79,7 +87,7 @@ def adopt(request: Request, name: str, repository: ModelRepository) -> ModelArti
     try:
         return publish(_draft(request), name, repository)
     except ExportError as error:
-        raise AdoptError(f"{request.file}: {error}") from None
+        raise AdoptError(f"{request.origin or request.file}: {error}") from None
 
 
 def _draft(request: Request) -> Draft:
@@ -89,9 +97,12 @@ def _draft(request: Request) -> Draft:
     content = request.file.read_bytes()
     model = screen(content, request.bounds.memory_bytes // 2)
     labels = request.labels or _own_labels(model)
+    given = find_input(model, request.options)
+    if request.image is not None:
+        given = dataclasses.replace(given, image=request.image)
     foreign = Foreign(
         model,
-        find_input(model, request.options),
+        given,
         find_answer(model, request.options),
         request.options,
         len(labels),
@@ -195,7 +206,7 @@ def _provenance(request: Request, content: bytes, parity: Parity) -> Provenance:
         git="unknown",
         command=request.command,
         seed=SEED,
-        dataset=f"none: adopted from {request.file.name}, verified on {pixels}",
+        dataset=f"none: adopted from {request.origin or request.file.name}, verified on {pixels}",
         dataset_sha256=sha256(content),
         versions={name: version_of(name) for name in ("onnx", "onnxruntime", "numpy")},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
