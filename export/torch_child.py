@@ -11,21 +11,19 @@ Reads ``job.json`` of the folder. Writes there:
     model.onnx              the exported graph, with a free batch size
     error.json              instead of these: what failed, and where
 
-Imports nothing of this project: it is started by its path. Needs torch, onnx, NumPy and Pillow, and
-onnxscript for torch's newer exporter. Runs on Python 3.9, which users may still have. Legend: N
-rows, K classes.
+It is started by its path, and loads ``torch_describe`` by its path; it imports nothing else of this
+project. Needs torch, onnx, NumPy and Pillow, and onnxscript for torch's newer exporter. Runs on
+Python 3.9, which users may still have. Legend: N rows, K classes.
 """
 
 from __future__ import annotations
 
-import enum
 import importlib
 import importlib.util
 import json
 import os
 import sys
 import traceback
-import types
 from pathlib import Path
 from typing import Any, Callable  # noqa: UP035 - this program runs on older Pythons, too
 
@@ -45,10 +43,18 @@ except ModuleNotFoundError as missing:
     sys.exit(1)
 
 CHECK_ROWS = 7
-# A transform's description: items of a list, and levels of parts in parts.
-_MOST_ITEMS = 64
-_DEEPEST = 6
-_PLAIN = (bool, int, float, str, type(None))
+
+
+def _sibling(name: str) -> Any:
+    """Load another file of this folder, by its path."""
+    spec = importlib.util.spec_from_file_location(name, Path(_HERE, name + ".py"))
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+describe = _sibling("torch_describe").describe
 
 
 class JobError(Exception):
@@ -111,73 +117,6 @@ def main(folder: Path) -> None:
         },
     }
     (folder / "result.json").write_text(json.dumps(result))
-
-
-def describe(value: Any, depth: int = 0) -> Any:
-    """Describe a transform as plain values: its class, its attributes, its parts.
-
-    Args:
-        value: The transform, or an attribute of one.
-        depth: How deep it lies in the transform.
-
-    Returns:
-        What JSON can hold. An object is ``{"class", "attributes", "parts"}``; a function of the
-        user's has the transforms that it names as parts.
-    """
-    if isinstance(value, enum.Enum):
-        value = value.value
-    if isinstance(value, (torch.Tensor, np.ndarray)):
-        value = value.tolist() if int(np.prod(value.shape)) <= _MOST_ITEMS else str(value.shape)
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [describe(item, depth + 1) for item in value[:_MOST_ITEMS]]
-    if isinstance(value, dict):
-        items = list(value.items())[:_MOST_ITEMS]
-        return {str(key): describe(item, depth + 1) for key, item in items}
-    if isinstance(value, (types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
-        return _describe_function(value, depth)
-    if depth > _DEEPEST or isinstance(value, (type, torch.dtype)):
-        return str(value)
-    return _describe_object(value, depth)
-
-
-def _describe_object(value: Any, depth: int) -> dict[str, Any]:
-    if hasattr(value, "to_dict") and hasattr(value, "preprocess"):
-        attributes = value.to_dict()
-    else:
-        attributes = {k: v for k, v in vars(value).items() if not k.startswith("_")}
-    parts = list(value.children()) if isinstance(value, torch.nn.Module) else []
-    return {
-        "class": type(value).__module__ + "." + type(value).__qualname__,
-        "attributes": {name: describe(item, depth + 1) for name, item in attributes.items()},
-        "parts": [describe(part, depth + 1) for part in parts],
-    }
-
-
-def _describe_function(function: Any, depth: int) -> dict[str, Any]:
-    """Describe a function of the user's, with the transforms that it names."""
-    code = getattr(function, "__code__", None)
-    found = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    if code is not None:
-        known = getattr(function, "__globals__", {})
-        found += [known[name] for name in code.co_names if name in known]
-    parts = [
-        part
-        for part in found
-        if callable(part)
-        and not isinstance(part, (type, types.FunctionType, types.BuiltinFunctionType))
-        and (hasattr(part, "transforms") or hasattr(part, "preprocess"))
-    ]
-    return {
-        "class": "function",
-        "attributes": {
-            "name": getattr(function, "__qualname__", str(function)),
-            "file": getattr(code, "co_filename", ""),
-            "line": getattr(code, "co_firstlineno", 0),
-        },
-        "parts": [describe(part, depth + 1) for part in parts],
-    }
 
 
 def _load(job: dict[str, Any]) -> dict[str, Any]:
@@ -293,7 +232,8 @@ def _record(
         The tensors of the first files, at most ``CHECK_ROWS``.
     """
     (folder / "pixels").mkdir()
-    kept, outputs, rows = set(job["kept"]), [], []
+    kept, outputs = set(job["kept"]), []
+    rows: list[torch.Tensor] = []
     for number, file in enumerate([*job["files"], *job["probes"]]):
         is_probe = number >= len(job["files"])
         try:
@@ -404,10 +344,10 @@ def _export_by(exporter: str, one: torch.nn.Module, check: torch.Tensor, path: P
         )
         return
     # The name `dynamo` came with torch 2.5; before it this exporter was the only one.
-    older = {"dynamo": False} if "dynamo" in torch.onnx.export.__code__.co_varnames else {}
-    torch.onnx.export(
-        one, (check[:2],), path, dynamic_axes={"images": [0], "scores": [0]}, **older, **names
-    )
+    if "dynamo" in torch.onnx.export.__code__.co_varnames:
+        names["dynamo"] = False
+    axes = {"images": [0], "scores": [0]}
+    torch.onnx.export(one, (check[:2],), path, dynamic_axes=axes, **names)
 
 
 def _scores(output: Any) -> torch.Tensor:

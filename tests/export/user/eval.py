@@ -120,7 +120,8 @@ PAIRS = (
 
 
 def resized_as_a_tensor():
-    return Small(), v2.Compose([v2.PILToTensor(), v2.Resize(72), v2.CenterCrop(64)]), LABELS
+    steps = [v2.ToImage(), v2.Resize(72), v2.CenterCrop(64), v2.ToDtype(torch.float32, scale=True)]
+    return Small(), v2.Compose(steps), LABELS
 
 
 def with_a_lambda():
