@@ -41,6 +41,7 @@ sys.meta_path.insert(0, Declared())
 
 def make_python(folder: Path) -> Path:
     """Return the Python of a new environment in a folder."""
+    assert PACKAGES.is_dir(), f"expected packages in {PACKAGES}, got none; run make .venv/.user"
     made = [sys.executable, "-m", "venv", "--without-pip", str(folder)]
     subprocess.run(made, check=True)
     site = next((folder / "lib").glob("python3*/site-packages"))
