@@ -26,7 +26,14 @@ $(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) -e '.[cpu]'
 	@touch $@
 
-$(VENV)/.all: $(VENV)/.serve
+# What users' environments hold beside torch, for tests of adoption from PyTorch. Not in this
+# environment: torchmetrics imports torchvision, whose operators do not load with every build of torch.
+$(VENV)/.user: $(BIN)/python constraints.txt
+	$(PIP) --no-deps --upgrade --target $(VENV)/user torchvision timm transformers huggingface_hub \
+	  regex safetensors tokenizers httpx2 httpcore2 truststore
+	@touch $@
+
+$(VENV)/.all: $(VENV)/.serve $(VENV)/.user
 	$(PIP) -e '.[cpu,grpc,train,score,remote,ray,loadtest,dev]'
 	@touch $@
 

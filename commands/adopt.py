@@ -79,7 +79,21 @@ InputChannelsOption = Annotated[
     str | None, typer.Option(help="1 or 3, required if neither shape nor first layer says it.")
 ]
 ImagesOption = Annotated[
-    list[Path] | None, typer.Option(help="Image for the proof; repeatable (default: random).")
+    list[Path] | None,
+    typer.Option(help="Image file or folder of them, for the proof; repeatable (default: random)."),
+]
+PythonOption = Annotated[
+    str, typer.Option(help="Python of the environment that a PyTorch model runs in.")
+]
+WeightsOption = Annotated[Path | None, typer.Option(help="File of weights, of timm:NAME.")]
+TrustPickleOption = Annotated[
+    bool, typer.Option("--trust-pickle", help="Load a pickle, which can run code.")
+]
+AcceptDifferenceOption = Annotated[
+    bool,
+    typer.Option(
+        "--accept-difference", help="Publish although pixels differ from a PyTorch transform's."
+    ),
 ]
 MemoryOption = Annotated[
     float, typer.Option(min=0.5, help="Memory limit of the graph during the proof, GiB.")
@@ -88,7 +102,14 @@ MemoryOption = Annotated[
 
 def adopt(
     *,
-    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="ONNX file to adopt.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="FILE.py:FUNCTION that returns (module, transform); an ONNX file; a folder of "
+            "transformers; timm:NAME; a .pt2 or TorchScript file.",
+        ),
+    ],
     name: Annotated[str, typer.Option(help="Name of the model.")],
     labels: LabelsOption = None,
     toml: TomlOption = None,
@@ -110,13 +131,18 @@ def adopt(
     threshold: ThresholdOption = None,
     input_channels: InputChannelsOption = None,
     images: ImagesOption = None,
+    python: PythonOption = sys.executable,
+    weights: WeightsOption = None,
+    trust_pickle: TrustPickleOption = False,
+    accept_difference: AcceptDifferenceOption = False,
     memory_gib: MemoryOption = 4,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Adopt an ONNX classifier made elsewhere: wrap it, prove its answers unchanged, publish it.
+    """Adopt a classifier made elsewhere: wrap it, prove its answers unchanged, publish it.
 
-    Example: foveal adopt resnet50.onnx --name resnet50 --labels imagenet.txt --scale 1/255
+    Examples: foveal adopt eval.py:make --python ../venv/bin/python --images val/ --name birds;
+    foveal adopt resnet50.onnx --name resnet50 --labels imagenet.txt --scale 1/255
     --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 256
     """
     from export.adopt import Request
@@ -124,6 +150,7 @@ def adopt(
     from export.labels import read_labels
     from export.options import read_options
     from export.sandbox import Bounds
+    from export.source import list_images, read_source
 
     flags = {
         "layout": layout,
@@ -145,14 +172,22 @@ def adopt(
         "input_channels": input_channels,
     }
     repository = open_repository(models)
+    source = read_source(model, weights)
     request = Request(
-        file,
+        Path(model),
         read_labels(labels) if labels else (),
         read_options(toml, flags),
-        images or (),
+        list_images(images or ()),
         Bounds(int(memory_gib * (1 << 30))),
         shlex.join(["foveal", *sys.argv[1:]]),
     )
-    artifact = publish(request, name, repository)
+    if source is None:
+        artifact = publish(request, name, repository)
+    else:
+        from export.from_torch import User, exported
+
+        user = User(source, python, trust_pickle, accept_difference)
+        with exported(user, request) as taken:
+            artifact = publish(taken, name, repository)
     line = f"{artifact.reference} published in {repository.path(name, artifact.version)}"
     show(dataclasses.asdict(artifact), as_json, [(line,)])

@@ -4,6 +4,7 @@ Chains the steps in the order that ``export`` lists. A foreign graph is one that
 and is not trusted: it never runs in this process, only in the sandbox.
 """
 
+import dataclasses
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.answers import Expected
 from export.draft import Draft
 from export.errors import AdoptError, ExportError, ParityError, RunError
 from export.golden import GOLDEN_IMAGES, draft_golden, encode_golden
@@ -58,6 +60,9 @@ class Request:
         images: Encoded images for the proof and the golden images; (): random pixels.
         bounds: Resources that the graph may use during the proof.
         command: The command line, for the record.
+        origin: What the user gave, for messages and the record; empty: the file.
+        image: What images become, where it is known whole; None: by the options.
+        expected: Answers of the model's own pipeline to the images, if known.
     """
 
     file: Path
@@ -66,6 +71,9 @@ class Request:
     images: Sequence[Path] = ()
     bounds: Bounds = field(default_factory=Bounds)
     command: str = ""
+    origin: str = ""
+    image: ImageSpec | None = None
+    expected: Expected | None = None
 
 
 def adopt(request: Request, name: str, repository: ModelRepository) -> ModelArtifact:
@@ -94,7 +102,7 @@ def adopt(request: Request, name: str, repository: ModelRepository) -> ModelArti
         with tempfile.TemporaryDirectory(prefix="foveal-weights-") as folder:
             return publish(_draft(request, Path(folder)), name, repository)
     except ExportError as error:
-        raise AdoptError(f"{request.file}: {error}") from None
+        raise AdoptError(f"{request.origin or request.file}: {error}") from None
 
 
 def _draft(request: Request, folder: Path) -> Draft:
@@ -130,6 +138,8 @@ def _read_interface(model: onnx.ModelProto, request: Request) -> Foreign:
     answer = find_answer(model, request.options)
     check_classes(answer, len(labels))
     given = find_input(model, request.options)
+    if request.image is not None:
+        given = dataclasses.replace(given, image=request.image)
     return Foreign(model, given, answer, request.options, len(labels))
 
 
@@ -215,7 +225,8 @@ def _read_images(paths: Sequence[Path], spec: ImageSpec) -> NDArray[np.uint8]:
 
 def _provenance(request: Request, digest: str, parity: Parity, precision: Precision) -> Provenance:
     pixels = f"{parity.images} {'given' if request.images else 'random'} images"
-    file = request.file.name if precision == "fp32" else f"{request.file.name}, {precision}"
+    name = request.origin or request.file.name
+    file = name if precision == "fp32" else f"{name}, {precision}"
     return Provenance(
         git="unknown",
         command=request.command,
