@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
-  bento image run-image base-image footprint docs tree fuzz soak audit
+  bento image run-image base-image footprint docs tree fuzz pixels soak audit
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,7 +26,14 @@ $(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) -e '.[cpu]'
 	@touch $@
 
-$(VENV)/.all: $(VENV)/.serve
+# What users' environments hold beside torch, for tests of adoption from PyTorch. Not in this
+# environment: torchmetrics imports torchvision, whose operators do not load with every build of torch.
+$(VENV)/.user: $(BIN)/python constraints.txt
+	$(PIP) --no-deps --upgrade --target $(VENV)/user torchvision timm transformers huggingface_hub \
+	  regex safetensors tokenizers httpx2 httpcore2 truststore
+	@touch $@
+
+$(VENV)/.all: $(VENV)/.serve $(VENV)/.user
 	$(PIP) -e '.[cpu,grpc,train,score,remote,ray,loadtest,dev]'
 	@touch $@
 
@@ -87,6 +94,9 @@ gpu-check:           ## run tests and benchmarks that need a GPU; results in GPU
 CIFAR10 ?= data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md
 	$(BIN)/python -m training.report.table --data-dir cifar10=$(CIFAR10) --into training/README.md
+
+pixels: $(VENV)/.all $(VENV)/.user  ## write models/pixels.md: 310 photographs as libraries see them (half an hour)
+	$(BIN)/python -m tests.models.pixels_table --into models/pixels.md
 
 FUZZ ?= 1000000
 fuzz: $(VENV)/.all   ## write tests/hostile/fuzz.md: FUZZ mutated images a format, and requests a kind (an hour)

@@ -23,7 +23,9 @@ from commands.options import (
 
 LabelsOption = Annotated[
     Path | None,
-    typer.Option(help="Class labels: one a line, or a JSON list (default: the file's own)."),
+    typer.Option(
+        help="Class labels: one a line, JSON, CSV or a Python dict (default: the file's own)."
+    ),
 ]
 TomlOption = Annotated[Path | None, typer.Option(help="TOML file with the options below.")]
 LayoutOption = Annotated[
@@ -39,13 +41,33 @@ StdOption = Annotated[
     str | None, typer.Option(help="Then divided by: one number, or R,G,B (default: 1).")
 ]
 ChannelsOption = Annotated[str | None, typer.Option(help="RGB or BGR (default: RGB).")]
-ResizeOption = Annotated[str | None, typer.Option(help="stretch, crop or pad (default: stretch).")]
-ResizeToOption = Annotated[
+ResizeOption = Annotated[
     str | None,
-    typer.Option(help="Size of the resize before the crop, as 256 (default: the graph's)."),
+    typer.Option(
+        help="stretch, crop or pad; or the shorter side before a centre crop, as 256 (default: "
+        "stretch)."
+    ),
 ]
-InterpolationOption = Annotated[
+CropShareOption = Annotated[
+    str | None,
+    typer.Option(help="Share of the resized picture that is kept, as 0.875 (default: 1)."),
+]
+CropRoundingOption = Annotated[
+    str | None,
+    typer.Option(help="Offset of the centre: half-even, or floor as transformers."),
+]
+FilterOption = Annotated[
     str | None, typer.Option(help="Pillow's filter, as bicubic (default: bilinear).")
+]
+PadColourOption = Annotated[
+    str | None, typer.Option(help="Colour of the padding, as 114 or R,G,B (default: 0).")
+]
+LoaderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="viewer: EXIF applied, transparency over white; pillow: as Image.open(f).convert "
+        "(default: viewer)."
+    ),
 ]
 SizeOption = Annotated[
     str | None, typer.Option(help="HEIGHTxWIDTH, required if the graph leaves it open.")
@@ -55,6 +77,16 @@ OutputOption = Annotated[
 ]
 GivesOption = Annotated[
     str | None, typer.Option(help="Meaning: logits or probabilities (default: from the graph).")
+]
+TaskOption = Annotated[
+    str | None, typer.Option(help="single-label, binary or multi-label (default: from the graph).")
+]
+ThresholdOption = Annotated[
+    str | None,
+    typer.Option(help="Least probability of a multi-label answer, or a file of one a label (0.5)."),
+]
+InputChannelsOption = Annotated[
+    str | None, typer.Option(help="1 or 3, required if neither shape nor first layer says it.")
 ]
 ImagesOption = Annotated[
     list[Path] | None,
@@ -70,18 +102,24 @@ ExpectedOption = Annotated[
         help="Your own answers: .npy, a row for each sorted image, or .csv by file name.",
     ),
 ]
-ExifOption = Annotated[
-    str | None, typer.Option(help="EXIF orientation: apply or ignore (default: apply).")
-]
-TransparencyOption = Annotated[
-    str | None,
-    typer.Option(help="Transparent pixels: over white, or drop (default: white)."),
-]
 CalibrateOption = Annotated[
     bool,
     typer.Option(
         "--calibrate",
         help="Fit a temperature on half of the labelled images; else probabilities stay.",
+    ),
+]
+PythonOption = Annotated[
+    str, typer.Option(help="Python of the environment that a PyTorch model runs in.")
+]
+WeightsOption = Annotated[Path | None, typer.Option(help="File of weights, of timm:NAME.")]
+TrustPickleOption = Annotated[
+    bool, typer.Option("--trust-pickle", help="Load a pickle, which can run code.")
+]
+AcceptDifferenceOption = Annotated[
+    bool,
+    typer.Option(
+        "--accept-difference", help="Publish although pixels differ from a PyTorch transform's."
     ),
 ]
 MemoryOption = Annotated[
@@ -91,7 +129,14 @@ MemoryOption = Annotated[
 
 def adopt(
     *,
-    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="ONNX file to adopt.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="FILE.py:FUNCTION that returns (module, transform); an ONNX file; a folder of "
+            "transformers; timm:NAME; a .pt2 or TorchScript file.",
+        ),
+    ],
     name: Annotated[str, typer.Option(help="Name of the model.")],
     labels: LabelsOption = None,
     toml: TomlOption = None,
@@ -101,13 +146,17 @@ def adopt(
     std: StdOption = None,
     channels: ChannelsOption = None,
     resize: ResizeOption = None,
-    resize_to: ResizeToOption = None,
-    interpolation: InterpolationOption = None,
+    crop_share: CropShareOption = None,
+    crop_rounding: CropRoundingOption = None,
+    filter: FilterOption = None,
+    pad_colour: PadColourOption = None,
+    loader: LoaderOption = None,
     size: SizeOption = None,
     output: OutputOption = None,
     gives: GivesOption = None,
-    exif: ExifOption = None,
-    transparency: TransparencyOption = None,
+    task: TaskOption = None,
+    threshold: ThresholdOption = None,
+    input_channels: InputChannelsOption = None,
     images: ImagesOption = None,
     expected: ExpectedOption = None,
     calibrate: CalibrateOption = False,
@@ -116,21 +165,28 @@ def adopt(
     max_accuracy_drop: DropOption = 0.5,
     max_drop_from_serving: ServingDropOption = 1,
     force: ForceOption = False,
+    python: PythonOption = sys.executable,
+    weights: WeightsOption = None,
+    trust_pickle: TrustPickleOption = False,
+    accept_difference: AcceptDifferenceOption = False,
     memory_gib: MemoryOption = 4,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Adopt an ONNX classifier made elsewhere: wrap it, prove its answers unchanged, publish it.
+    """Adopt a classifier made elsewhere: wrap it, prove its answers unchanged, publish it.
 
-    Example: foveal adopt resnet50.onnx --name resnet50 --labels imagenet.txt --scale 1/255
-    --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize crop
+    Examples: foveal adopt eval.py:make --python ../venv/bin/python --images val/ --name birds;
+    foveal adopt resnet50.onnx --name resnet50 --labels imagenet.txt --scale 1/255
+    --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 256
     """
     from export.adopt import Request
     from export.adopt import adopt as publish
     from export.examine import Wanted
-    from export.options import read_labels, read_options
+    from export.labels import read_labels
+    from export.options import read_options
     from export.precision import lower_precisions
     from export.sandbox import Bounds
+    from export.source import read_source
 
     flags = {
         "layout": layout,
@@ -139,28 +195,42 @@ def adopt(
         "std": std,
         "channels": channels,
         "resize": resize,
-        "resize_to": resize_to,
-        "interpolation": interpolation,
+        "crop_share": crop_share,
+        "crop_rounding": crop_rounding,
+        "filter": filter,
+        "pad_colour": pad_colour,
+        "loader": loader,
         "size": size,
         "output": output,
         "gives": gives,
-        "exif": exif,
-        "transparency": transparency,
+        "task": task,
+        "threshold": threshold,
+        "input_channels": input_channels,
     }
     repository = open_repository(models)
+    source = read_source(model, weights)
     request = Request(
-        file,
+        Path(model),
         read_labels(labels) if labels else (),
         read_options(toml, flags),
         images or (),
         Bounds(int(memory_gib * (1 << 30))),
         shlex.join(["foveal", *sys.argv[1:]]),
-        expected,
-        Wanted(calibrate, abstain_precision, lower_precisions(precision), max_accuracy_drop / 100),
-        max_drop_from_serving / 100,
-        force,
+        expected=expected,
+        wanted=Wanted(
+            calibrate, abstain_precision, lower_precisions(precision), max_accuracy_drop / 100
+        ),
+        max_drop=max_drop_from_serving / 100,
+        force=force,
     )
-    artifact = publish(request, name, repository)
+    if source is None:
+        artifact = publish(request, name, repository)
+    else:
+        from export.from_torch import User, exported
+
+        user = User(source, python, trust_pickle, accept_difference)
+        with exported(user, request) as taken:
+            artifact = publish(taken, name, repository)
     line = f"{artifact.reference} published in {repository.path(name, artifact.version)}"
     proof, metrics = artifact.proof, artifact.metrics
     if proof is not None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from report.progress import ProgressBar
     from scoring.job import Progress, Summary
 
-# A confusion matrix with more labels than this is for a program (--json), not for a terminal.
+# A table of more labels than this is for a program (--json), not for a terminal.
 _MATRIX_LABELS = 20
 
 SourcesArgument = Annotated[
@@ -50,7 +50,10 @@ ImageColumnOption = Annotated[
 ]
 LabelColumnOption = Annotated[
     str,
-    typer.Option(metavar="NAME", help="Table column of true labels, to compute the accuracy from."),
+    typer.Option(
+        metavar="NAME",
+        help="Table column of true labels, to compute the accuracy from; it may hold lists.",
+    ),
 ]
 IdColumnOption = Annotated[
     str,
@@ -171,5 +174,5 @@ def _show_confusion(summary: "Summary") -> None:
 
     if summary.accuracy is not None:
         table = tabulate(summary.accuracy)
-        if len(table[0]) <= _MATRIX_LABELS + 1:
+        if max(len(table), len(table[0])) <= _MATRIX_LABELS + 1:
             show(None, False, table)

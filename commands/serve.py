@@ -75,17 +75,20 @@ def predict(
 
     if url and local:
         raise typer.BadParameter("expected one of them, got both", param_hint="--url, --local")
+    equal: set[str] = set()
     if url:
         from scoring.remote import RemoteModel
 
         predictor: Predictor = RemoteModel(url, model or "")
     else:
+        from models.labels import equal_labels
         from scoring.local import LocalModel
 
-        predictor = LocalModel.load(open_repository(models), model, precision=precision)
+        loaded = LocalModel.load(open_repository(models), model, precision=precision)
+        predictor, equal = loaded, equal_labels(loaded.artifact.labels)
     with without_library_output():
         response = predict_files(predictor, images, top)
-    show(response, as_json, tabulate(response))
+    show(response, as_json, tabulate(response, equal))
     rejected = [result for result in response["results"] if "error" in result]
     for result in rejected:
         print_line(f"{result['image']}: {result['error']}", is_error=True)

@@ -4,8 +4,9 @@ Chains the steps in the order that ``export`` lists. A foreign graph is one that
 and is not trusted: it never runs in this process, only in the sandbox.
 """
 
-import json
+import dataclasses
 import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,22 +17,28 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.agreement import TIE, Rule
+from export.agreement import TOLERANCE as END_TO_END
 from export.answers import Expected, read_answers, select_answers
-from export.diagnose import find_training_mode
 from export.draft import Draft
-from export.errors import AdoptError, ExportError
+from export.errors import AdoptError, ExportError, ParityError, RunError
 from export.examine import Subject, Wanted, check_wanted, examine
 from export.figures import halves
 from export.golden import GOLDEN_IMAGES, draft_golden, encode_golden
-from export.options import Options
+from export.heads import check_classes
+from export.interface import find_answer, find_input, find_precision
+from export.labels import own_labels
+from export.options import Options, read_thresholds
 from export.pictures import Pictures, decode_chunks, decode_file, find_pictures
 from export.proof import Answers, compare
 from export.publish import publish, sha256
 from export.sandbox import Bounds, run_foreign, run_wrapped, run_wrapped_sizes
-from export.screen import MAX_FILE_BYTES, screen
+from export.scale import ask_scale
+from export.screen import screen
 from export.serving import MAX_DROP, Measured, check_serving
-from export.wrap import Foreign, GraphInput, find_answer, find_input, find_temperature, wrap
-from models.artifact import ImageSpec, ModelArtifact
+from export.weights import MAX_BYTES
+from export.wrap import Foreign, find_temperature, wrap
+from models.artifact import ImageSpec, ModelArtifact, Precision
 from models.evidence import Parity, Provenance
 from models.repository import ModelRepository, check_name
 
@@ -41,6 +48,9 @@ logger = logging.getLogger("foveal.adopt")
 BATCH_SIZES = (1, 2, 7)
 # Largest difference between two probabilities: what each load's self-test allows between machines.
 TOLERANCE = 1e-4
+# The same for files of lower precision, whose results jump: a step of float16 is 1e-3 of a logit
+# near 1; one of 256 steps in an early layer moves probabilities by hundredths.
+TOLERANCES: dict[Precision, float] = {"fp32": TOLERANCE, "fp16": 5e-3, "int8": 5e-2}
 SEED = 0
 # Given images that are compared at every batch size; end to end all are compared.
 _PARITY_IMAGES = 64
@@ -58,6 +68,8 @@ class Request:
             pixels.
         bounds: Resources that the graph may use during the proof.
         command: The command line, for the record.
+        origin: What the user gave, for messages and the record; empty: the file.
+        image: What images become, where it is known whole; None: by the options.
         expected: What the user's own pipeline answers to the images, or a file that says it.
         wanted: What to fit on the images.
         max_drop: Accuracy that it may lose against the serving version, as a share.
@@ -70,6 +82,8 @@ class Request:
     images: Sequence[Path] = ()
     bounds: Bounds = field(default_factory=Bounds)
     command: str = ""
+    origin: str = ""
+    image: ImageSpec | None = None
     expected: Expected | Path | None = None
     wanted: Wanted = field(default_factory=Wanted)
     max_drop: float = MAX_DROP
@@ -94,60 +108,64 @@ def adopt(request: Request, name: str, repository: ModelRepository) -> ModelArti
     """
     check_name(name)
     try:
-        draft, pictures = _draft(request)
-        if not request.force:
-            _check_serving(request, draft, pictures, name, repository)
-        return publish(draft, name, repository)
+        size_bytes = request.file.stat().st_size
+        if size_bytes >= MAX_BYTES:
+            raise AdoptError(
+                f"expected less than {MAX_BYTES >> 20} MiB, got {size_bytes >> 20} MiB: export it "
+                "in half precision"
+            )
+        with tempfile.TemporaryDirectory(prefix="foveal-weights-") as folder:
+            draft, pictures = _draft(request, Path(folder))
+            if not request.force:
+                _check_serving(request, draft, pictures, name, repository)
+            return publish(draft, name, repository)
     except ExportError as error:
-        raise AdoptError(f"{request.file}: {error}") from None
+        raise AdoptError(f"{request.origin or request.file}: {error}") from None
 
 
-def _draft(request: Request) -> tuple[Draft, Pictures]:
-    size_bytes = request.file.stat().st_size
-    if size_bytes > MAX_FILE_BYTES:
-        raise AdoptError(f"expected at most {MAX_FILE_BYTES >> 20} MiB, got {size_bytes >> 20} MiB")
+def _draft(request: Request, folder: Path) -> tuple[Draft, Pictures]:
     content = request.file.read_bytes()
-    model = screen(content, request.bounds.memory_bytes // 2)
-    norm = find_training_mode(model)
-    if norm is not None:
-        raise AdoptError(
-            f'graph: expected a model for inference, got batch norm "{norm}" in training mode; '
-            "call model.eval() and export it again"
-        )
-    labels = request.labels or _own_labels(model)
-    foreign = Foreign(
-        model,
-        find_input(model, request.options),
-        find_answer(model, request.options),
-        request.options,
-        len(labels),
-    )
+    digest = sha256(content)
+    model = screen(content, request.bounds.memory_bytes // 2, (request.file.parent, folder))
+    del content
+    foreign = _read_interface(model, request)
+    labels = request.labels or own_labels(model)
+    thresholds = read_thresholds(request.options.threshold, foreign.answer.task, labels)
     image = foreign.given.image
     pictures, expected = _read_pictures(request, labels)
-    check_wanted(request.wanted, pictures)
+    check_wanted(request.wanted, pictures, foreign)
     images_NHWC = _read_images(pictures.files, image)
     golden, golden_NHWC = encode_golden(images_NHWC[:GOLDEN_IMAGES], image)
     images_NHWC[: len(golden)] = golden_NHWC
-    wrapped = wrap(foreign)
-    parity, (_, probabilities_NK) = _prove(foreign, wrapped, images_NHWC, request)
+    # With answers to compare, those decide, and a missing scale is named.
+    if foreign.given.is_float and not request.options.is_scaled and expected is None:
+        ask_scale(foreign, images_NHWC, request.bounds, folder)
+    wrapped, parity, (_, probabilities_NK) = _wrap(foreign, images_NHWC, request, folder)
     golden_NHWC, golden_NK = images_NHWC[: len(golden)], probabilities_NK[: len(golden)]
-    subject = Subject(foreign, wrapped, labels, golden_NHWC, request.bounds)
+    precision = find_precision(model)
+    # What a step of lower precision moves, no two pipelines share.
+    step = 0.0 if precision == "fp32" else TOLERANCES[precision]
+    rule = Rule(max(END_TO_END, step), max(TIE, step), thresholds)
+    subject = Subject(foreign, wrapped, labels, golden_NHWC, request.bounds, folder, rule)
     found = examine(subject, pictures, expected, request.wanted)
     if found.temperature is not None:
         calibrated = found.graph.SerializeToString()
-        _, golden_NK = run_wrapped(calibrated, golden_NHWC, 1, request.bounds)
+        _, golden_NK = run_wrapped(calibrated, golden_NHWC, 1, request.bounds, folder)
     draft = Draft(
         graph=found.graph,
+        weights=folder,
         labels=labels,
         image=image,
         golden=draft_golden(golden, labels, golden_NK),
         parity=parity,
-        provenance=_provenance(request, content, parity),
+        provenance=_provenance(request, digest, parity, precision),
         temperature=found.temperature or find_temperature(foreign),
         lower=found.lower,
         metrics=found.metrics,
         abstain=found.abstain,
         proof=found.proof,
+        task=foreign.answer.task,
+        thresholds=thresholds,
     )
     return draft, pictures
 
@@ -181,53 +199,77 @@ def _check_serving(
     check_serving(repository, name, draft.labels, measured, request.max_drop)
 
 
-def _prove(
-    foreign: Foreign, wrapped: onnx.ModelProto, images_NHWC: NDArray[np.uint8], request: Request
-) -> tuple[Parity, Answers]:
-    """Compare the wrapped graph with the graph as it came.
+def _read_interface(model: onnx.ModelProto, request: Request) -> Foreign:
+    labels = request.labels or own_labels(model)
+    answer = find_answer(model, request.options)
+    check_classes(answer, len(labels))
+    given = find_input(model, request.options)
+    if request.image is not None:
+        given = dataclasses.replace(given, image=request.image)
+    return Foreign(model, given, answer, request.options, len(labels))
+
+
+def _wrap(
+    foreign: Foreign, images_NHWC: NDArray[np.uint8], request: Request, folder: Path
+) -> tuple[onnx.ModelProto, Parity, Answers]:
+    """Wrap a graph and prove it: with a free batch size, or else row by row.
 
     Returns:
-        What was measured, and the wrapped graph's answers to each image alone.
+        The wrapped graph, what was measured, and its answers to each image alone.
     """
-    expected = run_foreign(foreign, images_NHWC, request.bounds)
-    _check_sums(expected)
-    content = wrapped.SerializeToString()
-    got = run_wrapped_sizes(content, images_NHWC, BATCH_SIZES, request.bounds)
-    parity = compare(
-        {size: (expected, answers) for size, answers in got.items()},
-        names="wrapped against foreign graph",
-        tolerance=TOLERANCE,
-        # Float16 graphs give equal probabilities to several classes.
-        tie=TOLERANCE,
-        advice=_advice(foreign.given),
-    )
+    expected = run_foreign(foreign, images_NHWC, request.bounds, folder)
     if np.ptp(expected[1], axis=0).max() < TOLERANCE:
         logger.warning(
             "%s: every image got the same answer, so the proof shows little; give real ones with "
             "--images",
             request.file,
         )
-    return parity, got[1]
-
-
-def _check_sums(expected: Answers) -> None:
-    _, probabilities_NK = expected
-    sums_N = probabilities_NK.sum(axis=1)
-    # Written so that NaN, which compares as false, is refused too.
-    if not (np.abs(sums_N - 1).max() < 1e-3 and probabilities_NK.min() >= -1e-6):
-        raise AdoptError(
-            f"expected probabilities that sum to 1, got {sums_N.min():.4g} to {sums_N.max():.4g}; "
-            "give --gives logits if the output is before the softmax"
-        )
-
-
-def _advice(given: GraphInput) -> str:
-    if given.batch is None:
-        return "this graph mixes the rows of a batch, or its options are not those it was made for"
-    return (
-        f"its batch size is fixed to {given.batch} in a way that cannot be undone here; export it "
-        "with a free batch size"
+    is_fixed = foreign.given.batch is not None
+    try:
+        return _prove(foreign, images_NHWC, expected, request, folder)
+    except (RunError, ParityError) as error:
+        if not is_fixed and not isinstance(error, RunError):
+            raise
+        first = error
+    try:
+        proved = _prove(foreign, images_NHWC, expected, request, folder, by_row=True)
+    except ExportError as error:
+        raise error if is_fixed else first from None
+    rows = foreign.given.batch or 1
+    logger.warning(
+        "%s: its batch size is fixed to %d in a way that cannot be undone here, so the version "
+        "runs %d row%s at a time and batches do not make it faster; export it with a free one",
+        request.file,
+        rows,
+        rows,
+        "" if rows == 1 else "s",
     )
+    return proved
+
+
+def _prove(
+    foreign: Foreign,
+    images_NHWC: NDArray[np.uint8],
+    expected: Answers,
+    request: Request,
+    folder: Path,
+    *,
+    by_row: bool = False,
+) -> tuple[onnx.ModelProto, Parity, Answers]:
+    """Compare a wrapped graph with the graph as it came."""
+    wrapped = wrap(foreign, by_row=by_row)
+    content = wrapped.SerializeToString()
+    got = run_wrapped_sizes(content, images_NHWC, BATCH_SIZES, request.bounds, folder)
+    tolerance = TOLERANCES[find_precision(foreign.model)]
+    parity = compare(
+        {size: (expected, answers) for size, answers in got.items()},
+        names="wrapped against foreign graph",
+        tolerance=tolerance,
+        # Float16 and int8 graphs give equal probabilities to several classes.
+        tie=tolerance,
+        advice="this graph mixes the rows of a batch, or its options are not those it was made for",
+    )
+    return wrapped, parity, got[1]
 
 
 def _read_images(paths: Sequence[Path], spec: ImageSpec) -> NDArray[np.uint8]:
@@ -238,27 +280,16 @@ def _read_images(paths: Sequence[Path], spec: ImageSpec) -> NDArray[np.uint8]:
     return np.stack([decode_file(path, spec) for path in paths[:_PARITY_IMAGES]])
 
 
-def _own_labels(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Return the labels that ``publish.stamp`` wrote into a graph."""
-    for pair in model.metadata_props:
-        if pair.key == "foveal.labels":
-            try:
-                labels = json.loads(pair.value)
-            except ValueError:
-                break
-            if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
-                return tuple(labels)
-    raise AdoptError("expected --labels, as the file does not name its classes")
-
-
-def _provenance(request: Request, content: bytes, parity: Parity) -> Provenance:
+def _provenance(request: Request, digest: str, parity: Parity, precision: Precision) -> Provenance:
     pixels = f"{parity.images} {'given' if request.images else 'random'} images"
+    name = request.origin or request.file.name
+    file = name if precision == "fp32" else f"{name}, {precision}"
     return Provenance(
         git="unknown",
         command=request.command,
         seed=SEED,
-        dataset=f"none: adopted from {request.file.name}, verified on {pixels}",
-        dataset_sha256=sha256(content),
+        dataset=f"none: adopted from {file}, verified on {pixels}",
+        dataset_sha256=digest,
         versions={name: version_of(name) for name in ("onnx", "onnxruntime", "numpy")},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import AdoptError
+from export.options import Gives
 from export.pictures import class_indices
+from models.artifact import Task
 
 _FILE_COLUMNS = ("file", "path", "filename", "image", "id")
 
@@ -27,12 +29,16 @@ class Expected:
         probabilities_NK: float32 [N, K].
         reference: Whose answers they are, for people: a command, or a file of answers.
         is_labels_only: Only the first labels are known; they have probability 1.
+        max_pixel_difference: Largest difference of the pixels, 0-255; None: not compared.
+        is_difference_accepted: Whether the user accepts that the answers differ.
     """
 
     files: tuple[Path, ...]
     probabilities_NK: NDArray[np.float32]
     reference: str
     is_labels_only: bool = False
+    max_pixel_difference: float | None = None
+    is_difference_accepted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,39 @@ def select_answers(expected: Expected, files: Sequence[Path]) -> Expected:
         raise AdoptError(f"{expected.reference}: expected an answer to {missing}, got none")
     chosen_NK = expected.probabilities_NK[[rows[file] for file in files]]
     return replace(expected, files=tuple(files), probabilities_NK=chosen_NK)
+
+
+def probabilities(
+    outputs_NK: NDArray[np.float32], gives: Gives | None, task: Task = "single-label"
+) -> NDArray[np.float32]:
+    """Turn the outputs of a network into probabilities.
+
+    Args:
+        outputs_NK: float32 [N, K].
+        gives: What the outputs are; None: ``probabilities`` if all rows are, else ``logits``.
+        task: Of ``multi-label`` each logit is of a sigmoid.
+
+    Returns:
+        float32 [N, K]; of one output, [N, 2]: its rest and itself.
+    """
+    values = outputs_NK.astype(np.float64)
+    if gives is None and are_probabilities(outputs_NK):
+        gives = "probabilities"
+    if gives != "probabilities":
+        if values.shape[1] == 1 or task == "multi-label":
+            values = 1 / (1 + np.exp(-values))
+        else:
+            powers = np.exp(values - values.max(axis=1, keepdims=True))
+            values = powers / powers.sum(axis=1, keepdims=True)
+    if values.shape[1] == 1 and task != "multi-label":
+        values = np.concatenate([1 - values, values], axis=1)
+    return values.astype(np.float32)
+
+
+def are_probabilities(outputs_NK: NDArray[np.float32]) -> bool:
+    """Return whether every row lies in 0-1 and sums to 1."""
+    inside = outputs_NK.min() >= 0 and outputs_NK.max() <= 1
+    return bool(inside and np.abs(outputs_NK.sum(axis=1) - 1).max() < 1e-3)
 
 
 def _read_array(path: Path, files: Sequence[Path], classes: int) -> Expected:
@@ -186,7 +225,9 @@ def _labels_only(
             f"{path}: expected indices of labels, 0 to {classes - 1}, "
             f"got {labels_N.min()} to {labels_N.max()}"
         )
-    return Expected(tuple(files), np.eye(classes, dtype=np.float32)[labels_N], str(path), True)
+    return Expected(
+        tuple(files), np.eye(classes, dtype=np.float32)[labels_N], str(path), is_labels_only=True
+    )
 
 
 def _probabilities(path: Path, files: Sequence[Path], values_NK: NDArray[np.floating]) -> Expected:

@@ -1,7 +1,7 @@
 """Why a model's own pipeline answers otherwise: try what usually differs, name what makes it agree.
 
-Pixels first (order of the channels, scale, mean, std, geometry, filter, EXIF, transparency), one
-change at a time and up to five together, on the files that differ most; then labels and graph.
+Pixels first (order of the channels, scale, mean, std, geometry, filter, loader), one change at a
+time and up to five together, on the files that differ most; then labels and graph.
 Legend: N files, H height, W width, C channels, K classes.
 """
 
@@ -13,16 +13,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.agreement import Rule, differences
 from export.answers import Expected
 from export.pictures import class_indices, decode_chunks, decode_file
-from export.proof import Answers, same_labels
+from export.proof import Answers
 from export.sandbox import Bounds, run_prepared
 from export.setups import Setup, alternatives, describe_change
 from export.wrap import Foreign
 
-# Largest difference of a probability, end to end, and of two that are equally probable.
-TOLERANCE = 1e-3
-TIE = 1e-4
 _SAMPLE = 8
 _ROUNDS = 5
 # Prepared pixels of one process.
@@ -45,6 +43,8 @@ class Case:
         answers: What the wrapped graph answers to the same files.
         labels: Label of each class.
         bounds: Resources that the graph may use.
+        rule: What counts as the same answer.
+        weights: Folder of the graph's weights; None: they are inside it.
     """
 
     foreign: Foreign
@@ -52,34 +52,19 @@ class Case:
     answers: Answers
     labels: Sequence[str]
     bounds: Bounds
-
-
-def agreeing(
-    expected: Expected, got_NK: Told, rows: Sequence[int] | None = None
-) -> NDArray[np.bool_]:
-    """Return which files are answered as expected, bool [N].
-
-    Args:
-        expected: The user's own answers.
-        got_NK: Ours.
-        rows: Those of ``expected`` that ``got_NK`` answers; None: all.
-    """
-    wanted_NK = expected.probabilities_NK if rows is None else expected.probabilities_NK[list(rows)]
-    is_same_N = same_labels(wanted_NK, got_NK, TIE)
-    if not expected.is_labels_only:
-        is_same_N &= differences(wanted_NK, got_NK) <= TOLERANCE
-    return is_same_N
-
-
-def differences(expected_NK: Told, got_NK: Told) -> NDArray[np.float32]:
-    """Return each file's largest difference of a probability, float32 [N]; NaN counts as 1."""
-    differences_N: NDArray[np.float32] = np.abs(expected_NK - got_NK).max(axis=1)
-    return np.nan_to_num(differences_N, nan=1.0)
+    rule: Rule
+    weights: Path | None
 
 
 def diagnose(case: Case) -> str:
     """Return where the first difference arises and how to mend it, for the end of a message."""
-    return _outputs(case) or _training_mode(case) or _pixels(case)
+    said = _outputs(case) or _training_mode(case)
+    if said is None and case.expected.max_pixel_difference is not None:
+        return (
+            f"graph: the pixels differ by {case.expected.max_pixel_difference:.3g} of 255 at most, "
+            "so the rest arises behind them: check --gives, --task and --output"
+        )
+    return said or _pixels(case)
 
 
 def check_folders(targets_N: NDArray[np.int64], got_NK: Told, labels: Sequence[str]) -> str | None:
@@ -119,16 +104,19 @@ def _outputs(case: Case) -> str | None:
     """Look for the same numbers elsewhere: in another column, or before our softmax."""
     expected, (logits_NK, got_NK) = case.expected, case.answers
     images = len(got_NK)
-    if agreeing(expected, logits_NK).all() and not expected.is_labels_only:
+    if case.rule.agreeing(expected, logits_NK).all() and not expected.is_labels_only:
         return (
             "graph: its output holds probabilities already: with --gives probabilities "
             f"all {images} agree"
         )
     with np.errstate(over="ignore"):
         sigmoids_NK = (1 / (1 + np.exp(-logits_NK))).astype(np.float32)
-    if not expected.is_labels_only and agreeing(expected, sigmoids_NK).all():
-        return "graph: the answers are sigmoids of its output, each label by itself: see --gives"
-    wrong = np.flatnonzero(_column_costs(expected.probabilities_NK, got_NK, range(got_NK.shape[1])))
+    if not expected.is_labels_only and case.rule.agreeing(expected, sigmoids_NK).all():
+        return (
+            "graph: the answers are sigmoids of its output, each label by itself: with --task "
+            f"multi-label all {images} agree"
+        )
+    wrong = np.flatnonzero(_differ(case, got_NK))
     if len(wrong) < 2 or expected.is_labels_only:
         return None
     places = {}
@@ -138,7 +126,10 @@ def _outputs(case: Case) -> str | None:
         places[label] = int(wrong[costs.argmin()])
     order = np.arange(got_NK.shape[1])
     order[list(places)] = list(places.values())
-    if len(set(places.values())) == len(places) and agreeing(expected, got_NK[:, order]).all():
+    if (
+        len(set(places.values())) == len(places)
+        and case.rule.agreeing(expected, got_NK[:, order]).all()
+    ):
         return (
             f"labels: {_order(places, case.labels)}, all {images} agree; correct the order of "
             "--labels"
@@ -146,20 +137,11 @@ def _outputs(case: Case) -> str | None:
     return None
 
 
-def _column_costs(expected_NK: Told, got_NK: Told, columns: range) -> NDArray[np.bool_]:
+def _differ(case: Case, got_NK: Told) -> NDArray[np.bool_]:
     """Return which columns differ by more than the tolerance, bool [K]."""
-    is_other_K: NDArray[np.bool_] = np.abs(expected_NK - got_NK)[:, columns].max(axis=0) > TOLERANCE
+    differences_K = np.abs(case.expected.probabilities_NK - got_NK).max(axis=0)
+    is_other_K: NDArray[np.bool_] = differences_K > case.rule.tolerance
     return is_other_K
-
-
-def find_training_mode(model: onnx.ModelProto) -> str | None:
-    """Return the name of a batch norm that is in training mode; None: there is none."""
-    for node in model.graph.node:
-        if node.op_type == "BatchNormalization":
-            for attribute in node.attribute:
-                if attribute.name == "training_mode" and attribute.i:
-                    return str(node.name or node.output[0])
-    return None
 
 
 def _training_mode(case: Case) -> str | None:
@@ -178,8 +160,8 @@ def _training_mode(case: Case) -> str | None:
     rows = _worst(case)
     foreign = replace(case.foreign, model=model)
     setup = Setup(foreign.options, foreign.given.image)
-    (got_NK,) = _run(foreign, _files(case, rows), [setup], case.bounds)
-    if not agreeing(case.expected, got_NK, rows).all():
+    (got_NK,) = _run(case, foreign, _files(case, rows), [setup])
+    if not case.rule.agreeing(case.expected, got_NK, rows).all():
         return None
     return (
         "graph: batch norm: the answers are those of a model in training mode, the file is not; "
@@ -202,10 +184,9 @@ def _pixels(case: Case) -> str:
         setups = [s for s in alternatives(best, case.foreign.given.elem_type) if s not in tried]
         tried.update(setups)
         start = best
-        for setup, got_NK in zip(
-            setups, _run(case.foreign, files, setups, case.bounds), strict=False
-        ):
-            if agreeing(case.expected, got_NK, rows).all():
+        runs = _run(case, case.foreign, files, setups)
+        for setup, got_NK in zip(setups, runs, strict=False):
+            if case.rule.agreeing(case.expected, got_NK, rows).all():
                 return _confirm(case, first, setup)
             if cost(got_NK) < lowest:
                 best, lowest = setup, cost(got_NK)
@@ -228,8 +209,8 @@ def _confirm(case: Case, first: Setup, setup: Setup) -> str:
     parts = []
     for images_NHWC in decode_chunks(case.expected.files, setup.spec, "diagnosis"):
         prepared = foreign.given.prepare(images_NHWC, setup.options)
-        parts.append(run_prepared(foreign, prepared, case.bounds)[1])
-    agree = int(agreeing(case.expected, np.concatenate(parts)).sum())
+        parts.append(run_prepared(foreign, prepared, case.bounds, case.weights)[1])
+    agree = int(case.rule.agreeing(case.expected, np.concatenate(parts)).sum())
     images = len(case.expected.files)
     what, flags = describe_change(first, setup)
     count = f"all {images}" if agree == images else f"{agree} of {images}"
@@ -237,7 +218,7 @@ def _confirm(case: Case, first: Setup, setup: Setup) -> str:
 
 
 def _run(
-    foreign: Foreign, files: Sequence[Path], setups: Sequence[Setup], bounds: Bounds
+    case: Case, foreign: Foreign, files: Sequence[Path], setups: Sequence[Setup]
 ) -> Iterator[Told]:
     """Yield the probabilities of the files under each setup, some setups a process."""
     if not setups:
@@ -251,7 +232,7 @@ def _run(
             if setup.spec not in rows:
                 rows[setup.spec] = np.stack([decode_file(file, setup.spec) for file in files])
             prepared.append(foreign.given.prepare(rows[setup.spec], setup.options))
-        _, got_NK = run_prepared(foreign, np.concatenate(prepared), bounds)
+        _, got_NK = run_prepared(foreign, np.concatenate(prepared), case.bounds, case.weights)
         yield from np.split(got_NK, len(prepared))
 
 

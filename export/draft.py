@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 
-from models.artifact import ImageSpec, Precision
+from models.artifact import ImageSpec, Precision, Task
 from models.evidence import Abstain, Gate, Metrics, Parity, Proof, Provenance, Statistics
 
 
@@ -50,6 +51,9 @@ class Draft:
         abstain: When the model abstains, if it may.
         statistics: What it was trained on, if known.
         proof: Agreement with the user's own pipeline, if it was compared.
+        task: What its probabilities are.
+        thresholds: Of a multi-label model: least probability of each label, else ().
+        weights: Folder of the weights of ``graph`` (``weights``); None: they are inside it.
     """
 
     graph: onnx.ModelProto
@@ -64,3 +68,6 @@ class Draft:
     abstain: Abstain | None = None
     statistics: Statistics | None = None
     proof: Proof | None = None
+    task: Task = "single-label"
+    thresholds: tuple[float, ...] = ()
+    weights: Path | None = None

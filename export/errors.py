@@ -12,6 +12,10 @@ class AdoptError(ExportError):
     """A file made elsewhere is refused; the message starts with its path."""
 
 
+class RunError(AdoptError):
+    """onnxruntime refuses a foreign graph, or fails to run it."""
+
+
 class ParityError(ExportError):
     """The graph does not answer as its reference does; nothing is published."""
 

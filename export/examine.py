@@ -5,40 +5,42 @@ temperature, a threshold to abstain, files of lower precision. What is fitted on
 images is measured on the other. Legend: N files, H height, W width, C channels, K classes.
 """
 
+import logging
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from export.abstain import check_share, choose_abstain
+from export.agreement import Rule, differences
 from export.answers import Expected
 from export.calibrate import divide_logits, fit_temperature
-from export.diagnose import (
-    TOLERANCE,
-    Case,
-    agreeing,
-    check_folders,
-    diagnose,
-    differences,
-)
+from export.diagnose import Case, check_folders, diagnose
 from export.draft import LowerGraph
 from export.errors import AdoptError, ParityError
 from export.figures import evaluate, halves, softmax
+from export.interface import find_precision
 from export.pictures import Pictures, decode_chunks
 from export.precision import (
     CALIBRATION_IMAGES,
     MAX_ACCURACY_DROP,
+    GateTerms,
     check_gate,
     compare_gate,
     convert,
 )
 from export.proof import Answers
 from export.sandbox import Bounds, run_wrapped
+from export.weights import write_whole
 from export.wrap import Foreign
 from models.artifact import ImageSpec, Precision
 from models.evidence import Abstain, Metrics, Proof
+
+logger = logging.getLogger("foveal.adopt")
 
 _ROWS = 8
 # Images that a gate is measured on at least: of fewer, one changed label is beyond its limit.
@@ -94,6 +96,8 @@ class Subject:
         labels: Label of each class.
         golden_NHWC: The golden images as a load decodes them, uint8.
         bounds: Resources that it may use.
+        weights: Folder of the weights of both graphs; None: they are inside them.
+        rule: What counts as the same answer; its thresholds are the model's.
     """
 
     foreign: Foreign
@@ -101,17 +105,25 @@ class Subject:
     labels: tuple[str, ...]
     golden_NHWC: NDArray[np.uint8]
     bounds: Bounds
+    weights: Path | None = None
+    rule: Rule = field(default_factory=Rule)
 
 
-def check_wanted(wanted: Wanted, pictures: Pictures) -> None:
+def check_wanted(wanted: Wanted, pictures: Pictures, foreign: Foreign) -> None:
     """Refuse what cannot be fitted on these images.
 
     Raises:
-        AdoptError: There are too few, or their labels are unknown.
+        AdoptError: There are too few, their labels are unknown, or the graph is of another task or
+            precision.
         ExportError: The share of right labels is none.
     """
     names = {"--calibrate": wanted.calibrate, "--abstain-precision": wanted.abstain_precision}
     for name, value in names.items():
+        if value and foreign.answer.task == "multi-label":
+            raise AdoptError(
+                f"{name}: expected one label of many, got a multi-label model, whose thresholds "
+                "say what it answers: leave it out, or see --threshold"
+            )
         if value and (pictures.targets_N is None or len(pictures.files) < 2):
             raise AdoptError(
                 f"{name}: expected labelled images, got none: give --images a folder with a "
@@ -119,6 +131,12 @@ def check_wanted(wanted: Wanted, pictures: Pictures) -> None:
             )
     if wanted.abstain_precision is not None:
         check_share(wanted.abstain_precision)
+    own = find_precision(foreign.model)
+    if wanted.precisions and own != "fp32":
+        raise AdoptError(
+            f"precision {wanted.precisions[0]}: expected a file in fp32, got one in {own}; leave "
+            "--precision out, or adopt the file before it was converted"
+        )
     if wanted.precisions and len(pictures.files) < 2 * _LEAST_GATE_IMAGES:
         raise AdoptError(
             f"precision {wanted.precisions[0]}: expected at least {2 * _LEAST_GATE_IMAGES} "
@@ -154,51 +172,85 @@ def examine(
         said = check_folders(targets_N, probabilities_NK, subject.labels)
         if said:
             raise AdoptError(f"not published: {said}")
-    graph, temperature, abstain = subject.wrapped, None, None
-    metrics = None
+    scored = Findings(subject.wrapped, proof=proof)
     if targets_N is not None:
-        fit, measured = halves(targets_N)
-        before = None
-        if wanted.calibrate:
-            before = evaluate(probabilities_NK[measured], targets_N[measured]).calibration_error
-            temperature = fit_temperature(logits_NK[fit], targets_N[fit])
-            graph = divide_logits(subject.wrapped, temperature)
-            probabilities_NK = softmax(logits_NK / temperature)
-        if wanted.abstain_precision is not None:
-            abstain = choose_abstain(
-                probabilities_NK[fit],
-                targets_N[fit],
-                probabilities_NK[measured],
-                targets_N[measured],
-                wanted.abstain_precision,
-                splits=("given", "given"),
-            )
-        rows = measured if wanted.calibrate else np.arange(len(targets_N))
-        figures = evaluate(probabilities_NK[rows], targets_N[rows])
-        metrics = Metrics(
-            "given",
-            figures.images,
-            figures.accuracy,
-            figures.per_class,
-            figures.calibration_error,
-            before,
+        scored, probabilities_NK = _score(
+            subject, (logits_NK, probabilities_NK), targets_N, wanted, scored
         )
+    if not wanted.precisions:
+        return scored
+    whole = _whole(subject, scored.graph)
     lower = [
-        _lower(subject, graph, precision, pictures, probabilities_NK, wanted.max_accuracy_drop)
+        _lower(subject, whole, precision, pictures, probabilities_NK, wanted.max_accuracy_drop)
         for precision in wanted.precisions
     ]
-    return Findings(graph, temperature, proof, metrics, abstain, lower)
+    return replace(scored, lower=lower)
+
+
+def _score(
+    subject: Subject,
+    answers: Answers,
+    targets_N: NDArray[np.int64],
+    wanted: Wanted,
+    findings: Findings,
+) -> tuple[Findings, NDArray[np.float32]]:
+    """Score answers and fit what is wanted on them.
+
+    Returns:
+        The findings, completed, and the probabilities with the temperature, float32 [N, K].
+    """
+    logits_NK, probabilities_NK = answers
+    thresholds = subject.rule.thresholds
+    graph, temperature, abstain, before = subject.wrapped, None, None, None
+    fit, measured = halves(targets_N)
+    if wanted.calibrate:
+        before = evaluate(probabilities_NK[measured], targets_N[measured]).calibration_error
+        temperature = fit_temperature(logits_NK[fit], targets_N[fit])
+        graph = divide_logits(subject.wrapped, temperature)
+        probabilities_NK = softmax(logits_NK / temperature)
+    if wanted.abstain_precision is not None:
+        abstain = choose_abstain(
+            probabilities_NK[fit],
+            targets_N[fit],
+            probabilities_NK[measured],
+            targets_N[measured],
+            wanted.abstain_precision,
+            splits=("given", "given"),
+        )
+    rows = measured if wanted.calibrate else np.arange(len(targets_N))
+    figures = evaluate(probabilities_NK[rows], targets_N[rows], thresholds)
+    metrics = Metrics(
+        "given",
+        figures.images,
+        figures.accuracy,
+        figures.per_class,
+        figures.calibration_error,
+        before,
+    )
+    found = replace(
+        findings, graph=graph, temperature=temperature, metrics=metrics, abstain=abstain
+    )
+    return found, probabilities_NK
+
+
+def _whole(subject: Subject, graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph with its weights inside, as its conversion needs it."""
+    if subject.weights is None:
+        return graph
+    with tempfile.TemporaryDirectory(prefix="foveal-whole-") as folder:
+        write_whole(graph, subject.weights, Path(folder) / "model.onnx")
+        return onnx.load(Path(folder) / "model.onnx")
 
 
 def run_files(subject: Subject, graph: onnx.ModelProto, pictures: Pictures, title: str) -> Answers:
-    """Decode files and run a graph of the contract on them, in a process of its own.
+    """Decode files and run a graph of the contract on them, in processes of its own.
 
     Raises:
         AdoptError: A file is no image, or the graph exceeds its bounds.
     """
     content = graph.SerializeToString()
     runs = [
-        run_wrapped(content, images_NHWC, _ROWS, subject.bounds)
+        run_wrapped(content, images_NHWC, _ROWS, subject.bounds, subject.weights)
         for images_NHWC in decode_chunks(pictures.files, subject.foreign.given.image, title)
     ]
     logits_NK, probabilities_NK = (np.concatenate(parts) for parts in zip(*runs, strict=True))
@@ -213,28 +265,57 @@ def prove_files(subject: Subject, expected: Expected, answers: Answers) -> Proof
             the message says why.
     """
     _, got_NK = answers
-    is_same_N = agreeing(expected, got_NK)
-    labels_only = replace(expected, is_labels_only=True)
-    agreement = float(agreeing(labels_only, got_NK).mean())
+    rule = subject.rule
+    is_same_N = rule.agreeing(expected, got_NK)
+    is_same_label_N = rule.same_labels(expected.probabilities_NK, got_NK)
+    agreement = float(is_same_label_N.mean())
     differences_N = differences(expected.probabilities_NK, got_NK)
     if not is_same_N.all():
-        worst = np.argsort(-np.where(is_same_N, -1, differences_N), kind="stable")[:_WORST]
-        named = ", ".join(
-            f"{expected.files[row].name} ({differences_N[row]:.2g})"
-            for row in worst
-            if not is_same_N[row]
-        )
-        case = Case(subject.foreign, expected, answers, subject.labels, subject.bounds)
-        also = "" if expected.is_labels_only else f" and probabilities within {TOLERANCE:g}"
-        got = "" if expected.is_labels_only else f" and a difference of {differences_N.max():.3g}"
-        raise ParityError(
-            f"{len(got_NK)} files against {expected.reference}: expected the same labels{also}, "
-            f"got {agreement:.2%} of the labels{got}, most for {named}; not published: "
-            f"{diagnose(case)}"
-        )
+        text = _differing(expected, rule, is_same_N, agreement, differences_N)
+        if not expected.is_difference_accepted:
+            case = Case(
+                subject.foreign,
+                expected,
+                answers,
+                subject.labels,
+                subject.bounds,
+                rule,
+                subject.weights,
+            )
+            raise ParityError(f"{text}; not published: {diagnose(case)}")
+        logger.warning("%s; accepted", text)
     if expected.is_labels_only:  # a tolerance of 1: probabilities are not compared
         return Proof(f"{expected.reference} (labels)", len(got_NK), agreement, 1.0, 1.0)
-    return Proof(expected.reference, len(got_NK), agreement, float(differences_N.max()), TOLERANCE)
+    return Proof(
+        expected.reference,
+        len(got_NK),
+        agreement,
+        float(differences_N.max()),
+        rule.tolerance,
+        expected.max_pixel_difference,
+    )
+
+
+def _differing(
+    expected: Expected,
+    rule: Rule,
+    is_same_N: NDArray[np.bool_],
+    agreement: float,
+    differences_N: NDArray[np.float32],
+) -> str:
+    """Say how much answers differ, and on which files most."""
+    worst = np.argsort(-np.where(is_same_N, -1, differences_N), kind="stable")[:_WORST]
+    named = ", ".join(
+        f"{expected.files[row].name} ({differences_N[row]:.2g})"
+        for row in worst
+        if not is_same_N[row]
+    )
+    also = "" if expected.is_labels_only else f" and probabilities within {rule.tolerance:g}"
+    got = "" if expected.is_labels_only else f" and a difference of {differences_N.max():.3g}"
+    return (
+        f"{len(is_same_N)} files against {expected.reference}: expected the same labels{also}, "
+        f"got {agreement:.2%} of the labels{got}, most for {named}"
+    )
 
 
 def _lower(
@@ -253,7 +334,7 @@ def _lower(
     ranges_NHWC = np.concatenate(list(decode_chunks([files[row] for row in sample], spec)))
     converted = convert(graph, precision, ranges_NHWC)
     chosen = Pictures(tuple(files[row] for row in measured))
-    _, got_NK = run_files(subject, converted, chosen, precision)
+    _, got_NK = run_files(replace(subject, weights=None), converted, chosen, precision)
     content = converted.SerializeToString()
     _, golden_GK = run_wrapped(content, subject.golden_NHWC, 1, subject.bounds)
     gate = compare_gate(
@@ -261,8 +342,7 @@ def _lower(
         got_NK,
         None if targets_N is None else targets_N[measured],
         golden_GK,
-        split="given",
-        max_accuracy_drop=max_accuracy_drop,
+        GateTerms("given", max_accuracy_drop, subject.rule.thresholds),
     )
     check_gate(gate, precision)
     return LowerGraph(precision, converted, gate)

@@ -3,10 +3,13 @@
 Knows answers and targets as arrays. Legend: N rows, K classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.labels import are_given
 
 # The number of Guo et al. 2017, and the usual one since.
 _BINS = 15
@@ -29,20 +32,55 @@ class Evaluation:
     calibration_error: float
 
 
-def evaluate(probabilities_NK: NDArray[np.floating], targets_N: NDArray[np.int64]) -> Evaluation:
+def evaluate(
+    probabilities_NK: NDArray[np.float32],
+    targets_N: NDArray[np.int64],
+    thresholds: Sequence[float] = (),
+) -> Evaluation:
     """Compute the figures of a split.
 
     Args:
-        probabilities_NK: float [N, K].
+        probabilities_NK: float32 [N, K].
         targets_N: int64 [N].
+        thresholds: Of a multi-label model: least probability of each label. Then a row is right if
+            its target is its only label, and every probability counts for the calibration.
     """
-    is_right_N = probabilities_NK.argmax(axis=1) == targets_N
+    is_right_N = right_rows(probabilities_NK, targets_N, thresholds)
+    if thresholds:
+        is_target_NK = np.eye(len(thresholds), dtype=bool)[targets_N]
+        has_target_N = are_given(probabilities_NK, thresholds)[is_target_NK]
+        error = calibration_error(probabilities_NK.ravel(), is_target_NK.ravel())
+    else:
+        has_target_N = is_right_N
+        error = calibration_error(probabilities_NK.max(axis=1), is_right_N)
     per_class = tuple(
-        float(is_right_N[targets_N == index].mean()) if (targets_N == index).any() else None
+        float(has_target_N[targets_N == index].mean()) if (targets_N == index).any() else None
         for index in range(probabilities_NK.shape[1])
     )
-    error = calibration_error(probabilities_NK.max(axis=1), is_right_N)
     return Evaluation(len(targets_N), float(is_right_N.mean()), per_class, error)
+
+
+def right_rows(
+    probabilities_NK: NDArray[np.float32],
+    targets_N: NDArray[np.int64],
+    thresholds: Sequence[float] = (),
+) -> NDArray[np.bool_]:
+    """Return which rows have the target as their label, of several labels as the only one.
+
+    Args:
+        probabilities_NK: float32 [N, K].
+        targets_N: int64 [N].
+        thresholds: Of a multi-label model: least probability of each label.
+
+    Returns:
+        bool [N].
+    """
+    if not thresholds:
+        is_right_N: NDArray[np.bool_] = probabilities_NK.argmax(axis=1) == targets_N
+        return is_right_N
+    is_target_NK = np.eye(len(thresholds), dtype=bool)[targets_N]
+    is_right_N = (are_given(probabilities_NK, thresholds) == is_target_NK).all(axis=1)
+    return is_right_N
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,22 +3,21 @@
 Knows nothing about the graph itself.
 """
 
-import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from export.errors import AdoptError
-from models.artifact import Filter, Resize, Side
+from models.artifact import MAX_SIDE, Filter, Task
 
 Layout = Literal["NCHW", "NHWC"]
 Channels = Literal["RGB", "BGR"]
 Gives = Literal["logits", "probabilities"]
 Rule = Literal["stretch", "crop", "pad"]
-Exif = Literal["apply", "ignore"]
-Transparency = Literal["white", "drop"]
+Loader = Literal["viewer", "pillow"]
+CropRounding = Literal["half-even", "floor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +32,22 @@ class Options:
         mean: Subtracted; one number, or one for each channel.
         std: Divisor, not 0; one number, or one for each channel.
         channels: Order of the colours in the graph's input.
-        resize: ``stretch`` both sides, ``crop`` the centre, or ``pad`` with black.
-        interpolation: Pillow's filter of the resize.
-        resize_to: (height, width) of the resize, before the crop to the graph's size; None: the
-            same.
+        resize: ``stretch`` both sides, ``crop`` the centre or ``pad``; or the shorter side in
+            pixels before the crop of the centre. None: ``stretch``, or ``crop`` with a crop share.
+        crop_share: Share of the resized picture that the graph's size is, above 0, at most 1;
+            None: all of it, or as ``resize`` says.
+        crop_rounding: Where the centre is when an odd number of pixels is cut off.
+        filter: Pillow's filter of the resize.
+        pad_colour: Colour of the padding, 0-255; one number, or one for each channel.
+        loader: How files are opened: as a ``viewer`` shows them, or as Pillow's ``convert``.
         size: (height, width), if the graph leaves them open.
         output: Name of the output to use; None: the only one.
-        gives: What that output is; None: ``probabilities`` if a Softmax makes it, else ``logits``.
-        exif: Whether an EXIF orientation is applied.
-        transparency: Transparent pixels over ``white``, as pages show them, or dropped.
+        gives: What that output is; None: ``probabilities`` if a Softmax or Sigmoid makes it, else
+            ``logits``.
+        task: What the numbers of a row are; None: read from the output's maker and shape.
+        threshold: Of a multi-label model: a number, or a file of one for each label; None: 0.5.
+        input_channels: 1 or 3, if the graph leaves them open.
+        is_scaled: Whether scale, mean or std was given; else it is asked of float inputs.
     """
 
     layout: Layout | None = None
@@ -49,31 +55,29 @@ class Options:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     channels: Channels = "RGB"
-    resize: Rule = "stretch"
-    interpolation: Filter = "bilinear"
-    resize_to: tuple[int, int] | None = None
+    resize: Rule | int | None = None
+    crop_share: float | None = None
+    crop_rounding: CropRounding = "half-even"
+    filter: Filter = "bilinear"
+    pad_colour: tuple[int, ...] | None = None
+    loader: Loader = "viewer"
     size: tuple[int, int] | None = None
     output: str | None = None
     gives: Gives | None = None
-    exif: Exif = "apply"
-    transparency: Transparency = "white"
-
-    @property
-    def geometry(self) -> Resize:
-        """Return the resize that ``model.json`` states; the crop is torchvision's."""
-        height, width = self.resize_to or (None, None)
-        return Resize(_SIDES[self.resize], self.interpolation, height, width)
+    task: Task | None = None
+    threshold: str | None = None
+    input_channels: int | None = None
+    is_scaled: bool = True
 
 
-_SIDES: dict[Rule, Side] = {"stretch": "both", "crop": "shorter", "pad": "longer"}
 _CHOICES: dict[str, tuple[str, ...]] = {
     "layout": get_args(Layout),
     "channels": get_args(Channels),
     "gives": get_args(Gives),
-    "resize": get_args(Rule),
-    "interpolation": get_args(Filter),
-    "exif": get_args(Exif),
-    "transparency": get_args(Transparency),
+    "crop_rounding": get_args(CropRounding),
+    "filter": get_args(Filter),
+    "loader": get_args(Loader),
+    "task": get_args(Task),
 }
 
 
@@ -93,37 +97,49 @@ def read_options(toml: Path | None, flags: Mapping[str, object]) -> Options:
             given = tomllib.loads(toml.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise AdoptError(f"{toml}: expected TOML, got {error}") from None
-    known = [field.name for field in fields(Options)]
+    known = [field.name for field in fields(Options) if field.name != "is_scaled"]
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise AdoptError(f"{toml}: expected {', '.join(known)}, got {unknown[0]!r}")
     given |= {name: value for name, value in flags.items() if value is not None}
-    return Options(**{name: _read(name, value) for name, value in given.items()})
+    is_scaled = bool({"scale", "mean", "std"} & set(given))
+    return Options(
+        **{name: _read(name, value) for name, value in given.items()}, is_scaled=is_scaled
+    )
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Read the class labels: one a line, or a JSON list of strings.
+def read_thresholds(value: str | None, task: Task, labels: tuple[str, ...]) -> tuple[float, ...]:
+    """Read the thresholds of a multi-label model: one number for all, or a file with one a line.
+
+    Args:
+        value: The number, or the file's path; None: 0.5.
+        task: Of another task there are none.
+        labels: Its labels.
 
     Raises:
-        AdoptError: Fewer than two labels, an empty one, or a duplicate.
+        AdoptError: A threshold although the task has none, one outside 0 to 1, or another number
+            of them than of labels.
     """
+    if task != "multi-label":
+        if value is not None:
+            raise AdoptError(f"threshold: expected none of a {task} model, got {value}")
+        return ()
     try:
-        text = path.read_text(encoding="utf-8")
-        labels = json.loads(text) if path.suffix == ".json" else text.splitlines()
-    except ValueError as error:
-        raise AdoptError(f"{path}: expected one label a line, got {error}") from None
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise AdoptError(f"{path}: expected a JSON list of strings, got another value")
-    cleaned = [label.strip() for label in labels]
-    seen: dict[str, int] = {}
-    for line, label in enumerate(cleaned, start=1):
-        if not label or label in seen:
-            got = f"{label!r}, which is label {seen[label]} too" if label else "an empty one"
-            raise AdoptError(f"{path}: label {line}: expected a new label, got {got}")
-        seen[label] = line
-    if len(cleaned) < 2:
-        raise AdoptError(f"{path}: expected 2 or more labels, got {len(cleaned)}")
-    return tuple(cleaned)
+        numbers = [float(value if value is not None else 0.5)] * len(labels)
+    except ValueError:
+        try:
+            lines = Path(str(value)).read_text(encoding="utf-8-sig").split()
+            numbers = [float(line) for line in lines]
+        except (OSError, ValueError):
+            raise AdoptError(
+                f"threshold: expected a number or a file with one a line, got {value!r}"
+            ) from None
+    if len(numbers) != len(labels) or not all(0 <= number <= 1 for number in numbers):
+        raise AdoptError(
+            f"threshold: expected {len(labels)} numbers from 0 to 1, one for each label, "
+            f"got {len(numbers)}: {value}"
+        )
+    return tuple(numbers)
 
 
 def _read(name: str, value: object) -> Any:
@@ -131,20 +147,65 @@ def _read(name: str, value: object) -> Any:
         if value not in _CHOICES[name]:
             raise AdoptError(f"{name}: expected {' or '.join(_CHOICES[name])}, got {value!r}")
         return value
-    if name == "output":
-        if not isinstance(value, str):
-            raise AdoptError(f"output: expected a name, got {value!r}")
-        return value
-    if name in ("size", "resize_to"):
-        return _size(name, value)
+    return _READERS[name](name, value)
+
+
+def _moments(name: str, value: object) -> tuple[float, ...]:
     numbers = _numbers(name, value)
-    if name == "scale":
-        if len(numbers) != 1:
-            raise AdoptError(f"scale: expected one number, got {value!r}")
-        return numbers[0]
     if len(numbers) not in (1, 3) or (name == "std" and 0 in numbers):
         raise AdoptError(f"{name}: expected one number or three, std not 0, got {value!r}")
     return numbers
+
+
+def _scale(name: str, value: object) -> float:
+    numbers = _numbers(name, value)
+    if len(numbers) != 1:
+        raise AdoptError(f"{name}: expected one number, got {value!r}")
+    return numbers[0]
+
+
+def _share(name: str, value: object) -> float:
+    share = _scale(name, value)
+    if not 0 < share <= 1:
+        raise AdoptError(f"{name}: expected above 0, at most 1, got {value!r}")
+    return share
+
+
+def _colour(name: str, value: object) -> tuple[int, ...]:
+    numbers = _numbers(name, value)
+    if len(numbers) not in (1, 3) or not all(number in range(256) for number in numbers):
+        raise AdoptError(f"{name}: expected one number or three, 0 to 255, got {value!r}")
+    return tuple(map(int, numbers))
+
+
+def _channels(name: str, value: object) -> int:
+    if str(value) not in ("1", "3"):
+        raise AdoptError(f"{name}: expected 1 or 3, got {value!r}")
+    return int(str(value))
+
+
+def _threshold(_name: str, value: object) -> str:
+    return str(value)  # ``read_thresholds`` reads it, once the labels are known
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise AdoptError(f"{name}: expected a name, got {value!r}")
+    return value
+
+
+def _resize(name: str, value: object) -> Rule | int:
+    """Read a rule, or the pixels of the shorter side."""
+    rules = get_args(Rule)
+    if value in rules:
+        return cast(Rule, value)
+    pixels = int(value) if isinstance(value, int | str) and str(value).isdecimal() else 0
+    if not 1 <= pixels <= MAX_SIDE:
+        raise AdoptError(
+            f"{name}: expected {', '.join(rules)} or the shorter side, 1 to {MAX_SIDE} pixels, "
+            f"got {value!r}"
+        )
+    return pixels
 
 
 def _size(name: str, value: object) -> tuple[int, int]:
@@ -169,3 +230,17 @@ def _numbers(name: str, value: object) -> tuple[float, ...]:
     except (ValueError, ZeroDivisionError):
         raise AdoptError(f"{name}: expected numbers as 0.5 or 1/255, got {value!r}") from None
     return numbers
+
+
+_READERS: dict[str, Callable[[str, object], Any]] = {
+    "crop_share": _share,
+    "input_channels": _channels,
+    "mean": _moments,
+    "output": _text,
+    "pad_colour": _colour,
+    "resize": _resize,
+    "scale": _scale,
+    "size": _size,
+    "std": _moments,
+    "threshold": _threshold,
+}

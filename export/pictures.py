@@ -4,7 +4,6 @@ Legend: N rows, H height, W width, C channels.
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from export.errors import AdoptError
 from models.artifact import ImageSpec
 from models.image import ENDINGS, ImageError, decode
+from models.labels import distinct_names
 from report.progress import ProgressBar
 
 # Decoded pixels that are held at once, and written for the process that runs them.
@@ -67,11 +67,7 @@ def find_pictures(paths: Sequence[Path], labels: Sequence[str]) -> Pictures:
 
 def class_indices(labels: Sequence[str]) -> dict[str, int]:
     """Return the index of each name of a class: its label, or ``crane (517)`` if two are equal."""
-    counts = Counter(labels)
-    return {
-        label if counts[label] == 1 else f"{label} ({index})": index
-        for index, label in enumerate(labels)
-    }
+    return {name: index for index, name in enumerate(distinct_names(labels))}
 
 
 def decode_chunks(

@@ -11,6 +11,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from export.errors import ExportError, GateError
+from export.figures import right_rows
 from models.artifact import Precision
 from models.evidence import Gate
+from models.labels import are_given
 
 # Precisions that ``foveal export`` can write; fp32 is always written.
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "fp16")
@@ -109,14 +112,27 @@ def find_body(graph: onnx.GraphProto) -> set[str]:
     return candidates - tail
 
 
+@dataclass(frozen=True, slots=True)
+class GateTerms:
+    """How a graph of lower precision is compared.
+
+    Attributes:
+        split: Name of the images.
+        max_accuracy_drop: Accuracy that it may lose, as a share.
+        thresholds: Of a multi-label model: least probability of each label.
+    """
+
+    split: str
+    max_accuracy_drop: float
+    thresholds: tuple[float, ...] = ()
+
+
 def compare_gate(
     expected_NK: NDArray[np.float32],
     got_NK: NDArray[np.float32],
     targets_N: NDArray[np.int64] | None,
     golden_GK: NDArray[np.float32],
-    *,
-    split: str,
-    max_accuracy_drop: float,
+    terms: GateTerms,
 ) -> Gate:
     """Compare the answers of a graph of lower precision with the fp32 graph's.
 
@@ -125,19 +141,24 @@ def compare_gate(
         got_NK: The same of the graph of lower precision.
         targets_N: int64 [N]; None: unknown, so only labels are compared.
         golden_GK: Its answers to the golden images.
-        split: Name of the images.
-        max_accuracy_drop: Share that it may lose; ``check_gate`` compares.
+        terms: How they are compared; ``check_gate`` does it.
     """
-    labels_N, expected_N = got_NK.argmax(axis=1), expected_NK.argmax(axis=1)
-    accuracy = None if targets_N is None else float((labels_N == targets_N).mean())
-    before = None if targets_N is None else float((expected_N == targets_N).mean())
+    thresholds = terms.thresholds
+    accuracy = before = None
+    if targets_N is not None:
+        accuracy = float(right_rows(got_NK, targets_N, thresholds).mean())
+        before = float(right_rows(expected_NK, targets_N, thresholds).mean())
+    is_same_N = got_NK.argmax(axis=1) == expected_NK.argmax(axis=1)
+    if thresholds:
+        is_same_NK = are_given(got_NK, thresholds) == are_given(expected_NK, thresholds)
+        is_same_N = is_same_NK.all(axis=1)
     return Gate(
-        split=split,
+        split=terms.split,
         images=len(got_NK),
         accuracy=accuracy,
         accuracy_drop=None if accuracy is None or before is None else before - accuracy,
-        max_accuracy_drop=max_accuracy_drop,
-        label_agreement=float((labels_N == expected_N).mean()),
+        max_accuracy_drop=terms.max_accuracy_drop,
+        label_agreement=float(is_same_N.mean()),
         min_label_agreement=MIN_LABEL_AGREEMENT,
         max_probability_difference=float(np.abs(got_NK - expected_NK).max()),
         golden=tuple(map(tuple, golden_GK.tolist())),

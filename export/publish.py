@@ -12,6 +12,7 @@ import onnx
 
 from export.draft import Draft, DraftGolden
 from export.errors import ExportError
+from export.weights import write_whole
 from models.artifact import (
     ImageSpec,
     ModelArtifact,
@@ -44,10 +45,14 @@ def publish(draft: Draft, name: str, repository: ModelRepository) -> ModelArtifa
     def build(staging: Path, version: int) -> ModelArtifact:
         def write(graph: onnx.ModelProto, precision: Precision, gate: Gate | None) -> ModelFile:
             stamp(graph, name, version, draft.labels)
-            content = graph.SerializeToString()
-            check_contract(content, draft.image, len(draft.labels))
             path = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
-            (staging / path).write_bytes(content)
+            if precision == "fp32" and draft.weights is not None:
+                write_whole(graph, draft.weights, staging / path)
+                content = (staging / path).read_bytes()
+            else:
+                content = graph.SerializeToString()
+                (staging / path).write_bytes(content)
+            check_contract(content, draft.image, len(draft.labels))
             return ModelFile(path, precision, sha256(content), len(content), gate)
 
         inputs, outputs = contract_tensors(draft.image, len(draft.labels))
@@ -72,6 +77,8 @@ def publish(draft: Draft, name: str, repository: ModelRepository) -> ModelArtifa
             abstain=draft.abstain,
             statistics=draft.statistics,
             proof=draft.proof,
+            task=draft.task,
+            thresholds=draft.thresholds,
         )
 
     return repository.publish(name, build)

@@ -7,7 +7,7 @@ K classes, G golden images.
 import numpy as np
 from numpy.typing import NDArray
 
-from export.precision import MAX_ACCURACY_DROP, compare_gate
+from export.precision import MAX_ACCURACY_DROP, GateTerms, compare_gate
 from export.proof import Answers, run_batches
 from models.evidence import Gate
 from models.machine import available_cpus
@@ -54,6 +54,5 @@ def measure_gate(
         got_NK,
         targets_N,
         golden_GK,
-        split="test",
-        max_accuracy_drop=max_accuracy_drop,
+        GateTerms("test", max_accuracy_drop),
     )

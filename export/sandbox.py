@@ -4,6 +4,7 @@
 K classes.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.errors import AdoptError
-from export.figures import softmax
+from export.errors import AdoptError, RunError
+from export.heads import columns, complete
 from export.proof import Answers
-from export.wrap import TINY, Foreign, expose
+from export.weights import link
+from export.wrap import Foreign, expose
 
 _CHILD = Path(__file__).with_name("child.py")
 
@@ -37,14 +39,18 @@ class Bounds:
 
 
 def run_bounded(
-    content: bytes, batches: Sequence[NDArray[Any]], bounds: Bounds
+    content: bytes,
+    batches: Sequence[NDArray[Any]],
+    bounds: Bounds,
+    weights: Path | None = None,
 ) -> list[list[NDArray[Any]]]:
     """Run a graph with one input on some batches.
 
     Args:
-        content: The whole ONNX file.
+        content: The ONNX file.
         batches: The input of each run.
         bounds: Resources that it may use.
+        weights: Folder of its weights (``weights``); None: they are in the file.
 
     Returns:
         All outputs of each run, in the graph's order.
@@ -55,6 +61,8 @@ def run_bounded(
     with tempfile.TemporaryDirectory(prefix="foveal-adopt-") as name:
         folder = Path(name)
         (folder / "model.onnx").write_bytes(content)
+        if weights is not None:
+            link(weights, folder)
         for number, batch in enumerate(batches):
             np.save(folder / f"{number}.npy", batch, allow_pickle=False)
         _run(folder, bounds)
@@ -67,59 +75,76 @@ def run_bounded(
         ]
 
 
-def run_foreign(foreign: Foreign, images_NHWC: NDArray[np.uint8], bounds: Bounds) -> Answers:
+def run_foreign(
+    foreign: Foreign,
+    images_NHWC: NDArray[np.uint8],
+    bounds: Bounds,
+    weights: Path | None = None,
+) -> Answers:
     """Run a foreign graph as it came, in batches of the size that it takes.
 
     Args:
         foreign: The graph; NumPy prepares the pixels for it.
         images_NHWC: uint8 [N, H, W, C].
         bounds: Resources that it may use.
+        weights: As in ``run_bounded``.
 
     Raises:
-        AdoptError: It does not run, or does not return K numbers for each row.
+        AdoptError: It does not run, or its numbers are not what they should be.
     """
-    return run_prepared(foreign, foreign.given.prepare(images_NHWC, foreign.options), bounds)
+    prepared = foreign.given.prepare(images_NHWC, foreign.options)
+    return complete(foreign.answer, _outputs(foreign, prepared, bounds, weights))
 
 
-def run_prepared(foreign: Foreign, inputs: NDArray[Any], bounds: Bounds) -> Answers:
-    """Run a foreign graph as it came on prepared pixels; see ``run_foreign``."""
-    given, answer, classes = foreign.given, foreign.answer, foreign.classes
+def run_prepared(
+    foreign: Foreign, inputs: NDArray[Any], bounds: Bounds, weights: Path | None = None
+) -> Answers:
+    """Run a foreign graph as it came on prepared pixels, whatever its numbers; see above."""
+    outputs = _outputs(foreign, inputs, bounds, weights)
+    return complete(foreign.answer, outputs, is_checked=False)
+
+
+def _outputs(
+    foreign: Foreign, inputs: NDArray[Any], bounds: Bounds, weights: Path | None
+) -> dict[str, NDArray[np.float32]]:
+    """Return the graph's tensors by name, float32 [N, K]; of a binary model [N, 1]."""
+    width = columns(foreign.answer, foreign.classes)
     content = expose(foreign).SerializeToString()
-    rows = given.batch or 1
+    rows = foreign.given.batch or 1
     # The first images fill up the last batch.
     wanted = np.arange(-(-len(inputs) // rows) * rows) % len(inputs)
-    prepared = inputs[wanted]
-    batches = [prepared[start : start + rows] for start in range(0, len(prepared), rows)]
-    runs = run_bounded(content, batches, bounds)
-    names = [name for name in (answer.logits, answer.probabilities) if name is not None]
+    filled = inputs[wanted]
+    batches = [filled[start : start + rows] for start in range(0, len(filled), rows)]
+    runs = run_bounded(content, batches, bounds, weights)
     outputs: dict[str, NDArray[np.float32]] = {}
-    for name, parts in zip(names, zip(*runs, strict=True), strict=True):
-        if any(part.size != rows * classes for part in parts):
+    for name, parts in zip(foreign.tensors, zip(*runs, strict=True), strict=True):
+        if any(part.size != rows * width for part in parts):
             raise AdoptError(
-                f'output "{name}": expected {classes} numbers a row, one for each label, '
+                f'output "{name}": expected {width} numbers a row, one for each label, '
                 f"got shape {list(parts[0].shape)} for {rows} rows"
             )
-        whole = np.concatenate([part.reshape(rows, classes) for part in parts])
+        whole = np.concatenate([part.reshape(rows, width) for part in parts])
         outputs[name] = whole[: len(inputs)].astype(np.float32)
-    logits_NK = outputs.get(answer.logits or "")
-    probabilities_NK = outputs.get(answer.probabilities or "")
-    if probabilities_NK is None:
-        assert logits_NK is not None, "a graph has logits or probabilities; this is a bug"
-        probabilities_NK = softmax(logits_NK)
-    if logits_NK is None:
-        logits_NK = np.log(probabilities_NK + np.float32(TINY))
-    return logits_NK, probabilities_NK
+    return outputs
 
 
 def run_wrapped(
-    content: bytes, images_NHWC: NDArray[np.uint8], batch_size: int, bounds: Bounds
+    content: bytes,
+    images_NHWC: NDArray[np.uint8],
+    batch_size: int,
+    bounds: Bounds,
+    weights: Path | None = None,
 ) -> Answers:
     """Run a wrapped graph, in batches of one size and a smaller last one."""
-    return run_wrapped_sizes(content, images_NHWC, (batch_size,), bounds)[batch_size]
+    return run_wrapped_sizes(content, images_NHWC, (batch_size,), bounds, weights)[batch_size]
 
 
 def run_wrapped_sizes(
-    content: bytes, images_NHWC: NDArray[np.uint8], sizes: Sequence[int], bounds: Bounds
+    content: bytes,
+    images_NHWC: NDArray[np.uint8],
+    sizes: Sequence[int],
+    bounds: Bounds,
+    weights: Path | None = None,
 ) -> dict[int, Answers]:
     """Run a wrapped graph on the same images in batches of several sizes; see ``run_wrapped``."""
     starts = [range(0, len(images_NHWC), size) for size in sizes]
@@ -129,7 +154,7 @@ def run_wrapped_sizes(
         for start in each
     ]
     # One process for all batches: starting it costs more than the runs.
-    runs = iter(run_bounded(content, batches, bounds))
+    runs = iter(run_bounded(content, batches, bounds, weights))
     answers = {}
     for size, each in zip(sizes, starts, strict=True):
         parts = zip(*(next(runs) for _ in each), strict=True)
@@ -159,8 +184,16 @@ def _run(folder: Path, bounds: Bounds) -> None:
         )
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        what = lines[-1][:300] if lines else f"exit code {done.returncode}"
-        raise AdoptError(f"expected onnxruntime to run the graph within {limits}, got {what}")
+        what = _reason(lines[-1]) if lines else f"exit code {done.returncode}"
+        raise RunError(f"expected onnxruntime to run the graph within {limits}, got {what}")
+
+
+def _reason(line: str) -> str:
+    """Return what an error says, without the names and numbers of onnxruntime's own code."""
+    _, _, words = line.rpartition("[ONNXRuntimeError]")
+    words = re.sub(r"^\W*\d+\W+", "", words)
+    words = re.sub(r"\S*\.(cc|h):\d+ |\w+::\S+", "", words)
+    return " ".join(words.split())[:200]
 
 
 def _output_number(path: Path) -> int:

@@ -4,23 +4,35 @@
 that passes is still not trusted: it runs only in ``sandbox``.
 """
 
+import heapq
 import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from export.errors import AdoptError
+from export.weights import move_out, read_small
 from models.onnx_file import DOMAINS, OnnxFileError, check_self_contained, summarize
 
 # onnxruntime supports opset 7 and later (its compatibility page).
 OLDEST_OPSET = 7
-# protobuf's limit; a larger model keeps its weights outside the file, which is refused too.
-MAX_FILE_BYTES = 2 << 30
 # Pickle protocols 2 to 5, and the zip archive that torch.save writes around one.
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 # Operators of allowed domains that load a file or run other code.
 _NEVER = frozenset({"EPContext", "PyOp", "PythonOp", "PythonOpGrad"})
+_DYNAMIC = frozenset(
+    {
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeMatMul",
+        "DynamicQuantizeLSTM",
+    }
+)
+Constants = Mapping[str, onnx.TensorProto]
 _PACKED = frozenset(
     {
         TensorProto.INT4,
@@ -32,12 +44,16 @@ _PACKED = frozenset(
 )
 
 
-def screen(content: bytes, max_bytes: int) -> onnx.ModelProto:
-    """Parse a file and check it.
+def screen(
+    content: bytes, max_bytes: int, folders: tuple[Path, Path] | None = None
+) -> onnx.ModelProto:
+    """Parse a file, check it, and tidy what has no effect: unused imports, the order of nodes.
 
     Args:
         content: The whole file.
         max_bytes: Size of the largest tensor that a graph may allocate.
+        folders: Where the file lies, and where its weights go (``weights``); None: they stay in
+            the graph, and none may be outside.
 
     Returns:
         The model: opset 7 or later, no data outside the file, standard operators only, no graphs
@@ -56,10 +72,21 @@ def screen(content: bytes, max_bytes: int) -> onnx.ModelProto:
         model = onnx.load_from_string(content)
     except (OnnxFileError, DecodeError) as error:
         raise AdoptError(f"expected an ONNX model, got {_first_line(error)}") from None
+    _drop_unused_domains(model)
+    outside = Counter(summary.external)
+    if folders is not None:
+        outside -= Counter(
+            tensor.name
+            for tensor in model.graph.initializer
+            if tensor.data_location == TensorProto.EXTERNAL
+        )
+    domains = tuple(each.domain for each in model.opset_import)
     try:
-        check_self_contained(summary)
+        check_self_contained(replace(summary, domains=domains, external=tuple(outside)))
     except OnnxFileError as error:
         raise AdoptError(str(error)) from None
+    if folders is not None:
+        read_small(model, folders[0])
     if model.functions:
         raise AdoptError(
             f'expected operators, got the local function "{model.functions[0].name}": inline it '
@@ -70,22 +97,99 @@ def screen(content: bytes, max_bytes: int) -> onnx.ModelProto:
             f"expected opset {OLDEST_OPSET} or later, got {summary.opset}: convert it with "
             "onnx.version_converter"
         )
+    constants = _constants(model.graph)
     for node in model.graph.node:
-        _check_node(node, max_bytes)
+        _check_node(node, constants, max_bytes)
     for tensor in model.graph.initializer:
         _check_tensor(tensor, max_bytes)
     if model.graph.sparse_initializer:
         raise AdoptError("expected dense weights, got a sparse initializer: make it dense")
-    _check_constants(model.graph, max_bytes)
-    return model
+    _check_constants(model.graph, constants, max_bytes)
+    _sort(model.graph)
+    return model if folders is None else move_out(model, *folders)
 
 
-def _check_node(node: onnx.NodeProto, max_bytes: int) -> None:
-    name = node.name or (node.output[0] if node.output else "")
+def _drop_unused_domains(model: onnx.ModelProto) -> None:
+    """Drop the imports that no node needs: optimizers write all that they know."""
+    used = {"", "ai.onnx"} | {node.domain for node in _nodes(model.graph)}
+    used |= {function.domain for function in model.functions}
+    used |= {node.domain for function in model.functions for node in function.node}
+    kept = [each for each in model.opset_import if each.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of those inside it, whose depth ``summarize`` bounds."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Put each node behind those that it needs; nodes in order stay where they are.
+
+    Raises:
+        AdoptError: Nodes need each other, or a tensor that nothing makes.
+    """
+    made = {value.name for value in graph.input} | {""}
+    made |= {tensor.name for tensor in graph.initializer}
+    waiting: dict[str, list[int]] = {}
+    missing: dict[int, int] = {}
+    ready: list[int] = []
+    for number, node in enumerate(graph.node):
+        needed = set(node.input) - made
+        missing[number] = len(needed)
+        for name in needed:
+            waiting.setdefault(name, []).append(number)
+        if not needed:
+            heapq.heappush(ready, number)
+    order: list[int] = []
+    while ready:
+        number = heapq.heappop(ready)
+        order.append(number)
+        for name in graph.node[number].output:
+            for other in waiting.pop(name, ()):
+                missing[other] -= 1
+                if not missing[other]:
+                    heapq.heappush(ready, other)
+    if len(order) < len(graph.node):
+        stuck = next(number for number, count in missing.items() if count)
+        name = next(iter(set(graph.node[stuck].input) & set(waiting)), "")
+        raise AdoptError(
+            f'node "{_name(graph.node[stuck])}": expected inputs that nodes make, got "{name}", '
+            "which none makes, or a circle: export the network again"
+        )
+    if order != sorted(order):
+        nodes = [graph.node[number] for number in order]
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return node.name or (node.output[0] if node.output else "")
+
+
+def _check_node(node: onnx.NodeProto, constants: Constants, max_bytes: int) -> None:
+    name = _name(node)
     if node.domain not in DOMAINS:
         raise AdoptError(f'node "{name}": expected standard operators, got domain {node.domain!r}')
     if node.op_type in _NEVER:
         raise AdoptError(f'node "{name}": expected no {node.op_type}, which is code of its own')
+    if node.op_type in _DYNAMIC:
+        raise AdoptError(
+            f'node "{name}": expected an answer that does not depend on the other rows of a batch, '
+            f"got {node.op_type}, dynamic quantization, which takes its scale from the whole "
+            "batch: quantize statically, or adopt the file before it"
+        )
+    if _is_training(node, constants):
+        raise AdoptError(
+            f'node "{name}": expected a network for inference, got {node.op_type} in training '
+            "mode, whose answer depends on the batch or on chance: call eval(), export it again"
+        )
     for attribute in node.attribute:
         if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) or (
             attribute.HasField("g") or attribute.graphs
@@ -122,12 +226,29 @@ def _check_tensor(tensor: onnx.TensorProto, max_bytes: int) -> None:
         )
 
 
-def _check_constants(graph: onnx.GraphProto, max_bytes: int) -> None:
-    """Refuse ConstantOfShape nodes of a constant shape that would allocate too much."""
-    shapes = {tensor.name: tensor for tensor in graph.initializer}
+def _is_training(node: onnx.NodeProto, constants: Constants) -> bool:
+    """Whether a node does in training what it does not do in inference."""
+    if node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx"):
+        mode = next((each.i for each in node.attribute if each.name == "training_mode"), 0)
+        return bool(mode) or len([name for name in node.output if name]) > 1
+    if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+        # Dropped at random if the flag is true, or is not known before the run.
+        flag = constants.get(node.input[2])
+        return flag is None or bool(numpy_helper.to_array(flag).any())
+    return False
+
+
+def _constants(graph: onnx.GraphProto) -> Constants:
+    """Return the tensors of initializers and Constant nodes by name."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.output:
-            shapes.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+            constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    return constants
+
+
+def _check_constants(graph: onnx.GraphProto, shapes: Constants, max_bytes: int) -> None:
+    """Refuse ConstantOfShape nodes of a constant shape that would allocate too much."""
     total = 0
     for node in graph.node:
         if node.op_type == "ConstantOfShape" and node.input and node.input[0] in shapes:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError
+from export.figures import right_rows
 from export.pictures import class_indices
 from export.proof import Answers
 from models.artifact import ArtifactError, ImageSpec, ModelArtifact
@@ -92,13 +93,11 @@ def _accuracy(
     measured: Measured,
 ) -> float:
     content = repository.read_model(serving, serving.fp32.path)
-    answered_N = np.concatenate(
-        [
-            measured.run(content, images_NHWC)[1].argmax(axis=1)
-            for images_NHWC in measured.images(serving.image)
-        ]
+    answered_NK = np.concatenate(
+        [measured.run(content, images_NHWC)[1] for images_NHWC in measured.images(serving.image)]
     )
     indices = class_indices(serving.labels)
     # Where each of the new version's labels stands in the serving one's.
     places_K = np.array([indices[label] for label in class_indices(labels)])
-    return float((answered_N == places_K[measured.targets_N]).mean())
+    targets_N = places_K[measured.targets_N]
+    return float(right_rows(answered_NK, targets_N, serving.thresholds).mean())

@@ -9,8 +9,9 @@ from typing import get_args
 
 from onnx import TensorProto
 
-from export.options import Channels, Options
-from models.artifact import Filter, ImageSpec, OpenCVResize, Resize
+from export.geometry import image_spec
+from export.options import Channels, CropRounding, Options, Rule
+from models.artifact import Filter, ImageSpec
 
 _NEUTRAL = ((0.0,), (1.0,))
 # Mean and std of pixels that were scaled by 1/255: timm's and torchvision's constants.
@@ -28,7 +29,7 @@ _WHOLE: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = (
     ((127.5,), (127.5,)),
 )
 # Shares of the resized picture that evaluations keep: timm's crop_pct and torchvision's sizes.
-_SHARES = (1.0, 0.875, 0.95, 0.9, 0.96, 0.965, 0.985, 0.97, 0.94, 0.9375, 0.91, 0.8)
+_SHARES = (0.875, 0.95, 0.9, 0.96, 0.965, 0.985, 0.97, 0.94, 0.9375, 0.91, 0.8)
 _COMMON_SIZE = 256
 
 
@@ -54,8 +55,8 @@ def alternatives(setup: Setup, elem_type: int) -> Iterator[Setup]:
     if elem_type != TensorProto.UINT8:
         for changed in _values(options, spec.channels):
             yield replace(setup, options=changed)
-    for image in _geometries(spec):
-        yield replace(setup, spec=image)
+    for changed in _geometries(options, spec.height, spec.width):
+        yield Setup(changed, image_spec(changed, spec.mode, spec.height, spec.width))
 
 
 def _values(options: Options, channels: int) -> Iterator[Options]:
@@ -74,28 +75,30 @@ def _values(options: Options, channels: int) -> Iterator[Options]:
                 yield replace(options, scale=1.0, mean=mean, std=std, channels="BGR")
 
 
-def _geometries(spec: ImageSpec) -> Iterator[ImageSpec]:
-    resize = spec.resize
-    if resize is None or isinstance(resize, OpenCVResize):
-        resize = Resize()
+def _geometries(options: Options, height: int, width: int) -> Iterator[Options]:
     for filter_ in get_args(Filter):
-        yield replace(spec, resize=replace(resize, filter=filter_))
-    plain = Resize(filter=resize.filter)
-    yield replace(spec, resize=plain)
-    sizes: dict[tuple[int, int], None] = {}
-    for share in _SHARES:
-        for whole in (int, round):
-            sizes[whole(spec.height / share + 1e-9), whole(spec.width / share + 1e-9)] = None
-    if max(spec.height, spec.width) < _COMMON_SIZE:
-        sizes[_COMMON_SIZE, _COMMON_SIZE] = None
-    for height, width in sizes:
-        own = (height, width) == (spec.height, spec.width)
-        size = (None, None) if own else (height, width)
-        yield replace(spec, resize=replace(plain, side="shorter", height=size[0], width=size[1]))
-    yield replace(spec, resize=replace(plain, side="longer"))
-    yield replace(spec, exif=not spec.exif)
-    yield replace(spec, background=None if spec.background else (255, 255, 255))
-    yield replace(spec, exif=not spec.exif, background=None if spec.background else (255, 255, 255))
+        yield replace(options, filter=filter_)
+    plain = replace(options, resize="stretch", crop_share=None)
+    yield plain
+    yield replace(plain, resize="crop")
+    for side in _sizes(height, width) if height == width else ():
+        yield replace(plain, resize=side)
+    for share in _SHARES if height != width else ():
+        yield replace(plain, resize=None, crop_share=share)
+    yield replace(plain, resize="pad")
+    yield replace(plain, crop_share=0.875)
+    yield replace(options, loader="pillow" if options.loader == "viewer" else "viewer")
+    other: CropRounding = "floor" if options.crop_rounding == "half-even" else "half-even"
+    yield replace(options, crop_rounding=other)
+
+
+def _sizes(height: int, width: int) -> list[int]:
+    """Return what shorter sides are usually resized to before a crop of this size."""
+    side = min(height, width)
+    sizes = dict.fromkeys(whole(side / share + 1e-9) for share in _SHARES for whole in (int, round))
+    if side < _COMMON_SIZE:
+        sizes[_COMMON_SIZE] = None
+    return list(sizes)
 
 
 def describe_change(before: Setup, after: Setup) -> tuple[str, str]:
@@ -111,36 +114,22 @@ def describe_change(before: Setup, after: Setup) -> tuple[str, str]:
             value = getattr(now, name)
             names.append(name)
             flags.append(f"--{name} {_numbers(value if isinstance(value, tuple) else (value,))}")
-    for name, flag in _geometry_change(before.spec, after.spec):
-        names.append(name)
-        flags.append(flag)
+    if (_rule(was), was.resize, was.crop_share) != (_rule(now), now.resize, now.crop_share):
+        cut = {_rule(was), _rule(now)} == {"crop"}
+        names.append("crop" if cut else "resize and crop" if _rule(now) == "crop" else "resize")
+        flags += [f"--resize {now.resize}"] if now.resize is not None else []
+        flags += [f"--crop-share {now.crop_share:g}"] if now.crop_share is not None else []
+    for name in ("filter", "loader", "crop_rounding"):
+        if getattr(was, name) != getattr(now, name):
+            names.append(name.replace("_", " "))
+            flags.append(f"--{name.replace('_', '-')} {getattr(now, name)}")
     return ", ".join(names), " ".join(flags)
 
 
-def _geometry_change(before: ImageSpec, after: ImageSpec) -> Iterator[tuple[str, str]]:
-    was, now = before.resize, after.resize
-    if isinstance(now, Resize) and was != now:
-        if not isinstance(was, Resize) or (was.side, before.resized) != (now.side, after.resized):
-            yield _rule(after, now, before)
-        if not isinstance(was, Resize) or was.filter != now.filter:
-            yield "filter", f"--filter {now.filter}"
-    if before.exif != after.exif:
-        yield "EXIF", f"--exif {'apply' if after.exif else 'ignore'}"
-    if before.background != after.background:
-        yield "transparency", f"--transparency {'white' if after.background else 'drop'}"
-
-
-def _rule(spec: ImageSpec, resize: Resize, before: ImageSpec) -> tuple[str, str]:
-    if resize.side == "both":
-        return "resize", "--resize stretch"
-    if resize.side == "longer":
-        return "resize", "--resize pad"
-    was = before.resize
-    name = "crop" if isinstance(was, Resize) and was.side == "shorter" else "resize and crop"
-    height, width = spec.resized
-    if (height, width) == (spec.height, spec.width):
-        return name, "--resize crop"
-    return name, f"--resize {height}" if height == width else f"--resize {height}x{width}"
+def _rule(options: Options) -> Rule:
+    if options.resize is None:
+        return "stretch" if options.crop_share is None else "crop"
+    return "crop" if isinstance(options.resize, int) else options.resize
 
 
 def _numbers(values: tuple[float, ...]) -> str:

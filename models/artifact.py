@@ -58,6 +58,7 @@ _LATER: dict[str, object] = {
     "thresholds": (),
     "proof": None,
     "max_pixel_difference": None,
+    "clip_16_bits": False,
 }
 
 
@@ -139,6 +140,8 @@ class ImageSpec:
         background: RGB colour that transparent pixels are laid over; None: transparency is dropped.
         scaled_decoding: Whether a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the
             smallest that is still at least twice the size of the resize, and resized from there.
+        clip_16_bits: Whether grey of 16 bits becomes 8 as by Pillow's ``convert``, which makes
+            every value above 255 white; else its high byte counts.
     """
 
     mode: Mode
@@ -149,6 +152,7 @@ class ImageSpec:
     exif: bool = True
     background: Colour | None = None
     scaled_decoding: bool = False
+    clip_16_bits: bool = False
 
     @property
     def channels(self) -> int:

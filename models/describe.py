@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from models.artifact import ImageSpec, ModelArtifact, OpenCVResize, TensorSpec
 from models.evidence import Gate, Metrics, Proof
+from models.labels import distinct_names
 from models.repository import ModelRepository
 from models.rollout import NO_ROLLOUT
 
@@ -70,10 +71,10 @@ def tabulate(entries: Iterable[Entry]) -> list[tuple[str, ...]]:
 
 def describe(artifact: ModelArtifact) -> list[tuple[str, str]]:
     """Return everything in ``model.json`` as (title, text) pairs, the most important first."""
-    image = artifact.image
+    image, names = artifact.image, distinct_names(artifact.labels)
     lines = [
         ("model", artifact.reference),
-        ("labels", f"{len(artifact.labels)}: {', '.join(artifact.labels)}"),
+        ("labels", f"{len(artifact.labels)}: {', '.join(names)}"),
         *_task(artifact),
         ("image", f"{image.mode} {image.width} x {image.height}{_geometry(image)}"),
         ("input", _tensors(artifact.inputs)),
@@ -100,29 +101,32 @@ def describe(artifact: ModelArtifact) -> list[tuple[str, str]]:
 
 
 def _task(artifact: ModelArtifact) -> list[tuple[str, str]]:
-    if artifact.task == "single-label":
-        return []
+    match artifact.task:
+        case "single-label":
+            return []
+        case "binary":
+            return [("task", "binary: 1 - p and p of one sigmoid")]
     levels = sorted(set(artifact.thresholds))
-    at = f", thresholds {levels[0]:g} to {levels[-1]:g}" if levels else ""
-    return [("task", f"{artifact.task}{at}")]
+    at = f"{levels[0]:g}" if len(levels) == 1 else f"{levels[0]:g} to {levels[-1]:g}"
+    return [("task", f"multi-label, thresholds {at}")]
 
 
-def _scores(metrics: Metrics, labels: tuple[str, ...]) -> list[tuple[str, str]]:
-    named = zip(labels, metrics.per_class, strict=True)
-    known = [(label, share) for label, share in named if share is not None]
+def _scores(metrics: Metrics, names: tuple[str, ...]) -> list[tuple[str, str]]:
+    named = zip(names, metrics.per_class, strict=True)
+    known = [(name, share) for name, share in named if share is not None]
     each = sorted(known, key=lambda item: item[1])
     before = metrics.calibration_error_before
     without = "" if before is None else f", {before:.4f} without the temperature"
     return [
         ("accuracy", f"{metrics.accuracy:.2%} of {metrics.images} {metrics.split} images"),
-        ("", ", ".join(f"{label} {share:.1%}" for label, share in each)),
+        ("", ", ".join(f"{name} {share:.1%}" for name, share in each)),
         ("calibration", f"expected error {metrics.calibration_error:.4f}{without}"),
     ]
 
 
 def _measured(artifact: ModelArtifact) -> list[tuple[str, str]]:
     parity, proof = artifact.parity, artifact.proof
-    lines = _scores(artifact.metrics, artifact.labels) if artifact.metrics else []
+    lines = _scores(artifact.metrics, distinct_names(artifact.labels)) if artifact.metrics else []
     if artifact.abstain:
         least, worth = artifact.abstain.threshold, artifact.abstain.measured
         lines.append(
@@ -208,6 +212,8 @@ def _geometry(image: ImageSpec) -> str:
         steps.append("EXIF ignored")
     if image.background is not None:
         steps.append(f"transparency over {list(image.background)}")
+    if image.clip_16_bits:
+        steps.append("grey of 16 bits clipped")
     if image.scaled_decoding:
         steps.append("JPEG at a scale")
     return "".join(f", {step}" for step in steps)

@@ -97,7 +97,8 @@ class Statistics:
         images: Images of the training split.
         pixel_mean: Mean pixel of an image, 0-255, averaged over images.
         pixel_spread: Standard deviation of the pixels of an image, averaged over images.
-        class_shares: Share of each label, 0-1, in the order of the labels.
+        class_shares: Share of each label, 0-1, in the order of the labels; of ``multi-label`` they
+            may sum to more: an image counts for each label that it has.
         entropy: Entropy of the probabilities, nats, averaged over the validation split.
     """
 

@@ -27,7 +27,21 @@ def pixel_statistics(image_HWC: NDArray[np.uint8]) -> tuple[float, float]:
 
 def entropy(probabilities_NK: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the entropy of each row, float64 [N], in nats, 0 to ln K."""
-    shares = probabilities_NK.astype(np.float64)
-    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
-    rows: NDArray[np.float64] = -(shares * logs).sum(axis=1)
+    rows: NDArray[np.float64] = _surprise(probabilities_NK.astype(np.float64)).sum(axis=1)
     return rows
+
+
+def entropy_of_labels(probabilities_NK: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the entropy of each row of a multi-label model, float64 [N], in nats, 0 to K ln 2.
+
+    The sum of its labels' own: each is there or not.
+    """
+    shares_NK = probabilities_NK.astype(np.float64)
+    rows: NDArray[np.float64] = (_surprise(shares_NK) + _surprise(1 - shares_NK)).sum(axis=1)
+    return rows
+
+
+def _surprise(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return -p ln p of each share, 0 of 0."""
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    return -(shares * logs)

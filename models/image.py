@@ -77,13 +77,14 @@ _MAGIC = {
 
 def decoding_of(spec: ImageSpec) -> Decoding:
     """Return how images become pixels for a model."""
-    return Decoding(spec.mode, spec.exif, spec.background, spec.least_decoded)
+    return Decoding(spec.mode, spec.exif, spec.background, spec.least_decoded, spec.clip_16_bits)
 
 
 def decode(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode one image and bring it to the size that the model takes.
 
-    16-bit channels are cut to 8 bits. Of several pictures in a file the first one counts.
+    Of 16 bits the high 8 count, unless grey is to be clipped. Of several pictures in a file the
+    first one counts.
 
     Args:
         encoded: One file of one of the formats.

@@ -1,7 +1,8 @@
 """From what a decoder made to pixels: mode, transparency, 16 bits, orientation.
 
 Works on strips of rows, so that a large picture is never in memory in three forms at once. Equal to
-Pillow's ``convert``, but for channels of 16 bits, which are cut to their high byte.
+Pillow's ``convert``, but for grey of 16 bits, which is cut to its high byte where it is not asked
+to be clipped, as Pillow does.
 
 Layout legend: H height, W width, C channels (1 grey, 3 RGB).
 """
@@ -38,12 +39,14 @@ class Decoding:
         background: RGB under transparent pixels, 0-255; None drops the transparency.
         least: Least height and width, whichever way up, that a JPEG may be decoded at when its
             scale is reduced; None: it is decoded whole.
+        clips_16_bits: Whether grey of 16 bits is clipped to 255; else its high byte counts.
     """
 
     mode: Mode = "RGB"
     applies_exif: bool = True
     background: Colour | None = None
     least: int | None = None
+    clips_16_bits: bool = False
 
     @property
     def channels(self) -> int:
@@ -104,7 +107,7 @@ def to_grey(image_HWC: Pixels) -> Pixels:
 
 def _strip(image: Image.Image, decoding: Decoding) -> Pixels:
     if image.mode.startswith("I"):
-        image = _high_bytes(image)
+        image = _eight_bits(image, decoding.clips_16_bits)
     if decoding.background is not None and image.has_transparency_data:
         below = Image.new("RGBA", image.size, (*decoding.background, 255))
         image = Image.alpha_composite(below, image.convert("RGBA")).convert("RGB")
@@ -113,10 +116,10 @@ def _strip(image: Image.Image, decoding: Decoding) -> Pixels:
     return np.asarray(image)
 
 
-def _high_bytes(image: Image.Image) -> Image.Image:
-    """Cut 16 bits to 8; a value that means transparency becomes an alpha channel."""
+def _eight_bits(image: Image.Image, clips: bool) -> Image.Image:
+    """Bring 16 bits to 8; a value that means transparency becomes an alpha channel."""
     values = np.asarray(image)
-    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    grey = Image.fromarray((values.clip(max=255) if clips else values >> 8).astype(np.uint8))
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))

@@ -84,6 +84,10 @@ class ModelRepository:
         """Return the path of a version's plan (``tuned``), whether or not it exists."""
         return self.root / name / f"plan-{version}.json"
 
+    def measured_path(self, name: str, version: int) -> Path:
+        """Return the path of what was measured about a version, whether or not it exists."""
+        return self.root / name / f"measured-{version}.json"
+
     def resolve(self, reference: str | None = None) -> tuple[str, int]:
         """Turn ``name``, ``name:version`` or None into a name and a version that exist.
 

@@ -21,6 +21,7 @@ import onnxruntime
 
 from models.artifact import ModelArtifact
 from models.image import decoder_versions
+from models.labels import distinct_names
 from models.machine import available_cpus
 from scoring.budget import Budget
 from scoring.local import LocalModel
@@ -178,6 +179,7 @@ def _layout(artifact: ModelArtifact, sources: Sequence[Source], options: Options
         options.output,
         kept_kinds(sources, options.columns.keep),
         artifact.abstain.threshold if artifact.abstain else 0.0,
+        distinct_names(artifact.labels) if artifact.thresholds else (),
     )
 
 
@@ -200,7 +202,7 @@ def _summarize(
         resumed,
         seconds,
         (tally.rows - resumed) / seconds,
-        tally.accuracy(artifact.labels),
+        tally.accuracy(distinct_names(artifact.labels)),
     )
 
 

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from models.abstain import is_answered
 from models.artifact import ArtifactError, ModelArtifact, ModelFile
 from models.image import ImageError, Pixels, decode
+from models.labels import distinct_names
 from models.machine import available_cpus
 from models.repository import ModelRepository
 from scoring.predictions import Prediction, Response, Result
 from service.errors import ServiceError
-from service.pipeline.postprocess import rank, shortest_decimals
+from service.pipeline.postprocess import choose_labels, rank, shortest_decimals
 from service.session.planning import Choice, PlanChoices, open_all, open_best
 from service.session.session import Session
 
@@ -117,31 +118,15 @@ class LocalModel:
                 results.append({})
             except ImageError as error:
                 results.append({"error": str(error)})
-        ranked = self._rank(rows, top)
+        answers = self._answers(rows, top)
         for result in results:
             if "error" not in result:
-                best = next(ranked)
-                result.update({"error": best} if isinstance(best, str) else self._result(best))
+                result.update(next(answers))
         artifact = self.artifact
         return {"model": artifact.name, "version": artifact.version, "results": results}
 
-    def _result(self, ranked: list[Prediction]) -> Result:
-        result: Result = {"predictions": ranked}
-        if self.artifact.abstain is not None:
-            best = ranked[0]
-            label = self.label(best["index"], np.float32(best["probability"]))
-            result |= {"label": label, "abstained": label is None}
-        return result
-
-    def label(self, index: int, probability: np.float32) -> str | None:
-        """Return the label of the most probable class, None if the model abstains."""
-        abstain = self.artifact.abstain
-        if abstain is not None and not is_answered(np.asarray(probability), abstain.threshold):
-            return None
-        return self.artifact.labels[index]
-
-    def _rank(self, rows: Sequence[Pixels], top: int) -> Iterator[list[Prediction] | str]:
-        """Yield the labels of each row, or its error."""
+    def _answers(self, rows: Sequence[Pixels], top: int) -> Iterator[Result]:
+        """Yield the predictions of each row, or its error."""
         labels = self.artifact.labels
         for start in range(0, len(rows), BATCH_SIZE):
             probabilities_NK = self.run(rows[start : start + BATCH_SIZE])
@@ -150,12 +135,34 @@ class LocalModel:
             # As the service writes them: parsed, 0.1 stays 0.1 instead of 0.10000000149011612.
             decimals = iter(map(orjson.loads, shortest_decimals(values_NT)))
             wrong = not_finite(probabilities_NK)
-            for row, indexes in enumerate(order_NT.tolist()):
+            verdicts = self._verdicts(probabilities_NK)
+            for row, (indexes, verdict) in enumerate(zip(order_NT.tolist(), verdicts, strict=True)):
                 ranked: list[Prediction] = [
                     {"label": labels[index], "index": index, "probability": next(decimals)}
                     for index in indexes
                 ]
-                yield wrong.get(row, ranked)
+                if row in wrong:
+                    yield {"error": wrong[row]}
+                else:
+                    yield {"predictions": ranked, **verdict}
+
+    def _verdicts(self, probabilities_NK: NDArray[np.float32]) -> list[Result]:
+        """Return what each row's result says beside its predictions, as the service does."""
+        artifact = self.artifact
+        threshold = artifact.abstain.threshold if artifact.abstain else None
+        verdicts: list[Result] = [{} for _ in probabilities_NK]
+        if artifact.thresholds:
+            chosen = choose_labels(probabilities_NK, artifact.thresholds, threshold)
+            names = distinct_names(artifact.labels)
+            verdicts = [{"labels": [names[index] for index in indexes]} for indexes in chosen]
+        if threshold is not None:
+            answered_N = is_answered(probabilities_NK.max(axis=1), threshold).tolist()
+            best_N = probabilities_NK.argmax(axis=1).tolist()
+            for verdict, best, is_sure in zip(verdicts, best_N, answered_N, strict=True):
+                if not artifact.thresholds:
+                    verdict["label"] = artifact.labels[best] if is_sure else None
+                verdict["abstained"] = not is_sure
+        return verdicts
 
 
 def not_finite(probabilities_NK: NDArray[np.float32]) -> dict[int, str]:

@@ -4,7 +4,8 @@ Probabilities are the shortest decimals that read back as the model's float32, w
 runs in this process (``local``) or behind a service (``remote``).
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Sequence
 from typing import NotRequired, Protocol, TypedDict
 
 from scoring.files import FileRow
@@ -23,12 +24,14 @@ class Result(TypedDict):
     """One image: its labels, most probable first, or the error instead of them.
 
     ``image`` is the file's name; the service does not know it. ``label`` and ``abstained`` are
-    present if the model may abstain; ``label`` is None if it did.
+    present if the model may abstain; ``label`` is None if it did. A multi-label model's result has
+    ``labels`` instead of ``label``: those at or above their thresholds, most probable first.
     """
 
     image: NotRequired[str]
     predictions: NotRequired[list[Prediction]]
     label: NotRequired[str | None]
+    labels: NotRequired[list[str]]
     abstained: NotRequired[bool]
     error: NotRequired[str]
 
@@ -76,15 +79,43 @@ def predict_files(predictor: Predictor, paths: Sequence[str], top: int) -> Respo
     return {**response, "results": results}
 
 
-def tabulate(response: Response) -> list[tuple[str, str, str]]:
+def tabulate(response: Response, equal: Container[str] = ()) -> list[tuple[str, str, str]]:
     """Return a table's heading and rows: a row for each label, the image in its first one.
 
-    An image on which the model abstains has a row for that before its labels.
+    An image on which the model abstains has a row for that before its labels, an image of a
+    multi-label model one for the labels that it gets.
+
+    Args:
+        response: What to show.
+        equal: Labels that the model has twice or more; those that the response itself has with
+            several indexes are known. They are told apart by their index: ``crane (517)``.
     """
     lines = [("image", "label", "probability")]
+    several = _with_several_indexes(response)
     for result in response["results"]:
-        labels = [(r["label"], f"{r['probability']:.4f}") for r in result.get("predictions", ())]
+        labels = [
+            (
+                f"{r['label']} ({r['index']})"
+                if r["label"] in equal or r["label"] in several
+                else r["label"],
+                f"{r['probability']:.4f}",
+            )
+            for r in result.get("predictions", ())
+        ]
         if result.get("abstained"):
             labels.insert(0, ("(abstains)", ""))
+        elif "labels" in result:
+            labels.insert(0, (f"= {', '.join(result['labels']) or '(no label)'}", ""))
         lines += [("" if place else result["image"], *cells) for place, cells in enumerate(labels)]
     return lines
+
+
+def _with_several_indexes(response: Response) -> set[str]:
+    """Return the labels that a response has with more than one index."""
+    pairs = {
+        (prediction["label"], prediction["index"])
+        for result in response["results"]
+        for prediction in result.get("predictions", ())
+    }
+    count = Counter(label for label, _ in pairs)
+    return {label for label in count if count[label] > 1}

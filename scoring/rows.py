@@ -30,8 +30,9 @@ class Unread(Protocol):
 
 # Encoded bytes, something that reads them, or the reason why there are none.
 Image = bytes | Unread | ScoreError
-# Text or index of the true label; None if there is none.
-Truth = str | int | None
+# Text or index of the true label, or of all true labels of an image; None if unknown.
+Label = str | int | None
+Truth = Label | tuple[Label, ...]
 
 
 class Row(NamedTuple):
@@ -40,7 +41,7 @@ class Row(NamedTuple):
     Attributes:
         id: Unique within the source, unless a table's own id column is not.
         image: What to decode.
-        truth: True label.
+        truth: True label, or labels.
         kept: Values of the columns that ``--keep`` names, in that order.
     """
 

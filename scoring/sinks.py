@@ -1,15 +1,15 @@
 """The formats of the output: Parquet, CSV, JSONL. Rows are written to parts, parts to the table.
 
-All formats hold the same columns; CSV and JSONL write a probability as the shortest decimal that
-reads back as the same float32, as the service does. The table depends only on its rows, never on
-their division into parts. Knows nothing about models and jobs.
+All formats hold the same columns (in CSV, a list is a text); CSV and JSONL write a probability as
+the shortest decimal that reads back as the same float32, as the service does. The table depends
+only on its rows, never on their division into parts. Knows nothing about models and jobs.
 
 Layout legend: N rows, K classes, T most probable classes.
 """
 
 import csv
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from models.abstain import is_answered
 from scoring.rows import ScoreError
 from scoring.stages import OutputOptions, Scored
+from scoring.truths import SEPARATOR
 from service.pipeline.postprocess import shortest_decimals
 
 try:  # the `score` extra; only Parquet needs it
@@ -51,6 +52,8 @@ class Layout:
         kept: Kept columns of the sources, and their types: int64, double, bool or string.
         threshold: If the best label is less probable, the model abstains and ``label`` is empty;
             0 if it never abstains.
+        names: Of a multi-label model: name of each label in the column ``labels``, all different;
+            else ().
     """
 
     labels: tuple[str, ...]
@@ -59,6 +62,7 @@ class Layout:
     output: OutputOptions
     kept: dict[str, str]
     threshold: float = 0.0
+    names: tuple[str, ...] = ()
 
     @property
     def top(self) -> int:
@@ -72,6 +76,8 @@ class Layout:
         for place in range(2, self.top + 1):
             types |= {f"label_{place}": "string", f"index_{place}": "int32"}
             types[f"probability_{place}"] = "float"
+        if self.names:
+            types["labels"] = "names"
         if self.output.probabilities:
             types["probabilities"] = "list"
         types |= {"error": "string", "model": "string", "version": "int32"}
@@ -122,16 +128,26 @@ class JsonlSink(_TextSink):
                             dict(zip(self._names, row, strict=True)),
                             option=orjson.OPT_APPEND_NEWLINE,
                         )
-                        for row in _text_rows(self._layout, each, orjson.Fragment)
+                        for row in _text_rows(self._layout, each, orjson.Fragment, list)
                     )
                 )
 
 
 class CsvSink(_TextSink):
-    """RFC 4180 with a header, but with LF instead of CRLF; None is an empty field."""
+    """RFC 4180 with a header, but with LF instead of CRLF; None is an empty field.
+
+    Raises:
+        ScoreError: A label of a multi-label model has the character between labels in it.
+    """
 
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout)
+        wrong = next((name for name in layout.names if SEPARATOR in name), None)
+        if wrong is not None:
+            raise ScoreError(
+                f"labels: expected none with {SEPARATOR!r} in it, which stands between labels in "
+                f"CSV, got {wrong!r}; write .jsonl or .parquet"
+            )
         self._header = (",".join(map(_quoted, self._names)) + "\n").encode()
 
     def write(self, path: Path, scored: Sequence[Scored]) -> None:
@@ -139,7 +155,7 @@ class CsvSink(_TextSink):
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             for each in scored:
-                writer.writerows(_text_rows(self._layout, each, bytes.decode))
+                writer.writerows(_text_rows(self._layout, each, bytes.decode, SEPARATOR.join))
 
 
 class ParquetSink:
@@ -151,14 +167,13 @@ class ParquetSink:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        lists = {
+            "list": pyarrow.list_(pyarrow.float32()),
+            "names": pyarrow.list_(pyarrow.string()),
+        }
         self._schema = pyarrow.schema(
             [
-                (
-                    name,
-                    pyarrow.list_(pyarrow.float32())
-                    if kind == "list"
-                    else pyarrow.type_for_alias(kind),
-                )
+                (name, lists[kind] if kind in lists else pyarrow.type_for_alias(kind))
                 for name, kind in layout.types.items()
             ]
         )
@@ -223,7 +238,9 @@ def check_out(out: Path) -> None:
         )
 
 
-def _text_rows(layout: Layout, scored: Scored, digits: Any) -> Iterator[tuple[Any, ...]]:
+def _text_rows(
+    layout: Layout, scored: Scored, digits: Any, join: Callable[[list[str]], Any]
+) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of a chunk.
 
     Args:
@@ -231,6 +248,7 @@ def _text_rows(layout: Layout, scored: Scored, digits: Any) -> Iterator[tuple[An
         scored: The chunk.
         digits: Turns the text of a probability, or of a list of them, into a cell that is written
             as it is.
+        join: Turns the names of the labels that a row gets into a cell.
     """
     rows, errors = len(scored), scored.errors
     labels = layout.labels
@@ -247,6 +265,9 @@ def _text_rows(layout: Layout, scored: Scored, digits: Any) -> Iterator[tuple[An
             _without(errors, index),
             _without(errors, [digits(text) for text in written]),
         ]
+    if layout.names:
+        names = [[layout.names[i] for i in given] for given in scored.given]
+        columns.append(_without(errors, [join(each) for each in names]))
     if scored.probabilities_NK is not None:
         lists = [b"[%s]" % b",".join(shortest_decimals(row)) for row in scored.probabilities_NK]
         columns.append(_without(errors, [digits(text) for text in lists]))
@@ -271,6 +292,14 @@ def _arrays(layout: Layout, scored: Sequence[Scored]) -> Iterator[Any]:
         yield labels.take(pyarrow.array(index_NT[:, place], mask=bad_N | unsure_N))
         yield index
         yield pyarrow.array(np.ascontiguousarray(probability_NT[:, place]), mask=bad_N)
+    if layout.names:
+        given = [
+            None if is_bad else [layout.names[i] for i in row]
+            for is_bad, row in zip(
+                bad_N, (row for each in scored for row in each.given), strict=True
+            )
+        ]
+        yield pyarrow.array(given, pyarrow.list_(pyarrow.string()))
     if layout.output.probabilities:
         good = [each.probabilities_NK for each in scored if each.probabilities_NK is not None]
         values_NK = np.concatenate(good)[~bad_N]

@@ -7,7 +7,7 @@ holds at most one decoded chunk.
 Layout legend: N rows, H height, W width, C channels, K classes, T most probable classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from models.image import ImageError, Pixels, encode_png
 from scoring.local import LocalModel, not_finite
 from scoring.marks import Marks, decode_alone
-from scoring.rows import Chunk, Image, ScoreError, Truth
-from service.pipeline.postprocess import rank
+from scoring.rows import Chunk, Image, ScoreError
+from scoring.truths import Truths
+from service.pipeline.postprocess import choose_labels, rank
 
 # An error may quote what a file holds, such as a name of 64 KiB in a zip.
 _ERROR_CHARACTERS = 1000
@@ -46,8 +47,13 @@ class Scored:
         index_NT: int32 [N, T], most probable first, 0 <= index < K.
         probability_NT: float32 [N, T], 0-1.
         probabilities_NK: float32 [N, K], None unless asked for.
-        truths: Index of each true label, -1 if unknown; empty if all are unknown.
+        truths: Index of each true label, -1 if unknown; empty if all are unknown, and of a
+            multi-label model.
         kept: Values of the kept columns, one tuple for each row; empty if the source has none.
+        given: Of a multi-label model: indexes of the labels that each row gets, most probable
+            first; else empty.
+        truth_sets: Of a multi-label model: indexes of all true labels of each row, None if unknown;
+            empty if all are.
     """
 
     ids: list[str]
@@ -57,6 +63,8 @@ class Scored:
     probabilities_NK: NDArray[np.float32] | None
     truths: list[int]
     kept: list[tuple[Any, ...]]
+    given: list[list[int]] = field(default_factory=list)
+    truth_sets: list[frozenset[int] | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Return N."""
@@ -78,21 +86,25 @@ class Stages:
         self._model = model
         self._output = output
         self._marks = marks
-        labels = model.artifact.labels
-        self._indexes = {label: index for index, label in enumerate(labels)}
-        self._classes = len(labels)
+        artifact = model.artifact
+        self._classes = len(artifact.labels)
+        self._truths = Truths(artifact.labels)
+        self._thresholds = artifact.thresholds
+        self._threshold = artifact.abstain.threshold if artifact.abstain else None
 
     def __call__(self, chunk: Chunk) -> Scored:
         """Decode and run a chunk.
 
         Raises:
             InferenceError: onnxruntime failed.
+            ScoreError: A true label is ambiguous.
         """
         pixels_NHWC, good_N, errors = self._decode(chunk)
         rows, top = len(chunk.ids), min(self._output.top, self._classes)
         index_NT = np.zeros((rows, top), np.int32)
         probability_NT = np.zeros((rows, top), np.float32)
         all_NK = np.zeros((rows, self._classes), np.float32) if self._output.probabilities else None
+        given: list[list[int]] = [[] for _ in range(rows)] if self._thresholds else []
         if len(good_N):
             probabilities_NK = self._model.run_batch(pixels_NHWC)
             best_NT = _rank(probabilities_NK, top)
@@ -100,9 +112,13 @@ class Stages:
             probability_NT[good_N] = np.take_along_axis(probabilities_NK, best_NT, axis=1)
             if all_NK is not None:
                 all_NK[good_N] = probabilities_NK
+            if self._thresholds:
+                chosen = choose_labels(probabilities_NK, self._thresholds, self._threshold)
+                for row, indexes in zip(good_N.tolist(), chosen, strict=True):
+                    given[row] = indexes
             wrong = not_finite(probabilities_NK)
             errors |= {int(good_N[row]): error for row, error in wrong.items()}
-        truths = [self._truth(truth, chunk.is_declared) for truth in chunk.truths]
+        truths, truth_sets = self._read_truths(chunk)
         return Scored(
             chunk.ids,
             dict(sorted(errors.items())),
@@ -111,7 +127,16 @@ class Stages:
             all_NK,
             truths,
             chunk.kept,
+            given,
+            truth_sets,
         )
+
+    def _read_truths(self, chunk: Chunk) -> tuple[list[int], list[frozenset[int] | None]]:
+        """Return the true label of each row, or of a multi-label model all of them."""
+        truths, is_declared = self._truths, chunk.is_declared
+        if self._thresholds:
+            return [], [truths.several(truth, is_declared=is_declared) for truth in chunk.truths]
+        return [truths.one(truth, is_declared=is_declared) for truth in chunk.truths], []
 
     def _decode(self, chunk: Chunk) -> tuple[Pixels, NDArray[np.intp], dict[int, str]]:
         """Return pixels and numbers of the good rows, and the errors of the others."""
@@ -154,16 +179,6 @@ class Stages:
             return str(error)
         except Exception as error:  # a decoder's bug is one row's error, not the end of the job
             return f"image: could not be decoded: {type(error).__name__}"
-
-    def _truth(self, truth: Truth, is_declared: bool) -> int:
-        if isinstance(truth, int):
-            return truth if 0 <= truth < self._classes else -1
-        if truth is None:
-            return -1
-        found = self._indexes.get(truth, -1)
-        if found < 0 and is_declared and truth.isdecimal() and len(truth) < 10:
-            return int(truth) if int(truth) < self._classes else -1
-        return found
 
 
 def _rank(probabilities_NK: NDArray[np.float32], top: int) -> NDArray[np.intp]:

@@ -18,6 +18,7 @@ from scoring.rows import (
     CHUNK_ROWS,
     Chunk,
     Image,
+    Label,
     Pin,
     Row,
     ScoreError,
@@ -62,7 +63,7 @@ class Columns:
 
     Attributes:
         image: Image bytes, or paths.
-        label: True labels: text, or whole numbers that are indexes.
+        label: True labels: text, or whole numbers that are indexes, or lists of them.
         id: Ids of the rows; by default the path, or the table's path and the row's number.
         keep: Columns to copy to the output.
     """
@@ -366,6 +367,12 @@ def _kind(kind: Any) -> str:
 
 
 def _truth(value: object) -> Truth:
+    if isinstance(value, list):
+        return tuple(_label(each) for each in value)
+    return _label(value)
+
+
+def _label(value: object) -> Label:
     if isinstance(value, bool) or value is None:
         return None
     return value if isinstance(value, int) else str(value)

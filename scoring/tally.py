@@ -1,21 +1,34 @@
 """Counts of a job: rows, errors, and right labels among rows whose true label is known."""
 
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from scoring.stages import Scored
+
+
+class LabelCount(TypedDict):
+    """Images of one label of a multi-label model: that have it, that got it, that do both."""
+
+    images: int
+    given: int
+    right: int
 
 
 class Accuracy(TypedDict):
     """Share of right labels among rows with a known true label.
 
-    ``confusion`` counts rows: true label to predicted label to rows, without zeros.
+    Of a multi-label model a row is right if it got all its true labels and no other one.
+
+    ``confusion`` counts rows: true label to predicted label to rows, without zeros; of a
+    multi-label model it is empty, and ``per_label`` counts instead. Equal labels are told apart by
+    their index: ``crane (517)``.
     """
 
     rows: int
     correct: int
     accuracy: float
     confusion: dict[str, dict[str, int]]
+    per_label: NotRequired[dict[str, LabelCount]]
 
 
 @dataclass(slots=True)
@@ -26,11 +39,17 @@ class Tally:
         rows: All rows.
         errors: Rows with an error.
         confusion: (index of the true label, of the predicted one) to rows with a known true label.
+        known: Rows of a multi-label model whose true labels are known.
+        exact: Rows of those that got their true labels and no others.
+        per_label: Index of a label to ``LabelCount``'s numbers, in its order.
     """
 
     rows: int = 0
     errors: int = 0
     confusion: dict[tuple[int, int], int] = field(default_factory=dict)
+    known: int = 0
+    exact: int = 0
+    per_label: dict[int, list[int]] = field(default_factory=dict)
 
     def count(self, scored: Scored) -> None:
         """Count a chunk."""
@@ -41,6 +60,20 @@ class Tally:
             for row, pair in enumerate(zip(scored.truths, predicted, strict=True)):
                 if pair[0] >= 0 and row not in scored.errors:
                     self.confusion[pair] = self.confusion.get(pair, 0) + 1
+        for row, truth in enumerate(scored.truth_sets):
+            if truth is not None and row not in scored.errors:
+                self._count_several(truth, set(scored.given[row]))
+
+    def _count_several(self, truth: frozenset[int], given: set[int]) -> None:
+        self.known += 1
+        self.exact += truth == given
+        for index in truth | given:
+            count = (int(index in truth), int(index in given), int(index in truth & given))
+            self._add_label(index, count)
+
+    def _add_label(self, index: int, count: tuple[int, ...] | list[int]) -> None:
+        before = self.per_label.get(index, (0, 0, 0))
+        self.per_label[index] = [a + b for a, b in zip(before, count, strict=True)]
 
     def add(self, other: "Tally") -> None:
         """Add the counts of other rows."""
@@ -48,27 +81,47 @@ class Tally:
         self.errors += other.errors
         for pair, rows in other.confusion.items():
             self.confusion[pair] = self.confusion.get(pair, 0) + rows
+        self.known += other.known
+        self.exact += other.exact
+        for index, count in other.per_label.items():
+            self._add_label(index, count)
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as JSON's types."""
         confusion = [[*pair, rows] for pair, rows in sorted(self.confusion.items())]
-        return {"rows": self.rows, "errors": self.errors, "confusion": confusion}
+        document = {"rows": self.rows, "errors": self.errors, "confusion": confusion}
+        if self.known:
+            labels = [[index, *count] for index, count in sorted(self.per_label.items())]
+            document |= {"known": self.known, "exact": self.exact, "per_label": labels}
+        return document
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Tally":
         """Read what ``to_json`` wrote."""
-        confusion = {(truth, best): rows for truth, best, rows in document["confusion"]}
-        return cls(document["rows"], document["errors"], confusion)
+        return cls(
+            document["rows"],
+            document["errors"],
+            {(truth, best): rows for truth, best, rows in document["confusion"]},
+            document.get("known", 0),
+            document.get("exact", 0),
+            {index: count for index, *count in document.get("per_label", ())},
+        )
 
-    def accuracy(self, labels: tuple[str, ...]) -> Accuracy | None:
-        """Return the accuracy, None if no row has a known true label."""
+    def accuracy(self, names: tuple[str, ...]) -> Accuracy | None:
+        """Return the accuracy, None if no row has a known true label.
+
+        Args:
+            names: A name for each label, all different.
+        """
+        if self.known:
+            return self._accuracy_of_several(names)
         rows = sum(self.confusion.values())
         if not rows:
             return None
         correct = sum(count for (truth, best), count in self.confusion.items() if truth == best)
         confusion: dict[str, dict[str, int]] = {}
         for (truth, best), count in sorted(self.confusion.items()):
-            confusion.setdefault(labels[truth], {})[labels[best]] = count
+            confusion.setdefault(names[truth], {})[names[best]] = count
         return {
             "rows": rows,
             "correct": correct,
@@ -76,9 +129,33 @@ class Tally:
             "confusion": confusion,
         }
 
+    def _accuracy_of_several(self, names: tuple[str, ...]) -> Accuracy:
+        per_label: dict[str, LabelCount] = {
+            names[index]: {"images": images, "given": given, "right": right}
+            for index, (images, given, right) in sorted(self.per_label.items())
+        }
+        return {
+            "rows": self.known,
+            "correct": self.exact,
+            "accuracy": self.exact / self.known,
+            "confusion": {},
+            "per_label": per_label,
+        }
+
 
 def tabulate(accuracy: Accuracy) -> list[tuple[str, ...]]:
-    """Return the confusion matrix: a heading, then a row for each true label."""
+    """Return the confusion matrix: a heading, then a row for each true label.
+
+    Of a multi-label model: a row for each label, with its counts, precision and recall.
+    """
+    if "per_label" in accuracy:
+        return [
+            ("label", "images", "given", "right", "precision", "recall"),
+            *(
+                (name, *map(str, count.values()), *_shares(count))
+                for name, count in accuracy["per_label"].items()
+            ),
+        ]
     confusion = accuracy["confusion"]
     predicted = list(
         dict.fromkeys([*confusion, *(label for row in confusion.values() for label in row)])
@@ -90,3 +167,11 @@ def tabulate(accuracy: Accuracy) -> list[tuple[str, ...]]:
             for truth, row in confusion.items()
         ),
     ]
+
+
+def _shares(count: LabelCount) -> tuple[str, str]:
+    """Return precision and recall of a label, "-" of no images."""
+    precision, recall = (
+        f"{count['right'] / of:.2%}" if of else "-" for of in (count["given"], count["images"])
+    )
+    return precision, recall

@@ -6,9 +6,12 @@ worker, where BentoML calls ``LaneService.to_asgi`` just before uvicorn is confi
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,16 +25,17 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.service.openapi.specification import PathItem
 from bentoml._internal.utils.analytics.usage_stats import do_not_track
 from bentoml.validators import ContentType
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from models.repository import ModelRepository
 from service.access.access import open_access
 from service.access.metrics_port import MetricsPort, moved
-from service.errors import InferenceError, ModelNotFoundError
+from service.errors import ModelNotFoundError, NotReadyError
 from service.inflight import Inflight
 from service.lane.asgi import FreshMetrics, HeaderLines, OneErrorShape, ReadOnly, is_bentomls
 from service.lane.exchange import Exchange, Handler
-from service.lane.lane import Lane, not_ready
+from service.lane.lane import Lane
 from service.lane.observers import AccessLog, Observer, Tracing
 from service.lane.server import install
 from service.lane.turns import Turns
@@ -39,7 +43,6 @@ from service.metrics import Meters, count_key
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode_queue import open_queue
 from service.pipeline.job import Batch
-from service.pipeline.limits import BatchLimits
 from service.protocols.classify import ClassifyProtocol
 from service.protocols.engine import Engine
 from service.protocols.limits import BodyLimits
@@ -48,15 +51,13 @@ from service.protocols.predict import TOP, PredictProtocol
 from service.protocols.rollout import RolloutProtocol
 from service.protocols.v2.documents import Statistics
 from service.protocols.v2.http import V2Http
-from service.rollout.catalog import load_catalog
-from service.rollout.loading import LoadOptions
+from service.protocols.while_loading import find_while_loading
+from service.rollout.catalog import Catalog, load_catalog, served_names
 from service.rollout.model_control import ModelControl
+from service.rollout.options import load_options
 from service.rollout.shadow import Shadows
+from service.rollout.starting import Starting
 from service.rollout.watch import Watch
-from service.session.buckets import parse_buckets
-from service.session.devices import select_device
-from service.session.planning import DeviceOptions
-from service.session.plans import SelectedDevice
 from service.settings import load_settings
 from service.workers import memory
 from service.workers.control import close_control_port
@@ -124,10 +125,7 @@ def _observers() -> list[Observer]:
 def _find_while_loading(path: bytes) -> Handler | None:
     if settings.metrics_port and path == b"/metrics":
         return moved
-    if is_bentomls(path):
-        return None
-    is_ours = path in (b"/predict", b"/classify", b"/v2") or path.startswith((b"/models/", b"/v2/"))
-    return not_ready if is_ours else _no_such_route
+    return find_while_loading(path, lambda: starting[0].reason)
 
 
 def _no_such_route(exchange: Exchange) -> None:
@@ -148,6 +146,7 @@ lane = Lane(
     door=access.door,
 )
 lane.route(_find_while_loading)
+starting: "list[Starting[Catalog]]" = []  # the only one of this worker, once it begins
 running: "list[Foveal]" = []  # the only instance of this worker, once it is made
 
 
@@ -173,8 +172,40 @@ class Foveal:
         self.meters = Meters(self.loop)
         self.decoders = open_queue(settings.decode_threads, self.loop, inflight)
         self.statistics = Statistics(self.meters)
-        with stopping_at_once():
-            self.control = self._load()
+        self.is_draining = False
+        self.repository = ModelRepository(settings.models)
+        served_names(self.repository, settings.default_model)  # wrong settings end the start
+        self._until_loaded = contextlib.ExitStack()
+        self._until_loaded.enter_context(stopping_at_once())
+        self.starting = Starting(self._load, self._loaded, self.loop)
+        starting[:] = [self.starting]
+        if worker is not None and worker.has_ready_peers:
+            # In the place of one that ended: the others answer meanwhile.
+            self._serve(self.starting.block())
+            return
+        if worker is not None:
+            worker.give_way(self.loop)
+        self.starting.begin()
+
+    def _load(self, tell: Callable[[str], None]) -> Catalog:
+        """Load all models; on the thread of the start."""
+        self.options = load_options(settings, (bentoml.server_context.worker_index or 1) - 1)
+        return load_catalog(
+            self.repository,
+            settings.default_model,
+            settings.loaded_versions,
+            replace(self.options, tell=tell),
+        )
+
+    def _loaded(self, catalog: Catalog) -> None:
+        wait_s = 0.0 if worker is None else worker.announce()
+        self.loop.call_later(wait_s, self._serve, catalog)
+
+    def _serve(self, catalog: Catalog) -> None:
+        """Answer requests from now on."""
+        for classifier in catalog:
+            self._start(classifier)
+        self.control = self._control_of(catalog)
         self.shadows = Shadows(lambda: self.control.catalog, self.loop)
         self.rollout = RolloutProtocol(self.control)
         self.engine = Engine(
@@ -203,9 +234,9 @@ class Foveal:
         self.metrics_port = self._serve_metrics()
         lane.observers = _observers()
         self.turns = Turns(self._find, lane.route, self.loop)
-        self.is_draining = False
         self.grpc = self._serve_grpc()
         lane.on_drain = self._drain
+        self._until_loaded.close()
         running[:] = [self]
         # What is loaded now lives as long as the process, so the collector may skip it. A request
         # leaves no cycles behind, so young objects need fewer collections, too.
@@ -214,37 +245,20 @@ class Foveal:
         gc.set_threshold(50_000, 20, 100)
         memory.trim()
         self._join_others()
+        logger.info("ready after %.1f s", self.starting.seconds)
 
     def _join_others(self) -> None:
         if worker is not None:
             self.control.loading = worker.loading
             lane.balance = worker.start(self.loop)
+            if lane.balance is not None:
+                lane.balance.closed(len(lane.connections))  # those that came while it loaded
 
-    def _load(self) -> ModelControl:
-        repository = ModelRepository(settings.models)
-        options = LoadOptions(
-            BatchLimits(
-                settings.max_batch_size,
-                settings.max_queue_rows,
-                settings.max_queue_delay_ms / 1000,
-            ),
-            settings.max_image_pixels,
-            settings.threads,
-            settings.workers,
-            settings.precision,
-            settings.instances,
-            self._device(),
-            frozenset(settings.model_fields_set),
-        )
-        catalog = load_catalog(
-            repository, settings.default_model, settings.loaded_versions, options
-        )
-        for classifier in catalog:
-            self._start(classifier)
+    def _control_of(self, catalog: Catalog) -> ModelControl:
         return ModelControl(
-            repository,
+            self.repository,
             settings.loaded_versions,
-            options,
+            self.options,
             self.meters,
             catalog,
             self._start,
@@ -252,24 +266,6 @@ class Foveal:
             workers=settings.workers,
             reload_s=settings.reload_s,
             default_model=settings.default_model,
-        )
-
-    def _device(self) -> DeviceOptions:
-        """Find the device; without it no model gets ready, and the reason is given for each."""
-        worker = (bentoml.server_context.worker_index or 1) - 1
-        selected, error = SelectedDevice(asked=settings.device), ""
-        try:
-            selected = select_device(settings.device, worker)
-        except InferenceError as refusal:
-            error = refusal.message
-        cache = settings.engine_cache or Path.home() / ".cache/foveal/engines"
-        return DeviceOptions(
-            selected,
-            error,
-            parse_buckets(settings.buckets),
-            settings.gpu_tf32,
-            settings.gpu_memory_mib << 20,
-            Path(cache),
         )
 
     def _start(self, classifier: Classifier) -> None:
@@ -335,12 +331,20 @@ class Foveal:
 
         A model that is published later never makes the service unready.
         """
-        control = self.control
-        return not self.is_draining and bool(control.catalog.defaults) and not control.missing
+        return not self._why_not_ready()
+
+    def _why_not_ready(self) -> str:
+        if not running:
+            return self.starting.reason
+        if self.is_draining:
+            return "not ready: the service is stopping; retry elsewhere"
+        return self.control.why_not_ready
 
     async def __is_ready__(self) -> bool:
-        """Answer BentoML's /readyz."""
-        return self._is_ready()
+        """Answer BentoML's /readyz; it would not say why."""
+        if why := self._why_not_ready():
+            raise HTTPException(NotReadyError.status, why, {"Retry-After": "1"})
+        return True
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def supervise() -> None:  # type: ignore[misc]  # BentoML calls it in the supervisor, unbound
@@ -352,6 +356,8 @@ class Foveal:
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
         """Close sessions and threads; every request over HTTP has been answered by now."""
+        if not running:
+            return
         self._drain()
         self.watch.close()
         self.access_watch.cancel()

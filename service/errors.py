@@ -177,6 +177,11 @@ class NotReadyError(ServerError):
 
     status = 503
 
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return ``retry-after``, as RFC 9110 15.6.4 suggests."""
+        return ((b"retry-after", b"1"),)
+
 
 class StorageError(ServerError):
     """The disk is full, cannot be written or cannot be read; the log says where."""

@@ -112,7 +112,7 @@ KEY_REQUESTS = Counter(
 # Shadow: a candidate's answers compared with those of the served version.
 SHADOW_ROWS = Counter(
     "foveal_shadow_rows",
-    "Rows of a shadow by outcome: agreed or differed in the first label, dropped (busy), failed",
+    "Rows of a shadow by outcome: agreed or differed in their label or labels, dropped, failed",
     (*_MODEL, "outcome"),
 )
 SHADOW_SECONDS = Histogram(
@@ -128,7 +128,9 @@ SHADOW_DIFFERENCE = Histogram(
 # Histograms for drift: sums over sampled rows. Divide by the rows and compare with training's.
 DRIFT_ROWS = Counter("foveal_drift_rows", "Rows sampled for drift", _MODEL)
 DRIFT_CLASS_ROWS = Counter(
-    "foveal_drift_class_rows", "Sampled rows in which a label came first", (*_MODEL, "label")
+    "foveal_drift_class_rows",
+    "Sampled rows in which a label came first; of a multi-label model, those that got it",
+    (*_MODEL, "label"),
 )
 DRIFT_SUMS = Counter(
     "foveal_drift_sums",
@@ -188,6 +190,7 @@ class ModelMetrics:
         "_gauges",
         "_info",
         "_labels",
+        "_names",
         "_padded",
         "_statuses",
         "batch_rows",
@@ -209,7 +212,10 @@ class ModelMetrics:
         self._statuses: dict[tuple[str, int], int] = {}
         self._dropped = 0
         abstain = classifier.artifact.abstain
-        self._drift = Histograms(abstain.threshold if abstain else None)
+        self._drift = Histograms(
+            abstain.threshold if abstain else None, classifier.artifact.thresholds
+        )
+        self._names = classifier.names
         self._expose_training()
         plan = classifier.session.plan
         where = "loop" if classifier.is_inline else "thread"
@@ -280,8 +286,8 @@ class ModelMetrics:
         for quantity in _DRIFT:
             value = getattr(artifact.statistics, quantity)
             TRAINING.labels(*self._labels, quantity).set(value)
-        for label, share in zip(artifact.labels, artifact.statistics.class_shares, strict=True):
-            TRAINING_CLASS_SHARE.labels(*self._labels, label).set(share)
+        for name, share in zip(self._names, artifact.statistics.class_shares, strict=True):
+            TRAINING_CLASS_SHARE.labels(*self._labels, name).set(share)
 
     def _flush_drift(self) -> None:
         drift = self._drift
@@ -291,8 +297,7 @@ class ModelMetrics:
         for quantity in (*_DRIFT, "abstained"):
             DRIFT_SUMS.labels(*self._labels, quantity).inc(getattr(drift, quantity))
         for index, rows in drift.classes.items():
-            label = self.classifier.artifact.labels[index]
-            DRIFT_CLASS_ROWS.labels(*self._labels, label).inc(rows)
+            DRIFT_CLASS_ROWS.labels(*self._labels, self._names[index]).inc(rows)
         drift.clear()
 
 

@@ -82,15 +82,16 @@ class RunningServer:
         return float(sum(process.memory_info().rss for process in self.workers()) / 2**20)
 
     def wait_ready(self) -> None:
+        """Wait until it has loaded its models, or refused them."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise AssertionError(f"server ended with {self.process.returncode}:\n{self.log}")
             with contextlib.suppress(httpx.TransportError):
-                if self.get("/livez").status_code == 200:
+                if "not ready: loading" not in self.get("/readyz").text:
                     return
             time.sleep(0.05)
-        raise AssertionError(f"server not live after {START_S} s:\n{self.log}")
+        raise AssertionError(f"server not ready after {START_S} s:\n{self.log}")
 
     def signal_stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)

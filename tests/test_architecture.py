@@ -53,6 +53,7 @@ OURS: dict[str, set[str]] = {
         "service.metrics",
         "service.pipeline",
         "service.session",
+        "service.settings",
     },
     "service.protocols": {
         "models",

@@ -1,10 +1,12 @@
 """A real ONNX model of a few nodes whose answer is a closed form of the pixels.
 
 Logit k is ``gain`` times the sum of the pixels of the k-th horizontal stripe, exactly: every answer
-proves which row it came from. Built without torch.
+proves which row it came from. Of the other tasks it is less ``CENTRE``, a grey stripe's sum: each
+label's sigmoid is about a half. Built without torch.
 """
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models.artifact import ImageSpec, ModelArtifact, ModelFile, Precision, Resize, TensorSpec
+from models.artifact import (
+    ImageSpec,
+    ModelArtifact,
+    ModelFile,
+    Precision,
+    Resize,
+    Task,
+    TensorSpec,
+)
 from models.evidence import Gate, Golden
 from models.image import encode_png
 from models.repository import ModelRepository
@@ -22,6 +32,10 @@ SIDE = 8
 LABELS = ("top", "upper", "lower", "bottom")
 # Softmax of sums of up to 16 * 255 would be all ones and zeros; this keeps digits to compare.
 TEMPERATURE = 1000.0
+CENTRE = 16 * 127.5
+# Of multi-label: about one of two images gets each label; some get all, some none.
+THRESHOLDS = (0.5, 0.45, 0.55, 0.5)
+BINARY_LABELS = ("dark", "light")
 
 
 def tiny_logits(images_NHWC: NDArray[np.uint8], gain: float = 1.0) -> NDArray[np.float32]:
@@ -31,7 +45,15 @@ def tiny_logits(images_NHWC: NDArray[np.uint8], gain: float = 1.0) -> NDArray[np
     return logits
 
 
-def tiny_probabilities(images_NHWC: NDArray[np.uint8], gain: float = 1.0) -> NDArray[np.float64]:
+def tiny_probabilities(
+    images_NHWC: NDArray[np.uint8], gain: float = 1.0, task: Task = "single-label"
+) -> NDArray[np.float64]:
+    if task != "single-label":
+        scaled = (tiny_logits(images_NHWC, gain).astype(np.float64) - CENTRE) / TEMPERATURE
+        sigmoids = 1 / (1 + np.exp(-scaled))
+        return (
+            sigmoids if task == "multi-label" else np.hstack([1 - sigmoids[:, :1], sigmoids[:, :1]])
+        )
     scaled = tiny_logits(images_NHWC, gain).astype(np.float64) / TEMPERATURE
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
@@ -62,6 +84,12 @@ def tiny_model(
         helper.make_node("Div", ["logits", "temperature"], ["scaled"]),
         helper.make_node("Softmax", ["scaled"], ["probabilities"], axis=1),
     ]
+    return _model(nodes, classes, constants)
+
+
+def _model(
+    nodes: list[onnx.NodeProto], classes: int, constants: list[TensorProto]
+) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "tiny",
@@ -75,6 +103,44 @@ def tiny_model(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     return model
+
+
+def task_model(task: Task, gain: float = 1.0) -> onnx.ModelProto:
+    """The closed form of another task: a sigmoid for each stripe, or for the first one alone."""
+    is_binary = task == "binary"
+    constants = [
+        numpy_helper.from_array(np.array([-1, len(LABELS), SIDE * SIDE // len(LABELS)]), "stripes"),
+        numpy_helper.from_array(np.array([2]), "last"),
+        numpy_helper.from_array(np.array([1]), "second"),
+        numpy_helper.from_array(np.array([0]), "zero"),
+        numpy_helper.from_array(np.array(TEMPERATURE, np.float32), "temperature"),
+        numpy_helper.from_array(np.array(gain, np.float32), "gain"),
+        numpy_helper.from_array(np.array(CENTRE, np.float32), "centre"),
+        numpy_helper.from_array(np.array(1, np.float32), "one"),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["floats", "stripes"], ["striped"]),
+        helper.make_node("ReduceSum", ["striped", "last"], ["sums"], keepdims=0),
+        helper.make_node("Mul", ["sums", "gain"], ["gained"]),
+        helper.make_node("Sub", ["gained", "centre"], ["centred" if is_binary else "logits"]),
+    ]
+    if is_binary:
+        nodes += [
+            helper.make_node("Slice", ["centred", "zero", "second", "second"], ["logit"]),
+            helper.make_node("Sub", ["logit", "logit"], ["nothing"]),
+            helper.make_node("Concat", ["nothing", "logit"], ["logits"], axis=1),
+            helper.make_node("Div", ["logit", "temperature"], ["scaled"]),
+            helper.make_node("Sigmoid", ["scaled"], ["p"]),
+            helper.make_node("Sub", ["one", "p"], ["rest"]),
+            helper.make_node("Concat", ["rest", "p"], ["probabilities"], axis=1),
+        ]
+    else:
+        nodes += [
+            helper.make_node("Div", ["logits", "temperature"], ["scaled"]),
+            helper.make_node("Sigmoid", ["scaled"], ["probabilities"]),
+        ]
+    return _model(nodes, 2 if is_binary else len(LABELS), constants)
 
 
 def _wasted_work(constants: list[TensorProto]) -> list[onnx.NodeProto]:
@@ -94,6 +160,9 @@ def build_tiny(
     model: onnx.ModelProto,
     gain: float = 1.0,
     lower: dict[Precision, float] | None = None,
+    *,
+    task: Task = "single-label",
+    labels: tuple[str, ...] = (),
 ) -> ModelArtifact:
     """Write the files of a version into a folder and return the artifact that describes them.
 
@@ -103,9 +172,10 @@ def build_tiny(
     (folder / "model.onnx").write_bytes(content)
     (folder / "golden").mkdir()
     golden = []
+    labels = labels or (BINARY_LABELS if task == "binary" else LABELS)
     images = random_images(8, seed=99)
     for i, (image, probabilities) in enumerate(
-        zip(images, tiny_probabilities(images, gain), strict=True)
+        zip(images, tiny_probabilities(images, gain, task), strict=True)
     ):
         png = encode_png(image)
         (folder / f"golden/{i}.png").write_bytes(png)
@@ -113,18 +183,18 @@ def build_tiny(
             Golden(
                 f"golden/{i}.png",
                 hashlib.sha256(png).hexdigest(),
-                LABELS[int(probabilities.argmax())],
+                labels[int(probabilities.argmax())],
                 tuple(float(p) for p in probabilities.astype(np.float32)),
             )
         )
     return ModelArtifact(
         name=name,
         version=version,
-        labels=LABELS,
+        labels=labels,
         inputs=(TensorSpec("images", "UINT8", (-1, SIDE, SIDE, 1)),),
         outputs=(
-            TensorSpec("logits", "FP32", (-1, len(LABELS))),
-            TensorSpec("probabilities", "FP32", (-1, len(LABELS))),
+            TensorSpec("logits", "FP32", (-1, len(labels))),
+            TensorSpec("probabilities", "FP32", (-1, len(labels))),
         ),
         image=ImageSpec("L", SIDE, SIDE, Resize("both", "box")),
         files=(
@@ -134,6 +204,8 @@ def build_tiny(
         opset=18,
         temperature=TEMPERATURE,
         golden=tuple(golden),
+        task=task,
+        thresholds=THRESHOLDS if task == "multi-label" else (),
     )
 
 
@@ -153,11 +225,20 @@ def publish_tiny(
     model: onnx.ModelProto | None = None,
     gain: float = 1.0,
     lower: dict[Precision, float] | None = None,
+    *,
+    task: Task = "single-label",
+    labels: tuple[str, ...] = (),
+    **changes: Any,
 ) -> ModelArtifact:
-    """Publish one more version of a tiny model."""
-    model = model or tiny_model(gain=gain)
+    """Publish one more version of a tiny model; ``changes`` replace fields of its artifact."""
+    if model is None:
+        model = tiny_model(gain=gain) if task == "single-label" else task_model(task, gain)
     return ModelRepository(root).publish(
-        name, lambda folder, version: build_tiny(folder, name, version, model, gain, lower)
+        name,
+        lambda folder, version: replace(
+            build_tiny(folder, name, version, model, gain, lower, task=task, labels=labels),
+            **changes,
+        ),
     )
 
 

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from service.errors import NotReadyError
 from service.inflight import Inflight
 from service.lane.bodies import UNCOUNTED_BYTES, Bodies
 from service.lane.exchange import Exchange, Handler, Header
@@ -190,8 +189,3 @@ def reset(transport: asyncio.Transport) -> None:
     if stream is not None:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
-
-
-def not_ready(_exchange: Exchange) -> None:
-    """Answer lane routes before the models are loaded."""
-    raise NotReadyError("not ready: models are still loading; retry")

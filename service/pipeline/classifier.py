@@ -25,6 +25,7 @@ from models.image import (
     is_light,
     work,
 )
+from models.labels import distinct_names
 from models.repository import Fingerprint
 from models.tuned import Tuning
 from service.errors import (
@@ -111,7 +112,7 @@ class Classifier:
         self._decoding = decoding_of(artifact.image)
         self.tuned = tuned
         threshold = artifact.abstain.threshold if artifact.abstain else None
-        self.postprocessor = Postprocessor(artifact.labels, threshold)
+        self.postprocessor = Postprocessor(artifact.labels, threshold, artifact.thresholds)
         self._executor: Executor | None = None
         self._batcher: Batcher | None = None
 
@@ -121,6 +122,11 @@ class Classifier:
         if self.session.executor is not None:
             return False
         return self.limits.instances == 1 and self.full_batch_s <= INLINE_RUN_S
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the labels for texts: all different, ``crane (517)`` where two are equal."""
+        return distinct_names(self.artifact.labels)
 
     @property
     def fallback(self) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.abstain import is_answered
-from models.histograms import entropy, pixel_statistics
+from models.histograms import entropy, entropy_of_labels, pixel_statistics
+from models.labels import are_given
 from service.pipeline.job import Batch
 
 # Seconds between two sampled batches, and rows of each: at most 160 rows/s.
@@ -23,6 +24,7 @@ class Histograms:
 
     Args:
         threshold: Least probability of the first label that is answered; None: all are.
+        thresholds: Of a multi-label model: least probability of each label that a row gets.
 
     Attributes:
         rows: Number of rows.
@@ -30,12 +32,14 @@ class Histograms:
         pixel_spread: Sum of the rows' standard deviations.
         entropy: Sum of the rows' entropies, nats.
         abstained: Number of rows that the model abstains on.
-        classes: Number of rows by the index of their first label.
+        classes: Number of rows by the index of their first label; of a multi-label model, by each
+            label that they get.
     """
 
     __slots__ = (
         "_next_at",
         "_threshold",
+        "_thresholds",
         "abstained",
         "classes",
         "entropy",
@@ -44,8 +48,9 @@ class Histograms:
         "rows",
     )
 
-    def __init__(self, threshold: float | None = None) -> None:
+    def __init__(self, threshold: float | None = None, thresholds: tuple[float, ...] = ()) -> None:
         self._threshold = threshold
+        self._thresholds = thresholds
         self._next_at = -float("inf")
         self.clear()
 
@@ -66,8 +71,13 @@ class Histograms:
             mean, spread = pixel_statistics(image_HWC)
             self.pixel_mean += mean
             self.pixel_spread += spread
-        self.entropy += float(entropy(probabilities_NK).sum())
-        self.classes.update(probabilities_NK.argmax(axis=1).tolist())
+        if self._thresholds:
+            self.entropy += float(entropy_of_labels(probabilities_NK).sum())
+            given_NK = are_given(probabilities_NK, self._thresholds)
+            self.classes.update(np.nonzero(given_NK)[1].tolist())
+        else:
+            self.entropy += float(entropy(probabilities_NK).sum())
+            self.classes.update(probabilities_NK.argmax(axis=1).tolist())
         if self._threshold is not None:
             answered_N = is_answered(probabilities_NK.max(axis=1), self._threshold)
             self.abstained += len(images) - int(answered_N.sum())

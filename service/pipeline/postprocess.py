@@ -7,6 +7,7 @@ back as the same float32, so the text depends on the row alone, never on its bat
 Layout legend: N rows, K classes, T predictions a row.
 """
 
+from collections.abc import Sequence
 from operator import add
 
 import numpy as np
@@ -14,6 +15,7 @@ import orjson
 from numpy.typing import NDArray
 
 from models.abstain import is_answered
+from models.labels import are_given, distinct_names
 from service.pipeline.job import Batch, Job
 
 _ABSTAINED = b',"label":null,"abstained":true}'
@@ -30,6 +32,32 @@ def rank(probabilities_NK: NDArray[np.float32], top: int) -> NDArray[np.intp]:
         int [N, min(top, K)].
     """
     return np.argsort(-probabilities_NK, axis=1, kind="stable")[:, :top]
+
+
+def choose_labels(
+    probabilities_NK: NDArray[np.float32],
+    thresholds: Sequence[float],
+    threshold: float | np.float32 | None = None,
+) -> list[list[int]]:
+    """Return the labels that each row of a multi-label model gets, by index.
+
+    Most probable first; ties in the order of their index.
+
+    Args:
+        probabilities_NK: float32 [N, K].
+        thresholds: Least probability of each label, K of them.
+        threshold: Least probability of a row's first label; below it the model abstains and the row
+            gets none. None: it never does.
+    """
+    given_NK = are_given(probabilities_NK, thresholds)
+    if threshold is not None:
+        given_NK &= is_answered(probabilities_NK.max(axis=1, keepdims=True), threshold)
+    rows, indexes = np.nonzero(given_NK)
+    # Stable: of equal probabilities of a row, the lower index stays first.
+    order = np.lexsort((-probabilities_NK[rows, indexes], rows))
+    ends = np.cumsum(given_NK.sum(axis=1)).tolist()
+    chosen = indexes[order].tolist()
+    return [chosen[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def shortest_decimals(values: NDArray[np.float32]) -> list[bytes]:
@@ -51,11 +79,21 @@ class Postprocessor:
         labels: Label of each index, K of them.
         threshold: Least probability of the first label that is answered; below it the model
             abstains. None: it never does, and answers do not mention it.
+        thresholds: Of a multi-label model: least probability of each label that a row gets, K of
+            them. (): rows get one label.
     """
 
-    def __init__(self, labels: tuple[str, ...], threshold: float | None = None) -> None:
+    def __init__(
+        self,
+        labels: tuple[str, ...],
+        threshold: float | None = None,
+        thresholds: tuple[float, ...] = (),
+    ) -> None:
         self.labels = labels
         self._threshold = None if threshold is None else np.float32(threshold)
+        self._thresholds = thresholds
+        names = distinct_names(labels) if thresholds else ()
+        self._names = [orjson.dumps(name) for name in names]
         self._verdicts = [b',"label":%s,"abstained":false}' % orjson.dumps(x) for x in labels]
         self._prefixes = [
             b'{"label":%s,"index":%d,"probability":' % (orjson.dumps(label), index)
@@ -65,7 +103,8 @@ class Postprocessor:
     def fragments(self, batch: Batch, top: int) -> list[bytes]:
         """Return, for each row of a batch, its JSON object ``{"predictions": [...]}``.
 
-        With a threshold it also has ``"abstained"`` and ``"label"``, null if the model abstains.
+        With a threshold it also has ``"abstained"`` and ``"label"``, null if the model abstains. Of
+        a multi-label model it has ``"labels"``, those at or above their thresholds, in its place.
         """
         key = self, top
         fragments: list[bytes] | None = batch.notes.get(key)
@@ -95,12 +134,33 @@ class Postprocessor:
             b'{"predictions":[%s}]}' % b"},".join(predictions[start : start + width])
             for start in range(0, len(predictions), width)
         ]
-        if self._threshold is None:
+        if self._thresholds:
+            verdicts = self._chosen(probabilities_NK, values_NT[:, 0])
+        elif self._threshold is None:
             return fragments
-        answered_N = is_answered(values_NT[:, 0], self._threshold).tolist()
+        else:
+            answered_N = is_answered(values_NT[:, 0], self._threshold).tolist()
+            verdicts = [
+                self._verdicts[index] if answered else _ABSTAINED
+                for index, answered in zip(order_NT[:, 0].tolist(), answered_N, strict=True)
+            ]
         return [
-            fragment[:-1] + (self._verdicts[index] if answered else _ABSTAINED)
-            for fragment, index, answered in zip(
-                fragments, order_NT[:, 0].tolist(), answered_N, strict=True
-            )
+            fragment[:-1] + verdict for fragment, verdict in zip(fragments, verdicts, strict=True)
+        ]
+
+    def _chosen(
+        self, probabilities_NK: NDArray[np.float32], confidence_N: NDArray[np.float32]
+    ) -> list[bytes]:
+        """Return the verdict of each row of a multi-label model."""
+        names = self._names.__getitem__
+        verdicts = [
+            b',"labels":[%s]' % b",".join(map(names, row))
+            for row in choose_labels(probabilities_NK, self._thresholds, self._threshold)
+        ]
+        if self._threshold is None:
+            return [verdict + b"}" for verdict in verdicts]
+        answered_N = is_answered(confidence_N, self._threshold).tolist()
+        return [
+            verdict + (b',"abstained":false}' if answered else b',"abstained":true}')
+            for verdict, answered in zip(verdicts, answered_N, strict=True)
         ]

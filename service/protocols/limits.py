@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from service.errors import QueueFullError
 from service.inflight import Inflight
+from service.lane.bodies import UNCOUNTED_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,18 @@ class Held:
     def take(self, size: int) -> None:
         """Count bytes before memory is allocated for them.
 
+        A request that holds little is never refused: a large picture that is decoded may take all
+        of the budget, for as long as it takes.
+
         Raises:
             QueueFullError: Other requests hold too much now.
         """
         inflight = self._inflight
         if inflight is None:
             return
-        if not inflight.take(size):
+        if self._bytes + size <= UNCOUNTED_BYTES:
+            inflight.used += size
+        elif not inflight.take(size):
             raise QueueFullError(
                 f"memory: expected room for {size} bytes, got {inflight.used} of "
                 f"{inflight.limit_bytes} in use; retry later or raise FOVEAL_MAX_INFLIGHT_MIB"

@@ -6,6 +6,7 @@ a model to load, and keeps those that are loaded already.
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from models.artifact import ArtifactError
@@ -14,6 +15,7 @@ from models.rollout import NO_ROLLOUT, Rollout, Share
 from service.errors import ModelNotFoundError, NotReadyError, ServiceError
 from service.pipeline.classifier import Classifier
 from service.rollout.loading import LoadOptions, load
+from service.session.progress import ALL_MODELS_S, Budget
 
 logger = logging.getLogger("foveal.catalog")
 
@@ -64,12 +66,9 @@ class Catalog:
         found = self._by_version.get((default.artifact.name, share.version))
         if found is None or found is default:
             return None
-        if (found.artifact.image, found.artifact.labels) != (
-            default.artifact.image,
-            default.artifact.labels,
-        ):
+        if _answers(found) != _answers(default):
             logger.warning(
-                "%s gets no share of the requests: expected the images and labels of %s",
+                "%s gets no share of the requests: expected the images, labels and task of %s",
                 found.artifact.reference,
                 default.artifact.reference,
             )
@@ -125,6 +124,25 @@ class Catalog:
         )
 
 
+def served_names(repository: ModelRepository, default_model: str) -> list[str]:
+    """Return the models of a repository; loads none.
+
+    Args:
+        repository: Repository.
+        default_model: Overrides the repository's default model unless empty.
+
+    Raises:
+        ArtifactError: The repository is missing, or ``default_model`` is not in it.
+    """
+    names = repository.names()
+    if default_model and default_model not in names:
+        raise ArtifactError(
+            f"FOVEAL_DEFAULT_MODEL: expected one of {', '.join(names) or 'none'}, "
+            f"got {default_model!r}"
+        )
+    return names
+
+
 def load_catalog(
     repository: ModelRepository, default_model: str, loaded_versions: int, options: LoadOptions
 ) -> Catalog:
@@ -143,7 +161,8 @@ def load_catalog(
     defaults: dict[str, int] = {}
     refused: dict[str, str] = {}
     rollouts: dict[str, Rollout] = {}
-    names = repository.names()
+    options = replace(options, budget=options.budget or Budget(ALL_MODELS_S))
+    names = served_names(repository, default_model)
     for name in names:
         try:
             loaded = load_versions(repository, name, loaded_versions, options)
@@ -156,17 +175,18 @@ def load_catalog(
         rollouts[name] = loaded.rollout
         if loaded.default is not None:
             defaults[name] = loaded.default
-    if default_model and default_model not in names:
-        raise ArtifactError(
-            f"FOVEAL_DEFAULT_MODEL: expected one of {', '.join(names) or 'none'}, "
-            f"got {default_model!r}"
-        )
     try:
         default = default_model or repository.default_model()
     except ArtifactError as error:
         logger.warning("/predict has no model: %s", error)
         default = ""
     return Catalog(classifiers, defaults, default, refused, rollouts)
+
+
+def _answers(classifier: Classifier) -> tuple[object, ...]:
+    """Return what a version must share with another to answer in its place."""
+    artifact = classifier.artifact
+    return artifact.image, artifact.labels, artifact.task
 
 
 class Candidate(NamedTuple):

@@ -7,17 +7,19 @@ fatal: the log says why once a load.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from models.artifact import ArtifactError, ModelArtifact
-from models.machine import available_cpus
-from models.repository import ModelRepository
+from models.machine import Machine, available_cpus
+from models.measured import Measurement, read_measurement, write_measurement
+from models.repository import Fingerprint, ModelRepository
 from models.tuned import Tuning, read_tuning
 from service.pipeline.classifier import Classifier
 from service.pipeline.limits import BatchLimits, ServingLimits
+from service.session.gpu.cuda_runtime import CudaError
 from service.session.machine import this_machine
 from service.session.planning import (
     Choice,
@@ -27,9 +29,14 @@ from service.session.planning import (
     open_again,
     open_best,
 )
+from service.session.progress import MODEL_S, Budget, Progress
 from service.session.session import Session
 
 logger = logging.getLogger("foveal.loading")
+
+# What was measured is kept for the next start if a full batch takes longer, seconds. Small networks
+# are measured in less than that, and a start on a busy machine must not decide for all later ones.
+KEPT_BATCH_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,8 @@ class LoadOptions:
         device: Device, and how it is used.
         explicit: Names of the settings that no tuning changes.
         tuned: Tuning that the others come from; None: they are the defaults.
+        budget: What all models of a start may measure together; None: each by itself.
+        tell: Called with the version and the step of a load as it begins.
     """
 
     batch: BatchLimits = field(default_factory=BatchLimits)
@@ -58,11 +67,24 @@ class LoadOptions:
     device: DeviceOptions = field(default_factory=DeviceOptions)
     explicit: frozenset[str] = frozenset()
     tuned: Tuning | None = None
+    budget: Budget | None = None
+    tell: Callable[[str], None] = lambda _: None
 
     @property
     def limits(self) -> ServingLimits:
         """Return the bounds of the classifier."""
         return ServingLimits(self.batch, self.max_image_pixels, self.instances)
+
+    @property
+    def asked(self) -> str:
+        """Return what a measurement depends on besides the machine and the file."""
+        choices = self.choices
+        threads = " or ".join(map(str, sorted(set(choices.threads))))
+        buckets = ", ".join(map(str, self.device.buckets)) or "none"
+        return (
+            f"{choices.precision}, {self.instances} x {threads} threads, "
+            f"batches up to {choices.rows}, buckets {buckets}"
+        )
 
     @property
     def choices(self) -> PlanChoices:
@@ -87,26 +109,29 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
     """
     started = time.perf_counter()
     fingerprint = repository.fingerprint(name, version)  # before: a change meanwhile is seen later
+    progress = Progress(
+        Budget(MODEL_S, options.budget), lambda step: options.tell(f"{name}:{version}, {step}")
+    )
+    progress.begin("reading")
     artifact = repository.verify(name, version)
     options = _tuned(repository, artifact, options)
-    session = open_best(repository, artifact, options.choices)
-    # Threads of its own are a session's: runs at once would share them. A run on one thread is
-    # on its caller's, and one session serves them all.
-    others = options.instances - 1 if session.plan.threads > 1 else 0
-    sessions = [session, *(open_again(repository, artifact, session) for _ in range(others))]
+    sessions, full_batch_s, is_kept = _open(repository, artifact, options, progress)
+    session, steps = sessions[0], progress.summary
     classifier = Classifier(
         artifact,
         sessions,
         options.limits,
-        full_batch_s=_warm_up(sessions, artifact, options.batch.max_batch_size),
+        full_batch_s=full_batch_s,
         fingerprint=fingerprint,
         tuned=options.tuned,
     )
+    _check_unchanged(repository, artifact, fingerprint)
     logger.info(
-        "%s ready in %.0f ms: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the "
-        "%s%s",
+        "%s ready in %.0f ms%s: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the "
+        "%s%s%s",
         artifact.reference,
         (time.perf_counter() - started) * 1e3,
+        f" ({steps})" if steps else "",
         session.plan.device,
         session.plan.precision,
         options.instances,
@@ -114,18 +139,84 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
         options.batch.max_batch_size,
         classifier.full_batch_s * 1e3,
         "loop" if classifier.is_inline else "session's thread",
+        ", as measured before" if is_kept else "",
         f", as tuned on {options.tuned.date}" if options.tuned else "",
     )
     return classifier
 
 
-def _warm_up(sessions: Sequence[Session], artifact: ModelArtifact, most: int) -> float:
-    """Run every size class once and return the seconds of a full batch (best of three)."""
+def _open(
+    repository: ModelRepository,
+    artifact: ModelArtifact,
+    options: LoadOptions,
+    progress: Progress,
+) -> tuple[list[Session], float, bool]:
+    """Open warm sessions, by what an earlier start measured or by measuring.
+
+    Returns:
+        Sessions, seconds of a full batch, and whether an earlier start measured them.
+    """
+    machine = _machine(options)
+    kept = read_measurement(repository, artifact, machine, options.asked) if machine else None
+    choices = options.choices
+    if kept is not None:
+        choices = replace(choices, precision=kept.precision, threads=(kept.threads,))
+    session = open_best(repository, artifact, choices, progress)
+    # Threads of its own are a session's: runs at once would share them. A run on one thread is
+    # on its caller's, and one session serves them all.
+    others = options.instances - 1 if session.plan.threads > 1 else 0
+    sessions = [session, *(open_again(repository, artifact, session) for _ in range(others))]
+    progress.begin("warm-up")
+    if kept is not None:  # the golden images have warmed the first session
+        for other in sessions[1:]:
+            other.run(np.zeros((1, *artifact.image.shape_HWC), np.uint8))
+        return sessions, kept.full_batch_s, True
+    full_batch_s = _warm_up(sessions, artifact, options.batch.max_batch_size, progress)
+    plan = session.plan
+    if machine and plan.device == options.device.selected.device and full_batch_s > KEPT_BATCH_S:
+        found = Measurement(
+            artifact.fp32.sha256, machine, options.asked, plan.precision, plan.threads, full_batch_s
+        )
+        write_measurement(repository, artifact, found)
+    return sessions, full_batch_s, False
+
+
+def _machine(options: LoadOptions) -> Machine | None:
+    """Return the machine, None if its GPU does not answer: then nothing is kept."""
+    try:
+        return this_machine(options.workers, options.device.selected)
+    except CudaError:
+        return None
+
+
+def _check_unchanged(
+    repository: ModelRepository, artifact: ModelArtifact, before: Fingerprint
+) -> None:
+    """Check that what was opened is what was checked: onnxruntime reads the file by itself."""
+    now = repository.fingerprint(artifact.name, artifact.version)
+    plan = str(repository.plan_path(artifact.name, artifact.version))
+    if any(path != plan for path, *_ in {*before} ^ {*now}):
+        raise ArtifactError(f"{artifact.reference}: its files changed while it was loaded; retry")
+
+
+def _warm_up(
+    sessions: Sequence[Session], artifact: ModelArtifact, most: int, progress: Progress
+) -> float:
+    """Run the size classes within the budget; return the seconds of a full batch, best of three.
+
+    Where a full batch does not fit, a smaller one is measured, and the full one takes as many times
+    longer as it has more rows.
+    """
     images_NHWC = np.zeros((most, *artifact.image.shape_HWC), np.uint8)
+    budget = progress.budget
+    row_s = max(best_of(session, images_NHWC[:1], 0, budget) for session in sessions)
+    rows = budget.rows(row_s, most, len(sessions) + 4)
+    if row_s > budget.left_s:
+        return row_s * most
     for session in sessions:
-        for rows in (1, 2, most):
-            session.run(images_NHWC[:rows])
-    return best_of(sessions[0], images_NHWC, 3)
+        for size in {min(2, rows), rows}:
+            best_of(session, images_NHWC[:size], 0, budget)
+    return best_of(sessions[0], images_NHWC[:rows], 3, budget) * most / rows
 
 
 def _tuned(

@@ -100,6 +100,15 @@ class ModelControl:
         # Held from reading the catalog to its replacement: nothing else replaces it meanwhile.
         self._changing = asyncio.Lock()
 
+    @property
+    def why_not_ready(self) -> str:
+        """Return which model of the start has no version yet; empty if each has one."""
+        if self.missing:
+            return (
+                f'not ready: model "{min(self.missing)}": no version could be loaded; see the log'
+            )
+        return "" if self.catalog.defaults else "not ready: no model could be loaded; see the log"
+
     def authorize(self, authorization: bytes) -> None:
         """Check a credential as header ``Authorization`` carries it.
 

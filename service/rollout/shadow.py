@@ -14,10 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from models.artifact import ModelArtifact
+from models.labels import are_given
 from service.metrics import SHADOW_DIFFERENCE, SHADOW_ROWS, SHADOW_SECONDS
 from service.pipeline.alarm import Loop
 from service.pipeline.classifier import Classifier
-from service.pipeline.job import Batch
+from service.pipeline.job import Batch, Job
 from service.rollout.catalog import Candidate, Catalog
 
 logger = logging.getLogger("foveal.shadow")
@@ -41,14 +43,20 @@ class Shadows:
         """Take a share of the requests of a batch, after they are answered."""
         shadow = self._catalog().shadows.get(classifier)
         if shadow is not None:
-            self._loop.call_soon(self._take, shadow, batch, batch.jobs)
+            self._loop.call_soon(self._take, classifier.artifact, shadow, batch, batch.jobs)
 
     def close(self) -> None:
         """Stop taking rows."""
         self._is_busy = True
         self._thread.shutdown(wait=False)
 
-    def _take(self, shadow: Candidate, batch: Batch, jobs: list[tuple]) -> None:  # type: ignore[type-arg]
+    def _take(
+        self,
+        served: ModelArtifact,
+        shadow: Candidate,
+        batch: Batch,
+        jobs: list[tuple[Job, int, int]],
+    ) -> None:
         rows: list[NDArray[np.uint8]] = []
         positions: list[int] = []
         position = 0
@@ -65,17 +73,22 @@ class Shadows:
         assert batch.outputs is not None, "only finished batches are observed; this is a bug"
         self._is_busy = True
         served_NK = batch.outputs.probabilities[positions]
-        self._thread.submit(self._run, shadow.classifier, rows, served_NK)
+        self._thread.submit(self._run, shadow.classifier, rows, served, served_NK)
 
     def _run(
-        self, candidate: Classifier, rows: list[NDArray[np.uint8]], served_NK: NDArray[np.float32]
+        self,
+        candidate: Classifier,
+        rows: list[NDArray[np.uint8]],
+        served: ModelArtifact,
+        served_NK: NDArray[np.float32],
     ) -> None:
         """Run the candidate and compare; on the thread."""
         try:
             started = time.monotonic()
             candidate_NK = candidate.session.run(np.stack(rows)).probabilities
             seconds = time.monotonic() - started
-            agreed = int((candidate_NK.argmax(axis=1) == served_NK.argmax(axis=1)).sum())
+            is_same_NK = _chosen(candidate.artifact, candidate_NK) == _chosen(served, served_NK)
+            agreed = int(is_same_NK.all(axis=1).sum())
             _count(candidate, "agreed", agreed)
             _count(candidate, "differed", len(rows) - agreed)
             labels = _labels(candidate)
@@ -91,6 +104,14 @@ class Shadows:
 
     def _done(self) -> None:
         self._is_busy = False
+
+
+def _chosen(artifact: ModelArtifact, probabilities_NK: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return what is compared: a row's first label [N, 1], or which of several it gets [N, K]."""
+    if artifact.thresholds:
+        return are_given(probabilities_NK, artifact.thresholds).astype(np.int64)
+    first_N1: NDArray[np.int64] = probabilities_NK.argmax(axis=1, keepdims=True)
+    return first_N1
 
 
 def _labels(candidate: Classifier) -> tuple[str, str]:

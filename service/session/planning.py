@@ -6,6 +6,7 @@ says why. Knows no requests and no queues.
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.session.buckets import default_buckets, fit_buckets
 from service.session.plans import Plan, SelectedDevice
+from service.session.progress import Budget, Progress
 from service.session.session import Session
 
 logger = logging.getLogger("foveal.planning")
@@ -39,6 +41,14 @@ THREADS_GAIN = 1.15
 # A lower precision must make it this much faster to be worth other digits: more than the noise of
 # the measurement, so that workers and restarts decide alike.
 PRECISION_GAIN = 1.15
+# A row that takes this long on all threads is that of a network which more threads make faster; to
+# measure it would mean to open the file again, and to run batches of seconds.
+LONG_ROW_S = 0.02
+# A load replays golden images until this time has passed, two in any case; all of them where a
+# model is verified offline. A row of a ViT-L takes seconds.
+GOLDEN_S = 6.0
+_LEAST_GOLDEN = 2
+_RUNS = 4  # of which the shortest counts; one more before them does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +129,10 @@ class PlanChoices:
 
 
 def open_best(
-    repository: ModelRepository, artifact: ModelArtifact, choices: PlanChoices
+    repository: ModelRepository,
+    artifact: ModelArtifact,
+    choices: PlanChoices,
+    progress: Progress | None = None,
 ) -> Session:
     """Open the session that answers for a version, its golden images replayed.
 
@@ -130,6 +143,7 @@ def open_best(
         repository: Repository that holds the version.
         artifact: The verified version.
         choices: What its plan is chosen from.
+        progress: Is told each step, and bounds what is measured; None: without a limit.
 
     Raises:
         ArtifactError: The fp32 file is needed and a golden image gets another answer, or what
@@ -137,16 +151,17 @@ def open_best(
         InferenceError: The fp32 file is needed and onnxruntime refuses it.
     """
     check_available(artifact.image, artifact.name)
+    progress = progress or Progress()
     selected = choices.device.selected
     reason = selected.reason if selected.is_fallback else ""
     try:
-        session = _open_best(repository, artifact, choices)
+        session = _open_best(repository, artifact, choices, progress)
     except (ArtifactError, InferenceError) as error:
         if selected.asked != "auto" or selected.device == "cpu":
             raise
         reason = str(error)
         cpu = DeviceOptions(buckets=choices.device.buckets)
-        session = _open_best(repository, artifact, replace(choices, device=cpu))
+        session = _open_best(repository, artifact, replace(choices, device=cpu), progress)
         logger.warning(
             "%s: the CPU runs it, %s cannot: %s", artifact.reference, selected.device, reason
         )
@@ -155,19 +170,30 @@ def open_best(
 
 
 def _open_best(
-    repository: ModelRepository, artifact: ModelArtifact, choices: PlanChoices
+    repository: ModelRepository,
+    artifact: ModelArtifact,
+    choices: PlanChoices,
+    progress: Progress,
 ) -> Session:
     if choices.precision in ("int8", "fp16"):
-        lower = _open_lower(repository, artifact, choices.precision, choices)
-        return lower or _open_file(repository, artifact, artifact.fp32, choices)
-    best = _open_file(repository, artifact, artifact.fp32, choices)
+        lower = _open_lower(repository, artifact, choices.precision, choices, progress)
+        return lower or _open_file(repository, artifact, artifact.fp32, choices, progress)
+    best = _open_file(repository, artifact, artifact.fp32, choices, progress)
     if choices.precision == "fp32":
         return best
-    images_NHWC = _blank(artifact, choices.rows)
-    best_s = best_of(best, images_NHWC, 4) / PRECISION_GAIN
+    progress.begin("measuring")
+    row_s = best_of(best, _blank(artifact, 1), 0, progress.budget)
+    rows = progress.budget.rows(row_s, choices.rows, len(artifact.files) * (_RUNS + 1))
+    images_NHWC = _blank(artifact, rows)
+    best_s = best_of(best, images_NHWC, _RUNS, progress.budget) / PRECISION_GAIN
     for file in artifact.files:
-        session = _open_lower(repository, artifact, file.precision, choices) if file.gate else None
-        seconds = best_of(session, images_NHWC, 4) if session else float("inf")
+        session = (
+            _open_lower(repository, artifact, file.precision, choices, progress)
+            if file.gate
+            else None
+        )
+        progress.begin("measuring")
+        seconds = best_of(session, images_NHWC, _RUNS, progress.budget) if session else float("inf")
         if session and seconds < best_s:
             best, best_s = session, seconds
     return best
@@ -182,18 +208,32 @@ def open_all(repository: ModelRepository, artifact: ModelArtifact) -> Iterator[S
     """
     for file in artifact.files:
         if file.gate or file.precision == "fp32":
-            yield _open_file(repository, artifact, file, PlanChoices())
+            yield _open_file(repository, artifact, file, PlanChoices(), Progress())
 
 
 def open_again(repository: ModelRepository, artifact: ModelArtifact, session: Session) -> Session:
     """Open another session on the file and the plan of an open one, with threads of its own."""
     file = artifact.file(session.plan.precision)
     assert file is not None, "the session was opened from it; this is a bug"
-    return Session(repository.read_model(artifact, file.path), session.plan)
+    return Session(_path(repository, artifact, file), session.plan)
 
 
-def self_test(repository: ModelRepository, artifact: ModelArtifact, session: Session) -> None:
+def self_test(
+    repository: ModelRepository,
+    artifact: ModelArtifact,
+    session: Session,
+    most_s: float = math.inf,
+) -> float:
     """Replay the golden images through decoder and session.
+
+    Args:
+        repository: Repository that holds the version.
+        artifact: The version.
+        session: Session on one of its files.
+        most_s: Time after which no further one is replayed; two are in any case.
+
+    Returns:
+        Seconds of the shortest run of one row.
 
     Raises:
         ArtifactError: A probability is off by more than the precision's ``GOLDEN_TOLERANCE``.
@@ -203,9 +243,22 @@ def self_test(repository: ModelRepository, artifact: ModelArtifact, session: Ses
     tolerance = GOLDEN_TOLERANCE[session.plan.precision]
     if session.plan.tf32:
         tolerance = max(tolerance, GOLDEN_TOLERANCE["fp16"])
+    until = time.perf_counter() + most_s
+    row_s = math.inf
     for i, golden in enumerate(artifact.golden):
+        if i >= _LEAST_GOLDEN and time.perf_counter() > until:
+            logger.warning(
+                "%s: %d of %d golden images replayed in %.0f s; `foveal models verify` replays all",
+                artifact.reference,
+                i,
+                len(artifact.golden),
+                most_s,
+            )
+            break
         row_HWC = decode(repository.read_file(artifact, golden.path), artifact.image)
+        started = time.perf_counter()
         got_K = session.run(row_HWC[None]).probabilities[0]
+        row_s = min(row_s, time.perf_counter() - started)
         recorded = gate.golden[i] if gate else golden.probabilities
         difference = float(np.abs(got_K - np.asarray(recorded, np.float32)).max())
         if not difference <= tolerance:
@@ -214,20 +267,34 @@ def self_test(repository: ModelRepository, artifact: ModelArtifact, session: Ses
                 f"probabilities within {tolerance}, got a difference of {difference:.2g}; "
                 "export the model again on this version of onnxruntime"
             )
+    return row_s if artifact.golden else best_of(session, _blank(artifact, 1), 0)
 
 
-def best_of(session: Session, images_NHWC: NDArray[np.uint8], runs: int) -> float:
-    """Return the seconds of the shortest run; the first, which allocates, is not counted."""
-    times = []
+def best_of(
+    session: Session, images_NHWC: NDArray[np.uint8], runs: int, budget: Budget | None = None
+) -> float:
+    """Return the seconds of the shortest run; the first, which allocates, is not counted.
+
+    Where the budget ends earlier, fewer runs count, and the first one if it is the only one.
+    """
+    times: list[float] = []
     for _ in range(runs + 1):
         started = time.perf_counter()
         session.run(images_NHWC)
         times.append(time.perf_counter() - started)
-    return min(times[1:])
+        if budget is not None:
+            budget.spend(times[-1])
+            if budget.left_s < times[-1]:
+                break
+    return min(times[1:] or times)
 
 
 def _open_lower(
-    repository: ModelRepository, artifact: ModelArtifact, precision: Precision, choices: PlanChoices
+    repository: ModelRepository,
+    artifact: ModelArtifact,
+    precision: Precision,
+    choices: PlanChoices,
+    progress: Progress,
 ) -> Session | None:
     """Open a file of lower precision; None and a warning if it cannot be trusted here."""
     file = artifact.file(precision)
@@ -243,31 +310,50 @@ def _open_lower(
         )
         return None
     try:
-        return _open_file(repository, artifact, file, choices)
+        return _open_file(repository, artifact, file, choices, progress)
     except (ArtifactError, InferenceError) as error:
         logger.warning("%s does not run here, fp32 answers instead: %s", precision, error)
         return None
 
 
 def _open_file(
-    repository: ModelRepository, artifact: ModelArtifact, file: ModelFile, choices: PlanChoices
+    repository: ModelRepository,
+    artifact: ModelArtifact,
+    file: ModelFile,
+    choices: PlanChoices,
+    progress: Progress,
 ) -> Session:
     """Open one file on the number of threads that pays, and replay the golden images."""
-    content = repository.read_model(artifact, file.path)
+    path = _path(repository, artifact, file)
     device, shape = choices.device, artifact.image.shape_HWC
-    threads = sorted(set(choices.threads)) if device.selected.device == "cpu" else [1]
-    best, *others = (
-        Session(
-            content, device.plan(file.precision, count, choices.rows, shape), choose=device.chooses
-        )
-        for count in threads
+    most, *others = (
+        sorted(set(choices.threads), reverse=True) if device.selected.device == "cpu" else [1]
     )
-    images_NHWC = _blank(artifact, choices.rows)
-    for more in others:
-        if best_of(best, images_NHWC, 4) > THREADS_GAIN * best_of(more, images_NHWC, 4):
-            best = more
-    self_test(repository, artifact, best)
+    golden_s = GOLDEN_S if progress.is_bounded else math.inf
+
+    def opened(threads: int) -> tuple[Session, float]:
+        progress.begin("opening")
+        plan = device.plan(file.precision, threads, choices.rows, shape)
+        session = Session(path, plan, choose=device.chooses)
+        progress.begin("self-test")
+        return session, self_test(repository, artifact, session, golden_s)
+
+    best, row_s = opened(most)
+    for count in others:
+        if row_s > LONG_ROW_S:
+            break
+        fewer, row_s = opened(count)
+        progress.begin("measuring")
+        rows = progress.budget.rows(row_s, choices.rows, 2 * (_RUNS + 1))
+        images_NHWC = _blank(artifact, rows)
+        fewer_s = best_of(fewer, images_NHWC, _RUNS, progress.budget)
+        if fewer_s <= THREADS_GAIN * best_of(best, images_NHWC, _RUNS, progress.budget):
+            best = fewer
     return best
+
+
+def _path(repository: ModelRepository, artifact: ModelArtifact, file: ModelFile) -> Path:
+    return repository.path(artifact.name, artifact.version) / file.path
 
 
 def _blank(artifact: ModelArtifact, rows: int) -> NDArray[np.uint8]:

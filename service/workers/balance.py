@@ -61,6 +61,14 @@ class Balance:
         """Count a connection that is gone."""
         self._shares[self._slot] = connections
 
+    def hold(self) -> None:
+        """Accept nothing until ``release``; again and again, as the socket may be served later."""
+        self._listen(0)
+
+    def release(self) -> None:
+        """Accept connections from now on."""
+        self._resume()
+
     def close(self) -> None:
         """Stop: the socket is about to be closed, and its descriptor may become another's."""
         self._poll = None

@@ -1,6 +1,7 @@
 """A worker's ties to its supervisor: it ends with it, and shows that its event loop turns.
 
-``join`` runs when the worker is imported, ``Worker.start`` when its models are loaded. Without a
+``join`` runs when the worker is imported, ``Worker.give_way`` when its models begin to load on a
+thread, ``Worker.start`` when they are loaded. Without a
 supervisor (a service inside another program) there is no worker, and nothing is tied.
 """
 
@@ -23,6 +24,8 @@ from service.workers.board import Board
 BEAT_S = 1.0
 # What the supervisor passes on: its process, the board's descriptor, the listening socket's.
 VARIABLE = "FOVEAL_SUPERVISOR"
+# How often a worker that loads looks whether another is ready, seconds.
+GIVE_WAY_S = 0.05
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -44,6 +47,7 @@ class Worker:
         self._board = board
         self._slot = slot
         self._listener = listener
+        self._balance: Balance | None = None
         self.was_signalled = False
 
     def begin(self) -> None:
@@ -52,8 +56,34 @@ class Worker:
         self._board.enter(self._slot)
         signal.signal(signal.SIGHUP, self._remember)
 
+    @property
+    def has_ready_peers(self) -> bool:
+        """Whether another worker has loaded its models: clients are better served there."""
+        return any(ready for slot, ready in enumerate(self._board.ready) if slot != self._slot)
+
+    def give_way(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Leave new connections to workers that are ready, until this one is."""
+        if len(self._board) > 2:
+            self._balance = self._new_balance(loop)
+            self._give_way(loop)
+
+    def _give_way(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._balance is not None and not self._board.ready[self._slot]:
+            if self.has_ready_peers:
+                self._balance.hold()
+            loop.call_later(GIVE_WAY_S, self._give_way, loop)
+
+    def announce(self) -> float:
+        """Say that the models are loaded.
+
+        Returns:
+            Seconds until every worker that still loads has given way.
+        """
+        self._board.ready[self._slot] = 1
+        return 2 * GIVE_WAY_S if len(self._board) > 2 else 0.0
+
     def start(self, loop: asyncio.AbstractEventLoop) -> Balance | None:
-        """Say that the models are loaded, and show from now on that the loop turns.
+        """Accept connections, and show from now on that the loop turns.
 
         Returns:
             What counts connections, None where one worker takes them all.
@@ -63,7 +93,13 @@ class Worker:
         board.loading[slot] = 0
         board.ready[slot] = 1
         self._beat(loop)
-        return Balance(loop, self._listener, board.connections, slot) if len(board) > 2 else None
+        if self._balance is not None:
+            self._balance.release()
+            return self._balance
+        return self._new_balance(loop) if len(board) > 2 else None
+
+    def _new_balance(self, loop: asyncio.AbstractEventLoop) -> Balance:
+        return Balance(loop, self._listener, self._board.connections, self._slot)
 
     @contextlib.contextmanager
     def loading(self) -> Iterator[None]:

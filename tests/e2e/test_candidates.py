@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from models.artifact import ModelArtifact
@@ -14,7 +15,15 @@ from tests.e2e.test_swap import WORKERS, wait_for
 from tests.e2e.triton import WIRES, triton
 from tests.guarded import ADMIN
 from tests.server import RunningServer, Wire, assert_error, free_port, post, running_server
-from tests.tiny import assert_own_result, build_tiny, publish_tiny, random_images, tiny_model
+from tests.tiny import (
+    THRESHOLDS,
+    assert_own_result,
+    build_tiny,
+    publish_tiny,
+    random_images,
+    tiny_model,
+    tiny_probabilities,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -163,6 +172,30 @@ def test_a_shadow_that_agrees(server: RunningServer, root: Path, name: str) -> N
     assert server.metric("foveal_shadow_rows_total", model=name, outcome="differed") == 0
 
 
+def test_a_shadow_of_several_labels_agrees_on_all_of_them(
+    server: RunningServer, root: Path
+) -> None:
+    """Version 2 answers the same; version 3 the same probabilities, but by lower thresholds."""
+    name = "tiny-of-several"
+    for thresholds in (THRESHOLDS, THRESHOLDS, (0.0, 0.0, 0.0, 0.0)):
+        publish_tiny(root, name, task="multi-label", thresholds=thresholds)
+    ModelRepository(root).set_default(name, 1)
+    assert httpx.post(f"{server.url}/v2/repository/models/{name}/load", headers=BEARER).is_success
+    several = tiny_probabilities(IMAGES, task="multi-label") >= np.array(THRESHOLDS)
+    image = PNGS[int(several.sum(axis=1).argmin())]
+    for version, outcome in ((2, "agreed"), (3, "differed")):
+        put(server, name, {"shadow": {"version": version, "fraction": 1}})
+        said = httpx.post(f"{server.url}/models/{name}/predict", content=image).json()
+        assert said["version"] == 1 and len(said["results"][0]["labels"]) < 4
+        rows = {"model": name, "version": str(version)}
+        wait_for(
+            lambda rows=rows: server.metric("foveal_shadow_rows_total", **rows) == 1,  # type: ignore[misc]
+            server,
+            "the row is not accounted for",
+        )
+        assert server.metric("foveal_shadow_rows_total", outcome=outcome, **rows) == 1
+
+
 def test_rows_for_a_busy_shadow_are_dropped(server: RunningServer, root: Path, name: str) -> None:
     publish_tiny(root, name, tiny_model(is_slow=True))
     put(server, name, {"shadow": {"version": 3, "fraction": 1}})
@@ -181,7 +214,7 @@ def test_rows_for_a_busy_shadow_are_dropped(server: RunningServer, root: Path, n
     assert rows(outcome="dropped") > 0 < rows(outcome="agreed")
 
 
-def test_a_candidate_with_other_labels_gets_nothing(
+def test_a_candidate_with_other_labels_or_task_gets_nothing(
     server: RunningServer, root: Path, name: str
 ) -> None:
     def build(folder: Path, version: int) -> ModelArtifact:
@@ -189,10 +222,15 @@ def test_a_candidate_with_other_labels_gets_nothing(
         return replace(artifact, labels=("a", *artifact.labels[1:]), golden=())
 
     ModelRepository(root).publish(name, build)
-    said = put(server, name, {"canary": {"version": 3, "fraction": 1}}).json()
-    assert said["canary"] is None
-    assert set(answered_by(server)) == {1}
-    assert f"{name}:3 gets no share of the requests: expected the images and labels" in server.log
+    publish_tiny(root, name, task="multi-label")
+    for version in (3, 4):
+        said = put(server, name, {"canary": {"version": version, "fraction": 1}}).json()
+        assert said["canary"] is None
+        assert set(answered_by(server)) == {1}
+        assert (
+            f"{name}:{version} gets no share of the requests: expected the images, labels and task"
+            in server.log
+        )
 
 
 def test_who_may_and_what_is_understood(server: RunningServer, name: str) -> None:

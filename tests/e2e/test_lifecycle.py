@@ -228,7 +228,7 @@ def test_two_workers_give_the_same_bytes(server: RunningServer, two_workers: Run
             with Wire(two_workers) as wire:
                 assert wire.send(post("/predict", png)).answer().body == expected[i]
     assert count() == before + 160
-    assert two_workers.log.count("Service foveal initialized") == 2
+    assert two_workers.log.count("ready after") == 2
 
 
 # Imports what takes long once, then starts the service in a fork of its own for each line.

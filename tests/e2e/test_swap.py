@@ -182,7 +182,7 @@ class Load:
 
 def wait_for_workers(server: RunningServer) -> None:
     """Whoever answered /readyz was one of them."""
-    line = "Service foveal initialized"
+    line = "ready after"
     wait_for(lambda: server.log.count(line) == WORKERS, server, line)
 
 

@@ -29,14 +29,14 @@ def foreign_model(
     Args:
         layout: Of the input.
         channels: Of the input.
-        elem_type: Datatype of the input, and of the whole network unless it is uint8.
+        elem_type: Datatype of the input, and of the whole network if it is float16.
         batch: Fixed number of rows, or the name of a free one.
         side: Height and width, or the name of free ones.
         ending: ``logits``, ``softmax``, ``log_softmax``, ``sigmoid``, ``hidden_softmax`` (by way of
             Exp, which no walk back to a Softmax finds) or ``4d`` (softmax on [N, K, 1, 1]).
         opset: Of the graph.
     """
-    kind = TensorProto.FLOAT if elem_type == TensorProto.UINT8 else elem_type
+    kind = elem_type if elem_type == TensorProto.FLOAT16 else TensorProto.FLOAT
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     generator = np.random.default_rng(1)
 
@@ -52,8 +52,8 @@ def foreign_model(
         numpy_helper.from_array(np.array([rows, CLASSES, 1, 1], np.int64), "square"),
     ]
     nodes: list[Any] = []
-    name = "cast" if elem_type == TensorProto.UINT8 else "data"
-    if elem_type == TensorProto.UINT8:
+    name = "data" if elem_type == kind else "cast"
+    if elem_type != kind:
         nodes.append(helper.make_node("Cast", ["data"], ["cast"], to=TensorProto.FLOAT))
     if layout == "NHWC":
         nodes.append(helper.make_node("Transpose", [name], ["moved"], perm=[0, 3, 1, 2]))

@@ -10,12 +10,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.adopt import Request, adopt
 from export.errors import AdoptError
+from export.interface import find_answer, find_input
 from export.options import Options
 from export.sandbox import Bounds, run_bounded
 from export.screen import screen
-from export.wrap import find_answer, find_input
 from models.repository import ModelRepository
-from tests.export.foreign import LABELS, foreign_model
+from tests.export.foreign import CLASSES, LABELS, foreign_model
 
 GIB = 1 << 30
 
@@ -32,6 +32,62 @@ def external() -> onnx.ModelProto:
 def custom_domain() -> onnx.ModelProto:
     model = foreign_model()
     model.opset_import.append(helper.make_opsetid("ai.onnx.contrib", 1))
+    model.graph.node[0].domain = "ai.onnx.contrib"
+    return model
+
+
+def batch_norm(**attributes: int) -> onnx.ModelProto:
+    model = foreign_model()
+    ones = numpy_helper.from_array(np.ones(CLASSES, np.float32), "ones")
+    model.graph.initializer.append(ones)
+    outputs = ["normal", "mean_of_batch", "variance"] if attributes else ["normal"]
+    nodes = model.graph.node
+    nodes[-1].input[0] = "normal"
+    inputs = ["scores", "ones", "ones", "ones", "ones"]
+    norm = helper.make_node(
+        "BatchNormalization", inputs, outputs, None, None, None, None, **attributes
+    )
+    nodes.insert(len(nodes) - 1, norm)
+    return model
+
+
+def dropout(is_training: bool) -> onnx.ModelProto:
+    model = foreign_model()
+    for name, value in (("ratio", np.float32(0.5)), ("training", np.bool_(is_training))):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    nodes = model.graph.node
+    nodes[-1].input[0] = "dropped"
+    drop = helper.make_node("Dropout", ["scores", "ratio", "training"], ["dropped"])
+    nodes.insert(len(nodes) - 1, drop)
+    return model
+
+
+def dynamic() -> onnx.ModelProto:
+    model = foreign_model()
+    names = ["small", "step", "zero"]
+    model.graph.node.append(helper.make_node("DynamicQuantizeLinear", ["scores"], names))
+    return model
+
+
+def circle() -> onnx.ModelProto:
+    model = foreign_model()
+    model.graph.node.append(helper.make_node("Add", ["b", "scores"], ["a"]))
+    model.graph.node.append(helper.make_node("Add", ["a", "scores"], ["b"]))
+    return model
+
+
+def chosen(kind: str) -> onnx.ModelProto:
+    """The scores are sorted, or only their winner is given; a cast follows."""
+    model = foreign_model()
+    nodes = model.graph.node
+    del nodes[-1]
+    if kind == "TopK":
+        count = numpy_helper.from_array(np.array([CLASSES], np.int64), "count")
+        model.graph.initializer.append(count)
+        nodes.append(helper.make_node("TopK", ["scores", "count"], ["best", "indices"]))
+    else:
+        nodes.append(helper.make_node("ArgMax", ["scores"], ["best"], axis=1))
+    nodes.append(helper.make_node("Cast", ["best"], ["answer"], to=TensorProto.FLOAT))
     return model
 
 
@@ -116,6 +172,10 @@ def old() -> onnx.ModelProto:
         (gigantic_constant, r'tensor "huge" of shape .*: expected at most 1024 MiB, got 65536'),
         (own_code, "expected no EPContext"),
         (old, "expected opset 7 or later, got 6"),
+        (lambda: batch_norm(training_mode=1), "got BatchNormalization in training mode"),
+        (lambda: dropout(True), "got Dropout in training mode"),
+        (dynamic, "dynamic quantization, which takes its scale from the whole batch"),
+        (circle, "which none makes, or a circle"),
     ],
 )
 def test_what_no_classifier_needs_is_refused_with_a_reason(
@@ -123,6 +183,22 @@ def test_what_no_classifier_needs_is_refused_with_a_reason(
 ) -> None:
     with pytest.raises(AdoptError, match=reason):
         screen(make().SerializeToString(), GIB)
+
+
+def test_what_has_no_effect_is_tidied() -> None:
+    """Imports that no node uses, nodes out of order; inference is no training."""
+    for model in (batch_norm(), dropout(False)):
+        screen(model.SerializeToString(), GIB)
+    model = foreign_model()
+    model.opset_import.append(helper.make_opsetid("ai.onnx.preview.training", 1))
+    wanted = [node.output[0] for node in model.graph.node]
+    nodes = list(reversed(model.graph.node))
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    screened = screen(model.SerializeToString(), GIB)
+    assert [each.domain for each in screened.opset_import] == [""]
+    assert [node.output[0] for node in screened.graph.node] == wanted
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -206,13 +282,17 @@ def test_time_of_a_run_is_bounded() -> None:
 @pytest.mark.parametrize(
     ("model", "options", "reason"),
     [
-        (foreign_model(ending="sigmoid"), {}, "got a Sigmoid"),
-        (foreign_model(), {"layout": "NHWC"}, "expected 1 or 3 channels in NHWC"),
+        (foreign_model(), {"layout": "NHWC"}, r"expected 1 or 3 channels \(grey or RGB\) in NHWC"),
         (foreign_model(), {"size": (9, 9)}, "expected --size to fit its shape"),
+        (foreign_model(channels=4), {}, "got 4 in shape"),
+        (foreign_model(side="side"), {}, "expected --size, its shape"),
+        (foreign_model(elem_type=TensorProto.UINT16), {"is_scaled": False}, "give --scale 257"),
+        (foreign_model(elem_type=TensorProto.INT8), {}, "got 0 to 255 .*: give --mean 128"),
+        (chosen("TopK"), {"gives": "probabilities"}, "got TopK"),
+        (chosen("ArgMax"), {}, "got ArgMax, the winner alone"),
         (foreign_model(), {"output": "other"}, "output: expected one of answer, got 'other'"),
         (foreign_model(channels=1), {"channels": "BGR"}, "it takes grey images"),
         (foreign_model(elem_type=TensorProto.UINT8), {"scale": 0.5}, "it takes uint8 pixels"),
-        (foreign_model(side=3), {}, "expected --layout NCHW or NHWC"),
     ],
 )
 def test_open_questions_are_asked(

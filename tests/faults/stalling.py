@@ -1,4 +1,7 @@
-"""The tiny model with a fault: an image whose first pixel is 255 keeps the run busy for minutes."""
+"""The tiny model with a fault: an image whose first pixel is 255 keeps the run busy for minutes.
+
+A variant stalls at every image, so that it never ends to load.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,8 @@ from tests.tiny import build_tiny, random_images
 ROUNDS = 1 << 31
 
 
-def stalling_model() -> onnx.ModelProto:
-    """The closed form, plus zero after as many rounds of a loop as the first pixel asks for."""
+def stalling_model(most: float = 254) -> onnx.ModelProto:
+    """The closed form, plus zero after a long loop if the first pixel is above ``most``."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["goes_on"], ["still"]),
@@ -36,7 +39,7 @@ def stalling_model() -> onnx.ModelProto:
     constants: dict[str, NDArray[Any]] = {
         "zero_at": np.zeros((4,), np.int64),
         "one_at": np.ones((4,), np.int64),
-        "white": np.array([254], np.float32),
+        "white": np.array([most], np.float32),
         "rounds": np.array([ROUNDS], np.int64),
         "yes": np.array(True),
         "nothing": np.array(0, np.float32),
@@ -60,6 +63,14 @@ def stalling_model() -> onnx.ModelProto:
 def publish_stalling(root: Path, name: str = "tiny") -> None:
     """Publish it; its golden images do not stall."""
     model = stalling_model()
+    ModelRepository(root).publish(
+        name, lambda folder, version: build_tiny(folder, name, version, model)
+    )
+
+
+def publish_endless(root: Path, name: str = "endless") -> None:
+    """Publish one whose first golden image keeps the load busy for minutes."""
+    model = stalling_model(most=-1)
     ModelRepository(root).publish(
         name, lambda folder, version: build_tiny(folder, name, version, model)
     )

@@ -105,6 +105,6 @@ def test_folder_of_metrics_is_full(disk: Path, tmp_path: Path) -> None:
         time.sleep(1.5)
         assert worker.is_running(), server.log
         worker.kill()  # nor does the next worker end by it
-        wait_until(lambda: server.log.count("Service foveal initialized") == 2, 30, "a worker")
+        wait_until(lambda: server.log.count("ready after") == 2, 30, "a worker")
         assert httpx.post(f"{server.url}/predict", content=PNG, timeout=30).status_code == 200
         assert server.log.count("ended by") == 1, server.log

@@ -30,7 +30,7 @@ def test_request_that_ends_a_worker_is_not_sent_again(tmp_path: Path) -> None:
         running_server(tmp_path / "models", tmp_path, workers=2) as server,
         nginx(server.port, 0, tmp_path) as front,
     ):
-        wait_until(lambda: server.log.count("Service foveal initialized") == 2, 30, "two workers")
+        wait_until(lambda: server.log.count("ready after") == 2, 30, "two workers")
         url = f"http://127.0.0.1:{front.port}/predict"
         statuses: list[int] = []
         harmless = encode_png(harmless_images(1)[0])

@@ -102,7 +102,7 @@ def test_stop_while_models_load(tmp_path: Path) -> None:
     wait_until(lambda: log.read_text().count("tiny:") >= 4, 60, "models that load")
     process.send_signal(signal.SIGTERM)
     assert process.wait(5) == 0, log.read_text()
-    assert "Service foveal initialized" not in log.read_text()
+    assert "ready after" not in log.read_text()
 
 
 def test_refused_port_is_free(repository: Path, tmp_path: Path) -> None:

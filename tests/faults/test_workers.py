@@ -64,7 +64,7 @@ def start_two(repository: Path, folder: Path, **variables: str) -> subprocess.Po
 
 def count_started(server: RunningServer) -> int:
     """Return how many workers have come up so far."""
-    return server.log.count("Service foveal initialized")
+    return server.log.count("ready after")
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_signals_of_an_operator_are_harmless(repository: Path, tmp_path: Path) -
         first = {p.pid for p in main.children()}
         log = tmp_path / "server.log"
         deadline = time.monotonic() + 40
-        while log.read_text().count("Service foveal initialized") < 2:
+        while log.read_text().count("ready after") < 2:
             assert time.monotonic() < deadline, log.read_text()
             for pid in (main.pid, *first):
                 os.kill(pid, signal.SIGHUP)

@@ -32,9 +32,11 @@ from tests.tiny import LABELS, build_tiny, tiny_model
 
 # Fields that format 1 did not have at first.
 TOP = ("abstain", "statistics", "task", "thresholds", "proof")
-LATER = (*TOP, "gate", "calibration_error_before", "max_pixel_difference")
+LATER = (*TOP, "gate", "calibration_error_before", "max_pixel_difference", "clip_16_bits")
 # Fields that may be null.
-NONE = {"metrics", "parity", "provenance", *LATER} - {"task", "thresholds"}
+NONE = {"metrics", "parity", "provenance", *LATER} - {"task", "thresholds", "clip_16_bits"}
+# Fields of ``image`` that are true or false.
+TRUTHS = ("scaled_decoding", "exif", "clip_16_bits")
 # Fields of format 2's ``image`` that may be null; all but mode and size may be left out.
 NULL = (
     ("image", "resize"),
@@ -60,6 +62,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> ModelArtifact:
             resize=Resize("shorter", "bicubic", 10, 12, "half-even"),
             crop=Crop((7,), "top-left", "floor"),
             background=(1, 2, 3),
+            clip_16_bits=True,
         ),
         files=(replace(built.files[0], gate=gate),),
         abstain=Abstain(0.75, 0.99, worth, worth),
@@ -121,6 +124,7 @@ def test_fields_that_came_later_are_written_only_where_they_say_something(
     for name in TOP:
         del document[name]
     del document["files"][0]["gate"], document["metrics"]["calibration_error_before"]
+    del document["image"]["clip_16_bits"]
     text = read(document).to_json()
     assert not any(f'"{name}"' in text for name in LATER)
     assert json.loads(text) == document
@@ -179,7 +183,7 @@ def test_every_mistyped_field_is_named_with_expected_and_got(document: dict[str,
         for wrong in (True, {"no": "such"}, ["list"], "text", 1.5, None):
             if isinstance(wrong, str) and takes_text(document, path):
                 continue
-            if isinstance(wrong, bool) and path[1:] in (("scaled_decoding",), ("exif",)):
+            if isinstance(wrong, bool) and path[-1] in TRUTHS:
                 continue
             if wrong is None and path in NULL:
                 continue

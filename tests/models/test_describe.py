@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from models.describe import describe, list_entries, tabulate
-from models.evidence import Proof
+from models.evidence import Metrics, Proof
 from models.repository import ModelRepository
 from tests.server import ROOT
 from tests.tiny import publish_tiny
@@ -58,6 +58,20 @@ def test_a_model_without_measurements_is_told_without_them(tmp_path: Path) -> No
         ("name", "version", "accuracy", "size", "answers"),
         ("tiny", "1", "-", "1 KiB", "/models/tiny/predict"),
     ]
+
+
+def test_equal_labels_are_told_apart(tmp_path: Path) -> None:
+    metrics = Metrics("test", 100, 0.75, (0.5, None, 0.75, 1.0), 0.01)
+    artifact = publish_tiny(tmp_path, labels=("crane", "dog", "crane", "cat"), metrics=metrics)
+    story = describe(artifact)
+    assert dict(story)["labels"] == "4: crane (0), dog, crane (2), cat"
+    assert ("", "crane (0) 50.0%, crane (2) 75.0%, cat 100.0%") in story
+
+
+def test_a_binary_model_says_what_its_two_probabilities_are(tmp_path: Path) -> None:
+    story = dict(describe(publish_tiny(tmp_path, task="binary")))
+    assert story["task"] == "binary: 1 - p and p of one sigmoid"
+    assert story["labels"] == "2: dark, light"
 
 
 def test_task_and_proof_are_told(tmp_path: Path) -> None:

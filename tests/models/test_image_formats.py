@@ -98,6 +98,24 @@ def test_broken_exif_is_passed_over(exif: bytes) -> None:
     np.testing.assert_array_equal(decode(encoded, spec()), decode(save(RGB, "JPEG"), spec()))
 
 
+# 16 bits
+
+
+@MODES
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+@pytest.mark.parametrize("size", [(9, 5), (700, 600)])
+def test_grey_of_16_bits_may_be_clipped(kind: str, mode: Mode, size: tuple[int, int]) -> None:
+    """``Image.open(f).convert``, which is what most programs write, clips."""
+    encoded = written(picture("I;16", *size), kind)
+    with Image.open(io.BytesIO(encoded)) as opened:
+        expected = np.asarray(opened.convert(mode)).reshape(*size[::-1], -1)
+    found = decode_pixels(encoded, Decoding(mode, clips_16_bits=True))
+    np.testing.assert_array_equal(found, expected)
+    cut = decode_pixels(encoded, Decoding(mode))
+    with Image.open(io.BytesIO(encoded)) as opened:
+        np.testing.assert_array_equal(cut[:, :, 0], np.asarray(opened) >> 8)
+
+
 # Transparency
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.figures import reliability
+from models.labels import distinct_names
 from report.page import Picture, Table, render, write_pictures
 from training.datasets.sources import Dataset
 from training.evaluate import count_confusions
@@ -66,7 +67,7 @@ def write_report(
         about=f"{run.config.run.name}, started {run.date}",
         summary=_summary(outcome, dataset, network),
         pictures=pictures,
-        classes=_class_table(confusion_KK, dataset.labels),
+        classes=_class_table(confusion_KK, distinct_names(dataset.labels)),
         command=run.command,
         options=Table(("option", "value"), sorted(_words(run.config.to_json()))),
         versions=Table(("component", "version"), versions),
@@ -115,7 +116,7 @@ def _pictures(
             "confusion",
             "Confusion matrix",
             "Rows are the true labels, columns the predicted ones.",
-            plot_confusion(confusion_KK, dataset.labels),
+            plot_confusion(confusion_KK, distinct_names(dataset.labels)),
         ),
         Picture(
             "reliability",
@@ -139,9 +140,10 @@ def _pictures(
 def _mistakes(dataset: Dataset, probabilities_NK: NDArray[np.float32], wrong: int) -> Picture:
     targets_N = dataset.test.targets_N
     mistakes = worst_mistakes(probabilities_NK, targets_N)
+    names = distinct_names(dataset.labels)
     captions = [
-        f"{dataset.labels[int(probabilities_NK[row].argmax())]} {probabilities_NK[row].max():.0%}\n"
-        f"is {dataset.labels[targets_N[row]]} {probabilities_NK[row, targets_N[row]]:.0%}"
+        f"{names[int(probabilities_NK[row].argmax())]} {probabilities_NK[row].max():.0%}\n"
+        f"is {names[targets_N[row]]} {probabilities_NK[row, targets_N[row]]:.0%}"
         for row in mistakes
     ]
     return Picture(

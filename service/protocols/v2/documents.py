@@ -5,10 +5,11 @@ both wires carry the same facts. Knows classifiers and catalogs, no HTTP and no 
 """
 
 import importlib.metadata
+import json
 import time
 from typing import Any
 
-from models.artifact import TensorSpec
+from models.artifact import ModelArtifact, TensorSpec
 from service.metrics import (
     BATCH_ROWS,
     DECODE_SECONDS,
@@ -74,10 +75,10 @@ def model_config(classifier: Classifier) -> Document:
         "count": classifier.limits.instances,
         "kind": "KIND_CPU",
     }
-    parameters: dict[str, str] = {}
+    parameters = _task(artifact)
     if plan.device != "cpu":
         group |= {"count": 1, "kind": "KIND_GPU", "gpus": [plan.index]}
-        parameters = {"device": plan.device, "precision": plan.precision, "binding": plan.binding}
+        parameters |= {"device": plan.device, "precision": plan.precision, "binding": plan.binding}
     if tuned := classifier.tuned:
         parameters["plan"] = f"tuned {tuned.date}"
     if classifier.fallback:
@@ -196,6 +197,16 @@ class Statistics:
                 for size, (count, run_s) in sorted(batches.items())
             ],
         }
+
+
+def _task(artifact: ModelArtifact) -> dict[str, str]:
+    """Return what a client must know to read ``probabilities`` that are no softmax."""
+    if artifact.task == "single-label":
+        return {}
+    parameters: dict[str, str] = {"task": artifact.task}
+    if artifact.thresholds:
+        parameters["thresholds"] = json.dumps(artifact.thresholds)
+    return parameters
 
 
 def _tensor(spec: TensorSpec) -> Document:

@@ -55,7 +55,7 @@ class V2Http:
         self.is_ready = is_ready
         self._fixed: dict[tuple[str, ...], Handler] = {
             (): _get(self._server),
-            ("health", "live"): _get(self._live),
+            ("health", "live"): live,
             ("health", "ready"): _get(self._ready),
             ("models", "stats"): _get(self._all_statistics),
             ("repository", "index"): _post(self._index),
@@ -108,9 +108,6 @@ class V2Http:
 
     def _server(self, exchange: Exchange) -> None:
         _respond(exchange, server_metadata())
-
-    def _live(self, exchange: Exchange) -> None:
-        _respond(exchange, {"live": True})
 
     def _ready(self, exchange: Exchange) -> None:
         if not self.is_ready():
@@ -196,6 +193,13 @@ def _post(handler: Handler) -> Handler:
         handler(exchange)
 
     return check
+
+
+def _live(exchange: Exchange) -> None:
+    _respond(exchange, {"live": True})
+
+
+live = _get(_live)  # the one route that needs no model
 
 
 def _unknown(exchange: Exchange) -> None:

@@ -54,3 +54,15 @@ def test_no_number_counts_as_abstained_where_the_model_may_abstain() -> None:
         histograms = Histograms(threshold)
         histograms.observe(batch)
         assert histograms.abstained == abstained
+
+
+def test_of_a_multi_label_model_every_label_counts_that_a_row_gets() -> None:
+    batch = finished((3,), 0.0)
+    assert batch.outputs is not None
+    batch.outputs.probabilities[:] = [[0.5, 0.9, 0.1, 0.0], [0.4, 0.2, 0.0, 0.0], [1.0] * 4]
+    histograms = Histograms(None, (0.5, 0.5, 0.2, 0.5))
+    histograms.observe(batch)
+    assert histograms.classes == {0: 2, 1: 2, 2: 1, 3: 1}
+    assert histograms.rows == 3
+    expected = -sum(p * np.log(p) for p in (0.5, 0.5, 0.9, 0.1, 0.1, 0.9, 0.4, 0.6, 0.2, 0.8))
+    assert abs(histograms.entropy - expected) < 1e-6

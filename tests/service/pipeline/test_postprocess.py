@@ -124,3 +124,40 @@ def test_a_threshold_adds_a_verdict_and_changes_nothing_else(
         abstains = bool(row_K.max() < np.float32(threshold))
         verdict = {"label": None if abstains else best, "abstained": abstains}
         assert fragment == without[:-1] + b"," + orjson.dumps(verdict)[1:]
+
+
+THRESHOLDS = (0.5, 0.1, 0.9, 0.0, 1.0)
+
+
+@given(PROBABILITIES, st.integers(1, 9), st.none() | FLOAT32)
+def test_a_multi_label_row_gets_the_labels_above_their_thresholds(
+    probabilities_NK: NDArray[np.float32], top: int, threshold: float | None
+) -> None:
+    """All of them, however few predictions are asked for; none where the model abstains."""
+    plain = Postprocessor(LABELS).fragments(batch(probabilities_NK), top)
+    several = Postprocessor(LABELS, threshold, THRESHOLDS).fragments(batch(probabilities_NK), top)
+    for row_K, without, fragment in zip(probabilities_NK, plain, several, strict=True):
+        order = rank(row_K[None], len(LABELS))[0].tolist()
+        above = [LABELS[i] for i in order if row_K[i] >= np.float32(THRESHOLDS[i])]
+        verdict: dict[str, object] = {"labels": above}
+        if threshold is not None:
+            abstains = bool(row_K.max() < np.float32(threshold))
+            verdict = {"labels": [] if abstains else above, "abstained": abstains}
+        assert fragment == without[:-1] + b"," + orjson.dumps(verdict)[1:]
+
+
+def test_equal_labels_of_several_are_told_apart() -> None:
+    labels = ("crane", "dog", "crane")
+    row = batch(np.array([[0.75, 0.25, 1.0]], np.float32))
+    result = orjson.loads(Postprocessor(labels, None, (0.5, 0.5, 0.5)).fragments(row, 1)[0])
+    assert result == {
+        "predictions": [{"label": "crane", "index": 2, "probability": 1.0}],
+        "labels": ["crane (2)", "crane (0)"],
+    }
+
+
+def test_no_number_gives_no_label() -> None:
+    odd = batch(np.array([[np.nan, 1.0], [np.nan, np.nan]], np.float32))
+    for threshold, first in ((None, ["b"]), (0.0, [])):
+        texts = Postprocessor(("a", "b"), threshold, (0.0, 0.0)).fragments(odd, 2)
+        assert [orjson.loads(text)["labels"] for text in texts] == [first, []]

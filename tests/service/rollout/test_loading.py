@@ -5,6 +5,8 @@ import hashlib
 import json
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +14,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from models.artifact import ArtifactError, ModelArtifact
 from models.repository import ModelRepository
 from models.tuned import write_tuning
 from service.pipeline.limits import BatchLimits
+from service.rollout import loading
 from service.rollout.catalog import load_catalog, load_versions
 from service.rollout.loading import LoadOptions, load
 from service.session.machine import this_machine
+from service.session.progress import Budget
+from tests.server import ROOT
 from tests.tiny import build_tiny, publish_tiny, random_images, tiny_logits, tiny_model
 from tests.tuned import tuning_for
 
@@ -138,6 +144,111 @@ def test_loads_and_runs(repository: ModelRepository) -> None:
     images = random_images(3)
     np.testing.assert_array_equal(classifier.session.run(images).logits, tiny_logits(images))
     assert classifier.full_batch_s > 0
+
+
+def test_without_time_left_one_row_is_measured(repository: ModelRepository) -> None:
+    """A full batch of a large model takes minutes: it is worked out, not run."""
+    publish_tiny(repository.root, model=tiny_model(is_slow=True))
+    budget = Budget(0)
+    options = LoadOptions(BatchLimits(max_batch_size=1024), threads=1, budget=budget)
+    full_batch_s = load(repository, "tiny", 1, options).full_batch_s
+    spent = Budget(1000)
+    measured = load(repository, "tiny", 1, dataclasses.replace(options, budget=spent)).full_batch_s
+    assert full_batch_s > 0 and measured > 0
+    assert -budget._left_s < (1000 - spent.left_s) / 10
+
+
+def test_what_was_measured_is_kept_for_the_next_start(
+    repository: ModelRepository, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "KEPT_BATCH_S", 0.0)
+    caplog.set_level(logging.INFO)
+    publish_tiny(repository.root)
+    measured = load(repository, "tiny", 1, OPTIONS)
+    assert repository.measured_path("tiny", 1).is_file()
+    assert "as measured before" not in caplog.text
+    again = load(repository, "tiny", 1, OPTIONS)
+    assert "as measured before" in caplog.text
+    assert again.full_batch_s == measured.full_batch_s
+    assert again.session.plan == measured.session.plan
+    caplog.clear()
+    other = dataclasses.replace(OPTIONS, batch=BatchLimits(max_batch_size=8))
+    load(repository, "tiny", 1, other)
+    assert "as measured before" not in caplog.text, "it was asked for something else"
+
+
+def test_a_small_model_leaves_no_file(repository: ModelRepository) -> None:
+    publish_tiny(repository.root)
+    load(repository, "tiny", 1, OPTIONS)
+    assert not repository.measured_path("tiny", 1).exists()
+
+
+def test_the_models_of_a_start_share_a_budget(repository: ModelRepository) -> None:
+    for name in ("a", "b"):
+        publish_tiny(repository.root, name)
+    told: list[str] = []
+    budget = Budget(1000)
+    load_catalog(repository, "", 2, dataclasses.replace(OPTIONS, budget=budget, tell=told.append))
+    steps = ("reading", "opening", "self-test", "warm-up")
+    for name in ("a", "b"):
+        assert {f"{name}:1, {step}" for step in steps} <= set(told)
+    assert 0 < 1000 - budget.left_s < 1000
+
+
+def test_what_was_checked_is_what_is_opened(repository: ModelRepository) -> None:
+    """The file is checked, then onnxruntime opens it by its path."""
+    publish_tiny(repository.root)
+    path = repository.path("tiny", 1) / "model.onnx"
+
+    def replace_it(step: str) -> None:
+        if step.endswith("opening"):
+            other = path.with_suffix(".new")
+            other.write_bytes(path.read_bytes())
+            other.replace(path)
+
+    with pytest.raises(ArtifactError, match="tiny:1: its files changed while it was loaded"):
+        load(repository, "tiny", 1, dataclasses.replace(OPTIONS, tell=replace_it))
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from models.repository import ModelRepository
+from service.rollout.loading import LoadOptions, load
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+before = peak()
+classifier = load(ModelRepository(Path(sys.argv[1])), "tiny", 1, LoadOptions(threads=2))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_load_takes_little_more_memory_than_the_file(repository: ModelRepository) -> None:
+    """Not a copy of its bytes, another of what onnxruntime parsed, and a third in its arena."""
+    model = tiny_model()
+    weights = np.random.default_rng(0).standard_normal((4096, 4096), np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
+    model.graph.initializer.append(numpy_helper.from_array(weights[:1].T.copy() * 0, "zeros"))
+    classes = np.zeros((4, 4096), np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(classes, "classes"))
+    *before, divide, softmax = model.graph.node
+    before[-1].output[0] = "scores"
+    added = [
+        helper.make_node("MatMul", ["scores", "classes"], ["wide"]),
+        helper.make_node("MatMul", ["wide", "weights"], ["wider"]),
+        helper.make_node("MatMul", ["wider", "zeros"], ["nothing"]),
+        helper.make_node("Add", ["scores", "nothing"], ["logits"]),
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend([*before, *added, divide, softmax])
+    publish_tiny(repository.root, model=model)
+    size = (repository.path("tiny", 1) / "model.onnx").stat().st_size
+    assert size > 64 << 20
+    words = [sys.executable, "-c", MEMORY, str(repository.root)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 2.5 * size
 
 
 def test_self_test_refuses_another_answer(repository: ModelRepository) -> None:

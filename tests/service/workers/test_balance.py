@@ -74,3 +74,36 @@ def test_connections_are_counted(count: int) -> None:
     Balance(loop, 0, shares, 0).closed(count)
     loop.close()
     assert shares[0] == count
+
+
+async def _held(listener: socket.socket) -> tuple[bool, bool]:
+    """Return whether a connection is accepted while the socket is held, and after its release."""
+    loop = asyncio.get_running_loop()
+    is_accepted = asyncio.Event()
+
+    class Counted(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            is_accepted.set()
+            transport.close()
+
+    balance = Balance(loop, listener.fileno(), array("q", [0, 0]), 0)
+    balance.hold()  # a worker may hold before it serves
+    server = await loop.create_server(Counted, sock=listener)
+    await asyncio.sleep(0.01)  # the socket is registered in the next turn
+    balance.hold()
+    with socket.create_connection(listener.getsockname()):
+        await asyncio.sleep(0.2)
+        was_accepted = is_accepted.is_set()
+        balance.release()
+        await asyncio.wait_for(is_accepted.wait(), 5)
+    server.close()
+    await server.wait_closed()
+    return was_accepted, is_accepted.is_set()
+
+
+def test_who_loads_leaves_connections_to_others() -> None:
+    loop = uvloop.new_event_loop()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        assert loop.run_until_complete(_held(listener)) == (False, True)
+    loop.close()

@@ -1,10 +1,14 @@
 """JSON of an allowed size that costs much: refused before objects are made of it."""
 
+import base64
 import tracemalloc
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 
+from models.image import encode_png
 from service.inflight import Inflight
 from service.protocols.compression import compress
 from tests.loop_watch import LONGEST_S, LoopWatch, collecting_as_the_service, shortest_of
@@ -147,19 +151,46 @@ def test_what_a_body_expands_to_is_counted_before_it_is_there(
     assert budget.used == MIB // 2
 
 
-@pytest.mark.parametrize("form", ["flat", "base64", "images"])
+def of_pictures(form: str) -> tuple[dict[str, Any], bytes]:
+    """A document of one picture of 40 KB, and the binary data behind it."""
+    noise = np.random.default_rng(7).integers(0, 256, (200, 200, 1), np.uint8)
+    picture = encode_png(noise)
+    document, _ = valid(form)
+    tensor = document["inputs"][0] | {"shape": [1]}
+    if form == "base64":
+        tensor["data"] = [base64.b64encode(picture).decode()]
+        return document | {"inputs": [tensor]}, b""
+    behind = len(picture).to_bytes(4, "little") + picture
+    tensor["parameters"] = {"binary_data_size": len(behind)}
+    return document | {"inputs": [tensor]}, behind
+
+
+@pytest.mark.parametrize("form", ["base64", "images"])
 def test_what_is_read_from_a_body_is_counted_and_given_back(
     desk: Desk, budget: Inflight, form: str
 ) -> None:
     budget.take(MIB // 2)
-    assert_error(desk.ask(INFER, *written(*valid(form))), 429, "FOVEAL_MAX_INFLIGHT_MIB")
+    assert_error(desk.ask(INFER, *written(*of_pictures(form))), 429, "FOVEAL_MAX_INFLIGHT_MIB")
     budget.give(MIB // 2)
-    assert desk.ask(INFER, *written(*valid(form))).status == 200
+    assert desk.ask(INFER, *written(*of_pictures(form))).status == 200
     assert budget.used == MIB // 2
+    document, behind = of_pictures(form)
+    document["inputs"][0]["shape"] = [3]
+    assert desk.ask(INFER, *written(document, behind)).status == 400
+    assert budget.used == MIB // 2
+
+
+@pytest.mark.parametrize("form", ["flat", "base64", "images"])
+def test_small_requests_are_answered_while_a_picture_takes_all(
+    desk: Desk, budget: Inflight, form: str
+) -> None:
+    budget.used = 2 * MIB
+    assert desk.ask(INFER, *written(*valid(form))).status == 200
+    assert budget.used == 2 * MIB
     document, behind = valid(form)
     document["inputs"][0]["shape"] = [3] if form != "flat" else [3, *SHAPE[1:]]
     assert desk.ask(INFER, *written(document, behind)).status == 400
-    assert budget.used == MIB // 2
+    assert budget.used == 2 * MIB
 
 
 def test_a_gzip_body_that_states_another_size_is_refused(desk: Desk) -> None:

@@ -1,0 +1,26 @@
+"""What is answered while the models of a start are loaded: probes and metrics; all else is 503."""
+
+from collections.abc import Callable
+
+from service.errors import NotReadyError
+from service.lane.exchange import Exchange, Handler
+from service.protocols.v2.http import live
+
+# BentoML answers these; /readyz with 503 and the reason.
+_BENTOMLS = frozenset({b"/livez", b"/readyz", b"/healthz", b"/metrics"})
+
+
+def find_while_loading(path: bytes, reason: Callable[[], str]) -> Handler | None:
+    """Return the handler of a raw path before there is a model; None leaves it to BentoML.
+
+    Args:
+        path: Raw path.
+        reason: Returns why the service is not ready.
+    """
+
+    def refuse(_exchange: Exchange) -> None:
+        raise NotReadyError(reason())
+
+    if path == b"/v2/health/live":
+        return live
+    return None if path in _BENTOMLS else refuse

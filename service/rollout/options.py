@@ -1,0 +1,54 @@
+"""From the settings to how versions are loaded: device, buckets, bounds.
+
+Finding the device may take seconds, as a graph is run on it; so it belongs to the load.
+"""
+
+from pathlib import Path
+
+from service.errors import InferenceError
+from service.pipeline.limits import BatchLimits
+from service.rollout.loading import LoadOptions
+from service.session.buckets import parse_buckets
+from service.session.devices import select_device
+from service.session.planning import DeviceOptions
+from service.session.plans import SelectedDevice
+from service.settings import Settings
+
+
+def load_options(settings: Settings, worker: int) -> LoadOptions:
+    """Return the options of every version, the device found.
+
+    Args:
+        settings: The settings.
+        worker: Number of the worker, from 0; workers are dealt to the GPUs in turn.
+    """
+    return LoadOptions(
+        BatchLimits(
+            settings.max_batch_size, settings.max_queue_rows, settings.max_queue_delay_ms / 1000
+        ),
+        settings.max_image_pixels,
+        settings.threads,
+        settings.workers,
+        settings.precision,
+        settings.instances,
+        _device(settings, worker),
+        frozenset(settings.model_fields_set),
+    )
+
+
+def _device(settings: Settings, worker: int) -> DeviceOptions:
+    """Find the device; without it no model gets ready, and the reason is given for each."""
+    selected, error = SelectedDevice(asked=settings.device), ""
+    try:
+        selected = select_device(settings.device, worker)
+    except InferenceError as refusal:
+        error = refusal.message
+    cache = settings.engine_cache or Path.home() / ".cache/foveal/engines"
+    return DeviceOptions(
+        selected,
+        error,
+        parse_buckets(settings.buckets),
+        settings.gpu_tf32,
+        settings.gpu_memory_mib << 20,
+        Path(cache),
+    )

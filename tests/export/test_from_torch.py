@@ -1,0 +1,191 @@
+"""From a user's PyTorch code in a user's environment to a version that answers as the code does."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.image import decode
+from models.repository import ModelRepository
+from scoring.local import LocalModel
+from tests.shell import CommandResult, Shell
+from tests.user_environment import make_python
+
+datasets = pytest.importorskip("sklearn.datasets")
+USER = Path(__file__).with_name("user") / "eval.py"
+LABELS = ("bunting", "crane", "dipper", "egret", "finch")
+PAIRS = (
+    "torchvision_v1",
+    "torchvision_v2",
+    "torchvision_preset",
+    "timm_border",
+    "processor",
+    "processor_in_a_function",
+    "bytes_of_grey_pictures",
+    "own_loader",
+)
+AdoptUser = Callable[..., CommandResult]
+
+
+@pytest.fixture(scope="session")
+def user_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_python(tmp_path_factory.mktemp("user") / "environment")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Crops of two photographs, one of them transparent, one lying on its side."""
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(5)
+    for name, photograph in zip(
+        ("temple", "flower"), datasets.load_sample_images().images, strict=True
+    ):
+        for number in range(5):
+            height, width = generator.integers(40, 400, 2)
+            top = generator.integers(0, photograph.shape[0] - height)
+            left = generator.integers(0, photograph.shape[1] - width)
+            crop = Image.fromarray(photograph[top : top + height, left : left + width])
+            if number == 3:
+                crop.putalpha(77)
+            exif = crop.getexif()
+            exif[0x0112] = 6 if number == 4 else 1
+            crop.save(folder / f"{name}-{number}.{'png' if number == 3 else 'jpg'}", exif=exif)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made(user_python: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the user's own run wrote: the answers of every pair, and files of every form."""
+    folder = tmp_path_factory.mktemp("made")
+    subprocess.run([user_python, USER, pictures, folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:
+    return Shell(capsys, tmp_path / "models")
+
+
+@pytest.fixture
+def adopt_user(
+    shell: Shell, user_python: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> AdoptUser:
+    """Adopt under the name ``birds``; logs of failed runs go to the test's folder."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def run(model: object, *options: object, images: bool = True) -> CommandResult:
+        words = ("--images", pictures) if images else ()
+        return shell("adopt", model, "--python", user_python, "--name", "birds", *words, *options)
+
+    return run
+
+
+def answers(models: Path, files: list[Path]) -> NDArray[np.float32]:
+    model = LocalModel.load(ModelRepository(models), "birds", 1)
+    return model.run([decode(file.read_bytes(), model.artifact.image) for file in files])
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_file_gets_the_answers_of_the_users_own_evaluation(
+    adopt_user: AdoptUser, shell: Shell, made: Path, pictures: Path, tmp_path: Path, pair: str
+) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(LABELS))
+    options = ("--labels", labels) if pair == "bytes_of_grey_pictures" else ()
+    done = adopt_user(f"{USER}:{pair}", *options)
+    assert done.code == 0, done.error
+    expected = np.load(made / "answers.npz")[pair]
+    got = answers(shell.models, sorted(pictures.iterdir()))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(got.argmax(1), expected.argmax(1))
+    assert np.ptp(expected, axis=0).max() > 0.005, "answers must tell images apart"
+    assert ModelRepository(shell.models).load("birds", 1).labels == LABELS
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("script.pt", ("--size", "32", "--scale", "1/255", "--labels", "labels.txt")),
+        ("free.pt2", ("--scale", "1/255", "--labels", "labels.txt")),
+        ("vit", ()),
+        ("timm:test_resnet", ("--weights", "timm.pth", "--labels", "labels.txt")),
+    ],
+)
+def test_every_form_is_adopted(
+    adopt_user: AdoptUser,
+    made: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    options: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(made)
+    Path("labels.txt").write_text("\n".join(LABELS))
+    done = adopt_user(model, *options)
+    assert done.code == 0, done.error
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("resized_as_a_tensor", r"differ by up to [12](\.\d+)? of 255 .* nearest is shorter"),
+        ("with_a_lambda", r"not read: Lambda \(.*eval\.py:\d+\); without it pixels differ"),
+        ("for_training", r"not read: RandomResizedCrop, which is for training"),
+        ("of_many_sizes", r"expected one size for all images, got .* end it in a crop"),
+        ("fails", r"eval\.py:\d+: ValueError: no weights here \(traceback: .*\.log\)"),
+        ("no_transform", r"no_transform\(\): expected \(module, transform\), got no transform"),
+        ("missing", r"expected a function missing, got none"),
+    ],
+)
+def test_what_cannot_be_said_is_named(
+    adopt_user: AdoptUser, shell: Shell, function: str, message: str
+) -> None:
+    done = adopt_user(f"{USER}:{function}")
+    assert done.code == 1
+    assert len(done.error.splitlines()) == 1, done.error
+    assert done.error.startswith(f"{USER}:{function}: ")
+    assert re.search(message, done.error), done.error
+    assert not (shell.models / "birds").exists()
+
+
+def test_a_difference_is_published_only_if_it_is_accepted(
+    adopt_user: AdoptUser, shell: Shell
+) -> None:
+    done = adopt_user(f"{USER}:resized_as_a_tensor", "--accept-difference")
+    assert done.code == 0, done.error
+    assert (shell.models / "birds" / "1").is_dir()
+
+
+def test_forms_that_lack_something_say_what_to_paste(
+    adopt_user: AdoptUser, made: Path, tmp_path: Path
+) -> None:
+    state = made / "state.pth"
+    load = f"net.load_state_dict(torch.load({str(state)!r}))"
+    for model, options, message in (
+        (state, (), load),
+        (state, ("--trust-pickle",), load),
+        (made / "fixed.pt2", (), "dynamic_shapes=({0: torch.export.Dim('rows')},)"),
+        ("timm:test_resnet", (), "expected --weights"),
+        (USER, (), f"as in {USER}:make"),
+        (f"{USER}:a-b", (), "expected FILE.py:FUNCTION"),
+        (tmp_path, (), "network.save_pretrained(FOLDER)"),
+        (f"{USER}:fails", ("--python", "no-such-python"), "--python: expected a Python"),
+    ):
+        done = adopt_user(model, *options)
+        assert done.code == 1
+        assert message in done.error and len(done.error.splitlines()) == 1, done.error
+    done = adopt_user(f"{USER}:torchvision_v1", images=False)
+    assert "expected --images" in done.error
+
+
+def test_an_environment_without_torch_is_told_to_the_user(
+    adopt_user: AdoptUser, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run(["python3", "-m", "venv", "--without-pip", bare], check=True)
+    done = adopt_user(f"{USER}:torchvision_v1", "--python", bare / "bin" / "python")
+    assert "expected the package numpy in" in done.error and "-m pip install" in done.error

@@ -1,0 +1,197 @@
+"""A user's evaluation: networks of random weights with their transforms, and what they answer.
+
+    python eval.py IMAGES OUT
+
+writes the probabilities of every pair to OUT.npz, as the user computes them.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import timm
+import timm.data
+import torch
+import torchvision
+import transformers
+from PIL import Image, ImageOps
+from torchvision import transforms
+from torchvision.transforms import v2
+
+LABELS = ["bunting", "crane", "dipper", "egret", "finch"]
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+class Small(torch.nn.Module):
+    def __init__(self, channels=3):
+        super().__init__()
+        torch.manual_seed(1)
+        self.first = torch.nn.Conv2d(channels, 8, 5, 3)
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.last = torch.nn.Linear(8, 5)
+
+    def forward(self, images):
+        rows = self.norm(self.first(images)).relu().mean((2, 3))
+        return self.last(rows) * 30
+
+
+class Bytes(torch.nn.Module):
+    """Takes uint8, answers as transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Small()
+
+    def forward(self, images):
+        return {"logits": self.inner(images.float() / 255)}
+
+
+def torchvision_v1():
+    steps = [transforms.Resize(72), transforms.CenterCrop(64), transforms.ToTensor()]
+    return Small(), transforms.Compose([*steps, transforms.Normalize(MEAN, STD)]), LABELS
+
+
+def torchvision_v2():
+    steps = [
+        v2.Resize((64, 48), interpolation=v2.InterpolationMode.BICUBIC),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(MEAN, STD),
+    ]
+    return Small(), v2.Compose(steps), LABELS
+
+
+def torchvision_preset():
+    return Small(), torchvision.models.MobileNet_V3_Small_Weights.DEFAULT.transforms(), LABELS
+
+
+def timm_border():
+    torch.manual_seed(3)
+    network = timm.create_model("test_vit", pretrained=False, num_classes=5)
+    transform = timm.data.create_transform(
+        (3, 160, 160), interpolation="bicubic", crop_pct=0.95, crop_mode="border"
+    )
+    return network, transform, LABELS
+
+
+def processor():
+    torch.manual_seed(4)
+    config = transformers.ConvNextConfig(
+        hidden_sizes=[8, 8, 8, 16], depths=[1, 1, 1, 1], num_labels=5
+    )
+    network = transformers.ConvNextForImageClassification(config)
+    reader = transformers.ConvNextImageProcessorPil(size={"shortest_edge": 64}, crop_pct=0.875)
+    return {"model": network, "transform": reader, "labels": dict(enumerate(LABELS))}
+
+
+def processor_in_a_function():
+    reader = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 70}, crop_size={"height": 63, "width": 64}
+    )
+
+    def prepare(image):
+        return reader(image, return_tensors="pt")["pixel_values"][0]
+
+    return Small(), prepare, LABELS
+
+
+def bytes_of_grey_pictures():
+    return Bytes(), transforms.Compose([transforms.Resize(70), v2.CenterCrop(64), v2.PILToTensor()])
+
+
+def own_loader():
+    steps = [transforms.Grayscale(), transforms.Resize(64), transforms.CenterCrop(64)]
+    numbers = [transforms.ToTensor(), transforms.Normalize((0.45,), (0.05,))]
+    transform = transforms.Compose([*steps, *numbers])
+    network = torch.nn.Sequential(Small(1), torch.nn.Softmax(1)).eval()
+    return network, transform, LABELS, lambda file: ImageOps.exif_transpose(Image.open(file))
+
+
+PAIRS = (
+    torchvision_v1,
+    torchvision_v2,
+    torchvision_preset,
+    timm_border,
+    processor,
+    processor_in_a_function,
+    bytes_of_grey_pictures,
+    own_loader,
+)
+
+
+def resized_as_a_tensor():
+    steps = [v2.ToImage(), v2.Resize(72), v2.CenterCrop(64), v2.ToDtype(torch.float32, scale=True)]
+    return Small(), v2.Compose(steps), LABELS
+
+
+def with_a_lambda():
+    steps = [transforms.Resize(64), transforms.CenterCrop(64), transforms.ToTensor()]
+    return Small(), transforms.Compose([*steps, transforms.Lambda(lambda x: x.flip(0))]), LABELS
+
+
+def for_training():
+    return Small(), transforms.Compose([transforms.RandomResizedCrop(64), transforms.ToTensor()])
+
+
+def of_many_sizes():
+    return Small(), transforms.Compose([transforms.Resize(64), transforms.ToTensor()]), LABELS
+
+
+def fails():
+    raise ValueError("no weights here")
+
+
+def no_transform():
+    return Small()
+
+
+def answer(pair, files):
+    made = pair()
+    if isinstance(made, dict):
+        made = (made["model"], made["transform"])
+    network, transform, *others = made
+    loader = others[-1] if len(others) == 2 else lambda file: Image.open(file).convert("RGB")
+    rows = []
+    for file in files:
+        image = loader(file)
+        if hasattr(transform, "preprocess"):
+            row = transform(image, return_tensors="pt")["pixel_values"]
+        else:
+            row = transform(image)[None]
+        with torch.no_grad():
+            scores = network.eval()(row)
+        scores = getattr(scores, "logits", scores)
+        scores = scores["logits"] if isinstance(scores, dict) else scores
+        rows.append(scores if pair is own_loader else scores.softmax(1))
+    return torch.cat(rows).numpy()
+
+
+def write_files(folder):
+    """Write networks in every form of a file or a folder."""
+    network, images = Small().eval(), torch.rand(2, 3, 32, 32)
+    torch.jit.trace(network, images).save(folder / "script.pt")
+    free = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    torch.export.save(free, folder / "free.pt2")
+    torch.export.save(torch.export.export(network, (images[:1],)), folder / "fixed.pt2")
+    torch.save(network.state_dict(), folder / "state.pth")
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=32,
+        patch_size=8,
+        id2label=dict(enumerate(LABELS)),
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(folder / "vit")
+    size = {"height": 32, "width": 32}
+    transformers.ViTImageProcessor(size=size).save_pretrained(folder / "vit")
+    tiny = timm.create_model("test_resnet", pretrained=False, num_classes=5)
+    torch.save({"state_dict": tiny.state_dict()}, folder / "timm.pth")
+
+
+if __name__ == "__main__":
+    images, out = map(Path, sys.argv[1:])
+    given = sorted(images.iterdir())
+    np.savez(out / "answers.npz", **{pair.__name__: answer(pair, given) for pair in PAIRS})
+    write_files(out)
