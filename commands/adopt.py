@@ -4,7 +4,7 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,12 @@ from commands.options import (
     ServingDropOption,
     open_repository,
 )
+
+if TYPE_CHECKING:
+    from export.adopt import Request
+    from export.from_torch import User
+    from models.artifact import ModelArtifact
+    from models.repository import ModelRepository
 
 LabelsOption = Annotated[
     Path | None,
@@ -175,13 +181,13 @@ def adopt(
 ) -> None:
     """Adopt a classifier made elsewhere: wrap it, prove its answers unchanged, publish it.
 
-    Examples: foveal adopt eval.py:make --python ../venv/bin/python --images val/ --name birds;
-    foveal adopt resnet50.onnx --name resnet50 --labels imagenet.txt --scale 1/255
+    Example: foveal adopt eval.py:make --python ../venv/bin/python --images val/ --name birds,
+    or foveal adopt resnet50.onnx --name resnet50 --labels imagenet.txt --scale 1/255
     --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 256
     """
     from export.adopt import Request
-    from export.adopt import adopt as publish
     from export.examine import Wanted
+    from export.from_torch import User
     from export.labels import read_labels
     from export.options import read_options
     from export.precision import lower_precisions
@@ -223,18 +229,34 @@ def adopt(
         max_drop=max_drop_from_serving / 100,
         force=force,
     )
-    if source is None:
-        artifact = publish(request, name, repository)
-    else:
-        from export.from_torch import User, exported
+    user = None if source is None else User(source, python, trust_pickle, accept_difference)
+    artifact = _publish(request, user, name, repository)
+    line = _summary(artifact, repository.path(name, artifact.version))
+    show(dataclasses.asdict(artifact), as_json, [(line,)])
 
-        user = User(source, python, trust_pickle, accept_difference)
-        with exported(user, request) as taken:
-            artifact = publish(taken, name, repository)
-    line = f"{artifact.reference} published in {repository.path(name, artifact.version)}"
+
+def _publish(
+    request: "Request", user: "User | None", name: str, repository: "ModelRepository"
+) -> "ModelArtifact":
+    from export.adopt import adopt as publish
+    from export.from_torch import exported
+
+    if user is None:
+        return publish(request, name, repository)
+    with exported(user, request) as taken:
+        return publish(taken, name, repository)
+
+
+def _summary(artifact: "ModelArtifact", folder: Path) -> str:
+    line = f"{artifact.reference} published in {folder}"
     proof, metrics = artifact.proof, artifact.metrics
     if proof is not None:
         line += f"; {proof.images} files answered as {proof.reference} says"
+        if proof.label_agreement < 1 or proof.max_probability_difference > proof.tolerance:
+            line += (
+                f" for {proof.label_agreement:.2%} of the labels, probabilities within "
+                f"{proof.max_probability_difference:.2g}"
+            )
     if metrics is not None:
         line += f"; accuracy {metrics.accuracy:.2%} of {metrics.images} images"
-    show(dataclasses.asdict(artifact), as_json, [(line,)])
+    return line

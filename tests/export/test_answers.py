@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.answers import Expected, read_answers, select_answers
+from export.answers import Expected, probabilities, read_answers, select_answers
 from export.errors import AdoptError
 from export.pictures import find_pictures
 from tests.export.own import pictures
@@ -124,3 +124,13 @@ def test_answers_are_selected_by_file(files: tuple[Path, ...]) -> None:
     np.testing.assert_array_equal(chosen.probabilities_NK, ANSWERS[[2, 0]])
     with pytest.raises(AdoptError, match="expected an answer to"):
         select_answers(expected, (Path("other.png"),))
+
+
+def test_outputs_of_a_network_become_probabilities() -> None:
+    outputs = np.array([[0.0, np.log(3)]], np.float32)
+    np.testing.assert_allclose(probabilities(outputs, None), [[0.25, 0.75]], rtol=1e-6)
+    many = probabilities(outputs, "logits", "multi-label")
+    np.testing.assert_allclose(many, [[0.5, 0.75]], rtol=1e-6)
+    one = probabilities(outputs[:, 1:], "logits", "binary")
+    np.testing.assert_allclose(one, [[0.25, 0.75]], rtol=1e-6)
+    np.testing.assert_array_equal(probabilities(many, "probabilities", "multi-label"), many)

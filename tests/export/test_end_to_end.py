@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import helper
@@ -316,6 +317,70 @@ def test_lower_precisions_pass_their_gate_on_the_users_images(own: Own, tmp_path
     assert "of fp32's labels" in str(describe(artifact))
     with pytest.raises(AdoptError, match="expected at least 100 --images"):
         own(model, wanted=wanted)
+
+
+def test_weights_beside_the_graph_are_calibrated_and_converted(own: Own, tmp_path: Path) -> None:
+    """More than 64 KiB of one weight: the graph at work does not hold it."""
+    model = network("convolution")
+    wide = np.random.default_rng(3).normal(0, 0.2, (128, 160)).astype(np.float32)
+    for name, weight in (("wide", wide), ("back", np.linalg.pinv(wide))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    place = next(i for i, node in enumerate(model.graph.node) if node.op_type == "Gemm")
+    model.graph.node[place].input[0] = "again"
+    model.graph.node.insert(place, helper.make_node("MatMul", ["widened", "back"], ["again"]))
+    model.graph.node.insert(place, helper.make_node("MatMul", ["flat", "wide"], ["widened"]))
+    own.files = labelled(tmp_path, model, 120, 30)
+    expected = PIPELINE.answer(model, own.files)
+    wanted = Wanted(calibrate=True, precisions=("fp16",), max_accuracy_drop=0.05)
+    artifact = own(model, expected, images=tmp_path / "val", wanted=wanted)
+    assert artifact.temperature != 1
+    assert [file.precision for file in artifact.files] == ["fp32", "fp16"]
+    own.repository.verify("own", 1)
+    local = LocalModel.load(own.repository, "own", 1)
+    got = local.run([local.decode(file.read_bytes()) for file in own.files])
+    np.testing.assert_array_equal(got.argmax(axis=1), expected.argmax(axis=1))
+
+
+def sigmoids(model: onnx.ModelProto, files: list[Path]) -> NDArray[np.float32]:
+    """End a network in a sigmoid a label, and answer as its user does."""
+    model.graph.node[-1].output[0] = "scores"
+    model.graph.node.append(helper.make_node("Sigmoid", ["scores"], ["answer"]))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    rows = [session.run(None, {"data": PIPELINE.prepare(file)[None]})[0] for file in files]
+    probabilities: NDArray[np.float32] = np.concatenate(rows)
+    return probabilities
+
+
+def test_several_labels_are_those_above_their_thresholds(own: Own, tmp_path: Path) -> None:
+    model = network("convolution")
+    files = pictures(tmp_path / "flat", 40)
+    expected = sigmoids(model, files)
+    targets_N = expected.argmax(axis=1)
+    for file, target in zip(files, targets_N, strict=True):
+        (tmp_path / "val" / LABELS[target]).mkdir(parents=True, exist_ok=True)
+        file.rename(tmp_path / "val" / LABELS[target] / file.name)
+    found = {file.name: file for file in (tmp_path / "val").rglob("*.png")}
+    order = sorted(range(40), key=lambda row: found[files[row].name].parts)
+    own.files = [found[files[row].name] for row in order]
+    expected = expected[order]
+    artifact = own(model, expected, images=tmp_path / "val", threshold="0.6")
+    assert artifact.task == "multi-label"
+    assert artifact.proof is not None and artifact.proof.label_agreement == 1
+    is_only_N = ((expected >= 0.6) == np.eye(len(LABELS), dtype=bool)[targets_N[order]]).all(axis=1)
+    assert 0 < is_only_N.mean() < 1
+    assert artifact.metrics is not None
+    assert artifact.metrics.accuracy == pytest.approx(is_only_N.mean())
+    other = expected.copy()
+    row, label = np.argwhere(expected < 0.5)[0]
+    other[row, label] = 0.7  # not the most probable one: the first label stays
+    with pytest.raises(AdoptError, match=r"got 97.50% of the labels"):
+        own(model, other, images=tmp_path / "val", threshold="0.6")
+    for wanted, name in (
+        (Wanted(calibrate=True), "--calibrate"),
+        (Wanted(abstain_precision=0.9), "--abstain-precision"),
+    ):
+        with pytest.raises(AdoptError, match=rf"{name}: .* got a multi-label model, whose thresh"):
+            own(model, images=tmp_path / "val", wanted=wanted)
 
 
 def test_a_worse_version_asks_for_force(own: Own, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """From a user's PyTorch code in a user's environment to a version that answers as the code does."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +105,29 @@ def test_a_file_gets_the_answers_of_the_users_own_evaluation(
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
     np.testing.assert_array_equal(got.argmax(1), expected.argmax(1))
     assert np.ptp(expected, axis=0).max() > 0.005, "answers must tell images apart"
-    assert ModelRepository(shell.models).load("birds", 1).labels == LABELS
+    artifact = ModelRepository(shell.models).load("birds", 1)
+    assert artifact.labels == LABELS
+    proof = artifact.proof
+    assert proof is not None and proof.reference.startswith(f"{USER}:{pair} in ")
+    assert (proof.images, proof.label_agreement) == (10, 1)
+    # What is left is the float32 of the normalisation.
+    assert proof.max_pixel_difference == pytest.approx(0, abs=1e-3)
+
+
+def test_folders_named_as_labels_score_a_network(
+    adopt_user: AdoptUser, made: Path, pictures: Path, tmp_path: Path
+) -> None:
+    expected = np.load(made / "answers.npz")["torchvision_v1"]
+    for file, answer in zip(sorted(pictures.iterdir()), expected.argmax(axis=1), strict=True):
+        folder = tmp_path / "val" / LABELS[answer]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder)
+    words = ("--images", tmp_path / "val")
+    done = adopt_user(f"{USER}:torchvision_v1", *words, images=False)
+    assert done.code == 0, done.error
+    assert done.out.rstrip().endswith("accuracy 100.00% of 10 images")
+    done = adopt_user(f"{USER}:torchvision_v1", "--expected", "answers.npy")
+    assert "expected no --expected, as the network's own answers" in done.error
 
 
 @pytest.mark.parametrize(
@@ -157,7 +180,9 @@ def test_a_difference_is_published_only_if_it_is_accepted(
 ) -> None:
     done = adopt_user(f"{USER}:resized_as_a_tensor", "--accept-difference")
     assert done.code == 0, done.error
-    assert (shell.models / "birds" / "1").is_dir()
+    proof = ModelRepository(shell.models).load("birds", 1).proof
+    assert proof is not None and proof.max_pixel_difference is not None
+    assert 0 < proof.max_pixel_difference <= 3
 
 
 def test_forms_that_lack_something_say_what_to_paste(
