@@ -11,7 +11,9 @@ from export.options import Options
 from export.sandbox import Bounds
 from models.artifact import ModelArtifact
 from models.repository import ModelRepository
+from tests.export.adopting import FILES, Own
 from tests.export.foreign import LABELS, save
+from tests.export.own import pictures
 
 if importlib.util.find_spec("torch") is None:
     collect_ignore = ["test_abstain.py", "test_precision.py"]
@@ -50,3 +52,13 @@ def adopted(tmp_path: Path, repository: ModelRepository) -> Adopt:
         return adopt(request, "foreign", repository)
 
     return publish
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return pictures(tmp_path_factory.mktemp("own") / "pictures", FILES)
+
+
+@pytest.fixture
+def own(files: list[Path], tmp_path: Path) -> Own:
+    return Own(files[0].parent.parent, files, ModelRepository(tmp_path / "models"))
