@@ -44,7 +44,7 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSer
         admin_token=ADMIN,
         grpc_port=free_port(),
     ) as running:
-        line = "Service foveal initialized"  # whoever answered /readyz was one of them
+        line = "Service foveal initialized"  # of each worker: one of them answered /readyz
         until(lambda: running.log.count(line) == 2, line, START_S)
         yield running
     assert "[ERROR]" not in running.log, "a stop is no error"
