@@ -118,7 +118,7 @@ class LoopClock:
     however busy the machine is.
 
     Attributes:
-        path: Its file, None where there is none.
+        path: The file that says it; None on systems without schedstat.
     """
 
     def __init__(self, server: RunningServer) -> None:
@@ -128,7 +128,7 @@ class LoopClock:
 
     def __call__(self) -> float:
         """Return seconds."""
-        return time.monotonic() if self.path is None else computed_s(self.path)
+        return computed_s(self.path) if self.path else time.monotonic()
 
 
 def held_s(clock: Callable[[], float], ask: Callable[[], object]) -> float:

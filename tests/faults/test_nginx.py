@@ -1,6 +1,5 @@
 """nginx, as it is shipped, in front of a service whose workers end."""
 
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -12,14 +11,12 @@ import pytest
 from models.image import encode_png
 from tests.faults.stalling import harmless_images, publish_stalling, stalling_image
 from tests.faults.test_workers import wait_until
-from tests.places import nginx
+from tests.places import has_nginx, nginx
 from tests.server import running_server
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(
-        shutil.which("nginx", path="/usr/sbin:/usr/bin") is None, reason="needs Debian's nginx"
-    ),
+    pytest.mark.skipif(not has_nginx(), reason="needs Debian's nginx"),
 ]
 
 

@@ -102,12 +102,15 @@ def test_connections_opened_one_by_one_are_spread(server: RunningServer) -> None
 def test_killed_worker_loses_its_own_requests_only(server: RunningServer) -> None:
     started = count_started(server)
     with contextlib.ExitStack() as stack:
-        wires = [stack.enter_context(Wire(server)) for _ in range(8)]
-        for wire in wires:
-            assert wire.send(post("/predict", PNGS[0])).answer().status == 200
         victim, other = workers(server)
-        survivors = [w for w in wires if owners(server, [w.socket])[other.pid]]
-        assert 1 <= len(survivors) <= 7
+        survivors: list[Wire] = []
+        wires: list[Wire] = []
+        while not 1 <= len(survivors) < len(wires):  # a worker may not wake up in time
+            assert len(wires) <= 40
+            wires += [stack.enter_context(Wire(server)) for _ in range(8)]
+            for wire in wires:
+                assert wire.send(post("/predict", PNGS[0])).answer().status == 200
+            survivors = [w for w in wires if owners(server, [w.socket])[other.pid]]
         victim.kill()
         wait_until(lambda: not victim.is_running(), 5, "it is gone")
         for wire in survivors:

@@ -136,7 +136,7 @@ def read_document(
         TooLargeError: Longer than any such document.
         UnsupportedMediaError: It has a content coding.
     """
-    if coding is not None and not compression.is_identity(coding):
+    if coding and not compression.is_identity(coding):
         raise UnsupportedMediaError(
             f"content-encoding: expected none on this route, got {coding.decode('latin-1')[:40]!r}"
         )
