@@ -22,8 +22,9 @@ SourcesArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE…",
-        help="Files, folders, patterns, archives (zip, tar), tables (Parquet, CSV), arrays (npy, "
-        "npz) or URLs; - reads more of them from standard input, one on each line.",
+        help="Files, folders, patterns, archives (zip, tar), tables (Parquet, Arrow, CSV, JSONL), "
+        "arrays (npy, npz), lists (txt) or URLs; - reads more of them from standard input, one on "
+        "each line or with NULs between them.",
     ),
 ]
 RequiredModelOption = Annotated[str, typer.Option(metavar="NAME[:V]", help="Model to use.")]
@@ -45,7 +46,9 @@ GlobOption = Annotated[
 ImageColumnOption = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help="Table column of images or paths.", show_default="found by name"
+        metavar="NAME",
+        help="Table column of images or paths; a field of a struct with dots.",
+        show_default="found by name",
     ),
 ]
 LabelColumnOption = Annotated[
@@ -146,7 +149,7 @@ def score(
     ):
         report = _reporter(bar)
         summary = score(sources, loaded, out, options, engine=cluster, on_progress=report)
-    show(dataclasses.asdict(summary), as_json, [(str(summary),)])
+    show(dataclasses.asdict(summary), as_json, [(line,) for line in summary.lines()])
     if not as_json:
         _show_confusion(summary)
     if summary.errors:

@@ -27,7 +27,15 @@ from scoring.budget import Budget
 from scoring.local import LocalModel
 from scoring.marks import Marks
 from scoring.parts import Parts
-from scoring.rows import CHUNK_BYTES, CHUNK_ROWS, Chunk, ScoreError, Source, text_bytes
+from scoring.rows import (
+    CHUNK_BYTES,
+    CHUNK_ROWS,
+    Chunk,
+    Noted,
+    ScoreError,
+    Source,
+    text_bytes,
+)
 from scoring.sinks import SINKS, Layout, check_out
 from scoring.sources import kept_kinds, list_sources
 from scoring.stages import OutputOptions, Scored, Stages
@@ -94,6 +102,7 @@ class Summary:
         seconds: From listing the sources to the renamed file.
         rows_per_s: Rows of this run by its seconds.
         accuracy: Share of right labels, None if no true label is known.
+        notes: What the user should know of how sources and true labels were read, a line each.
     """
 
     out: str
@@ -105,17 +114,31 @@ class Summary:
     seconds: float
     rows_per_s: float
     accuracy: Accuracy | None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Format it as one line."""
         right = ""
         if self.accuracy is not None:
             share, rows = self.accuracy["accuracy"], self.accuracy["rows"]
-            right = f", accuracy {share:.2%} of {rows} with a label"
+            low, high = self.accuracy["interval"]
+            right = f", accuracy {share:.2%} of {rows} with a label (95 %: {low:.2%} to {high:.2%})"
         return (
             f"{self.out}: {self.rows} rows by {self.model}:{self.version}, "
             f"{self.errors} with an error, {self.rows_per_s:.0f} rows/s{right}"
         )
+
+    def lines(self) -> list[str]:
+        """Format it as lines: what happened, then what stands behind the accuracy, then notes."""
+        lines = [str(self)]
+        accuracy = self.accuracy
+        if accuracy is not None and accuracy.get("is_unbalanced"):
+            worst, labels = accuracy["worst"], len(accuracy["confusion"])
+            lines.append(
+                f"balanced accuracy {accuracy['balanced']:.2%} of {labels} labels; the worst is "
+                f"{worst['label']}: {worst['correct'] / worst['rows']:.2%} of {worst['rows']}"
+            )
+        return [*lines, *self.notes]
 
 
 # Scores all rows after a position, in order; yields the number of the source and a scored chunk.
@@ -168,7 +191,9 @@ def score(
         collected.flush()
         on_progress(Progress(collected.rows, collected.errors, collected.rows))
         parts.finish(sink.join)
-    return _summarize(out, model.artifact, parts.tally, resumed, time.perf_counter() - started)
+    notes = [note for source in sources if isinstance(source, Noted) for note in source.notes()]
+    seconds = time.perf_counter() - started
+    return _summarize(out, model.artifact, parts.tally, resumed, seconds, notes)
 
 
 def _layout(artifact: ModelArtifact, sources: Sequence[Source], options: Options) -> Layout:
@@ -191,8 +216,14 @@ def _count(sources: Sequence[Source]) -> int | None:
 
 
 def _summarize(
-    out: Path, artifact: ModelArtifact, tally: Tally, resumed: int, seconds: float
+    out: Path,
+    artifact: ModelArtifact,
+    tally: Tally,
+    resumed: int,
+    seconds: float,
+    notes: list[str],
 ) -> Summary:
+    accuracy = tally.accuracy(distinct_names(artifact.labels))
     return Summary(
         str(out),
         artifact.name,
@@ -202,7 +233,8 @@ def _summarize(
         resumed,
         seconds,
         (tally.rows - resumed) / seconds,
-        tally.accuracy(distinct_names(artifact.labels)),
+        accuracy,
+        (*notes, *tally.remarks.lines(is_compared=accuracy is not None)),
     )
 
 

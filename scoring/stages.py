@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.image import ImageError, Pixels, encode_png
-from scoring.local import LocalModel, not_finite
+from scoring.local import LocalModel
 from scoring.marks import Marks, decode_alone
 from scoring.rows import Chunk, Image, ScoreError
-from scoring.truths import Truths
+from scoring.truths import Remarks, Truths
 from service.pipeline.postprocess import choose_labels, rank
+from service.session.outputs import not_finite
 
 # An error may quote what a file holds, such as a name of 64 KiB in a zip.
 _ERROR_CHARACTERS = 1000
@@ -54,6 +55,7 @@ class Scored:
             first; else empty.
         truth_sets: Of a multi-label model: indexes of all true labels of each row, None if unknown;
             empty if all are.
+        remarks: On true labels.
     """
 
     ids: list[str]
@@ -65,6 +67,7 @@ class Scored:
     kept: list[tuple[Any, ...]]
     given: list[list[int]] = field(default_factory=list)
     truth_sets: list[frozenset[int] | None] = field(default_factory=list)
+    remarks: Remarks = field(default_factory=Remarks)
 
     def __len__(self) -> int:
         """Return N."""
@@ -118,7 +121,8 @@ class Stages:
                     given[row] = indexes
             wrong = not_finite(probabilities_NK)
             errors |= {int(good_N[row]): error for row, error in wrong.items()}
-        truths, truth_sets = self._read_truths(chunk)
+        remarks = Remarks()
+        truths, truth_sets = self._read_truths(chunk, remarks)
         return Scored(
             chunk.ids,
             dict(sorted(errors.items())),
@@ -129,14 +133,21 @@ class Stages:
             chunk.kept,
             given,
             truth_sets,
+            remarks,
         )
 
-    def _read_truths(self, chunk: Chunk) -> tuple[list[int], list[frozenset[int] | None]]:
+    def _read_truths(
+        self, chunk: Chunk, remarks: Remarks
+    ) -> tuple[list[int], list[frozenset[int] | None]]:
         """Return the true label of each row, or of a multi-label model all of them."""
         truths, is_declared = self._truths, chunk.is_declared
         if self._thresholds:
-            return [], [truths.several(truth, is_declared=is_declared) for truth in chunk.truths]
-        return [truths.one(truth, is_declared=is_declared) for truth in chunk.truths], []
+            several = truths.several
+            return [], [
+                several(truth, is_declared=is_declared, remarks=remarks) for truth in chunk.truths
+            ]
+        one = truths.one
+        return [one(truth, is_declared=is_declared, remarks=remarks) for truth in chunk.truths], []
 
     def _decode(self, chunk: Chunk) -> tuple[Pixels, NDArray[np.intp], dict[int, str]]:
         """Return pixels and numbers of the good rows, and the errors of the others."""
