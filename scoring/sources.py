@@ -12,15 +12,16 @@ from pathlib import Path, PurePosixPath
 
 from scoring.archives import TAR_ENDINGS, ArchiveSource
 from scoring.arrays import ArraySource
+from scoring.arrow import saved_dataset
 from scoring.files import FilesSource, file_system, is_url, url_errors
 from scoring.folders import Found, walk
+from scoring.formats import is_table, open_table
+from scoring.lists import split_paths
 from scoring.rows import ScoreError, Source
-from scoring.tables import Columns, CsvSource, ParquetSource
+from scoring.tables import Columns
 
 _ARCHIVES = (".zip", *TAR_ENDINGS)
-_PARQUET = (".parquet", ".pq")
 _ARRAYS = (".npy", ".npz")
-_CSV = (".csv", ".tsv")
 _WILDCARDS = frozenset("*?[")
 
 
@@ -32,8 +33,9 @@ def list_sources(
     A folder stands for all its files, recursively, sorted by path, except hidden files and folders
     (their names start with a dot); what cannot be read there is a row with an error. A pattern
     stands for its matches, sorted. ``-`` reads more arguments from standard input, one on each
-    line. A CSV is opened if it is named or matched, but not if it lies in a folder: there it is
-    often a list of the images beside it.
+    line, or with NULs between them. A text (CSV, JSONL, a list) is opened if it is named or
+    matched by its ending, but not if it lies in a folder: there it is often a list of the images
+    beside it.
 
     Args:
         arguments: Files, folders, patterns (``*``, ``?``, ``[…]``, ``**``), URLs and ``-``.
@@ -95,18 +97,18 @@ def kept_kinds(sources: Iterable[Source], keep: Sequence[str]) -> dict[str, str]
 
 
 def _is_container(found: Found) -> bool:
-    endings = (*_ARCHIVES, *_PARQUET, *_ARRAYS, *(_CSV if found.is_named else ()))
-    return not found.error and found.path.lower().endswith(endings)
+    if found.error:
+        return False
+    is_other = found.path.lower().endswith((*_ARCHIVES, *_ARRAYS))
+    return is_other or is_table(found.path, is_named=found.is_named)
 
 
 def _open(found: Found, columns: Columns) -> Source | ScoreError:
     """Open a container; what was found in a folder and cannot be opened is a row with an error."""
     path, lower = found.path, found.path.lower()
     try:
-        if lower.endswith(_CSV):
-            return CsvSource(path, columns)
-        if lower.endswith(_PARQUET):
-            return ParquetSource(path, columns)
+        if is_table(path, is_named=found.is_named):
+            return open_table(path, columns)
         return ArraySource(path) if lower.endswith(_ARRAYS) else ArchiveSource(path)
     except ScoreError as error:
         if found.is_named:
@@ -117,8 +119,7 @@ def _open(found: Found, columns: Columns) -> Source | ScoreError:
 def _with_standard_input(arguments: Sequence[str]) -> Iterator[str]:
     for word in arguments:
         if word == "-":
-            lines = os.fsdecode(sys.stdin.buffer.read()).split("\n")
-            yield from filter(None, (line.removesuffix("\r") for line in lines))
+            yield from map(os.fsdecode, split_paths(sys.stdin.buffer.read()))
         else:
             yield word
 
@@ -139,7 +140,7 @@ def _expand(source: str, pattern: str) -> Iterator[Found]:
         for match in matches:
             # A pattern with ** matches folders and what is in them: each file once.
             if not Path(match).is_dir():
-                yield Found(match, is_named=True)
+                yield Found(match, is_named=not source.endswith("*"))
             elif "**" not in source:
                 yield from _in_folder(match, pattern)
 
@@ -164,6 +165,10 @@ def _expand_url(url: str, pattern: str) -> Iterator[Found]:
 
 
 def _in_folder(folder: str, pattern: str) -> Iterator[Found]:
+    saved = saved_dataset(folder)
+    if saved is not None:
+        yield from map(Found, saved)
+        return
     for found in walk(folder):
         if _is_wanted(os.path.relpath(found.path, folder) if pattern else "", pattern):
             yield found

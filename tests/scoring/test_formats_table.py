@@ -1,0 +1,33 @@
+"""The table of formats in the documentation is what is read today."""
+
+import pytest
+
+from docs.generate import generated
+from tests.scoring.formats_table import KINDS, PAGE, ROWS, lines, outcomes
+
+# Kinds that cannot be read, and what the refusal names.
+REFUSED = {
+    "Feather's version 1": "write it again",
+    "another encoding (Windows-1252)": "expected CSV in UTF-8 or UTF-16",
+    "no header, a name as `--label-column`": "without a header, columns are numbered",
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return outcomes(tmp_path_factory.mktemp("formats"))
+
+
+def test_every_kind_is_read_whole_or_refused_with_a_reason(found: list[str]) -> None:
+    for kind, said in zip(KINDS, found, strict=True):
+        if kind.name in REFUSED:
+            assert said.startswith("refused: "), kind
+            assert REFUSED[kind.name] in said, kind
+        else:
+            assert said.startswith(f"{ROWS} rows"), (kind.group, kind.name, said)
+            right = said.partition("; ")[2].partition(" labels right")[0]
+            assert right in ("", f"{ROWS} of {ROWS}", "4 of 4") or "note" in right, (kind, said)
+
+
+def test_the_page_is_what_came_of_it(found: list[str]) -> None:
+    assert generated(PAGE) == lines(found), "run python -m tests.scoring.formats_table"
