@@ -20,8 +20,7 @@ from models.machine import available_cpus
 from models.repository import ModelRepository
 from scoring.predictions import Prediction, Response, Result
 from service.errors import ServiceError
-from service.pipeline.postprocess import choose_labels, rank, shortest_decimals
-from service.session.outputs import not_finite
+from service.pipeline.postprocess import choose_labels, not_finite, rank, shortest_decimals
 from service.session.planning import Choice, PlanChoices, open_all, open_best
 from service.session.session import Session
 

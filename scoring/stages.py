@@ -18,8 +18,7 @@ from scoring.local import LocalModel
 from scoring.marks import Marks, decode_alone
 from scoring.rows import Chunk, Image, ScoreError
 from scoring.truths import Remarks, Truths
-from service.pipeline.postprocess import choose_labels, rank
-from service.session.outputs import not_finite
+from service.pipeline.postprocess import choose_labels, not_finite, rank
 
 # An error may quote what a file holds, such as a name of 64 KiB in a zip.
 _ERROR_CHARACTERS = 1000

@@ -37,7 +37,8 @@ from service.pipeline.alarm import Alarm, Loop, Timer
 from service.pipeline.drain import DrainRate, RunTimes
 from service.pipeline.job import Batch, Job, Runner
 from service.pipeline.limits import BatchLimits
-from service.session.outputs import Outputs, not_finite
+from service.pipeline.postprocess import not_finite
+from service.session.outputs import Outputs
 
 logger = logging.getLogger("foveal.batcher")
 

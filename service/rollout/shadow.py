@@ -20,8 +20,8 @@ from service.metrics import SHADOW_DIFFERENCE, SHADOW_ROWS, SHADOW_SECONDS
 from service.pipeline.alarm import Loop
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch, Job
+from service.pipeline.postprocess import not_finite
 from service.rollout.catalog import Candidate, Catalog
-from service.session.outputs import not_finite
 
 logger = logging.getLogger("foveal.shadow")
 

@@ -3,7 +3,8 @@
 import pytest
 
 from docs.generate import generated
-from tests.scoring.formats_table import KINDS, PAGE, ROWS, lines, outcomes
+from tests.scoring.formats_table import PAGE, lines, outcomes
+from tests.scoring.kinds import KINDS, ROWS
 
 # Kinds that cannot be read, and what the refusal names.
 REFUSED = {

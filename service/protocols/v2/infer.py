@@ -17,7 +17,7 @@ from models.image import Pixels
 from service.errors import InferenceError, InvalidInputError, ServiceError
 from service.pipeline.decode import Errors
 from service.pipeline.job import Job, Rows
-from service.pipeline.postprocess import rank
+from service.pipeline.postprocess import not_finite, rank
 from service.protocols.engine import Engine, Target
 from service.protocols.limits import Held
 from service.protocols.v2.codec import (
@@ -27,7 +27,6 @@ from service.protocols.v2.codec import (
     read_images,
     read_pixels,
 )
-from service.session.outputs import not_finite
 
 INPUT = "images"
 OUTPUTS = ("logits", "probabilities")

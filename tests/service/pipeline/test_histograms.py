@@ -2,7 +2,8 @@ import numpy as np
 
 from service.pipeline.histograms import INTERVAL_S, MAX_ROWS, Histograms, first_rows
 from service.pipeline.job import Batch, Job
-from service.session.outputs import Outputs, not_finite
+from service.pipeline.postprocess import not_finite
+from service.session.outputs import Outputs
 from tests.tiny import random_images, tiny_probabilities
 
 

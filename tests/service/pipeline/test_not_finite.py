@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.pipeline.job import Batch, Job
-from service.session.outputs import not_finite
+from service.pipeline.postprocess import not_finite
 from tests.tiny import random_images
 
 
