@@ -169,7 +169,7 @@ class JsonSource(_JsonSource):
     def __init__(self, path: str, columns: Columns) -> None:
         super().__init__(path, columns)
         try:
-            document = orjson.loads(FileRow(path).read())
+            document = orjson.loads(FileRow(path).read().removeprefix(b"\xef\xbb\xbf"))
         except (ScoreError, ValueError) as error:
             raise ScoreError(f"{path}: expected a JSON document, got: {error}") from None
         rows = _coco_rows(document) if isinstance(document, dict) else document

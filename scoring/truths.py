@@ -132,8 +132,8 @@ class Truths:
         if truth is None:
             return -1
         if isinstance(truth, tuple):
-            if len(truth) == 1:
-                return self.one(truth[0], is_declared=is_declared, remarks=remarks)
+            if len(truth) == 1:  # only what declares labels lists them
+                return self.one(truth[0], is_declared=True, remarks=remarks)
             if truth:
                 _note(remarks, "unknown", " and ".join(map(str, truth[:_EXAMPLES])))
             return -1

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from models.abstain import is_answered
 from models.labels import are_given, distinct_names
+from service.errors import NOT_A_NUMBER
 from service.pipeline.job import Batch, Job
 
 _ABSTAINED = b',"label":null,"abstained":true}'
@@ -84,7 +85,7 @@ def not_finite(values_NK: NDArray[np.float32]) -> dict[int, str]:
         return {}
     bad_NK = ~np.isfinite(values_NK)
     return {
-        int(row): f"probability: expected a number, got {values_NK[row][bad_NK[row]][0]}"
+        int(row): f"{NOT_A_NUMBER} {values_NK[row][bad_NK[row]][0]}"
         for row in np.flatnonzero(bad_NK.any(axis=1))
     }
 

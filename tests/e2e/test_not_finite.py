@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from models.image import encode_png
+from scoring.remote import RemoteModel
 from tests.e2e.test_swap import WORKERS, wait_for
 from tests.e2e.triton import WIRES, triton
 from tests.server import RunningServer
@@ -55,6 +56,15 @@ def test_an_image_without_an_answer_is_our_error(url: str, two_workers: RunningS
         return server.metric("foveal_not_finite_rows_total", model=NAME) - rows, requests - failed
 
     wait_for(lambda: counted() == (5, 3), two_workers, "not all rows are counted")
+
+
+def test_a_command_that_asks_the_service_goes_on(url: str, two_workers: RunningServer) -> None:
+    assert url
+    images = [encode_png(each) for each in (IMAGE, BLACK, IMAGE)]
+    first, second, third = RemoteModel(two_workers.url, NAME).predict(images, 4)["results"]
+    assert second == {"error": ERROR}
+    assert first == third
+    assert_own_result(dict(first), IMAGE)
 
 
 @pytest.mark.parametrize("wire", WIRES)

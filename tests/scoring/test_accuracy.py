@@ -1,6 +1,8 @@
 """The accuracy of a job: which labels it compares, how sure it is, and what is said beside it."""
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,22 @@ def test_folders_that_are_no_class_are_said_where_others_are(
     )
     summary = run([tmp_path / "all" / "wolf"], model, tmp_path / "out.csv")
     assert (summary.accuracy, summary.notes) == (None, ())
+
+
+def test_what_a_webdataset_says_is_declared(model: LocalModel, tmp_path: Path) -> None:
+    says = ["Top", "wolf", "3.0", "1", ""]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for i, label in enumerate(says):
+            for ending, content in (("cls", label.encode()), ("png", encode_png(IMAGES[i]))):
+                info = tarfile.TarInfo(f"{i:05}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    summary = run([tmp_path / "a.tar"], model, tmp_path / "out.csv")
+    assert counted(summary)[0] == 3
+    assert summary.notes == (
+        "labels: 1 of no class of the model, not compared: 'wolf'",
+        "labels: 1 in other letters, read 'Top' as 'top'",
+    )
 
 
 @pytest.mark.parametrize(
