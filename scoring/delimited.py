@@ -6,6 +6,7 @@ What is guessed is said in ``notes``.
 
 import csv
 import os
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Self
@@ -25,6 +26,8 @@ csv.field_size_limit(_ROW_CHARACTERS)
 _SAMPLE_ROWS = 32
 _SAMPLE_CHARACTERS = 1 << 16
 _DELIMITERS = (",", ";", "\t")
+# What Excel writes and reads as the first line.
+_SEPARATOR = re.compile('"?sep=(.)"?')
 # Never between columns, though a header may hold them.
 _WITHIN_NAMES = frozenset("_-.\"'\r\n")
 
@@ -46,8 +49,11 @@ class CsvSource:
         self._notes: list[str] = []
         usual = "\t" if kind_of(path) == ".tsv" else ","
         try:
-            self._delimiter = _sniff(_sample(path), usual, columns)
-            first = next(self._rows_of_cells(), [])
+            lines = _sample(path)
+            said = _SEPARATOR.fullmatch(lines[0].strip()) if lines else None
+            self._skipped_rows = 1 if said else 0
+            self._delimiter = said[1] if said else _sniff(lines, usual, columns)
+            first = next(islice(self._rows_of_cells(), self._skipped_rows, None), [])
         except (*DAMAGED, LongLineError, csv.Error) as error:
             raise ScoreError(f"{path}: expected CSV in UTF-8 or UTF-16, got: {error}") from None
         if self._delimiter != usual:
@@ -55,8 +61,8 @@ class CsvSource:
         names = [name.strip() for name in first]
         pictured = [str(i) for i, cell in enumerate(first, 1) if self._is_image(cell)]
         is_named = resolve(columns.image, names) if columns.image else usual_image(names)
-        self._has_header = bool(is_named) or not pictured
-        if self._has_header:
+        if is_named or not pictured:
+            self._skipped_rows += 1
             image = columns.image or image_column(path, names, names)
             found = Columns(image, columns.label, columns.id, columns.keep)
             self._columns = found.within(path, names, names)
@@ -104,7 +110,7 @@ class CsvSource:
         )
         number = 0
         try:
-            rows = islice(self._rows_of_cells(), int(self._has_header), None)
+            rows = islice(self._rows_of_cells(), self._skipped_rows, None)
             for cells in rows:
                 if stop is not None and number >= stop:
                     return

@@ -171,6 +171,10 @@ def text(folder: Path, name: str, content: bytes) -> list[Path | str]:
     return [folder / name]
 
 
+def semicolons() -> bytes:
+    return "".join(f"images/{i}.png;{label}\n" for i, label in enumerate(NAMES)).encode()
+
+
 def with_notes(folder: Path, notes: list[str]) -> list[Path | str]:
     """Write a CSV whose third column holds what is given, as it is."""
     rows = zip(range(ROWS), NAMES, notes, strict=True)
@@ -341,6 +345,11 @@ KINDS = [
         "CSV",
         "another encoding (Windows-1252)",
         partial(delimited, header=("path", "label", "größe"), encoding="cp1252"),
+    ),
+    Kind(
+        "CSV",
+        "`sep=;` as the first line (Excel)",
+        lambda folder: text(folder, "t.csv", b"sep=;\npath;label\n" + semicolons()),
     ),
     Kind("CSV", "every cell in quotes", partial(delimited, quoting=csv.QUOTE_ALL)),
     Kind("CSV", "spaces around names of columns", partial(delimited, header=(" path", "label  "))),
