@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from models.labels import distinct_names, equal_labels
 from scoring.rows import ScoreError, Truth
@@ -18,6 +18,8 @@ SEPARATOR = "|"
 # A whole number as tables write it: pandas writes 3.0 where a value of the column is missing.
 _WHOLE = re.compile(r"([0-9]{1,9})(\.0*)?")
 _EXAMPLES = 5
+# Texts whose search is remembered: rows repeat their labels, and a folder's rows its name.
+_REMEMBERED = 4096
 _EXAMPLE_CHARACTERS = 40
 
 Kind = Literal["unknown", "folder", "case", "number"]
@@ -90,6 +92,14 @@ class Remarks:
         return ", ".join(kept[:_EXAMPLES]) + (", …" if len(kept) > _EXAMPLES else "")
 
 
+class _Found(NamedTuple):
+    """What a text is as a label: an index, -1 if it is none, and what to note of it."""
+
+    index: int
+    kind: Kind | None = None
+    example: str = ""
+
+
 class Truths:
     """The labels of a model, by what a source may call them: label, name or index.
 
@@ -111,6 +121,7 @@ class Truths:
             known = self._folded.setdefault(_folded(name), index)
             if known != index:
                 self._folded[_folded(name)] = -1
+        self._searched: dict[tuple[str, bool], _Found] = {}
         # Names that are an index, too: of another class.
         self._numbers = {
             name
@@ -139,11 +150,17 @@ class Truths:
             return -1
         text = truth if isinstance(truth, str) else str(truth)
         found = self._indexes.get(text, -1)
-        if found < 0:
-            return self._search(text, is_declared or text is not truth, remarks)
-        if text in self._numbers:
-            _note(remarks, "number", text)
-        return found
+        if found >= 0:
+            if text in self._numbers:
+                _note(remarks, "number", text)
+            return found
+        key = text, is_declared or text is not truth
+        known = self._searched.get(key) or self._search(*key)
+        if len(self._searched) < _REMEMBERED:
+            self._searched[key] = known
+        if known.kind is not None:
+            _note(remarks, known.kind, known.example)
+        return known.index
 
     def several(
         self, truth: Truth, *, is_declared: bool, remarks: Remarks | None = None
@@ -174,28 +191,26 @@ class Truths:
             )
         return None if -1 in indexes else indexes
 
-    def _search(self, text: str, is_declared: bool, remarks: Remarks | None) -> int:
-        """Return the index of a label that no label is written as."""
+    def _search(self, text: str, is_declared: bool) -> "_Found":
+        """Find a label that no label is written as."""
         text = text.strip()
-        if not text:
-            return -1
+        found = self._indexes.get(text, -1)
+        if found >= 0 or not text:
+            return _Found(found)
         if is_declared and text in self._equal:
             raise self._ambiguous(text)
         number = _whole(text) if is_declared else None
-        found = self._indexes.get(text, -1)
-        if found >= 0:
-            return found
-        if number is not None:
-            found = self._indexes.get(str(number), number if number < self._classes else -1)
-            if str(number) in self._numbers:
-                _note(remarks, "number", str(number))
-        else:
+        if number is None:
             found = self._folded.get(_folded(text), -1)
             if found >= 0:
-                _note(remarks, "case", f"{text!r} as {self._labels[found]!r}")
+                return _Found(found, "case", f"{text!r} as {self._labels[found]!r}")
+        else:
+            found = self._indexes.get(str(number), number if number < self._classes else -1)
+            if str(number) in self._numbers:
+                return _Found(found, "number", str(number))
         if found < 0:
-            _note(remarks, "unknown" if is_declared else "folder", repr(text))
-        return found
+            return _Found(found, "unknown" if is_declared else "folder", repr(text))
+        return _Found(found)
 
     def _ambiguous(self, label: str) -> ScoreError:
         indexes = [str(i) for i, other in enumerate(self._labels) if other == label]
