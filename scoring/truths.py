@@ -95,7 +95,7 @@ class Remarks:
 class _Found(NamedTuple):
     """What a text is as a label: an index, -1 if it is none, and what to note of it."""
 
-    index: int
+    label: int
     kind: Kind | None = None
     example: str = ""
 
@@ -160,7 +160,7 @@ class Truths:
             self._searched[key] = known
         if known.kind is not None:
             _note(remarks, known.kind, known.example)
-        return known.index
+        return known.label
 
     def several(
         self, truth: Truth, *, is_declared: bool, remarks: Remarks | None = None
