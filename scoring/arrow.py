@@ -186,6 +186,17 @@ def saved_dataset(folder: str) -> list[str] | None:
     return [os.path.join(folder, name) for name in files if _is_plain(name)] or None  # noqa: PTH118 - keeps ./
 
 
+def describes_dataset(path: str) -> bool:
+    """Whether a file holds no images but describes a folder that ``save_to_disk`` wrote."""
+    folder, _, name = path.rpartition("/")
+    if name not in ("dataset_dict.json", "dataset_info.json", "state.json"):
+        return False
+    try:
+        return saved_dataset(folder or ".") is not None
+    except ScoreError:
+        return False
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     """Return a JSON object from a small file, None if there is none."""
     try:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from scoring.archives import TAR_ENDINGS, ArchiveSource
 from scoring.arrays import ArraySource
-from scoring.arrow import saved_dataset
+from scoring.arrow import describes_dataset, saved_dataset
 from scoring.files import FilesSource, file_system, is_url, url_errors
 from scoring.folders import Found, walk
 from scoring.formats import is_table, open_table
@@ -170,7 +170,8 @@ def _in_folder(folder: str, pattern: str) -> Iterator[Found]:
         yield from map(Found, saved)
         return
     for found in walk(folder):
-        if _is_wanted(os.path.relpath(found.path, folder) if pattern else "", pattern):
+        is_wanted = _is_wanted(os.path.relpath(found.path, folder) if pattern else "", pattern)
+        if is_wanted and not describes_dataset(found.path):
             yield found
 
 

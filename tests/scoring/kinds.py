@@ -328,6 +328,7 @@ KINDS = [
     Kind("Arrow", "Feather's version 1", lambda f: feather(f, version=1)),
     Kind("Arrow", "a folder of `save_to_disk`", lambda f: [saved(f / "set")]),
     Kind("Arrow", "a folder of `save_to_disk` with splits", saved_splits),
+    Kind("Arrow", "a folder that holds such a folder", lambda f: [saved(f / "all/set").parent]),
     Kind("CSV", "commas", delimited),
     Kind("CSV", "semicolons", partial(delimited, delimiter=";")),
     Kind("CSV", "tabs, `.tsv`", partial(delimited, name="t.tsv", delimiter="\t")),
