@@ -37,8 +37,11 @@ LATER = (*TOP, "gate", "calibration_error_before", "max_pixel_difference", "clip
 NONE = {"metrics", "parity", "provenance", *LATER} - {"task", "thresholds", "clip_16_bits"}
 # Fields of ``image`` that are true or false.
 TRUTHS = ("scaled_decoding", "exif", "clip_16_bits")
-# Fields of format 2's ``image`` that may be null; all but mode and size may be left out.
+# Fields that may be null: of format 2's ``image``, where all but mode and size may be left out, and
+# of a gate on images without labels.
 NULL = (
+    ("files", 0, "gate", "accuracy"),
+    ("files", 0, "gate", "accuracy_drop"),
     ("image", "resize"),
     ("image", "resize", "height"),
     ("image", "resize", "width"),
