@@ -36,6 +36,7 @@ from export.screen import screen
 from export.source import Source, paste
 from export.tensors import PixelDifference, choose_spec, measure, write_probes
 from export.transform import Reading, read_transform
+from export.weights import size_bytes
 from models.artifact import ImageSpec, Resize
 
 logger = logging.getLogger("foveal.adopt")
@@ -178,9 +179,13 @@ def _prove(folder: Path, bounds: Bounds) -> str | None:
     rows = np.load(folder / "check-input.npy", allow_pickle=False)
     expected_NK = np.load(folder / "check-output.npy", allow_pickle=False)
     content = (folder / "model.onnx").read_bytes()
+    batches = [rows[:size] for size in _BATCH_SIZES]
     try:
-        screen(content, bounds.memory_bytes // 2)
-        runs = run_bounded(content, [rows[:size] for size in _BATCH_SIZES], bounds)
+        with tempfile.TemporaryDirectory(prefix="foveal-weights-") as name:
+            model = screen(content, bounds.memory_bytes // 2, (folder, Path(name)))
+            del content
+            bounds = bounds.beside(size_bytes(model))
+            runs = run_bounded(model.SerializeToString(), batches, bounds, Path(name))
     except AdoptError as error:
         return str(error)
     limit = _TOLERANCE * max(1.0, float(np.abs(expected_NK).max()))

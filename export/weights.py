@@ -2,25 +2,31 @@
 
 A graph is copied, changed and serialized several times on its way to a version; its weights are
 read once and written once. Data that a file keeps beside itself (``.onnx.data``) goes the same way.
+A version's graph holds its weights, unless they are too large for one file: then both stay apart.
 """
 
 import io
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import IO
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from export.errors import AdoptError
+from models.files import hash_file
+from models.onnx_data import DataFile, data_bytes
 
-FILE = "weights.bin"
-# protobuf's limit; a larger model can't be one file.
-MAX_BYTES = 2 << 30
+FILE = "model.onnx.data"
+# protobuf's limit, less what its messages add to the weights; a larger model is two files.
+MAX_BYTES = (2 << 30) - (64 << 20)
 # Constants that the graph's own structure needs, such as shapes, are smaller and stay inside it.
 _LEAST_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 24
+# Where tensors begin: onnxruntime maps pages of the file.
+_PAGE_BYTES = 4096
 
 
 def move_out(model: onnx.ModelProto, source: Path, folder: Path) -> onnx.ModelProto:
@@ -36,21 +42,18 @@ def move_out(model: onnx.ModelProto, source: Path, folder: Path) -> onnx.ModelPr
 
     Raises:
         AdoptError: External data that lies elsewhere, is a link, or has another size than its
-            tensor; or more than one file can hold.
+            tensor; or more than the disk can hold.
     """
-    total = model.ByteSize() + sum(
-        _size_bytes(tensor)
-        for tensor in model.graph.initializer
-        if tensor.data_location == TensorProto.EXTERNAL
-    )
-    if total >= MAX_BYTES:  # before the disk pays for it
+    total, free = size_bytes(model), shutil.disk_usage(folder).free
+    if total > free:
         raise AdoptError(
-            f"expected less than {MAX_BYTES >> 20} MiB with all weights, got {total >> 20}: one "
-            "ONNX file holds no more; export the network in half precision"
+            f"expected {total >> 20} MiB free in {folder.parent} for a copy of its weights, got "
+            f"{free >> 20}: set TMPDIR to a folder on a larger disk"
         )
     with (folder / FILE).open("wb") as file:
         for tensor in model.graph.initializer:
-            start = file.tell()
+            start = -(-file.tell() // _PAGE_BYTES) * _PAGE_BYTES
+            file.seek(start)
             if tensor.data_location == TensorProto.EXTERNAL:
                 _copy_external(tensor, source, file)
             elif len(tensor.raw_data) >= _LEAST_BYTES:
@@ -62,6 +65,42 @@ def move_out(model: onnx.ModelProto, source: Path, folder: Path) -> onnx.ModelPr
     small = onnx.ModelProto()
     small.CopyFrom(model)  # protobuf frees a message's memory only with the message
     return small
+
+
+def size_bytes(model: onnx.ModelProto) -> int:
+    """Return the size of a graph with all its weights, wherever they lie.
+
+    Raises:
+        AdoptError: A tensor outside it has no datatype or shape that ONNX knows.
+    """
+    return int(model.ByteSize()) + sum(
+        _size_bytes(tensor)
+        for tensor in model.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+    )
+
+
+def write(
+    model: onnx.ModelProto, folder: Path, path: Path, max_bytes: int = MAX_BYTES
+) -> DataFile | None:
+    """Write a graph whose weights are in ``folder``, and never hold them in memory.
+
+    Args:
+        model: The graph.
+        folder: Folder of its weights.
+        path: File to write.
+        max_bytes: Size from which the weights stay in a file of their own, beside ``path``.
+
+    Returns:
+        That file; None: the weights are inside.
+    """
+    if size_bytes(model) < max_bytes:
+        write_whole(model, folder, path)
+        return None
+    link(folder, path.parent)
+    path.write_bytes(model.SerializeToString())
+    size = (path.parent / FILE).stat().st_size
+    return DataFile(FILE, hash_file(path.parent / FILE, size), size)
 
 
 def read_small(model: onnx.ModelProto, source: Path) -> None:
@@ -117,9 +156,12 @@ def write_whole(model: onnx.ModelProto, folder: Path, path: Path) -> None:
 
 
 def link(folder: Path, other: Path) -> None:
-    """Let a graph in another folder of the same disk find the weights of ``folder``."""
+    """Let a graph in another folder find the weights of ``folder``: a link, or else a copy."""
     if (folder / FILE).exists():
-        os.link(folder / FILE, other / FILE)
+        try:
+            os.link(folder / FILE, other / FILE)
+        except OSError:  # another disk, or one without links
+            shutil.copyfile(folder / FILE, other / FILE)
 
 
 def _refer(tensor: onnx.TensorProto, start: int, length: int) -> None:
@@ -189,15 +231,10 @@ def _open_plain(path: Path, where: str) -> int:
 
 
 def _size_bytes(tensor: onnx.TensorProto) -> int:
-    values = 1
-    for side in tensor.dims:
-        values *= side
-    if any(side < 0 for side in tensor.dims):
-        raise AdoptError(f'tensor "{tensor.name}": expected a shape, got {list(tensor.dims)}')
-    try:
-        item_bytes = int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    except (KeyError, TypeError, ValueError):
+    found = data_bytes(tensor.data_type, tensor.dims)
+    if found < 0:
         raise AdoptError(
-            f'tensor "{tensor.name}": expected a datatype of ONNX, got {tensor.data_type}'
-        ) from None
-    return values * item_bytes
+            f'tensor "{tensor.name}": expected numbers and a shape, got datatype '
+            f"{tensor.data_type} and {list(tensor.dims)[:8]}"
+        )
+    return found
