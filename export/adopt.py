@@ -4,6 +4,7 @@ Chains the steps in the order that ``export`` lists. A foreign graph is one that
 and is not trusted: it never runs in this process, only in the sandbox.
 """
 
+import hashlib
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from export.agreement import TIE, Rule
 from export.agreement import TOLERANCE as END_TO_END
 from export.answers import Expected, read_answers, select_answers
+from export.apart import read_apart
 from export.draft import Draft
 from export.errors import AdoptError, ExportError, ParityError, RunError
 from export.examine import Subject, Wanted, check_wanted, examine
@@ -30,7 +32,7 @@ from export.labels import own_labels
 from export.options import Options, read_thresholds
 from export.pictures import Pictures, decode_chunks, decode_file, find_pictures
 from export.proof import Answers, compare
-from export.publish import publish, sha256
+from export.publish import publish
 from export.sandbox import Bounds, run_foreign, run_wrapped, run_wrapped_sizes
 from export.scale import ask_scale
 from export.screen import screen
@@ -125,8 +127,9 @@ def adopt(request: Request, name: str, repository: ModelRepository) -> ModelArti
 
 
 def _draft(request: Request, folder: Path) -> tuple[Draft, Pictures]:
-    content = request.file.read_bytes()
-    digest = sha256(content)
+    with request.file.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    content = read_apart(request.file, folder)
     model = screen(content, request.bounds.memory_bytes // 2, (request.file.parent, folder))
     del content
     request = replace(request, bounds=request.bounds.beside(size_bytes(model)))

@@ -27,6 +27,7 @@ import PIL
 
 from export.adopt import Request
 from export.answers import Expected, are_probabilities, probabilities
+from export.apart import read_apart
 from export.errors import AdoptError
 from export.interface import find_answer
 from export.options import Options
@@ -178,12 +179,11 @@ def _prove(folder: Path, bounds: Bounds) -> str | None:
     """
     rows = np.load(folder / "check-input.npy", allow_pickle=False)
     expected_NK = np.load(folder / "check-output.npy", allow_pickle=False)
-    content = (folder / "model.onnx").read_bytes()
     batches = [rows[:size] for size in _BATCH_SIZES]
     try:
         with tempfile.TemporaryDirectory(prefix="foveal-weights-") as name:
+            content = read_apart(folder / "model.onnx", Path(name))
             model = screen(content, bounds.memory_bytes // 2, (folder, Path(name)))
-            del content
             bounds = bounds.beside(size_bytes(model))
             runs = run_bounded(model.SerializeToString(), batches, bounds, Path(name))
     except AdoptError as error:
@@ -281,7 +281,9 @@ def _with_transform(
     outputs_NK = np.load(folder / "outputs.npy", allow_pickle=False)
     gives = options.gives or ("probabilities" if are_probabilities(outputs_NK) else None)
     options = dataclasses.replace(options, gives=gives)
-    answer = find_answer(onnx.load(request.file, load_external_data=False), options)
+    with tempfile.TemporaryDirectory(prefix="foveal-weights-") as name:
+        graph = onnx.load_from_string(read_apart(request.file, Path(name)))
+    answer = find_answer(graph, options)
     expected = Expected(
         images,
         probabilities(

@@ -7,6 +7,7 @@ A version's graph holds its weights, unless they are too large for one file: the
 
 import io
 import os
+import secrets
 import shutil
 import stat
 from pathlib import Path
@@ -23,8 +24,11 @@ FILE = "model.onnx.data"
 # protobuf's limit, less what its messages add to the weights; a larger model is two files.
 MAX_BYTES = (2 << 30) - (64 << 20)
 # Constants that the graph's own structure needs, such as shapes, are smaller and stay inside it.
-_LEAST_BYTES = 1 << 16
+LEAST_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 24
+# Where tensors say that their data is, from ``apart`` until ``move_out``: no file has such a name,
+# and none that was made before can say it.
+_MOVED = f"\0{secrets.token_hex(16)}"
 # Where tensors begin: onnxruntime maps pages of the file.
 _PAGE_BYTES = 4096
 
@@ -50,21 +54,56 @@ def move_out(model: onnx.ModelProto, source: Path, folder: Path) -> onnx.ModelPr
             f"expected {total >> 20} MiB free in {folder.parent} for a copy of its weights, got "
             f"{free >> 20}: set TMPDIR to a folder on a larger disk"
         )
-    with (folder / FILE).open("wb") as file:
+    with (folder / FILE).open("ab") as file:
         for tensor in model.graph.initializer:
-            start = -(-file.tell() // _PAGE_BYTES) * _PAGE_BYTES
-            file.seek(start)
+            if moved_bytes(tensor) is not None:
+                place = _place(tensor)
+                refer(tensor, int(place["offset"]), int(place["length"]))
+                continue
+            start = _begin(file)
             if tensor.data_location == TensorProto.EXTERNAL:
                 _copy_external(tensor, source, file)
-            elif len(tensor.raw_data) >= _LEAST_BYTES:
+            elif len(tensor.raw_data) >= LEAST_BYTES:
                 file.write(tensor.raw_data)
                 tensor.ClearField("raw_data")
             else:
                 continue
-            _refer(tensor, start, file.tell() - start)
+            refer(tensor, start, file.tell() - start)
     small = onnx.ModelProto()
     small.CopyFrom(model)  # protobuf frees a message's memory only with the message
     return small
+
+
+def moved_bytes(tensor: onnx.TensorProto) -> int | None:
+    """Return the size of data that ``apart`` has moved, None of any other tensor."""
+    place = _place(tensor)
+    return int(place["length"]) if place.get("location") == _MOVED else None
+
+
+def append(source: IO[bytes], target: IO[bytes], length: int) -> int:
+    """Copy bytes from where the source stands to a page of the target; return its offset."""
+    start = _begin(target)
+    _copy(source, target, length)
+    return start
+
+
+def refer(tensor: onnx.TensorProto, start: int, length: int, *, is_moved: bool = False) -> None:
+    """Have a tensor's data lie at a place of ``FILE``; moved: until ``move_out`` checks it."""
+    tensor.ClearField("external_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    location = _MOVED if is_moved else FILE
+    for key, value in (("location", location), ("offset", start), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def _place(tensor: onnx.TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _begin(file: IO[bytes]) -> int:
+    """Fill a file up to its next page; return where that is."""
+    file.write(bytes(-file.tell() % _PAGE_BYTES))
+    return file.tell()
 
 
 def size_bytes(model: onnx.ModelProto) -> int:
@@ -114,7 +153,8 @@ def read_small(model: onnx.ModelProto, source: Path) -> None:
         AdoptError: As ``move_out``.
     """
     for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL and _size_bytes(tensor) < _LEAST_BYTES:
+        is_outside = tensor.data_location == TensorProto.EXTERNAL and moved_bytes(tensor) is None
+        if is_outside and _size_bytes(tensor) < LEAST_BYTES:
             content = io.BytesIO()
             _copy_external(tensor, source, content)
             tensor.ClearField("external_data")
@@ -134,7 +174,7 @@ def write_whole(model: onnx.ModelProto, folder: Path, path: Path) -> None:
     del graph.initializer[:]
     tensors: list[tuple[bytes, int, int]] = []
     for tensor in model.graph.initializer:
-        bare, place = onnx.TensorProto(), {each.key: each.value for each in tensor.external_data}
+        bare, place = onnx.TensorProto(), _place(tensor)
         bare.CopyFrom(tensor)
         if tensor.data_location != TensorProto.EXTERNAL:
             graph.initializer.append(bare)
@@ -142,13 +182,13 @@ def write_whole(model: onnx.ModelProto, folder: Path, path: Path) -> None:
         bare.ClearField("external_data")
         bare.ClearField("data_location")
         offset, length = int(place["offset"]), int(place["length"])
-        content = bare.SerializeToString() + _field_head(9, length)  # raw_data
-        head = _field_head(5, len(content) + length)  # initializer
+        content = bare.SerializeToString() + field_head(9, length)  # raw_data
+        head = field_head(5, len(content) + length)  # initializer
         tensors.append((head + content, offset, length))
     rest = graph.SerializeToString()
     size = len(rest) + sum(len(head) + length for head, _, length in tensors)
     with (folder / FILE).open("rb") as data, path.open("wb") as file:
-        file.write(small.SerializeToString() + _field_head(7, size) + rest)  # graph
+        file.write(small.SerializeToString() + field_head(7, size) + rest)  # graph
         for head, offset, length in tensors:
             file.write(head)
             data.seek(offset)
@@ -164,17 +204,10 @@ def link(folder: Path, other: Path) -> None:
             shutil.copyfile(folder / FILE, other / FILE)
 
 
-def _refer(tensor: onnx.TensorProto, start: int, length: int) -> None:
-    tensor.ClearField("external_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", FILE), ("offset", start), ("length", length)):
-        tensor.external_data.add(key=key, value=str(value))
-
-
 def _copy_external(tensor: onnx.TensorProto, source: Path, file: IO[bytes]) -> None:
     """Copy one tensor's data from the file that its entry names."""
     where = f'tensor "{tensor.name}"'
-    entry = {each.key: each.value for each in tensor.external_data}
+    entry = _place(tensor)
     name = entry.get("location", "")
     if not name or Path(name).name != name or "\\" in name:
         raise AdoptError(f"{where}: expected its data in the same folder, got {name!r}")
@@ -206,7 +239,7 @@ def _copy(source: IO[bytes], target: IO[bytes], length: int) -> int:
     return left
 
 
-def _field_head(number: int, size: int) -> bytes:
+def field_head(number: int, size: int) -> bytes:
     """Return what stands before the bytes of a protobuf field: its number and its size."""
     parts = bytearray([number << 3 | 2])
     while size >= 0x80:

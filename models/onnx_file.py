@@ -217,7 +217,7 @@ def replace_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
     view = memoryview(content)
     parts: list[memoryview | bytes] = []
     start = 0
-    for end, field, value in _spans(view):
+    for end, field, value in spans(view):
         if not (
             field == 14  # metadata_props
             and isinstance(value, memoryview)
@@ -382,12 +382,19 @@ def _int(value: "int | memoryview | bytes") -> int:
 
 def _fields(message: memoryview) -> Iterator[tuple[int, "int | memoryview"]]:
     """Yield (field number, value): an int for varints and fixed widths, a view for the rest."""
-    for _, field, value in _spans(message):
+    for _, field, value in spans(message):
         yield field, value
 
 
-def _spans(message: memoryview) -> Iterator[tuple[int, int, "int | memoryview"]]:
-    """Yield (end, field number, value), the end as a place in the message."""
+def spans(message: memoryview) -> Iterator[tuple[int, int, "int | memoryview"]]:
+    """Yield (end, field number, value) of each field of a message; see ``_fields``.
+
+    Args:
+        message: A serialized message.
+
+    Raises:
+        OnnxFileError: It is none; raised where it breaks off.
+    """
     position, end = 0, len(message)
     while position < end:
         key, position = _varint(message, position)
