@@ -51,13 +51,17 @@ class EarlyAnswers:
         self._listener.setblocking(False)
         self._listener.listen(_BACKLOG)
         self._is_over = False
-        self._thread = threading.Thread(target=self._run, name="early", daemon=True)
-        self._thread.start()
+        self._has_answered = threading.Event()  # all that it has accepted
+        threading.Thread(target=self._run, name="early", daemon=True).start()
 
     def hand_over(self, listener: Any) -> None:
-        """Stop answering; make a socket of circus this one, bound and listening."""
+        """Stop answering; make a socket of circus this one, bound and listening.
+
+        What was answered lingers on: the thread then only sleeps and closes, also while workers
+        are forked, which have neither the thread nor its connections.
+        """
         self._is_over = True
-        self._thread.join()
+        self._has_answered.wait()
         self._defer(0)
         os.dup2(self._listener.fileno(), listener.fileno())
         self._listener.close()
@@ -86,7 +90,9 @@ class EarlyAnswers:
                 lingering[0][0] < time.monotonic() or len(lingering) > _MOST_LINGERING
             ):
                 lingering.popleft()[1].close()
-        for _, connection in lingering:
+        self._has_answered.set()
+        for until, connection in lingering:
+            time.sleep(max(0.0, until - time.monotonic()))
             connection.close()
 
 

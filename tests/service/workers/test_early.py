@@ -64,6 +64,20 @@ def test_an_answer_is_not_lost_with_a_body(port: int) -> None:
     assert ask(port, head, body).startswith(b"HTTP/1.1 503 ")
 
 
+def test_an_answer_outlives_the_hand_over(port: int, early: EarlyAnswers) -> None:
+    body = bytes(1 << 17)
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", port), timeout=15) as client:
+        client.sendall(head)
+        client.recv(1, socket.MSG_PEEK)
+        with CircusSocket(host="127.0.0.1", port=port) as listener:
+            early.hand_over(listener)
+            client.sendall(body)
+            got = b"".join(iter(lambda: client.recv(1 << 16), b""))
+    assert got.startswith(b"HTTP/1.1 503 ")
+    assert got.endswith(b'retry"}')
+
+
 def test_silent_clients_keep_nobody_waiting(port: int, early: EarlyAnswers) -> None:
     with socket.create_connection(("127.0.0.1", port)) as silent:
         for _ in range(3):
