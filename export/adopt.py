@@ -4,11 +4,11 @@ Chains the steps in the order that ``export`` lists. A foreign graph is one that
 and is not trusted: it never runs in this process, only in the sandbox.
 """
 
-import dataclasses
+import hashlib
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from export.agreement import TIE, Rule
 from export.agreement import TOLERANCE as END_TO_END
 from export.answers import Expected, read_answers, select_answers
+from export.apart import read_apart
 from export.draft import Draft
 from export.errors import AdoptError, ExportError, ParityError, RunError
 from export.examine import Subject, Wanted, check_wanted, examine
@@ -31,12 +32,12 @@ from export.labels import own_labels
 from export.options import Options, read_thresholds
 from export.pictures import Pictures, decode_chunks, decode_file, find_pictures
 from export.proof import Answers, compare
-from export.publish import publish, sha256
+from export.publish import publish
 from export.sandbox import Bounds, run_foreign, run_wrapped, run_wrapped_sizes
 from export.scale import ask_scale
 from export.screen import screen
 from export.serving import MAX_DROP, Measured, check_serving
-from export.weights import MAX_BYTES
+from export.weights import MAX_BYTES, size_bytes
 from export.wrap import Foreign, find_temperature, wrap
 from models.artifact import ImageSpec, ModelArtifact, Precision
 from models.evidence import Parity, Provenance
@@ -74,6 +75,7 @@ class Request:
         wanted: What to fit on the images.
         max_drop: Accuracy that it may lose against the serving version, as a share.
         force: Publish it even if it loses more, or cannot be compared.
+        max_bytes: Size from which its weights are published in a file beside the graph.
     """
 
     file: Path
@@ -88,6 +90,7 @@ class Request:
     wanted: Wanted = field(default_factory=Wanted)
     max_drop: float = MAX_DROP
     force: bool = False
+    max_bytes: int = MAX_BYTES
 
 
 def adopt(request: Request, name: str, repository: ModelRepository) -> ModelArtifact:
@@ -108,26 +111,28 @@ def adopt(request: Request, name: str, repository: ModelRepository) -> ModelArti
     """
     check_name(name)
     try:
-        size_bytes = request.file.stat().st_size
-        if size_bytes >= MAX_BYTES:
+        file_bytes = request.file.stat().st_size
+        if file_bytes >= MAX_BYTES:
             raise AdoptError(
-                f"expected less than {MAX_BYTES >> 20} MiB, got {size_bytes >> 20} MiB: export it "
-                "in half precision"
+                f"expected less than {MAX_BYTES >> 20} MiB, got {file_bytes >> 20} MiB: save its "
+                "weights beside it, with onnx.save_model(save_as_external_data=True)"
             )
         with tempfile.TemporaryDirectory(prefix="foveal-weights-") as folder:
             draft, pictures = _draft(request, Path(folder))
             if not request.force:
                 _check_serving(request, draft, pictures, name, repository)
-            return publish(draft, name, repository)
+            return publish(draft, name, repository, request.max_bytes)
     except ExportError as error:
         raise AdoptError(f"{request.origin or request.file}: {error}") from None
 
 
 def _draft(request: Request, folder: Path) -> tuple[Draft, Pictures]:
-    content = request.file.read_bytes()
-    digest = sha256(content)
+    with request.file.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    content = read_apart(request.file, folder)
     model = screen(content, request.bounds.memory_bytes // 2, (request.file.parent, folder))
     del content
+    request = replace(request, bounds=request.bounds.beside(size_bytes(model)))
     foreign = _read_interface(model, request)
     labels = request.labels or own_labels(model)
     thresholds = read_thresholds(request.options.threshold, foreign.answer.task, labels)
@@ -194,9 +199,16 @@ def _check_serving(
             draft.metrics.accuracy,
             pictures.targets_N[rows],
             lambda image: decode_chunks(files, image, "serving version"),
-            lambda content, images_NHWC: run_wrapped(content, images_NHWC, 8, request.bounds),
+            lambda file, images_NHWC: run_wrapped(
+                file, images_NHWC, 8, request.bounds.beside(_bytes_of(file))
+            ),
         )
     check_serving(repository, name, draft.labels, measured, request.max_drop)
+
+
+def _bytes_of(file: Path) -> int:
+    """Return the size of a version's graph and of the weights beside it."""
+    return sum(each.stat().st_size for each in file.parent.glob(f"{file.name}*"))
 
 
 def _read_interface(model: onnx.ModelProto, request: Request) -> Foreign:
@@ -205,7 +217,7 @@ def _read_interface(model: onnx.ModelProto, request: Request) -> Foreign:
     check_classes(answer, len(labels))
     given = find_input(model, request.options)
     if request.image is not None:
-        given = dataclasses.replace(given, image=request.image)
+        given = replace(given, image=request.image)
     return Foreign(model, given, answer, request.options, len(labels))
 
 

@@ -35,7 +35,7 @@ from export.precision import (
 )
 from export.proof import Answers
 from export.sandbox import Bounds, run_wrapped
-from export.weights import write_whole
+from export.weights import MAX_BYTES, size_bytes, write_whole
 from export.wrap import Foreign
 from models.artifact import ImageSpec, Precision
 from models.evidence import Abstain, Metrics, Proof
@@ -136,6 +136,11 @@ def check_wanted(wanted: Wanted, pictures: Pictures, foreign: Foreign) -> None:
         raise AdoptError(
             f"precision {wanted.precisions[0]}: expected a file in fp32, got one in {own}; leave "
             "--precision out, or adopt the file before it was converted"
+        )
+    if wanted.precisions and size_bytes(foreign.model) >= MAX_BYTES:
+        raise AdoptError(
+            f"precision {wanted.precisions[0]}: expected less than {MAX_BYTES >> 20} MiB with all "
+            f"weights, got {size_bytes(foreign.model) >> 20}; leave --precision out"
         )
     if wanted.precisions and len(pictures.files) < 2 * _LEAST_GATE_IMAGES:
         raise AdoptError(

@@ -27,6 +27,7 @@ import PIL
 
 from export.adopt import Request
 from export.answers import Expected, are_probabilities, probabilities
+from export.apart import read_apart
 from export.errors import AdoptError
 from export.interface import find_answer
 from export.options import Options
@@ -36,6 +37,7 @@ from export.screen import screen
 from export.source import Source, paste
 from export.tensors import PixelDifference, choose_spec, measure, write_probes
 from export.transform import Reading, read_transform
+from export.weights import size_bytes
 from models.artifact import ImageSpec, Resize
 
 logger = logging.getLogger("foveal.adopt")
@@ -177,10 +179,13 @@ def _prove(folder: Path, bounds: Bounds) -> str | None:
     """
     rows = np.load(folder / "check-input.npy", allow_pickle=False)
     expected_NK = np.load(folder / "check-output.npy", allow_pickle=False)
-    content = (folder / "model.onnx").read_bytes()
+    batches = [rows[:size] for size in _BATCH_SIZES]
     try:
-        screen(content, bounds.memory_bytes // 2)
-        runs = run_bounded(content, [rows[:size] for size in _BATCH_SIZES], bounds)
+        with tempfile.TemporaryDirectory(prefix="foveal-weights-") as name:
+            content = read_apart(folder / "model.onnx", Path(name))
+            model = screen(content, bounds.memory_bytes // 2, (folder, Path(name)))
+            bounds = bounds.beside(size_bytes(model))
+            runs = run_bounded(model.SerializeToString(), batches, bounds, Path(name))
     except AdoptError as error:
         return str(error)
     limit = _TOLERANCE * max(1.0, float(np.abs(expected_NK).max()))
@@ -276,7 +281,9 @@ def _with_transform(
     outputs_NK = np.load(folder / "outputs.npy", allow_pickle=False)
     gives = options.gives or ("probabilities" if are_probabilities(outputs_NK) else None)
     options = dataclasses.replace(options, gives=gives)
-    answer = find_answer(onnx.load(request.file, load_external_data=False), options)
+    with tempfile.TemporaryDirectory(prefix="foveal-weights-") as name:
+        graph = onnx.load_from_string(read_apart(request.file, Path(name)))
+    answer = find_answer(graph, options)
     expected = Expected(
         images,
         probabilities(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,13 @@ from export.heads import columns, complete
 from export.proof import Answers
 from export.weights import link
 from export.wrap import Foreign, expose
+from models.machine import available_memory
 
 _CHILD = Path(__file__).with_name("child.py")
+_MEMORY_BYTES = 4 << 30
+# Address space for the weights of a graph: their pages, a copy that kernels prefer, and a half for
+# what is made on the way; and for the runtime itself.
+_WEIGHTS_SHARE, _RUNTIME_BYTES = 2.5, 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +37,22 @@ class Bounds:
     Attributes:
         memory_bytes: Address space of its process, the runtime included.
         seconds: Processor time and wall time.
+        is_given: Whether the memory was asked for; else large weights may take more.
     """
 
-    memory_bytes: int = 4 << 30
+    memory_bytes: int = _MEMORY_BYTES
     seconds: int = 300
+    is_given: bool = False
+
+    def beside(self, weights_bytes: int) -> "Bounds":
+        """Return the bounds of a graph with weights of a size, within this machine's memory."""
+        wanted = _RUNTIME_BYTES + int(_WEIGHTS_SHARE * weights_bytes)
+        memory_bytes = max(self.memory_bytes, min(wanted, available_memory()))
+        return self if self.is_given else replace(self, memory_bytes=memory_bytes)
 
 
 def run_bounded(
-    content: bytes,
+    content: bytes | Path,
     batches: Sequence[NDArray[Any]],
     bounds: Bounds,
     weights: Path | None = None,
@@ -47,10 +60,10 @@ def run_bounded(
     """Run a graph with one input on some batches.
 
     Args:
-        content: The ONNX file.
+        content: The ONNX file: its bytes, or its path, beside which its weights may lie.
         batches: The input of each run.
         bounds: Resources that it may use.
-        weights: Folder of its weights (``weights``); None: they are in the file.
+        weights: Folder of its weights (``weights``); None: beside its path, or in it.
 
     Returns:
         All outputs of each run, in the graph's order.
@@ -60,12 +73,14 @@ def run_bounded(
     """
     with tempfile.TemporaryDirectory(prefix="foveal-adopt-") as name:
         folder = Path(name)
-        (folder / "model.onnx").write_bytes(content)
+        file = content if isinstance(content, Path) else folder / "model.onnx"
+        if isinstance(content, bytes):
+            file.write_bytes(content)
         if weights is not None:
             link(weights, folder)
         for number, batch in enumerate(batches):
             np.save(folder / f"{number}.npy", batch, allow_pickle=False)
-        _run(folder, bounds)
+        _run(file, folder, bounds)
         return [
             [
                 np.load(path, allow_pickle=False)
@@ -129,7 +144,7 @@ def _outputs(
 
 
 def run_wrapped(
-    content: bytes,
+    content: bytes | Path,
     images_NHWC: NDArray[np.uint8],
     batch_size: int,
     bounds: Bounds,
@@ -140,7 +155,7 @@ def run_wrapped(
 
 
 def run_wrapped_sizes(
-    content: bytes,
+    content: bytes | Path,
     images_NHWC: NDArray[np.uint8],
     sizes: Sequence[int],
     bounds: Bounds,
@@ -163,11 +178,12 @@ def run_wrapped_sizes(
     return answers
 
 
-def _run(folder: Path, bounds: Bounds) -> None:
-    limits = f"{bounds.memory_bytes / (1 << 30):g} GiB and {bounds.seconds} s"
+def _run(file: Path, folder: Path, bounds: Bounds) -> None:
+    limits = f"{bounds.memory_bytes / (1 << 30):.3g} GiB and {bounds.seconds} s"
+    numbers = str(bounds.memory_bytes), str(bounds.seconds)
     try:
         done = subprocess.run(
-            [sys.executable, "-I", _CHILD, folder, str(bounds.memory_bytes), str(bounds.seconds)],
+            [sys.executable, "-I", _CHILD, file.absolute(), folder, *numbers],
             capture_output=True,
             text=True,
             errors="replace",

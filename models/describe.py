@@ -49,6 +49,7 @@ def list_entries(repository: ModelRepository) -> list[Entry]:
             artifact = repository.load(name, version)
             accuracy = artifact.metrics.accuracy if artifact.metrics else None
             size_bytes = sum(file.size_bytes for file in artifact.files)
+            size_bytes += sum(file.data.size_bytes for file in artifact.files if file.data)
             routes = (f"/models/{name}/predict", *(["/predict"] if name == default else []))
             routes = routes if version == served else ()
             rollout = settings.rollouts.get(name, NO_ROLLOUT)
@@ -86,6 +87,11 @@ def describe(artifact: ModelArtifact) -> list[tuple[str, str]]:
                 f"{file.path}: {file.precision}, {_size(file.size_bytes)}, sha256 {file.sha256}",
             )
             for file in artifact.files
+        ),
+        *(
+            ("", f"{data.path}: its weights, {_size(data.size_bytes)}, sha256 {data.sha256}")
+            for file in artifact.files
+            if (data := file.data)
         ),
         *(
             (
