@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from models.artifact import ImageSpec, ModelArtifact, OpenCVResize, TensorSpec
+from models.artifact import ArtifactError, ImageSpec, ModelArtifact, OpenCVResize, TensorSpec
 from models.evidence import Gate, Metrics, Proof
 from models.labels import distinct_names
 from models.repository import ModelRepository
@@ -25,28 +25,38 @@ class Entry:
         size_bytes: Size of all its ONNX files.
         routes: Routes without a version number that this version serves; for a candidate, its share
             of the requests.
+        error: Why the version, or with version 0 the model, cannot be read; empty if it can.
     """
 
     name: str
     version: int
     accuracy: float | None
     size_bytes: int
-    routes: tuple[str, ...]
+    routes: tuple[str, ...] = ()
+    error: str = ""
 
 
 def list_entries(repository: ModelRepository) -> list[Entry]:
-    """List every version of every model, by name and version.
+    """List every version of every model, by name and version; those that break the contract, too.
 
     Raises:
-        ArtifactError: The repository is missing, or a version breaks the contract.
+        ArtifactError: The repository is missing, or its settings cannot be read.
     """
     settings = repository.settings()
     default = settings.default_model
     entries = []
     for name in repository.names():
-        _, served = repository.resolve(name)
+        try:
+            _, served = repository.resolve(name)
+        except ArtifactError as error:
+            entries.append(Entry(name, 0, None, 0, error=str(error)))
+            continue
         for version in repository.versions(name):
-            artifact = repository.load(name, version)
+            try:
+                artifact = repository.load(name, version)
+            except ArtifactError as error:
+                entries.append(Entry(name, version, None, 0, error=str(error)))
+                continue
             accuracy = artifact.metrics.accuracy if artifact.metrics else None
             size_bytes = sum(file.size_bytes for file in artifact.files)
             size_bytes += sum(file.data.size_bytes for file in artifact.files if file.data)
@@ -65,8 +75,9 @@ def tabulate(entries: Iterable[Entry]) -> list[tuple[str, ...]]:
     lines: list[tuple[str, ...]] = [("name", "version", "accuracy", "size", "answers")]
     for entry in entries:
         accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.2%}"
-        size, routes = _size(entry.size_bytes), " and ".join(entry.routes)
-        lines.append((entry.name, str(entry.version), accuracy, size, routes))
+        size = "-" if entry.error else _size(entry.size_bytes)
+        answers = entry.error or " and ".join(entry.routes)
+        lines.append((entry.name, str(entry.version), accuracy, size, answers))
     return lines
 
 

@@ -166,7 +166,7 @@ def check_graph(
         own = summary.metadata.get(key, value)
         if own != value:
             raise OnnxFileError(
-                f"expected metadata {key} as in model.json, {value:.80}, got {own:.80}"
+                f"expected metadata {key} as in model.json, {value!r:.80}, got {own!r:.80}"
             )
     for kind, got, expected in (
         ("inputs", summary.inputs, inputs),
@@ -196,7 +196,7 @@ def check_self_contained(summary: OnnxSummary, data: DataFile | None = None) -> 
     if outside:
         raise OnnxFileError(
             "expected all data inside the file, got external data for tensor "
-            f'"{next(iter(outside))}"; export with external_data=False, or load it where its files '
+            f"{next(iter(outside))!r}; export with external_data=False, or load it where its files "
             "are and save it with onnx.save_model(save_as_external_data=False)"
         )
     foreign = sorted(set(summary.domains) - DOMAINS)
@@ -242,7 +242,9 @@ def _bytes_field(number: int, value: bytes) -> bytes:
 
 def describe_tensors(tensors: Sequence[TensorLike]) -> str:
     """Write tensors for an error message: ``images UINT8 [-1, 8, 8, 1]``."""
-    return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors) or "none"
+    # A name may hold what controls a terminal.
+    texts = [f"{repr(t.name)[1:-1]} {t.datatype} {list(t.shape)}" for t in tensors]
+    return ", ".join(texts) or "none"
 
 
 def _facts(tensors: Sequence[TensorLike]) -> list[tuple[str, str, tuple[int, ...]]]:

@@ -211,7 +211,7 @@ class ModelRepository:
         artifact = ModelArtifact.from_json(text, str(path))
         if (artifact.name, artifact.version) != (name, version):
             raise ArtifactError(
-                f"{path}: expected {name}:{version}, got {artifact.reference}; "
+                f"{path}: expected {name}:{version}, got {artifact.reference!r}; "
                 "versions are not copied or renamed by hand, publish instead"
             )
         return artifact
@@ -363,7 +363,7 @@ def _check_data(path: Path, data: DataFile) -> None:
 def _check_digest(path: Path, digest: str, expected: str) -> None:
     if digest != expected:
         raise ArtifactError(
-            f"{path}: sha256 is {digest[:12]}…, model.json says {expected[:12]}…; "
+            f"{path}: expected the sha256 {expected[:12]}… of model.json, got another; "
             "publish the model again"
         )
 

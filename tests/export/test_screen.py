@@ -273,7 +273,7 @@ def test_time_of_a_run_is_bounded() -> None:
     model.graph.node.extend(nodes)
     model.graph.output[0].type.tensor_type.ClearField("shape")
     started = time.monotonic()
-    with pytest.raises(AdoptError, match="within 2 GiB and 2 s, got (signal|no result)"):
+    with pytest.raises(AdoptError, match=r"within 2 GiB and 2 s, got (signal|no result)"):
         images = np.zeros((1, 3, 8, 8), np.float32)
         run_bounded(model.SerializeToString(), [images], Bounds(2 * GIB, 2))
     assert time.monotonic() - started < 30

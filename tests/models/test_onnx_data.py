@@ -93,7 +93,7 @@ def make_folder(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
-        (flip, "sha256 is .*, model.json says"),
+        (flip, "expected the sha256 .* of model.json, got another"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "528383 bytes, not 528384"),
         (Path.unlink, "got No such file"),
         (link, "got a link"),
@@ -179,7 +179,7 @@ def texts(model: onnx.ModelProto) -> None:
     [
         (twice_the_key, "expected location"),
         (the_same_bytes_twice, "which overlap"),
-        (inside_a_node, 'got external data for tensor "zeros"'),
+        (inside_a_node, "got external data for tensor 'zeros'"),
         (texts, "expected -1 bytes"),
     ],
 )
@@ -193,7 +193,7 @@ def test_graphs_that_use_the_data_file_otherwise(
 
 
 def test_without_a_data_file_nothing_is_outside() -> None:
-    with pytest.raises(OnnxFileError, match='external data for tensor "zeros"'):
+    with pytest.raises(OnnxFileError, match="external data for tensor 'zeros'"):
         check_self_contained(summarize(apart(lambda _: None)))
 
 
