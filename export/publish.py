@@ -53,7 +53,8 @@ def publish(draft: Draft, name: str, repository: ModelRepository) -> ModelArtifa
                 content = graph.SerializeToString()
                 (staging / path).write_bytes(content)
             check_contract(content, draft.image, len(draft.labels))
-            return ModelFile(path, precision, sha256(content), len(content), gate)
+            own = draft.precision if precision == "fp32" != draft.precision else None
+            return ModelFile(path, precision, sha256(content), len(content), gate, own)
 
         inputs, outputs = contract_tensors(draft.image, len(draft.labels))
         opsets = draft.graph.opset_import
