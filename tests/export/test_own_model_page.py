@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,19 @@ from tests.export.foreign import LABELS, foreign_model, save
 from tests.export.own import pictures
 from tests.server import ROOT
 
-USER = Path(__file__).with_name("user") / "eval.py"
+EVAL = """
+import torch
+from torchvision import transforms
+
+
+def make():
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 5, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(8, 4),
+    )
+    steps = [transforms.Resize(72), transforms.CenterCrop(64), transforms.ToTensor()]
+    return network.eval(), transforms.Compose(steps), ["north", "east", "south", "west"]
+"""
 PAGE = (ROOT / "docs/own-model.md").read_text()
 TORCH, ONNX = re.findall(r"^```sh\n(.*?)\n```$", PAGE, re.MULTILINE | re.DOTALL)[:2]
 
@@ -49,9 +60,7 @@ def run(command: str, checkout: Path) -> ModelRepository:
 def test_the_command_for_pytorch(checkout: Path, user_python: Path) -> None:
     (checkout.parent / "venv").symlink_to(user_python.parent.parent)
     (checkout / "my_project").mkdir()
-    shutil.copy(USER, checkout / "my_project" / "eval.py")
-    with (checkout / "my_project" / "eval.py").open("a") as file:
-        file.write("\n\nmake = torchvision_v1\n")
+    (checkout / "my_project" / "eval.py").write_text(EVAL)
     artifact = run(TORCH, checkout).verify("birds", 1)
     assert artifact.proof is not None
     assert (artifact.proof.images, artifact.proof.label_agreement) == (8, 1)
