@@ -47,6 +47,9 @@ _CHILD = Path(__file__).with_name("torch_child.py")
 _MOST_TENSORS = 512
 # Folder of the files that programs open differently; messages name it.
 _MADE = "made-of-the-first-image"
+# Its transparent colour is no colour that the contract can say: transformers' CLIP, for one, lays
+# it over white where it drops every other transparency.
+_PALETTE = "palette.png"
 # Files whose pixels choose among the specs that a transform may mean.
 _CHOOSING = 4
 # Batch sizes of the proof, as of adoption's own.
@@ -285,11 +288,18 @@ def _with_transform(
     options = _options(request.options, reading)
     specs = reading.specs(height, width, channels)
     own = [pair for pair in pairs if folder / _MADE not in pair[0].parents]
-    made = [pair for pair in pairs if pair not in own]
+    palettes = [pair for pair in pairs if pair[0].name == _PALETTE and pair not in own]
+    made = [pair for pair in pairs if pair not in own and pair not in palettes]
     spec = choose_spec(specs, [*own[:_CHOOSING], *made], options)
     difference = on_images = measure(own, spec, options)
     if made:
         difference = on_images.joined(measure(made, spec, options))
+    if palettes and not (of_palette := measure(palettes, spec, options)).is_none:
+        logger.warning(
+            "%s: a palette's transparent colour becomes other pixels: they differ by %s",
+            user.source.text,
+            of_palette,
+        )
     if not difference.is_none:
         advice = _advice(reading, result["versions"]["PIL"], is_of_made=on_images.is_none)
         _judge(user, reading, spec, difference, advice)

@@ -32,10 +32,8 @@ from tests.tiny import LABELS, build_tiny, tiny_model
 
 # Fields that format 1 did not have at first.
 TOP = ("abstain", "statistics", "task", "thresholds", "proof")
-LATER = (
-    *(*TOP, "gate", "computes", "calibration_error_before", "max_pixel_difference"),
-    "clip_16_bits",
-)
+LATER = {*TOP, "gate", "computes", "calibration_error_before", "max_pixel_difference"}
+LATER |= {"clip_16_bits"}
 # Fields that may be null.
 NONE = {"metrics", "parity", "provenance", *LATER} - {"task", "thresholds", "clip_16_bits"}
 # Fields of ``image`` that are true or false.
@@ -44,12 +42,10 @@ TRUTHS = ("scaled_decoding", "exif", "clip_16_bits")
 # gate on images without labels.
 NULL = (
     ("image", "resize"),
-    ("image", "resize", "height"),
-    ("image", "resize", "width"),
+    *(("image", "resize", name) for name in ("height", "width")),
     ("image", "crop", "colour"),
     ("image", "background"),
-    ("files", 0, "gate", "accuracy"),
-    ("files", 0, "gate", "accuracy_drop"),
+    *(("files", 0, "gate", name) for name in ("accuracy", "accuracy_drop")),
 )
 
 
@@ -130,8 +126,7 @@ def test_fields_that_came_later_are_written_only_where_they_say_something(
     for name in TOP:
         del document[name]
     del document["files"][0]["gate"], document["files"][0]["computes"]
-    del document["metrics"]["calibration_error_before"]
-    del document["image"]["clip_16_bits"]
+    del document["metrics"]["calibration_error_before"], document["image"]["clip_16_bits"]
     text = read(document).to_json()
     assert not any(f'"{name}"' in text for name in LATER)
     assert json.loads(text) == document
