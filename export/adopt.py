@@ -27,7 +27,7 @@ from export.examine import Subject, Wanted, check_wanted, examine
 from export.figures import halves
 from export.golden import GOLDEN_IMAGES, draft_golden, encode_golden
 from export.heads import check_classes
-from export.interface import find_answer, find_input, find_precision
+from export.interface import find_input, find_precision
 from export.labels import own_labels
 from export.options import Options, read_thresholds
 from export.pictures import Pictures, decode_chunks, decode_file, find_pictures
@@ -35,6 +35,7 @@ from export.proof import Answers, compare
 from export.publish import publish
 from export.sandbox import Bounds, run_foreign, run_wrapped, run_wrapped_sizes
 from export.scale import ask_scale
+from export.scores import find_answer
 from export.screen import screen
 from export.serving import MAX_DROP, Measured, check_serving
 from export.weights import MAX_BYTES, size_bytes
@@ -135,9 +136,13 @@ def _draft(request: Request, folder: Path) -> tuple[Draft, Pictures]:
     request = replace(request, bounds=request.bounds.beside(size_bytes(model)))
     foreign = _read_interface(model, request)
     labels = request.labels or own_labels(model)
-    thresholds = read_thresholds(request.options.threshold, foreign.answer.task, labels)
     image = foreign.given.image
     pictures, expected = _read_pictures(request, labels)
+    if expected is not None and expected.is_labels_only and foreign.thresholds:
+        raise AdoptError(
+            f"{expected.reference}: expected a probability for each label of a multi-label model, "
+            "got one label a file: save what comes after the sigmoid"
+        )
     check_wanted(request.wanted, pictures, foreign)
     images_NHWC = _read_images(pictures.files, image)
     golden, golden_NHWC = encode_golden(images_NHWC[:GOLDEN_IMAGES], image)
@@ -150,7 +155,7 @@ def _draft(request: Request, folder: Path) -> tuple[Draft, Pictures]:
     precision = find_precision(model)
     # What a step of lower precision moves, no two pipelines share.
     step = 0.0 if precision == "fp32" else TOLERANCES[precision]
-    rule = Rule(max(END_TO_END, step), max(TIE, step), thresholds)
+    rule = Rule(max(END_TO_END, step), max(TIE, step), foreign.thresholds)
     subject = Subject(foreign, wrapped, labels, golden_NHWC, request.bounds, folder, rule)
     found = examine(subject, pictures, expected, request.wanted)
     if found.temperature is not None:
@@ -170,7 +175,8 @@ def _draft(request: Request, folder: Path) -> tuple[Draft, Pictures]:
         abstain=found.abstain,
         proof=found.proof,
         task=foreign.answer.task,
-        thresholds=thresholds,
+        thresholds=foreign.thresholds,
+        precision=precision,
     )
     return draft, pictures
 
@@ -218,7 +224,8 @@ def _read_interface(model: onnx.ModelProto, request: Request) -> Foreign:
     given = find_input(model, request.options)
     if request.image is not None:
         given = replace(given, image=request.image)
-    return Foreign(model, given, answer, request.options, len(labels))
+    thresholds = read_thresholds(request.options.threshold, answer.task, labels)
+    return Foreign(model, given, answer, request.options, len(labels), thresholds)
 
 
 def _wrap(
@@ -279,6 +286,7 @@ def _prove(
         tolerance=tolerance,
         # Float16 and int8 graphs give equal probabilities to several classes.
         tie=tolerance,
+        thresholds=foreign.thresholds,
         advice="this graph mixes the rows of a batch, or its options are not those it was made for",
     )
     return wrapped, parity, got[1]

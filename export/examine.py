@@ -174,7 +174,7 @@ def examine(
         proof = prove_files(subject, expected, (logits_NK, probabilities_NK))
     targets_N = pictures.targets_N
     if targets_N is not None:
-        said = check_folders(targets_N, probabilities_NK, subject.labels)
+        said = check_folders(targets_N, probabilities_NK, subject.labels, subject.rule.thresholds)
         if said:
             raise AdoptError(f"not published: {said}")
     scored = Findings(subject.wrapped, proof=proof)

@@ -58,7 +58,8 @@ def publish(
                 content = graph.SerializeToString()
                 (staging / path).write_bytes(content)
             check_contract(content, draft.image, len(draft.labels), data)
-            return ModelFile(path, precision, sha256(content), len(content), gate, data)
+            own = draft.precision if precision == "fp32" != draft.precision else None
+            return ModelFile(path, precision, sha256(content), len(content), gate, data, own)
 
         inputs, outputs = contract_tensors(draft.image, len(draft.labels))
         opsets = draft.graph.opset_import

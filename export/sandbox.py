@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from export.errors import AdoptError, RunError
 from export.heads import columns, complete
 from export.proof import Answers
+from export.waiting import run_watched
 from export.weights import link
 from export.wrap import Foreign, expose
 from models.machine import available_memory
@@ -80,7 +81,7 @@ def run_bounded(
             link(weights, folder)
         for number, batch in enumerate(batches):
             np.save(folder / f"{number}.npy", batch, allow_pickle=False)
-        _run(file, folder, bounds)
+        _run(file, folder, bounds, len(batches))
         return [
             [
                 np.load(path, allow_pickle=False)
@@ -134,9 +135,13 @@ def _outputs(
     outputs: dict[str, NDArray[np.float32]] = {}
     for name, parts in zip(foreign.tensors, zip(*runs, strict=True), strict=True):
         if any(part.size != rows * width for part in parts):
+            shape = list(parts[0].shape)
+            advice = ": give a file of its labels with --labels, or another --output"
+            if width == 2 and parts[0].size == rows:
+                advice = ": give --task binary if it is the second label's"
             raise AdoptError(
                 f'output "{name}": expected {width} numbers a row, one for each label, '
-                f"got shape {list(parts[0].shape)} for {rows} rows"
+                f"got shape {shape} for {rows} rows{advice}"
             )
         whole = np.concatenate([part.reshape(rows, width) for part in parts])
         outputs[name] = whole[: len(inputs)].astype(np.float32)
@@ -178,29 +183,30 @@ def run_wrapped_sizes(
     return answers
 
 
-def _run(file: Path, folder: Path, bounds: Bounds) -> None:
+def _run(file: Path, folder: Path, bounds: Bounds, batches: int) -> None:
     limits = f"{bounds.memory_bytes / (1 << 30):.3g} GiB and {bounds.seconds} s"
     numbers = str(bounds.memory_bytes), str(bounds.seconds)
     try:
-        done = subprocess.run(
+        code, said = run_watched(
             [sys.executable, "-I", _CHILD, file.absolute(), folder, *numbers],
-            capture_output=True,
-            text=True,
+            bounds.seconds + 10,
+            "graph",
+            lambda: (len(list(folder.glob("*-0.npy"))), batches, f"of {batches} batches run"),
             errors="replace",
-            timeout=bounds.seconds + 10,
-            check=False,
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
     except subprocess.TimeoutExpired:
         raise AdoptError(f"expected the graph to run within {limits}, got no result") from None
-    if done.returncode < 0:
+    if code < 0:
         raise AdoptError(
-            f"expected the graph to run within {limits}, got signal {-done.returncode}: raise "
-            "--memory-gib if you trust the file"
+            f"expected the graph to run within {limits}, got signal {-code}: raise --memory-gib "
+            "if you trust the file"
         )
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        what = _reason(lines[-1]) if lines else f"exit code {done.returncode}"
+    if code:
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        what = _reason(lines[-1]) if lines else f"exit code {code}"
         raise RunError(f"expected onnxruntime to run the graph within {limits}, got {what}")
 
 

@@ -210,7 +210,10 @@ def _copy_external(tensor: onnx.TensorProto, source: Path, file: IO[bytes]) -> N
     entry = _place(tensor)
     name = entry.get("location", "")
     if not name or Path(name).name != name or "\\" in name:
-        raise AdoptError(f"{where}: expected its data in the same folder, got {name!r}")
+        raise AdoptError(
+            f"{where}: expected its data in the same folder, got {name!r}: write both files again "
+            "with onnx.save_model, which names the data by location"
+        )
     try:
         start = int(entry.get("offset", "0"))
         wanted = _size_bytes(tensor)
@@ -255,7 +258,8 @@ def _open_plain(path: Path, where: str) -> int:
     except OSError as error:
         what = "a link" if path.is_symlink() else error.strerror
         raise AdoptError(
-            f"{where}: expected its data in {path.name} beside the file, got {what}"
+            f"{where}: expected its data in {path.name} beside the file, got {what}: copy both "
+            "files together"
         ) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

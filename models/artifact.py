@@ -37,13 +37,11 @@ Task = Literal["single-label", "binary", "multi-label"]
 # Fields that came later, and what they are without a value. They are optional and written only if
 # set, so a version without them also loads in an older release.
 _LATER: dict[str, object] = {
-    "gate": None,
-    "calibration_error_before": None,
-    "abstain": None,
-    "statistics": None,
+    **dict.fromkeys(
+        ("gate", "computes", "calibration_error_before", "abstain", "statistics", "proof")
+    ),
     "task": "single-label",
     "thresholds": (),
-    "proof": None,
     "max_pixel_difference": None,
     "clip_16_bits": False,
     "data": None,
@@ -191,7 +189,8 @@ class ModelFile:
     """One ONNX file of the version: path within its directory, precision, digest, size, gate.
 
     A file of lower precision is served only with its ``gate``; the fp32 file needs none. Weights
-    that one ONNX file cannot hold lie in ``data``, beside it.
+    that one ONNX file cannot hold lie in ``data``, beside it. An adopted one is the file as it
+    came: ``computes`` says in what, if not in fp32.
     """
 
     path: str
@@ -200,6 +199,7 @@ class ModelFile:
     size_bytes: int
     gate: Gate | None = None
     data: DataFile | None = None
+    computes: Precision | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,8 @@ def describe(artifact: ModelArtifact) -> list[tuple[str, str]]:
         *(
             (
                 "file",
-                f"{file.path}: {file.precision}, {_size(file.size_bytes)}, sha256 {file.sha256}",
+                f"{file.path}: {file.computes or file.precision}, {_size(file.size_bytes)}, "
+                f"sha256 {file.sha256}",
             )
             for file in artifact.files
         ),
@@ -128,14 +129,15 @@ def _task(artifact: ModelArtifact) -> list[tuple[str, str]]:
     return [("task", f"multi-label, thresholds {at}")]
 
 
-def _scores(metrics: Metrics, names: tuple[str, ...]) -> list[tuple[str, str]]:
-    named = zip(names, metrics.per_class, strict=True)
+def _scores(artifact: ModelArtifact, metrics: Metrics) -> list[tuple[str, str]]:
+    named = zip(distinct_names(artifact.labels), metrics.per_class, strict=True)
     known = [(name, share) for name, share in named if share is not None]
     each = sorted(known, key=lambda item: item[1])
     before = metrics.calibration_error_before
+    exact = ", with all their labels and no other" if artifact.thresholds else ""
     without = "" if before is None else f", {before:.4f} without the temperature"
     return [
-        ("accuracy", f"{metrics.accuracy:.2%} of {metrics.images} {metrics.split} images"),
+        ("accuracy", f"{metrics.accuracy:.2%} of {metrics.images} {metrics.split} images{exact}"),
         ("", ", ".join(f"{name} {share:.1%}" for name, share in each)),
         ("calibration", f"expected error {metrics.calibration_error:.4f}{without}"),
     ]
@@ -143,7 +145,7 @@ def _scores(metrics: Metrics, names: tuple[str, ...]) -> list[tuple[str, str]]:
 
 def _measured(artifact: ModelArtifact) -> list[tuple[str, str]]:
     parity, proof = artifact.parity, artifact.proof
-    lines = _scores(artifact.metrics, distinct_names(artifact.labels)) if artifact.metrics else []
+    lines = _scores(artifact, artifact.metrics) if artifact.metrics else []
     if artifact.abstain:
         least, worth = artifact.abstain.threshold, artifact.abstain.measured
         lines.append(
@@ -198,7 +200,11 @@ def _gate(gate: Gate) -> str:
 def _within(proof: Proof) -> str:
     if proof.tolerance >= 1:  # answers without probabilities
         return ", probabilities not compared"
-    return f", probabilities within {proof.max_probability_difference:.2g}"
+    pixels = proof.max_pixel_difference
+    return (
+        f", probabilities within {proof.max_probability_difference:.2g} (limit {proof.tolerance:g})"
+        + ("" if pixels is None else f", pixels within {pixels:.2g} of 255")
+    )
 
 
 def _origin(artifact: ModelArtifact) -> list[tuple[str, str]]:

@@ -10,9 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.adopt import Request, adopt
 from export.errors import AdoptError
-from export.interface import find_answer, find_input
+from export.interface import find_input
 from export.options import Options
 from export.sandbox import Bounds, run_bounded
+from export.scores import find_answer
 from export.screen import screen
 from models.repository import ModelRepository
 from tests.export.foreign import CLASSES, LABELS, foreign_model

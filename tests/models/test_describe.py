@@ -89,10 +89,13 @@ def test_task_and_proof_are_told(tmp_path: Path) -> None:
         publish_tiny(tmp_path),
         task="multi-label",
         thresholds=(0.25, 0.5, 0.5, 0.75),
-        proof=Proof("answers.csv", 300, 0.9966, 0.00123, 0.01),
+        proof=Proof("answers.csv", 300, 0.9966, 0.00123, 0.01, 1.5),
+        metrics=Metrics("given", 60, 0.5, (0.5, None, 0.75, 1.0), 0.01),
     )
     story = dict(describe(artifact))
     assert story["task"] == "multi-label, thresholds 0.25 to 0.75"
+    assert story["accuracy"] == "50.00% of 60 given images, with all their labels and no other"
     assert story["proof"] == (
-        "300 files, against answers.csv: 99.66% same labels, probabilities within 0.0012"
+        "300 files, against answers.csv: 99.66% same labels, probabilities within 0.0012 "
+        "(limit 0.01), pixels within 1.5 of 255"
     )
