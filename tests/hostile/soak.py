@@ -152,7 +152,7 @@ def measure(server: RunningServer, minutes: float) -> tuple[Load, list[Sample]]:
 
 
 def _median(samples: list[Sample], name: str) -> float:
-    values = [getattr(sample, name) for sample in samples]
+    values: list[float | None] = [getattr(sample, name) for sample in samples]
     return statistics.median(value for value in values if value is not None)
 
 
