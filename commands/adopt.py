@@ -129,7 +129,12 @@ AcceptDifferenceOption = Annotated[
     ),
 ]
 MemoryOption = Annotated[
-    float, typer.Option(min=0.5, help="Memory limit of the graph during the proof, GiB.")
+    float | None,
+    typer.Option(
+        min=0.5,
+        help="Memory limit of the graph during the proof, GiB (default: 4, or 1 and 2.5 times its "
+        "weights).",
+    ),
 ]
 
 
@@ -175,7 +180,7 @@ def adopt(
     weights: WeightsOption = None,
     trust_pickle: TrustPickleOption = False,
     accept_difference: AcceptDifferenceOption = False,
-    memory_gib: MemoryOption = 4,
+    memory_gib: MemoryOption = None,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
@@ -220,7 +225,7 @@ def adopt(
         read_labels(labels) if labels else (),
         read_options(toml, flags),
         images or (),
-        Bounds(int(memory_gib * (1 << 30))),
+        Bounds() if memory_gib is None else Bounds(int(memory_gib * (1 << 30)), is_given=True),
         shlex.join(["foveal", *sys.argv[1:]]),
         expected=expected,
         wanted=Wanted(

@@ -25,12 +25,16 @@ _WHEN = "a running service reloads it within FOVEAL_RELOAD_S seconds"
 def list_models(models: ModelsOption = SHIPPED, as_json: JsonOption = False) -> None:
     """List every version with its accuracy, size and routes.
 
+    The exit code is 1 if one cannot be read.
+
     Example: foveal models list
     """
     from models.describe import list_entries, tabulate
 
     entries = list_entries(open_repository(models))
     show([dataclasses.asdict(entry) for entry in entries], as_json, tabulate(entries))
+    if any(entry.error for entry in entries):
+        raise typer.Exit(1)
 
 
 def show_model(

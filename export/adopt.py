@@ -4,11 +4,11 @@ Chains the steps in the order that ``export`` lists. A foreign graph is one that
 and is not trusted: it never runs in this process, only in the sandbox.
 """
 
-import dataclasses
+import hashlib
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -20,23 +20,25 @@ from numpy.typing import NDArray
 from export.agreement import TIE, Rule
 from export.agreement import TOLERANCE as END_TO_END
 from export.answers import Expected, read_answers, select_answers
+from export.apart import read_apart
 from export.draft import Draft
 from export.errors import AdoptError, ExportError, ParityError, RunError
 from export.examine import Subject, Wanted, check_wanted, examine
 from export.figures import halves
 from export.golden import GOLDEN_IMAGES, draft_golden, encode_golden
 from export.heads import check_classes
-from export.interface import find_answer, find_input, find_precision
+from export.interface import find_input, find_precision
 from export.labels import own_labels
 from export.options import Options, read_thresholds
 from export.pictures import Pictures, decode_chunks, decode_file, find_pictures
 from export.proof import Answers, compare
-from export.publish import publish, sha256
+from export.publish import publish
 from export.sandbox import Bounds, run_foreign, run_wrapped, run_wrapped_sizes
 from export.scale import ask_scale
+from export.scores import find_answer
 from export.screen import screen
 from export.serving import MAX_DROP, Measured, check_serving
-from export.weights import MAX_BYTES
+from export.weights import MAX_BYTES, size_bytes
 from export.wrap import Foreign, find_temperature, wrap
 from models.artifact import ImageSpec, ModelArtifact, Precision
 from models.evidence import Parity, Provenance
@@ -74,6 +76,7 @@ class Request:
         wanted: What to fit on the images.
         max_drop: Accuracy that it may lose against the serving version, as a share.
         force: Publish it even if it loses more, or cannot be compared.
+        max_bytes: Size from which its weights are published in a file beside the graph.
     """
 
     file: Path
@@ -88,6 +91,7 @@ class Request:
     wanted: Wanted = field(default_factory=Wanted)
     max_drop: float = MAX_DROP
     force: bool = False
+    max_bytes: int = MAX_BYTES
 
 
 def adopt(request: Request, name: str, repository: ModelRepository) -> ModelArtifact:
@@ -108,31 +112,37 @@ def adopt(request: Request, name: str, repository: ModelRepository) -> ModelArti
     """
     check_name(name)
     try:
-        size_bytes = request.file.stat().st_size
-        if size_bytes >= MAX_BYTES:
+        file_bytes = request.file.stat().st_size
+        if file_bytes >= MAX_BYTES:
             raise AdoptError(
-                f"expected less than {MAX_BYTES >> 20} MiB, got {size_bytes >> 20} MiB: export it "
-                "in half precision"
+                f"expected less than {MAX_BYTES >> 20} MiB, got {file_bytes >> 20} MiB: save its "
+                "weights beside it, with onnx.save_model(save_as_external_data=True)"
             )
         with tempfile.TemporaryDirectory(prefix="foveal-weights-") as folder:
             draft, pictures = _draft(request, Path(folder))
             if not request.force:
                 _check_serving(request, draft, pictures, name, repository)
-            return publish(draft, name, repository)
+            return publish(draft, name, repository, request.max_bytes)
     except ExportError as error:
         raise AdoptError(f"{request.origin or request.file}: {error}") from None
 
 
 def _draft(request: Request, folder: Path) -> tuple[Draft, Pictures]:
-    content = request.file.read_bytes()
-    digest = sha256(content)
+    with request.file.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    content = read_apart(request.file, folder)
     model = screen(content, request.bounds.memory_bytes // 2, (request.file.parent, folder))
     del content
+    request = replace(request, bounds=request.bounds.beside(size_bytes(model)))
     foreign = _read_interface(model, request)
     labels = request.labels or own_labels(model)
-    thresholds = read_thresholds(request.options.threshold, foreign.answer.task, labels)
     image = foreign.given.image
     pictures, expected = _read_pictures(request, labels)
+    if expected is not None and expected.is_labels_only and foreign.thresholds:
+        raise AdoptError(
+            f"{expected.reference}: expected a probability for each label of a multi-label model, "
+            "got one label a file: save what comes after the sigmoid"
+        )
     check_wanted(request.wanted, pictures, foreign)
     images_NHWC = _read_images(pictures.files, image)
     golden, golden_NHWC = encode_golden(images_NHWC[:GOLDEN_IMAGES], image)
@@ -145,7 +155,7 @@ def _draft(request: Request, folder: Path) -> tuple[Draft, Pictures]:
     precision = find_precision(model)
     # What a step of lower precision moves, no two pipelines share.
     step = 0.0 if precision == "fp32" else TOLERANCES[precision]
-    rule = Rule(max(END_TO_END, step), max(TIE, step), thresholds)
+    rule = Rule(max(END_TO_END, step), max(TIE, step), foreign.thresholds)
     subject = Subject(foreign, wrapped, labels, golden_NHWC, request.bounds, folder, rule)
     found = examine(subject, pictures, expected, request.wanted)
     if found.temperature is not None:
@@ -165,7 +175,8 @@ def _draft(request: Request, folder: Path) -> tuple[Draft, Pictures]:
         abstain=found.abstain,
         proof=found.proof,
         task=foreign.answer.task,
-        thresholds=thresholds,
+        thresholds=foreign.thresholds,
+        precision=precision,
     )
     return draft, pictures
 
@@ -194,9 +205,16 @@ def _check_serving(
             draft.metrics.accuracy,
             pictures.targets_N[rows],
             lambda image: decode_chunks(files, image, "serving version"),
-            lambda content, images_NHWC: run_wrapped(content, images_NHWC, 8, request.bounds),
+            lambda file, images_NHWC: run_wrapped(
+                file, images_NHWC, 8, request.bounds.beside(_bytes_of(file))
+            ),
         )
     check_serving(repository, name, draft.labels, measured, request.max_drop)
+
+
+def _bytes_of(file: Path) -> int:
+    """Return the size of a version's graph and of the weights beside it."""
+    return sum(each.stat().st_size for each in file.parent.glob(f"{file.name}*"))
 
 
 def _read_interface(model: onnx.ModelProto, request: Request) -> Foreign:
@@ -205,8 +223,9 @@ def _read_interface(model: onnx.ModelProto, request: Request) -> Foreign:
     check_classes(answer, len(labels))
     given = find_input(model, request.options)
     if request.image is not None:
-        given = dataclasses.replace(given, image=request.image)
-    return Foreign(model, given, answer, request.options, len(labels))
+        given = replace(given, image=request.image)
+    thresholds = read_thresholds(request.options.threshold, answer.task, labels)
+    return Foreign(model, given, answer, request.options, len(labels), thresholds)
 
 
 def _wrap(
@@ -267,6 +286,7 @@ def _prove(
         tolerance=tolerance,
         # Float16 and int8 graphs give equal probabilities to several classes.
         tie=tolerance,
+        thresholds=foreign.thresholds,
         advice="this graph mixes the rows of a batch, or its options are not those it was made for",
     )
     return wrapped, parity, got[1]

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from export.answers import Expected
 from export.proof import same_labels
-from models.labels import are_given
 
 # Largest difference of a probability, end to end, and of two that are equally probable.
 TOLERANCE = 1e-3
@@ -37,14 +36,7 @@ class Rule:
         self, expected_NK: NDArray[np.float32], got_NK: NDArray[np.float32]
     ) -> NDArray[np.bool_]:
         """Return which rows get the same label, or of several the same ones, bool [N]."""
-        if not self.thresholds:
-            return same_labels(expected_NK, got_NK, self.tie)
-        given_NK, limits_K = are_given(expected_NK, self.thresholds), np.array(self.thresholds)
-        is_same_NK = given_NK == are_given(got_NK, self.thresholds)
-        is_same_N: NDArray[np.bool_] = (
-            is_same_NK | (np.abs(expected_NK - limits_K) <= self.tie)
-        ).all(axis=1)
-        return is_same_N
+        return same_labels(expected_NK, got_NK, self.tie, self.thresholds)
 
     def agreeing(
         self,

@@ -1,8 +1,8 @@
 """The program that runs a foreign graph: sets its own limits, runs every batch, exits.
 
-    python child.py FOLDER MEMORY_BYTES SECONDS
+    python child.py MODEL FOLDER MEMORY_BYTES SECONDS
 
-Reads ``model.onnx`` and the batches ``<i>.npy`` of the folder, writes ``<i>-<output>.npy``. Imports
+Reads the graph, and the batches ``<i>.npy`` of the folder, writes ``<i>-<output>.npy``. Imports
 nothing of this project: it is started by its path, without the project on ``sys.path``.
 """
 
@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 _BFLOAT16 = 16  # TensorProto.BFLOAT16
 
 
-def main(folder: Path, memory_bytes: int, seconds: int) -> None:
+def main(model: Path, folder: Path, memory_bytes: int, seconds: int) -> None:
     """Limit this process, run every batch, write every output.
 
     Args:
-        folder: Holds the graph and its batches.
+        model: The graph; its weights may lie beside it.
+        folder: Holds its batches.
         memory_bytes: Limit of the address space.
         seconds: Limit of processor time.
     """
@@ -33,9 +34,7 @@ def main(folder: Path, memory_bytes: int, seconds: int) -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        folder / "model.onnx", options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     for batch in range(len(list(folder.glob("?*.npy")))):
         outputs = run(session, given.name, np.load(folder / f"{batch}.npy"))
@@ -53,4 +52,4 @@ def run(session: onnxruntime.InferenceSession, name: str, rows: NDArray[Any]) ->
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

@@ -20,6 +20,7 @@ from export.proof import Answers
 from export.sandbox import Bounds, run_prepared
 from export.setups import Setup, alternatives, describe_change
 from export.wrap import Foreign
+from models.labels import are_given
 
 _SAMPLE = 8
 _ROUNDS = 5
@@ -67,15 +68,25 @@ def diagnose(case: Case) -> str:
     return said or _pixels(case)
 
 
-def check_folders(targets_N: NDArray[np.int64], got_NK: Told, labels: Sequence[str]) -> str | None:
+def check_folders(
+    targets_N: NDArray[np.int64],
+    got_NK: Told,
+    labels: Sequence[str],
+    thresholds: Sequence[float] = (),
+) -> str | None:
     """Return what the folders' names say about the order of the labels; None: nothing.
 
     Args:
         targets_N: int64 [N], from the names of folders.
         got_NK: The model's answers.
         labels: Label of each class, in the order that was given.
+        thresholds: Of a multi-label model: least probability of each label. A folder's label is
+            answered wherever it is among the labels of the image, the most probable one or not.
     """
     answered_N = got_NK.argmax(axis=1)
+    if thresholds:
+        has_target_N = are_given(got_NK, thresholds)[np.arange(len(targets_N)), targets_N]
+        answered_N = np.where(has_target_N, targets_N, answered_N)
     moved: dict[int, int] = {}
     for target in np.unique(targets_N):
         counts = np.bincount(answered_N[targets_N == target], minlength=len(labels))

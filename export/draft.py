@@ -54,6 +54,7 @@ class Draft:
         task: What its probabilities are.
         thresholds: Of a multi-label model: least probability of each label, else ().
         weights: Folder of the weights of ``graph`` (``weights``); None: they are inside it.
+        precision: What ``graph`` computes in, as an adopted file came.
     """
 
     graph: onnx.ModelProto
@@ -71,3 +72,4 @@ class Draft:
     task: Task = "single-label"
     thresholds: tuple[float, ...] = ()
     weights: Path | None = None
+    precision: Precision = "fp32"

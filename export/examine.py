@@ -35,7 +35,7 @@ from export.precision import (
 )
 from export.proof import Answers
 from export.sandbox import Bounds, run_wrapped
-from export.weights import write_whole
+from export.weights import MAX_BYTES, size_bytes, write_whole
 from export.wrap import Foreign
 from models.artifact import ImageSpec, Precision
 from models.evidence import Abstain, Metrics, Proof
@@ -137,6 +137,11 @@ def check_wanted(wanted: Wanted, pictures: Pictures, foreign: Foreign) -> None:
             f"precision {wanted.precisions[0]}: expected a file in fp32, got one in {own}; leave "
             "--precision out, or adopt the file before it was converted"
         )
+    if wanted.precisions and size_bytes(foreign.model) >= MAX_BYTES:
+        raise AdoptError(
+            f"precision {wanted.precisions[0]}: expected less than {MAX_BYTES >> 20} MiB with all "
+            f"weights, got {size_bytes(foreign.model) >> 20}; leave --precision out"
+        )
     if wanted.precisions and len(pictures.files) < 2 * _LEAST_GATE_IMAGES:
         raise AdoptError(
             f"precision {wanted.precisions[0]}: expected at least {2 * _LEAST_GATE_IMAGES} "
@@ -169,7 +174,7 @@ def examine(
         proof = prove_files(subject, expected, (logits_NK, probabilities_NK))
     targets_N = pictures.targets_N
     if targets_N is not None:
-        said = check_folders(targets_N, probabilities_NK, subject.labels)
+        said = check_folders(targets_N, probabilities_NK, subject.labels, subject.rule.thresholds)
         if said:
             raise AdoptError(f"not published: {said}")
     scored = Findings(subject.wrapped, proof=proof)

@@ -27,15 +27,19 @@ import PIL
 
 from export.adopt import Request
 from export.answers import Expected, are_probabilities, probabilities
+from export.apart import read_apart
 from export.errors import AdoptError
-from export.interface import find_answer
 from export.options import Options
 from export.pictures import find_pictures
 from export.sandbox import Bounds, run_bounded
+from export.scores import find_answer
 from export.screen import screen
 from export.source import Source, paste
-from export.tensors import PixelDifference, choose_spec, measure, write_probes
+from export.tensors import PixelDifference, choose_spec, measure
 from export.transform import Reading, read_transform
+from export.variants import write_variants
+from export.waiting import Progress, run_watched
+from export.weights import size_bytes
 from models.artifact import ImageSpec, Resize
 
 logger = logging.getLogger("foveal.adopt")
@@ -43,6 +47,11 @@ logger = logging.getLogger("foveal.adopt")
 _CHILD = Path(__file__).with_name("torch_child.py")
 # Tensors that are kept to be compared: 150,528 numbers of 4 bytes each, for 224 x 224.
 _MOST_TENSORS = 512
+# Folder of the files that programs open differently; messages name it.
+_MADE = "made-of-the-first-image"
+# Its transparent colour is no colour that the contract can say: transformers' CLIP, for one, lays
+# it over white where it drops every other transparency.
+_PALETTE = "palette.png"
 # Files whose pixels choose among the specs that a transform may mean.
 _CHOOSING = 4
 # Batch sizes of the proof, as of adoption's own.
@@ -115,7 +124,10 @@ def _check_user(user: User, request: Request) -> None:
 def _export(user: User, request: Request, folder: Path) -> Request:
     images = find_pictures(request.images, ()).files
     files = [path.resolve() for path in images]
-    probes = write_probes(files[0], folder / "probes") if files else []
+    probes = []
+    if files:
+        (folder / _MADE).mkdir()
+        probes = write_variants(files, folder / _MADE)
     step = -(-len(files) // _MOST_TENSORS)
     job = {
         "kind": user.source.kind,
@@ -177,10 +189,13 @@ def _prove(folder: Path, bounds: Bounds) -> str | None:
     """
     rows = np.load(folder / "check-input.npy", allow_pickle=False)
     expected_NK = np.load(folder / "check-output.npy", allow_pickle=False)
-    content = (folder / "model.onnx").read_bytes()
+    batches = [rows[:size] for size in _BATCH_SIZES]
     try:
-        screen(content, bounds.memory_bytes // 2)
-        runs = run_bounded(content, [rows[:size] for size in _BATCH_SIZES], bounds)
+        with tempfile.TemporaryDirectory(prefix="foveal-weights-") as name:
+            content = read_apart(folder / "model.onnx", Path(name))
+            model = screen(content, bounds.memory_bytes // 2, (folder, Path(name)))
+            bounds = bounds.beside(size_bytes(model))
+            runs = run_bounded(model.SerializeToString(), batches, bounds, Path(name))
     except AdoptError as error:
         return str(error)
     limit = _TOLERANCE * max(1.0, float(np.abs(expected_NK).max()))
@@ -201,24 +216,34 @@ def _run_child(user: User, bounds: Bounds, job: dict[str, Any], folder: Path) ->
     command = [user.python, str(_CHILD), str(folder)]
     with log.open("w") as output:
         try:
-            done = subprocess.run(
+            code, _ = run_watched(
                 command,
+                limit_s,
+                user.source.text,
+                lambda: _look(folder),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 # Its folder is no place to import from; older Pythons do not know the option -P.
                 env=os.environ | {"PYTHONSAFEPATH": "1"},
-                timeout=limit_s,
-                check=False,
             )
         except subprocess.TimeoutExpired:
             raise AdoptError(f"expected an end within {limit_s} s, got none{_keep(log)}") from None
         except OSError as error:
             raise AdoptError(f"--python: expected a Python, got {user.python}: {error}") from None
-    if done.returncode == 0:
+    if code == 0:
         result: dict[str, Any] = json.loads((folder / "result.json").read_text())
         return result
-    raise AdoptError(_explain(user, done.returncode, folder, bounds) + _keep(log))
+    raise AdoptError(_explain(user, code, folder, bounds) + _keep(log))
+
+
+def _look(folder: Path) -> Progress:
+    """Return how far the child is, as it wrote it."""
+    try:
+        done, total, step = (folder / "progress.txt").read_text(errors="replace").split(" ", 2)
+        return int(done), int(total) or None, step
+    except (OSError, ValueError):  # not yet there, or half written
+        return 0, None, ""
 
 
 def _explain(user: User, code: int, folder: Path, bounds: Bounds) -> str:
@@ -267,16 +292,28 @@ def _with_transform(
         raise AdoptError(f"transform: expected a tensor of 1 or 3 channels, got {channels}")
     options = _options(request.options, reading)
     specs = reading.specs(height, width, channels)
-    of_images = sum(folder / "probes" not in path.parents for path, _ in pairs)
-    probed = [*pairs[: min(_CHOOSING, of_images)], *pairs[of_images:]]
-    spec = choose_spec(specs, probed, options)
-    difference = measure(pairs, spec, options)
+    own = [pair for pair in pairs if folder / _MADE not in pair[0].parents]
+    palettes = [pair for pair in pairs if pair[0].name == _PALETTE and pair not in own]
+    made = [pair for pair in pairs if pair not in own and pair not in palettes]
+    spec = choose_spec(specs, [*own[:_CHOOSING], *made], options)
+    difference = on_images = measure(own, spec, options)
+    if made:
+        difference = on_images.joined(measure(made, spec, options))
+    if palettes and not (of_palette := measure(palettes, spec, options)).is_none:
+        logger.warning(
+            "%s: a palette's transparent colour becomes other pixels: they differ by %s",
+            user.source.text,
+            of_palette,
+        )
     if not difference.is_none:
-        _judge(user, reading, spec, difference, result)
+        advice = _advice(reading, result["versions"]["PIL"], is_of_made=on_images.is_none)
+        _judge(user, reading, spec, difference, advice)
     outputs_NK = np.load(folder / "outputs.npy", allow_pickle=False)
     gives = options.gives or ("probabilities" if are_probabilities(outputs_NK) else None)
     options = dataclasses.replace(options, gives=gives)
-    answer = find_answer(onnx.load(request.file, load_external_data=False), options)
+    with tempfile.TemporaryDirectory(prefix="foveal-weights-") as name:
+        graph = onnx.load_from_string(read_apart(request.file, Path(name)))
+    answer = find_answer(graph, options)
     expected = Expected(
         images,
         probabilities(
@@ -284,7 +321,7 @@ def _with_transform(
         ),
         f"{user.source.text} in {user.python}",
         max_pixel_difference=difference.largest,
-        is_difference_accepted=user.accept_difference and not difference.is_none,
+        is_difference_accepted=user.accept_difference and not on_images.is_none,
     )
     return dataclasses.replace(request, options=options, image=spec, expected=expected)
 
@@ -317,18 +354,12 @@ def _judge(
     reading: Reading,
     spec: ImageSpec,
     difference: PixelDifference,
-    result: dict[str, Any],
+    advice: str,
 ) -> None:
     """Refuse pixels that differ, or warn of them where the user accepts that."""
-    theirs = result["versions"]["PIL"]
     text = f"pixels differ by {difference}; nearest is {_say(spec)}"
     if reading.unread:
         text = f"not read: {', '.join(reading.unread)}; without it {text}"
-        advice = "say it by Resize, CenterCrop, ToTensor and Normalize"
-    elif theirs != PIL.__version__:
-        advice = f"use Pillow {PIL.__version__} there, which resizes here, instead of {theirs}"
-    else:
-        advice = "resize and crop the PIL image, before it becomes a tensor"
     if user.accept_difference:
         logger.warning("%s: transform: %s", user.source.text, text)
         return
@@ -336,6 +367,23 @@ def _judge(
         f"transform: expected one that the contract can say, got another: {text}: {advice}, or "
         "publish the nearest with --accept-difference"
     )
+
+
+def _advice(reading: Reading, pillow: str, *, is_of_made: bool) -> str:
+    """Return how to make pixels equal.
+
+    Args:
+        reading: What was read of the transform.
+        pillow: The version that the user has.
+        is_of_made: Whether only the files that were made differ, so how they are opened.
+    """
+    if reading.unread:
+        return "say it by Resize, CenterCrop, ToTensor and Normalize"
+    if is_of_made:
+        return 'open files as Image.open(f).convert("RGB") does, or as viewers show them'
+    if pillow != PIL.__version__:
+        return f"use Pillow {PIL.__version__} there, which resizes here, instead of {pillow}"
+    return "resize and crop the PIL image, before it becomes a tensor"
 
 
 def _say(spec: ImageSpec) -> str:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from export.errors import AdoptError
-from export.interface import GraphAnswer
 from export.proof import Answers
+from export.scores import GraphAnswer
 
 # Keeps the logarithm of a probability of 0 finite (-87); about the smallest normal float32.
 TINY = 1e-38
@@ -121,22 +121,31 @@ def _number(graph: onnx.GraphProto, title: str, value: float) -> str:
 
 def _ask_whether_logits(values_NK: NDArray[np.float32], answer: GraphAnswer) -> None:
     """Refuse to take numbers for logits that look like probabilities."""
-    if not (values_NK.min() >= -1e-6 and values_NK.max() <= 1 + 1e-6):
+    if not values_NK.min() >= -1e-6:
         return
     sums_N = values_NK.sum(axis=1)
-    where = f'output "{answer.logits}"'
-    span = f"{values_NK.min():.3g} to {values_NK.max():.3g}"
-    if np.abs(sums_N - 1).max() <= 5 * SUM_TOLERANCE:
+    is_inside = values_NK.max() <= 1 + 1e-6
+    unknown = (
+        f'output "{answer.logits}": expected to know what its numbers are, got '
+        f"{values_NK.min():.3g} to {values_NK.max():.3g}"
+    )
+    if is_inside and np.abs(sums_N - 1).max() <= 5 * SUM_TOLERANCE:
         raise AdoptError(
-            f"{where}: expected to know what its numbers are, got {span}, rows that sum to 1 but "
-            "no softmax: give --gives probabilities to keep them, --gives logits if a softmax is "
-            "to follow"
+            f"{unknown}, rows that sum to 1 but no softmax: give --gives probabilities to keep "
+            "them, --gives logits if a softmax is to follow"
         )
-    if answer.task == "single-label" and np.ptp(values_NK) > 0:
+    if is_inside and answer.task == "single-label" and np.ptp(values_NK) > 0:
         raise AdoptError(
-            f"{where}: expected to know what its numbers are, got {span} in every row but no "
-            "sigmoid: give --task multi-label --gives probabilities to keep them, --gives logits "
-            "if a softmax is to follow"
+            f"{unknown} in every row but no sigmoid: give --task multi-label --gives probabilities "
+            "to keep them, --gives logits if a softmax is to follow"
+        )
+    whole = float(sums_N.mean())
+    # Equal rows all have one sum, whatever they are.
+    if np.ptp(values_NK, axis=0).max() > 0 and np.ptp(sums_N) <= 5 * SUM_TOLERANCE * whole:
+        raise AdoptError(
+            f"{unknown}, rows that all sum to {whole:.4g}, as shares of a whole do: divide them "
+            f"by {whole:.4g} in the graph and give --gives probabilities, or --gives logits if a "
+            "softmax is to follow"
         )
 
 
@@ -147,7 +156,7 @@ def _check_probabilities(values: NDArray[np.float32], answer: GraphAnswer) -> No
         raise AdoptError(
             f'output "{answer.probabilities}": expected probabilities that sum to 1, got '
             f"{sums.min():.4g} to {sums.max():.4g}; give --gives logits if the output is before "
-            "the softmax"
+            "the softmax, --task multi-label if an image can have several labels"
         )
     if not (values.min() >= -1e-6 and values.max() <= 1 + 1e-3):
         raise AdoptError(

@@ -1,11 +1,10 @@
-"""The interface of a foreign graph: the one input that takes pixels, the tensors that answer.
+"""The input of a foreign graph: the one that takes pixels, and the precision that it computes in.
 
 Read from the graph, and from options where it leaves something open. Legend: N rows, H height,
-W width, C channels, K classes.
+W width, C channels.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -18,7 +17,7 @@ from export.errors import AdoptError
 from export.geometry import image_spec
 from export.labels import own_size
 from export.options import Layout, Options
-from models.artifact import ImageSpec, Precision, Task
+from models.artifact import ImageSpec, Precision
 from models.onnx_file import DATATYPES
 
 INPUTS: dict[int, type[np.generic]] = {
@@ -30,23 +29,16 @@ INPUTS: dict[int, type[np.generic]] = {
     TensorProto.INT8: np.int8,
     TensorProto.UINT16: np.uint16,
 }
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-# Operators behind a softmax or a sigmoid that keep each class's number where and as it is.
-_PASSING = frozenset({"Reshape", "Flatten", "Squeeze", "Identity", "Cast", "Dropout", "Unsqueeze"})
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 # Operators before the first convolution that keep the axes of pixels, or reorder them.
 _BEFORE_LAYERS = frozenset(
     {"Identity", "Cast", "Sub", "Div", "Mul", "Add", "Clip", "Pad", "Transpose"}
     | {"QuantizeLinear", "DequantizeLinear", "BatchNormalization"}
 )
-_LAYERS = frozenset({"Conv", "Gemm", "MatMul", "QLinearConv", "FusedConv"})
+LAYERS = frozenset({"Conv", "Gemm", "MatMul", "QLinearConv", "FusedConv"})
 _QUANTIZED = frozenset(
     {"QuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"}
 )
-_CHOOSING = {
-    "ArgMax": "the winner alone",
-    "TopK": "the highest numbers, sorted, whose labels stand beside",
-    "NonMaxSuppression": "boxes",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +64,7 @@ class GraphInput:
     @property
     def is_float(self) -> bool:
         """Whether it takes floats: then nothing in the graph says what a pixel of 255 becomes."""
-        return self.elem_type in _FLOATS
+        return self.elem_type in FLOATS
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -96,23 +88,6 @@ class GraphInput:
         return np.ascontiguousarray(values.astype(INPUTS[self.elem_type]))
 
 
-@dataclass(frozen=True, slots=True)
-class GraphAnswer:
-    """The tensors of a foreign graph that hold its answer; at least one is not None.
-
-    Attributes:
-        logits: Tensor before the softmax or sigmoid.
-        probabilities: Tensor after it.
-        task: What the numbers of a row are; ``binary``: one number, the second label's.
-        is_guess: Whether only their values can show that they are logits.
-    """
-
-    logits: str | None
-    probabilities: str | None
-    task: Task = "single-label"
-    is_guess: bool = False
-
-
 def find_input(model: onnx.ModelProto, options: Options) -> GraphInput:
     """Return the one input of the graph.
 
@@ -132,8 +107,13 @@ def find_input(model: onnx.ModelProto, options: Options) -> GraphInput:
     elem_type = given.type.tensor_type.elem_type
     if elem_type not in INPUTS:
         names = ", ".join(DATATYPES[known] for known in INPUTS)
-        raise AdoptError(f"{where}: expected {names}, got {DATATYPES.get(elem_type, elem_type)}")
-    sides = [_side(side) for side in given.type.tensor_type.shape.dim]
+        raise AdoptError(
+            f"{where}: expected {names}, got {DATATYPES.get(elem_type, elem_type)}: put a Cast "
+            "from one of them before it"
+        )
+    sides: list[int | None] = [fixed_side(side) for side in given.type.tensor_type.shape.dim]
+    if not given.type.tensor_type.HasField("shape"):
+        sides = [None] * 4  # as most graphs of images; the options and the first layer say more
     wanted = options.size or own_size(model)
     if len(sides) == 4:
         image, layout = _read_square(model, given.name, sides, wanted, options)
@@ -142,47 +122,6 @@ def find_input(model: onnx.ModelProto, options: Options) -> GraphInput:
     found = GraphInput(given.name, elem_type, layout, image, sides[0], len(sides))
     _check_pixels(found, options, where)
     return found
-
-
-def find_answer(model: onnx.ModelProto, options: Options) -> GraphAnswer:
-    """Return the tensors that hold logits and probabilities, and what they mean.
-
-    Raises:
-        AdoptError: Several outputs and none chosen, or an output that is no score a label.
-    """
-    outputs = {value.name: value.type.tensor_type for value in model.graph.output}
-    asked = options.output or options.gives or options.task
-    if list(outputs) == ["logits", "probabilities"] and not asked:
-        return GraphAnswer("logits", "probabilities")
-    output = _choose_output(outputs, options)
-    makers = {name: node for node in model.graph.node for name in node.output}
-    _refuse_choosing(output, makers)
-    maker = makers.get(output)
-    while maker is not None and maker.op_type in _PASSING:
-        maker = makers.get(maker.input[0])
-    kind = maker.op_type if maker is not None else ""
-    sides = [_side(side) for side in outputs[output].shape.dim]
-    is_one = len(sides) > 0 and all(side == 1 for side in sides[1:])
-    task: Task = options.task or (
-        "binary" if is_one else "multi-label" if kind == "Sigmoid" else "single-label"
-    )
-    if (task == "binary") != is_one and sides:
-        wanted = "one number a row" if task == "binary" else "a number a label"
-        raise AdoptError(
-            f'output "{output}": expected {wanted} of a {task} model, got shape {sides}'
-        )
-    ends = "Softmax" if task == "single-label" else "Sigmoid"
-    if kind == ends and maker is not None and options.gives != "logits":
-        return GraphAnswer(maker.input[0], output, task)
-    if options.gives == "probabilities":
-        return GraphAnswer(None, output, task)
-    if options.gives is None and task == "binary":
-        raise AdoptError(
-            f'output "{output}": expected to know what the one number of a row is, got no Sigmoid: '
-            "give --gives probabilities if it is the second label's probability, or --gives logits "
-            "if a sigmoid is to follow"
-        )
-    return GraphAnswer(output, None, task, is_guess=options.gives is None)
 
 
 def find_precision(model: onnx.ModelProto) -> Precision:
@@ -196,7 +135,7 @@ def find_precision(model: onnx.ModelProto) -> Precision:
     return "fp16" if sizes[TensorProto.FLOAT16] > sizes[TensorProto.FLOAT] else "fp32"
 
 
-def _side(side: onnx.TensorShapeProto.Dimension) -> int | None:
+def fixed_side(side: onnx.TensorShapeProto.Dimension) -> int | None:
     """Return a fixed side; 0, -1 and names are free."""
     return side.dim_value if side.dim_value > 0 else None
 
@@ -329,47 +268,3 @@ def _first_kernel(model: onnx.ModelProto, name: str) -> tuple[Layout, int] | Non
             layout = "NHWC"
         reached |= dict.fromkeys(node.output, layout)
     return None
-
-
-def _choose_output(outputs: dict[str, onnx.TypeProto.Tensor], options: Options) -> str:
-    """Return the output that was asked for, or the only one that can hold scores."""
-    if options.output is not None:
-        if options.output not in outputs:
-            names = ", ".join(outputs)
-            raise AdoptError(f"output: expected one of {names}, got {options.output!r}")
-        return options.output
-    if len(outputs) == 1:
-        return next(iter(outputs))
-    scores = [name for name, output in outputs.items() if output.elem_type in _FLOATS]
-    if len(scores) == 1:
-        return scores[0]
-    listed = ", ".join(
-        f"{name} [{', '.join(str(_side(side) or 'N') for side in output.shape.dim)}]"
-        for name, output in outputs.items()
-    )
-    raise AdoptError(f"expected --output with one of {listed or 'its outputs'}, got none")
-
-
-def _refuse_choosing(output: str, makers: dict[str, onnx.NodeProto]) -> None:
-    """Refuse an output behind which an operator has already chosen among the classes."""
-    for node in _back_to_layer(output, makers):
-        if node.op_type in _CHOOSING:
-            raise AdoptError(
-                f'output "{output}": expected a number a label, got {node.op_type}, '
-                f"{_CHOOSING[node.op_type]}: export the network without it, or cut the graph at "
-                f'"{node.input[0]}" with onnx.utils.extract_model'
-            )
-
-
-def _back_to_layer(output: str, makers: dict[str, onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes before an output, up to the last layers."""
-    seen: set[str] = set()
-    left = [output]
-    while left:
-        name = left.pop()
-        node = makers.get(name)
-        if name in seen or node is None or node.op_type in _LAYERS:
-            continue
-        seen.add(name)
-        yield node
-        left.extend(node.input)

@@ -4,6 +4,7 @@ Two labels may be equal; the position is the index.
 """
 
 import ast
+import codecs
 import csv
 import json
 from collections.abc import Mapping
@@ -16,6 +17,12 @@ from export.errors import AdoptError
 
 _INDEX_COLUMNS = ("index", "idx", "id", "class_id", "class_idx", "class_index", "label_id", "")
 _LABEL_COLUMNS = ("label", "name", "class", "class_name", "label_name", "labels", "names")
+# Keys of configs under which labels stand: Hugging Face's, torchvision's, timm's, ultralytics' and
+# those of datasets.
+_CONFIG_KEYS = (
+    *("id2label", "label2id", "class_to_idx", "label_names", "names", "classes", "labels"),
+    *("categories", "class_names"),
+)
 _FORMS = (
     "one label a line, a JSON list, an index by name or name by index, or a table with a header"
 )
@@ -27,8 +34,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """Read class labels from a file.
 
     Text with a label a line; a JSON list; an object of index to label (Hugging Face's ``id2label``,
-    alone or in its config; ``imagenet_class_index``) or label to index (torchvision's
-    ``class_to_idx``); the same as a Python dict; CSV or TSV with a header.
+    alone or anywhere in a config; ``imagenet_class_index``) or label to index (torchvision's
+    ``class_to_idx``); the same as a Python dict; a list of objects; CSV or TSV with a header.
 
     Raises:
         AdoptError: Another content, fewer than two labels, an empty one, or a missing index.
@@ -36,8 +43,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise AdoptError(f"{path}: expected labels, got more than {_MOST_BYTES >> 20} MiB")
-        text = path.read_bytes().decode("utf-8-sig")
-        labels = _parse(text, path.suffix.lower())
+        labels = _parse(_decode(path.read_bytes()), path.suffix.lower())
     except (ValueError, SyntaxError, RecursionError, MemoryError, csv.Error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AdoptError(f"{path}: expected {_FORMS}, got {reason}") from None
@@ -84,13 +90,21 @@ def own_size(model: onnx.ModelProto) -> tuple[int, int] | None:
     return None
 
 
+def _decode(content: bytes) -> str:
+    """Return the text of a file: UTF-8, or UTF-16 with the mark that Windows' programs write."""
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if is_wide else "utf-8-sig")
+
+
 def _parse(text: str, suffix: str) -> list[str]:
     start = text.lstrip()[:1]
     if suffix == ".json" or start == "{" or (start == "[" and text.rstrip().endswith("]")):
         return _order(_literal(text))
     lines = text.rstrip().splitlines()
     if suffix in (".csv", ".tsv") and lines:
-        return _table(lines, "\t" if "\t" in lines[0] else ",")
+        # The one that the header has most of: a label may hold a comma.
+        delimiter = max(("\t", ";", ","), key=lines[0].count)
+        return _table(list(csv.reader(lines, delimiter=delimiter, strict=True)))
     return lines
 
 
@@ -108,13 +122,26 @@ def _literal(text: str) -> Any:
 def _order(value: Any) -> list[str]:
     """Return the labels of a parsed value, by index."""
     if isinstance(value, Mapping):
-        for key in ("id2label", "label2id", "class_to_idx"):
-            if isinstance(value.get(key), Mapping):
-                return _order(value[key])
-        return _by_index(value)
+        held = _in_config(value)
+        return _by_index(value) if held is None else _order(held)
     if isinstance(value, list | tuple) and all(isinstance(label, str) for label in value):
         return list(value)
+    if isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
+        header = [str(name) for name in value[0]]
+        return _table([header, *([str(each.get(name, "")) for name in header] for each in value)])
     raise ValueError(f"a {type(value).__name__} of other values")
+
+
+def _in_config(value: Mapping[Any, Any]) -> Any:
+    """Return the labels that stand in a config under a known key, the outermost; None: none."""
+    level = [value]
+    while level:
+        for part in level:
+            for key in _CONFIG_KEYS:
+                if isinstance(part.get(key), Mapping | list) and part[key]:
+                    return part[key]
+        level = [each for part in level for each in part.values() if isinstance(each, Mapping)]
+    return None
 
 
 def _by_index(value: Mapping[Any, Any]) -> list[str]:
@@ -134,20 +161,23 @@ def _by_index(value: Mapping[Any, Any]) -> list[str]:
     return _fill(pairs)
 
 
-def _table(lines: list[str], delimiter: str) -> list[str]:
-    header, *rows = csv.reader(lines, delimiter=delimiter, strict=True)
+def _table(cells: list[list[str]]) -> list[str]:
+    header, *rows = cells
     names = [name.strip().lower() for name in header]
     column = next((names.index(name) for name in _LABEL_COLUMNS if name in names), None)
+    if any(row and len(row) != len(header) for row in rows):
+        raise ValueError("a row with another number of cells than the header")
     if column is None:
         if len(header) == 1:  # a list that is called a table
-            return lines
-        raise ValueError(f"the columns {', '.join(names)}, none of them called label")
+            return [row[0] if row else "" for row in cells]
+        raise ValueError(
+            f"the columns {', '.join(names)}, none of them called label: add "
+            "a header, as index,label"
+        )
     number = next(
         (names.index(n) for n in _INDEX_COLUMNS if n in names and names.index(n) != column), None
     )
     rows = [row for row in rows if row]
-    if any(len(row) != len(header) for row in rows):
-        raise ValueError("a row with another number of cells than the header")
     if number is None:
         return [row[column] for row in rows]
     pairs: dict[int, str] = {}

@@ -5,13 +5,14 @@ Knows answers as arrays; ``run`` and ``sandbox`` get them. Legend: N rows, H hei
 C channels, K classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ParityError
 from models.evidence import Parity
+from models.labels import are_given
 
 # logits_NK and probabilities_NK, both float32 [N, K].
 Answers = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -40,6 +41,7 @@ def compare(
     tolerance: float,
     tie: float = 0.0,
     advice: str = "",
+    thresholds: Sequence[float] = (),
 ) -> Parity:
     """Compare a graph's answers with its reference's.
 
@@ -49,6 +51,7 @@ def compare(
         tolerance: Largest difference between two probabilities that is still the same answer.
         tie: Two classes whose probabilities differ by no more are both the first; 0: only one is.
         advice: How to fix a difference, for the message.
+        thresholds: Of a multi-label model: least probability of each label.
 
     Raises:
         ParityError: Another number of rows, a probability that differs by more than the tolerance,
@@ -67,7 +70,7 @@ def compare(
             )
         logit_difference = max(logit_difference, _difference(expected[0], got[0]))
         probability_difference = max(probability_difference, _difference(expected[1], got[1]))
-        agreements.append(float(same_labels(expected[1], got[1], tie).mean()))
+        agreements.append(float(same_labels(expected[1], got[1], tie, thresholds).mean()))
     agreement = min(agreements)
     # Written so that NaN, which compares as false, is refused too.
     if not (probability_difference <= tolerance and (tie or agreement == 1)):
@@ -79,11 +82,27 @@ def compare(
 
 
 def same_labels(
-    expected_NK: NDArray[np.float32], got_NK: NDArray[np.float32], tie: float
+    expected_NK: NDArray[np.float32],
+    got_NK: NDArray[np.float32],
+    tie: float,
+    thresholds: Sequence[float] = (),
 ) -> NDArray[np.bool_]:
-    """Return which rows have the reference's first class, or one as probable, bool [N]."""
+    """Return which rows get the same label, or of several the same ones, bool [N].
+
+    Args:
+        expected_NK: The reference's probabilities, float32 [N, K].
+        got_NK: The graph's.
+        tie: A class that is as probable to the reference's first one is the first, too; a
+            probability that close to its threshold is on both sides of it.
+        thresholds: Of a multi-label model: least probability of each label.
+    """
+    if thresholds:
+        is_same_NK = are_given(expected_NK, thresholds) == are_given(got_NK, thresholds)
+        is_near_NK = np.abs(expected_NK - np.array(thresholds)) <= tie
+        is_same_N: NDArray[np.bool_] = (is_same_NK | is_near_NK).all(axis=1)
+        return is_same_N
     chosen_N = got_NK.argmax(axis=1)
-    is_same_N: NDArray[np.bool_] = chosen_N == expected_NK.argmax(axis=1)
+    is_same_N = chosen_N == expected_NK.argmax(axis=1)
     if tie:
         lead_N = expected_NK.max(axis=1) - expected_NK[np.arange(len(chosen_N)), chosen_N]
         is_same_N |= lead_N <= tie

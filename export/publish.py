@@ -10,9 +10,9 @@ from pathlib import Path
 
 import onnx
 
+from export import weights
 from export.draft import Draft, DraftGolden
 from export.errors import ExportError
-from export.weights import write_whole
 from models.artifact import (
     ImageSpec,
     ModelArtifact,
@@ -22,17 +22,21 @@ from models.artifact import (
     graph_metadata,
 )
 from models.evidence import Gate, Golden
+from models.onnx_data import DataFile
 from models.onnx_file import OnnxFileError, check_graph
 from models.repository import ModelRepository
 
 
-def publish(draft: Draft, name: str, repository: ModelRepository) -> ModelArtifact:
+def publish(
+    draft: Draft, name: str, repository: ModelRepository, max_bytes: int = weights.MAX_BYTES
+) -> ModelArtifact:
     """Write a draft's files into the repository: all of them, or nothing.
 
     Args:
         draft: What is published.
         name: Name of the model.
         repository: Where to publish.
+        max_bytes: Size from which weights lie in a file beside their graph.
 
     Returns:
         The published artifact.
@@ -46,14 +50,16 @@ def publish(draft: Draft, name: str, repository: ModelRepository) -> ModelArtifa
         def write(graph: onnx.ModelProto, precision: Precision, gate: Gate | None) -> ModelFile:
             stamp(graph, name, version, draft.labels)
             path = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+            data = None
             if precision == "fp32" and draft.weights is not None:
-                write_whole(graph, draft.weights, staging / path)
+                data = weights.write(graph, draft.weights, staging / path, max_bytes)
                 content = (staging / path).read_bytes()
             else:
                 content = graph.SerializeToString()
                 (staging / path).write_bytes(content)
-            check_contract(content, draft.image, len(draft.labels))
-            return ModelFile(path, precision, sha256(content), len(content), gate)
+            check_contract(content, draft.image, len(draft.labels), data)
+            own = draft.precision if precision == "fp32" != draft.precision else None
+            return ModelFile(path, precision, sha256(content), len(content), gate, data, own)
 
         inputs, outputs = contract_tensors(draft.image, len(draft.labels))
         opsets = draft.graph.opset_import
@@ -89,19 +95,22 @@ def stamp(graph: onnx.ModelProto, name: str, version: int, labels: tuple[str, ..
     onnx.helper.set_model_props(graph, graph_metadata(name, version, labels))
 
 
-def check_contract(content: bytes, image: ImageSpec, classes: int) -> None:
+def check_contract(
+    content: bytes, image: ImageSpec, classes: int, data: DataFile | None = None
+) -> None:
     """Check a serialized graph against the contract.
 
     Args:
         content: The whole ONNX file.
         image: What a row looks like.
         classes: K.
+        data: File of its weights; None: they are inside.
 
     Raises:
         ExportError: A tensor has another name, datatype or shape, or data lies outside the file.
     """
     try:
-        check_graph(content, *contract_tensors(image, classes))
+        check_graph(content, *contract_tensors(image, classes), data=data)
     except OnnxFileError as error:
         raise ExportError(f"graph: {error}") from None
 

@@ -4,6 +4,8 @@ A foreign graph runs in ``sandbox`` instead. Legend: N rows, H height, W width, 
 K classes, G golden images.
 """
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,8 +20,8 @@ from service.session.session import Session
 _ROWS = 256
 
 
-def open_session(content: bytes) -> Session:
-    """Open a serialized graph of the contract on all available cores."""
+def open_session(content: bytes | Path) -> Session:
+    """Open a graph of the contract, its bytes or its path, on all available cores."""
     return Session(content, Plan(threads=available_cpus()))
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,16 @@ from numpy.typing import NDArray
 from export.errors import AdoptError, RunError
 from export.heads import columns, complete
 from export.proof import Answers
+from export.waiting import run_watched
 from export.weights import link
 from export.wrap import Foreign, expose
+from models.machine import available_memory
 
 _CHILD = Path(__file__).with_name("child.py")
+_MEMORY_BYTES = 4 << 30
+# Address space for the weights of a graph: their pages, a copy that kernels prefer, and a half for
+# what is made on the way; and for the runtime itself.
+_WEIGHTS_SHARE, _RUNTIME_BYTES = 2.5, 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +38,22 @@ class Bounds:
     Attributes:
         memory_bytes: Address space of its process, the runtime included.
         seconds: Processor time and wall time.
+        is_given: Whether the memory was asked for; else large weights may take more.
     """
 
-    memory_bytes: int = 4 << 30
+    memory_bytes: int = _MEMORY_BYTES
     seconds: int = 300
+    is_given: bool = False
+
+    def beside(self, weights_bytes: int) -> "Bounds":
+        """Return the bounds of a graph with weights of a size, within this machine's memory."""
+        wanted = _RUNTIME_BYTES + int(_WEIGHTS_SHARE * weights_bytes)
+        memory_bytes = max(self.memory_bytes, min(wanted, available_memory()))
+        return self if self.is_given else replace(self, memory_bytes=memory_bytes)
 
 
 def run_bounded(
-    content: bytes,
+    content: bytes | Path,
     batches: Sequence[NDArray[Any]],
     bounds: Bounds,
     weights: Path | None = None,
@@ -47,10 +61,10 @@ def run_bounded(
     """Run a graph with one input on some batches.
 
     Args:
-        content: The ONNX file.
+        content: The ONNX file: its bytes, or its path, beside which its weights may lie.
         batches: The input of each run.
         bounds: Resources that it may use.
-        weights: Folder of its weights (``weights``); None: they are in the file.
+        weights: Folder of its weights (``weights``); None: beside its path, or in it.
 
     Returns:
         All outputs of each run, in the graph's order.
@@ -60,12 +74,14 @@ def run_bounded(
     """
     with tempfile.TemporaryDirectory(prefix="foveal-adopt-") as name:
         folder = Path(name)
-        (folder / "model.onnx").write_bytes(content)
+        file = content if isinstance(content, Path) else folder / "model.onnx"
+        if isinstance(content, bytes):
+            file.write_bytes(content)
         if weights is not None:
             link(weights, folder)
         for number, batch in enumerate(batches):
             np.save(folder / f"{number}.npy", batch, allow_pickle=False)
-        _run(folder, bounds)
+        _run(file, folder, bounds, len(batches))
         return [
             [
                 np.load(path, allow_pickle=False)
@@ -119,9 +135,13 @@ def _outputs(
     outputs: dict[str, NDArray[np.float32]] = {}
     for name, parts in zip(foreign.tensors, zip(*runs, strict=True), strict=True):
         if any(part.size != rows * width for part in parts):
+            shape = list(parts[0].shape)
+            advice = ": give a file of its labels with --labels, or another --output"
+            if width == 2 and parts[0].size == rows:
+                advice = ": give --task binary if it is the second label's"
             raise AdoptError(
                 f'output "{name}": expected {width} numbers a row, one for each label, '
-                f"got shape {list(parts[0].shape)} for {rows} rows"
+                f"got shape {shape} for {rows} rows{advice}"
             )
         whole = np.concatenate([part.reshape(rows, width) for part in parts])
         outputs[name] = whole[: len(inputs)].astype(np.float32)
@@ -129,7 +149,7 @@ def _outputs(
 
 
 def run_wrapped(
-    content: bytes,
+    content: bytes | Path,
     images_NHWC: NDArray[np.uint8],
     batch_size: int,
     bounds: Bounds,
@@ -140,7 +160,7 @@ def run_wrapped(
 
 
 def run_wrapped_sizes(
-    content: bytes,
+    content: bytes | Path,
     images_NHWC: NDArray[np.uint8],
     sizes: Sequence[int],
     bounds: Bounds,
@@ -163,28 +183,30 @@ def run_wrapped_sizes(
     return answers
 
 
-def _run(folder: Path, bounds: Bounds) -> None:
-    limits = f"{bounds.memory_bytes / (1 << 30):g} GiB and {bounds.seconds} s"
+def _run(file: Path, folder: Path, bounds: Bounds, batches: int) -> None:
+    limits = f"{bounds.memory_bytes / (1 << 30):.3g} GiB and {bounds.seconds} s"
+    numbers = str(bounds.memory_bytes), str(bounds.seconds)
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", _CHILD, folder, str(bounds.memory_bytes), str(bounds.seconds)],
-            capture_output=True,
-            text=True,
+        code, said = run_watched(
+            [sys.executable, "-I", _CHILD, file.absolute(), folder, *numbers],
+            bounds.seconds + 10,
+            "graph",
+            lambda: (len(list(folder.glob("*-0.npy"))), batches, f"of {batches} batches run"),
             errors="replace",
-            timeout=bounds.seconds + 10,
-            check=False,
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
     except subprocess.TimeoutExpired:
         raise AdoptError(f"expected the graph to run within {limits}, got no result") from None
-    if done.returncode < 0:
+    if code < 0:
         raise AdoptError(
-            f"expected the graph to run within {limits}, got signal {-done.returncode}: raise "
-            "--memory-gib if you trust the file"
+            f"expected the graph to run within {limits}, got signal {-code}: raise --memory-gib "
+            "if you trust the file"
         )
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        what = _reason(lines[-1]) if lines else f"exit code {done.returncode}"
+    if code:
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        what = _reason(lines[-1]) if lines else f"exit code {code}"
         raise RunError(f"expected onnxruntime to run the graph within {limits}, got {what}")
 
 

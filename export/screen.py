@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from export.errors import AdoptError
-from export.weights import move_out, read_small
+from export.weights import move_out, moved_bytes, read_small
 from models.onnx_file import DOMAINS, OnnxFileError, check_self_contained, summarize
 
 # onnxruntime supports opset 7 and later (its compatibility page).
@@ -50,7 +50,7 @@ def screen(
     """Parse a file, check it, and tidy what has no effect: unused imports, the order of nodes.
 
     Args:
-        content: The whole file.
+        content: The whole file, or what ``apart`` left of it.
         max_bytes: Size of the largest tensor that a graph may allocate.
         folders: Where the file lies, and where its weights go (``weights``); None: they stay in
             the graph, and none may be outside.
@@ -217,12 +217,16 @@ def _check_tensor(tensor: onnx.TensorProto, max_bytes: int) -> None:
         ) from None
     if values * item_bytes > max_bytes:
         raise AdoptError(_too_large(tensor.name, list(tensor.dims), values * item_bytes, max_bytes))
-    if tensor.data_type in _PACKED or not tensor.HasField("raw_data"):
+    if tensor.data_type in _PACKED:
+        return
+    found = moved_bytes(tensor)
+    if found is None and not tensor.HasField("raw_data"):
         return  # onnx checks the count of typed values when it reads them
-    if len(tensor.raw_data) != values * item_bytes:
+    found = len(tensor.raw_data) if found is None else found
+    if found != values * item_bytes:
         raise AdoptError(
             f'tensor "{tensor.name}": expected {values * item_bytes} bytes for shape '
-            f"{list(tensor.dims)}, got {len(tensor.raw_data)}"
+            f"{list(tensor.dims)}, got {found}"
         )
 
 
@@ -239,8 +243,9 @@ def _is_training(node: onnx.NodeProto, constants: Constants) -> bool:
 
 
 def _constants(graph: onnx.GraphProto) -> Constants:
-    """Return the tensors of initializers and Constant nodes by name."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    """Return the tensors of initializers and Constant nodes by name, those in the graph itself."""
+    inside = (each for each in graph.initializer if each.data_location != TensorProto.EXTERNAL)
+    constants = {tensor.name: tensor for tensor in inside}
     for node in graph.node:
         if node.op_type == "Constant" and node.output:
             constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")

@@ -6,6 +6,7 @@ W width, C channels, K classes.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +32,13 @@ class Measured:
         accuracy: Share of right labels, 0-1.
         targets_N: Index of each image's true label, int64 [N].
         images: Returns the images as a version decodes them, uint8 [n, H, W, C], N in all.
-        run: Answers images by a graph of the contract, given its file's content.
+        run: Answers images by a graph of the contract, given its file.
     """
 
     accuracy: float
     targets_N: NDArray[np.int64]
     images: Callable[[ImageSpec], Iterable[NDArray[np.uint8]]]
-    run: Callable[[bytes, NDArray[np.uint8]], Answers]
+    run: Callable[[Path, NDArray[np.uint8]], Answers]
 
 
 def check_serving(
@@ -92,9 +93,9 @@ def _accuracy(
     labels: tuple[str, ...],
     measured: Measured,
 ) -> float:
-    content = repository.read_model(serving, serving.fp32.path)
+    file = repository.check_model(serving, serving.fp32.path)
     answered_NK = np.concatenate(
-        [measured.run(content, images_NHWC)[1] for images_NHWC in measured.images(serving.image)]
+        [measured.run(file, images_NHWC)[1] for images_NHWC in measured.images(serving.image)]
     )
     indices = class_indices(serving.labels)
     # Where each of the new version's labels stands in the serving one's.

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from export.errors import AdoptError
 from export.options import Options
@@ -18,8 +17,6 @@ from models.image import ImageError, decode
 
 # Pixels of 0-255 that differ by less are the same: float32 rounds a normalised one by about 1e-5.
 SAME_PIXEL = 0.02
-# Where EXIF's orientation says that a picture lies on its side.
-_ORIENTATION, _TURNED = 0x0112, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +39,15 @@ class PixelDifference:
     def is_none(self) -> bool:
         """Whether all pixels are the same."""
         return self.differing == 0
+
+    def joined(self, other: "PixelDifference") -> "PixelDifference":
+        """Return the difference of the images of both."""
+        return PixelDifference(
+            max(self.largest, other.largest),
+            self.images + other.images,
+            self.differing + other.differing,
+            self.worst if self.largest >= other.largest else other.worst,
+        )
 
     def __str__(self) -> str:
         """Return the difference in words."""
@@ -100,28 +106,6 @@ def measure(
         sum(1 for difference in differences if not difference <= SAME_PIXEL),
         pairs[worst][0],
     )
-
-
-def write_probes(image: Path, folder: Path) -> list[Path]:
-    """Write an image again lying on its side, and half transparent: they show how files are opened.
-
-    Args:
-        image: An image file.
-        folder: Where to write.
-    """
-    folder.mkdir()
-    try:
-        with Image.open(image) as opened:
-            picture = opened.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise AdoptError(f"{image}: expected an image, got {error}") from None
-    exif = picture.getexif()
-    exif[_ORIENTATION] = _TURNED
-    turned, transparent = folder / "turned.png", folder / "transparent.png"
-    picture.save(turned, exif=exif)
-    picture.putalpha(100)
-    picture.save(transparent)
-    return [turned, transparent]
 
 
 def _difference(

@@ -9,6 +9,7 @@ Reads ``job.json`` of the folder. Writes there:
     pixels/<i>.npy          the transform's tensor of file i
     check-input.npy, check-output.npy    at most 7 rows, and the network's output for them
     model.onnx              the exported graph, with a free batch size
+    progress.txt            how far it is: what is done, of how much (0: unknown), the step
     error.json              instead of these: what failed, and where
 
 It is started by its path, and loads ``torch_describe`` by its path; it imports nothing else of this
@@ -85,6 +86,7 @@ def main(folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     torch.manual_seed(0)
+    _tell(folder, "loads the network")
     parts = _load(job)
     network = parts["network"]
     was_training = any(module.training for module in network.modules())
@@ -236,6 +238,7 @@ def _record(
     rows: list[torch.Tensor] = []
     for number, file in enumerate([*job["files"], *job["probes"]]):
         is_probe = number >= len(job["files"])
+        _tell(folder, "answers " + Path(file).name, number, len(job["files"]) + len(job["probes"]))
         try:
             row = _prepare(transform, loader(file) if loader else _open(file))
         except Exception as error:
@@ -315,6 +318,7 @@ def _export(
     """
     failures: dict[str, str] = {}
     for exporter in exporters:
+        _tell(folder, "exports by " + exporter)
         try:
             _export_by(exporter, one, check, folder / "model.onnx")
         except Exception as error:
@@ -375,6 +379,10 @@ def _labels(labels: Any) -> list[str] | None:
             labels = {index: name for name, index in labels.items()}
         labels = [labels[index] for index in sorted(labels, key=int)]
     return [str(label) for label in labels]
+
+
+def _tell(folder: Path, step: str, done: int = 0, total: int = 0) -> None:
+    (folder / "progress.txt").write_text(f"{done} {total} {step}", errors="replace")
 
 
 def _version(name: str) -> str:

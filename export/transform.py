@@ -7,6 +7,7 @@ reads right is measured on pixels by ``tensors``.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, get_args
 
 import numpy as np
@@ -69,8 +70,9 @@ class Reading:
     def specs(self, height: int, width: int, channels: int) -> Iterator[ImageSpec]:
         """Yield what images may look like that become tensors of a size, the likeliest first.
 
-        They differ in what no description says: how the user's loader opens a file, and how an
-        image processor rounds the place of its crop.
+        They differ in what no description says: how the user's loader opens a file (the first one
+        is as ``Image.open(path).convert("RGB")``), and how an image processor rounds the place of
+        its crop.
 
         Args:
             height: Of the tensor.
@@ -83,10 +85,12 @@ class Reading:
         if crop.rounding == "floor":
             crops.append(Crop(crop.colour, crop.place, "trunc"))
         backgrounds = (None, (255, 255, 255), (0, 0, 0))
-        for exif in (False, True):
-            for background in backgrounds:
-                for each in crops:
-                    yield ImageSpec(mode, height, width, self.resize, each, exif, background)
+        for exif, background, clips, each in product(
+            (False, True), backgrounds, (True, False), crops
+        ):
+            yield ImageSpec(
+                mode, height, width, self.resize, each, exif, background, clip_16_bits=clips
+            )
 
 
 def read_transform(description: Any) -> Reading:

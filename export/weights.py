@@ -2,25 +2,35 @@
 
 A graph is copied, changed and serialized several times on its way to a version; its weights are
 read once and written once. Data that a file keeps beside itself (``.onnx.data``) goes the same way.
+A version's graph holds its weights, unless they are too large for one file: then both stay apart.
 """
 
 import io
 import os
+import secrets
+import shutil
 import stat
 from pathlib import Path
 from typing import IO
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from export.errors import AdoptError
+from models.files import hash_file
+from models.onnx_data import DataFile, data_bytes
 
-FILE = "weights.bin"
-# protobuf's limit; a larger model can't be one file.
-MAX_BYTES = 2 << 30
+FILE = "model.onnx.data"
+# protobuf's limit, less what its messages add to the weights; a larger model is two files.
+MAX_BYTES = (2 << 30) - (64 << 20)
 # Constants that the graph's own structure needs, such as shapes, are smaller and stay inside it.
-_LEAST_BYTES = 1 << 16
+LEAST_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 24
+# Where tensors say that their data is, from ``apart`` until ``move_out``: no file has such a name,
+# and none that was made before can say it.
+_MOVED = f"\0{secrets.token_hex(16)}"
+# Where tensors begin: onnxruntime maps pages of the file.
+_PAGE_BYTES = 4096
 
 
 def move_out(model: onnx.ModelProto, source: Path, folder: Path) -> onnx.ModelProto:
@@ -36,32 +46,100 @@ def move_out(model: onnx.ModelProto, source: Path, folder: Path) -> onnx.ModelPr
 
     Raises:
         AdoptError: External data that lies elsewhere, is a link, or has another size than its
-            tensor; or more than one file can hold.
+            tensor; or more than the disk can hold.
     """
-    total = model.ByteSize() + sum(
-        _size_bytes(tensor)
-        for tensor in model.graph.initializer
-        if tensor.data_location == TensorProto.EXTERNAL
-    )
-    if total >= MAX_BYTES:  # before the disk pays for it
+    total, free = size_bytes(model), shutil.disk_usage(folder).free
+    if total > free:
         raise AdoptError(
-            f"expected less than {MAX_BYTES >> 20} MiB with all weights, got {total >> 20}: one "
-            "ONNX file holds no more; export the network in half precision"
+            f"expected {total >> 20} MiB free in {folder.parent} for a copy of its weights, got "
+            f"{free >> 20}: set TMPDIR to a folder on a larger disk"
         )
-    with (folder / FILE).open("wb") as file:
+    with (folder / FILE).open("ab") as file:
         for tensor in model.graph.initializer:
-            start = file.tell()
+            if moved_bytes(tensor) is not None:
+                place = _place(tensor)
+                refer(tensor, int(place["offset"]), int(place["length"]))
+                continue
+            start = _begin(file)
             if tensor.data_location == TensorProto.EXTERNAL:
                 _copy_external(tensor, source, file)
-            elif len(tensor.raw_data) >= _LEAST_BYTES:
+            elif len(tensor.raw_data) >= LEAST_BYTES:
                 file.write(tensor.raw_data)
                 tensor.ClearField("raw_data")
             else:
                 continue
-            _refer(tensor, start, file.tell() - start)
+            refer(tensor, start, file.tell() - start)
     small = onnx.ModelProto()
     small.CopyFrom(model)  # protobuf frees a message's memory only with the message
     return small
+
+
+def moved_bytes(tensor: onnx.TensorProto) -> int | None:
+    """Return the size of data that ``apart`` has moved, None of any other tensor."""
+    place = _place(tensor)
+    return int(place["length"]) if place.get("location") == _MOVED else None
+
+
+def append(source: IO[bytes], target: IO[bytes], length: int) -> int:
+    """Copy bytes from where the source stands to a page of the target; return its offset."""
+    start = _begin(target)
+    _copy(source, target, length)
+    return start
+
+
+def refer(tensor: onnx.TensorProto, start: int, length: int, *, is_moved: bool = False) -> None:
+    """Have a tensor's data lie at a place of ``FILE``; moved: until ``move_out`` checks it."""
+    tensor.ClearField("external_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    location = _MOVED if is_moved else FILE
+    for key, value in (("location", location), ("offset", start), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def _place(tensor: onnx.TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _begin(file: IO[bytes]) -> int:
+    """Fill a file up to its next page; return where that is."""
+    file.write(bytes(-file.tell() % _PAGE_BYTES))
+    return file.tell()
+
+
+def size_bytes(model: onnx.ModelProto) -> int:
+    """Return the size of a graph with all its weights, wherever they lie.
+
+    Raises:
+        AdoptError: A tensor outside it has no datatype or shape that ONNX knows.
+    """
+    return int(model.ByteSize()) + sum(
+        _size_bytes(tensor)
+        for tensor in model.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+    )
+
+
+def write(
+    model: onnx.ModelProto, folder: Path, path: Path, max_bytes: int = MAX_BYTES
+) -> DataFile | None:
+    """Write a graph whose weights are in ``folder``, and never hold them in memory.
+
+    Args:
+        model: The graph.
+        folder: Folder of its weights.
+        path: File to write.
+        max_bytes: Size from which the weights stay in a file of their own, beside ``path``.
+
+    Returns:
+        That file; None: the weights are inside.
+    """
+    if size_bytes(model) < max_bytes:
+        write_whole(model, folder, path)
+        return None
+    link(folder, path.parent)
+    path.write_bytes(model.SerializeToString())
+    size = (path.parent / FILE).stat().st_size
+    return DataFile(FILE, hash_file(path.parent / FILE, size), size)
 
 
 def read_small(model: onnx.ModelProto, source: Path) -> None:
@@ -75,7 +153,8 @@ def read_small(model: onnx.ModelProto, source: Path) -> None:
         AdoptError: As ``move_out``.
     """
     for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL and _size_bytes(tensor) < _LEAST_BYTES:
+        is_outside = tensor.data_location == TensorProto.EXTERNAL and moved_bytes(tensor) is None
+        if is_outside and _size_bytes(tensor) < LEAST_BYTES:
             content = io.BytesIO()
             _copy_external(tensor, source, content)
             tensor.ClearField("external_data")
@@ -95,7 +174,7 @@ def write_whole(model: onnx.ModelProto, folder: Path, path: Path) -> None:
     del graph.initializer[:]
     tensors: list[tuple[bytes, int, int]] = []
     for tensor in model.graph.initializer:
-        bare, place = onnx.TensorProto(), {each.key: each.value for each in tensor.external_data}
+        bare, place = onnx.TensorProto(), _place(tensor)
         bare.CopyFrom(tensor)
         if tensor.data_location != TensorProto.EXTERNAL:
             graph.initializer.append(bare)
@@ -103,13 +182,13 @@ def write_whole(model: onnx.ModelProto, folder: Path, path: Path) -> None:
         bare.ClearField("external_data")
         bare.ClearField("data_location")
         offset, length = int(place["offset"]), int(place["length"])
-        content = bare.SerializeToString() + _field_head(9, length)  # raw_data
-        head = _field_head(5, len(content) + length)  # initializer
+        content = bare.SerializeToString() + field_head(9, length)  # raw_data
+        head = field_head(5, len(content) + length)  # initializer
         tensors.append((head + content, offset, length))
     rest = graph.SerializeToString()
     size = len(rest) + sum(len(head) + length for head, _, length in tensors)
     with (folder / FILE).open("rb") as data, path.open("wb") as file:
-        file.write(small.SerializeToString() + _field_head(7, size) + rest)  # graph
+        file.write(small.SerializeToString() + field_head(7, size) + rest)  # graph
         for head, offset, length in tensors:
             file.write(head)
             data.seek(offset)
@@ -117,25 +196,24 @@ def write_whole(model: onnx.ModelProto, folder: Path, path: Path) -> None:
 
 
 def link(folder: Path, other: Path) -> None:
-    """Let a graph in another folder of the same disk find the weights of ``folder``."""
+    """Let a graph in another folder find the weights of ``folder``: a link, or else a copy."""
     if (folder / FILE).exists():
-        os.link(folder / FILE, other / FILE)
-
-
-def _refer(tensor: onnx.TensorProto, start: int, length: int) -> None:
-    tensor.ClearField("external_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", FILE), ("offset", start), ("length", length)):
-        tensor.external_data.add(key=key, value=str(value))
+        try:
+            os.link(folder / FILE, other / FILE)
+        except OSError:  # another disk, or one without links
+            shutil.copyfile(folder / FILE, other / FILE)
 
 
 def _copy_external(tensor: onnx.TensorProto, source: Path, file: IO[bytes]) -> None:
     """Copy one tensor's data from the file that its entry names."""
     where = f'tensor "{tensor.name}"'
-    entry = {each.key: each.value for each in tensor.external_data}
+    entry = _place(tensor)
     name = entry.get("location", "")
     if not name or Path(name).name != name or "\\" in name:
-        raise AdoptError(f"{where}: expected its data in the same folder, got {name!r}")
+        raise AdoptError(
+            f"{where}: expected its data in the same folder, got {name!r}: write both files again "
+            "with onnx.save_model, which names the data by location"
+        )
     try:
         start = int(entry.get("offset", "0"))
         wanted = _size_bytes(tensor)
@@ -164,7 +242,7 @@ def _copy(source: IO[bytes], target: IO[bytes], length: int) -> int:
     return left
 
 
-def _field_head(number: int, size: int) -> bytes:
+def field_head(number: int, size: int) -> bytes:
     """Return what stands before the bytes of a protobuf field: its number and its size."""
     parts = bytearray([number << 3 | 2])
     while size >= 0x80:
@@ -180,7 +258,8 @@ def _open_plain(path: Path, where: str) -> int:
     except OSError as error:
         what = "a link" if path.is_symlink() else error.strerror
         raise AdoptError(
-            f"{where}: expected its data in {path.name} beside the file, got {what}"
+            f"{where}: expected its data in {path.name} beside the file, got {what}: copy both "
+            "files together"
         ) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -189,15 +268,10 @@ def _open_plain(path: Path, where: str) -> int:
 
 
 def _size_bytes(tensor: onnx.TensorProto) -> int:
-    values = 1
-    for side in tensor.dims:
-        values *= side
-    if any(side < 0 for side in tensor.dims):
-        raise AdoptError(f'tensor "{tensor.name}": expected a shape, got {list(tensor.dims)}')
-    try:
-        item_bytes = int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    except (KeyError, TypeError, ValueError):
+    found = data_bytes(tensor.data_type, tensor.dims)
+    if found < 0:
         raise AdoptError(
-            f'tensor "{tensor.name}": expected a datatype of ONNX, got {tensor.data_type}'
-        ) from None
-    return values * item_bytes
+            f'tensor "{tensor.name}": expected numbers and a shape, got datatype '
+            f"{tensor.data_type} and {list(tensor.dims)[:8]}"
+        )
+    return found

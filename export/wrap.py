@@ -16,8 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.batch import free_batch, infer_shapes, run_by_row
 from export.heads import columns, nodes_after
-from export.interface import GraphAnswer, GraphInput
+from export.interface import GraphInput
 from export.options import Options
+from export.scores import GraphAnswer
 
 _PREFIX = "adopted/"
 # From IR version 4 on initializers need not be inputs, so constants can be folded; 8 is of 2021.
@@ -34,6 +35,7 @@ class Foreign:
         answer: Its answer.
         options: How it wants its pixels.
         classes: K.
+        thresholds: Of a multi-label model: least probability of each label, else ().
     """
 
     model: onnx.ModelProto
@@ -41,6 +43,7 @@ class Foreign:
     answer: GraphAnswer
     options: Options
     classes: int
+    thresholds: tuple[float, ...] = ()
 
     @property
     def tensors(self) -> list[str]:
@@ -104,12 +107,19 @@ def wrap(foreign: Foreign, *, by_row: bool = False) -> onnx.ModelProto:
 
 
 def expose(foreign: Foreign) -> onnx.ModelProto:
-    """Return the foreign graph with other outputs: first logits, then probabilities."""
+    """Return the foreign graph with other outputs: first logits, then probabilities, as float32.
+
+    NumPy knows no bfloat16; of the other datatypes float32 holds every value that is compared.
+    """
     shown = copy.deepcopy(foreign.model)
-    outputs = {value.name: value for value in shown.graph.output}
     del shown.graph.output[:]
     for name in foreign.tensors:
-        shown.graph.output.append(outputs.get(name) or onnx.ValueInfoProto(name=name))
+        shown.graph.node.append(
+            helper.make_node("Cast", [name], [f"{name}/shown"], to=TensorProto.FLOAT)
+        )
+        shown.graph.output.append(
+            helper.make_tensor_value_info(f"{name}/shown", TensorProto.FLOAT, None)
+        )
     return shown
 
 

@@ -24,6 +24,10 @@ KINDS: tuple[Kind, ...] = ("raw", "multipart", "v2-json", "v2-binary", "grpc")
 # How the labels are found in an answer; "index" is what the peers of the benchmarks say.
 Answer = Literal["predict", "v2-json", "v2-binary", "grpc", "index", "any"]
 
+# What a row is answered with: the index of its first label; of a multi-label model all of its
+# labels, their names in an answer of ``/predict``, their indices in one of V2.
+Answered = int | tuple[int, ...] | tuple[str, ...]
+
 _BY_STATUS = {429: REFUSED, 504: EXPIRED}
 _INFERENCE_HEADER = "inference-header-content-length"
 
@@ -37,23 +41,30 @@ class Call:
         path: With the query; for gRPC the full method.
         headers: Name and value, without those that every request has.
         body: Whole.
-        expected: Index of the label of each row; empty where nothing is checked.
+        expected: Labels of each row, see ``Answered``; empty where nothing is checked.
         answer: How to read them in the answer.
         method: Of HTTP.
+        thresholds: Of a multi-label model: least probability of each label.
     """
 
     kind: Kind
     path: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
-    expected: tuple[int, ...]
+    expected: tuple[Answered, ...]
     answer: Answer
     method: str = "POST"
+    thresholds: tuple[float, ...] = ()
 
     @property
     def rows(self) -> int:
         """Images in the request."""
         return len(self.expected)
+
+    @property
+    def output(self) -> str:
+        """Output of V2 in which the labels are found."""
+        return "probabilities" if self.thresholds else "logits"
 
     def with_headers(self, *more: tuple[str, str]) -> "Call":
         """Return the same call with further headers."""
@@ -64,8 +75,8 @@ class Call:
 DO_NOTHING = Call("nothing", "/v2/health/live", (), b"", (), "any", "GET")
 
 
-def read_indices(call: Call, headers: dict[str, str], body: bytes) -> tuple[int, ...]:
-    """Return the index of the first label of each row in a good answer to a call.
+def read_labels(call: Call, headers: dict[str, str], body: bytes) -> tuple[Answered, ...]:
+    """Return the labels of each row in a good answer to a call.
 
     Args:
         call: What was asked.
@@ -76,7 +87,7 @@ def read_indices(call: Call, headers: dict[str, str], body: bytes) -> tuple[int,
         ValueError: The answer has another form.
     """
     try:
-        return _READERS[call.answer](headers, body)
+        return _READERS[call.answer](call, headers, body)
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"no labels in the answer: {body[:100]!r}") from error
 
@@ -93,7 +104,7 @@ def judge(call: Call, status: int, headers: dict[str, str], body: bytes) -> tupl
     if status != 200:
         return _BY_STATUS.get(status, FAILED), f"status {status}: {_said(body)}"
     try:
-        got = read_indices(call, headers, body)
+        got = read_labels(call, headers, body)
     except ValueError as error:
         return FAILED, str(error)
     if got == call.expected:
@@ -122,9 +133,10 @@ def read_calls(path: Path) -> list[Call]:
             d["path"],
             (*((name, value) for name, value in d["headers"]), *key),
             base64.b64decode(d["body"]),
-            tuple(d["expected"]),
+            tuple(tuple(row) if isinstance(row, list) else row for row in d["expected"]),
             d["answer"],
             d["method"],
+            tuple(d["thresholds"]),
         )
         for d in json.loads(path.read_text(encoding="utf-8"))
     ]
@@ -137,36 +149,51 @@ def triton_images(call: Call) -> NDArray[np.uint8]:
     return images_NHWC
 
 
-def _predict(_headers: dict[str, str], body: bytes) -> tuple[int, ...]:
+def labels_of(values_NK: NDArray[Any], thresholds: tuple[float, ...]) -> tuple[Answered, ...]:
+    """Return the index of each row's first label, or the indices of all of several.
+
+    Args:
+        values_NK: Logits, or probabilities of a multi-label model.
+        thresholds: Of a multi-label model: least probability of each label.
+    """
+    if not thresholds:
+        return tuple(values_NK.argmax(axis=1).tolist())
+    given_NK = values_NK.astype(np.float32) >= np.array(thresholds, np.float32)
+    return tuple(tuple(np.flatnonzero(row).tolist()) for row in given_NK)
+
+
+def _predict(call: Call, _headers: dict[str, str], body: bytes) -> tuple[Answered, ...]:
     results = orjson.loads(body)["results"]
+    if call.thresholds:
+        return tuple(tuple(sorted(result["labels"])) for result in results)
     return tuple(result["predictions"][0]["index"] for result in results)
 
 
-def _v2_json(_headers: dict[str, str], body: bytes) -> tuple[int, ...]:
+def _v2_json(call: Call, _headers: dict[str, str], body: bytes) -> tuple[Answered, ...]:
     (output,) = orjson.loads(body)["outputs"]
-    return _largest(np.asarray(output["data"]), output["shape"])
+    return _of_rows(call, np.asarray(output["data"]), output["shape"])
 
 
-def _v2_binary(headers: dict[str, str], body: bytes) -> tuple[int, ...]:
+def _v2_binary(call: Call, headers: dict[str, str], body: bytes) -> tuple[Answered, ...]:
     size = int(headers[_INFERENCE_HEADER])
     (output,) = orjson.loads(body[:size])["outputs"]
-    return _largest(np.frombuffer(body[size:], np.float32), output["shape"])
+    return _of_rows(call, np.frombuffer(body[size:], np.float32), output["shape"])
 
 
-def _largest(values: NDArray[Any], shape: list[int]) -> tuple[int, ...]:
+def _of_rows(call: Call, values: NDArray[Any], shape: list[int]) -> tuple[Answered, ...]:
     if values.size != math.prod(shape):
         raise ValueError(f"output: expected {shape}, got {values.size} values")
-    return tuple(values.reshape(shape).argmax(axis=1).tolist())
+    return labels_of(values.reshape(shape), call.thresholds)
 
 
-def _index(_headers: dict[str, str], body: bytes) -> tuple[int, ...]:
+def _index(_call: Call, _headers: dict[str, str], body: bytes) -> tuple[Answered, ...]:
     document = orjson.loads(body)
     if isinstance(document, list):
         (document,) = document
     return (int(document["label"] if isinstance(document, dict) else document),)
 
 
-def _any(_headers: dict[str, str], _body: bytes) -> tuple[int, ...]:
+def _any(_call: Call, _headers: dict[str, str], _body: bytes) -> tuple[Answered, ...]:
     return ()
 
 

@@ -10,7 +10,7 @@ import grpc.experimental.gevent
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from loadtest.calls import Call, authorization, triton_images
+from loadtest.calls import Call, authorization, labels_of, triton_images
 from loadtest.samples import EXPIRED, FAILED, REFUSED, RIGHT, WRONG
 from loadtest.users import COURSE, CallingUser
 
@@ -33,7 +33,6 @@ class GrpcUser(CallingUser):
         )
         self._headers = dict(authorization())
         self._inputs = {id(call): _inputs(call) for call in self._calls}
-        self._outputs = [InferRequestedOutput("logits")]
 
     def on_stop(self) -> None:
         """Close the channel."""
@@ -48,11 +47,11 @@ class GrpcUser(CallingUser):
                 name,
                 self._inputs[id(call)],
                 version,
-                self._outputs,
+                [InferRequestedOutput(call.output)],
                 client_timeout=COURSE.timeout_s,
                 headers=self._headers,
             )
-            got = tuple(answer.as_numpy("logits").argmax(axis=1).tolist())
+            got = labels_of(answer.as_numpy(call.output), call.thresholds)
             if got != call.expected:
                 outcome, why = WRONG, f"expected labels {call.expected}, got {got}"
         except InferenceServerException as error:

@@ -1,6 +1,6 @@
 """What a load test sends: requests of every protocol, made of a version's golden images.
 
-The labels that the model gave them when it was published are expected back.
+The labels that the model gave them when it was published are expected back, of several labels all.
 """
 
 import json
@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.calls import Call, Kind
+from loadtest.calls import Answered, Call, Kind, labels_of
 from loadtest.errors import LoadTestError
-from models.artifact import ModelArtifact
+from models.abstain import is_answered
+from models.artifact import GOLDEN_TIE, ModelArtifact
+from models.evidence import Golden
 from models.image import decode, encode_png
+from models.labels import are_given, distinct_names
 from models.repository import ModelRepository
 
 _BOUNDARY = "foveal-load"
@@ -40,15 +43,46 @@ def make_calls(
         raise LoadTestError(f"{artifact.reference}: expected golden images to send, got none")
     if kind == "raw" and rows != 1:
         raise LoadTestError(f"rows: expected 1 for raw images, got {rows}; use multipart or V2")
-    images = [repository.read_file(artifact, golden.path) for golden in artifact.golden]
-    indices = [int(np.argmax(golden.probabilities)) for golden in artifact.golden]
+    sent = _certain(artifact)
+    images = [repository.read_file(artifact, golden.path) for golden in sent]
+    answered = _answered(artifact, sent, kind)
     calls = []
     for first in range(len(images)):
         order = [(first + i) % len(images) for i in range(rows)]
         chosen = [images[i] for i in order]
-        expected = tuple(indices[i] for i in order)
-        calls.append(_make(kind, artifact, chosen, expected))
+        expected = tuple(answered[i] for i in order)
+        made = _make(kind, artifact, chosen, expected)
+        calls.append(replace(made, thresholds=artifact.thresholds))
     return calls
+
+
+def _answered(
+    artifact: ModelArtifact, images: Sequence[Golden], kind: Kind
+) -> tuple[Answered, ...]:
+    """Return the labels that each image must get, as answers of this kind say them."""
+    probabilities_NK = np.array([golden.probabilities for golden in images], np.float32)
+    if not artifact.thresholds or kind not in ("raw", "multipart"):
+        return labels_of(probabilities_NK, artifact.thresholds)
+    names, given_NK = (
+        distinct_names(artifact.labels),
+        are_given(probabilities_NK, artifact.thresholds),
+    )
+    if artifact.abstain is not None:  # such a row gets none
+        given_NK &= is_answered(probabilities_NK.max(axis=1), artifact.abstain.threshold)[:, None]
+    return tuple(tuple(sorted(names[index] for index in np.flatnonzero(row))) for row in given_NK)
+
+
+def _certain(artifact: ModelArtifact) -> Sequence[Golden]:
+    """Return golden images none of whose labels hangs on the last digits of a probability."""
+    if not artifact.thresholds:
+        return artifact.golden
+    limits_K = np.array(artifact.thresholds)
+    certain = [
+        golden
+        for golden in artifact.golden
+        if np.abs(np.array(golden.probabilities) - limits_K).min() > GOLDEN_TIE
+    ]
+    return certain or artifact.golden
 
 
 def make_mixed_calls(
@@ -103,7 +137,7 @@ def as_form(images: Sequence[bytes], field: str = "images") -> tuple[bytes, str]
 
 
 def _make(
-    kind: Kind, artifact: ModelArtifact, images: list[bytes], expected: tuple[int, ...]
+    kind: Kind, artifact: ModelArtifact, images: list[bytes], expected: tuple[Answered, ...]
 ) -> Call:
     route = f"models/{artifact.name}/versions/{artifact.version}"
     if kind == "raw":
@@ -118,7 +152,7 @@ def _make(
         return Call(kind, artifact.reference, (), _triton_body(images_NHWC), expected, "grpc")
     name = artifact.inputs[0].name
     tensor: dict[str, Any] = {"name": name, "datatype": "UINT8", "shape": images_NHWC.shape}
-    output: dict[str, Any] = {"name": "logits"}
+    output: dict[str, Any] = {"name": "probabilities" if artifact.thresholds else "logits"}
     if kind == "v2-json":
         document = {
             "inputs": [{**tensor, "data": images_NHWC.ravel().tolist()}],

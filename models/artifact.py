@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from models.evidence import Abstain, Gate, Golden, Metrics, Parity, Proof, Provenance, Statistics
 from models.fields import FieldError, read_dataclass
+from models.onnx_data import DataFile
 from models.onnx_file import describe_tensors
 
 FORMAT = 2
@@ -23,22 +24,8 @@ MAX_SIDE = 1 << 14
 # is what a replay may differ by.
 GOLDEN_TIE = 1e-4
 
-Datatype = Literal[
-    "BOOL",
-    "UINT8",
-    "UINT16",
-    "UINT32",
-    "UINT64",
-    "INT8",
-    "INT16",
-    "INT32",
-    "INT64",
-    "FP16",
-    "BF16",
-    "FP32",
-    "FP64",
-    "BYTES",
-]
+_Integer = Literal["UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"]
+Datatype = Literal["BOOL", _Integer, "FP16", "BF16", "FP32", "FP64", "BYTES"]
 Mode = Literal["RGB", "L"]
 Side = Literal["both", "shorter", "longer"]
 Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
@@ -50,15 +37,14 @@ Task = Literal["single-label", "binary", "multi-label"]
 # Fields that came later, and what they are without a value. They are optional and written only if
 # set, so a version without them also loads in an older release.
 _LATER: dict[str, object] = {
-    "gate": None,
-    "calibration_error_before": None,
-    "abstain": None,
-    "statistics": None,
+    **dict.fromkeys(
+        ("gate", "computes", "calibration_error_before", "abstain", "statistics", "proof")
+    ),
     "task": "single-label",
     "thresholds": (),
-    "proof": None,
     "max_pixel_difference": None,
     "clip_16_bits": False,
+    "data": None,
 }
 
 
@@ -202,7 +188,9 @@ class _ImageFormat1:
 class ModelFile:
     """One ONNX file of the version: path within its directory, precision, digest, size, gate.
 
-    A file of lower precision is served only with its ``gate``; the fp32 file needs none.
+    A file of lower precision is served only with its ``gate``; the fp32 file needs none. Weights
+    that one ONNX file cannot hold lie in ``data``, beside it. An adopted one is the file as it
+    came: ``computes`` says in what, if not in fp32.
     """
 
     path: str
@@ -210,6 +198,8 @@ class ModelFile:
     sha256: str
     size_bytes: int
     gate: Gate | None = None
+    data: DataFile | None = None
+    computes: Precision | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +261,9 @@ class ModelArtifact:
     @property
     def digests(self) -> dict[str, str]:
         """Return path to sha256 of every file of the version, model.json aside."""
-        models = {file.path: file.sha256 for file in self.files}
-        return models | {golden.path: golden.sha256 for golden in self.golden}
+        files: list[ModelFile | DataFile | Golden] = [*self.files, *self.golden]
+        files += [file.data for file in self.files if file.data]
+        return {each.path: each.sha256 for each in files}
 
     @property
     def fp32(self) -> ModelFile:
@@ -417,6 +408,13 @@ def _check(artifact: ModelArtifact) -> None:
         outside = path.startswith("/") or ".." in path.split("/")
         if not path or outside or ":" in path or "\0" in path:
             raise ArtifactError(f"$.files: expected a path inside the version, got {path!r}")
+    for file in artifact.files:
+        beside = file.path.rpartition("/")[0]
+        if file.data and (artifact.format < 2 or file.data.path.rpartition("/")[0] != beside):
+            raise ArtifactError(
+                f"$.files: expected the data of {file.path} beside it, in format 2, "
+                f"got {file.data.path!r} in format {artifact.format}"
+            )
     _check_measured(artifact, classes)
 
 

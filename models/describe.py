@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from models.artifact import ImageSpec, ModelArtifact, OpenCVResize, TensorSpec
+from models.artifact import ArtifactError, ImageSpec, ModelArtifact, OpenCVResize, TensorSpec
 from models.evidence import Gate, Metrics, Proof
 from models.labels import distinct_names
 from models.repository import ModelRepository
@@ -25,30 +25,41 @@ class Entry:
         size_bytes: Size of all its ONNX files.
         routes: Routes without a version number that this version serves; for a candidate, its share
             of the requests.
+        error: Why the version, or with version 0 the model, cannot be read; empty if it can.
     """
 
     name: str
     version: int
     accuracy: float | None
     size_bytes: int
-    routes: tuple[str, ...]
+    routes: tuple[str, ...] = ()
+    error: str = ""
 
 
 def list_entries(repository: ModelRepository) -> list[Entry]:
-    """List every version of every model, by name and version.
+    """List every version of every model, by name and version; those that break the contract, too.
 
     Raises:
-        ArtifactError: The repository is missing, or a version breaks the contract.
+        ArtifactError: The repository is missing, or its settings cannot be read.
     """
     settings = repository.settings()
     default = settings.default_model
     entries = []
     for name in repository.names():
-        _, served = repository.resolve(name)
+        try:
+            _, served = repository.resolve(name)
+        except ArtifactError as error:
+            entries.append(Entry(name, 0, None, 0, error=str(error)))
+            continue
         for version in repository.versions(name):
-            artifact = repository.load(name, version)
+            try:
+                artifact = repository.load(name, version)
+            except ArtifactError as error:
+                entries.append(Entry(name, version, None, 0, error=str(error)))
+                continue
             accuracy = artifact.metrics.accuracy if artifact.metrics else None
             size_bytes = sum(file.size_bytes for file in artifact.files)
+            size_bytes += sum(file.data.size_bytes for file in artifact.files if file.data)
             routes = (f"/models/{name}/predict", *(["/predict"] if name == default else []))
             routes = routes if version == served else ()
             rollout = settings.rollouts.get(name, NO_ROLLOUT)
@@ -64,8 +75,9 @@ def tabulate(entries: Iterable[Entry]) -> list[tuple[str, ...]]:
     lines: list[tuple[str, ...]] = [("name", "version", "accuracy", "size", "answers")]
     for entry in entries:
         accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.2%}"
-        size, routes = _size(entry.size_bytes), " and ".join(entry.routes)
-        lines.append((entry.name, str(entry.version), accuracy, size, routes))
+        size = "-" if entry.error else _size(entry.size_bytes)
+        answers = entry.error or " and ".join(entry.routes)
+        lines.append((entry.name, str(entry.version), accuracy, size, answers))
     return lines
 
 
@@ -83,9 +95,15 @@ def describe(artifact: ModelArtifact) -> list[tuple[str, str]]:
         *(
             (
                 "file",
-                f"{file.path}: {file.precision}, {_size(file.size_bytes)}, sha256 {file.sha256}",
+                f"{file.path}: {file.computes or file.precision}, {_size(file.size_bytes)}, "
+                f"sha256 {file.sha256}",
             )
             for file in artifact.files
+        ),
+        *(
+            ("", f"{data.path}: its weights, {_size(data.size_bytes)}, sha256 {data.sha256}")
+            for file in artifact.files
+            if (data := file.data)
         ),
         *(
             (
@@ -111,14 +129,15 @@ def _task(artifact: ModelArtifact) -> list[tuple[str, str]]:
     return [("task", f"multi-label, thresholds {at}")]
 
 
-def _scores(metrics: Metrics, names: tuple[str, ...]) -> list[tuple[str, str]]:
-    named = zip(names, metrics.per_class, strict=True)
+def _scores(artifact: ModelArtifact, metrics: Metrics) -> list[tuple[str, str]]:
+    named = zip(distinct_names(artifact.labels), metrics.per_class, strict=True)
     known = [(name, share) for name, share in named if share is not None]
     each = sorted(known, key=lambda item: item[1])
     before = metrics.calibration_error_before
+    exact = ", with all their labels and no other" if artifact.thresholds else ""
     without = "" if before is None else f", {before:.4f} without the temperature"
     return [
-        ("accuracy", f"{metrics.accuracy:.2%} of {metrics.images} {metrics.split} images"),
+        ("accuracy", f"{metrics.accuracy:.2%} of {metrics.images} {metrics.split} images{exact}"),
         ("", ", ".join(f"{name} {share:.1%}" for name, share in each)),
         ("calibration", f"expected error {metrics.calibration_error:.4f}{without}"),
     ]
@@ -126,7 +145,7 @@ def _scores(metrics: Metrics, names: tuple[str, ...]) -> list[tuple[str, str]]:
 
 def _measured(artifact: ModelArtifact) -> list[tuple[str, str]]:
     parity, proof = artifact.parity, artifact.proof
-    lines = _scores(artifact.metrics, distinct_names(artifact.labels)) if artifact.metrics else []
+    lines = _scores(artifact, artifact.metrics) if artifact.metrics else []
     if artifact.abstain:
         least, worth = artifact.abstain.threshold, artifact.abstain.measured
         lines.append(
@@ -181,7 +200,11 @@ def _gate(gate: Gate) -> str:
 def _within(proof: Proof) -> str:
     if proof.tolerance >= 1:  # answers without probabilities
         return ", probabilities not compared"
-    return f", probabilities within {proof.max_probability_difference:.2g}"
+    pixels = proof.max_pixel_difference
+    return (
+        f", probabilities within {proof.max_probability_difference:.2g} (limit {proof.tolerance:g})"
+        + ("" if pixels is None else f", pixels within {pixels:.2g} of 255")
+    )
 
 
 def _origin(artifact: ModelArtifact) -> list[tuple[str, str]]:

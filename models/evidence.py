@@ -139,7 +139,8 @@ class Proof:
             1e-4, 0-1.
         max_probability_difference: Largest absolute difference over all probabilities.
         tolerance: The limit for it.
-        max_pixel_difference: Largest difference of the pixels, 0-255; None: not compared.
+        max_pixel_difference: Largest difference of the pixels, 0-255, of these files and of
+            some that were made: turned, transparent, CMYK, 16 bits; None: not compared.
     """
 
     reference: str

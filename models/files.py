@@ -5,6 +5,7 @@ A kill or a power cut never leaves half of a written file.
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 import tempfile
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-# More than any file of a version: protobuf ends at 2 GiB, and weights beyond it are several files.
+# More than any file of a version that is read whole: protobuf ends at 2 GiB.
 MOST_BYTES = 2 << 30
 
 
@@ -36,6 +37,33 @@ def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
             raise OSError(errno.EFBIG, f"more than {most_bytes} bytes", str(path))
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def hash_file(path: Path, size_bytes: int) -> str:
+    """Return the sha256 of a regular file that is no link, however large, read in parts.
+
+    Args:
+        path: File.
+        size_bytes: Its size; one of another size is not read.
+
+    Raises:
+        OSError: As ``read_file``, or it is a link.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        what = "a link" if error.errno == errno.ELOOP else error.strerror
+        raise OSError(error.errno, what, str(path)) from None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, _kind(found.st_mode), str(path))
+        if found.st_size != size_bytes:
+            raise OSError(errno.EINVAL, f"{found.st_size} bytes, not {size_bytes}", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     finally:
         os.close(descriptor)
 

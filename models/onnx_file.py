@@ -2,16 +2,20 @@
 
 Walks the protobuf wire format just far enough to check what the contract asks before a runtime may
 open the file: input and output tensors, opset, operator domains, metadata, and data outside the
-file. ``check_graph`` is the one check that publishing, loading and adoption share. Knows nothing
-about what operators do.
+file. ``check_graph`` is the one check that publishing, loading and adoption share. Weights may lie
+in one checked file beside the graph (``DataFile``), and nowhere else. Knows nothing about what
+operators do.
 
 Field numbers: onnx/onnx.proto3 of the ONNX project, IR version 10. Wire types: Protocol Buffers
 encoding, "Message structure".
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from models.onnx_data import DataFile, StoredTensor, data_bytes, find_misplaced
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -82,7 +86,8 @@ class OnnxSummary:
         opset: Version of the default operator domain, 0 if none is imported.
         domains: Operator domains that the file imports; "" is ONNX's own.
         metadata: ``metadata_props`` of the model.
-        external: Names of tensors whose data lies outside the file.
+        external: Names of tensors whose data lies outside the file, wherever they are.
+        stored: Those of them that are initializers of the graph itself.
     """
 
     inputs: tuple[GraphTensor, ...]
@@ -91,6 +96,7 @@ class OnnxSummary:
     domains: tuple[str, ...]
     metadata: dict[str, str]
     external: tuple[str, ...]
+    stored: tuple[StoredTensor, ...] = ()
 
 
 def summarize(content: bytes) -> OnnxSummary:
@@ -130,6 +136,7 @@ def summarize(content: bytes) -> OnnxSummary:
         domains=tuple(sorted(opsets)),
         metadata=metadata,
         external=(*external, *in_functions),
+        stored=tuple(_stored(tensor) for tensor in _initializers(graph) if _is_external(tensor)),
     )
 
 
@@ -138,6 +145,7 @@ def check_graph(
     inputs: Sequence[TensorLike],
     outputs: Sequence[TensorLike],
     metadata: Mapping[str, str] = NO_METADATA,
+    data: DataFile | None = None,
 ) -> None:
     """Check a serialized model against the contract.
 
@@ -146,18 +154,19 @@ def check_graph(
         inputs: Tensors that the graph must take.
         outputs: Tensors that it must return.
         metadata: Properties that must have this value if the model has them.
+        data: Checked file that its weights may lie in; None: all are inside.
 
     Raises:
         OnnxFileError: Not an ONNX model, not self-contained, another tensor, or another value of a
             property.
     """
     summary = summarize(content)
-    check_self_contained(summary)
+    check_self_contained(summary, data)
     for key, value in metadata.items():
         own = summary.metadata.get(key, value)
         if own != value:
             raise OnnxFileError(
-                f"expected metadata {key} as in model.json, {value:.80}, got {own:.80}"
+                f"expected metadata {key} as in model.json, {value!r:.80}, got {own!r:.80}"
             )
     for kind, got, expected in (
         ("inputs", summary.inputs, inputs),
@@ -169,16 +178,25 @@ def check_graph(
             )
 
 
-def check_self_contained(summary: OnnxSummary) -> None:
+def check_self_contained(summary: OnnxSummary, data: DataFile | None = None) -> None:
     """Check that a model needs neither other files nor other operators.
 
+    Args:
+        summary: What it declares.
+        data: Checked file that initializers may lie in; None: all are inside.
+
     Raises:
-        OnnxFileError: Data outside the file, or an operator domain outside ``DOMAINS``.
+        OnnxFileError: Data elsewhere, or an operator domain outside ``DOMAINS``.
     """
-    if summary.external:
+    outside = Counter(summary.external)
+    if data is not None:
+        outside -= Counter(tensor.name for tensor in summary.stored)
+        if wrong := find_misplaced(summary.stored, data):
+            raise OnnxFileError(wrong)
+    if outside:
         raise OnnxFileError(
             "expected all data inside the file, got external data for tensor "
-            f'"{summary.external[0]}"; export with external_data=False, or load it where its files '
+            f"{next(iter(outside))!r}; export with external_data=False, or load it where its files "
             "are and save it with onnx.save_model(save_as_external_data=False)"
         )
     foreign = sorted(set(summary.domains) - DOMAINS)
@@ -199,7 +217,7 @@ def replace_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
     view = memoryview(content)
     parts: list[memoryview | bytes] = []
     start = 0
-    for end, field, value in _spans(view):
+    for end, field, value in spans(view):
         if not (
             field == 14  # metadata_props
             and isinstance(value, memoryview)
@@ -224,7 +242,9 @@ def _bytes_field(number: int, value: bytes) -> bytes:
 
 def describe_tensors(tensors: Sequence[TensorLike]) -> str:
     """Write tensors for an error message: ``images UINT8 [-1, 8, 8, 1]``."""
-    return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors) or "none"
+    # A name may hold what controls a terminal.
+    texts = [f"{repr(t.name)[1:-1]} {t.datatype} {list(t.shape)}" for t in tensors]
+    return ", ".join(texts) or "none"
 
 
 def _facts(tensors: Sequence[TensorLike]) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -247,6 +267,34 @@ def _graph(
         elif field == 5:  # initializer
             initializers.add(_tensor_name(value))
     return inputs, outputs, initializers, list(_external(graph, 0))
+
+
+def _initializers(graph: memoryview) -> Iterator[memoryview]:
+    for field, value in _fields(graph):
+        if field == 5 and isinstance(value, memoryview):
+            yield value
+
+
+def _stored(tensor: memoryview) -> StoredTensor:
+    sides: list[int] = []
+    kind, place = 0, []
+    for field, value in _fields(tensor):
+        if field == 1:  # dims, packed or not
+            sides += [value] if isinstance(value, int) else _packed(value)
+        elif field == 2:  # data_type
+            kind = _int(value)
+        elif field == 13 and isinstance(value, memoryview):  # external_data
+            pair = dict(_fields(value))
+            place.append((_text(pair.get(1, b"")), _text(pair.get(2, b""))))
+    return StoredTensor(_tensor_name(tensor), tuple(place), data_bytes(kind, sides))
+
+
+def _packed(numbers: memoryview) -> list[int]:
+    values, position = [], 0
+    while position < len(numbers):
+        value, position = _varint(numbers, position)
+        values.append(value)
+    return values
 
 
 def _external(graph: memoryview, depth: int) -> Iterator[str]:
@@ -336,12 +384,19 @@ def _int(value: "int | memoryview | bytes") -> int:
 
 def _fields(message: memoryview) -> Iterator[tuple[int, "int | memoryview"]]:
     """Yield (field number, value): an int for varints and fixed widths, a view for the rest."""
-    for _, field, value in _spans(message):
+    for _, field, value in spans(message):
         yield field, value
 
 
-def _spans(message: memoryview) -> Iterator[tuple[int, int, "int | memoryview"]]:
-    """Yield (end, field number, value), the end as a place in the message."""
+def spans(message: memoryview) -> Iterator[tuple[int, int, "int | memoryview"]]:
+    """Yield (end, field number, value) of each field of a message; see ``_fields``.
+
+    Args:
+        message: A serialized message.
+
+    Raises:
+        OnnxFileError: It is none; raised where it breaks off.
+    """
     position, end = 0, len(message)
     while position < end:
         key, position = _varint(message, position)

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models.artifact import ArtifactError, ModelArtifact
-from models.files import read_file, sync, write_atomically
+from models.files import MOST_BYTES, hash_file, read_file, sync, write_atomically
+from models.onnx_data import DataFile
 from models.onnx_file import OnnxFileError, check_graph
 from models.rollout import NO_ROLLOUT, Rollout, read_rollout
 
@@ -210,7 +211,7 @@ class ModelRepository:
         artifact = ModelArtifact.from_json(text, str(path))
         if (artifact.name, artifact.version) != (name, version):
             raise ArtifactError(
-                f"{path}: expected {name}:{version}, got {artifact.reference}; "
+                f"{path}: expected {name}:{version}, got {artifact.reference!r}; "
                 "versions are not copied or renamed by hand, publish instead"
             )
         return artifact
@@ -240,35 +241,45 @@ class ModelRepository:
             ArtifactError: Missing, or not the bytes that were published.
         """
         full = self.path(artifact.name, artifact.version) / path
+        sizes = {file.data.path: file.data.size_bytes for file in artifact.files if file.data}
         try:
-            content = read_file(full)
+            content = read_file(full, sizes.get(path, MOST_BYTES))
         except OSError as error:
-            raise ArtifactError(
-                f"{full}: expected a file, got {error.strerror}; publish the model again"
-            ) from None
-        digest = hashlib.sha256(content).hexdigest()
-        if digest != artifact.digests[path]:
-            raise ArtifactError(
-                f"{full}: sha256 is {digest[:12]}…, "
-                f"model.json says {artifact.digests[path][:12]}…; "
-                "publish the model again"
-            )
+            raise _unreadable(full, error) from None
+        _check_digest(full, hashlib.sha256(content).hexdigest(), artifact.digests[path])
         return content
 
     def read_model(self, artifact: ModelArtifact, path: str) -> bytes:
         """Read one of the artifact's ONNX files and check digest, graph and that it is complete.
+
+        A data file beside it is checked, too, and not kept in memory.
 
         Raises:
             ArtifactError: As ``read_file``, or the graph differs from model.json: its tensors, or
                 the name, version and labels in its metadata.
         """
         content = self.read_file(artifact, path)
+        folder = self.path(artifact.name, artifact.version)
+        data = next(file.data for file in artifact.files if file.path == path)
         try:
-            check_graph(content, artifact.inputs, artifact.outputs, artifact.metadata)
+            check_graph(content, artifact.inputs, artifact.outputs, artifact.metadata, data)
         except OnnxFileError as error:
-            where = self.path(artifact.name, artifact.version) / path
-            raise ArtifactError(f"{where}: {error}; publish the model again") from None
+            raise ArtifactError(f"{folder / path}: {error}; publish the model again") from None
+        if data is not None:
+            _check_data(folder / data.path, data)
         return content
+
+    def check_model(self, artifact: ModelArtifact, path: str) -> Path:
+        """Check one of the artifact's ONNX files as ``read_model``; return where it is opened.
+
+        What is opened later is what was checked as versions never change; a load that goes on for
+        long compares ``fingerprint`` at its end.
+
+        Raises:
+            ArtifactError: As ``read_model``.
+        """
+        self.read_model(artifact, path)
+        return self.path(artifact.name, artifact.version) / path
 
     def verify(self, name: str, version: int) -> ModelArtifact:
         """Check everything that can be checked without running the model.
@@ -339,6 +350,26 @@ class ModelRepository:
             raise ArtifactError(f'model "{name}": expected a version before {current}, got none')
         self.set_default(name, older[-1])
         return older[-1]
+
+
+def _check_data(path: Path, data: DataFile) -> None:
+    try:
+        digest = hash_file(path, data.size_bytes)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    _check_digest(path, digest, data.sha256)
+
+
+def _check_digest(path: Path, digest: str, expected: str) -> None:
+    if digest != expected:
+        raise ArtifactError(
+            f"{path}: expected the sha256 {expected[:12]}… of model.json, got another; "
+            "publish the model again"
+        )
+
+
+def _unreadable(path: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(f"{path}: expected a file, got {error.strerror}; publish the model again")
 
 
 def check_name(name: str) -> None:

@@ -32,7 +32,8 @@ class Parts:
         marks: Where the rows that are being decoded are noted; kept for a resume.
 
     Raises:
-        ScoreError: Another process has the lock, or with ``resume`` the parts are another job's.
+        ScoreError: Another process has the lock, the folder is not this user's alone, or with
+            ``resume`` the parts are another job's.
     """
 
     def __init__(self, out: Path, pin: dict[str, Any], *, resume: bool) -> None:
@@ -48,9 +49,14 @@ class Parts:
 
     def __enter__(self) -> "Parts":
         """Lock the folder; find its parts, or remove them and start again."""
-        self._folder.mkdir(exist_ok=True)
-        self._lock = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
+            self._lock = os.open(self._folder, flags)
+        except OSError:  # a link or a file
+            raise self._not_own("what is no folder") from None
+        try:
+            self._check_own()
             self._begin()
         except BaseException:
             os.close(self._lock)
@@ -74,6 +80,7 @@ class Parts:
             tally: Their counts.
             position: Where a job resumes after them: number of a source, finished rows of it.
         """
+        self._check_own()
         path = self._folder / f"{len(self.paths):06}"
         write(path)
         sync(path)
@@ -89,10 +96,27 @@ class Parts:
         Args:
             join: Writes the rows of some parts to the given path.
         """
+        self._check_own()
         table = self._folder / "table"
         join(self.paths, table)
         sync(table)
         table.replace(self._out)
+
+    def _check_own(self) -> None:
+        """Refuse a folder into which others could put links, and one that has been exchanged."""
+        opened, found = os.fstat(self._lock), os.lstat(self._folder)
+        if not os.path.samestat(opened, found):
+            raise self._not_own("another one in its place")
+        if opened.st_uid != os.geteuid():
+            raise self._not_own(f"one of user {opened.st_uid}")
+        if opened.st_mode & 0o022:
+            raise self._not_own("one that others may write to")
+
+    def _not_own(self, got: str) -> ScoreError:
+        return ScoreError(
+            f"{self._folder}: expected a folder that only you may write to, for the unfinished "
+            f"rows of {self._out.name}, got {got}; remove it, or write elsewhere"
+        )
 
     def _begin(self) -> None:
         try:
@@ -110,10 +134,11 @@ class Parts:
         write_atomically(job, json.dumps(self._pin))
 
     def _clear(self) -> None:
+        self._check_own()
         # No part counts without job.json: a kill during this loop leaves nothing to resume from.
         (self._folder / _JOB).unlink(missing_ok=True)
-        for path in self._folder.iterdir():
-            path.unlink()
+        for name in os.listdir(self._lock):  # noqa: PTH208 - of what was checked, whatever its path
+            os.unlink(name, dir_fd=self._lock)
 
     def _find(self) -> None:
         while True:

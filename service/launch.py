@@ -17,6 +17,7 @@ from models.artifact import ArtifactError
 from models.repository import ModelRepository
 from service.access.access import open_access
 from service.settings import SettingsError, load_settings
+from service.workers import early
 
 HOME = Path(__file__).resolve().parent.parent
 
@@ -48,7 +49,7 @@ def launch(
     os.environ.setdefault("FOVEAL_GRPC_HOST", host)
     os.environ.setdefault("FOVEAL_METRICS_HOST", host)
     settings = load_settings()
-    open_access(settings)
+    is_tls = open_access(settings).certificate is not None
     if settings.metrics_port:
         _check_port(
             settings.metrics_host,
@@ -61,6 +62,8 @@ def launch(
             settings.grpc_port,
             "FOVEAL_GRPC_HOST and FOVEAL_GRPC_PORT, 0 for none",
         )
+    if not is_tls:
+        _listen(host, port)
     words = ["serve", "service.app:Foveal", "--working-dir", str(HOME)]
     _become_bentoml([*words, "--host", host, "--port", str(port)])
 
@@ -80,6 +83,14 @@ def _become_bentoml(words: list[str]) -> NoReturn:
     raise AssertionError("the command line ends the process; this is a bug")
 
 
+def _listen(host: str, port: int) -> None:
+    """Answer probes from now on: importing the service takes seconds on a busy machine."""
+    try:
+        early.begin(host, port)
+    except OSError as error:
+        raise SettingsError(_not_free(host, port, error)) from None
+
+
 def _check_port(host: str, port: int, how: str = "--host and --port") -> None:
     """Check that the service can listen on an address."""
     try:
@@ -88,7 +99,11 @@ def _check_port(host: str, port: int, how: str = "--host and --port") -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        raise SettingsError(
-            f"{host}:{port}: expected a free port of this machine, got: {error.strerror}; "
-            f"choose others with {how}"
-        ) from None
+        raise SettingsError(_not_free(host, port, error, how)) from None
+
+
+def _not_free(host: str, port: int, error: OSError, how: str = "--host and --port") -> str:
+    return (
+        f"{host}:{port}: expected a free port of this machine, got: {error.strerror}; "
+        f"choose others with {how}"
+    )

@@ -142,7 +142,7 @@ def _measured(test: Split, test_NK: NDArray[np.float32]) -> Measured:
         float((test_NK.argmax(axis=1) == test.targets_N).mean()),
         test.targets_N,
         lambda image: _as_decoded(test, image),
-        lambda content, images_NHWC: run_images(open_session(content), images_NHWC),
+        lambda file, images_NHWC: run_images(open_session(file), images_NHWC),
     )
 
 

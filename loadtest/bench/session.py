@@ -40,8 +40,7 @@ def measure(
         artifact: Version to measure.
         threads: onnxruntime's intra-op threads.
     """
-    content = repository.read_model(artifact, artifact.fp32.path)
-    session = Session(content, Plan(threads=threads))
+    session = Session(repository.check_model(artifact, artifact.fp32.path), Plan(threads=threads))
     figures = []
     for rows in BATCH_SIZES:
         images_NHWC = random_images(rows, artifact.image.shape_HWC)

@@ -86,8 +86,8 @@ def _open(
     """Open as many sessions as the service does: one, or one a run where runs have threads."""
     file = artifact.file(plan.precision)
     assert file is not None, "only files of the version are asked for; this is a bug"
-    content = repository.read_model(artifact, file.path)
-    sessions = [Session(content, plan) for _ in range(instances if plan.threads > 1 else 1)]
+    path = repository.check_model(artifact, file.path)
+    sessions = [Session(path, plan) for _ in range(instances if plan.threads > 1 else 1)]
     self_test(repository, artifact, sessions[0])
     return sessions
 

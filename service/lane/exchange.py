@@ -134,7 +134,8 @@ class Exchange:
         if value is None:
             return default_s
         try:
-            timeout_ms = float(value)
+            # Python's float takes 1_000, too.
+            timeout_ms = float(value) if b"_" not in value else 0.0
         except ValueError:
             timeout_ms = 0.0
         if not 0 < timeout_ms <= 86_400_000:

@@ -345,7 +345,7 @@ def read_top(text: str, classes: int) -> int:
     Raises:
         InvalidInputError: The text is not a whole number above 0.
     """
-    if not text.isdecimal() or not int(text[:9]):
+    if not (text.isascii() and text.isdecimal() and int(text[:9])):
         raise InvalidInputError(
             f"top: expected a whole number from 1 to {classes}, got {text[:40]!r}"
         )

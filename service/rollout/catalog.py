@@ -106,7 +106,8 @@ class Catalog:
         if not version:
             found = self._defaults.get(name)
         else:
-            number = int(version) if version.isdecimal() and len(version) < 10 else 0
+            is_number = version.isascii() and version.isdecimal() and len(version) < 10
+            number = int(version) if is_number else 0
             found = self._by_version.get((name, number))
         if found is not None:
             return found

@@ -26,6 +26,7 @@ from service.session.planning import (
     DeviceOptions,
     PlanChoices,
     best_of,
+    largest_batch,
     open_again,
     open_best,
 )
@@ -202,21 +203,18 @@ def _check_unchanged(
 def _warm_up(
     sessions: Sequence[Session], artifact: ModelArtifact, most: int, progress: Progress
 ) -> float:
-    """Run the size classes within the budget; return the seconds of a full batch, best of three.
+    """Run rising sizes within the budget; return the seconds of a full batch, best of four.
 
     Where a full batch does not fit, a smaller one is measured, and the full one takes as many times
     longer as it has more rows.
     """
-    images_NHWC = np.zeros((most, *artifact.image.shape_HWC), np.uint8)
-    budget = progress.budget
-    row_s = max(best_of(session, images_NHWC[:1], 0, budget) for session in sessions)
-    rows = budget.rows(row_s, most, len(sessions) + 4)
-    if row_s > budget.left_s:
-        return row_s * most
-    for session in sessions:
-        for size in {min(2, rows), rows}:
-            best_of(session, images_NHWC[:size], 0, budget)
-    return best_of(sessions[0], images_NHWC[:rows], 3, budget) * most / rows
+    budget, (first, *others) = progress.budget, sessions
+    images_NHWC, seconds = largest_batch(first, artifact, most, len(others) + 3, budget)
+    for other in others:
+        best_of(other, images_NHWC if seconds < budget.left_s else images_NHWC[:1], 0, budget)
+    if seconds < budget.left_s:
+        seconds = min(seconds, best_of(first, images_NHWC, 2, budget))
+    return seconds * most / len(images_NHWC)
 
 
 def _tuned(

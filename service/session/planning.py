@@ -182,9 +182,8 @@ def _open_best(
     if choices.precision == "fp32":
         return best
     progress.begin("measuring")
-    row_s = best_of(best, _blank(artifact, 1), 0, progress.budget)
-    rows = progress.budget.rows(row_s, choices.rows, len(artifact.files) * (_RUNS + 1))
-    images_NHWC = _blank(artifact, rows)
+    runs = len(artifact.files) * (_RUNS + 1)
+    images_NHWC, _ = largest_batch(best, artifact, choices.rows, runs, progress.budget)
     best_s = best_of(best, images_NHWC, _RUNS, progress.budget) / PRECISION_GAIN
     for file in artifact.files:
         session = (
@@ -289,6 +288,35 @@ def best_of(
     return min(times[1:] or times)
 
 
+def largest_batch(
+    session: Session, artifact: ModelArtifact, most: int, runs: int, budget: Budget
+) -> tuple[NDArray[np.uint8], float]:
+    """Find the largest batch that can be run several times within a budget.
+
+    Doubles the rows while further runs fit, by the time that the last one took: a busy machine, or
+    a graph whose time grows faster than its rows, ends the search early.
+
+    Args:
+        session: Session on one of the version's files; its buckets are the sizes that are tried.
+        artifact: The version.
+        most: Rows of the largest batch.
+        runs: How often it is to be run; batches of one row have been in any case.
+        budget: What it is found and run with.
+
+    Returns:
+        The batch, uint8 [N, H, W, C], and the seconds of its one run.
+    """
+    first, *larger = session.plan.buckets or default_buckets(most)
+    images_NHWC = _blank(artifact, first)
+    seconds = best_of(session, images_NHWC, 0, budget)
+    for rows in larger:
+        if seconds * rows / len(images_NHWC) * (runs + 1) > budget.left_s:
+            break
+        images_NHWC = _blank(artifact, rows)
+        seconds = best_of(session, images_NHWC, 0, budget)
+    return images_NHWC, seconds
+
+
 def _open_lower(
     repository: ModelRepository,
     artifact: ModelArtifact,
@@ -344,8 +372,8 @@ def _open_file(
             break
         fewer, row_s = opened(count)
         progress.begin("measuring")
-        rows = progress.budget.rows(row_s, choices.rows, 2 * (_RUNS + 1))
-        images_NHWC = _blank(artifact, rows)
+        runs = 2 * (_RUNS + 1)
+        images_NHWC, _ = largest_batch(fewer, artifact, choices.rows, runs, progress.budget)
         fewer_s = best_of(fewer, images_NHWC, _RUNS, progress.budget)
         if fewer_s <= THREADS_GAIN * best_of(best, images_NHWC, _RUNS, progress.budget):
             best = fewer

@@ -41,22 +41,6 @@ class Budget:
         if self._whole is not None:
             self._whole.spend(seconds)
 
-    def rows(self, row_s: float, most: int, runs: int) -> int:
-        """Return the rows of the largest batch that can be run several times.
-
-        Args:
-            row_s: Seconds of a run of one row; more rows take as many times that at most.
-            most: Largest batch.
-            runs: How often it is run.
-
-        Returns:
-            ``most``, else a power of two, at least 1.
-        """
-        run_s = self.left_s / runs
-        if row_s * most <= run_s:
-            return most
-        return 1 << max(0, math.floor(math.log2(max(run_s / row_s, 1))))
-
 
 class Progress:
     """The steps of one load, and its budget.

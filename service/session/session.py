@@ -217,8 +217,11 @@ class Session:
             if choose:
                 kept = choose_buckets({size: call(bound.measure, size) for size in kept})
             call(bound.keep, kept)
-            for step in bound.warm_ups():
-                call(step)
+            if self._accelerator is None:  # runs allocate nothing: a load runs what it has time for
+                bound.bind()
+            else:
+                for step in bound.warm_ups():
+                    call(step)
         except InferenceError:
             raise
         except Exception as error:  # onnxruntime's and CUDA's

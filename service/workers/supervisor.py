@@ -28,6 +28,7 @@ from circus.exc import ConflictError  # type: ignore[import-untyped]
 from circus.sighandler import SysHandler  # type: ignore[import-untyped]
 from circus.watcher import Watcher  # type: ignore[import-untyped]
 
+from service.workers import early
 from service.workers.board import Board, create_board
 from service.workers.forked import ForkedProcess
 from service.workers.worker import BEAT_S, VARIABLE
@@ -205,6 +206,7 @@ def install(workers: int, drain_timeout_s: float, *, is_tls: bool = False) -> No
     start = Arbiter.start
 
     def supervised(arbiter: Any, cb: Callable[[Any], Any] | None = None) -> None:
+        early.end(arbiter.sockets[API_SOCKET])
         supervisor = Supervisor(arbiter, descriptor, drain_timeout_s, is_tls=is_tls)
         supervisor.start()
         start(arbiter, cb)

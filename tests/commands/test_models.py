@@ -88,7 +88,7 @@ def test_models_verify_finds_what_is_wrong(shell: Shell, repository: ModelReposi
     said = shell("models", "verify", "--json", models=repository.root)
     assert said.code == 1
     assert said.document["tiny:1"] == said.document["other:1"] == "ok"
-    assert said.document["tiny:2"].startswith(f"{golden}: sha256 is ")
+    assert said.document["tiny:2"].startswith(f"{golden}: expected the sha256 ")
     assert shell("models", "verify", "tiny:1", models=repository.root).code == 0
     assert shell("models", "verify", "tiny", models=repository.root).code == 1
 

@@ -1,8 +1,10 @@
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import httpx
 import pytest
 
 from models.image import encode_png
-from tests.server import ROOT, RunningServer, free_port
+from tests.server import ROOT, START_S, RunningServer, free_port
 from tests.shell import Shell
 from tests.tiny import publish_tiny, random_images
 
@@ -29,6 +31,28 @@ def test_predict_says_the_same_through_a_service(
     said = shell("predict", image, "--url", server.url, "--model", "none")
     assert said.code == 1
     assert said.error == f'{server.url}: model "none": expected one of tiny:1, tiny:2\n'
+
+
+def watch_start(server: RunningServer) -> list[str]:
+    """Probe a start: live from its first answer on, and never again unreachable until it is ready.
+
+    Returns:
+        Why it was not ready, each reason once.
+    """
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:  # until it listens
+        with contextlib.suppress(httpx.ConnectError):
+            assert server.get("/livez").status_code == 200
+            break
+    reasons: dict[str, None] = {}
+    while time.monotonic() < deadline:
+        assert server.get("/livez").status_code == 200
+        answer = server.get("/readyz")
+        if answer.status_code == 200:
+            return list(reasons)
+        assert answer.headers["retry-after"] == "1"
+        reasons[answer.json()["error"]] = None
+    raise AssertionError(f"not ready after {START_S} s:\n{server.log}")
 
 
 @pytest.mark.e2e
@@ -57,7 +81,9 @@ def test_serve_serves_from_anywhere_and_stops(tiny_repository: Path, tmp_path: P
         )
     server = RunningServer(port, process, tmp_path / "log")
     try:
-        server.wait_ready()
+        reasons = watch_start(server)
+        assert reasons[0] == "not ready: loading the service; retry"
+        assert all(each.startswith("not ready: loading ") for each in reasons)
         image = encode_png(random_images(1)[0])
         assert httpx.post(f"{server.url}/predict", content=image).status_code == 200
         taken = subprocess.run(

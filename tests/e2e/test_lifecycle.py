@@ -130,7 +130,7 @@ def test_one_corrupt_model(tmp_path: Path) -> None:
         assert server.metric("foveal_model_refused", model="broken", version="1") == 1
         assert server.metric("foveal_model_refused", model="half", version="2") == 1
         assert "broken:1 refused" in server.log
-        assert "sha256 is" in server.log
+        assert "expected the sha256" in server.log
 
 
 def test_stop_under_load_answers_every_request(tiny_repository: Path, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def rename(version: Path) -> None:
 
 
 SPOILS: dict[str, Callable[[Path], None]] = {
-    "sha256 is": truncate,
+    "expected the sha256": truncate,
     "expected a file": lambda version: (version / "model.json").unlink(),  # half copied
     "golden/5.png: expected a file": lambda version: (version / "golden/5.png").unlink(),
     "versions are not copied or renamed": rename,

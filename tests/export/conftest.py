@@ -14,6 +14,7 @@ from models.repository import ModelRepository
 from tests.export.adopting import FILES, Own
 from tests.export.foreign import LABELS, save
 from tests.export.own import pictures
+from tests.user_environment import make_python
 
 if importlib.util.find_spec("torch") is None:
     collect_ignore = ["test_abstain.py", "test_precision.py"]
@@ -23,6 +24,11 @@ else:  # fixtures: a network trained in seconds, and images for it
     __all__ = ["config", "exporter_functions", "one_thread", "squares"]
 
 Adopt = Callable[..., ModelArtifact]
+
+
+@pytest.fixture(scope="session")
+def user_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_python(tmp_path_factory.mktemp("user") / "environment")
 
 
 @pytest.fixture

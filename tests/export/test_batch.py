@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import AdoptError
-from export.interface import GraphAnswer, find_input
+from export.interface import find_input
 from export.options import Options
+from export.scores import GraphAnswer
 from export.wrap import Foreign, wrap
 from tests.export.conftest import Adopt
 
@@ -44,12 +45,22 @@ def model_of(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-def class_token(batch: int, opset: int = 17, *, is_expanded: bool = False) -> onnx.ModelProto:
-    """A class token before the others, as exporters write it: a constant, or an Expand of one."""
-    more: dict[str, NDArray[np.generic]] = {"to_rows": np.array([batch, 1, WIDTH])}
+# Ways in which exporters bring a class token to as many rows as the batch has.
+TOKENS = ("row", "expanded", "tiled", "filled")
+
+
+def class_token(batch: int, opset: int = 17, *, joined: str = "row") -> onnx.ModelProto:
+    """A class token before the others; ``row`` is a constant of all rows."""
+    more: dict[str, NDArray[np.generic]] = {
+        "to_rows": np.array([batch, 1, WIDTH]),
+        "repeats": np.array([batch, 1, 1]),
+    }
     nodes = [
-        helper.make_node("Expand", ["class", "to_rows"], ["wide"]),
-        helper.make_node("Concat", ["wide" if is_expanded else "row", "tokens"], ["all"], axis=1),
+        helper.make_node("Expand", ["class", "to_rows"], ["expanded"]),
+        helper.make_node("Tile", ["class", "repeats"], ["tiled"]),
+        helper.make_node("ConstantOfShape", ["to_rows"], ["zeros"]),
+        helper.make_node("Add", ["zeros", "class"], ["filled"]),
+        helper.make_node("Concat", [joined, "tokens"], ["all"], axis=1),
         helper.make_node("Softmax", ["all"], ["soft"], axis=1),
         helper.make_node("GlobalAveragePool", ["soft"], ["pooled"]),
         helper.make_node("Mul", ["soft", "pooled"], ["scaled"]),
@@ -111,9 +122,9 @@ def check(model: onnx.ModelProto, *, by_row: bool, counts: tuple[int, ...] = (1,
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("is_expanded", [False, True])
-def test_reshapes_and_class_tokens_are_rewritten(batch: int, is_expanded: bool) -> None:
-    check(class_token(batch, is_expanded=is_expanded), by_row=False)
+@pytest.mark.parametrize("token", TOKENS)
+def test_reshapes_and_class_tokens_are_rewritten(batch: int, token: str) -> None:
+    check(class_token(batch, joined=token), by_row=False)
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -1,6 +1,7 @@
 """What labelled images show of an adopted model: scores, calibration, precisions, thresholds."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
+from export.answers import Expected
+from export.diagnose import check_folders
 from export.errors import AdoptError
 from export.examine import Wanted
 from models.describe import describe
@@ -146,12 +150,74 @@ def test_several_labels_are_those_above_their_thresholds(own: Own, tmp_path: Pat
     other[row, label] = 0.7  # not the most probable one: the first label stays
     with pytest.raises(AdoptError, match=r"got 97.50% of the labels"):
         own(model, other, images=tmp_path / "val", threshold="0.6")
+    first = Expected(tuple(own.files), expected, "labels.npy", is_labels_only=True)
+    with pytest.raises(AdoptError, match=r"labels\.npy: expected a probability for each label"):
+        own(model, first, images=tmp_path / "val", threshold="0.6")
     for wanted, name in (
         (Wanted(calibrate=True), "--calibrate"),
         (Wanted(abstain_precision=0.9), "--abstain-precision"),
     ):
         with pytest.raises(AdoptError, match=rf"{name}: .* got a multi-label model, whose thresh"):
             own(model, images=tmp_path / "val", wanted=wanted)
+
+
+def test_a_folders_label_need_not_be_the_most_probable_of_several() -> None:
+    """Beaches show the sky, too: only labels that an image does not get speak for another order."""
+    both = np.array([[0.9, 0.8]] * 20, np.float32)
+    targets_N = np.array([0, 1] * 10)
+    swapped = np.where(targets_N[:, None] == [[1, 0]], 0.9, 0.1).astype(np.float32)
+    labels = ("beach", "sky")
+    for answers_NK in (both, both[:, ::-1]):
+        assert check_folders(targets_N, answers_NK, labels, (0.5, 0.5)) is None
+    turned = np.where(targets_N[:, None] == [[0, 1]], 0.8, 0.9).astype(np.float32)
+    assert check_folders(targets_N, turned, labels, (0.5, 0.5)) is None
+    for thresholds in ((), (0.5, 0.5)):
+        said = check_folders(targets_N, swapped, labels, thresholds)
+        assert said is not None and "labels: in another order" in said
+    said = check_folders(targets_N, turned, labels)
+    assert said is not None, "of one label an image the first one counts"
+
+
+def quantized(model: onnx.ModelProto, files: list[Path], folder: Path) -> onnx.ModelProto:
+    """As onnxruntime's own tools write int8, with ranges from the user's images."""
+
+    class Rows(CalibrationDataReader):  # type: ignore[misc]  # untyped
+        def __init__(self) -> None:
+            self.left = [{"data": PIPELINE.prepare(file)[None]} for file in files]
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            return self.left.pop() if self.left else None
+
+    onnx.save(model, folder / "fp32.onnx")
+    quantize_static(
+        folder / "fp32.onnx", folder / "int8.onnx", Rows(), quant_format=QuantFormat.QDQ
+    )
+    return onnx.load(folder / "int8.onnx")
+
+
+def test_a_statically_quantized_file_says_int8_and_what_was_compared(
+    own: Own, tmp_path: Path
+) -> None:
+    model = network("convolution")
+    own.files = labelled(tmp_path, model, 60, 6)
+    small = quantized(model, own.files[:20], tmp_path)
+    expected = PIPELINE.answer(small, own.files)
+    targets_N = np.array([LABELS.index(file.parent.name) for file in own.files])
+    artifact = own(small, expected, images=tmp_path / "val")
+    assert artifact.metrics is not None and artifact.proof is not None
+    right = float((expected.argmax(axis=1) == targets_N).mean())
+    assert artifact.metrics.accuracy == pytest.approx(right, abs=1 / 60)
+    assert (artifact.metrics.images, artifact.proof.images) == (60, 60)
+    assert (artifact.proof.label_agreement, artifact.proof.tolerance) == (1, 0.05)
+    story = describe(artifact)
+    texts = dict(story)
+    assert texts["file"].startswith("model.onnx: int8, ")
+    assert texts["proof"].endswith("(limit 0.05)")
+    assert own.repository.load("own", 1).files[0].computes == "int8"
+    own.repository.verify("own", 1)
+    other = (replace(PIPELINE, bgr=True)).answer(small, own.files)
+    with pytest.raises(AdoptError, match=r"with --channels BGR all 60 agree"):
+        own(small, other, images=tmp_path / "val", force=True)
 
 
 def test_a_worse_version_asks_for_force(own: Own, tmp_path: Path) -> None:

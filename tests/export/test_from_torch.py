@@ -15,7 +15,6 @@ from models.image import decode
 from models.repository import ModelRepository
 from scoring.local import LocalModel
 from tests.shell import CommandResult, Shell
-from tests.user_environment import make_python
 
 datasets = pytest.importorskip("sklearn.datasets")
 USER = Path(__file__).with_name("user") / "eval.py"
@@ -31,11 +30,6 @@ PAIRS = (
     "own_loader",
 )
 AdoptUser = Callable[..., CommandResult]
-
-
-@pytest.fixture(scope="session")
-def user_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_python(tmp_path_factory.mktemp("user") / "environment")
 
 
 @pytest.fixture(scope="session")
@@ -93,9 +87,14 @@ def answers(models: Path, files: list[Path]) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_a_file_gets_the_answers_of_the_users_own_evaluation(
-    adopt_user: AdoptUser, shell: Shell, made: Path, pictures: Path, tmp_path: Path, pair: str
+    adopt_user: AdoptUser,
+    shell: Shell,
+    made: Path,
+    pictures: Path,
+    caplog: pytest.LogCaptureFixture,
+    pair: str,
 ) -> None:
-    labels = tmp_path / "labels.txt"
+    labels = shell.models.parent / "labels.txt"
     labels.write_text("\n".join(LABELS))
     options = ("--labels", labels) if pair == "bytes_of_grey_pictures" else ()
     done = adopt_user(f"{USER}:{pair}", *options)
@@ -110,8 +109,34 @@ def test_a_file_gets_the_answers_of_the_users_own_evaluation(
     proof = artifact.proof
     assert proof is not None and proof.reference.startswith(f"{USER}:{pair} in ")
     assert (proof.images, proof.label_agreement) == (10, 1)
-    # What is left is the float32 of the normalisation.
+    # What is left is the float32 of the normalisation. Files that were made are compared, too:
+    # these programs drop transparency and clip 16 bits.
     assert proof.max_pixel_difference == pytest.approx(0, abs=1e-3)
+    image = artifact.image
+    assert (image.exif, image.background) == (pair == "own_loader", None)
+    assert image.clip_16_bits
+    assert ("palette's transparent colour" in caplog.text) == (pair == "processor_in_a_function")
+
+
+def test_a_loader_as_viewers_have_is_read_off_files_that_are_made(
+    adopt_user: AdoptUser, shell: Shell
+) -> None:
+    """Turned, over white, the high byte of 16 bits: no image of the user's shows it."""
+    done = adopt_user(f"{USER}:opened_as_viewers_do")
+    assert done.code == 0, done.error
+    image = ModelRepository(shell.models).load("birds", 1).image
+    assert (image.exif, image.background, image.clip_16_bits) == (True, (255, 255, 255), False)
+
+
+def test_a_loader_that_opens_one_kind_of_file_otherwise_is_named(
+    adopt_user: AdoptUser, shell: Shell, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = adopt_user(f"{USER}:inverted_cmyk", "--accept-difference")
+    assert done.code == 0, done.error
+    assert "in 1 of 14 images" in caplog.text and "image/cmyk.jpg)" in caplog.text, caplog.text
+    proof = ModelRepository(shell.models).load("birds", 1).proof
+    assert proof is not None and proof.label_agreement == 1
+    assert proof.max_pixel_difference is not None and proof.max_pixel_difference > 1
 
 
 def test_folders_named_as_labels_score_a_network(

@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import AdoptError
-from export.interface import INPUTS, GraphAnswer, find_answer, find_input, find_precision
+from export.interface import INPUTS, find_input, find_precision
 from export.options import Options
+from export.scores import GraphAnswer, find_answer
 from export.wrap import Foreign, wrap
 from tests.export.conftest import Adopt
 from tests.export.foreign import foreign_model
@@ -71,6 +72,18 @@ def test_bfloat16_runs_in_the_sandbox(adopted: Adopt) -> None:
     adopted(foreign_model(elem_type=TensorProto.BFLOAT16))
 
 
+@pytest.mark.parametrize(
+    "elem_type", [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE]
+)
+def test_an_output_of_any_float_is_compared(adopted: Adopt, elem_type: int) -> None:
+    model = foreign_model(ending="softmax")
+    model.graph.node[-1].output[0] = "narrow"
+    model.graph.node.append(helper.make_node("Cast", ["narrow"], ["answer"], to=elem_type))
+    model.graph.output[0].type.tensor_type.elem_type = elem_type
+    artifact = adopted(model, scale=1 / 255)
+    assert artifact.parity is not None and artifact.parity.label_agreement == 1
+
+
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_free_axes_are_read_from_the_first_convolution(layout: str, channels: int) -> None:
@@ -127,6 +140,35 @@ def test_the_only_output_of_floats_is_taken() -> None:
         find_answer(model, Options())
 
 
+def test_a_dict_a_row_is_cut_off(adopted: Adopt) -> None:
+    """What scikit-learn's converter writes unless it is told not to."""
+    model = foreign_model(ending="softmax")
+    del model.graph.output[0]
+    dicts = helper.make_node("ZipMap", ["answer"], ["dicts"], domain="ai.onnx.ml")
+    dicts.attribute.append(helper.make_attribute("classlabels_int64s", [0, 1, 2, 3]))
+    model.graph.node.append(dicts)
+    model.graph.node.append(helper.make_node("ArgMax", ["scores"], ["label"], axis=1))
+    value = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+    rows = helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.INT64, value))
+    model.graph.output.append(helper.make_tensor_value_info("label", TensorProto.INT64, ["N", 1]))
+    model.graph.output.append(helper.make_value_info("dicts", rows))
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    assert find_answer(model, Options()) == GraphAnswer("scores", "answer")
+    artifact = adopted(model, scale=1 / 255)
+    assert artifact.parity is not None and artifact.parity.label_agreement == 1
+    with pytest.raises(AdoptError, match=r"expected one of label, answer, got .dicts."):
+        find_answer(model, Options(output="dicts"))
+
+
+def test_an_input_without_a_shape_asks_for_its_size() -> None:
+    model = foreign_model(layout="NHWC")
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(AdoptError, match="expected --size, its shape"):
+        find_input(model, Options())
+    given = find_input(model, Options(size=(8, 8)))
+    assert (given.layout, given.image.shape_HWC, given.batch) == ("NHWC", (8, 8, 3), None)
+
+
 def test_precision_is_that_of_the_weights() -> None:
     assert find_precision(foreign_model()) == "fp32"
     assert find_precision(foreign_model(elem_type=TensorProto.FLOAT16)) == "fp16"
@@ -138,7 +180,7 @@ def test_precision_is_that_of_the_weights() -> None:
 def test_a_scale_that_nobody_gives_is_a_question(
     adopted: Adopt, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Answered by the graph itself only where pixels of 0 to 1 tell it nothing at all."""
+    """Answered only by one linear layer to which pixels of 0 to 1 say nothing at all."""
     with pytest.raises(AdoptError, match=r"give --scale 1 if it takes 0 to 255, --scale 1/255"):
         adopted(foreign_model(), is_scaled=False)
     graph = helper.make_graph(
@@ -156,3 +198,8 @@ def test_a_scale_that_nobody_gives_is_a_question(
     model = helper.make_model(graph, opset_imports=imports, ir_version=8)
     adopted(model, labels=("red", "green", "blue"), is_scaled=False)
     assert "takes pixels from 0 to 255" in caplog.text
+    # Several layers: as likely a mean was taken off, of 100 and more, but not divided.
+    model.graph.node[1].output[0] = "straight"
+    model.graph.node.insert(2, helper.make_node("Relu", ["straight"], ["small"]))
+    with pytest.raises(AdoptError, match="and the mean and std that it was trained with"):
+        adopted(model, labels=("red", "green", "blue"), is_scaled=False)

@@ -24,7 +24,22 @@ FILES = {
     "labels.csv": 'index,label\n0,"tench, Tinca tinca"\n3,crane\n2,maillot\n1,crane\n',
     "labels.tsv": "id\tname\n" + "\n".join(f"{i}\t{name}" for i, name in BY_INDEX.items()),
     "names.csv": 'label\n"tench, Tinca tinca"\ncrane\nmaillot\ncrane\n',
+    "unquoted.csv": "label\r\n" + "\r\n".join(BIRDS),
+    "list.csv": '"tench, Tinca tinca"\n"crane"\nmaillot\ncrane\n',
+    "spreadsheet.csv": "\ufefflabel;index\r\n"
+    + "".join(f"{label};{index}\r\n" for index, label in reversed(list(enumerate(BIRDS)))),
+    "nested.json": json.dumps({"model": {"config": {"id2label": BY_INDEX}}}),
+    "timm.json": json.dumps({"pretrained_cfg": {"label_names": ["x"]}, "label_names": BIRDS}),
+    "dataset.json": json.dumps({"features": {"image": {}, "label": {"names": BIRDS}}}),
+    "objects.json": json.dumps([{"id": i, "name": n} for i, n in reversed(BY_INDEX.items())]),
 }
+
+
+def test_windows_writes_two_bytes_a_character(tmp_path: Path) -> None:
+    path = tmp_path / "wide.txt"
+    for encoding, mark in (("utf-16-le", b"\xff\xfe"), ("utf-16-be", b"\xfe\xff")):
+        path.write_bytes(mark + "\r\n".join(BIRDS).encode(encoding))
+        assert read_labels(path) == BIRDS
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -54,6 +69,10 @@ def test_class_to_idx_is_in_the_order_of_its_numbers(tmp_path: Path) -> None:
         ("a.txt", "{0: open('/etc/passwd').read()}", "neither JSON nor a Python dict"),
         ("a.csv", "shape,colour\n1,2\n", "the columns shape, colour"),
         ("a.csv", "index,label\n0,a\n1\n", "another number of cells"),
+        ("a.csv", "0,a\n1,b\n", "add a header, as index,label"),
+        ("a.csv", "a\n\nb\n", "label 2: expected a label, got an empty one"),
+        ("a.json", '[{"id": 0, "name": "a"}, {"id": 0, "name": "b"}]', "index 0 twice"),
+        ("a.json", '{"names": {"0": {"x": 1}}}', "where a label should be"),
     ],
 )
 def test_what_is_no_list_of_labels_is_refused(

@@ -34,6 +34,28 @@ def test_another_first_label_is_refused_unless_both_are_as_probable() -> None:
     assert compare(pairs, names="a against b", tolerance=1e-3, tie=1e-3).label_agreement == 1
 
 
+def test_several_labels_are_the_same_above_the_same_thresholds() -> None:
+    """The most probable one says nothing about the others."""
+    got = moved(-0.3, row=1, column=1)  # 0.4 falls to 0.1; the first label moves too
+    for thresholds, agreement in (((0.5, 0.5, 0.5), 1.0), ((0.5, 0.3, 0.5), 0.5)):
+        parity = compare(
+            {1: ((LOGITS, PROBABILITIES), got)},
+            names="a against b",
+            tolerance=0.5,
+            tie=0.05,
+            thresholds=thresholds,
+        )
+        assert parity.label_agreement == agreement
+    near = compare(
+        {1: ((LOGITS, PROBABILITIES), got)},
+        names="a against b",
+        tolerance=0.5,
+        tie=0.1,
+        thresholds=(0.5, 0.31, 0.5),
+    )
+    assert near.label_agreement == 1
+
+
 def test_not_a_number_and_missing_rows_are_refused() -> None:
     expected = LOGITS, PROBABILITIES
     for one, other in ((expected, moved(np.nan)), (moved(np.nan), expected)):

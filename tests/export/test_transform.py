@@ -135,5 +135,7 @@ def test_specs_begin_with_what_people_write() -> None:
     """``Image.open(path).convert("RGB")``: no EXIF, transparency dropped."""
     first, *others = read_transform(processor("V", size={"height": 8, "width": 8})).specs(8, 8, 3)
     assert (first.exif, first.background, first.crop.rounding) == (False, None, "floor")
+    assert first.clip_16_bits, "as Pillow's convert"
     assert {each.exif for each in others} == {True, False}
+    assert {each.clip_16_bits for each in others} == {True, False}
     assert {each.crop.rounding for each in others} == {"floor", "trunc"}

@@ -32,7 +32,7 @@ class Tally:
         seeds: Files or requests that were mutated.
         count: Mutants that were sent.
         answers: By status, how many.
-        slowest_ms: The longest answer.
+        slowest_ms: The longest answer; of images, the processor's time.
         seconds: The whole run.
         rss_before: Memory of the process after a warm-up, MiB; ``rss_after`` at the end.
         failures: One line each: the mutant's number, and what was wrong.
@@ -118,7 +118,8 @@ def page(runs: list[dict[str, Any]]) -> str:
         f"{platform.python_version()}, {packages}. Written by `make fuzz`.",
         "",
         "A failure is a crash, an answer that blames the server, an answer after its deadline, no "
-        f"answer, or memory\nthat grows by more than {GROWTH_MIB} MiB.",
+        f"answer, or memory\nthat grows by more than {GROWTH_MIB} MiB. The slowest image is in "
+        "time of the processor, the slowest request as its client saw it.",
     ]
     for run in runs:
         tallies = [

@@ -10,6 +10,7 @@ import asyncio
 import io
 import itertools
 import json
+import os
 import random
 import statistics
 import sys
@@ -18,11 +19,13 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
+from math import nan
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from models.machine import cpu_name
 from report.plots import BLUE, GREEN, ORANGE, PURPLE, new_figure, to_png
 from tests.hostile.corpus import bombs, flipped, good, polyglots
 from tests.server import RunningServer, post, running_server
@@ -43,7 +46,7 @@ class Sample:
     rss_mib: float
     descriptors: int
     threads: int
-    p99_ms: float
+    p99_ms: float | None
 
 
 @dataclass
@@ -133,19 +136,24 @@ def measure(server: RunningServer, minutes: float) -> tuple[Load, list[Sample]]:
     def note() -> None:
         processes = server.workers()
         recent, clients.latencies_ms = clients.latencies_ms, []
-        p99_ms = statistics.quantiles(recent, n=100)[-1] if len(recent) > 100 else float("nan")
+        p99_ms = round(statistics.quantiles(recent, n=100)[-1], 2) if len(recent) > 100 else None
         samples.append(
             Sample(
                 round(time.monotonic() - started, 1),
                 round(server.rss_mib(), 1),
                 sum(p.num_fds() for p in processes),
                 sum(p.num_threads() for p in processes),
-                round(p99_ms, 2),
+                p99_ms,
             )
         )
 
     asyncio.run(load(clients, minutes * 60, note))
     return clients, samples
+
+
+def _median(samples: list[Sample], name: str) -> float:
+    values: list[float | None] = [getattr(sample, name) for sample in samples]
+    return statistics.median(value for value in values if value is not None)
 
 
 def problems(clients: Load, samples: list[Sample]) -> list[str]:
@@ -155,9 +163,7 @@ def problems(clients: Load, samples: list[Sample]) -> list[str]:
     middle, last = samples[third : 2 * third], samples[2 * third :]
 
     def medians(name: str) -> tuple[float, float]:
-        return tuple(  # type: ignore[return-value]  # two of them
-            statistics.median(getattr(sample, name) for sample in part) for part in (middle, last)
-        )
+        return _median(middle, name), _median(last, name)
 
     for name, most in MAX_GROWTH.items():
         before, after = medians(name)
@@ -180,7 +186,8 @@ def draw(samples: list[Sample]) -> bytes:
         ("p99_ms", "p99 of small images, ms", PURPLE),
     )
     for axes, (name, label, colour) in zip(figure.subplots(4, 1, sharex=True), rows, strict=True):
-        axes.plot(minutes, [getattr(sample, name) for sample in samples], color=colour)
+        values = [getattr(sample, name) for sample in samples]
+        axes.plot(minutes, [nan if value is None else value for value in values], color=colour)
         axes.set_ylabel(label, fontsize=8)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
@@ -194,7 +201,7 @@ def table(clients: Load, samples: list[Sample], found: list[str]) -> str:
     lines = ["| | second third, median | last third, median |", "|---|---|---|"]
     for name in (*MAX_GROWTH, "p99_ms"):
         parts = (samples[third : 2 * third], samples[2 * third :])
-        values = [statistics.median(getattr(sample, name) for sample in part) for part in parts]
+        values = [_median(part, name) for part in parts]
         lines.append(f"| {name} | {values[0]:g} | {values[1]:g} |")
     answers = ", ".join(f"{name}: {count:,}" for name, count in sorted(clients.answers.items()))
     return "\n".join([*lines, "", f"Answers: {answers}.", "", *(found or ["All flat."]), ""])
@@ -217,7 +224,11 @@ def main() -> None:
     if given.out:
         name = time.strftime("soak_%Y-%m-%d_%H%M")
         (given.out / f"{name}.png").write_bytes(draw(samples))
-        head = f"# A soak of {given.minutes:g} minutes, two workers\n\n![samples]({name}.png)\n\n"
+        head = (
+            f"# A soak of {given.minutes:g} minutes, two workers\n\n"
+            f"`make soak MINUTES={given.minutes:g}`, {name[5:15]}, {cpu_name()}, {os.cpu_count()} "
+            f"cores, clients on the same.\n\n![samples]({name}.png)\n\n"
+        )
         (given.out / f"{name}.md").write_text(head + text)
         figures = {"samples": [asdict(sample) for sample in samples], "answers": clients.answers}
         (given.out / f"{name}.json").write_text(json.dumps(figures) + "\n")

@@ -92,6 +92,7 @@ def test_another_label_than_the_recorded_one_is_wrong(
     repository = ModelRepository(tiny_repository)
     (call, *_) = make_calls(repository, repository.load("tiny", 1))
     (expected,) = call.expected
+    assert isinstance(expected, int)
     bad = replace(call, expected=((expected + 1) % 4,))
     outcome = offer(server.url, [bad], Offer(30, 0.5, 5000))
     assert outcome.wrong > 0 == outcome.answered_per_s and not outcome.keeps

@@ -1,8 +1,11 @@
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from loadtest.arrivals import Offer, offer
 from loadtest.calls import DO_NOTHING, KINDS, Call, Kind
 from loadtest.engines import USERS, Traffic, send
 from loadtest.errors import LoadTestError
@@ -12,6 +15,7 @@ from loadtest.shapes import level_at, steps_of
 from models.repository import ModelRepository
 from tests.loadtest.slow_service import slow_service
 from tests.server import RunningServer, free_port, running_server
+from tests.tiny import publish_tiny
 
 pytestmark = pytest.mark.e2e
 
@@ -20,8 +24,11 @@ pytestmark = pytest.mark.e2e
 def two_wires(
     tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServer]:
+    """Also of a model of several labels."""
     folder = tmp_path_factory.mktemp("two-wires")
-    with running_server(tiny_repository, folder, grpc_port=free_port()) as server:
+    shutil.copytree(tiny_repository, folder / "models")
+    publish_tiny(folder / "models", "several", task="multi-label")
+    with running_server(folder / "models", folder, grpc_port=free_port()) as server:
         yield server
 
 
@@ -54,6 +61,35 @@ def test_every_users_answers_have_the_recorded_labels(
     assert samples.kinds == (kind,)
     # Nobody's answers are made up: the service counted them, too.
     assert two_wires.metric("foveal_requests_total", status="200") - before >= len(samples)
+
+
+def fewer(call: Call) -> Call:
+    """Expect one label where there are several."""
+    first, *_ = (row for row in call.expected if isinstance(row, tuple) and len(row) > 1)
+    return replace(
+        call, expected=tuple(row if row != first else first[:1] for row in call.expected)
+    )
+
+
+def test_of_several_labels_all_are_judged(two_wires: RunningServer) -> None:
+    store = ModelRepository(two_wires.log_path.parent / "models")
+    artifact = store.load("several", 1)
+    several = {kind: make_calls(store, artifact, kind, 1 if kind == "raw" else 3) for kind in KINDS}
+    rows = [row for call in several["grpc"] for row in call.expected]
+    assert {len(row) for row in rows if isinstance(row, tuple)} >= {1, 2}
+    http = [call for kind, calls in several.items() if kind != "grpc" for call in calls]
+    outcome = offer(two_wires.url, http, Offer(80, 1, 5000))
+    assert outcome.keeps and outcome.answered_per_s > 20, outcome
+    wrong = [
+        fewer(call)
+        for call in http
+        if any(isinstance(row, tuple) and len(row) > 1 for row in call.expected)
+    ]
+    assert {call.kind for call in wrong} == set(KINDS) - {"grpc"}
+    outcome = offer(two_wires.url, wrong, Offer(80, 1, 5000))
+    assert outcome.wrong > 0 == outcome.answered_per_s, outcome
+    traffic = users(2, 0.8, grpc_address=two_wires.grpc_address)
+    assert_all_right(send(two_wires.url, several["grpc"], traffic), at_least=10)
 
 
 def test_mixed_traffic_asks_every_model_in_every_form(

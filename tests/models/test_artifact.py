@@ -32,18 +32,20 @@ from tests.tiny import LABELS, build_tiny, tiny_model
 
 # Fields that format 1 did not have at first.
 TOP = ("abstain", "statistics", "task", "thresholds", "proof")
-LATER = (*TOP, "gate", "calibration_error_before", "max_pixel_difference", "clip_16_bits")
+LATER = {*TOP, "gate", "computes", "calibration_error_before", "max_pixel_difference"}
+LATER |= {"clip_16_bits"}
 # Fields that may be null.
 NONE = {"metrics", "parity", "provenance", *LATER} - {"task", "thresholds", "clip_16_bits"}
 # Fields of ``image`` that are true or false.
 TRUTHS = ("scaled_decoding", "exif", "clip_16_bits")
-# Fields of format 2's ``image`` that may be null; all but mode and size may be left out.
+# Fields of format 2's ``image`` that may be null (all but mode and size may be left out), and of a
+# gate on images without labels.
 NULL = (
     ("image", "resize"),
-    ("image", "resize", "height"),
-    ("image", "resize", "width"),
+    *(("image", "resize", name) for name in ("height", "width")),
     ("image", "crop", "colour"),
     ("image", "background"),
+    *(("files", 0, "gate", name) for name in ("accuracy", "accuracy_drop")),
 )
 
 
@@ -64,7 +66,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> ModelArtifact:
             background=(1, 2, 3),
             clip_16_bits=True,
         ),
-        files=(replace(built.files[0], gate=gate),),
+        files=(replace(built.files[0], gate=gate, computes="int8"),),
         abstain=Abstain(0.75, 0.99, worth, worth),
         statistics=Statistics(1000, 100.5, 50.5, (0.25,) * len(LABELS), 0.5),
         metrics=Metrics("test", 100, 0.5, (0.25,) * (len(LABELS) - 1) + (None,), 0.01, 0.02),
@@ -123,8 +125,8 @@ def test_fields_that_came_later_are_written_only_where_they_say_something(
     assert all(f'"{name}"' in artifact.to_json() for name in LATER)
     for name in TOP:
         del document[name]
-    del document["files"][0]["gate"], document["metrics"]["calibration_error_before"]
-    del document["image"]["clip_16_bits"]
+    del document["files"][0]["gate"], document["files"][0]["computes"]
+    del document["metrics"]["calibration_error_before"], document["image"]["clip_16_bits"]
     text = read(document).to_json()
     assert not any(f'"{name}"' in text for name in LATER)
     assert json.loads(text) == document

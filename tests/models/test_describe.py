@@ -60,6 +60,16 @@ def test_a_model_without_measurements_is_told_without_them(tmp_path: Path) -> No
     ]
 
 
+def test_what_cannot_be_read_hides_nothing(tmp_path: Path) -> None:
+    publish_tiny(tmp_path)
+    broken = publish_tiny(tmp_path)
+    (tmp_path / "tiny" / str(broken.version) / "model.json").write_text("{")
+    good, bad = list_entries(ModelRepository(tmp_path))
+    assert (good.version, good.error) == (1, "")
+    assert bad.version == 2 and "model.json: expected JSON" in bad.error
+    assert tabulate([bad])[1] == ("tiny", "2", "-", "-", bad.error)
+
+
 def test_equal_labels_are_told_apart(tmp_path: Path) -> None:
     metrics = Metrics("test", 100, 0.75, (0.5, None, 0.75, 1.0), 0.01)
     artifact = publish_tiny(tmp_path, labels=("crane", "dog", "crane", "cat"), metrics=metrics)
@@ -79,10 +89,13 @@ def test_task_and_proof_are_told(tmp_path: Path) -> None:
         publish_tiny(tmp_path),
         task="multi-label",
         thresholds=(0.25, 0.5, 0.5, 0.75),
-        proof=Proof("answers.csv", 300, 0.9966, 0.00123, 0.01),
+        proof=Proof("answers.csv", 300, 0.9966, 0.00123, 0.01, 1.5),
+        metrics=Metrics("given", 60, 0.5, (0.5, None, 0.75, 1.0), 0.01),
     )
     story = dict(describe(artifact))
     assert story["task"] == "multi-label, thresholds 0.25 to 0.75"
+    assert story["accuracy"] == "50.00% of 60 given images, with all their labels and no other"
     assert story["proof"] == (
-        "300 files, against answers.csv: 99.66% same labels, probabilities within 0.0012"
+        "300 files, against answers.csv: 99.66% same labels, probabilities within 0.0012 "
+        "(limit 0.01), pixels within 1.5 of 255"
     )

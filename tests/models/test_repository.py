@@ -74,7 +74,7 @@ def test_build_that_raises_leaves_nothing(
     [
         (lambda folder: (folder / "model.onnx").unlink(), "expected a file"),
         (lambda folder: (folder / "golden/3.png").unlink(), "golden/3.png: expected a file"),
-        (lambda folder: (folder / "model.onnx").write_bytes(b"other"), "sha256 is"),
+        (lambda folder: (folder / "model.onnx").write_bytes(b"other"), "expected the sha256"),
     ],
 )
 def test_what_does_not_verify_is_not_published(
@@ -91,9 +91,9 @@ def test_what_does_not_verify_is_not_published(
 
 
 def test_artifact_of_another_name_is_not_published(repository: ModelRepository) -> None:
-    with pytest.raises(ArtifactError, match="expected tiny:1, got other:1"):
+    with pytest.raises(ArtifactError, match="expected tiny:1, got 'other:1'"):
         repository.publish("tiny", lambda f, v: build_tiny(f, "other", v, tiny_model()))
-    with pytest.raises(ArtifactError, match="expected tiny:1, got tiny:5"):
+    with pytest.raises(ArtifactError, match="expected tiny:1, got 'tiny:5'"):
         repository.publish("tiny", lambda f, _v: build_tiny(f, "tiny", 5, tiny_model()))
     assert tree(repository.root) == []
 

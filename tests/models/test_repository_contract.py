@@ -81,16 +81,16 @@ def renamed_version(repository: ModelRepository) -> None:
 
 
 WRONG: dict[Callable[[ModelRepository], None], str] = {
-    wrong_checksum: r"model.onnx: sha256 is \w{12}…, model.json says \w{12}…; publish",
+    wrong_checksum: r"model.onnx: expected the sha256 \w{12}… of model.json, got another; publish",
     missing_model: "model.onnx: expected a file, got No such file or directory; publish",
     model_is_a_folder: "model.onnx: expected a file, got a folder; publish",
     missing_golden: "golden/5.png: expected a file, got No such file",
-    wrong_golden: "golden/5.png: sha256 is",
+    wrong_golden: "golden/5.png: expected the sha256",
     missing_json: "model.json: expected a file, got No such file",
     broken_json: "model.json: expected JSON, got .*; publish it again",
     unknown_format: "model.json: expected format 1 or 2, got 3",
     label_too_many: r"model.json: \$.outputs: expected .*for 5 labels",
-    renamed_version: "expected tiny:2, got tiny:1; versions are not copied or renamed by hand",
+    renamed_version: "expected tiny:2, got 'tiny:1'; versions are not copied or renamed by hand",
 }
 
 
@@ -110,7 +110,7 @@ def test_wrong_directory(
 def test_renamed_model(repository: ModelRepository) -> None:
     publish_tiny(repository.root)
     (repository.root / "tiny").rename(repository.root / "other")
-    with pytest.raises(ArtifactError, match="expected other:1, got tiny:1"):
+    with pytest.raises(ArtifactError, match="expected other:1, got 'tiny:1'"):
         repository.load("other", 1)
 
 
@@ -168,7 +168,7 @@ GRAPHS = {
     with_float_input: "got images FP32",
     with_second_input: r"got images UINT8 .*, mask BOOL \[1\]",
     with_foreign_domain: "expected standard operators, got domain 'evil.corp'",
-    with_external_data: 'got external data for tensor "weights"; export with external_data=False',
+    with_external_data: "got external data for tensor 'weights'; export with external_data=False",
     without_graph: "expected an ONNX model with a graph, found none; publish",
 }
 

@@ -103,6 +103,12 @@ class BoundRuns:
             for bucket in self.buckets
         ]
 
+    def bind(self) -> None:
+        """Make all slots ready without a run: on a CPU there is nothing to search or capture."""
+        for slot in self.slots:
+            for bucket in self.buckets:
+                slot.bind(bucket)
+
     def close(self) -> None:
         """Drop the slots, which refer back: the collector skips objects frozen at start."""
         for slot in self.slots:
@@ -190,7 +196,8 @@ class Slot:
         """
         if bucket in self._bound:
             return
-        bound = self._bound[bucket] = self._bind(bucket)
+        self.bind(bucket)
+        bound = self._bound[bucket]
         random = np.random.default_rng(bucket)
         different = [
             random.integers(0, 256, self.images[:bucket].shape, np.uint8) for _ in range(2)
@@ -208,6 +215,10 @@ class Slot:
                         f"graph of bucket {bucket}: expected the answers of a plain run, got "
                         "others; it was captured wrongly"
                     )
+
+    def bind(self, bucket: int) -> None:
+        """Bind a bucket to the buffers."""
+        self._bound[bucket] = self._bind(bucket)
 
     def unbind(self) -> None:
         """Drop all buckets; the slot cannot run any more."""

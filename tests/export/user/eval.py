@@ -107,6 +107,29 @@ def own_loader():
     return network, transform, LABELS, lambda file: ImageOps.exif_transpose(Image.open(file))
 
 
+def open_as_viewers(file):
+    image = ImageOps.exif_transpose(Image.open(file))
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def opened_as_viewers_do():
+    return *torchvision_v1(), open_as_viewers
+
+
+def inverted_cmyk():
+    def load(file):
+        image = Image.open(file)
+        rgb = image.convert("RGB")
+        return ImageOps.invert(rgb) if image.mode == "CMYK" else rgb
+
+    return *torchvision_v1(), load
+
+
 PAIRS = (
     torchvision_v1,
     torchvision_v2,

@@ -69,7 +69,9 @@ def test_timeout_is_the_default_where_none_is_asked_for() -> None:
     assert e.timeout_s(30) == 30
 
 
-@pytest.mark.parametrize("value", [b"", b"0", b"-1", b"nan", b"inf", b"86400001", b"\xff"])
+@pytest.mark.parametrize(
+    "value", [b"", b"0", b"-1", b"nan", b"inf", b"86400001", b"1_000", b"\xff"]
+)
 def test_wrong_timeout(value: bytes) -> None:
     e, _ = exchange()
     e.deadline_ms = value

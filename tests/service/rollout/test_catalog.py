@@ -61,6 +61,7 @@ def test_find(catalog: Catalog, name: str, version: str, expected: str) -> None:
         ("a", "-1"),
         ("a", "one"),
         ("a", "²"),
+        ("a", "٢"),
         ("a", "9" * 5000),
         ("d", "2"),
         ("A", ""),

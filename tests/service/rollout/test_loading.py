@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from service.rollout import loading
 from service.rollout.catalog import load_catalog, load_versions
 from service.rollout.loading import LoadOptions, load
 from service.session.machine import this_machine
+from service.session.planning import DeviceOptions
 from service.session.progress import Budget
 from tests.server import ROOT
 from tests.tiny import build_tiny, publish_tiny, random_images, tiny_logits, tiny_model
@@ -156,6 +158,53 @@ def test_without_time_left_one_row_is_measured(repository: ModelRepository) -> N
     measured = load(repository, "tiny", 1, dataclasses.replace(options, budget=spent)).full_batch_s
     assert full_batch_s > 0 and measured > 0
     assert -budget._left_s < (1000 - spent.left_s) / 10
+
+
+def cubic_model() -> onnx.ModelProto:
+    """A model whose time grows with the third power of its rows: 48 take a second."""
+    model = tiny_model()
+    for name, shape in (("column", [-1, 1]), ("line", [1, -1])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(shape), name))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1), np.float32), "none"))
+    *before, divide, softmax = model.graph.node
+    before[-1].output[0] = "scores"
+    added = [
+        helper.make_node("Reshape", ["floats", "column"], ["high"]),
+        helper.make_node("Reshape", ["floats", "line"], ["wide"]),
+        helper.make_node("MatMul", ["high", "wide"], ["square"]),
+        helper.make_node("MatMul", ["square", "square"], ["cube"]),
+        helper.make_node("ReduceMax", ["cube"], ["most"]),
+        helper.make_node("Mul", ["most", "none"], ["nothing"]),
+        helper.make_node("Add", ["scores", "nothing"], ["logits"]),
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend([*before, *added, divide, softmax])
+    return model
+
+
+@pytest.mark.parametrize("buckets", [(), (1, 2, 4, 8, 16, 32, 48)])
+@pytest.mark.parametrize("threads", [1, 0])
+def test_a_slow_graph_is_warmed_within_the_budget(
+    repository: ModelRepository, buckets: tuple[int, ...], threads: int
+) -> None:
+    """Its full batch is far slower than its rows promise, as on a machine that gets busy."""
+    publish_tiny(repository.root, model=cubic_model())
+    budget = Budget(0.5)
+    options = LoadOptions(
+        BatchLimits(max_batch_size=48),
+        threads=threads,
+        device=DeviceOptions(buckets=buckets),
+        budget=budget,
+    )
+    started = time.perf_counter()
+    classifier = load(repository, "tiny", 1, options)
+    load_s = time.perf_counter() - started
+    assert classifier.session.plan.buckets == buckets
+    assert budget._left_s > -0.5, "a run may end after the budget, not several"
+    started = time.perf_counter()
+    images = random_images(48)
+    np.testing.assert_array_equal(classifier.session.run(images).logits, tiny_logits(images))
+    assert load_s < 2 * (time.perf_counter() - started) + 1
 
 
 def test_what_was_measured_is_kept_for_the_next_start(
