@@ -92,6 +92,8 @@ def _lines(outcome: "Outcome") -> list[tuple[str, str]]:
     lines += [(KINDS[kind][0], f"{count:,}") for kind, count in counts.items() if count]
     if not outcome.findings:
         lines.append(("nothing found", ""))
+    if outcome.estimate is not None:
+        lines.insert(2, ("Wrong labels, estimated", f"{outcome.estimate:,}"))
     if outcome.orientations:
         lines.append(("Turned by EXIF only", f"{outcome.orientations:,}"))
     if outcome.listing.passed_over:

@@ -1,8 +1,9 @@
 """Confident learning: which labels are probably wrong, from probabilities that did not see them.
 
 Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels",
-Journal of Artificial Intelligence Research 70: the confident joint (section 3.1), pruning by noise
-rate (3.2), and the normalized margin as the order. Legend: N rows, K classes.
+Journal of Artificial Intelligence Research 70. The confident joint (section 3.1) estimates how many
+labels are wrong; rows are in the order of self-confidence, the probability of the given label.
+Legend: N rows, K classes.
 """
 
 from dataclasses import dataclass
@@ -13,17 +14,21 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Suspects:
-    """Rows whose labels are probably wrong, the surest first.
+    """Rows for which another label is more probable than the given one, the surest first.
 
     Attributes:
         rows: int64 [n].
-        suggestions: int64 [n], the most probable other label.
-        scores: float64 [n], how much more probable it is than the given one, -1 to 1.
+        suggestions: int64 [n], the most probable label.
+        scores: float64 [n], the probability that the given label is not the right one, 0-1.
+        estimate: How many labels are wrong, by the confident joint. The list is longer: pruning to
+            the estimate, as the paper does, would lose a fifth of the wrong labels where a
+            classifier is nearly always right (measured on ``digits``).
     """
 
     rows: NDArray[np.int64]
     suggestions: NDArray[np.int64]
     scores: NDArray[np.float64]
+    estimate: int
 
 
 def find_suspects(probabilities_NK: NDArray[np.floating], targets_N: NDArray[np.int64]) -> Suspects:
@@ -33,24 +38,12 @@ def find_suspects(probabilities_NK: NDArray[np.floating], targets_N: NDArray[np.
         probabilities_NK: float [N, K], of a classifier that has not seen the row's label.
         targets_N: int64 [N], the given labels.
     """
-    joint_KK = estimate_joint(probabilities_NK, targets_N)
-    is_wrong_N = np.zeros(len(targets_N), np.bool_)
-    for given, true in zip(*np.nonzero(joint_KK), strict=True):
-        if given == true:
-            continue
-        rows = np.flatnonzero(targets_N == given)
-        count = min(round(joint_KK[given, true] * len(targets_N)), len(rows))
-        margins = probabilities_NK[rows, true] - probabilities_NK[rows, given]
-        worst = rows[np.argsort(-margins, kind="stable")[:count]]
-        # A label that is the most probable one is no suspect, whatever the estimated number.
-        is_wrong_N[worst[probabilities_NK[worst].argmax(axis=1) != given]] = True
-    rows = np.flatnonzero(is_wrong_N)
-    others = probabilities_NK[rows].astype(np.float64)
-    own = others[np.arange(len(rows)), targets_N[rows]].copy()
-    others[np.arange(len(rows)), targets_N[rows]] = -1
-    margins = others.max(axis=1, initial=-1) - own
-    order = np.argsort(-margins, kind="stable")
-    return Suspects(rows[order], others.argmax(axis=1)[order], margins[order])
+    wrong = 1 - np.trace(estimate_joint(probabilities_NK, targets_N))
+    own_N = probabilities_NK[np.arange(len(targets_N)), targets_N].astype(np.float64)
+    rows = np.flatnonzero(probabilities_NK.argmax(axis=1) != targets_N)
+    rows = rows[np.argsort(own_N[rows], kind="stable")]
+    suggestions = probabilities_NK[rows].argmax(axis=1)
+    return Suspects(rows, suggestions, 1 - own_N[rows], round(wrong * len(targets_N)))
 
 
 def estimate_joint(

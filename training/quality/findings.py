@@ -32,9 +32,9 @@ Kind = Literal[
 # In the order of the table and of the page: title, and what to do about it.
 KINDS: dict[Kind, tuple[str, str]] = {
     "label": (
-        "Labels that are probably wrong",
-        "Another label is more probable than the given one, the surest first. Look at each: rare "
-        "and difficult images are here, too.",
+        "Labels that may be wrong",
+        "Another label is more probable than the given one, the surest first. Difficult images are "
+        "here, too, the more the further down.",
     ),
     "duplicate-other-label": (
         "The same image under two labels",
@@ -113,7 +113,8 @@ class Outcome:
         findings: In the order of the table.
         orientations: Number of images that EXIF turns.
         judged: How labels were checked, in words; why not, if they were not.
-        accuracy: Share of the judged rows whose label is the judge's first; None: not judged.
+        agreement: Share of the labels that are the judge's first, 0-1; None: not checked.
+        estimate: How many labels are wrong, as confident learning estimates; None: not checked.
         seconds: Time of each stage.
     """
 
@@ -121,7 +122,8 @@ class Outcome:
     findings: list[Finding]
     orientations: int
     judged: str
-    accuracy: float | None
+    agreement: float | None
+    estimate: int | None
     seconds: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
@@ -135,7 +137,8 @@ class Outcome:
             "turned_by_exif": self.orientations,
             "passed_over": self.listing.passed_over,
             "label_check": self.judged,
-            "agreement": self.accuracy,
+            "agreement": self.agreement,
+            "estimated_wrong_labels": self.estimate,
             "seconds": {stage: round(value, 2) for stage, value in self.seconds.items()},
         }
 

@@ -142,8 +142,8 @@ def _summary(outcome: Outcome) -> dict[str, str]:
         "splits": ", ".join(f"{split} {count:,}" for split, count in splits.items()),
         "findings": f"{len(outcome.findings):,}",
     }
-    if outcome.accuracy is not None:
-        summary["labels confirmed"] = f"{outcome.accuracy:.2%}"
+    if outcome.estimate is not None:
+        summary["wrong labels, estimated"] = f"{outcome.estimate:,}"
     return summary
 
 

@@ -17,14 +17,14 @@ from models.repository import ModelRepository
 from training.datasets.sources import read_source
 from training.quality.copies import find_copies
 from training.quality.cross_validation import FOLDS, CrossValidation
-from training.quality.findings import FINDINGS_CSV, Finding, Outcome, in_order, to_csv
+from training.quality.findings import FINDINGS_CSV, Outcome, in_order, to_csv
 from training.quality.folders import list_folder
 from training.quality.listing import Listing, list_arrays
 from training.quality.model import ModelJudge
 from training.quality.oddities import find_odd_images, find_small_classes, find_unusable
 from training.quality.page import write_page
 from training.quality.scan import Scan, scan
-from training.quality.suspects import Judge, find_wrong_labels
+from training.quality.suspects import Judge, Verdict, find_wrong_labels
 from training.quality.tables import list_parquet
 
 # Fewer rows than this, or fewer than two classes, are too few to learn from.
@@ -102,11 +102,19 @@ def check(
         *find_odd_images(scanned),
     ]
     with _timed(seconds, "labels"):
-        judged, suspects, accuracy = _check_labels(
-            listing, scanned, copies.groups_N, labels, on_progress
-        )
+        judged, verdict = _check_labels(listing, scanned, copies.groups_N, labels, on_progress)
+    if verdict is not None:
+        findings += verdict.findings
     turned = sum(facts is not None and facts.orientation > 1 for facts in scanned.facts)
-    outcome = Outcome(listing, in_order([*findings, *suspects]), turned, judged, accuracy, seconds)
+    outcome = Outcome(
+        listing,
+        in_order(findings),
+        turned,
+        judged,
+        verdict and verdict.agreement,
+        verdict and verdict.estimate,
+        seconds,
+    )
     out.mkdir(parents=True, exist_ok=True)
     on_progress("report", 0, 1)
     with _timed(seconds, "report"):
@@ -121,10 +129,10 @@ def _check_labels(
     groups_N: NDArray[np.int64],
     labels: Labels,
     on_progress: Progress,
-) -> tuple[str, list[Finding], float | None]:
-    """Return how labels were checked, what was found, and how often the judge agrees."""
+) -> tuple[str, Verdict | None]:
+    """Return how labels were checked, and what was found; None: they were not."""
     if labels.skip:
-        return "not checked: --skip-labels", [], None
+        return "not checked: --skip-labels", None
     targets_N = listing.targets_N
     rows = scanned.readable[targets_N[scanned.readable] >= 0]
     if labels.model is None:
@@ -133,7 +141,7 @@ def _check_labels(
         rows = rows[counts_K[targets_N[rows]] >= FOLDS]
     if len(rows) < _LEAST_ROWS or len(np.unique(targets_N[rows])) < 2:
         few = f"{len(rows)} usable images of {len(np.unique(targets_N[rows]))} classes"
-        return f"not checked: expected {_LEAST_ROWS} images of 2 classes, got {few}", [], None
+        return f"not checked: expected {_LEAST_ROWS} images of 2 classes, got {few}", None
 
     def report(done: int, total: int) -> None:
         on_progress("labels", done, total)
@@ -152,8 +160,13 @@ def _check_labels(
             on_progress=report,
         )
         how = f"by cross-validation, {FOLDS} folds"
-    findings, accuracy = find_wrong_labels(listing, rows, judge)
-    return how, findings, accuracy
+    verdict = find_wrong_labels(listing, rows, judge)
+    classes = len(np.unique(targets_N[rows]))
+    if labels.model is None and verdict.balanced < (1 + 1 / classes) / 2:
+        # Nearer to chance than to the labels: most of what it doubts would be right.
+        poor = f"cross-validation agrees with only {verdict.balanced:.0%} of a class's labels"
+        return f"not checked: {poor}; name a model that knows the classes, --model", None
+    return f"{how}, which agrees with {verdict.agreement:.1%} of them", verdict
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.image import encode_png
 from tests.server import ROOT
 from tests.shell import Shell
 from tests.training.files import make_pngs, write_parquet
@@ -75,7 +76,7 @@ class Planted:
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     made = Planted(tmp_path_factory.mktemp("planted") / "digits")
     # Rows whose labels are right: copies, turns and so on are made of them.
-    right = [f"train/{d}/{p.name}" for d in "2345" for p in (made.folder / f"train/{d}").iterdir()]
+    right = [f"train/{d}/{p.name}" for d in "2379" for p in (made.folder / f"train/{d}").iterdir()]
     right = sorted(path for path in right if path not in made.wrong)
     label = [path.split("/")[1] for path in right]
     first = made.read(right[0])
@@ -105,12 +106,11 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     )
     made.expect("shape", made.save(np.asarray(made.open(right[7])), "train/1/s.png", (32, 200)))
     made.expect("no-label", made.write("train/stray.png", made.open(right[8]).crop((0, 0, 20, 32))))
-    for number, path in enumerate(made.open(p) for p in right[20:60:10]):
-        turned = path.transpose(Image.Transpose.ROTATE_90)
-        made.expect(
-            "rotated", made.write(f"train/{label[20 + 10 * number]}/turned{number}.png", turned)
-        )
-        (made.folder / right[20 + 10 * number]).unlink()
+    for digit in "379":
+        path = next(path for path in right if path.split("/")[1] == digit)
+        turned = made.open(path).transpose(Image.Transpose.ROTATE_90)
+        made.expect("rotated", made.write(f"train/{digit}/turned.png", turned))
+        (made.folder / path).unlink()
     for number in range(3):
         noise = np.random.default_rng(number).integers(0, 256, (32, 32), dtype=np.uint8)
         made.save(noise, f"train/=cmd|rare/{number}.png")
@@ -204,7 +204,7 @@ def test_a_row_says_where_and_what(planted: Planted, checked: Checked) -> None:
     assert notes["suggestion"].startswith("expected JPEG, PNG")
     assert checked.row("tiny", "t.png")["suggestion"] == "6 x 6 pixels"
     assert (
-        checked.row("rotated", "turned0.png")["suggestion"] == "turn it by 270 degrees to the left"
+        checked.row("rotated", "3/turned.png")["suggestion"] == "turn it by 270 degrees to the left"
     )
 
 
@@ -218,11 +218,12 @@ def test_a_class_of_few_images_is_named_and_no_formula(checked: Checked) -> None
     assert small[1]["suggestion"] == "3 images; expected 20 or more"
 
 
-def test_the_document_counts_what_the_table_holds(checked: Checked) -> None:
-    document = checked.document
+def test_the_document_counts_what_the_table_holds(planted: Planted, checked: Checked) -> None:
+    document, wrong = checked.document, len(planted.wrong)
     counts = Counter(row["kind"] for row in checked.rows)
     assert document["findings"] == {kind: counts[kind] for kind in KINDS}
     assert document["passed_over"] == 1
+    assert 0.5 * wrong <= document["estimated_wrong_labels"] <= 2 * wrong
     assert document["turned_by_exif"] == 1
     assert document["table"] == str(checked.out / "findings.csv")
     assert sum(document["splits"].values()) == document["images"]
@@ -268,7 +269,10 @@ def test_nothing_found(shell: Shell, tmp_path: Path) -> None:
     assert "nothing found" in said.out
     assert "80 images of 2 classes: all 80" in said.out
     assert (tmp_path / "out" / "findings.csv").read_text().count("\n") == 1
-    assert "Labels: by cross-validation, 5 folds" in (tmp_path / "out" / "report.html").read_text()
+    assert (
+        "Labels: by cross-validation, 5 folds, which agrees with 100.0% of them"
+        in (tmp_path / "out" / "report.html").read_text()
+    )
 
 
 def test_labels_can_be_skipped_and_few_are_not_judged(shell: Shell, tmp_path: Path) -> None:
@@ -279,6 +283,18 @@ def test_labels_can_be_skipped_and_few_are_not_judged(shell: Shell, tmp_path: Pa
     assert document["agreement"] is None
     assert document["findings"]["blank"] == 4
     assert shell(*words, "--skip-labels").document["label_check"] == "not checked: --skip-labels"
+
+
+def test_a_list_that_would_be_wrong_itself_is_not_given(shell: Shell, tmp_path: Path) -> None:
+    """Labels drawn by lot: cross-validation knows no better, and says so."""
+    noise = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), np.uint8)
+    images = [encode_png(image) for image in noise]
+    table = write_parquet(tmp_path / "t.parquet", images, [0, 1] * 40, ["cat", "dog"])
+    document = shell("check", f"parquet:{table}", "--out", tmp_path / "out", "--json").document
+    assert re.match(
+        r"not checked: cross-validation agrees with only \d\d% ", document["label_check"]
+    )
+    assert document["findings"]["label"] == document["findings"]["rotated"] == 0
 
 
 def test_a_model_judges_labels(shell: Shell, planted: Planted, tmp_path: Path) -> None:
@@ -299,7 +315,7 @@ def test_a_model_judges_labels(shell: Shell, planted: Planted, tmp_path: Path) -
         models=ROOT / "models",
     )
     assert said.code == 0
-    assert said.document["label_check"] == "by the model digits-cnn"
+    assert said.document["label_check"].startswith("by the model digits-cnn, which agrees with 9")
     assert said.document["agreement"] > 0.9
     first = read_findings(tmp_path / "out" / "findings.csv", "label")[0]
     assert (first["file"], first["suggestion"]) == (str(tmp_path / "d/3/0000.png"), "7")

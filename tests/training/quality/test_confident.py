@@ -27,23 +27,24 @@ def test_the_joint_is_that_of_the_definition() -> None:
     np.testing.assert_allclose(estimate_joint(PROBABILITIES, TARGETS), expected)
 
 
-def test_suspects_are_pruned_by_noise_rate_and_ordered_by_margin() -> None:
+def test_suspects_are_in_the_order_of_self_confidence() -> None:
     suspects = find_suspects(PROBABILITIES, TARGETS)
     assert suspects.rows.tolist() == [2, 7]
     assert suspects.suggestions.tolist() == [1, 0]
-    np.testing.assert_allclose(suspects.scores, [0.7, 0.5])
+    np.testing.assert_allclose(suspects.scores, [0.9, 0.8])
+    assert suspects.estimate == 2
 
 
 def test_a_class_of_no_row_is_no_suspect_and_no_suggestion() -> None:
     widened = np.pad(PROBABILITIES, ((0, 0), (0, 1)))
-    suspects = find_suspects(widened, TARGETS)
-    assert suspects.rows.tolist() == [2, 7]
+    assert find_suspects(widened, TARGETS).rows.tolist() == [2, 7]
     assert estimate_joint(widened, TARGETS)[:, 3].tolist() == [0, 0, 0, 0]
 
 
 def test_nothing_is_suspected_where_all_agree() -> None:
     suspects = find_suspects(np.eye(3)[TARGETS], TARGETS)
     assert not len(suspects.rows)
+    assert suspects.estimate == 0
 
 
 def test_uniform_flips_are_counted_as_often_as_they_are() -> None:
@@ -56,4 +57,6 @@ def test_uniform_flips_are_counted_as_often_as_they_are() -> None:
     given = np.where(flipped, (true + generator.integers(1, 4, len(true))) % 4, true)
     joint = estimate_joint(probabilities, given)
     assert 1 - np.trace(joint) == pytest.approx(flipped.mean(), abs=1e-9)
-    assert sorted(find_suspects(probabilities, given).rows) == np.flatnonzero(flipped).tolist()
+    suspects = find_suspects(probabilities, given)
+    assert sorted(suspects.rows) == np.flatnonzero(flipped).tolist()
+    assert suspects.estimate == flipped.sum()
