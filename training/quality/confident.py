@@ -71,5 +71,6 @@ def estimate_joint(
     # Rows that are confident of no class share the distribution of those of their label.
     empty = counts_KK.sum(axis=1) == 0
     counts_KK[empty, empty.nonzero()[0]] = 1
-    joint_KK = counts_KK * (labelled_K / counts_KK.sum(axis=1))[:, None]
-    return joint_KK / joint_KK.sum()
+    counts_KK *= (labelled_K / counts_KK.sum(axis=1))[:, None]
+    counts_KK /= counts_KK.sum()
+    return counts_KK

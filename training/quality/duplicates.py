@@ -122,4 +122,5 @@ def _standardized(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return float32 [n, D] of mean 0 and length 1; zeros for a picture of one colour."""
     values = pictures.reshape(len(pictures), -1).astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
+    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
+    return values

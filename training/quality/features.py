@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-# Of the second paper, for images of 32 x 32.
-_FILTERS = 128
+# Filters: a share of the rows, within these; more of them than rows only cost time.
+_FILTER_SHARE, _FEWEST, _FILTERS = 1 / 32, 16, 128
+# Side of a patch; like the threshold, the second paper's, for images of 32 x 32.
 _PATCH = 6
 # Pixels between patches: half of the cost is in what is computed of each, and neighbours are alike.
 _STEP = 2
@@ -41,6 +42,7 @@ class PatchFeatures:
 
     def __init__(self, small_NSSC: NDArray[np.uint8], seed: int = 0):
         side, channels = small_NSSC.shape[1], small_NSSC.shape[3]
+        filters = int(np.clip(len(small_NSSC) * _FILTER_SHARE, _FEWEST, _FILTERS))
         self._patch = min(_PATCH, max(1, side // 3))
         self._step = min(_STEP, max(1, side // 8))
         generator = np.random.default_rng(seed)
@@ -61,7 +63,7 @@ class PatchFeatures:
         whitening = directions / np.sqrt(variances + _WHITENING) @ directions.T
         # Flat patches have no direction: those that have one come first.
         order = np.argsort((values**2).sum(axis=1) < 1, kind="stable")
-        chosen = (values[order[:_FILTERS]] - mean) @ whitening
+        chosen = (values[order[:filters]] - mean) @ whitening
         chosen /= np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-6)
         kernels = chosen @ whitening
         self._offset_F = torch.from_numpy(kernels @ mean).float().reshape(-1, 1, 1)

@@ -60,8 +60,9 @@ KINDS: dict[Kind, tuple[str, str]] = {
         "badly, and a split without a class does not measure it.",
     ),
     "rotated": (
-        "Images that are probably turned",
-        "Turned as said, they look like their label; as they are, they do not.",
+        "Images that may be turned",
+        "Turned as said, they look like their label; as they are, they do not. A 6 that is "
+        "labelled 9 is one of them.",
     ),
     "blank": ("Blank images", "All pixels have nearly one colour."),
     "tiny": ("Tiny images", "Their shorter side is less than a quarter of the middle one."),

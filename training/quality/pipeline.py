@@ -111,8 +111,8 @@ def check(
         in_order(findings),
         turned,
         judged,
-        verdict and verdict.agreement,
-        verdict and verdict.estimate,
+        None if verdict is None else verdict.agreement,
+        None if verdict is None else verdict.estimate,
         seconds,
     )
     out.mkdir(parents=True, exist_ok=True)

@@ -166,7 +166,7 @@ def _study(content: Content, spec: ImageSpec) -> tuple[Facts, Pixels] | ImageErr
     except ImageError as error:
         return error
     digest = blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(pixels)
+    digest.update(pixels.data)
     spread = float(pixels.reshape(-1, 3).std(axis=0, dtype=np.float32).max())
     return Facts(width, height, orientation, digest.digest(), spread), fit(pixels, spec)
 

@@ -14,8 +14,7 @@ from training.quality.confident import find_suspects
 from training.quality.findings import Finding
 from training.quality.listing import Listing
 
-# Least probability of the given label, once a suspect is turned, that explains it; it must be above
-# that of the suggested label, too: a 6 that is labelled 9 is no turned 9.
+# Least probability of the given label, once a suspect is turned, that explains it.
 _SURE = 0.9
 
 
@@ -74,7 +73,7 @@ def find_wrong_labels(listing: Listing, judged: NDArray[np.int64], judge: Judge)
         turned = judge.answer_turned(rows)[np.arange(len(rows)), :, targets_N[rows]]
         turned = np.nan_to_num(turned)
         for row, given in zip(rows, turned, strict=True):
-            if given.max() >= max(_SURE, probabilities_NK[row].max()):
+            if given.max() >= _SURE:
                 # The judge saw it turned further to the left; the mend is the same turn.
                 degrees = 90 * (int(given.argmax()) + 1)
                 said = f"turn it by {degrees} degrees to the left"
