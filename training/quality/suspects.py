@@ -14,7 +14,8 @@ from training.quality.confident import find_suspects
 from training.quality.findings import Finding
 from training.quality.listing import Listing
 
-# Least probability of the given label, once a suspect is turned, that explains it.
+# Least probability of the given label, once a suspect is turned, that explains it; it must be that
+# of the usual image of the class, too.
 _SURE = 0.9
 
 
@@ -72,8 +73,9 @@ def find_wrong_labels(listing: Listing, judged: NDArray[np.int64], judge: Judge)
     if len(rows):
         turned = judge.answer_turned(rows)[np.arange(len(rows)), :, targets_N[rows]]
         turned = np.nan_to_num(turned)
+        usual_K = _usual(probabilities_NK, targets_N)
         for row, given in zip(rows, turned, strict=True):
-            if given.max() >= _SURE:
+            if given.max() >= max(_SURE, usual_K[targets_N[row]]):
                 # The judge saw it turned further to the left; the mend is the same turn.
                 degrees = 90 * (int(given.argmax()) + 1)
                 said = f"turn it by {degrees} degrees to the left"
@@ -81,3 +83,14 @@ def find_wrong_labels(listing: Listing, judged: NDArray[np.int64], judge: Judge)
     is_agreed_N = probabilities_NK.argmax(axis=1) == targets_N
     shares = [is_agreed_N[targets_N == label].mean() for label in np.unique(targets_N)]
     return Verdict(findings, float(is_agreed_N.mean()), float(np.mean(shares)), suspects.estimate)
+
+
+def _usual(
+    probabilities_NK: NDArray[np.float32], targets_N: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return for each class the median probability of its label on its own rows, float64 [K]."""
+    own_N = probabilities_NK[np.arange(len(targets_N)), targets_N]
+    usual_K = np.ones(probabilities_NK.shape[1])
+    for label in np.unique(targets_N):
+        usual_K[label] = np.median(own_N[targets_N == label])
+    return usual_K

@@ -76,7 +76,7 @@ class Planted:
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     made = Planted(tmp_path_factory.mktemp("planted") / "digits")
     # Rows whose labels are right: copies, turns and so on are made of them.
-    right = [f"train/{d}/{p.name}" for d in "2379" for p in (made.folder / f"train/{d}").iterdir()]
+    right = [f"train/{d}/{p.name}" for d in "2579" for p in (made.folder / f"train/{d}").iterdir()]
     right = sorted(path for path in right if path not in made.wrong)
     label = [path.split("/")[1] for path in right]
     first = made.read(right[0])
@@ -106,11 +106,10 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     )
     made.expect("shape", made.save(np.asarray(made.open(right[7])), "train/1/s.png", (32, 200)))
     made.expect("no-label", made.write("train/stray.png", made.open(right[8]).crop((0, 0, 20, 32))))
-    for digit in "37":
-        path = next(path for path in right if path.split("/")[1] == digit)
-        turned = made.open(path).transpose(Image.Transpose.ROTATE_90)
-        made.expect("rotated", made.write(f"train/{digit}/turned.png", turned))
-        (made.folder / path).unlink()
+    five = next(path for path in right if path.split("/")[1] == "5")
+    turned = made.open(five).transpose(Image.Transpose.ROTATE_90)
+    made.expect("rotated", made.write("train/5/turned.png", turned))
+    (made.folder / five).unlink()
     for number in range(3):
         noise = np.random.default_rng(number).integers(0, 256, (32, 32), dtype=np.uint8)
         made.save(noise, f"train/=cmd|rare/{number}.png")
@@ -173,8 +172,8 @@ def checked(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Check
 def test_everything_planted_is_found(kind: str, planted: Planted, checked: Checked) -> None:
     found = checked.of(kind)
     assert planted.expected[kind] <= set(found)
-    # And little else: a 6 that is labelled 9 is a turned 9, too.
-    assert len(found) <= len(planted.expected[kind]) + (8 if kind == "rotated" else 3)
+    # And little else: digits written alike are alike.
+    assert len(found) <= len(planted.expected[kind]) + 3
 
 
 def test_wrong_labels_come_first(planted: Planted, checked: Checked) -> None:
@@ -204,7 +203,7 @@ def test_a_row_says_where_and_what(planted: Planted, checked: Checked) -> None:
     assert notes["suggestion"].startswith("expected JPEG, PNG")
     assert checked.row("tiny", "t.png")["suggestion"] == "6 x 6 pixels"
     assert (
-        checked.row("rotated", "3/turned.png")["suggestion"] == "turn it by 270 degrees to the left"
+        checked.row("rotated", "5/turned.png")["suggestion"] == "turn it by 270 degrees to the left"
     )
 
 

@@ -79,7 +79,7 @@ def test_a_turned_picture_is_known_once_it_is_turned_back(
     rows = np.arange(0, 1500, 50)
     turns = np.arange(len(rows)) % 3 + 1
     for row, turn in zip(rows, turns, strict=True):
-        images[row] = np.rot90(images[row], -turn)
+        images[row] = np.rot90(images[row], -int(turn))
     judged = CrossValidation(images, targets, np.arange(len(images)), 10)
     back = judged.answer_turned(rows)[np.arange(len(rows)), turns - 1]
     assert (back.argmax(axis=1) == targets[rows]).mean() >= 0.9
