@@ -39,6 +39,12 @@ def check(
     skip_labels: Annotated[
         bool, typer.Option("--skip-labels", help="Leave out the search for wrong labels.")
     ] = False,
+    similarity: Annotated[
+        float,
+        typer.Option(
+            min=0.5, max=1, help="Least correlation of near-duplicates; photographs: 0.9."
+        ),
+    ] = 0.99,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Output folder.", show_default="runs/check/DATASET"),
@@ -67,6 +73,7 @@ def check(
             list_dataset(dataset, data_dir),
             folder,
             labels,
+            similarity=similarity,
             command=" ".join(["foveal", *sys.argv[1:]]),
             on_progress=lambda stage, done, total: bar.show(done, total, stage),
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.quality.duplicates import equal_groups, near_pairs
+from training.quality.duplicates import SIMILAR, equal_groups, near_pairs
 from training.quality.findings import Finding, Kind
 from training.quality.listing import Listing
 from training.quality.scan import Scan
@@ -37,13 +37,13 @@ class Copies:
     groups_N: NDArray[np.int64]
 
 
-def find_copies(listing: Listing, scan: Scan) -> Copies:
-    """Find images with the same pixels, and images that are nearly the same."""
+def find_copies(listing: Listing, scan: Scan, least: float = SIMILAR) -> Copies:
+    """Find images with the same pixels, and those whose small pictures correlate by ``least``."""
     groups = equal_groups([facts.digest if facts else None for facts in scan.facts])
     findings = [each for rows in groups for each in _equal(listing, rows)]
     repeated = {row for rows in groups for row in rows[1:]}
     single = np.array([row for row in scan.readable if row not in repeated], np.int64)
-    pairs_P2, similarity_P = near_pairs(scan.small_NSSC[single])
+    pairs_P2, similarity_P = near_pairs(scan.small_NSSC[single], least)
     pairs_P2 = single[pairs_P2]
     findings += _similar(listing, pairs_P2, similarity_P)
     joined = [(rows[0], row) for rows in groups for row in rows[1:]]

@@ -18,7 +18,8 @@ _MAX_BITS = 7
 # From so many pictures on, a band has 16 bits: groups stay small, and copies that differ in more
 # than 3 bits may be missed.
 _MANY = 1 << 18
-# Least correlation of two pictures that are nearly the same.
+# Least correlation of two pictures that are nearly the same, on the strict side: garments on black
+# are alike at 0.98, photographs that are no copies are not at 0.9.
 SIMILAR = 0.99
 # Hashes that are compared with as many others at once: 32 MiB.
 _BLOCK = 1 << 11
@@ -35,16 +36,19 @@ def equal_groups(digests: Sequence[bytes | None]) -> list[list[int]]:
     return [rows for rows in groups.values() if len(rows) > 1]
 
 
-def near_pairs(small_NSSC: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def near_pairs(
+    small_NSSC: NDArray[np.uint8], least: float = SIMILAR
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Find pairs of pictures that are nearly the same.
 
     Args:
         small_NSSC: uint8 [N, S, S, C], no two of the same file. Below 8 x 8 pixels nothing is
             found: pictures of so few are alike by chance.
+        least: Least correlation of a pair.
 
     Returns:
         pairs_P2: int64 [P, 2], the lower row first, in rising order.
-        similarity_P: float32 [P], 0.99-1.
+        similarity_P: float32 [P], ``least`` to 1.
     """
     rows = len(small_NSSC)
     pairs, similarities = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
@@ -56,7 +60,7 @@ def near_pairs(small_NSSC: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArra
             part = unique[start : start + _CHUNK]
             pairs_P2 = np.stack([part // rows, part % rows], axis=1)
             similarity_P = _similarity(small_NSSC, pairs_P2)
-            is_near_P = similarity_P >= SIMILAR
+            is_near_P = similarity_P >= least
             pairs.append(pairs_P2[is_near_P])
             similarities.append(similarity_P[is_near_P])
     return np.concatenate(pairs), np.concatenate(similarities)

@@ -17,6 +17,7 @@ from models.repository import ModelRepository
 from training.datasets.sources import read_source
 from training.quality.copies import find_copies
 from training.quality.cross_validation import FOLDS, CrossValidation
+from training.quality.duplicates import SIMILAR
 from training.quality.findings import FINDINGS_CSV, Outcome, in_order, to_csv
 from training.quality.folders import list_folder
 from training.quality.listing import Listing, list_arrays
@@ -73,6 +74,7 @@ def check(
     out: Path,
     labels: Labels,
     *,
+    similarity: float = SIMILAR,
     command: str = "",
     on_progress: Progress = lambda *_: None,
 ) -> Outcome:
@@ -82,6 +84,7 @@ def check(
         listing: The dataset.
         out: Folder to write into; made if it does not exist.
         labels: How labels are checked.
+        similarity: Least correlation of near-duplicates, 0-1.
         command: Repeats the check; shown on the page.
         on_progress: See ``Progress``.
 
@@ -94,7 +97,7 @@ def check(
         scanned = scan(listing, lambda done, total: on_progress("images", done, total))
     on_progress("duplicates", 0, 1)
     with _timed(seconds, "duplicates"):
-        copies = find_copies(listing, scanned)
+        copies = find_copies(listing, scanned, similarity)
     findings = [
         *copies.findings,
         *find_unusable(listing, scanned),

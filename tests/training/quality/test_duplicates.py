@@ -61,6 +61,15 @@ def test_a_changed_copy_is_found(change: str, originals: NDArray[np.uint8]) -> N
     assert (similarity >= 0.99).all()
 
 
+def test_the_least_similarity_is_the_callers(originals: NDArray[np.uint8]) -> None:
+    cut = np.stack([as_small(crop(number).crop((1, 1, 95, 95))) for number in range(0, 300, 10)])
+    both = np.concatenate([originals, cut])
+    expected = {(10 * at, ORIGINALS + at) for at in range(30)}
+    strict, loose = (set(map(tuple, near_pairs(both, least)[0].tolist())) for least in (0.99, 0.9))
+    assert strict < loose
+    assert len(expected & loose) >= 0.9 * len(expected)
+
+
 def test_different_pictures_are_not_copies(originals: NDArray[np.uint8]) -> None:
     pairs, _ = near_pairs(originals)
     assert pairs.tolist() == []
