@@ -10,7 +10,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import typer
 
-from commands import adopt, bench, keys, loadtest, models, score, serve, train, tune
+from commands import adopt, bench, check, keys, loadtest, models, score, serve, train, tune
 from commands.console import explain, print_line
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ for command in (
     serve.serve,
     serve.predict,
     score.score,
+    check.check,
     train.train,
     train.export,
     adopt.adopt,

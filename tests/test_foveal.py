@@ -20,6 +20,7 @@ COMMANDS = {
     "score": "SOURCE… --model --out --resume --glob --image-column --label-column --id-column "
     "--keep --top --probabilities --max-errors --precision --engine --ray-address --models "
     "--quiet --json",
+    "check": "DATASET --data-dir --model --skip-labels --similarity --out --models --quiet --json",
     "train": "--dataset --network --run --data-dir --image-size --grey --no-grey --positive "
     "--epochs --batch-size --loss --optimizer --momentum --nesterov --no-nesterov --lr "
     "--weight-decay --bias-lr --schedule --warmup --label-smoothing --hidden --widths --depth "

@@ -24,7 +24,7 @@ _ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
+class Columns:
     """The columns to read, and the names of the classes.
 
     Attributes:
@@ -73,17 +73,22 @@ def _read_part(
     paths: list[Path], known: tuple[str, ...], reading: Reading
 ) -> tuple[tuple[str, ...], Split]:
     """Read the files of one part; ``known`` are the labels of the other part."""
-    files = [(path, *_open(path)) for path in paths]
+    files = [(path, *open_table(path)) for path in paths]
     count = sum(file.metadata.num_rows for _, file, _ in files)
     if not count:
         raise DatasetError(f"{paths[0]}: expected rows, got none")
     values: list[Any] = []
     images_NHWC = decode_all(_rows(files, values), count, reading)
-    labels = files[0][2].labels or known or _name(paths[0], values)
+    labels = files[0][2].labels or known or name_classes(paths[0], values)
     return labels, Split(images_NHWC, _targets(files, values, labels))
 
 
-def _open(path: Path) -> tuple[parquet.ParquetFile, _Columns]:
+def open_table(path: Path) -> tuple[parquet.ParquetFile, Columns]:
+    """Open a parquet file and find its columns of images and labels.
+
+    Raises:
+        DatasetError: The file is missing or damaged, or lacks a column.
+    """
     try:
         file = parquet.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
@@ -111,7 +116,7 @@ def _open(path: Path) -> tuple[parquet.ParquetFile, _Columns]:
     return file, columns
 
 
-def _columns(schema: pa.Schema) -> _Columns:
+def _columns(schema: pa.Schema) -> Columns:
     """Take the columns from the metadata of Hugging Face's ``datasets``, if there is any."""
     image, label = "image", "label"
     labels: tuple[str, ...] = ()
@@ -123,13 +128,13 @@ def _columns(schema: pa.Schema) -> _Columns:
             elif feature.get("_type") == "ClassLabel":
                 label, labels = name, tuple(map(str, feature["names"]))
     except (KeyError, ValueError, TypeError, AttributeError):
-        # Metadata of another writer: expect the usual names; _open reports a missing column.
-        return _Columns("image", "label", ())
-    return _Columns(image, label, labels)
+        # Metadata of another writer: expect the usual names; a missing column is reported.
+        return Columns("image", "label", ())
+    return Columns(image, label, labels)
 
 
 def _rows(
-    files: list[tuple[Path, parquet.ParquetFile, _Columns]], values: list[Any]
+    files: list[tuple[Path, parquet.ParquetFile, Columns]], values: list[Any]
 ) -> Iterator[Encoded]:
     """Yield the images of all rows, appending each row's label to ``values``."""
     for path, file, columns in files:
@@ -149,8 +154,16 @@ def _rows(
             raise DatasetError(f"{path}: expected readable rows, got {reason}") from error
 
 
-def _name(path: Path, values: list[Any]) -> tuple[str, ...]:
-    """Return the names of the classes if the metadata has none."""
+def name_classes(path: Path, values: list[Any]) -> tuple[str, ...]:
+    """Return the names of the classes if the metadata has none.
+
+    Args:
+        path: The file of the first value, for error messages.
+        values: Label cells: texts, whole numbers or None.
+
+    Raises:
+        DatasetError: A number is not below the number of rows.
+    """
     given = [value for value in values if value is not None]
     if given and isinstance(given[0], str):
         return tuple(sorted(set(given)))
@@ -164,7 +177,7 @@ def _name(path: Path, values: list[Any]) -> tuple[str, ...]:
 
 
 def _targets(
-    files: list[tuple[Path, parquet.ParquetFile, _Columns]],
+    files: list[tuple[Path, parquet.ParquetFile, Columns]],
     values: list[Any],
     labels: tuple[str, ...],
 ) -> NDArray[np.int64]:

@@ -99,7 +99,7 @@ def load_dataset(
         ConfigError: The name does not exist, or the share is out of range.
         DatasetError: The files are missing, damaged, or do not make a classification problem.
     """
-    source = _read(name, data_dir, reading)
+    source = read_source(name, data_dir, reading)
     if positive is not None:
         source = _one_against_all(source, positive)
     _check(name, source)
@@ -107,7 +107,13 @@ def load_dataset(
     return Dataset(name, source.labels, train, held_out, source.test, checksum(source))
 
 
-def _read(name: str, data_dir: Path | None, reading: Reading) -> Source:
+def read_source(name: str, data_dir: Path | None, reading: Reading = AS_THEY_ARE) -> Source:
+    """Read a dataset's two official parts; for the arguments see ``load_dataset``.
+
+    Raises:
+        ConfigError: The name does not exist.
+        DatasetError: The files are missing or damaged.
+    """
     if name in SOURCES:
         return SOURCES[name](data_dir)
     # The smaller of the two generated datasets needs no argument.
