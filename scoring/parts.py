@@ -39,7 +39,7 @@ class Parts:
         self._out = out
         self._pin: dict[str, Any] = json.loads(json.dumps(pin))
         self._resume = resume
-        self._folder = out.with_name(f".{out.name}.parts")
+        self._folder = folder_of(out)
         self._lock = -1
         self.marks = self._folder / _MARKS
         self.paths: list[Path] = []
@@ -48,7 +48,7 @@ class Parts:
 
     def __enter__(self) -> "Parts":
         """Lock the folder; find its parts, or remove them and start again."""
-        self._folder.mkdir(exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._begin()
@@ -83,16 +83,13 @@ class Parts:
         self.tally.add(tally)
         self.position = position
 
-    def finish(self, join: Callable[[list[Path], Path], None]) -> None:
+    def finish(self, write: Callable[[list[Path], Path], None]) -> None:
         """Move the output to its place.
 
         Args:
-            join: Writes the rows of some parts to the given path.
+            write: Writes the rows of the parts; may use a file at the given path on the way.
         """
-        table = self._folder / "table"
-        join(self.paths, table)
-        sync(table)
-        table.replace(self._out)
+        write(self.paths, self._folder / "table")
 
     def _begin(self) -> None:
         try:
@@ -138,6 +135,16 @@ class Parts:
         for path in self._folder.iterdir():
             if path not in known:
                 path.unlink()
+
+
+def folder_of(out: Path) -> Path:
+    """Return the folder of the parts of a job that writes a file."""
+    return out.with_name(f".{out.name}.parts")
+
+
+def has_job(out: Path) -> bool:
+    """Whether a job that writes a file has begun and not ended."""
+    return (folder_of(out) / _JOB).exists()
 
 
 def _check_same(out: Path, pin: dict[str, Any], found: dict[str, Any]) -> None:

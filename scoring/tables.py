@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-from scoring.files import FileRow, beside, check_rows, is_url, open_binary, pin_files
+from scoring.files import FileRow, beside, check_rows, open_binary, pin_files
 from scoring.pages import Pages
 from scoring.rows import (
     CHUNK_BYTES,
@@ -19,12 +19,14 @@ from scoring.rows import (
     Chunk,
     Image,
     Label,
+    LostError,
     Pin,
     Row,
     ScoreError,
     Truth,
     chunked,
 )
+from scoring.urls import is_url
 
 try:  # the `score` extra; only Parquet needs it
     import pyarrow
@@ -281,6 +283,8 @@ class CsvSource:
                         tuple(cell(name) for name in columns.keep),
                     )
                 number += 1
+        except LostError:
+            raise
         except (ValueError, csv.Error) as error:
             if number > start:
                 damage = ScoreError(f"table: expected CSV in UTF-8, got: {error}")

@@ -44,11 +44,14 @@ def test_score_writes_a_table_and_counts_what_it_rejected(shell: Shell, tmp_path
         "version": 1,
         "rows": 6,
         "errors": 3,
+        "passed_over": 0,
+        "damaged": 0,
+        "examples": {},
         "resumed_rows": 0,
         "accuracy": None,
     }
     assert len(out.read_text().splitlines()) == 7
-    said = shell("score", folder / "[0-2].png", "--model", "tiny:2", "--out", out)
+    said = shell("score", folder / "[0-2].png", "--model", "tiny:2", "--out", out, "--overwrite")
     assert said.code == 0
     assert said.out.startswith(f"{out}: 3 rows by tiny:2, 0 with an error, ")
 
@@ -104,7 +107,8 @@ def test_all_that_is_asked_for_is_in_the_table(shell: Shell, table: Path, tmp_pa
 
 
 def test_accuracy_and_confusion_are_printed(shell: Shell, table: Path, tmp_path: Path) -> None:
-    words = ("score", table, "--model", "tiny", "--out", tmp_path / "out.csv", "--label-column")
+    out = tmp_path / "out.csv"
+    words = ("score", table, "--model", "tiny", "--out", out, "--overwrite", "--label-column")
     said = shell(*words, "label")
     assert said.out.splitlines()[0].endswith(", accuracy 99.29% of 140 with a label")
     heading, *lines = (line.split() for line in said.out.splitlines()[1:])
