@@ -157,10 +157,14 @@ def score(
     from scoring.job import Options, score
     from scoring.local import LocalModel
     from scoring.outputs import STANDARD_OUTPUT, Output
+    from scoring.sinks import FormatError
     from scoring.stages import OutputOptions
     from scoring.tables import Columns
 
-    output = Output.parse(out, kind or "")
+    try:
+        output = Output.parse(out, kind or "")
+    except FormatError as error:
+        raise typer.BadParameter(str(error), param_hint="--out") from None
     if ray_address and engine != "ray":
         raise typer.BadParameter("expected --engine ray with it", param_hint="--ray-address")
     options = Options(

@@ -141,11 +141,11 @@ class Output:
             table.replace(self.path)
 
     def _check_path(self) -> None:
-        folder = self.path.parent
-        if not folder.is_dir():
-            raise ScoreError(
-                f"{self.name}: expected a file in a folder that exists, got no folder {folder}"
-            )
+        for folder in (Path(self.name).parent, self.path.parent):
+            if not folder.is_dir():
+                raise ScoreError(
+                    f"{self.name}: expected a file in a folder that exists, got no folder {folder}"
+                )
         try:
             mode = self.path.lstat().st_mode
         except OSError:

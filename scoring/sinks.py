@@ -96,6 +96,10 @@ class Layout:
         return max(1, min(_GROUP_ROWS, _GROUP_BYTES // (4 * len(self.labels))))
 
 
+class FormatError(ScoreError):
+    """The name of an output does not say a format that can be written."""
+
+
 class _TextSink:
     """Base of the text formats: a table is a header and the lines of all parts.
 
@@ -222,10 +226,14 @@ def check_format(name: str, ending: str) -> None:
         ending: Of its name.
 
     Raises:
-        ScoreError: The ending is unknown, or pyarrow is missing.
+        FormatError: The ending is unknown.
+        ScoreError: pyarrow is missing.
     """
     if ending not in SINKS:
-        raise ScoreError(f"{name}: expected a name that ends in {', '.join(SINKS)}, got {ending!r}")
+        raise FormatError(
+            f"{name}: expected a name that ends in {', '.join(SINKS)}, got {ending!r}; "
+            "rename it or add --format"
+        )
     if ending == ".parquet" and pyarrow is None:
         raise ScoreError(
             f"{name}: expected pyarrow for Parquet, got none; "

@@ -1,13 +1,16 @@
 """``foveal score`` from the command line."""
 
+import io
 import os
 import pty
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
+from PIL import Image
 
 from models.image import encode_png
 from tests.scoring.containers import as_parquet, read
@@ -161,3 +164,35 @@ def test_the_bar_is_for_terminals(
         os.close(ours)
     assert b"140 rows by tiny:1" in ended.stdout
     assert ("140 of 140 rows" in shown) is not quiet, shown
+
+
+def test_the_limit_of_pixels_is_an_option(shell: Shell, files: list[Path], tmp_path: Path) -> None:
+    """Its name is that of the service's setting."""
+    out = tmp_path / "out.jsonl"
+    words = ("score", files[0], "--model", "tiny", "--out", out, "--overwrite")
+    for option, code in (("64", 0), ("63", 3)):
+        assert shell(*words, "--max-image-pixels", option).code == code
+    (row,) = read(out)
+    assert row["error"] == (
+        "image: expected at most 63 pixels, got 8 x 8; raise --max-image-pixels"
+    )
+
+
+def test_damage_is_counted_named_and_with_strict_an_error(shell: Shell, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "JPEG")
+    good = file.getvalue()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(good)
+    (tmp_path / "photos" / "b.jpg").write_bytes(good[:-2] + bytes(9) + good[-2:])
+    out = tmp_path / "out.csv"
+    words = ("score", tmp_path / "photos", "--model", "tiny", "--overwrite", "--out", out)
+    said = shell(*words)
+    assert said.code == 0
+    assert ", 1 with damage, " in said.out
+    assert f"{tmp_path}/photos/b.jpg: answered as viewers show it, but damaged: Corrupt" in said.out
+    document = shell(*words, "--json").document
+    assert (document["damaged"], list(document["examples"])) == (1, [f"{tmp_path}/photos/b.jpg"])
+    document = shell(*words, "--json", "--strict").document
+    assert (document["errors"], document["damaged"]) == (1, 0)
