@@ -133,10 +133,17 @@ def dates(urls: Sequence[str]) -> list[str]:
         asked = [(url, _begin(partial(system.info, inner))) for url, system, inner in some]
         for url, future in asked:
             with url_errors(url):
-                about = _wait(url, future)
-                written = next((str(about[key]) for key in _DATES if about.get(key)), "")
-                found.append(f"{about.get('size')} {written}")
+                found.append(_date(url, future))
     return found
+
+
+def _date(url: str, asked: "Future[dict[str, Any]]") -> str:
+    try:
+        about = _wait(url, asked)
+    except (FileNotFoundError, PermissionError):  # an error of its row, later
+        return "unreadable"
+    written = next((str(about[key]) for key in _DATES if about.get(key)), "")
+    return f"{about.get('size')} {written}"
 
 
 def _begin(work: Callable[[], _T]) -> "Future[_T]":
