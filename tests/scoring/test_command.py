@@ -196,3 +196,13 @@ def test_damage_is_counted_named_and_with_strict_an_error(shell: Shell, tmp_path
     assert (document["damaged"], list(document["examples"])) == (1, [f"{tmp_path}/photos/b.jpg"])
     document = shell(*words, "--json", "--strict").document
     assert (document["errors"], document["damaged"]) == (1, 0)
+
+
+def test_without_a_terminal_progress_is_lines(
+    shell: Shell, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("score", table, "--model", "tiny", "--out", tmp_path / "out.csv", "--overwrite")
+    assert shell(*words).error == "", "a minute has not passed"
+    monkeypatch.setattr("commands.score._LINE_S", 0)
+    assert shell(*words).error.splitlines()[-1].startswith("140 of 140 rows, ")
+    assert shell(*words, "--quiet").error == ""
