@@ -19,7 +19,14 @@ from scoring.folders import Found, walk
 from scoring.junk import ending, is_in_hidden_folder, is_junk
 from scoring.rows import ScoreError, Source
 from scoring.tables import Columns, CsvSource, ParquetSource
-from scoring.urls import file_system, is_http, is_url, url_errors, within_limit
+from scoring.urls import (
+    check_scheme,
+    file_system,
+    is_http,
+    is_url,
+    url_errors,
+    within_limit,
+)
 
 _ARCHIVES = (".zip", *TAR_ENDINGS)
 _PARQUET = (".parquet", ".pq")
@@ -51,12 +58,13 @@ def find(arguments: Sequence[str], patterns: Sequence[str] = ()) -> list[Found]:
     Raises:
         ScoreError: A source does not exist or matches nothing, or there is no file at all.
     """
-    listed = [
-        found._replace(is_junk=found.is_junk or (argument == "-" and is_junk(_name(found.path))))
-        for argument in arguments
-        for word in _with_standard_input([argument])
-        for found in _expand(word, patterns)
-    ]
+    listed: list[Found] = []
+    for argument in arguments:
+        for word in _with_standard_input([argument]):
+            files = _expand(word, patterns)
+            if argument == "-" and is_junk(_name(word)):  # the list is some tool's, not the user's
+                files = (found._replace(is_junk=True) for found in files)
+            listed += files
     if not listed:
         named = ", ".join(arguments) or "no argument"
         raise ScoreError(f"sources: expected at least one file, got none in {named}")
@@ -189,6 +197,7 @@ def _expand_url(url: str, patterns: Sequence[str]) -> Iterator[Found]:
     is_pattern = bool(_WILDCARDS & set(url.partition("://")[2].partition("?")[0]))
     is_file = not url.endswith("/") and (is_http(url) or ending(url) in ENDINGS)
     if is_file and not is_pattern:
+        check_scheme(url)
         yield Found(url, is_named=True)  # without asking: if it is missing, that is its row's error
         return
     with url_errors(url):

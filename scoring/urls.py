@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NoResult
-from functools import partial
+from functools import cache, partial
 from threading import Thread
 from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
@@ -57,8 +57,8 @@ def is_http(url: str) -> bool:
     return url[:8].lower().startswith(("http://", "https://"))
 
 
-def file_system(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system of a URL and the path in it.
+def check_scheme(url: str) -> None:
+    """Check that URLs of this kind can be opened, without opening one.
 
     Raises:
         ScoreError: fsspec, or its package for this kind of URL, is missing.
@@ -67,6 +67,28 @@ def file_system(url: str) -> tuple[Any, str]:
         raise ScoreError(
             f"{url}: expected fsspec for a URL, got none; pip install 'foveal[remote]'"
         )
+    reason = "" if "::" in url else _unknown(url.partition("://")[0])
+    if reason:
+        raise ScoreError(f"{url}: expected a URL that fsspec opens, got: {reason}")
+
+
+@cache
+def _unknown(scheme: str) -> str:
+    """Return why URLs of a scheme cannot be opened; "" if they can."""
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError) as error:
+        return _line(error)
+    return ""
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL and the path in it.
+
+    Raises:
+        ScoreError: fsspec, or its package for this kind of URL, is missing.
+    """
+    check_scheme(url)
     try:
         system, inner = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:

@@ -157,6 +157,25 @@ def test_a_table_goes_to_a_url(photos: Path, model: LocalModel, tmp_path: Path) 
         write("abacus://x/a.csv", model, photos)
 
 
+def test_a_job_that_writes_to_a_url_resumes(
+    files: list[Path], model: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parts wait in the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    memory = fsspec.filesystem("memory")
+    bad = [path for path in files if "-" in path.name]
+    words = [str(path) for path in (*files[20:90], *bad)]
+    try:
+        with pytest.raises(ScoreError, match=r"^errors: expected at most 0"):
+            score(words, model, "memory://scores/a.csv", Options(max_errors=0))
+        summary = score(words, model, "memory://scores/a.csv", Options(resume=True))
+        assert (summary.rows, summary.resumed_rows) == (len(words), 64)
+        assert memory.cat_file("/scores/a.csv").count(b"\n") == len(words) + 1
+    finally:
+        memory.store.clear()
+    assert list((tmp_path / "cache/foveal/score").iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_a_table_goes_to_standard_output(
     kind: str, photos: Path, model: LocalModel, tmp_path: Path, capfdbinary: Any
