@@ -25,8 +25,9 @@ SourcesArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE…",
-        help="Files, folders, patterns, archives (zip, tar), tables (Parquet, CSV), arrays (npy, "
-        "npz) or URLs; - reads more of them from standard input, one on each line.",
+        help="Files, folders, patterns, archives (zip, tar), tables (Parquet, Arrow, CSV, JSONL), "
+        "arrays (npy, npz), lists (txt) or URLs; - reads more of them from standard input, one on "
+        "each line or with NULs between them.",
     ),
 ]
 RequiredModelOption = Annotated[str, typer.Option(metavar="NAME[:V]", help="Model to use.")]
@@ -73,7 +74,9 @@ GlobOption = Annotated[
 ImageColumnOption = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help="Table column of images or paths.", show_default="found by name"
+        metavar="NAME",
+        help="Table column of images or paths; a field of a struct with dots.",
+        show_default="found by name",
     ),
 ]
 LabelColumnOption = Annotated[
@@ -196,7 +199,7 @@ def score(
         raise typer.Exit(130) from None
     # Standard output may be the table.
     with redirect_stdout(sys.stderr if out == STANDARD_OUTPUT else sys.stdout):
-        show(dataclasses.asdict(summary), as_json, [(str(summary),)])
+        show(dataclasses.asdict(summary), as_json, [(line,) for line in summary.lines()])
         if not as_json:
             for id_, reason in summary.examples.items():
                 print_line(f"{id_}: answered as viewers show it, but damaged: {reason}")

@@ -330,7 +330,8 @@ def _text(name: str) -> str:
 
 
 def _index_or_label(content: Image) -> Truth:
+    """Return what a ``.cls`` says; a text as a tuple, as it declares a label like a column."""
     if not isinstance(content, bytes) or len(content) > _LABEL_BYTES:
         return ""
     text = content.decode("utf-8", "replace").strip()
-    return int(text) if text.isdecimal() and len(text) < 10 else text
+    return int(text) if text.isdecimal() and len(text) < 10 else (text,)

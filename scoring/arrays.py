@@ -28,6 +28,7 @@ from scoring.rows import (
     ScoreError,
     Truth,
     chunked,
+    label_of,
 )
 
 _IMAGES = ("images", "image", "x", "x_test", "arr_0")
@@ -74,8 +75,8 @@ class ArraySource:
     """The images of one array, uint8 [N, H, W] or [N, H, W, C].
 
     In an ``.npz`` they are the array named images, image, x, x_test or arr_0, or the only array
-    besides labels. An array named labels, label, y or y_test, [N] of whole numbers or text, has the
-    true labels.
+    besides labels. An array named labels, label, y or y_test, [N] or [N, 1] of numbers or text, has
+    the true labels.
 
     Args:
         path: A local path or a URL.
@@ -166,9 +167,11 @@ class ArraySource:
         return chunked(Row(f"{self.name}#{i}", damage) for i in range(start, stop))
 
     def _check_labels(self, header: _Header) -> None:
-        if header.shape != self.shape[:1] or header.dtype.kind not in "iuU":
+        rows = self.shape[0]
+        is_one_each = header.shape in ((rows,), (rows, 1))  # Keras keeps labels as [N, 1]
+        if not is_one_each or header.dtype.kind not in "iufU":
             raise ScoreError(
-                f"{self.name}: expected labels [{self.shape[0]}] of whole numbers or text, "
+                f"{self.name}: expected labels [{rows}] of whole numbers or text, "
                 f"got {header.dtype} {list(header.shape)}"
             )
         if header.dtype.itemsize > _LABEL_BYTES:
@@ -189,7 +192,7 @@ class ArraySource:
                 content = file.read(size_bytes)
                 if len(content) < size_bytes:
                     raise EOFError(f"{len(content)} bytes instead of {size_bytes}")
-            return cast(list[Truth], np.frombuffer(content, header.dtype).tolist())
+            return [label_of(label) for label in np.frombuffer(content, header.dtype).tolist()]
         except _DAMAGED as error:
             if isinstance(error, ScoreError):
                 raise

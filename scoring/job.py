@@ -22,7 +22,7 @@ from scoring.folders import Found
 from scoring.local import LocalModel
 from scoring.outputs import Output
 from scoring.parts import Parts
-from scoring.rows import LostError, ScoreError, Source, text_bytes
+from scoring.rows import LostError, Noted, ScoreError, Source, text_bytes
 from scoring.sinks import SINKS, Layout
 from scoring.sources import find, kept_kinds, open_sources
 from scoring.stages import OutputOptions, Scored
@@ -85,13 +85,14 @@ class Summary:
         version: Its version.
         rows: Rows in the file.
         errors: Rows with an error.
-        passed_over: Files beside the images that are no rows: those of systems and tools.
-        damaged: Rows whose JPEG is damaged, but not so much that its decoder ends.
-        examples: Ids of some of those of this run, and what the decoder says.
         resumed_rows: Rows that an earlier run wrote.
         seconds: From listing the sources to the renamed file.
         rows_per_s: Rows of this run by its seconds.
         accuracy: Share of right labels, None if no true label is known.
+        notes: What the user should know of how sources and true labels were read, a line each.
+        passed_over: Files beside the images that are no rows: those of systems and tools.
+        damaged: Rows whose JPEG is damaged, but not so much that its decoder ends.
+        examples: Ids of some of those of this run, and what the decoder says.
     """
 
     out: str
@@ -99,26 +100,40 @@ class Summary:
     version: int
     rows: int
     errors: int
-    passed_over: int
-    damaged: int
-    examples: dict[str, str]
     resumed_rows: int
     seconds: float
     rows_per_s: float
     accuracy: Accuracy | None
+    notes: tuple[str, ...] = ()
+    passed_over: int = 0
+    damaged: int = 0
+    examples: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Format it as one line."""
         right = ""
         if self.accuracy is not None:
             share, rows = self.accuracy["accuracy"], self.accuracy["rows"]
-            right = f", accuracy {share:.2%} of {rows} with a label"
+            low, high = self.accuracy["interval"]
+            right = f", accuracy {share:.2%} of {rows} with a label (95 %: {low:.2%} to {high:.2%})"
         left = f"{self.damaged} with damage, " if self.damaged else ""
         left += f"{self.passed_over} other files passed over, " if self.passed_over else ""
         return (
             f"{self.out}: {self.rows} rows by {self.model}:{self.version}, "
             f"{self.errors} with an error, {left}{self.rows_per_s:.0f} rows/s{right}"
         )
+
+    def lines(self) -> list[str]:
+        """Format it as lines: what happened, then what stands behind the accuracy, then notes."""
+        lines = [str(self)]
+        accuracy = self.accuracy
+        if accuracy is not None and accuracy.get("is_unbalanced"):
+            worst, labels = accuracy["worst"], len(accuracy["confusion"])
+            lines.append(
+                f"balanced accuracy {accuracy['balanced']:.2%} of {labels} labels; the worst is "
+                f"{worst['label']}: {worst['correct'] / worst['rows']:.2%} of {worst['rows']}"
+            )
+        return [*lines, *self.notes]
 
 
 def score(
@@ -166,21 +181,24 @@ def score(
             )
         on_progress(Progress(collected.rows, collected.errors, collected.rows))
         parts.finish(lambda paths, table: output.write(lambda file: sink.join(paths, file), table))
+    notes = [note for source in sources if isinstance(source, Noted) for note in source.notes()]
     seconds = time.perf_counter() - started
     tally = parts.tally
+    accuracy = tally.accuracy(distinct_names(model.artifact.labels))
     return Summary(
         output.name,
         model.artifact.name,
         model.artifact.version,
         tally.rows,
         tally.errors,
-        _passed_over(found, sources, options),
-        tally.damaged,
-        collected.damaged_examples,
         resumed,
         seconds,
         (tally.rows - resumed) / seconds,
-        tally.accuracy(distinct_names(model.artifact.labels)),
+        accuracy,
+        (*notes, *tally.remarks.lines(is_compared=accuracy is not None)),
+        _passed_over(found, sources, options),
+        tally.damaged,
+        collected.damaged_examples,
     )
 
 

@@ -20,7 +20,7 @@ from models.machine import available_cpus
 from models.repository import ModelRepository
 from scoring.predictions import Prediction, Response, Result
 from service.errors import ServiceError
-from service.pipeline.postprocess import choose_labels, rank, shortest_decimals
+from service.pipeline.postprocess import choose_labels, not_finite, rank, shortest_decimals
 from service.session.planning import Choice, PlanChoices, open_all, open_best
 from service.session.session import Session
 
@@ -173,21 +173,6 @@ class LocalModel:
                     verdict["label"] = artifact.labels[best] if is_sure else None
                 verdict["abstained"] = not is_sure
         return verdicts
-
-
-def not_finite(probabilities_NK: NDArray[np.float32]) -> dict[int, str]:
-    """Return the error of each row that is not of numbers; such a row has no answer and no label.
-
-    Args:
-        probabilities_NK: float32 [N, K].
-    """
-    bad_NK = ~np.isfinite(probabilities_NK)
-    if not bad_NK.any():
-        return {}
-    return {
-        int(row): f"probability: expected a number, got {probabilities_NK[row][bad_NK[row]][0]}"
-        for row in np.flatnonzero(bad_NK.any(axis=1))
-    }
 
 
 def verify(repository: ModelRepository, reference: str | None = None) -> dict[str, str]:

@@ -14,6 +14,8 @@ _EXPANSION = 100
 # The same for a page whose values may be repeated: pyarrow writes dictionaries of 1 MiB, or of its
 # first thousand values.
 _SHARED_BYTES = 2 << 20
+# What pyarrow takes for a number in a list while it reads it: 4 bytes, and its two levels.
+_LISTED_BYTES = 8
 # Longest header of a page; statistics in it may quote values.
 _HEADER_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 10
@@ -23,7 +25,7 @@ _DEPTH = 12
 _TYPE, _UNCOMPRESSED, _COMPRESSED, _DATA, _DICTIONARY, _DATA_V2 = 1, 2, 3, 5, 7, 8
 _DICTIONARY_PAGE = 2
 # Of FileMetaData and what is in it.
-_ROW_GROUPS, _COLUMNS, _COLUMN = 4, 1, 3
+_ROW_GROUPS, _COLUMNS, _COLUMN, _ROWS = 4, 1, 3, 3
 _PATH, _CHUNK_BYTES, _DATA_OFFSET, _DICTIONARY_OFFSET = 3, 7, 9, 11
 # A file ends with the length of its footer, 4 bytes, and its mark.
 _TAIL_BYTES = 8
@@ -72,8 +74,25 @@ class Pages:
             column = _inner(chunk, _COLUMN)
             path = _list(column, _PATH)
             if path and path[0] in [name.encode() for name in names]:
-                total += max(map(_value_bytes, _pages(self._file, column)), default=0)
+                rows = _int(self._groups[group], _ROWS)
+                total += _row_bytes(list(_pages(self._file, column)), rows)
         return total
+
+
+def _row_bytes(pages: Sequence[_Page], rows: int) -> int:
+    """Return what a row of a column may take: a value, or all of a page if it is a list."""
+    value_bytes = max(map(_value_bytes, pages), default=0)
+    values = sum(page.values for page in pages)
+    if values <= 2 * rows:  # a dictionary has as many values as there are rows, at most
+        return value_bytes
+    stored_bytes = sum(page.stored_bytes for page in pages)
+    expanded_bytes = max(sum(page.expanded_bytes for page in pages), _LISTED_BYTES * values)
+    if expanded_bytes > max(_PAGE_BYTES, _EXPANSION * stored_bytes):
+        raise ValueError(
+            f"lists of {values} values, expected at most {_EXPANSION} times their {stored_bytes} "
+            "bytes in the file"
+        )
+    return max(page.expanded_bytes for page in pages)
 
 
 def _value_bytes(page: _Page) -> int:

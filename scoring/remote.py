@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from models.repository import ModelRepository
 from scoring.predictions import Response, Result
+from service.errors import NOT_A_NUMBER
 
 API_KEY = "FOVEAL_API_KEY"
 # Errors of the image itself; any other status is about the request or the service.
@@ -104,9 +105,10 @@ class RemoteModel:
                 f"{self._url}: expected a key of the service in {API_KEY}, got "
                 + ("another" if os.environ.get(API_KEY) else "none")
             )
-        if response.status not in _IMAGE_REFUSED:
-            raise RemoteError(f"{self._url}: {document['error']}")
-        refused: Result = {"error": document["error"]}
+        message = str(document["error"])
+        if response.status not in _IMAGE_REFUSED and not message.startswith(NOT_A_NUMBER):
+            raise RemoteError(f"{self._url}: {message}")
+        refused: Result = {"error": message}
         return refused
 
 

@@ -3,9 +3,10 @@
 Knows nothing about models. A row that cannot be read is a row with an error, never an exception.
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +87,7 @@ class Chunk:
         """Return how much memory its images take; those that are not read yet take none."""
         if isinstance(self.images, np.ndarray):
             return self.images.nbytes
-        return sum(len(image) for image in self.images if isinstance(image, bytes))
+        return sum(len(image) for image in self.images if isinstance(image, Sized))
 
 
 class Pin(TypedDict):
@@ -120,6 +121,33 @@ class Source(Protocol):
         """Return a digest of its size and date."""
 
 
+@runtime_checkable
+class Noted(Protocol):
+    """A source that guesses how it is to be read, and says so."""
+
+    def notes(self) -> list[str]:
+        """Return a line for each guess that is not the usual one."""
+
+
+def label_of(value: object) -> Label:
+    """Return a cell of a label column as a label: text or a whole number, None if it has none.
+
+    A float that is whole is a whole number: pandas makes floats of a column where a label is
+    missing.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        if value.is_integer():
+            return int(value)
+        return None if math.isnan(value) else str(value)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
 def text_bytes(ids: list[str], kept: list[tuple[Any, ...]]) -> int:
     """Return about how much memory ids and kept values take."""
     values = (value for row in kept for value in row)
@@ -136,7 +164,7 @@ def chunked(rows: Iterable[Row], *, is_declared: bool = False) -> Iterator[Chunk
     held_bytes = 0
     for row in rows:
         waiting.append(row)
-        held_bytes += len(row.image) if isinstance(row.image, bytes) else 0
+        held_bytes += len(row.image) if isinstance(row.image, Sized) else 0
         held_bytes += text_bytes([row.id], [row.kept])
         if len(waiting) == CHUNK_ROWS or held_bytes >= CHUNK_BYTES:
             yield _chunk(waiting, is_declared)

@@ -14,11 +14,14 @@ from pathlib import Path, PurePosixPath
 from models.image import ENDINGS, is_image
 from scoring.archives import TAR_ENDINGS, ArchiveSource
 from scoring.arrays import ArraySource
+from scoring.arrow import describes_dataset, saved_dataset
 from scoring.files import FilesSource, open_binary
 from scoring.folders import Found, walk
+from scoring.formats import is_table, open_table
 from scoring.junk import ending, is_in_hidden_folder, is_junk
+from scoring.lists import split_paths
 from scoring.rows import ScoreError, Source
-from scoring.tables import Columns, CsvSource, ParquetSource
+from scoring.tables import Columns
 from scoring.urls import (
     check_scheme,
     file_system,
@@ -29,9 +32,7 @@ from scoring.urls import (
 )
 
 _ARCHIVES = (".zip", *TAR_ENDINGS)
-_PARQUET = (".parquet", ".pq")
 _ARRAYS = (".npy", ".npz")
-_CSV = (".csv", ".tsv")
 _WILDCARDS = frozenset("*?[")
 
 
@@ -48,7 +49,7 @@ def find(arguments: Sequence[str], patterns: Sequence[str] = ()) -> list[Found]:
     A folder stands for all its files, recursively, sorted by path, except those in hidden folders
     (their names start with a dot); what cannot be read there is a row with an error. A pattern
     stands for its matches, sorted. ``-`` reads more arguments from standard input, one on each
-    line. Files that are named as arguments are never junk.
+    line, or with NULs between them. Files that are named as arguments are never junk.
 
     Args:
         arguments: Files, folders, patterns (``*``, ``?``, ``[…]``, ``**``), URLs and ``-``.
@@ -131,8 +132,10 @@ def kept_kinds(sources: Iterable[Source], keep: Sequence[str]) -> dict[str, str]
 
 
 def _is_container(found: Found) -> bool:
-    endings = (*_ARCHIVES, *_PARQUET, *_ARRAYS, *(_CSV if found.is_named else ()))
-    return not found.error and found.path.lower().endswith(endings)
+    if found.error:
+        return False
+    is_other = found.path.lower().endswith((*_ARCHIVES, *_ARRAYS))
+    return is_other or is_table(found.path, is_named=found.is_named)
 
 
 def _holds_image(path: str) -> bool:
@@ -150,10 +153,8 @@ def _open(found: Found, columns: Columns, *, strict: bool) -> Source | ScoreErro
     """Open a container; what was found in a folder and cannot be opened is a row with an error."""
     path, lower = found.path, found.path.lower()
     try:
-        if lower.endswith(_CSV):
-            return CsvSource(path, columns)
-        if lower.endswith(_PARQUET):
-            return ParquetSource(path, columns)
+        if is_table(path, is_named=found.is_named):
+            return open_table(path, columns)
         if lower.endswith(_ARRAYS):
             return ArraySource(path)
         return ArchiveSource(path, strict=strict)
@@ -166,8 +167,7 @@ def _open(found: Found, columns: Columns, *, strict: bool) -> Source | ScoreErro
 def _with_standard_input(arguments: Sequence[str]) -> Iterator[str]:
     for word in arguments:
         if word == "-":
-            lines = os.fsdecode(sys.stdin.buffer.read()).split("\n")
-            yield from filter(None, (line.removesuffix("\r") for line in lines))
+            yield from map(os.fsdecode, split_paths(sys.stdin.buffer.read()))
         else:
             yield word
 
@@ -188,7 +188,8 @@ def _expand(source: str, patterns: Sequence[str]) -> Iterator[Found]:
         for match in matches:
             # A pattern with ** matches folders and what is in them: each file once.
             if not Path(match).is_dir():
-                yield Found(match, is_named=True, is_junk=is_junk(_name(match)))
+                is_named = not source.endswith("*")
+                yield Found(match, is_named=is_named, is_junk=is_junk(_name(match)))
             elif "**" not in source:
                 yield from _in_folder(match, patterns)
 
@@ -224,8 +225,13 @@ def _expand_url(url: str, patterns: Sequence[str]) -> Iterator[Found]:
 
 
 def _in_folder(folder: str, patterns: Sequence[str]) -> Iterator[Found]:
+    saved = saved_dataset(folder)
+    if saved is not None:
+        yield from map(Found, saved)
+        return
     for found in walk(folder):
-        if not patterns or _is_wanted(os.path.relpath(found.path, folder), patterns):
+        is_wanted = not patterns or _is_wanted(os.path.relpath(found.path, folder), patterns)
+        if is_wanted and not describes_dataset(found.path):
             yield found
 
 

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.image import MAX_PIXELS, ImageError, Pixels, TooManyPixelsError, encode_png
-from scoring.local import LocalModel, not_finite
+from scoring.local import LocalModel
 from scoring.marks import Marks, decode_alone
 from scoring.rows import Chunk, Image, LostError, ScoreError
-from scoring.truths import Truths
-from service.pipeline.postprocess import choose_labels, rank
+from scoring.truths import Remarks, Truths
+from service.pipeline.postprocess import choose_labels, not_finite, rank
 
 # An error may quote what a file holds, such as a name of 64 KiB in a zip.
 _ERROR_CHARACTERS = 1000
@@ -61,6 +61,7 @@ class Scored:
         truth_sets: Of a multi-label model: indexes of all true labels of each row, None if unknown;
             empty if all are.
         damaged: Number of a row to what the decoder says of damage that it went on after.
+        remarks: On true labels.
     """
 
     ids: list[str]
@@ -73,6 +74,7 @@ class Scored:
     given: list[list[int]] = field(default_factory=list)
     truth_sets: list[frozenset[int] | None] = field(default_factory=list)
     damaged: dict[int, str] = field(default_factory=dict)
+    remarks: Remarks = field(default_factory=Remarks)
 
     def __len__(self) -> int:
         """Return N."""
@@ -126,7 +128,8 @@ class Stages:
                     given[row] = indexes
             wrong = not_finite(probabilities_NK)
             errors |= {int(good_N[row]): error for row, error in wrong.items()}
-        truths, truth_sets = self._read_truths(chunk)
+        remarks = Remarks()
+        truths, truth_sets = self._read_truths(chunk, remarks)
         return Scored(
             chunk.ids,
             dict(sorted(errors.items())),
@@ -138,14 +141,21 @@ class Stages:
             given,
             truth_sets,
             damaged,
+            remarks,
         )
 
-    def _read_truths(self, chunk: Chunk) -> tuple[list[int], list[frozenset[int] | None]]:
+    def _read_truths(
+        self, chunk: Chunk, remarks: Remarks
+    ) -> tuple[list[int], list[frozenset[int] | None]]:
         """Return the true label of each row, or of a multi-label model all of them."""
         truths, is_declared = self._truths, chunk.is_declared
         if self._thresholds:
-            return [], [truths.several(truth, is_declared=is_declared) for truth in chunk.truths]
-        return [truths.one(truth, is_declared=is_declared) for truth in chunk.truths], []
+            several = truths.several
+            return [], [
+                several(truth, is_declared=is_declared, remarks=remarks) for truth in chunk.truths
+            ]
+        one = truths.one
+        return [one(truth, is_declared=is_declared, remarks=remarks) for truth in chunk.truths], []
 
     def _decode(
         self, chunk: Chunk

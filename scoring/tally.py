@@ -1,9 +1,16 @@
 """Counts of a job: rows, errors, and right labels among rows whose true label is known."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
 from scoring.stages import Scored
+from scoring.truths import Remarks
+
+# Of the normal distribution: 95 % of it lies within so many deviations.
+_Z = 1.959964
+# Classes are unbalanced if the largest has more than so many times the rows of the smallest.
+_UNBALANCED = 2
 
 
 class LabelCount(TypedDict):
@@ -14,10 +21,22 @@ class LabelCount(TypedDict):
     right: int
 
 
+class WorstLabel(TypedDict):
+    """The label whose rows are right least often: its name, rows, and how many are right."""
+
+    label: str
+    rows: int
+    correct: int
+
+
 class Accuracy(TypedDict):
     """Share of right labels among rows with a known true label.
 
     Of a multi-label model a row is right if it got all its true labels and no other one.
+
+    ``interval`` is the 95 % interval of ``accuracy`` by Wilson's score. ``balanced`` is the mean of
+    the shares of right rows of each label that has rows, ``worst`` the label with the least share,
+    ``is_unbalanced`` whether one label has more than twice the rows of another.
 
     ``confusion`` counts rows: true label to predicted label to rows, without zeros; of a
     multi-label model it is empty, and ``per_label`` counts instead. Equal labels are told apart by
@@ -27,7 +46,11 @@ class Accuracy(TypedDict):
     rows: int
     correct: int
     accuracy: float
+    interval: tuple[float, float]
     confusion: dict[str, dict[str, int]]
+    balanced: NotRequired[float]
+    worst: NotRequired[WorstLabel]
+    is_unbalanced: NotRequired[bool]
     per_label: NotRequired[dict[str, LabelCount]]
 
 
@@ -43,6 +66,7 @@ class Tally:
         exact: Rows of those that got their true labels and no others.
         per_label: Index of a label to ``LabelCount``'s numbers, in its order.
         damaged: Rows with an answer whose image is damaged.
+        remarks: On true labels.
     """
 
     rows: int = 0
@@ -52,12 +76,14 @@ class Tally:
     exact: int = 0
     per_label: dict[int, list[int]] = field(default_factory=dict)
     damaged: int = 0
+    remarks: Remarks = field(default_factory=Remarks)
 
     def count(self, scored: Scored) -> None:
         """Count a chunk."""
         self.rows += len(scored)
         self.errors += len(scored.errors)
         self.damaged += len(scored.damaged.keys() - scored.errors.keys())
+        self.remarks.add(scored.remarks)
         if scored.truths:
             predicted = scored.index_NT[:, 0].tolist()
             for row, pair in enumerate(zip(scored.truths, predicted, strict=True)):
@@ -89,6 +115,7 @@ class Tally:
         self.exact += other.exact
         for index, count in other.per_label.items():
             self._add_label(index, count)
+        self.remarks.add(other.remarks)
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as JSON's types."""
@@ -98,6 +125,8 @@ class Tally:
         if self.known:
             labels = [[index, *count] for index, count in sorted(self.per_label.items())]
             document |= {"known": self.known, "exact": self.exact, "per_label": labels}
+        if self.remarks.counts:
+            document["remarks"] = self.remarks.to_json()
         return document
 
     @classmethod
@@ -111,6 +140,7 @@ class Tally:
             document.get("exact", 0),
             {index: count for index, *count in document.get("per_label", ())},
             document.get("damaged", 0),
+            Remarks.from_json(document.get("remarks", {})),
         )
 
     def accuracy(self, names: tuple[str, ...]) -> Accuracy | None:
@@ -128,12 +158,14 @@ class Tally:
         confusion: dict[str, dict[str, int]] = {}
         for (truth, best), count in sorted(self.confusion.items()):
             confusion.setdefault(names[truth], {})[names[best]] = count
-        return {
+        accuracy: Accuracy = {
             "rows": rows,
             "correct": correct,
             "accuracy": correct / rows,
+            "interval": wilson(correct, rows),
             "confusion": confusion,
         }
+        return _balanced(accuracy)
 
     def _accuracy_of_several(self, names: tuple[str, ...]) -> Accuracy:
         per_label: dict[str, LabelCount] = {
@@ -144,9 +176,40 @@ class Tally:
             "rows": self.known,
             "correct": self.exact,
             "accuracy": self.exact / self.known,
+            "interval": wilson(self.exact, self.known),
             "confusion": {},
             "per_label": per_label,
         }
+
+
+def wilson(correct: int, rows: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share by Wilson's score, without a correction for continuity.
+
+    Args:
+        correct: 0 to ``rows``.
+        rows: 1 or more.
+    """
+    share, weight = correct / rows, _Z * _Z / rows
+    middle = share + weight / 2
+    reach = math.sqrt(weight * share * (1 - share) + weight * weight / 4)
+    # At 0 and 1 the exact bounds are 0 and 1.
+    low = 0.0 if correct == 0 else (middle - reach) / (1 + weight)
+    return low, 1.0 if correct == rows else (middle + reach) / (1 + weight)
+
+
+def _balanced(accuracy: Accuracy) -> Accuracy:
+    """Add what each label has a part in, however many rows it has."""
+    counts = {
+        label: (sum(row.values()), row.get(label, 0))
+        for label, row in accuracy["confusion"].items()
+    }
+    worst = min(counts, key=lambda label: counts[label][1] / counts[label][0])
+    rows, correct = counts[worst]
+    sizes = [size for size, _ in counts.values()]
+    accuracy["balanced"] = sum(right / size for size, right in counts.values()) / len(counts)
+    accuracy["worst"] = {"label": worst, "rows": rows, "correct": correct}
+    accuracy["is_unbalanced"] = max(sizes) > _UNBALANCED * min(sizes)
+    return accuracy
 
 
 def tabulate(accuracy: Accuracy) -> list[tuple[str, ...]]:

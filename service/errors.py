@@ -17,6 +17,8 @@ import json
 from typing import Self
 
 INTERNAL = "internal error; see the server's log"
+# How the error of a row begins whose answer is not all numbers: 500, but of this image alone.
+NOT_A_NUMBER = "probability: expected a number, got"
 
 
 class ServiceError(Exception):

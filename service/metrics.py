@@ -63,6 +63,11 @@ QUEUE_ROWS = Gauge("foveal_queue_rows", "Rows waiting now", _MODEL, multiprocess
 DROPPED_ROWS = Counter(
     "foveal_dropped_rows", "Rows not run: their client left or their deadline passed", _MODEL
 )
+NOT_FINITE_ROWS = Counter(
+    "foveal_not_finite_rows",
+    "Rows answered with an error: not all probabilities are numbers",
+    _MODEL,
+)
 MODEL_INFO = Gauge(
     "foveal_model_info",
     "1 for each loaded version, with its plan",
@@ -191,6 +196,7 @@ class ModelMetrics:
         "_info",
         "_labels",
         "_names",
+        "_not_finite",
         "_padded",
         "_statuses",
         "batch_rows",
@@ -211,6 +217,7 @@ class ModelMetrics:
         self.request = Tally(REQUEST_SECONDS.labels(*self._labels))
         self._statuses: dict[tuple[str, int], int] = {}
         self._dropped = 0
+        self._not_finite = NOT_FINITE_ROWS.labels(*self._labels)
         abstain = classifier.artifact.abstain
         self._drift = Histograms(
             abstain.threshold if abstain else None, classifier.artifact.thresholds
@@ -241,6 +248,8 @@ class ModelMetrics:
         self.run.observe(batch.run_s)
         self.batch_rows.observe(batch.rows)
         self._drift.observe(batch)
+        if batch.not_finite:
+            self._not_finite.inc(len(batch.not_finite))
         started_at = batch.started_at
         observe = self.queue.observe
         for job, _, _ in batch.jobs:

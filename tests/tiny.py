@@ -87,6 +87,21 @@ def tiny_model(
     return _model(nodes, classes, constants)
 
 
+def model_without_black() -> onnx.ModelProto:
+    """The tiny model with logits x * x / x: the same, but NaN for a black stripe."""
+    model = tiny_model()
+    graph = model.graph
+    (mul,) = [node for node in graph.node if node.op_type == "Mul"]
+    mul.output[0] = "gained"
+    position = list(graph.node).index(mul) + 1
+    for node in (
+        helper.make_node("Div", ["squared", "gained"], ["logits"]),
+        helper.make_node("Mul", ["gained", "gained"], ["squared"]),
+    ):
+        graph.node.insert(position, node)
+    return model
+
+
 def _model(
     nodes: list[onnx.NodeProto], classes: int, constants: list[TensorProto]
 ) -> onnx.ModelProto:

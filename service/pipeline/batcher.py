@@ -8,7 +8,7 @@ same error and the queue lives on;  3. a job is done once;  4. a row whose clien
 deadline passed is dropped before the run;  5. the queue is bounded and refuses on arrival, also
 what would be done too late;
 6. monotonic clock, no polling, one timer of each kind;  7. outputs are counted (``session``);
-8. whatever happens, every accepted job is done.
+8. whatever happens, every accepted job is done;  10. a row that is not finite is that row's error.
 
 Everything runs on one event loop's thread, except ``run``, which runs on the executor if there is
 one. Knows no HTTP and no model: it sees arrays of rows and functions that run them.
@@ -37,6 +37,7 @@ from service.pipeline.alarm import Alarm, Loop, Timer
 from service.pipeline.drain import DrainRate, RunTimes
 from service.pipeline.job import Batch, Job, Runner
 from service.pipeline.limits import BatchLimits
+from service.pipeline.postprocess import not_finite
 from service.session.outputs import Outputs
 
 logger = logging.getLogger("foveal.batcher")
@@ -354,6 +355,7 @@ class Batcher:
             batch.jobs = []
             return
         batch.outputs = outcome
+        batch.not_finite = not_finite(outcome.probabilities)
         self._run_times.observe(batch.rows, batch.run_s)
         if self._observe is not None:
             try:

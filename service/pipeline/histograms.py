@@ -67,6 +67,9 @@ class Histograms:
         self._next_at = batch.started_at + INTERVAL_S
         images = first_rows(batch, MAX_ROWS)
         probabilities_NK = batch.outputs.probabilities[: len(images)]
+        if batch.not_finite:  # one of them would make every later sum NaN
+            finite = [row for row in range(len(images)) if row not in batch.not_finite]
+            images, probabilities_NK = [images[row] for row in finite], probabilities_NK[finite]
         for image_HWC in images:
             mean, spread = pixel_statistics(image_HWC)
             self.pixel_mean += mean

@@ -58,9 +58,10 @@ class Batch:
 
     ``jobs`` holds (job, first row of it, rows) of each member until they are done; ``notes`` is a
     cache for readers of the batch, for values that are computed once for all its rows.
+    ``not_finite`` holds the error of each row whose probabilities are not all numbers.
     """
 
-    __slots__ = ("jobs", "notes", "outputs", "rows", "run_s", "started_at")
+    __slots__ = ("jobs", "not_finite", "notes", "outputs", "rows", "run_s", "started_at")
 
     def __init__(self, rows: int, jobs: "list[tuple[Job, int, int]]", started_at: float) -> None:
         self.rows = rows
@@ -68,6 +69,7 @@ class Batch:
         self.started_at = started_at
         self.run_s = 0.0
         self.outputs: Outputs | None = None
+        self.not_finite: dict[int, str] = {}
         self.notes: dict[Any, Any] = {}
 
 
@@ -105,6 +107,17 @@ class Job:
         self.error: ServiceError | None = None
         self.taken = 0
         self.is_done = False
+
+    def row_errors(self) -> dict[int, str]:
+        """Return the error of each row of the finished job that has no answer."""
+        errors: dict[int, str] = {}
+        position = 0
+        for batch, first, count in self.parts:
+            for row, error in batch.not_finite.items():
+                if first <= row < first + count:
+                    errors[position + row - first] = error
+            position += count
+        return errors
 
     def done(self) -> None:
         """Handle the result: called once, ``parts`` complete or ``error`` set, unless cancelled."""

@@ -7,6 +7,7 @@ back as the same float32, so the text depends on the row alone, never on its bat
 Layout legend: N rows, K classes, T predictions a row.
 """
 
+import math
 from collections.abc import Sequence
 from operator import add
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from models.abstain import is_answered
 from models.labels import are_given, distinct_names
+from service.errors import NOT_A_NUMBER
 from service.pipeline.job import Batch, Job
 
 _ABSTAINED = b',"label":null,"abstained":true}'
@@ -70,6 +72,22 @@ def shortest_decimals(values: NDArray[np.float32]) -> list[bytes]:
     """
     flat = np.ascontiguousarray(values).ravel()
     return orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
+
+
+def not_finite(values_NK: NDArray[np.float32]) -> dict[int, str]:
+    """Return the error of each row that is not all numbers; such a row has no answer.
+
+    Args:
+        values_NK: float32 [N, K], probabilities or logits.
+    """
+    # One pass without an array of its own: a NaN or an infinity makes the sum of squares one.
+    if math.isfinite(np.vdot(values_NK, values_NK)):
+        return {}
+    bad_NK = ~np.isfinite(values_NK)
+    return {
+        int(row): f"{NOT_A_NUMBER} {values_NK[row][bad_NK[row]][0]}"
+        for row in np.flatnonzero(bad_NK.any(axis=1))
+    }
 
 
 class Postprocessor:

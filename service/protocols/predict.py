@@ -9,7 +9,13 @@ from functools import partial
 from urllib.parse import parse_qs, unquote
 
 from models.image import Pixels
-from service.errors import InvalidInputError, ServiceError, UnsupportedMediaError, error_body
+from service.errors import (
+    InferenceError,
+    InvalidInputError,
+    ServiceError,
+    UnsupportedMediaError,
+    error_body,
+)
 from service.lane.exchange import JSON, REQUEST_ID, Exchange, Handler, server_timing
 from service.pipeline.decode import Errors
 from service.pipeline.job import Job
@@ -156,16 +162,31 @@ class PredictJob(Job):
             return
         if self._errors is None:
             batch, row, _ = self.parts[0]
+            if row in batch.not_finite:
+                target.fail(PROTOCOL, exchange, InferenceError(batch.not_finite[row]))
+                return
             results = target.fragments(batch, self._top)[row]
         else:
-            good = iter(target.classifier.postprocessor.job_fragments(self, self._top))
-            results = b",".join(
-                next(good) if error is None else error_body(error) for error in self._errors
-            )
+            entries = self._entries(self._errors)
+            if isinstance(entries, ServiceError):
+                target.fail(PROTOCOL, exchange, entries)
+                return
+            results = b",".join(entries)
         now = time.monotonic()
         body = b'%s,"results":[%s]}' % (target.opening, results)
         exchange.respond(200, body, JSON, server_timing(self, exchange, now))
         target.metrics.count_request(PROTOCOL, 200, now - exchange.received_at)
+
+    def _entries(self, errors: list[str | None]) -> list[bytes] | ServiceError:
+        """Return the result of each file; an error if no row of the request has an answer."""
+        wrong = self.row_errors()
+        if len(wrong) == self.count:
+            return InferenceError(wrong[0])
+        fragments = self._target.classifier.postprocessor.job_fragments(self, self._top)
+        for row, error in wrong.items():
+            fragments[row] = error_body(error)
+        good = iter(fragments)
+        return [next(good) if error is None else error_body(error) for error in errors]
 
 
 def answer_files(

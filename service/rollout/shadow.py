@@ -20,6 +20,7 @@ from service.metrics import SHADOW_DIFFERENCE, SHADOW_ROWS, SHADOW_SECONDS
 from service.pipeline.alarm import Loop
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch, Job
+from service.pipeline.postprocess import not_finite
 from service.rollout.catalog import Candidate, Catalog
 
 logger = logging.getLogger("foveal.shadow")
@@ -62,8 +63,9 @@ class Shadows:
         position = 0
         for job, first, count in jobs:
             if random.random() < shadow.fraction:
-                rows.extend(job.rows[first : first + count])
-                positions.extend(range(position, position + count))
+                good = [i for i in range(count) if position + i not in batch.not_finite]
+                rows.extend(job.rows[first + i] for i in good)
+                positions.extend(position + i for i in good)
             position += count
         if not rows:
             return
@@ -87,10 +89,15 @@ class Shadows:
             started = time.monotonic()
             candidate_NK = candidate.session.run(np.stack(rows)).probabilities
             seconds = time.monotonic() - started
+            # The difference of what is no number is none, and would make the metric's sum NaN.
+            without = not_finite(candidate_NK)
+            _count(candidate, "failed", len(without))
+            compared = [row for row in range(len(rows)) if row not in without]
+            candidate_NK, served_NK = candidate_NK[compared], served_NK[compared]
             is_same_NK = _chosen(candidate.artifact, candidate_NK) == _chosen(served, served_NK)
             agreed = int(is_same_NK.all(axis=1).sum())
             _count(candidate, "agreed", agreed)
-            _count(candidate, "differed", len(rows) - agreed)
+            _count(candidate, "differed", len(compared) - agreed)
             labels = _labels(candidate)
             SHADOW_SECONDS.labels(*labels).observe(seconds)
             difference = SHADOW_DIFFERENCE.labels(*labels)

@@ -19,6 +19,7 @@ from tests.tiny import (
     THRESHOLDS,
     assert_own_result,
     build_tiny,
+    model_without_black,
     publish_tiny,
     random_images,
     tiny_model,
@@ -194,6 +195,29 @@ def test_a_shadow_of_several_labels_agrees_on_all_of_them(
             "the row is not accounted for",
         )
         assert server.metric("foveal_shadow_rows_total", outcome=outcome, **rows) == 1
+
+
+def test_a_row_without_an_answer_is_a_failed_one(
+    server: RunningServer, root: Path, name: str
+) -> None:
+    """Its difference is no number: it would make the sum of all differences none."""
+    publish_tiny(root, name, model=model_without_black())
+    put(server, name, {"shadow": {"version": 3, "fraction": 1}})
+    rows = {"model": name, "version": "3"}
+    black = encode_png(np.zeros((8, 8, 1), np.uint8))
+    for count, image in enumerate((black, PNGS[0]), 1):
+        said = httpx.post(f"{server.url}/predict", content=image).json()
+        assert (said["model"], said["version"]) == (name, 1)
+        wait_for(
+            lambda count=count: server.metric("foveal_shadow_rows_total", **rows) == count,  # type: ignore[misc]
+            server,
+            "the row is not accounted for",
+        )
+    assert server.metric("foveal_shadow_rows_total", outcome="failed", **rows) == 1
+    assert server.metric("foveal_shadow_rows_total", outcome="agreed", **rows) == 1
+    assert server.metric("foveal_shadow_difference_count", **rows) == 1
+    assert server.metric("foveal_shadow_difference_sum", **rows) < 1e-6
+    assert server.metric("foveal_drift_sums_total", model=name, quantity="entropy") > 0
 
 
 def test_rows_for_a_busy_shadow_are_dropped(server: RunningServer, root: Path, name: str) -> None:

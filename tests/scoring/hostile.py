@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 
 from models.image import encode_png
@@ -215,6 +216,21 @@ def many_rows_parquet(path: Path) -> None:
     pyarrow.parquet.write_table(table, path)
 
 
+def lists_parquet(path: Path) -> None:
+    """One image as a list of 64 Mi numbers, all the same, in a few KB."""
+    values = pyarrow.array(np.zeros(64 * MIB, np.uint8))
+    images = pyarrow.ListArray.from_arrays(pyarrow.array([0, len(values)], "int32"), values)
+    pyarrow.parquet.write_table(pyarrow.table({"image": images}), path)
+
+
+def batch_arrow(path: Path) -> None:
+    """One batch of 300 MB in a few KB."""
+    table = pyarrow.table({"image": zero_images(30, 10 * MIB)})
+    options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
+    with pyarrow.ipc.new_file(path, table.schema, options=options) as writer:
+        writer.write_table(table)
+
+
 IMAGES = array_header((100, 8, 8)) + bytes(6400)
 
 # Name to a builder; what is at its path then has at most a few MB.
@@ -255,6 +271,11 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "prefix.parquet": prefix_parquet,
     "page.parquet": page_parquet,
     "many-rows.parquet": many_rows_parquet,
+    "lists.parquet": lists_parquet,
+    "batch.arrow": batch_arrow,
+    "long-line.jsonl": lambda path: long_text(path, b'{"image": "', b"a" * MIB),
+    "long-path.txt": lambda path: long_text(path, b"", b"a" * MIB),
+    "deep.json": lambda path: path.write_bytes(b"[" * MIB),
     "nul.csv": lambda path: path.write_bytes(b"path\na\0b\n"),
 }
 

@@ -52,6 +52,7 @@ def test_score_writes_a_table_and_counts_what_it_rejected(shell: Shell, tmp_path
         "examples": {},
         "resumed_rows": 0,
         "accuracy": None,
+        "notes": [],
     }
     assert len(out.read_text().splitlines()) == 7
     said = shell("score", folder / "[0-2].png", "--model", "tiny:2", "--out", out, "--overwrite")
@@ -113,7 +114,9 @@ def test_accuracy_and_confusion_are_printed(shell: Shell, table: Path, tmp_path:
     out = tmp_path / "out.csv"
     words = ("score", table, "--model", "tiny", "--out", out, "--overwrite", "--label-column")
     said = shell(*words, "label")
-    assert said.out.splitlines()[0].endswith(", accuracy 99.29% of 140 with a label")
+    assert said.out.splitlines()[0].endswith(
+        ", accuracy 99.29% of 140 with a label (95 %: 96.07% to 99.87%)"
+    )
     heading, *lines = (line.split() for line in said.out.splitlines()[1:])
     assert set(heading[3:]) == set(LABELS)
     assert sum(int(cell) for line in lines for cell in line[1:] if cell != "·") == 140
@@ -121,6 +124,8 @@ def test_accuracy_and_confusion_are_printed(shell: Shell, table: Path, tmp_path:
     assert (document["accuracy"]["rows"], document["accuracy"]["correct"]) == (140, 139)
     said = shell(*words, "size")
     assert ", accuracy" not in said.out
+    unfit = "labels: 140 of no class of the model, not compared: '1.5'"
+    assert said.out.splitlines()[1:] == [unfit]
 
 
 def test_max_errors_is_an_exit_code(shell: Shell, files: list[Path], tmp_path: Path) -> None:

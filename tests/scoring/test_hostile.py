@@ -91,6 +91,11 @@ EXPECTED = {
     "prefix.parquet": (64, "expected at most 100 times its"),
     "page.parquet": (8, "table: expected a whole row group 0, got: a page of 536870"),
     "many-rows.parquet": (0, "expected 2097152 rows, as its header says, got a file of "),
+    "lists.parquet": (1, "got: lists of 67108865 values, expected at most 100 times their"),
+    "batch.arrow": (0, "got: a batch of 31457"),
+    "long-line.jsonl": (0, "got: a row of more than 33554432 characters"),
+    "long-path.txt": (0, "got: a path of more than 65536 characters"),
+    "deep.json": (0, "expected a JSON document, got: "),
     "nul.csv": (1, "expected a readable file, got: embedded null byte"),
 }
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pyarrow.parquet
 import pytest
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from models.image import encode_png
 from models.repository import ModelRepository
@@ -20,7 +20,14 @@ from scoring.stages import OutputOptions
 from service.errors import InferenceError
 from tests.scoring.containers import read
 from tests.server import RunningServer
-from tests.tiny import LABELS, publish_tiny, random_images, tiny_model, tiny_probabilities
+from tests.tiny import (
+    LABELS,
+    model_without_black,
+    publish_tiny,
+    random_images,
+    tiny_model,
+    tiny_probabilities,
+)
 
 COUNT = 150  # two full batches and a part of one
 FORMATS = (".parquet", ".csv", ".jsonl")
@@ -184,23 +191,8 @@ def test_a_failed_run_leaves_the_old_table_and_nothing_else(folder: Path, tmp_pa
     assert len(list((tmp_path / "out").iterdir())) == len(FORMATS)
 
 
-def without_an_answer_for_black() -> onnx.ModelProto:
-    """The tiny model with logits x * x / x: the same, but NaN for a black stripe."""
-    model = tiny_model()
-    graph = model.graph
-    (mul,) = [node for node in graph.node if node.op_type == "Mul"]
-    mul.output[0] = "gained"
-    position = list(graph.node).index(mul) + 1
-    for node in (
-        helper.make_node("Div", ["squared", "gained"], ["logits"]),
-        helper.make_node("Mul", ["gained", "gained"], ["squared"]),
-    ):
-        graph.node.insert(position, node)
-    return model
-
-
 def test_an_answer_that_is_no_number_is_an_error(tmp_path: Path) -> None:
-    publish_tiny(tmp_path / "models", model=without_an_answer_for_black())
+    publish_tiny(tmp_path / "models", model=model_without_black())
     model = LocalModel.load(ModelRepository(tmp_path / "models"))
     folder = tmp_path / "images"
     folder.mkdir()

@@ -70,7 +70,7 @@ def test_a_column_that_is_not_there_is_refused(
     source = as_parquet(tmp_path / "a.parquet", files[:2], size=[1, 2])
     for columns, match in (
         (Columns(label="none"), 'expected a column "none", got image, size$'),
-        (Columns(image="size"), 'column "size": expected binary, text or a struct with bytes'),
+        (Columns(image="size"), 'column "size": expected binary, text, lists of 0-255 or a struct'),
         (Columns(keep=("none",)), '^--keep: expected a column of a table, got "none"'),
     ):
         with pytest.raises(ScoreError, match=match):

@@ -61,6 +61,7 @@ def test_every_metric_is_in_base_units_and_of_this_service() -> None:
         "foveal_key_requests",
         "foveal_model_info",
         "foveal_model_refused",
+        "foveal_not_finite_rows",
         "foveal_padded_rows",
         "foveal_plan_info",
         "foveal_queue_rows",

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.image import Pixels
-from service.errors import InvalidInputError, ServiceError
+from service.errors import InferenceError, InvalidInputError, ServiceError
 from service.pipeline.decode import Errors
 from service.pipeline.job import Job, Rows
-from service.pipeline.postprocess import rank
+from service.pipeline.postprocess import not_finite, rank
 from service.protocols.engine import Engine, Target
 from service.protocols.limits import Held
 from service.protocols.v2.codec import (
@@ -198,12 +198,14 @@ class InferCall:
 
     def collect(self, job: Job) -> None:
         """Read the outputs of this request from the batches that ran its rows."""
-        if job.error is None:
+        error = job.error or _of_a_row(job.row_errors())
+        if error is None:
             asked = self.request.outputs
             wanted = [RequestedOutput(name) for name in OUTPUTS] if asked is None else asked
             labels = self._target.classifier.artifact.labels
             for output in wanted:
                 values_NK = _values(job, output.name)
+                error = error or _of_a_row(not_finite(values_NK))
                 if not output.top:
                     shape = list(values_NK.shape)
                     self.outputs.append(OutputTensor(output.name, "FP32", shape, values_NK))
@@ -212,7 +214,7 @@ class InferCall:
                 strings = classify(values_NK, order_NT, labels)
                 shape = list(order_NT.shape)
                 self.outputs.append(OutputTensor(output.name, "BYTES", shape, strings))
-        self._finish(job.error)
+        self._finish(error)
 
     def _finish(self, error: ServiceError | None) -> None:
         self.error = error
@@ -270,6 +272,14 @@ def _values(job: Job, output: str) -> NDArray[np.float32]:
         values_NK = batch.outputs.logits if output == "logits" else batch.outputs.probabilities
         parts.append(values_NK[first : first + count])
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _of_a_row(errors: dict[int, str]) -> ServiceError | None:
+    """Return the error of the first row without an answer: V2 has no place for it beside others."""
+    if not errors:
+        return None
+    row = min(errors)
+    return InferenceError(f'input "{INPUT}" [{row}]: {errors[row]}')
 
 
 def _in_row(error: ServiceError, position: int) -> ServiceError:

@@ -2,6 +2,7 @@ import numpy as np
 
 from service.pipeline.histograms import INTERVAL_S, MAX_ROWS, Histograms, first_rows
 from service.pipeline.job import Batch, Job
+from service.pipeline.postprocess import not_finite
 from service.session.outputs import Outputs
 from tests.tiny import random_images, tiny_probabilities
 
@@ -46,14 +47,20 @@ def test_the_cost_is_bounded_by_the_clock_not_by_the_load() -> None:
     assert histograms.rows == 1
 
 
-def test_no_number_counts_as_abstained_where_the_model_may_abstain() -> None:
-    batch = finished((3,), 0.0)
+def test_a_row_that_is_no_answer_is_not_sampled() -> None:
+    """Every sum after it would be NaN, too."""
+    batch, whole = finished((3,), 0.0), finished((3,), 0.0)
     assert batch.outputs is not None
     batch.outputs.probabilities[0] = np.nan
-    for threshold, abstained in ((None, 0), (0.0, 1)):
-        histograms = Histograms(threshold)
+    batch.not_finite = not_finite(batch.outputs.probabilities)
+    for threshold in (None, 0.0):
+        histograms, expected = Histograms(threshold), Histograms(threshold)
         histograms.observe(batch)
-        assert histograms.abstained == abstained
+        expected.observe(whole)
+        assert (histograms.rows, histograms.abstained) == (2, 0)
+        assert 0 < histograms.pixel_mean < expected.pixel_mean
+        assert 0 < histograms.entropy < expected.entropy
+        assert histograms.classes.total() == 2
 
 
 def test_of_a_multi_label_model_every_label_counts_that_a_row_gets() -> None:
