@@ -5,7 +5,6 @@ What is guessed is said in ``notes``.
 """
 
 import csv
-import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -14,7 +13,7 @@ from typing import Any, Self
 from models.image import ENDINGS
 from scoring.files import FileRow, beside, pin_files
 from scoring.rows import Chunk, LostError, Pin, Row, ScoreError, chunked
-from scoring.tables import Columns, file_of, image_column, resolve, usual_image
+from scoring.tables import Columns, file_of, image_column, is_file, resolve, usual_image
 from scoring.text_files import DAMAGED, LongLineError, kind_of, open_text
 from scoring.urls import is_url
 
@@ -165,7 +164,7 @@ class CsvSource:
         if is_url(cell) or "/" in cell or "\\" in cell:
             return True
         # A name without an ending, if there is such a file.
-        return not is_url(self._path) and "\0" not in cell and _is_file(beside(self._path, cell))
+        return not is_url(self._path) and "\0" not in cell and is_file(beside(self._path, cell))
 
 
 class _Lines:
@@ -237,10 +236,3 @@ def _sniff(lines: Sequence[str], usual: str, columns: Columns) -> str:
 
 def _cell(cells: Sequence[str], place: int) -> str | None:
     return cells[place] if 0 <= place < len(cells) else None
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return os.path.isfile(path)  # noqa: PTH113 - never raises but for what is no path
-    except ValueError:
-        return False

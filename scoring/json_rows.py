@@ -6,9 +6,11 @@ An image is a path, a URL, base64, or an object that holds one of them: ``{"byte
 
 import binascii
 import json
+import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any
 
 import orjson
@@ -16,7 +18,7 @@ import orjson
 from models.image import ENDINGS
 from scoring.files import FileRow, check_size, pin_files
 from scoring.rows import Chunk, Image, LostError, Pin, Row, ScoreError, Truth, chunked, label_of
-from scoring.tables import Columns, file_of, nothing
+from scoring.tables import Columns, file_of, is_file, nothing
 from scoring.text_files import DAMAGED, LongLineError, open_text, read_lines
 from scoring.urls import is_url
 
@@ -74,6 +76,7 @@ class _JsonSource:
     def __init__(self, path: str, columns: Columns) -> None:
         self.name = FileRow(path).id
         self._path = path
+        self._beside = path  # relative paths begin at its folder
         self._asked = columns.keep
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
@@ -111,7 +114,7 @@ class _JsonSource:
             error = row if isinstance(row, ScoreError) else _no_object(row)
             return Row(own, error, None, (None,) * len(columns.keep))
         cell = _at(row, columns.image)
-        image = _image_of(cell, self._path)
+        image = _image_of(cell, self._beside)
         id_ = _at(row, columns.id) if columns.id else None
         if id_ is None:
             id_ = cell if isinstance(image, FileRow) and isinstance(cell, str) else own
@@ -185,6 +188,13 @@ class JsonSource(_JsonSource):
             columns = Columns(columns.image, _CATEGORY, columns.id, columns.keep)
         self._rows: list[Any] = rows
         self._columns = self._choose(columns, rows)
+        self._notes: list[str] = []
+        if isinstance(document, dict):
+            self._find_images()
+
+    def notes(self) -> list[str]:
+        """Return where COCO's images are, if not beside the annotations."""
+        return self._notes
 
     def count(self) -> int | None:
         """Return the number of rows."""
@@ -196,6 +206,22 @@ class JsonSource(_JsonSource):
 
     def _objects(self) -> Iterable[Any]:
         return self._rows
+
+    def _find_images(self) -> None:
+        """Find COCO's images: ``annotations/instances_val.json`` is beside ``val/``."""
+        first = next((row for row in self._rows if isinstance(row, dict)), {})
+        name = _at(first, self._columns.image)
+        if is_url(self._path) or not isinstance(name, str) or is_url(name):
+            return
+        split = PurePosixPath(self._path).stem.rpartition("_")[2]
+        for place in (".", "images", split, "..", f"../{split}", "../images", f"../images/{split}"):
+            folder = posixpath.join(posixpath.dirname(self._path), place)
+            image = file_of(f"{folder}/{split}", name)
+            if isinstance(image, FileRow) and is_file(image.path):
+                if place != ".":
+                    self._beside = f"{folder}/{split}"
+                    self._notes.append(f"{self.name}: images are in {place}")
+                return
 
 
 def _coco_rows(document: dict[str, Any]) -> list[Any] | None:

@@ -4,6 +4,7 @@ Knows no format: ``parquet``, ``arrow``, ``delimited``, ``json_rows`` read table
 them.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -105,6 +106,14 @@ def file_of(table: str, path: str | None) -> Image:
     if "\\" in path and "/" not in path and not is_url(path):
         path = path.replace("\\", "/")
     return FileRow(beside(table, path))
+
+
+def is_file(path: str) -> bool:
+    """Whether there is such a file; what is no path is none."""
+    try:
+        return os.path.isfile(path)  # noqa: PTH113 - never raises but for what is no path
+    except ValueError:
+        return False
 
 
 def nothing() -> ScoreError:

@@ -201,9 +201,15 @@ def json_list(folder: Path) -> list[Path | str]:
     return text(folder, "t.json", json.dumps(rows).encode())
 
 
-def coco(folder: Path) -> list[Path | str]:
+def path_of(row: int) -> str:
+    return f"images/{row}.png"
+
+
+def coco(
+    folder: Path, name: str = "annotations.json", image: Callable[[int], str] = path_of
+) -> list[Path | str]:
     document = {
-        "images": [{"id": 10 + i, "file_name": path_of(i)} for i in range(ROWS)],
+        "images": [{"id": 10 + i, "file_name": image(i)} for i in range(ROWS)],
         "annotations": [
             {"id": 2 * i + twice, "image_id": 10 + i, "category_id": 90 + index}
             for i, index in enumerate(BEST)
@@ -211,11 +217,14 @@ def coco(folder: Path) -> list[Path | str]:
         ],
         "categories": [{"id": 90 + i, "name": name} for i, name in enumerate(LABELS)],
     }
-    return text(folder, "annotations.json", json.dumps(document).encode())
+    (folder / name).parent.mkdir(exist_ok=True)
+    return text(folder, name, json.dumps(document).encode())
 
 
-def path_of(row: int) -> str:
-    return f"images/{row}.png"
+def coco_folders(folder: Path) -> list[Path | str]:
+    """As COCO's own archives are unpacked."""
+    (folder / "images").rename(folder / "val2017")
+    return coco(folder, "annotations/instances_val2017.json", lambda i: f"{i}.png")
 
 
 def base64_of(row: int) -> str:
@@ -392,4 +401,5 @@ KINDS = [
     Kind("JSON", "a line that is no JSON among others", broken_lines),
     Kind("JSON", "`.json`, a list of objects", json_list),
     Kind("JSON", "`.json`, COCO's annotations", coco, NO_COLUMNS),
+    Kind("JSON", "`.json`, COCO's own folders", coco_folders, NO_COLUMNS),
 ]
