@@ -1,14 +1,15 @@
 """Classify many images: ``foveal score``."""
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from commands.console import show, without_library_output
+from commands.console import print_line, show, without_library_output
 from commands.options import SHIPPED, JsonOption, ModelsOption, PrecisionOption, open_repository
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # A table of more labels than this is for a program (--json), not for a terminal.
 _MATRIX_LABELS = 20
+# Seconds between lines of progress where no terminal shows a bar.
+_LINE_S = 60.0
 
 SourcesArgument = Annotated[
     list[str],
@@ -29,17 +32,42 @@ SourcesArgument = Annotated[
 ]
 RequiredModelOption = Annotated[str, typer.Option(metavar="NAME[:V]", help="Model to use.")]
 OutOption = Annotated[
-    Path, typer.Option(metavar="FILE", help="Table to write: .parquet, .csv or .jsonl.")
+    str,
+    typer.Option(
+        metavar="FILE",
+        help="Table to write: .parquet, .csv, .jsonl, .csv.gz or .jsonl.gz, here or behind a URL; "
+        "- is standard output.",
+    ),
+]
+FormatOption = Annotated[
+    Literal["csv", "jsonl", "parquet"] | None,
+    typer.Option(
+        "--format",
+        help="Format of the table.",
+        show_default="by the name of --out; csv for standard output",
+    ),
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Write over a file that exists; never over a source.")
+]
+StrictOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Make damaged JPEGs that viewers show, and files such as Thumbs.db or README, rows "
+        "with an error.",
+    ),
 ]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Continue the same job after it was stopped.")
 ]
 GlobOption = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
         "--glob",
         metavar="PATTERN",
-        help="Pattern that files in folders must match, such as '*.jpg'.",
+        help="Pattern that files in folders must match, such as '*.jpg', in any case of letters; "
+        "may be repeated.",
         show_default="all files",
     ),
 ]
@@ -76,6 +104,14 @@ MaxErrorsOption = Annotated[
     int | None,
     typer.Option(min=0, help="Most rows with an error before it stops.", show_default="no limit"),
 ]
+MaxImagePixelsOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        envvar="FOVEAL_MAX_IMAGE_PIXELS",
+        help="Most pixels of an image as it is decoded.",
+    ),
+]
 EngineOption = Annotated[
     Literal["local", "ray"], typer.Option(help="Where to compute: this process, or Ray.")
 ]
@@ -94,8 +130,11 @@ def score(
     sources: SourcesArgument,
     model: RequiredModelOption,
     out: OutOption,
+    kind: FormatOption = None,
     resume: ResumeOption = False,
-    pattern: GlobOption = "",
+    overwrite: OverwriteOption = False,
+    strict: StrictOption = False,
+    patterns: GlobOption = None,
     image_column: ImageColumnOption = "",
     label_column: LabelColumnOption = "",
     id_column: IdColumnOption = "",
@@ -103,6 +142,7 @@ def score(
     top: TopOption = 1,
     probabilities: ProbabilitiesOption = False,
     max_errors: MaxErrorsOption = None,
+    max_image_pixels: MaxImagePixelsOption = 1 << 25,
     precision: PrecisionOption = "fp32",
     engine: EngineOption = "local",
     ray_address: RayAddressOption = "",
@@ -119,21 +159,24 @@ def score(
     from report.progress import ProgressBar
     from scoring.job import Options, score
     from scoring.local import LocalModel
-    from scoring.sinks import SINKS
+    from scoring.outputs import STANDARD_OUTPUT, Output
+    from scoring.sinks import FormatError
     from scoring.stages import OutputOptions
     from scoring.tables import Columns
 
-    if out.suffix not in SINKS:
-        expected = f"expected a name ending in {', '.join(SINKS)}, got {out.name!r}"
-        raise typer.BadParameter(expected, param_hint="--out")
+    try:
+        output = Output.parse(out, kind or "")
+    except FormatError as error:
+        raise typer.BadParameter(str(error), param_hint="--out") from None
     if ray_address and engine != "ray":
         raise typer.BadParameter("expected --engine ray with it", param_hint="--ray-address")
     options = Options(
         Columns(image_column, label_column, id_column, tuple(keep or ())),
-        OutputOptions(top, probabilities),
-        pattern,
+        OutputOptions(top, probabilities, strict, max_image_pixels),
+        tuple(patterns or ()),
         max_errors,
         resume,
+        overwrite,
     )
     repository = open_repository(models)
     # One thread for a run, because each core has a run of its own.
@@ -143,31 +186,49 @@ def score(
         from scoring.cluster import RayEngine
 
         cluster = RayEngine(repository, loaded, options.output, ray_address)
-    with (
-        without_library_output(),
-        ProgressBar(loaded.artifact.reference, quiet=quiet, is_timed=True) as bar,
-    ):
-        report = _reporter(bar)
-        summary = score(sources, loaded, out, options, engine=cluster, on_progress=report)
-    show(dataclasses.asdict(summary), as_json, [(line,) for line in summary.lines()])
-    if not as_json:
-        _show_confusion(summary)
+    try:
+        with (
+            without_library_output(),
+            ProgressBar(loaded.artifact.reference, quiet=quiet, is_timed=True) as bar,
+        ):
+            report = _reporter(bar, quiet=quiet)
+            summary = score(sources, loaded, output, options, engine=cluster, on_progress=report)
+    except KeyboardInterrupt:
+        kept = "" if out == STANDARD_OUTPUT else "; finished rows are kept: add --resume to go on"
+        print_line(f"foveal score: stopped{kept}", is_error=True)
+        raise typer.Exit(130) from None
+    # Standard output may be the table.
+    with redirect_stdout(sys.stderr if out == STANDARD_OUTPUT else sys.stdout):
+        show(dataclasses.asdict(summary), as_json, [(line,) for line in summary.lines()])
+        if not as_json:
+            for id_, reason in summary.examples.items():
+                print_line(f"{id_}: answered as viewers show it, but damaged: {reason}")
+            _show_confusion(summary)
     if summary.errors:
         raise typer.Exit(3)
 
 
-def _reporter(bar: "ProgressBar") -> "Callable[[Progress], None]":
-    """Return a callback that shows a job's progress: rows, rows/s, errors."""
+def _reporter(bar: "ProgressBar", *, quiet: bool) -> "Callable[[Progress], None]":
+    """Return a callback that shows a job's progress: rows, rows/s, errors.
+
+    Without a terminal, it is a line a minute.
+    """
     first: tuple[float, int] | None = None
+    printed_s = time.perf_counter()
+    is_logged = not quiet and not sys.stderr.isatty()
 
     def report(now: "Progress") -> None:
-        nonlocal first
+        nonlocal first, printed_s
         # Rate since the first call: rows that an earlier run wrote would inflate it.
         first_s, first_rows = first = first or (time.perf_counter(), now.rows)
         seconds = time.perf_counter() - first_s
         rate = f", {(now.rows - first_rows) / seconds:,.0f} rows/s" if seconds else ""
         total = f" of {now.total:,}" if now.total is not None else ""
-        bar.show(now.rows, now.total, f"{now.rows:,}{total} rows{rate}, {now.errors:,} errors")
+        line = f"{now.rows:,}{total} rows{rate}, {now.errors:,} errors"
+        bar.show(now.rows, now.total, line)
+        if is_logged and time.perf_counter() - printed_s >= _LINE_S:
+            printed_s = time.perf_counter()
+            print_line(line, is_error=True)
 
     return report
 

@@ -29,6 +29,14 @@ DeviceOption = Annotated[
         show_default="FOVEAL_DEVICE, else auto",
     ),
 ]
+MaxImagePixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Most pixels of an image as it is decoded.",
+        show_default="FOVEAL_MAX_IMAGE_PIXELS, else by memory, at most 33554432",
+    ),
+]
 UrlOption = Annotated[
     str | None,
     typer.Option(help="Running service to use, http://host:port.", show_default="none, run here"),
@@ -44,6 +52,7 @@ def serve(
     host: HostOption = "0.0.0.0",
     workers: WorkersOption = None,
     device: DeviceOption = None,
+    max_image_pixels: MaxImagePixelsOption = None,
 ) -> None:
     """Serve the models over HTTP; FOVEAL_* variables hold the other settings.
 
@@ -51,7 +60,7 @@ def serve(
     """
     from service.launch import launch
 
-    launch(models, host, port, workers, device)
+    launch(models, host, port, workers, device, max_image_pixels)
 
 
 def predict(

@@ -14,6 +14,7 @@ Layout legend: H height, W width, C channels (1 grey, 3 RGB).
 """
 
 import io
+from collections.abc import Callable
 from importlib.metadata import version
 
 import PIL
@@ -40,6 +41,7 @@ __all__ = [
     "decoder_versions",
     "decoding_of",
     "encode_png",
+    "is_image",
     "is_light",
     "read_size",
     "work",
@@ -80,7 +82,12 @@ def decoding_of(spec: ImageSpec) -> Decoding:
     return Decoding(spec.mode, spec.exif, spec.background, spec.least_decoded, spec.clip_16_bits)
 
 
-def decode(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> Pixels:
+def decode(
+    encoded: bytes,
+    spec: ImageSpec,
+    max_pixels: int = MAX_PIXELS,
+    on_damage: Callable[[str], None] | None = None,
+) -> Pixels:
     """Decode one image and bring it to the size that the model takes.
 
     Of 16 bits the high 8 count, unless grey is to be clipped. Of several pictures in a file the
@@ -90,6 +97,8 @@ def decode(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> Pix
         encoded: One file of one of the formats.
         spec: Mode, EXIF, background and geometry of the result.
         max_pixels: Most pixels that are decoded: of a JPEG, at the scale it is decoded at.
+        on_damage: Called with the decoder's words on damage within a JPEG that it, Pillow and
+            browsers go on after: a part of the picture may be another.
 
     Returns:
         image_HWC: uint8 [H, W, C], RGB or grey, 0-255, contiguous.
@@ -100,19 +109,26 @@ def decode(encoded: bytes, spec: ImageSpec, max_pixels: int = MAX_PIXELS) -> Pix
     """
     decoding = decoding_of(spec)
     work(encoded, decoding, max_pixels)
-    return decode_sized(encoded, spec, decoding)
+    return decode_sized(encoded, spec, decoding, on_damage)
 
 
-def decode_sized(encoded: bytes, spec: ImageSpec, decoding: Decoding) -> Pixels:
+def decode_sized(
+    encoded: bytes,
+    spec: ImageSpec,
+    decoding: Decoding,
+    on_damage: Callable[[str], None] | None = None,
+) -> Pixels:
     """Decode one image whose ``work`` the caller has found small enough; see ``decode``."""
-    pixels = decode_pixels(encoded, decoding)
+    pixels = decode_pixels(encoded, decoding, on_damage)
     is_own_size = pixels.shape[0] == spec.height and pixels.shape[1] == spec.width
     if not (is_own_size and spec.keeps_own_size):
         pixels = fit(pixels, spec).reshape(spec.height, spec.width, spec.channels)
     return pixels
 
 
-def decode_pixels(encoded: bytes, decoding: Decoding) -> Pixels:
+def decode_pixels(
+    encoded: bytes, decoding: Decoding, on_damage: Callable[[str], None] | None = None
+) -> Pixels:
     """Decode one image of any size, which the caller has found small enough.
 
     Returns:
@@ -125,7 +141,7 @@ def decode_pixels(encoded: bytes, decoding: Decoding) -> Pixels:
     if kind == "PNG":
         return png.decode(encoded, decoding)
     if kind == "JPEG":
-        return jpeg.decode(encoded, decoding)
+        return jpeg.decode(encoded, decoding, on_damage)
     return plugins.decode(kind, encoded, decoding)
 
 
@@ -153,6 +169,22 @@ def work(encoded: bytes, decoding: Decoding, max_pixels: int = MAX_PIXELS) -> in
             f"image: expected at most {max_pixels} pixels, got {width} x {height}{held}"
         )
     return pixels
+
+
+def is_image(first: bytes) -> bool:
+    """Return whether bytes begin as an image does, to tell images from other files.
+
+    Formats whose mark is a letter and a digit that texts begin with, too (PPM), are not told.
+
+    Args:
+        first: At least the first 12 bytes of a file.
+    """
+    return (
+        first[:3] in _MAGIC
+        or (first[:4] == b"RIFF" and first[8:12] == b"WEBP")
+        or (first[:2] == b"BM" and first[6:10] == bytes(4))
+        or (first[4:8] == b"ftyp" and first[8:12] in _HEIC_BRANDS | _AVIF_BRANDS)
+    )
 
 
 def is_light(encoded: bytes) -> bool:

@@ -4,7 +4,7 @@ Layout legend: H height, W width, C channels (1 grey, 3 RGB).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -31,11 +31,30 @@ _SEARCH_BYTES = 1 << 20
 _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 # Start-of-frame markers whose pixels come in several scans: ITU T.81, table B.1.
 _PROGRESSIVE_FRAMES = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+# Warnings of libjpeg-turbo (jerror.h); every other message is an error that ends the decoding.
+# Harmless ones are about what does not change a pixel.
+_HARMLESS = (
+    "Warning: unknown JFIF revision number",
+    "Unknown Adobe color transform code",
+    "Corrupt JPEG data: bad ICC marker",
+    "Invalid SOS parameters for sequential JPEG",
+)
+_WARNINGS = (
+    *_HARMLESS,
+    "Corrupt JPEG data",
+    "Premature end of JPEG file",
+    "Inconsistent progression sequence",
+    "Application transferred too many scanlines",
+)
+_STRAY = "extraneous bytes"
 # A file of up to this size with no other markers, wherever they stand, is in one scan and upright.
 _PLAIN_BYTES = 1 << 16
 _PLAIN_MARKERS = frozenset(
     bytes([0xFF, code]) for code in (0xC0, 0xC4, _SOI, _EOI, _SOS, 0xDB, 0xDD, 0xE0, 0xEE)
 )
+
+
+OnDamage = Callable[[str], None]
 
 
 class Frame(NamedTuple):
@@ -108,8 +127,14 @@ def work(encoded: bytes, decoding: Decoding) -> tuple[int, int, int]:
     return width, height, max(held, width * height * frame.scans // SCANS_A_PIXEL)
 
 
-def decode(encoded: bytes, decoding: Decoding) -> Pixels:
+def decode(encoded: bytes, decoding: Decoding, on_damage: OnDamage | None = None) -> Pixels:
     """Decode a JPEG whose size the caller has found small enough.
+
+    Args:
+        encoded: The file.
+        decoding: How it becomes pixels.
+        on_damage: Called with what libjpeg-turbo says of damage that it, Pillow and browsers go
+            on after.
 
     Returns:
         uint8 [H, W, C], 0-255, contiguous.
@@ -126,7 +151,7 @@ def decode(encoded: bytes, decoding: Decoding) -> Pixels:
     to_width, to_height = scaled_size(width, height, decoding.least)
     colourspace = "CMYK" if colours in _INKS else "GRAY" if colours == "Gray" else "RGB"
     least = (to_height, to_width) if to_width < width else (0, 0)
-    stored = _decode_rows(encoded, colourspace, least)
+    stored = _decode_rows(encoded, colourspace, least, on_damage)
     if stored.shape[:2] != (to_height, to_width):
         raise incomplete("JPEG", encoded)
     if colourspace == "CMYK":
@@ -141,23 +166,47 @@ def decode(encoded: bytes, decoding: Decoding) -> Pixels:
     return pixels if orientation == 1 else np.ascontiguousarray(turned(pixels, orientation))
 
 
-def _decode_rows(encoded: bytes, colourspace: str, least: tuple[int, int]) -> Pixels:
-    for content in (encoded, None):
-        try:
-            pixels: Pixels = simplejpeg.decode_jpeg(
-                _tidied(encoded) if content is None else content,
-                colourspace,
-                min_height=least[0],
-                min_width=least[1],
-                strict=False,
-            )
-        except ValueError as error:
-            # Not strict, but for this in front of the first scan.
-            if content is None or "extraneous bytes" not in str(error):
-                break
-        else:
-            return pixels
-    raise incomplete("JPEG", encoded)
+def _decode_rows(
+    encoded: bytes, colourspace: str, least: tuple[int, int], on_damage: OnDamage | None
+) -> Pixels:
+    # Not strict, the library also returns what it had decoded before an error that ended it, if it
+    # had warned before. Strict, it says the error, or the first warning if there was none.
+    pixels, reason = _decode_strictly(encoded, colourspace, least)
+    if _STRAY in reason:
+        # In front of the first scan they are an error, strict or not.
+        tidied = _tidied(encoded)
+        if len(tidied) < len(encoded):
+            encoded = tidied
+            pixels, reason = _decode_strictly(encoded, colourspace, least)
+    if pixels is not None:
+        return pixels
+    if not reason.startswith(_WARNINGS):
+        raise incomplete("JPEG", encoded)
+    if on_damage is not None and not reason.startswith(_HARMLESS):
+        on_damage(reason)
+    try:
+        return _decode_once(encoded, colourspace, least, strict=False)
+    except ValueError:
+        raise incomplete("JPEG", encoded) from None
+
+
+def _decode_strictly(
+    encoded: bytes, colourspace: str, least: tuple[int, int]
+) -> tuple[Pixels | None, str]:
+    """Return the pixels, or None and what the library says."""
+    try:
+        return _decode_once(encoded, colourspace, least, strict=True), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def _decode_once(
+    encoded: bytes, colourspace: str, least: tuple[int, int], *, strict: bool
+) -> Pixels:
+    pixels: Pixels = simplejpeg.decode_jpeg(
+        encoded, colourspace, min_height=least[0], min_width=least[1], strict=strict
+    )
+    return pixels
 
 
 def _tidied(encoded: bytes) -> bytes:

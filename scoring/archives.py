@@ -1,8 +1,9 @@
 """Archives as sources: zip, and tar with or without compression, streamed in the archive's order.
 
-Each file in the archive is a row, except hidden files. Consecutive files with the same name up to
-the first dot are one sample, as WebDataset writes them: if one of them has the ending of an image,
-only that one is a row, and a ``.cls`` file beside it (an index or a label) is its true label.
+Each file in the archive is a row, except junk. Consecutive files with the same name up to the first
+dot are one sample, as WebDataset reads them: the images among them are rows, and a ``.cls`` file,
+an index or a label, is their true label. Where all ``.cls`` files of an archive come after its
+images, they are looked up.
 """
 
 import os
@@ -10,21 +11,33 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
-from models.image import ENDINGS
-from scoring.files import FileRow, check_size, folder_of, is_url, open_binary, pin_files
+from models.image import ENDINGS, is_image
+from scoring.files import FileRow, check_size, folder_of, open_binary, pin_files
+from scoring.junk import ending, is_in_hidden_folder, is_junk
 from scoring.rows import CHUNK_BYTES, Chunk, Image, Pin, Row, ScoreError, Truth, chunked
-from scoring.tar import TarFile, tar_files
+from scoring.tar import TarFile, small_files_at_end, tar_files
+from scoring.urls import is_url
 
-TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+TAR_ENDINGS = (
+    *(".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst"),
+)
 
 # A sample is held in memory until its last file; a longer run of files is not a sample.
 _SAMPLE_FILES = 16
 _SAMPLE_BYTES = 4 * CHUNK_BYTES
-# Longest .cls file that is read as a label.
+_LABEL = "cls"
+# Longest .cls file that is read as a label, and most of them that are looked up.
 _LABEL_BYTES = 1024
+_LABELS = 1 << 21
+_UNSORTED = (
+    "file: expected the files of a sample beside each other, got a label far from its image; "
+    "unpack the archive to FOLDER and sort it: tar --sort=name -cf sorted.tar -C FOLDER ."
+)
 # What the readers of archives raise on damage.
 _DAMAGED = (
     tarfile.TarError,
@@ -41,8 +54,27 @@ _DAMAGED = (
 # Methods that zipfile expands in pieces; it expands 4 KiB of bzip2 into gigabytes at once.
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
-# A file of an archive: its name, and how to read it now.
-_Member = tuple[str, Callable[[], Image]]
+
+class _Member(NamedTuple):
+    """A file of an archive: its name, its bytes as the archive says, and how to read it now."""
+
+    name: str
+    size: int
+    read: Callable[[], Image]
+
+
+class _File(NamedTuple):
+    """A file of a sample."""
+
+    name: str
+    content: Image
+
+    @property
+    def is_image(self) -> bool:
+        """Whether its name or its bytes say that it is an image."""
+        if ending(self.name) in ENDINGS:
+            return True
+        return isinstance(self.content, bytes) and is_image(self.content[:16])
 
 
 class ArchiveSource:
@@ -50,11 +82,17 @@ class ArchiveSource:
 
     Args:
         path: A zip or tar, here or behind a URL.
+        strict: Whether junk is rows, too.
+
+    Attributes:
+        passed_over: Junk that the last reading has passed over.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, strict: bool = False) -> None:
         self.name = FileRow(path).id
+        self.passed_over = 0
         self._path = path
+        self._strict = strict
         self._is_zip = path.lower().endswith(".zip")
 
     def count(self) -> int | None:
@@ -78,43 +116,129 @@ class ArchiveSource:
         return pin_files(self.name, [self._path])
 
     def _rows(self, start: int, stop: int | None) -> Iterator[Row]:
-        yield from islice(self._samples(start), start, stop)
+        yield from islice(self._all_rows(start), start, stop)
 
-    def _samples(self, start: int) -> Iterator[Row]:
+    def _all_rows(self, start: int) -> Iterator[Row]:
+        samples = _Samples(self.name, self._path, is_zip=self._is_zip)
         # Row N is never before file N, as samples only merge files: skip reading before `start`.
-        files = zip_members if self._is_zip else tar_members
-        sample: list[tuple[str, Image]] = []
+        sample: list[_File] = []
         held_bytes = 0
         key = ""
         last = "its beginning"
         try:
-            for number, (name, read) in enumerate(files(self._path)):
+            for number, (name, size, read) in enumerate(self._files()):
                 is_full = len(sample) >= _SAMPLE_FILES or held_bytes > _SAMPLE_BYTES
                 if is_full or _key(name) != key:
-                    yield from self._sample(sample)
+                    yield from samples.rows(sample)
                     sample, held_bytes, key = [], 0, _key(name)
-                image = b"" if number < start else read()
-                held_bytes += len(image) if isinstance(image, bytes) else 0
-                sample.append((name, image))
+                # Where the name does not tell whether it is an image, its bytes do.
+                is_told = ending(name) in ENDINGS or ending(name) == _LABEL
+                image = b"" if number < start and is_told else read()
+                held_bytes += size
+                sample.append(_File(name, image))
                 last = name
         except _DAMAGED as error:
             if is_url(self._path) and isinstance(error, OSError):
                 raise  # the network failed: the job can resume later without a loss
-            yield from self._sample(sample)
+            yield from samples.rows(sample)
             reason = str(error).strip() or type(error).__name__
             yield Row(
                 self.name,
                 ScoreError(f"archive: expected a whole archive, got damage after {last}: {reason}"),
             )
             return
-        yield from self._sample(sample)
+        yield from samples.rows(sample)
 
-    def _sample(self, sample: list[tuple[str, Image]]) -> Iterator[Row]:
-        images = [(name, image) for name, image in sample if _ending(name) in ENDINGS]
-        declared = [image for name, image in sample if images and _ending(name) == "cls"]
+    def _files(self) -> Iterator[_Member]:
+        """Yield the files that are no junk."""
+        self.passed_over = 0
+        for member in (zip_members if self._is_zip else tar_members)(self._path):
+            name = member.name.removeprefix("./")
+            if is_in_hidden_folder(name):
+                continue
+            if not self._strict and is_junk(name):
+                self.passed_over += 1
+            else:
+                yield member
+
+
+class _Samples:
+    """From the files of samples to rows.
+
+    Args:
+        name: Of the archive.
+        path: Of the archive.
+        is_zip: Whether it is a zip.
+    """
+
+    def __init__(self, name: str, path: str, *, is_zip: bool) -> None:
+        self._name = name
+        self._path = path
+        self._find = _labels_of_zip if is_zip else _labels_of_tar
+        self._labels: Mapping[str, Truth] | None = None
+        self._is_unlabelled = self._is_told = False
+
+    def rows(self, sample: list[_File]) -> Iterator[Row]:
+        """Yield a row for each image of a sample, or for each file if there is none.
+
+        Of labels that are far from their images and were not found, the first is a row with an
+        error.
+        """
+        images = [file for file in sample if file.is_image]
+        labels = {_stem(name): content for name, content in sample if ending(name) == _LABEL}
         for name, image in images or sample:
-            truth = _index_or_label(declared[0]) if declared else folder_of(name)
-            yield Row(f"{self.name}/{_text(name)}", image, truth)
+            row = Row(f"{self._name}/{_text(name)}", image, self._truth(name, labels, images))
+            if images or ending(name) != _LABEL:
+                yield row
+            elif self._labels and _stem(name) in self._labels:
+                continue
+            elif not self._is_unlabelled:
+                yield row
+            elif not self._is_told:
+                self._is_told = True
+                yield row._replace(image=ScoreError(_UNSORTED))
+
+    def _truth(self, name: str, labels: dict[str, Image], images: list[_File]) -> Truth:
+        if not images:
+            return folder_of(name)
+        declared = labels.get(_stem(name), labels.get(_key(name)))
+        if declared is not None:
+            return _index_or_label(declared)
+        if self._labels is None:
+            self._labels = self._find(self._path)
+        self._is_unlabelled = True
+        return self._labels.get(_stem(name), self._labels.get(_key(name), folder_of(name)))
+
+
+def _labels_of_zip(path: str) -> dict[str, Truth]:
+    """Return the labels in a zip by name without ending."""
+    with open_binary(path) as file, zipfile.ZipFile(file) as archive:
+        check_zip(archive, file.seek(0, os.SEEK_END))
+        small = [
+            info
+            for info in archive.infolist()
+            if ending(info.filename) == _LABEL and info.file_size <= _LABEL_BYTES
+        ]
+        return {
+            _stem(info.filename): _index_or_label(_zip_image(archive, info))
+            for info in small[:_LABELS]
+        }
+
+
+def _labels_of_tar(path: str) -> dict[str, Truth]:
+    """Return the labels in a tar that ends with labels, by name without ending; else nothing.
+
+    Only one that is here and not compressed is looked into: any other would be read twice.
+    """
+    if is_url(path):
+        return {}
+    with open_binary(path) as file:
+        return {
+            _stem(name): _index_or_label(content)
+            for name, content in islice(
+                small_files_at_end(file, f".{_LABEL}", _LABEL_BYTES), _LABELS
+            )
+        }
 
 
 def zip_members(path: str) -> Iterator[_Member]:
@@ -122,8 +246,8 @@ def zip_members(path: str) -> Iterator[_Member]:
     with open_binary(path) as file, zipfile.ZipFile(file) as archive:
         check_zip(archive, file.seek(0, os.SEEK_END))
         for info in archive.infolist():
-            if not info.is_dir() and not _is_hidden(info.filename):
-                yield info.filename, lambda info=info: _zip_image(archive, info)  # type: ignore[misc]
+            if not info.is_dir():
+                yield _Member(info.filename, info.file_size, partial(_zip_image, archive, info))
 
 
 def check_zip(archive: zipfile.ZipFile, size_bytes: int) -> None:
@@ -159,8 +283,7 @@ def tar_members(path: str) -> Iterator[_Member]:
     """Yield the files of a tar in its order; reads it once, without seeking."""
     with open_binary(path) as opened:
         for file in tar_files(opened):
-            if not _is_hidden(file.name):
-                yield file.name, lambda file=file: _tar_image(file)  # type: ignore[misc]
+            yield _Member(file.name, file.size, partial(_tar_image, file))
 
 
 def _zip_image(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Image:
@@ -191,17 +314,15 @@ def _tar_image(file: TarFile) -> Image:
 
 
 def _key(name: str) -> str:
-    folder, _, base = name.rpartition("/")
-    return f"{folder}/{base.partition('.')[0]}"
+    """Return the key of a file's sample: its path up to the first dot of its own name."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
 
 
-def _ending(name: str) -> str:
-    return name.rpartition("/")[2].rpartition(".")[2].lower()
-
-
-def _is_hidden(name: str) -> bool:
-    parts = name.removeprefix("./").split("/")
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+def _stem(name: str) -> str:
+    """Return a file's path without its ending."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    return f"{folder}{slash}{base.rpartition('.')[0] or base}"
 
 
 def _text(name: str) -> str:

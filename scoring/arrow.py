@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from scoring.arrow_table import DAMAGED, ArrowTable, line_of, need_pyarrow
-from scoring.files import FileRow, check_rows, is_url, open_binary, pin_files
+from scoring.files import FileRow, check_rows, open_binary, pin_files
 from scoring.messages import batch_rows
 from scoring.rows import CHUNK_BYTES, CHUNK_ROWS, Chunk, Pin, Row, ScoreError, chunked
 from scoring.tables import Columns
+from scoring.urls import is_url
 
 try:  # the `score` extra
     import pyarrow

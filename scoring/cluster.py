@@ -23,10 +23,12 @@ import ray.exceptions
 from models.artifact import Precision
 from models.machine import available_cpus
 from models.repository import MODEL_JSON, ModelRepository
-from scoring.job import Position
+from scoring.engine import Position
+from scoring.files import check_size, fetch_ahead
 from scoring.local import LocalModel
 from scoring.rows import ScoreError, Source
 from scoring.stages import OutputOptions, Scored, Stages
+from scoring.urls import Fetches
 from service.errors import InferenceError
 
 # Most rows of a task, a multiple of a chunk's: small enough that a lost task costs little, large
@@ -85,6 +87,7 @@ class Scorer:
                 "machine of the cluster, got one where it does not; use --precision fp32"
             )
         self._stages = Stages(model, shipment.output)
+        self._fetches = Fetches(check_size)
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Score one task; yield its scored chunks, and the error as the last item if it fails."""
@@ -92,6 +95,7 @@ class Scorer:
             number, source, start, stop = pickle.loads(task)
             try:
                 for chunk in source.chunks(start, stop):
+                    fetch_ahead(chunk, self._fetches)
                     yield _packed((number, self._stages(chunk)))
             except (ScoreError, InferenceError) as error:
                 yield _packed(error)  # if raised here, Ray would wrap it and lose its class

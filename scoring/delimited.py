@@ -11,10 +11,11 @@ from itertools import islice
 from typing import Any, Self
 
 from models.image import ENDINGS
-from scoring.files import FileRow, beside, is_url, pin_files
-from scoring.rows import Chunk, Pin, Row, ScoreError, chunked
+from scoring.files import FileRow, beside, pin_files
+from scoring.rows import Chunk, LostError, Pin, Row, ScoreError, chunked
 from scoring.tables import Columns, file_of, image_column, is_file, resolve, usual_image
 from scoring.text_files import DAMAGED, LongLineError, kind_of, open_text
+from scoring.urls import is_url
 
 ENDINGS_OF_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 # Longest row of a table, and so its longest cell, in characters. The csv module's own limit of a
@@ -53,6 +54,8 @@ class CsvSource:
             self._skipped_rows = 1 if said else 0
             self._delimiter = said[1] if said else _sniff(lines, usual, columns)
             first = next(islice(self._rows_of_cells(), self._skipped_rows, None), [])
+        except LostError:
+            raise
         except (*DAMAGED, LongLineError, csv.Error) as error:
             raise ScoreError(f"{path}: expected CSV in UTF-8 or UTF-16, got: {error}") from None
         if self._delimiter != usual:
@@ -122,6 +125,8 @@ class CsvSource:
                         tuple(_cell(cells, place) for place in kept),
                     )
                 number += 1
+        except LostError:
+            raise
         except (*DAMAGED, LongLineError, csv.Error) as error:
             if number >= start:
                 damage = ScoreError(

@@ -1,6 +1,5 @@
 """Local files and URLs: reading, opening and dating them, and a source of one row for each file.
 
-fsspec, from the ``remote`` extra, opens URLs (``s3://``, ``gs://``, ``hdfs://``, ``memory://``…).
 Knows nothing about images.
 """
 
@@ -11,15 +10,11 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
 from models.image import MAX_PIXELS
 from scoring.rows import Chunk, Image, Pin, Row, ScoreError, chunked
-
-try:  # the `remote` extra; only URLs need it
-    import fsspec
-except ImportError:
-    fsspec = None
+from scoring.urls import Fetches, dates, is_http, is_url, open_url
 
 # An uncompressed BMP of the largest image, at 32 bits for each pixel: 128 MiB. A longer file cannot
 # be decoded, and several threads read at once, so the limit also bounds memory.
@@ -27,9 +22,6 @@ MAX_FILE_BYTES = 4 * MAX_PIXELS
 
 # A table or array of fewer rows than this is never refused for their number.
 _FREE_ROWS = 1 << 20
-
-# Keys under which file systems give the date or the tag of a file's last change.
-_DATES = ("mtime", "ETag", "etag", "LastModified", "last_modified", "modificationTime", "created")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +46,10 @@ class FileRow:
             ScoreError: It is missing, unreadable, not a regular file, or too long.
         """
         if is_url(self.path):
-            return _read_url(self.path)
+            fetched = Fetches(check_size).begin(self.path)
+            if isinstance(fetched, ScoreError):
+                raise fetched
+            return fetched.read()
         try:
             # Without O_NONBLOCK, opening a pipe would wait forever for a writer.
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -67,6 +62,14 @@ class FileRow:
                 raise
             reason = getattr(error, "strerror", None) or str(error)
             raise ScoreError(f"file: expected a readable file, got: {reason}") from None
+
+
+def fetch_ahead(chunk: Chunk, fetches: Fetches) -> None:
+    """Begin to fetch the images of a chunk that are behind URLs."""
+    if isinstance(chunk.images, list):
+        for number, image in enumerate(chunk.images):
+            if isinstance(image, FileRow) and is_url(image.path):
+                chunk.images[number] = fetches.begin(image.path)
 
 
 class FilesSource:
@@ -113,7 +116,7 @@ class FilesSource:
 
     def pin(self) -> Pin:
         """Return a digest of all paths, sizes and dates."""
-        return pin_files(self.name, self.paths)
+        return pin_files(self.name, self.paths, are_images=True)
 
     def _image(self, row: FileRow) -> Image:
         error = self._errors.get(row.path)
@@ -125,11 +128,6 @@ def folder_of(path: str) -> str:
     return path.rpartition("/")[0].rpartition("/")[2]
 
 
-def is_url(path: str) -> bool:
-    """Whether a path is a URL, to be opened by fsspec."""
-    return "://" in path
-
-
 def open_binary(path: str) -> BinaryIO:
     """Open a local file or a URL for reading.
 
@@ -137,9 +135,7 @@ def open_binary(path: str) -> BinaryIO:
         ScoreError: It cannot be opened.
     """
     if is_url(path):
-        with url_errors(path):
-            system, inner = file_system(path)
-            return cast(BinaryIO, system.open(inner, "rb"))
+        return open_url(path)
     try:
         # Without O_NONBLOCK, opening a pipe would wait forever for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -160,52 +156,22 @@ def beside(table: str, path: str) -> str:
     return posixpath.join(folder, path) if folder else path
 
 
-def pin_files(name: str, paths: Iterable[str]) -> Pin:
-    """Return a digest of paths, sizes and dates."""
-    digest = hashlib.sha256()
-    count = 0
-    for path in paths:
-        digest.update(os.fsencode(path) + b"\0" + _date(path).encode() + b"\n")
-        count += 1
-    return {"source": name, "files": count, "sha256": digest.hexdigest()}
-
-
-def file_system(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system of a URL and the path in it.
-
-    Raises:
-        ScoreError: fsspec, or its package for this kind of URL, is missing.
-    """
-    if fsspec is None:
-        raise ScoreError(
-            f"{url}: expected fsspec for a URL, got none; pip install 'foveal[remote]'"
-        )
-    try:
-        system, inner = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise ScoreError(f"{url}: expected a URL that fsspec opens, got: {error}") from None
-    return system, inner
-
-
-class url_errors:
-    """Turn any exception of a remote file system within a block into a ScoreError.
+def pin_files(name: str, paths: Iterable[str], *, are_images: bool = False) -> Pin:
+    """Return a digest of paths, sizes and dates.
 
     Args:
-        url: Its name in the error.
+        name: Of the source.
+        paths: Its files.
+        are_images: Whether they are many; those of a web server are then not asked for their dates.
     """
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        """Do nothing yet."""
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Raise ScoreError in place of the exception."""
-        if isinstance(error, Exception) and not isinstance(error, ScoreError):
-            reason = str(error).strip().splitlines()
-            line = reason[0] if reason else type(error).__name__
-            raise ScoreError(f"{self._url}: expected a readable file, got: {line}") from None
+    all_paths = list(paths)
+    remote = [path for path in all_paths if is_url(path) and not (are_images and is_http(path))]
+    known = dict(zip(remote, dates(remote), strict=True))
+    digest = hashlib.sha256()
+    for path in all_paths:
+        date = known.get(path, "") if is_url(path) else _date(path)
+        digest.update(os.fsencode(path) + b"\0" + date.encode() + b"\n")
+    return {"source": name, "files": len(all_paths), "sha256": digest.hexdigest()}
 
 
 def check_size(size_bytes: int) -> None:
@@ -247,26 +213,7 @@ def _read(descriptor: int) -> bytes:
     return content
 
 
-def _read_url(url: str) -> bytes:
-    with url_errors("file"):
-        system, inner = file_system(url)
-        size_bytes = system.info(inner).get("size")
-        if size_bytes is not None:
-            check_size(size_bytes)
-            return cast(bytes, system.cat_file(inner))
-        with system.open(inner, "rb") as file:
-            content: bytes = file.read(MAX_FILE_BYTES + 1)
-        check_size(len(content))
-        return content
-
-
 def _date(path: str) -> str:
-    if is_url(path):
-        with url_errors(path):
-            system, inner = file_system(path)
-            about = system.info(inner)
-            written = next((str(about[key]) for key in _DATES if about.get(key)), "")
-            return f"{about.get('size')} {written}"
     try:
         status = Path(path).stat()
     except OSError as error:

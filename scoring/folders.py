@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from scoring.junk import is_junk
 from scoring.rows import ScoreError
 
 # Identity of a folder: device and inode.
@@ -22,11 +23,13 @@ class Found(NamedTuple):
         path: Its path.
         is_named: Whether an argument names or matches the file itself.
         error: Why it is not read; "" if it is.
+        is_junk: Whether it is left there by a system or a tool, and no image.
     """
 
     path: str
     is_named: bool = False
     error: str = ""
+    is_junk: bool = False
 
 
 class _Level(NamedTuple):
@@ -38,12 +41,12 @@ class _Level(NamedTuple):
 
 
 def walk(folder: str) -> Iterator[Found]:
-    """Yield the files of a folder, recursively; names that start with a dot are passed over.
+    """Yield the files of a folder, recursively; hidden folders are passed over.
 
     Raises:
         ScoreError: The folder itself cannot be read.
     """
-    root = os.path.realpath(folder)
+    root, prefix = os.path.realpath(folder), f"{folder.rstrip('/')}/"
     try:
         levels = [_enter(folder, (), is_linked=False)]
     except OSError as error:
@@ -55,10 +58,13 @@ def walk(folder: str) -> Iterator[Found]:
             levels.pop()
             continue
         is_link = entry.is_symlink()
-        if is_link and not _is_within(root, entry.path):
+        if entry.name.startswith("."):
+            if not os.path.isdir(entry.path):  # noqa: PTH112 - unlike entry.is_dir, never raises
+                yield Found(entry.path, is_junk=True)
+        elif is_link and not _is_within(root, entry.path):
             yield Found(entry.path, error=_leads_out(entry.path))
         elif not os.path.isdir(entry.path):  # noqa: PTH112 - unlike entry.is_dir, never raises
-            yield Found(entry.path)
+            yield Found(entry.path, is_junk=is_junk(entry.path.removeprefix(prefix)))
         else:
             try:
                 below = _enter(entry.path, level.above, is_linked=level.is_linked or is_link)
@@ -79,10 +85,7 @@ def _enter(path: str, above: tuple[_Identity, ...], *, is_linked: bool) -> _Leve
     """Raise OSError if the folder cannot be read."""
     status = Path(path).stat()
     with os.scandir(path) as found:
-        entries = sorted(
-            (entry for entry in found if not entry.name.startswith(".")),
-            key=lambda entry: entry.name,
-        )
+        entries = sorted(found, key=lambda entry: entry.name)
     return _Level(iter(entries), (*above, (status.st_dev, status.st_ino)), is_linked)
 
 

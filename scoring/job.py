@@ -1,61 +1,41 @@
 """A scoring job: sources through a model into one table; resumes after a kill.
 
-    read (a thread) -> decode, run (a thread for each core) -> write (this thread)
+    find, open -> engine: read, decode, run -> write (this thread)
 
-All of them work at once, with bounded queues between them. One output row for each input row, in
-order; a bad image is a row with an ``error``. A slow image blocks only its own core, until
-``WINDOW_ROWS`` rows after it wait to be written.
+One output row for each input row, in order; a bad image is a row with an ``error``.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Event, Thread
 
 import onnxruntime
 
 from models.artifact import ModelArtifact
 from models.image import decoder_versions
 from models.labels import distinct_names
-from models.machine import available_cpus
-from scoring.budget import Budget
+from scoring.archives import ArchiveSource
+from scoring.engine import Engine, LocalEngine
+from scoring.folders import Found
 from scoring.local import LocalModel
-from scoring.marks import Marks
+from scoring.outputs import Output
 from scoring.parts import Parts
-from scoring.rows import (
-    CHUNK_BYTES,
-    CHUNK_ROWS,
-    Chunk,
-    Noted,
-    ScoreError,
-    Source,
-    text_bytes,
-)
-from scoring.sinks import SINKS, Layout, check_out
-from scoring.sources import kept_kinds, list_sources
-from scoring.stages import OutputOptions, Scored, Stages
+from scoring.rows import LostError, Noted, ScoreError, Source, text_bytes
+from scoring.sinks import SINKS, Layout
+from scoring.sources import find, kept_kinds, open_sources
+from scoring.stages import OutputOptions, Scored
 from scoring.tables import Columns
 from scoring.tally import Accuracy, Tally
 
-# Finished rows that may wait for an unfinished one before them: at 30,000 rows/s, the second that
-# the largest image takes. Fewer if all probabilities are written: they hold at most _WINDOW_BYTES.
-WINDOW_ROWS = 1 << 15
-_WINDOW_BYTES = 32 << 20
-# Long ids and kept values count as more rows: as much as that of usual ones of a chunk.
-_SLOT_BYTES = 1 << 16
+# Damaged images that are named in the summary.
+_EXAMPLES = 3
 # A part is written when the text of its rows takes this much.
 _PART_TEXT_BYTES = 64 << 20
 # A part is written after this time or after a row group's rows: the most that a kill can cost.
 _PART_S = 5.0
 _PROGRESS_S = 0.1
-
-# Number of a source, and the number of its finished rows.
-Position = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +45,25 @@ class Options:
     Attributes:
         columns: Columns of tables to use.
         output: What is written for each row.
-        pattern: Pattern for files in folders; "" takes all.
+        patterns: Patterns for files in folders; none takes all.
         max_errors: Most rows with an error before the job stops; None is no limit.
         resume: Whether to continue an earlier run of the same job.
+        overwrite: Whether a file with the name of the output may be written over.
         part_rows: Most rows of a part; 0 is the rows of a row group.
     """
 
     columns: Columns = field(default_factory=Columns)
     output: OutputOptions = field(default_factory=OutputOptions)
-    pattern: str = ""
+    patterns: tuple[str, ...] = ()
     max_errors: int | None = None
     resume: bool = False
+    overwrite: bool = False
     part_rows: int = 0
+
+    @property
+    def strict(self) -> bool:
+        """Return whether files beside the images, and damage within them, are errors."""
+        return self.output.strict
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +90,9 @@ class Summary:
         rows_per_s: Rows of this run by its seconds.
         accuracy: Share of right labels, None if no true label is known.
         notes: What the user should know of how sources and true labels were read, a line each.
+        passed_over: Files beside the images that are no rows: those of systems and tools.
+        damaged: Rows whose JPEG is damaged, but not so much that its decoder ends.
+        examples: Ids of some of those of this run, and what the decoder says.
     """
 
     out: str
@@ -115,6 +105,9 @@ class Summary:
     rows_per_s: float
     accuracy: Accuracy | None
     notes: tuple[str, ...] = ()
+    passed_over: int = 0
+    damaged: int = 0
+    examples: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Format it as one line."""
@@ -123,9 +116,11 @@ class Summary:
             share, rows = self.accuracy["accuracy"], self.accuracy["rows"]
             low, high = self.accuracy["interval"]
             right = f", accuracy {share:.2%} of {rows} with a label (95 %: {low:.2%} to {high:.2%})"
+        left = f"{self.damaged} with damage, " if self.damaged else ""
+        left += f"{self.passed_over} other files passed over, " if self.passed_over else ""
         return (
             f"{self.out}: {self.rows} rows by {self.model}:{self.version}, "
-            f"{self.errors} with an error, {self.rows_per_s:.0f} rows/s{right}"
+            f"{self.errors} with an error, {left}{self.rows_per_s:.0f} rows/s{right}"
         )
 
     def lines(self) -> list[str]:
@@ -141,14 +136,10 @@ class Summary:
         return [*lines, *self.notes]
 
 
-# Scores all rows after a position, in order; yields the number of the source and a scored chunk.
-Engine = Callable[[Sequence[Source], Position], Generator[tuple[int, Scored]]]
-
-
 def score(
     arguments: Sequence[str],
     model: LocalModel,
-    out: Path,
+    out: str | Path | Output,
     options: Options | None = None,
     *,
     engine: Engine | None = None,
@@ -157,9 +148,9 @@ def score(
     """Score every row of the sources.
 
     Args:
-        arguments: What to score; see ``sources.list_sources``.
+        arguments: What to score; see ``sources.find``.
         model: The model.
-        out: File to write, ``.parquet``, ``.csv`` or ``.jsonl``; appears when the job is done.
+        out: Table to write, ``.parquet``, ``.csv`` or ``.jsonl``; appears when the job is done.
         options: Settings of the job.
         engine: Computes the rows; None is this machine.
         on_progress: Called on this thread every 0.1 s, and at the end.
@@ -172,28 +163,82 @@ def score(
     """
     started = time.perf_counter()
     options = options or Options()
-    check_out(out)
-    sources = list_sources(arguments, options.columns, options.pattern, skip=out)
+    output = out if isinstance(out, Output) else Output.parse(out)
+    found = output.without_sources(
+        find(arguments, options.patterns), overwrite=options.overwrite, resume=options.resume
+    )
+    sources = open_sources(_rows_of(found, options), options.columns, strict=options.strict)
     layout = _layout(model.artifact, sources, options)
-    sink = SINKS[out.suffix](layout)
+    sink = SINKS[output.ending](layout)
     total = _count(sources)
-    with Parts(out, _pin(model, sources, layout, options), resume=options.resume) as parts:
+    with Parts(output.path, _pin(model, sources, layout, options), resume=options.resume) as parts:
         engine = engine or LocalEngine(model, options.output, marks=parts.marks)
         resumed = parts.tally.rows
         collected = Collected(parts, layout.group_rows, sink.write, options)
         with closing(engine(sources, parts.position)) as chunks:
-            reported = started
-            for number, scored in chunks:
-                collected.take(number, scored)
-                if time.perf_counter() - reported > _PROGRESS_S:
-                    reported = time.perf_counter()
-                    on_progress(Progress(collected.rows, collected.errors, total))
-        collected.flush()
+            _collect(
+                chunks, collected, lambda rows, errors: on_progress(Progress(rows, errors, total))
+            )
         on_progress(Progress(collected.rows, collected.errors, collected.rows))
-        parts.finish(sink.join)
+        parts.finish(lambda paths, table: output.write(lambda file: sink.join(paths, file), table))
     notes = [note for source in sources if isinstance(source, Noted) for note in source.notes()]
     seconds = time.perf_counter() - started
-    return _summarize(out, model.artifact, parts.tally, resumed, seconds, notes)
+    tally = parts.tally
+    accuracy = tally.accuracy(distinct_names(model.artifact.labels))
+    return Summary(
+        output.name,
+        model.artifact.name,
+        model.artifact.version,
+        tally.rows,
+        tally.errors,
+        resumed,
+        seconds,
+        (tally.rows - resumed) / seconds,
+        accuracy,
+        (*notes, *tally.remarks.lines(is_compared=accuracy is not None)),
+        _passed_over(found, sources, options),
+        tally.damaged,
+        collected.damaged_examples,
+    )
+
+
+def _collect(
+    chunks: Iterable[tuple[int, Scored]],
+    collected: "Collected",
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Write all chunks to parts, also those before a service is gone or the user stops the job."""
+    reported = time.perf_counter()
+    try:
+        for number, scored in chunks:
+            collected.take(number, scored)
+            if time.perf_counter() - reported > _PROGRESS_S:
+                reported = time.perf_counter()
+                on_progress(collected.rows, collected.errors)
+    except (LostError, KeyboardInterrupt):
+        collected.flush()
+        raise
+    collected.flush()
+
+
+def _passed_over(found: Sequence[Found], sources: Sequence[Source], options: Options) -> int:
+    in_archives = sum(each.passed_over for each in sources if isinstance(each, ArchiveSource))
+    return in_archives + (0 if options.strict else sum(each.is_junk for each in found))
+
+
+def _rows_of(found: Sequence[Found], options: Options) -> list[Found]:
+    """Return the files that are rows.
+
+    Raises:
+        ScoreError: There is none.
+    """
+    kept = [each for each in found if options.strict or not each.is_junk]
+    if not kept:
+        raise ScoreError(
+            f"sources: expected at least one image, got {len(found)} files that are none, such as "
+            f"{found[0].path if found else 'the output itself'}"
+        )
+    return kept
 
 
 def _layout(artifact: ModelArtifact, sources: Sequence[Source], options: Options) -> Layout:
@@ -213,29 +258,6 @@ def _count(sources: Sequence[Source]) -> int | None:
     counts = [source.count() for source in sources]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
-
-
-def _summarize(
-    out: Path,
-    artifact: ModelArtifact,
-    tally: Tally,
-    resumed: int,
-    seconds: float,
-    notes: list[str],
-) -> Summary:
-    accuracy = tally.accuracy(distinct_names(artifact.labels))
-    return Summary(
-        str(out),
-        artifact.name,
-        artifact.version,
-        tally.rows,
-        tally.errors,
-        resumed,
-        seconds,
-        (tally.rows - resumed) / seconds,
-        accuracy,
-        (*notes, *tally.remarks.lines(is_compared=accuracy is not None)),
-    )
 
 
 class Collected:
@@ -259,6 +281,7 @@ class Collected:
         self._write = write
         self._part_rows = options.part_rows or part_rows
         self._max_errors = options.max_errors
+        self.damaged_examples: dict[str, str] = {}
         self._position = parts.position
         self._begin()
 
@@ -289,6 +312,9 @@ class Collected:
         self._position = number, before + len(scored)
         self._waiting.append(scored)
         self._tally.count(scored)
+        for row, reason in scored.damaged.items():
+            if len(self.damaged_examples) < _EXAMPLES:
+                self.damaged_examples[scored.ids[row]] = reason
         self._text_bytes += text_bytes(scored.ids, scored.kept)
         is_full = self._tally.rows >= self._part_rows or self._text_bytes > _PART_TEXT_BYTES
         if is_full or time.perf_counter() - self._begun > _PART_S:
@@ -308,91 +334,6 @@ class Collected:
         self._begun = time.perf_counter()
 
 
-class LocalEngine:
-    """All cores of this machine.
-
-    Args:
-        model: The model, loaded with one thread for a run, because each core has a run of its own.
-        output: What is written for each row.
-        threads: Chunks to work on at once; 0 is one for each core.
-        marks: File of the rows that are being decoded; None: there is none.
-    """
-
-    def __init__(
-        self,
-        model: LocalModel,
-        output: OutputOptions,
-        threads: int = 0,
-        marks: Path | None = None,
-    ) -> None:
-        self._threads = threads or available_cpus()
-        self._stages = Stages(model, output, Marks(marks, self._threads) if marks else None)
-        row_bytes = 4 * len(model.artifact.labels) if output.probabilities else 0
-        rows = min(WINDOW_ROWS, _WINDOW_BYTES // row_bytes) if row_bytes else WINDOW_ROWS
-        self._window = max(4 * self._threads, rows // CHUNK_ROWS)
-
-    def __call__(
-        self, sources: Sequence[Source], position: Position
-    ) -> Generator[tuple[int, Scored]]:
-        """Score all rows after a position, in order."""
-        waiting: SimpleQueue[tuple[int, Future[Scored], int] | BaseException | None] = SimpleQueue()
-        # Two bounds: encoded images are large, so few chunks are read ahead of the decoders;
-        # results are small, so many may wait for a slow chunk before them.
-        undecoded = Budget(3 * self._threads * CHUNK_BYTES)
-        unwritten = Budget(self._window)
-        stopping = Event()
-
-        def read() -> None:
-            try:
-                for number, chunk in read_from(sources, position):
-                    image_bytes = max(CHUNK_BYTES, chunk.image_bytes)
-                    slots = 1 + chunk.text_bytes // _SLOT_BYTES
-                    undecoded.take(image_bytes)
-                    unwritten.take(slots)
-                    if stopping.is_set():
-                        return
-                    future = pool.submit(self._stages, chunk)
-                    del chunk  # it is freed when it is scored
-                    future.add_done_callback(partial(_give, undecoded, image_bytes))
-                    waiting.put((number, future, slots))
-                waiting.put(None)
-            except BaseException as error:
-                waiting.put(error)
-
-        with ThreadPoolExecutor(self._threads, "score") as pool:
-            reader = Thread(target=read, name="read", daemon=True)
-            reader.start()
-            try:
-                while (item := waiting.get()) is not None:
-                    if isinstance(item, BaseException):
-                        raise item
-                    number, future, slots = item
-                    yield number, future.result()
-                    unwritten.give(slots)
-            finally:
-                # Also when the caller stops early: wake the reader wherever it waits, then end it.
-                stopping.set()
-                undecoded.close()
-                unwritten.close()
-                reader.join()
-                pool.shutdown(cancel_futures=True)
-
-
-def _give(budget: Budget, amount: int, _: "Future[Scored]") -> None:
-    budget.give(amount)
-
-
-def read_from(sources: Sequence[Source], position: Position) -> Iterator[tuple[int, Chunk]]:
-    """Stream the chunks of all sources after a position, with the number of the source."""
-    first, done = position
-    for number in range(first, len(sources)):
-        row = done if number == first else 0
-        for chunk in sources[number].chunks(row):
-            chunk.place = number, row
-            row += len(chunk.ids)
-            yield number, chunk
-
-
 def _pin(
     model: LocalModel, sources: Sequence[Source], layout: Layout, options: Options
 ) -> dict[str, object]:
@@ -407,6 +348,10 @@ def _pin(
             "label": columns.label,
             "id": columns.id,
             "keep": columns.keep,
+        },
+        "limits": {
+            "strict": options.output.strict,
+            "max_image_pixels": options.output.max_image_pixels,
         },
         "versions": {
             "onnxruntime": onnxruntime.__version__,

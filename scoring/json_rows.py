@@ -16,10 +16,11 @@ from typing import Any
 import orjson
 
 from models.image import ENDINGS
-from scoring.files import FileRow, check_size, is_url, pin_files
-from scoring.rows import Chunk, Image, Pin, Row, ScoreError, Truth, chunked, label_of
+from scoring.files import FileRow, check_size, pin_files
+from scoring.rows import Chunk, Image, LostError, Pin, Row, ScoreError, Truth, chunked, label_of
 from scoring.tables import Columns, file_of, is_file, nothing
 from scoring.text_files import DAMAGED, LongLineError, open_text, read_lines
+from scoring.urls import is_url
 
 LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 DOCUMENTS = (".json",)
@@ -154,6 +155,8 @@ class JsonlSource(_JsonSource):
                 for line in read_lines(text, _LINE_CHARACTERS):
                     if not line.isspace():
                         yield _parse(line)
+        except LostError:
+            raise
         except (*DAMAGED, LongLineError) as error:
             yield ScoreError(f"table: expected JSON lines in UTF-8, got: {error}")
 

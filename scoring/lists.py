@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 
 from scoring.files import FileRow, folder_of, pin_files
-from scoring.rows import Chunk, Pin, Row, ScoreError, chunked
+from scoring.rows import Chunk, LostError, Pin, Row, ScoreError, chunked
 from scoring.tables import file_of
 from scoring.text_files import DAMAGED, LongLineError, open_text
 
@@ -35,6 +35,8 @@ class ListSource:
         try:
             with open_text(path, "surrogateescape") as text:
                 next(_paths(text), None)
+        except LostError:
+            raise
         except (*DAMAGED, LongLineError) as error:
             raise ScoreError(f"{path}: expected a list of paths, got: {error}") from None
 
@@ -70,6 +72,8 @@ class ListSource:
                         place = image.path if isinstance(image, FileRow) else path
                         yield Row(FileRow(path).id, image, folder_of(place))
                     number += 1
+        except LostError:
+            raise
         except (*DAMAGED, LongLineError) as error:
             if number >= start:
                 yield Row(self.name, ScoreError(f"list: expected paths, got: {error}"))

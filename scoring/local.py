@@ -6,7 +6,7 @@ loop. It does not know where images come from.
 Layout legend: N rows, K classes, T predictions a row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import orjson
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.abstain import is_answered
 from models.artifact import ArtifactError, ModelArtifact, ModelFile
-from models.image import ImageError, Pixels, decode
+from models.image import MAX_PIXELS, ImageError, Pixels, decode
 from models.labels import distinct_names
 from models.machine import available_cpus
 from models.repository import ModelRepository
@@ -64,8 +64,18 @@ class LocalModel:
         assert file is not None, "the session was opened from one of the files; this is a bug"
         return cls(artifact, session, file)
 
-    def decode(self, encoded: bytes) -> Pixels:
+    def decode(
+        self,
+        encoded: bytes,
+        on_damage: Callable[[str], None] | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Pixels:
         """Decode one image to a row of this model; may be called from any thread.
+
+        Args:
+            encoded: One file.
+            on_damage: Called with the decoder's words on damage that it goes on after.
+            max_pixels: Most pixels that are decoded.
 
         Returns:
             uint8 [H, W, C], 0-255.
@@ -73,7 +83,7 @@ class LocalModel:
         Raises:
             ImageError: Not an image, truncated, corrupt, or too many pixels.
         """
-        return decode(encoded, self.artifact.image)
+        return decode(encoded, self.artifact.image, max_pixels, on_damage)
 
     def run(self, rows: Sequence[Pixels]) -> NDArray[np.float32]:
         """Classify one batch on the calling thread.

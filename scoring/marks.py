@@ -71,7 +71,7 @@ class Marks:
         return offset
 
 
-def decode_alone(encoded: bytes, spec: ImageSpec) -> Pixels:
+def decode_alone(encoded: bytes, spec: ImageSpec, max_pixels: int) -> Pixels:
     """Decode one image in a process of its own, as ``models.image.decode`` does.
 
     Raises:
@@ -79,7 +79,7 @@ def decode_alone(encoded: bytes, spec: ImageSpec) -> Pixels:
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         try:
-            return process.submit(decode, encoded, spec).result()
+            return process.submit(decode, encoded, spec, max_pixels).result()
         except BrokenProcessPool:
             raise ImageError(
                 "image: expected one that can be decoded, got one whose decoding ends the process; "

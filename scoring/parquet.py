@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from scoring.arrow_table import DAMAGED, ArrowTable, line_of, need_pyarrow
-from scoring.files import FileRow, check_rows, is_url, open_binary, pin_files
+from scoring.files import FileRow, check_rows, open_binary, pin_files
 from scoring.pages import Pages
-from scoring.rows import CHUNK_BYTES, CHUNK_ROWS, Chunk, Pin, Row, ScoreError, chunked
+from scoring.rows import CHUNK_BYTES, CHUNK_ROWS, Chunk, LostError, Pin, Row, ScoreError, chunked
 from scoring.tables import Columns
+from scoring.urls import is_url
 
 try:  # the `score` extra
     import pyarrow
@@ -48,6 +49,8 @@ class ParquetSource:
                 groups = [table.metadata.row_group(i) for i in range(table.num_row_groups)]
                 self._rows = [group.num_rows for group in groups]
                 self._bytes = [group.total_byte_size for group in groups]
+            except LostError:
+                raise
             except DAMAGED as error:
                 raise ScoreError(
                     f"{path}: expected a Parquet file, got: {line_of(error)}"

@@ -40,7 +40,7 @@ class Parts:
         self._out = out
         self._pin: dict[str, Any] = json.loads(json.dumps(pin))
         self._resume = resume
-        self._folder = out.with_name(f".{out.name}.parts")
+        self._folder = folder_of(out)
         self._lock = -1
         self.marks = self._folder / _MARKS
         self.paths: list[Path] = []
@@ -49,7 +49,7 @@ class Parts:
 
     def __enter__(self) -> "Parts":
         """Lock the folder; find its parts, or remove them and start again."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self._lock = os.open(self._folder, flags)
@@ -90,17 +90,14 @@ class Parts:
         self.tally.add(tally)
         self.position = position
 
-    def finish(self, join: Callable[[list[Path], Path], None]) -> None:
+    def finish(self, write: Callable[[list[Path], Path], None]) -> None:
         """Move the output to its place.
 
         Args:
-            join: Writes the rows of some parts to the given path.
+            write: Writes the rows of the parts; may use a file at the given path on the way.
         """
         self._check_own()
-        table = self._folder / "table"
-        join(self.paths, table)
-        sync(table)
-        table.replace(self._out)
+        write(self.paths, self._folder / "table")
 
     def _check_own(self) -> None:
         """Refuse a folder into which others could put links, and one that has been exchanged."""
@@ -163,6 +160,16 @@ class Parts:
         for path in self._folder.iterdir():
             if path not in known:
                 path.unlink()
+
+
+def folder_of(out: Path) -> Path:
+    """Return the folder of the parts of a job that writes a file."""
+    return out.with_name(f".{out.name}.parts")
+
+
+def has_job(out: Path) -> bool:
+    """Whether a job that writes a file has begun and not ended."""
+    return (folder_of(out) / _JOB).exists()
 
 
 def _check_same(out: Path, pin: dict[str, Any], found: dict[str, Any]) -> None:

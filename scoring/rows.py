@@ -22,6 +22,10 @@ class ScoreError(ValueError):
     """A source, an output or a job is invalid; the message names where, expected and got."""
 
 
+class LostError(ScoreError, OSError):
+    """A service that holds sources is gone: the job ends, and can go on later without a loss."""
+
+
 class Unread(Protocol):
     """An image that the decode stage reads itself, so that many threads share the reading."""
 

@@ -9,12 +9,13 @@ Layout legend: N rows, K classes, T most probable classes.
 
 import csv
 import dataclasses
+import gzip
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import orjson
@@ -39,6 +40,8 @@ COLUMNS = ("id", "label", "index", "probability", "error", "model", "version")
 _GROUP_ROWS = 1 << 16
 _GROUP_BYTES = 64 << 20
 _COPY_BYTES = 1 << 20
+# Most of a file's first line that is read to see what the file is.
+_LINE_BYTES = 1 << 20
 # What spreadsheets take for the begin of a formula, by OWASP's page on CSV injection.
 _BEGINS = frozenset("'=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -99,6 +102,10 @@ class Layout:
         return max(1, min(_GROUP_ROWS, _GROUP_BYTES // (4 * len(self.labels))))
 
 
+class FormatError(ScoreError):
+    """The name of an output does not say a format that can be written."""
+
+
 class _TextSink:
     """Base of the text formats: a table is a header and the lines of all parts.
 
@@ -112,13 +119,12 @@ class _TextSink:
         self._layout = layout
         self._names = tuple(layout.types)
 
-    def join(self, parts: Sequence[Path], path: Path) -> None:
+    def join(self, parts: Sequence[Path], table: BinaryIO) -> None:
         """Write the header and the lines of all parts to a new table."""
-        with path.open("wb") as table:
-            table.write(self._header)
-            for part in parts:
-                with part.open("rb") as lines:
-                    shutil.copyfileobj(lines, table, _COPY_BYTES)
+        table.write(self._header)
+        for part in parts:
+            with part.open("rb") as lines:
+                shutil.copyfileobj(lines, table, _COPY_BYTES)
 
 
 class JsonlSink(_TextSink):
@@ -196,16 +202,13 @@ class ParquetSink:
                 table, file, compression="lz4", use_dictionary=_repeating(self._layout)
             )
 
-    def join(self, parts: Sequence[Path], path: Path) -> None:
+    def join(self, parts: Sequence[Path], file: BinaryIO) -> None:
         """Write the rows of all parts, in row groups of one size whatever the parts' sizes."""
         rows = self._layout.group_rows
         waiting = self._schema.empty_table()
-        with (
-            path.open("wb") as file,
-            pyarrow.parquet.ParquetWriter(
-                file, self._schema, compression="zstd", use_dictionary=_repeating(self._layout)
-            ) as writer,
-        ):
+        with pyarrow.parquet.ParquetWriter(
+            file, self._schema, compression="zstd", use_dictionary=_repeating(self._layout)
+        ) as writer:
             for part in parts:
                 with part.open("rb") as done:
                     table = pyarrow.parquet.ParquetFile(done).read().cast(self._schema)
@@ -224,27 +227,48 @@ SINKS: dict[str, type[JsonlSink] | type[CsvSink] | type[ParquetSink]] = {
 }
 
 
-def check_out(out: Path) -> None:
-    """Check before any work that the output can be written.
+def check_format(name: str, ending: str) -> None:
+    """Check that a format can be written.
+
+    Args:
+        name: Of the output, for the message.
+        ending: Of its name.
 
     Raises:
-        ScoreError: The ending is unknown, or the folder or pyarrow is missing.
+        FormatError: The ending is unknown.
+        ScoreError: pyarrow is missing.
     """
-    if out.suffix not in SINKS:
-        raise ScoreError(
-            f"{out}: expected a name that ends in {', '.join(SINKS)}, got {out.suffix!r}"
+    if ending not in SINKS:
+        raise FormatError(
+            f"{name}: expected a name that ends in {', '.join(SINKS)}, got {ending!r}; "
+            "rename it or add --format"
         )
-    if not out.parent.is_dir():
+    if ending == ".parquet" and pyarrow is None:
         raise ScoreError(
-            f"{out}: expected a file in a folder that exists, got no folder {out.parent}"
-        )
-    if out.is_dir():
-        raise ScoreError(f"{out}: expected a file, got a folder of that name")
-    if out.suffix == ".parquet" and pyarrow is None:
-        raise ScoreError(
-            f"{out}: expected pyarrow for Parquet, got none; "
+            f"{name}: expected pyarrow for Parquet, got none; "
             "pip install 'foveal[score]', or write .csv or .jsonl"
         )
+
+
+def is_result(path: Path, ending: str, is_gzip: bool) -> bool:
+    """Whether a file begins as the tables that are written here."""
+    first = COLUMNS[:4]
+    try:
+        with gzip.open(path) if is_gzip else path.open("rb") as opened:
+            file = cast(BinaryIO, opened)
+            if ending == ".parquet":
+                return tuple(pyarrow.parquet.read_schema(file).names[:4]) == first
+            line = file.readline(_LINE_BYTES)
+            if ending == ".csv":
+                return line.startswith(",".join(first).encode() + b",")
+            return tuple(orjson.loads(line))[:4] == first
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+    ):  # pyarrow's errors are ValueErrors or OSErrors
+        return False
 
 
 class _LineFeeds:

@@ -7,16 +7,18 @@ holds at most one decoded chunk.
 Layout legend: N rows, H height, W width, C channels, K classes, T most probable classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.image import ImageError, Pixels, encode_png
+from models.image import MAX_PIXELS, ImageError, Pixels, TooManyPixelsError, encode_png
 from scoring.local import LocalModel
 from scoring.marks import Marks, decode_alone
-from scoring.rows import Chunk, Image, ScoreError
+from scoring.rows import Chunk, Image, LostError, ScoreError
 from scoring.truths import Remarks, Truths
 from service.pipeline.postprocess import choose_labels, not_finite, rank
 
@@ -26,15 +28,19 @@ _ERROR_CHARACTERS = 1000
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """What is written for each row besides its best label.
+    """What is written for each row besides its best label, and what a row may be.
 
     Attributes:
         top: Number of labels, 1 or more.
         probabilities: Whether all K probabilities are written.
+        strict: Whether damage that the decoder goes on after is an error.
+        max_image_pixels: Most pixels of an image, as it is decoded.
     """
 
     top: int = 1
     probabilities: bool = False
+    strict: bool = False
+    max_image_pixels: int = MAX_PIXELS
 
 
 @dataclass(slots=True)
@@ -54,6 +60,7 @@ class Scored:
             first; else empty.
         truth_sets: Of a multi-label model: indexes of all true labels of each row, None if unknown;
             empty if all are.
+        damaged: Number of a row to what the decoder says of damage that it went on after.
         remarks: On true labels.
     """
 
@@ -66,6 +73,7 @@ class Scored:
     kept: list[tuple[Any, ...]]
     given: list[list[int]] = field(default_factory=list)
     truth_sets: list[frozenset[int] | None] = field(default_factory=list)
+    damaged: dict[int, str] = field(default_factory=dict)
     remarks: Remarks = field(default_factory=Remarks)
 
     def __len__(self) -> int:
@@ -101,7 +109,7 @@ class Stages:
             InferenceError: onnxruntime failed.
             ScoreError: A true label is ambiguous.
         """
-        pixels_NHWC, good_N, errors = self._decode(chunk)
+        pixels_NHWC, good_N, errors, damaged = self._decode(chunk)
         rows, top = len(chunk.ids), min(self._output.top, self._classes)
         index_NT = np.zeros((rows, top), np.int32)
         probability_NT = np.zeros((rows, top), np.float32)
@@ -132,6 +140,7 @@ class Stages:
             chunk.kept,
             given,
             truth_sets,
+            damaged,
             remarks,
         )
 
@@ -148,13 +157,15 @@ class Stages:
         one = truths.one
         return [one(truth, is_declared=is_declared, remarks=remarks) for truth in chunk.truths], []
 
-    def _decode(self, chunk: Chunk) -> tuple[Pixels, NDArray[np.intp], dict[int, str]]:
-        """Return pixels and numbers of the good rows, and the errors of the others."""
+    def _decode(
+        self, chunk: Chunk
+    ) -> tuple[Pixels, NDArray[np.intp], dict[int, str], dict[int, str]]:
+        """Return pixels and numbers of the good rows, the errors of the others, and damage."""
         shape_HWC = self._model.artifact.image.shape_HWC
         if isinstance(chunk.images, np.ndarray):
             pixels = chunk.images if chunk.images.ndim == 4 else chunk.images[..., None]
             if pixels.shape[1:] == shape_HWC:
-                return pixels, np.arange(len(pixels)), {}
+                return pixels, np.arange(len(pixels)), {}, {}
             # Lossless: the result is the service's for the same picture sent as a PNG.
             images: list[Image] = [encode_png(image_HWC) for image_HWC in pixels]
         else:
@@ -162,10 +173,15 @@ class Stages:
         pixels_NHWC = np.empty((len(images), *shape_HWC), np.uint8)
         good: list[int] = []
         errors: dict[int, str] = {}
+        damaged: dict[int, str] = {}
         marks, (source, first) = self._marks, chunk.place
         for number, image in enumerate(images):
             is_trusted = marks is None or marks.begin(source, first + number)
-            row = self._decode_row(image, is_trusted=is_trusted)
+            row = self._decode_row(
+                image, is_trusted=is_trusted, on_damage=partial(damaged.__setitem__, number)
+            )
+            if self._output.strict and number in damaged:
+                row = f"image: expected a JPEG without damage, got: {damaged.pop(number)}"
             if isinstance(row, str):
                 errors[number] = (
                     row if len(row) <= _ERROR_CHARACTERS else f"{row[:_ERROR_CHARACTERS]}…"
@@ -175,16 +191,22 @@ class Stages:
                 good.append(number)
         if marks is not None:
             marks.end()
-        return pixels_NHWC[: len(good)], np.array(good, np.intp), errors
+        return pixels_NHWC[: len(good)], np.array(good, np.intp), errors, damaged
 
-    def _decode_row(self, image: Image, *, is_trusted: bool) -> Pixels | str:
+    def _decode_row(
+        self, image: Image, *, is_trusted: bool, on_damage: Callable[[str], None]
+    ) -> Pixels | str:
         if isinstance(image, ScoreError):
             return str(image)
         try:
             encoded = image if isinstance(image, bytes) else image.read()
             if is_trusted:
-                return self._model.decode(encoded)
-            return decode_alone(encoded, self._model.artifact.image)
+                return self._model.decode(encoded, on_damage, self._output.max_image_pixels)
+            return decode_alone(encoded, self._model.artifact.image, self._output.max_image_pixels)
+        except LostError:
+            raise
+        except TooManyPixelsError as error:
+            return f"{error}; raise --max-image-pixels"
         except (ImageError, ScoreError) as error:
             return str(error)
         except Exception as error:  # a decoder's bug is one row's error, not the end of the job

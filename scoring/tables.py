@@ -8,8 +8,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scoring.files import FileRow, beside, is_url
+from scoring.files import FileRow, beside
 from scoring.rows import Image, ScoreError
+from scoring.urls import is_url
 
 # Usual names of a column of images or paths, tried in this order if no name is given.
 IMAGES = ("image", "img", "path", "file", "filename", "file_name", "filepath", "file_path")

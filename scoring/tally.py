@@ -65,6 +65,7 @@ class Tally:
         known: Rows of a multi-label model whose true labels are known.
         exact: Rows of those that got their true labels and no others.
         per_label: Index of a label to ``LabelCount``'s numbers, in its order.
+        damaged: Rows with an answer whose image is damaged.
         remarks: On true labels.
     """
 
@@ -74,12 +75,14 @@ class Tally:
     known: int = 0
     exact: int = 0
     per_label: dict[int, list[int]] = field(default_factory=dict)
+    damaged: int = 0
     remarks: Remarks = field(default_factory=Remarks)
 
     def count(self, scored: Scored) -> None:
         """Count a chunk."""
         self.rows += len(scored)
         self.errors += len(scored.errors)
+        self.damaged += len(scored.damaged.keys() - scored.errors.keys())
         self.remarks.add(scored.remarks)
         if scored.truths:
             predicted = scored.index_NT[:, 0].tolist()
@@ -105,6 +108,7 @@ class Tally:
         """Add the counts of other rows."""
         self.rows += other.rows
         self.errors += other.errors
+        self.damaged += other.damaged
         for pair, rows in other.confusion.items():
             self.confusion[pair] = self.confusion.get(pair, 0) + rows
         self.known += other.known
@@ -117,6 +121,7 @@ class Tally:
         """Return the counts as JSON's types."""
         confusion = [[*pair, rows] for pair, rows in sorted(self.confusion.items())]
         document = {"rows": self.rows, "errors": self.errors, "confusion": confusion}
+        document |= {"damaged": self.damaged}
         if self.known:
             labels = [[index, *count] for index, count in sorted(self.per_label.items())]
             document |= {"known": self.known, "exact": self.exact, "per_label": labels}
@@ -134,6 +139,7 @@ class Tally:
             document.get("known", 0),
             document.get("exact", 0),
             {index: count for index, *count in document.get("per_label", ())},
+            document.get("damaged", 0),
             Remarks.from_json(document.get("remarks", {})),
         )
 

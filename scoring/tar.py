@@ -8,10 +8,17 @@ regular files are returned; links, devices, pipes and folders are passed over.
 import bz2
 import io
 import lzma
+import os
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
+
+try:  # the `score` extra; only zstd needs it
+    import pyarrow
+except ImportError:
+    pyarrow = None
 
 # Longest extended header, in bytes; writers put names and attributes there, some KiB. More than a
 # few of them before one file are an attack on the reader, too.
@@ -25,7 +32,13 @@ _LZMA_BYTES = 128 << 20
 _EXPANSION = 1000
 _FREE_BYTES = 256 << 20
 _PIECE_BYTES = 1 << 16
+# Labels at the end of a tar take two blocks each, more with extended headers.
+_TAIL_BYTES = 1 << 16
 _LARGE_PIECE_BYTES = 1 << 20
+
+# RFC 8878, 3.1.1 and 3.1.2: a frame, and one that is passed over, as parallel writers put first.
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
 _BLOCK = tarfile.BLOCKSIZE
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -57,12 +70,15 @@ def tar_files(file: BinaryIO) -> Iterator[TarFile]:
     """Yield the regular files of a tar; reads it once, without seeking.
 
     Args:
-        file: At its beginning: a tar, or one in gzip, bzip2 or xz.
+        file: At its beginning: a tar, or one in gzip, bzip2, xz or zstd.
 
     Raises:
         ReadError: It is damaged, ends too early, expands without end or has a huge header.
     """
-    stream = _Stream(file)
+    return _files(_Stream(file))
+
+
+def _files(stream: "_Stream") -> Iterator[TarFile]:
     while (info := _next_file(stream)) is not None:
         end = stream.position + _padded(info.size)
         if info.isreg():
@@ -70,6 +86,40 @@ def tar_files(file: BinaryIO) -> Iterator[TarFile]:
             yield TarFile(info.name, size, _is_sparse(info), lambda size=size: stream.read(size))  # type: ignore[misc]
         if info.isreg() or info.type not in tarfile.SUPPORTED_TYPES:
             stream.skip(end - stream.position)
+
+
+def small_files_at_end(file: BinaryIO, ending: str, most_bytes: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the small files with an ending of a plain tar that ends with such files.
+
+    Other files are passed over without being read. Nothing is yielded of another tar, nor behind
+    damage.
+
+    Args:
+        file: At its beginning; can be sought in.
+        ending: Of their names, in lower case.
+        most_bytes: Most bytes of one.
+    """
+    size_bytes = file.seek(0, os.SEEK_END)
+    file.seek(max(0, (size_bytes - _TAIL_BYTES) // _BLOCK * _BLOCK))
+    if not any(name.lower().endswith(ending.encode()) for name in _names(file.read())):
+        return
+    file.seek(0)
+    if _decompressor(file.read(_PIECE_BYTES)) is not None:
+        return
+    file.seek(0)
+    try:
+        for each in _files(_Stream(file, is_sought=True)):
+            if each.name.lower().endswith(ending) and each.size <= most_bytes:
+                yield each.name, each.read()
+    except tarfile.TarError:
+        return
+
+
+def _names(blocks: bytes) -> Iterator[bytes]:
+    """Yield the names in the blocks that are headers."""
+    for begin in range(0, len(blocks), _BLOCK):
+        if blocks[begin + 257 : begin + 262] == b"ustar":
+            yield blocks[begin : begin + 100].partition(b"\0")[0]
 
 
 def _next_file(stream: "_Stream") -> tarfile.TarInfo | None:
@@ -154,10 +204,16 @@ def _padded(size: int) -> int:
 
 
 class _Stream:
-    """The expanded bytes of a file, and how many of them were read."""
+    """The expanded bytes of a file, and how many of them were read.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._bytes = io.BufferedReader(_Expanded(file), _PIECE_BYTES)
+    Args:
+        file: At its beginning.
+        is_sought: Whether it is not compressed and is sought in instead of being read whole.
+    """
+
+    def __init__(self, file: BinaryIO, *, is_sought: bool = False) -> None:
+        self._bytes = file if is_sought else io.BufferedReader(_Expanded(file), _PIECE_BYTES)
+        self._is_sought = is_sought
         self.position = 0
 
     def block(self) -> bytes:
@@ -176,6 +232,10 @@ class _Stream:
 
     def skip(self, size: int) -> None:
         """Pass over the next ``size`` bytes."""
+        if self._is_sought:
+            self.position += size
+            self._bytes.seek(self.position)
+            return
         while size:
             size -= len(self.read(min(size, _LARGE_PIECE_BYTES)))
 
@@ -202,6 +262,44 @@ class _Gzip:
         return self._zlib.decompress(self._zlib.unconsumed_tail + data, most)
 
 
+class _Zstd:
+    """pyarrow's reader of zstd; it refuses frames that need more than 128 MiB.
+
+    Args:
+        first: The first bytes of the file.
+        take: Returns further ones, b"" at the end.
+    """
+
+    def __init__(self, first: bytes, take: Callable[[], bytes]) -> None:
+        if pyarrow is None:
+            raise tarfile.ReadError("zstd needs pyarrow; pip install 'foveal[score]'")
+        stored = pyarrow.PythonFile(_Taken(first, take), mode="r")
+        self._stream = pyarrow.CompressedInputStream(stored, "zstd")
+
+    def read(self, most: int) -> bytes:
+        try:
+            return cast(bytes, self._stream.read(most))
+        except OSError as error:
+            reason = str(error).removeprefix("ZSTD decompress failed: ")
+            raise tarfile.ReadError(f"invalid compressed data ({reason})") from None
+
+
+class _Taken(io.RawIOBase):
+    """A file's bytes in the pieces in which they are taken, as pyarrow reads them."""
+
+    def __init__(self, first: bytes, take: Callable[[], bytes]) -> None:
+        self._waiting = first
+        self._take = take
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._waiting or self._take()
+        self._waiting = piece[size:] if size >= 0 else b""
+        return piece[:size] if size >= 0 else piece
+
+
 class _Expanded(io.RawIOBase):
     """A file's bytes, expanded if it is compressed; never more than ``_EXPANSION`` times as many.
 
@@ -212,10 +310,12 @@ class _Expanded(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._input = file.read(_PIECE_BYTES)
-        self._begin: Any = _decompressor(self._input)
-        self._engine: Any = self._begin() if self._begin else None
         self._taken_bytes = len(self._input)
         self._given_bytes = 0
+        is_zstd = self._input[:4] == _ZSTD or _SKIPPABLE.match(self._input)
+        self._zstd = _Zstd(self._input, self._take) if is_zstd else None
+        self._begin: Any = _decompressor(self._input)
+        self._engine: Any = self._begin() if self._begin else None
 
     def readable(self) -> bool:
         return True
@@ -223,7 +323,10 @@ class _Expanded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill a part of the buffer; return 0 at the end."""
         most = min(len(buffer), _LARGE_PIECE_BYTES)
-        piece = self._expand(most) if self._begin else self._plain(most)
+        if self._zstd is not None:
+            piece = self._counted(self._zstd.read(most))
+        else:
+            piece = self._counted(self._expand(most)) if self._begin else self._plain(most)
         buffer[: len(piece)] = piece
         return len(piece)
 
@@ -249,6 +352,9 @@ class _Expanded(io.RawIOBase):
                 raise tarfile.ReadError(f"invalid compressed data ({error})") from None
             if is_starved and not piece and not self._engine.eof:
                 raise tarfile.ReadError("unexpected end of data")
+        return piece
+
+    def _counted(self, piece: bytes) -> bytes:
         self._given_bytes += len(piece)
         if self._given_bytes > max(_FREE_BYTES, _EXPANSION * self._taken_bytes):
             raise tarfile.ReadError(f"expected at most {_EXPANSION} times its size, got more")

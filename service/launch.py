@@ -23,7 +23,12 @@ HOME = Path(__file__).resolve().parent.parent
 
 
 def launch(
-    models: Path, host: str, port: int, workers: int | None = None, device: str | None = None
+    models: Path,
+    host: str,
+    port: int,
+    workers: int | None = None,
+    device: str | None = None,
+    max_image_pixels: int | None = None,
 ) -> NoReturn:
     """Become ``bentoml serve``, in this process: a signal to it then reaches the service.
 
@@ -33,6 +38,7 @@ def launch(
         port: Port to listen on.
         workers: Processes that share the port (default: FOVEAL_WORKERS).
         device: Where models run (default: FOVEAL_DEVICE).
+        max_image_pixels: Most pixels of an image (default: FOVEAL_MAX_IMAGE_PIXELS).
 
     Raises:
         ArtifactError: ``models`` holds no model.
@@ -43,7 +49,11 @@ def launch(
     _check_port(host, port)
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
     os.environ["FOVEAL_MODELS"] = str(models.resolve())
-    for name, value in (("FOVEAL_WORKERS", workers), ("FOVEAL_DEVICE", device)):
+    for name, value in (
+        ("FOVEAL_WORKERS", workers),
+        ("FOVEAL_DEVICE", device),
+        ("FOVEAL_MAX_IMAGE_PIXELS", max_image_pixels),
+    ):
         if value is not None:
             os.environ[name] = str(value)
     os.environ.setdefault("FOVEAL_GRPC_HOST", host)

@@ -15,11 +15,11 @@ from tests.shell import Shell
 
 # What is on the command line is a promise: a change here is a change that users see.
 COMMANDS = {
-    "serve": "--models --port --host --workers --device",
+    "serve": "--models --port --host --workers --device --max-image-pixels",
     "predict": "IMAGE… --model --top --url --local --precision --models --json",
-    "score": "SOURCE… --model --out --resume --glob --image-column --label-column --id-column "
-    "--keep --top --probabilities --max-errors --precision --engine --ray-address --models "
-    "--quiet --json",
+    "score": "SOURCE… --model --out --format --resume --overwrite --strict --glob --image-column "
+    "--label-column --id-column --keep --top --probabilities --max-errors --max-image-pixels "
+    "--precision --engine --ray-address --models --quiet --json",
     "check": "DATASET --data-dir --model --skip-labels --similarity --out --models --quiet --json",
     "train": "--dataset --network --run --data-dir --image-size --grey --no-grey --positive "
     "--epochs --batch-size --loss --optimizer --momentum --nesterov --no-nesterov --lr "
@@ -131,7 +131,11 @@ WRONG = [
     (("predict", "x.png", "--url", "localhost:3000"), 1, "^url: expected http://host:port, got"),
     (("predict", "x.png", "--model", "none"), 1, '^model "none": expected one of tiny$'),
     (("predict", "x.png", "--model", "tiny:7"), 1, "no version 7; available: 1, 2$"),
-    (("score", ".", "--model", "tiny", "--out", "scores.xlsx"), 2, "got 'scores.xlsx'"),
+    (
+        ("score", ".", "--model", "tiny", "--out", "scores.xlsx"),
+        2,
+        "scores.xlsx: expected a name that",
+    ),
     (("score", "nowhere", "--model", "tiny", "--out", "a.csv"), 1, '^source "nowhere": expected a'),
     (("score", ".", "--model", "tiny", "--out", "nowhere/a.csv"), 1, "got no folder nowhere$"),
     (
@@ -146,6 +150,7 @@ WRONG = [
     (("models", "default", "tiny", "x"), 2, r"\[V\]"),
     (("serve", "--port", "0"), 2, "--port"),
     (("serve", "--device", "abacus"), 2, "--device"),
+    (("serve", "--max-image-pixels", "0"), 2, "--max-image-pixels"),
     (("serve", "--host", "203.0.113.1"), 1, "^203.0.113.1:3000: expected a free port of this mach"),
     (("loadtest", "http://127.0.0.1:9"), 1, "^http://127.0.0.1:9: expected a running service, got"),
     (("export", "nowhere", "--name", "a"), 1, "^nowhere/run.json: expected a finished run"),

@@ -41,7 +41,7 @@ from models.artifact import ImageSpec
 from models.image import decode
 from models.machine import available_cpus, cpu_name
 from models.repository import ModelRepository
-from scoring.job import score
+from scoring.job import Options, score
 from scoring.local import LocalModel
 
 HERE = Path(__file__).resolve().parent
@@ -154,7 +154,8 @@ class Bench:
         return len(some) * per_s([work] * available_cpus(), _SECONDS)
 
     def _score(self, source: Path, model: LocalModel) -> float:
-        return score([str(source)], model, self._folder / "scores.parquet").rows_per_s
+        out = self._folder / "scores.parquet"
+        return score([str(source)], model, out, Options(overwrite=True)).rows_per_s
 
     def _plain(self) -> float:
         artifact = self.model.artifact

@@ -1,5 +1,6 @@
 """/predict and its forms, as clients use them."""
 
+import io
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from models.image import encode_png
 from tests.server import Answer, RunningServer, Wire, assert_error, post, running_server
@@ -33,6 +35,16 @@ def narrow(
         max_image_pixels=10_000,
     ) as running:
         yield running
+
+
+def rotten() -> bytes:
+    """A JPEG whose decoder warns of damage and then gives up: it answered with what came before."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "JPEG")
+    good = file.getvalue()
+    middle = len(good) // 2
+    return good[:middle] + b"\xff\xf5" + good[middle + 2 :]
 
 
 def files(*contents: bytes) -> list[tuple[str, tuple[str, bytes, str]]]:
@@ -215,6 +227,7 @@ def test_wrong_content_type(client: httpx.Client, content_type: str) -> None:
         (PNGS[0][:20], "complete PNG header"),
         (PNGS[0][:-30], "truncated or corrupt"),
         (b"\xff\xd8\xff" + bytes(50), "JPEG"),
+        (rotten(), "expected a complete JPEG file"),
     ],
 )
 def test_bad_image(client: httpx.Client, body: bytes, match: str) -> None:

@@ -1,9 +1,13 @@
 """What a JPEG may hold: the pixels are Pillow's."""
 
+import io
+import random
 import struct
+from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from models.artifact import Mode
 from models.image import ImageError, decode
@@ -65,3 +69,62 @@ def test_jpeg_subsampled_in_an_unusual_way_is_named() -> None:
     odd[frame + 11] = 0x31
     with pytest.raises(ImageError, match="subsamplings"):
         decode(bytes(odd), spec())
+
+
+def flipped(encoded: bytes, count: int) -> list[bytes]:
+    """A JPEG with one bit of its data flipped, again and again."""
+    chance = random.Random(0)
+    first = encoded.index(b"\xff\xda") + 14
+    changed = []
+    for _ in range(count):
+        content = bytearray(encoded)
+        content[chance.randrange(first, len(encoded) - 2)] ^= 1 << chance.randrange(8)
+        changed.append(bytes(content))
+    return changed
+
+
+def is_pillows(encoded: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            image.load()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"restart_marker_rows": 1}],
+    ids=["plain", "scans", "restarts"],
+)
+def test_a_flipped_bit_is_refused_where_pillow_refuses_it(options: dict[str, int]) -> None:
+    """The decoder gives up, and what it had decoded before is no picture."""
+    noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((160, 120), Image.Resampling.BICUBIC)
+    counts: Counter[str] = Counter()
+    for encoded in flipped(written(picture, "JPEG", quality=90, **options), 600):
+        damage: list[str] = []
+        try:
+            decode(encoded, spec(), on_damage=damage.append)
+        except ImageError as error:
+            assert "truncated or corrupt" in str(error)
+            counts["refused"] += 1
+            counts["refused by Pillow"] += not is_pillows(encoded)
+            continue
+        assert is_pillows(encoded)
+        counts["damaged" if damage else "silent"] += 1
+    assert counts["refused by Pillow"], "there was nothing to refuse"
+    assert counts["refused"] < 30
+    assert counts["damaged"] >= 10
+    assert counts["silent"] >= 100
+
+
+def test_stray_bytes_are_damage_only_within_the_data() -> None:
+    """There they are what a flipped bit leaves over, or what a camera put there."""
+    good = save(RGB, "JPEG")
+    for place, is_within in ((good.index(b"\xff\xdb"), False), (len(good) - 2, True)):
+        damage: list[str] = []
+        encoded = good[:place] + bytes(9) + good[place:]
+        pixels = decode(encoded, spec(), on_damage=damage.append)
+        np.testing.assert_array_equal(pixels, decode(good, spec()))
+        assert bool(damage) is is_within

@@ -198,6 +198,18 @@ def page_parquet(path: Path) -> None:
     )
 
 
+def zstd_bomb(path: Path) -> None:
+    codec = pyarrow.Codec("zstd")
+    zeros = codec.compress(bytes(45 * MIB), asbytes=True)
+    head = codec.compress(header("a.png", 90 * GIB) + bytes(45 * MIB - 512), asbytes=True)
+    path.write_bytes(head + zeros * 1000)
+
+
+def zstd_memory(path: Path) -> None:
+    """A frame with a window of 1 GiB, RFC 8878, 3.1.1.1; then one block of one repeated byte."""
+    path.write_bytes(b"\x28\xb5\x2f\xfd\x00\xa0" + bytes([0x03, 0x10, 0x00, 0]))
+
+
 def many_rows_parquet(path: Path) -> None:
     """Two million rows of nothing."""
     table = pyarrow.table({"image": pyarrow.nulls(2 * MIB, "binary")})
@@ -233,6 +245,8 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "one-sample.tgz": one_sample,
     "bomb.tar.bz2": bzip2_bomb,
     "memory.tar.xz": xz_memory,
+    "bomb.tar.zst": zstd_bomb,
+    "memory.tar.zst": zstd_memory,
     "lying.zip": lying_zip,
     "overlapping.zip": overlapping_zip,
     "bzip2.zip": bzip2_zip,

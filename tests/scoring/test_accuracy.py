@@ -161,7 +161,7 @@ def test_what_fits_no_class_is_said_and_not_compared(
     bad.write_bytes(b"")
     words, columns = [str(table), str(bad)], LABEL
     with pytest.raises(ValueError, match="expected at most 0 rows"):
-        score(words, model, out, Options(columns, max_errors=0, part_rows=1))
+        score(words, model, out, Options(columns, max_errors=0, overwrite=True, part_rows=1))
     resumed = score(words, model, out, Options(columns, resume=True))
     assert resumed.resumed_rows == 40
     assert resumed.notes == whole.notes

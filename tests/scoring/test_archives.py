@@ -1,12 +1,16 @@
 """Archives: which files are rows, and a damaged archive, of which every whole row is scored."""
 
+import gzip
 import io
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import pyarrow
 import pytest
 
+from models.image import encode_png
 from scoring.archives import ArchiveSource
 from scoring.local import LocalModel
 from scoring.rows import ScoreError
@@ -91,6 +95,132 @@ def test_a_sample_of_a_tar_is_one_row(model: LocalModel, tmp_path: Path) -> None
     assert [row["index"] for row in rows] == tiny_probabilities(random_images(COUNT)).argmax(
         axis=1
     ).tolist()
+
+
+def tar_of(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def zip_of(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def truths(path: Path, start: int = 0) -> list[tuple[str, object]]:
+    return [
+        (id_.removeprefix(f"{path}/"), str(image) if isinstance(image, ScoreError) else truth)
+        for chunk in ArchiveSource(str(path)).chunks(start)
+        for id_, truth, image in zip(chunk.ids, chunk.truths, chunk.images, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("build", [tar_of, zip_of])
+def test_a_label_is_that_of_its_own_image(build: Any, tmp_path: Path) -> None:
+    """Names are split at the first dot, as WebDataset does: no label is another image's."""
+    path = build(
+        tmp_path / f"a.{build.__name__[:3]}",
+        {
+            "a/1.jpg": b"1",
+            "a/1.cls": b"3",
+            "b/1.jpg": b"2",  # another folder is another sample
+            "b/1.cls": b"2",
+            "c/2.seg.png": b"3",  # two images of one sample
+            "c/2.jpg": b"4",
+            "c/2.CLS": b"1",
+            "c/1.5m.jpg": b"5",  # one key, two names
+            "c/1.5m.cls": b"0",
+            "c/1.7m.jpg": b"6",
+            "c/1.7m.cls": b"2",
+            "c/9.5m.jpg": b"7",
+            "c/9.7m.jpg": b"8",
+            "c/9.5m.cls": b"1",
+            "c/9.7m.cls": b"0",
+        },
+    )
+    expected = [
+        ("a/1.jpg", 3),
+        ("b/1.jpg", 2),
+        ("c/2.seg.png", 1),
+        ("c/2.jpg", 1),
+        ("c/1.5m.jpg", 0),
+        ("c/1.7m.jpg", 2),
+        ("c/9.5m.jpg", 1),
+        ("c/9.7m.jpg", 0),
+    ]
+    assert truths(path) == expected
+
+
+def unsorted(count: int) -> dict[str, bytes]:
+    """All images, then all labels."""
+    images = {f"x/{i:04}.png": encode_png(image) for i, image in enumerate(random_images(count))}
+    return images | {f"x/{i:04}.cls": b"%d\n" % (i % 4) for i in range(count)}
+
+
+@pytest.mark.parametrize("build", [tar_of, zip_of])
+def test_labels_after_all_images_are_found(build: Any, tmp_path: Path) -> None:
+    path = build(tmp_path / f"a.{build.__name__[:3]}", unsorted(300))
+    expected = [(f"x/{i:04}.png", i % 4) for i in range(300)]
+    assert truths(path) == expected
+    assert truths(path, 70) == expected[70:]
+
+
+def test_labels_that_are_not_found_are_one_line(tmp_path: Path) -> None:
+    """A compressed archive would have to be read twice."""
+    plain = tar_of(tmp_path / "a.tar", unsorted(20)).read_bytes()
+    (tmp_path / "b.tar.gz").write_bytes(gzip.compress(plain))
+    mixed = {"z.png": b"1", **unsorted(3), "y.png": b"2"} | {f"{i:05}.png": b"" for i in range(300)}
+    for path, images in (
+        (tmp_path / "b.tar.gz", 20),
+        (tar_of(tmp_path / "c.tar", mixed), 305),
+    ):
+        *rows, said = [row for row in truths(path) if "cls" in row[0]]
+        assert rows == []
+        assert "got a label far from its image; unpack" in str(said[1])
+        assert "tar --sort=name -cf sorted.tar" in str(said[1])
+        assert len(truths(path)) == images + 1
+    lone = tar_of(tmp_path / "d.tar", {"1.png": b"1", "1.cls": b"1", "2.cls": b"2"})
+    assert [name for name, _ in truths(lone)] == ["1.png", "2.cls"], "an image is missing"
+
+
+@pytest.mark.parametrize("name", ["a.tar.zst", "a.tzst"])
+def test_zstd_is_read(
+    name: str, files: list[Path], expected: list[Row], model: LocalModel, tmp_path: Path
+) -> None:
+    plain = as_tar(tmp_path / "a.tar", files).read_bytes()
+    middle = len(plain) // 2
+    codec = pyarrow.Codec("zstd")
+    skipped = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"pzst"
+    frames = [codec.compress(part, asbytes=True) for part in (plain[:middle], plain[middle:])]
+    for content in (b"".join(frames), skipped.join([b"", *frames])):
+        (tmp_path / name).write_bytes(content)
+        assert rows_of([tmp_path / name], model, tmp_path) == expected
+    (tmp_path / name).write_bytes(content[:-100])
+    *good, last = rows_of([tmp_path / name], model, tmp_path)
+    assert good == expected[: len(good)]
+    assert "got damage after" in last["error"]
+
+
+def test_a_resumed_sample_has_as_many_rows_whatever_its_names(
+    files: list[Path], tmp_path: Path
+) -> None:
+    """What the bytes say counts, also of files that are passed over on the way."""
+    image = files[0].read_bytes()
+    content = {f"{i:03}.{kind}": image for i in range(100) for kind in ("bin", "json")}
+    for name in content:
+        if name.endswith("json"):
+            content[name] = b"{}"
+    path = tar_of(tmp_path / "a.tar", content)
+    whole = truths(path)
+    assert len(whole) == 100
+    for start in (1, 64, 99):
+        assert truths(path, start) == whole[start:]
 
 
 @pytest.mark.parametrize(("ending", "mode"), [("tar", "w"), ("tgz", "w:gz"), ("txz", "w:xz")])

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from models.repository import ModelRepository
-from scoring.job import LocalEngine, Options, Position, score
+from scoring.engine import LocalEngine, Position
+from scoring.job import Options, score
 from scoring.local import LocalModel
 from scoring.rows import ScoreError, Source
 from scoring.stages import OutputOptions, Scored

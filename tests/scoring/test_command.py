@@ -1,13 +1,16 @@
 """``foveal score`` from the command line."""
 
+import io
 import os
 import pty
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
+from PIL import Image
 
 from models.image import encode_png
 from tests.scoring.containers import as_parquet, read
@@ -44,12 +47,15 @@ def test_score_writes_a_table_and_counts_what_it_rejected(shell: Shell, tmp_path
         "version": 1,
         "rows": 6,
         "errors": 3,
+        "passed_over": 0,
+        "damaged": 0,
+        "examples": {},
         "resumed_rows": 0,
         "accuracy": None,
         "notes": [],
     }
     assert len(out.read_text().splitlines()) == 7
-    said = shell("score", folder / "[0-2].png", "--model", "tiny:2", "--out", out)
+    said = shell("score", folder / "[0-2].png", "--model", "tiny:2", "--out", out, "--overwrite")
     assert said.code == 0
     assert said.out.startswith(f"{out}: 3 rows by tiny:2, 0 with an error, ")
 
@@ -105,7 +111,8 @@ def test_all_that_is_asked_for_is_in_the_table(shell: Shell, table: Path, tmp_pa
 
 
 def test_accuracy_and_confusion_are_printed(shell: Shell, table: Path, tmp_path: Path) -> None:
-    words = ("score", table, "--model", "tiny", "--out", tmp_path / "out.csv", "--label-column")
+    out = tmp_path / "out.csv"
+    words = ("score", table, "--model", "tiny", "--out", out, "--overwrite", "--label-column")
     said = shell(*words, "label")
     assert said.out.splitlines()[0].endswith(
         ", accuracy 99.29% of 140 with a label (95 %: 96.07% to 99.87%)"
@@ -162,3 +169,45 @@ def test_the_bar_is_for_terminals(
         os.close(ours)
     assert b"140 rows by tiny:1" in ended.stdout
     assert ("140 of 140 rows" in shown) is not quiet, shown
+
+
+def test_the_limit_of_pixels_is_an_option(shell: Shell, files: list[Path], tmp_path: Path) -> None:
+    """Its name is that of the service's setting."""
+    out = tmp_path / "out.jsonl"
+    words = ("score", files[0], "--model", "tiny", "--out", out, "--overwrite")
+    for option, code in (("64", 0), ("63", 3)):
+        assert shell(*words, "--max-image-pixels", option).code == code
+    (row,) = read(out)
+    assert row["error"] == (
+        "image: expected at most 63 pixels, got 8 x 8; raise --max-image-pixels"
+    )
+
+
+def test_damage_is_counted_named_and_with_strict_an_error(shell: Shell, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "JPEG")
+    good = file.getvalue()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(good)
+    (tmp_path / "photos" / "b.jpg").write_bytes(good[:-2] + bytes(9) + good[-2:])
+    out = tmp_path / "out.csv"
+    words = ("score", tmp_path / "photos", "--model", "tiny", "--overwrite", "--out", out)
+    said = shell(*words)
+    assert said.code == 0
+    assert ", 1 with damage, " in said.out
+    assert f"{tmp_path}/photos/b.jpg: answered as viewers show it, but damaged: Corrupt" in said.out
+    document = shell(*words, "--json").document
+    assert (document["damaged"], list(document["examples"])) == (1, [f"{tmp_path}/photos/b.jpg"])
+    document = shell(*words, "--json", "--strict").document
+    assert (document["errors"], document["damaged"]) == (1, 0)
+
+
+def test_without_a_terminal_progress_is_lines(
+    shell: Shell, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("score", table, "--model", "tiny", "--out", tmp_path / "out.csv", "--overwrite")
+    assert shell(*words).error == "", "a minute has not passed"
+    monkeypatch.setattr("commands.score._LINE_S", 0)
+    assert shell(*words).error.splitlines()[-1].startswith("140 of 140 rows, ")
+    assert shell(*words, "--quiet").error == ""

@@ -155,7 +155,7 @@ def test_glob_chooses_files_of_folders_alone(
     files: list[Path], model: LocalModel, tmp_path: Path
 ) -> None:
     def names(pattern: str) -> list[str]:
-        run([files[0].parent.parent, files[0]], model, tmp_path / "out.csv", pattern=pattern)
+        run([files[0].parent.parent, files[0]], model, tmp_path / "out.csv", patterns=(pattern,))
         return [Path(row["id"]).name for row in read(tmp_path / "out.csv")]
 
     assert names("*0.png") == [f"{i:04}.png" for i in range(0, COUNT, 10)] + ["0000.png"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from models.image import encode_png
-from scoring.job import LocalEngine
+from scoring.engine import LocalEngine
 from scoring.local import LocalModel
 from scoring.rows import Chunk, Image, Pin, Row, chunked
 from scoring.stages import OutputOptions

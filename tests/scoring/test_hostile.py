@@ -67,6 +67,8 @@ EXPECTED = {
     "one-sample.tgz": (7, ""),
     "bomb.tar.bz2": (2, "expected at most 1000 times its size, got more"),
     "memory.tar.xz": (1, "Memory usage limit"),
+    "bomb.tar.zst": (2, "expected at most 1000 times its size, got more"),
+    "memory.tar.zst": (1, "Frame requires too much memory"),
     "lying.zip": (1, "Bad CRC-32"),
     "overlapping.zip": (1, "they overlap"),
     "bzip2.zip": (1, "expected a stored or deflated file, got compression bzip2"),

@@ -11,7 +11,8 @@ from onnx import numpy_helper
 
 from models.image import encode_png
 from models.repository import ModelRepository
-from scoring.job import LocalEngine, Options, Progress, Summary, score
+from scoring.engine import LocalEngine
+from scoring.job import Options, Progress, Summary, score
 from scoring.local import LocalModel
 from scoring.rows import ScoreError
 from scoring.sinks import COLUMNS
@@ -123,7 +124,7 @@ def test_neither_threads_nor_parts_change_a_byte(
     for threads, part_rows in ((1, 0), (2, 1), (7, 65)):
         out = tmp_path / f"scores{ending}"
         engine = LocalEngine(model, OutputOptions(), threads)
-        run(folder, model, out, options=Options(part_rows=part_rows), engine=engine)
+        run(folder, model, out, options=Options(part_rows=part_rows, overwrite=True), engine=engine)
         written.add(out.read_bytes())
     assert len(written) == 1
 
@@ -185,7 +186,7 @@ def test_a_failed_run_leaves_the_old_table_and_nothing_else(folder: Path, tmp_pa
         out.parent.mkdir(exist_ok=True)
         out.write_text("of an earlier run")
         with pytest.raises(InferenceError, match=r"run of batch \(6., 8, 8, 1\) failed"):
-            run(folder, model, out)
+            run(folder, model, out, options=Options(overwrite=True))
         assert out.read_text() == "of an earlier run"
     assert len(list((tmp_path / "out").iterdir())) == len(FORMATS)
 

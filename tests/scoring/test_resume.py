@@ -18,7 +18,8 @@ import PIL
 import pytest
 
 from models.repository import ModelRepository
-from scoring.job import LocalEngine, Options, Position, Summary, score
+from scoring.engine import LocalEngine, Position
+from scoring.job import Options, Summary, score
 from scoring.local import LocalModel
 from scoring.rows import ScoreError, Source
 from scoring.sinks import Layout
@@ -41,7 +42,8 @@ import json, sys, time
 from pathlib import Path
 from models.repository import ModelRepository
 from scoring.local import LocalModel
-from scoring.job import LocalEngine, Options, score
+from scoring.engine import LocalEngine
+from scoring.job import Options, score
 from scoring.stages import OutputOptions
 from scoring.tables import Columns
 
@@ -282,7 +284,7 @@ def test_a_part_after_a_gap_is_never_taken_for_the_next(
     folder = tmp_path / ".out.csv.parts"
     run(files, model, tmp_path / "whole.csv")
     for lost in ("000000.json", "000000"):
-        begin(words, model, out, Options(part_rows=1))
+        begin(words, model, out, Options(part_rows=1, overwrite=True))
         (folder / lost).unlink()
         with pytest.raises(KeyboardInterrupt):  # one part of two chunks takes the place of one
             resume = Options(resume=True, part_rows=128)

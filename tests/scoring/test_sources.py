@@ -11,8 +11,8 @@ from scoring.sources import list_sources
 from scoring.tables import Columns
 
 
-def ids(*sources: Path | str, skip: Path | None = None) -> list[str]:
-    found = list_sources([str(source) for source in sources], Columns(), skip=skip)
+def ids(*sources: Path | str) -> list[str]:
+    found = list_sources([str(source) for source in sources], Columns())
     return [id_ for source in found for chunk in source.chunks() for id_ in chunk.ids]
 
 
@@ -53,11 +53,6 @@ def test_pattern_that_matches_folders_takes_each_file_once(tmp_path: Path) -> No
 def test_a_name_with_brackets_is_that_file(tmp_path: Path) -> None:
     write(tmp_path, "[1].png", "1.png")
     assert ids(tmp_path / "[1].png") == [f"{tmp_path}/[1].png"]
-
-
-def test_the_output_of_an_earlier_run_is_no_input(tmp_path: Path) -> None:
-    write(tmp_path, "1.png", "scores.csv")
-    assert ids(tmp_path, skip=tmp_path / "scores.csv") == [f"{tmp_path}/1.png"]
 
 
 def found(*sources: Path) -> list[tuple[str, str]]:
