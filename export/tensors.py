@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from export.errors import AdoptError
 from export.options import Options
@@ -18,8 +17,6 @@ from models.image import ImageError, decode
 
 # Pixels of 0-255 that differ by less are the same: float32 rounds a normalised one by about 1e-5.
 SAME_PIXEL = 0.02
-# Where EXIF's orientation says that a picture lies on its side.
-_ORIENTATION, _TURNED = 0x0112, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +67,8 @@ def choose_spec(
         # A later one must be clearly better: a sum of rounding errors chooses nothing.
         if best is None or found < best[0] - SAME_PIXEL:
             best = found, spec
+        if best[0] <= SAME_PIXEL:
+            break
     assert best is not None, "a reading has at least one spec; this is a bug"
     return best[1]
 
@@ -100,28 +99,6 @@ def measure(
         sum(1 for difference in differences if not difference <= SAME_PIXEL),
         pairs[worst][0],
     )
-
-
-def write_probes(image: Path, folder: Path) -> list[Path]:
-    """Write an image again lying on its side, and half transparent: they show how files are opened.
-
-    Args:
-        image: An image file.
-        folder: Where to write.
-    """
-    folder.mkdir()
-    try:
-        with Image.open(image) as opened:
-            picture = opened.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise AdoptError(f"{image}: expected an image, got {error}") from None
-    exif = picture.getexif()
-    exif[_ORIENTATION] = _TURNED
-    turned, transparent = folder / "turned.png", folder / "transparent.png"
-    picture.save(turned, exif=exif)
-    picture.putalpha(100)
-    picture.save(transparent)
-    return [turned, transparent]
 
 
 def _difference(

@@ -7,6 +7,7 @@ reads right is measured on pixels by ``tensors``.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, get_args
 
 import numpy as np
@@ -70,7 +71,8 @@ class Reading:
         """Yield what images may look like that become tensors of a size, the likeliest first.
 
         They differ in what no description says: how the user's loader opens a file, and how an
-        image processor rounds the place of its crop.
+        image processor rounds the place of its crop. Pillow's ``convert`` cuts 16 bits at 255,
+        other loaders keep their high byte.
 
         Args:
             height: Of the tensor.
@@ -83,10 +85,13 @@ class Reading:
         if crop.rounding == "floor":
             crops.append(Crop(crop.colour, crop.place, "trunc"))
         backgrounds = (None, (255, 255, 255), (0, 0, 0))
-        for exif in (False, True):
-            for background in backgrounds:
-                for each in crops:
-                    yield ImageSpec(mode, height, width, self.resize, each, exif, background)
+        for exif, background, each, is_clipped in product(
+            (False, True), backgrounds, crops, (True, False)
+        ):
+            yield ImageSpec(
+                *(mode, height, width, self.resize, each, exif, background),
+                clip_16_bits=is_clipped,
+            )
 
 
 def read_transform(description: Any) -> Reading:
