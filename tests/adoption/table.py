@@ -38,7 +38,7 @@ from tests.server import running_server
 from tests.user_environment import PACKAGES, make_python
 
 PHOTOGRAPHS, LARGEST = 300, 4000
-_OF_A_SERVER = 8
+_OF_A_SERVER = 5
 _COMMAND = "make adopt-table"
 
 
@@ -175,33 +175,49 @@ def versions() -> str:
     return ", ".join([*users, *ours, f"Pillow {version('pillow')}"])
 
 
-def main() -> int:
-    """Measure, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photographs", type=int, default=PHOTOGRAPHS, help="How many.")
-    parser.add_argument("--pairs", nargs="*", default=list(PAIRS), help="Names (default: all).")
-    parser.add_argument("--jobs", type=int, default=2, help="Pairs that are adopted at a time.")
-    parser.add_argument("--into", type=Path, required=True, help="The page.")
-    given = parser.parse_args()
-    start = time.monotonic()
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="foveal-pairs-") as folder:
-        bench = Bench(Path(folder), given.photographs)
-        for first in range(0, len(given.pairs), _OF_A_SERVER):
-            rows += bench.measure(given.pairs[first : first + _OF_A_SERVER], given.jobs)
-    rows.sort(key=lambda row: given.pairs.index(row.name))
+def kept(file: Path, names: Sequence[str]) -> tuple[list[Row], float]:
+    """Return the rows of an earlier run that are not measured again, and the minutes they took."""
+    if not file.is_file() or set(names) == set(PAIRS):
+        return [], 0.0
+    told = json.loads(file.read_text())
+    rows = [Row(**row) for row in told["pairs"]]
+    return [row for row in rows if row.name in PAIRS and row.name not in names], told["minutes"]
+
+
+def write(into: Path, rows: Sequence[Row], minutes: float, photographs: int) -> None:
+    """Write the page, and its figures beside it."""
+    order = list(PAIRS)
+    rows = sorted(rows, key=lambda row: order.index(row.name))
     figures = {
         "machine": machine_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": _COMMAND,
-        "minutes": round((time.monotonic() - start) / 60, 1),
+        "minutes": round(minutes, 1),
         "largest_process_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10,
         "versions": versions(),
-        "photographs": given.photographs,
+        "photographs": photographs,
         "pairs": [asdict(row) for row in rows],
     }
-    given.into.write_text(page(rows, figures), encoding="utf-8")
-    given.into.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+    into.write_text(page(rows, figures), encoding="utf-8")
+    into.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def main() -> int:
+    """Measure; write the page after each group of pairs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photographs", type=int, default=PHOTOGRAPHS, help="How many.")
+    parser.add_argument("--pairs", nargs="*", default=list(PAIRS), help="Names; others are kept.")
+    parser.add_argument("--jobs", type=int, default=2, help="Pairs that are adopted at a time.")
+    parser.add_argument("--into", type=Path, required=True, help="The page.")
+    given = parser.parse_args()
+    start = time.monotonic()
+    rows, minutes = kept(given.into.with_suffix(".json"), given.pairs)
+    with tempfile.TemporaryDirectory(prefix="foveal-pairs-") as folder:
+        bench = Bench(Path(folder), given.photographs)
+        for first in range(0, len(given.pairs), _OF_A_SERVER):
+            rows += bench.measure(given.pairs[first : first + _OF_A_SERVER], given.jobs)
+            took = minutes + (time.monotonic() - start) / 60
+            write(given.into, rows, took, given.photographs)
     return 1 if any(row.failures() for row in rows) else 0
 
 

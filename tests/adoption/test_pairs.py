@@ -32,6 +32,7 @@ NAMES = (
     "hf_convnext",
 )
 PHOTOGRAPHS, LARGEST = 93, 320  # three of a kind
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")

@@ -200,7 +200,7 @@ def fit(features_ND):
     best = None
     for seed in range(SEEDS):
         directions = np.random.default_rng(seed).normal(size=(count, len(LABELS)))
-        directions *= 4 / np.linalg.norm(directions, axis=0)
+        directions *= 1.5 / np.linalg.norm(directions, axis=0)
         answers = softmax(white_NP @ directions)
         two = np.sort(answers, axis=1)[:, -2:]
         rank = (min(25, len(set(answers.argmax(axis=1)))), (two[:, 1] - two[:, 0]).min())
