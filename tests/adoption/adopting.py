@@ -112,7 +112,7 @@ def copy_project(folder: Path) -> Path:
 
 def train(python: Path, project: Path, photographs: Path, names: Sequence[str]) -> None:
     """Let the user train some pairs and record the answers to the photographs."""
-    words = [python, project / "project.py", photographs, *names]
+    words = [str(python), str(project / "project.py"), str(photographs), *names]
     done = subprocess.run(words, env=one_thread(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -150,7 +150,7 @@ def adopt_here(words: Sequence[str]) -> str:
 
 def adopt_apart(words: Sequence[str]) -> str:
     """Run the command line as a user does."""
-    command = [Path(sys.executable).with_name("foveal"), *words]
+    command = [str(Path(sys.executable).with_name("foveal")), *words]
     done = subprocess.run(command, env=one_thread(), capture_output=True, text=True, check=False)
     return done.stderr if done.returncode else ""
 
@@ -198,7 +198,7 @@ def compare(project: Path, name: str, models: Path, got_NK: NDArray[np.float32])
 
 
 def exporter_of(file: Path) -> str:
-    """Tell which of torch's exporters wrote a graph: the older one names values by paths."""
+    """Tell which of torch's exporters wrote an adopted graph: the older one names nodes by paths."""
     graph = onnx.load(file, load_external_data=False).graph
-    is_older = any(node.name.startswith("/") for node in graph.node)
+    is_older = any("//" in node.name for node in graph.node)  # a prefix ends in one, too
     return "torchscript" if is_older else "dynamo"

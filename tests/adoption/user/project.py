@@ -37,6 +37,7 @@ PARTS = 24  # principal components that the labels are made of
 def torchvision_transform(given, is_crop_wrong):
     import torchvision
     from torchvision import transforms
+    from torchvision.transforms import v2
 
     kind = transforms.InterpolationMode(given["filter"])
     resize, crop = given["resize"], given.get("crop")
@@ -48,7 +49,6 @@ def torchvision_transform(given, is_crop_wrong):
         preset = getattr(torchvision.models, given["preset"]).DEFAULT.transforms
         return preset(resize_size=resize, interpolation=kind)
     if given.get("api") == "v2":
-        v2 = transforms.v2
         steps = [v2.Resize(resize, kind), *([v2.CenterCrop(crop)] if crop else [])]
         steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
         return v2.Compose(steps)
