@@ -198,7 +198,7 @@ def compare(project: Path, name: str, models: Path, got_NK: NDArray[np.float32])
 
 
 def exporter_of(file: Path) -> str:
-    """Tell which of torch's exporters wrote an adopted graph: the older one names nodes by paths."""
+    """Tell which of torch's exporters wrote a graph: the older one names nodes by paths."""
     graph = onnx.load(file, load_external_data=False).graph
-    is_older = any("//" in node.name for node in graph.node)  # a prefix ends in one, too
+    is_older = any("//" in node.name for node in graph.node)  # the prefix of adoption ends in one
     return "torchscript" if is_older else "dynamo"

@@ -32,6 +32,7 @@ NAMES = (
     "hf_convnext",
 )
 PHOTOGRAPHS, LARGEST = 93, 320  # three of a kind
+TABLE = HERE / "table.json"
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -76,8 +77,9 @@ def test_a_pair_that_falls_short_is_named(rows: dict[str, Row], short: dict[str,
     assert failure.startswith(NAMES[0])
 
 
+@pytest.mark.skipif(not TABLE.is_file(), reason="needs a table: make adopt-table")
 def test_the_table_has_every_pair() -> None:
-    told = json.loads((HERE / "table.json").read_text())
+    told = json.loads(TABLE.read_text())
     rows = [Row(**row) for row in told["pairs"]]
     assert [row.name for row in rows] == list(PAIRS)
     assert [failure for row in rows for failure in row.failures()] == []
