@@ -31,7 +31,8 @@ FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "h
 LOADERS = {"convert": lambda file: Image.open(file).convert("RGB"), "open": Image.open}
 ROWS = 10  # of a batch
 SEEDS = 200  # projections to choose from
-PARTS = 24  # principal components that the labels are made of
+# The principal components that labels are made of: not the first, which are light and colour.
+FIRST, PARTS = 4, 24
 
 
 def torchvision_transform(given, is_crop_wrong):
@@ -194,12 +195,13 @@ def fit(features_ND):
     _, spread, parts = np.linalg.svd(centred_ND, full_matrices=False)
     # Beneath this share a component is what float32 rounds.
     noise = 3e-3 * np.sqrt((features_ND**2).sum())
-    count = max(4, min(PARTS, int((spread > noise).sum())))
-    basis_DP = parts[:count].T / (spread[:count] / math.sqrt(len(features_ND)))
+    last = max(FIRST + 4, min(FIRST + PARTS, int((spread > noise).sum())))
+    chosen = slice(FIRST, last)
+    basis_DP = parts[chosen].T / (spread[chosen] / math.sqrt(len(features_ND)))
     white_NP = centred_ND @ basis_DP
     best = None
     for seed in range(SEEDS):
-        directions = np.random.default_rng(seed).normal(size=(count, len(LABELS)))
+        directions = np.random.default_rng(seed).normal(size=(last - FIRST, len(LABELS)))
         directions *= 1.5 / np.linalg.norm(directions, axis=0)
         answers = softmax(white_NP @ directions)
         two = np.sort(answers, axis=1)[:, -2:]
