@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
-  bento image run-image base-image footprint docs tree fuzz pixels soak audit
+  bento image run-image base-image footprint docs tree fuzz pixels adopt-table soak audit
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -97,6 +97,9 @@ train-table: $(VENV)/.all  ## train every network on every dataset (hours) into 
 
 pixels: $(VENV)/.all $(VENV)/.user  ## write models/pixels.md: 310 photographs as libraries see them (half an hour)
 	$(BIN)/python -m tests.models.pixels_table --into models/pixels.md
+
+adopt-table: $(VENV)/.all $(VENV)/.user  ## write tests/adoption/table.md: 40 networks with their transforms, from PyTorch to HTTP (half an hour)
+	$(BIN)/python -m tests.adoption.table --into tests/adoption/table.md
 
 FUZZ ?= 1000000
 fuzz: $(VENV)/.all   ## write tests/hostile/fuzz.md: FUZZ mutated images a format, and requests a kind (an hour)

@@ -246,6 +246,8 @@ def _record(
                 continue
             error.args = (f"{file}: {error}",)
             raise
+        if is_probe and rows and row.shape != rows[0].shape:
+            continue
         if number in kept or is_probe:
             np.save(folder / "pixels" / f"{number}.npy", row.numpy())
         if is_probe:

@@ -159,7 +159,7 @@ def old() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (external, r'external data for tensor .kernel.'),
+        (external, r"external data for tensor .kernel."),
         (custom_domain, r"got domain 'ai\.onnx\.contrib'"),
         (undeclared_domain, r"got domain 'my\.ops'"),
         (control_flow, "expected no control flow, got Loop"),
