@@ -5,7 +5,8 @@ means the same on all sides. Each format has one parser, which says the size and
 
     jpeg     libjpeg-turbo
     png      its chunks read here, its rows decoded by Pillow
-    plugins  WebP, BMP, GIF, TIFF, PPM by Pillow; HEIC and AVIF with the extra ``heif``
+    ppm      PPM, PGM and PBM, by NumPy
+    plugins  WebP, BMP, GIF, TIFF by Pillow; HEIC and AVIF with the extra ``heif``
 
 What a picture costs is read from its header and bounded before anything is decoded. Knows nothing
 about models, batches or HTTP.
@@ -19,7 +20,7 @@ from importlib.metadata import version
 import PIL
 from PIL import Image
 
-from models import jpeg, plugins, png
+from models import jpeg, plugins, png, ppm
 from models.artifact import ImageSpec, OpenCVResize
 from models.geometry import Pixels, fit, opencv_version
 from models.image_errors import ImageError, ImageTooLargeError, TooManyPixelsError
@@ -60,7 +61,10 @@ ENDINGS = frozenset(
         *("ppm", "pgm", "pbm", "pnm", "heic", "heics", "heif", "hif", "avif", "avifs"),
     )
 )
-_LIGHT = frozenset({b"\xff", b"\x89", b"R"})
+_LIGHT = frozenset({b"\x89", b"R"})
+# A JPEG's markers begin with FF: a photograph has some dozens, and one FF in 256 bytes of pixels.
+_FEW_MARKERS = 64
+_MARKER_BYTES = 64
 _HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"}
 )
@@ -126,6 +130,8 @@ def decode_pixels(encoded: bytes, decoding: Decoding) -> Pixels:
         return png.decode(encoded, decoding)
     if kind == "JPEG":
         return jpeg.decode(encoded, decoding)
+    if kind == "PPM":
+        return ppm.decode(encoded, decoding)
     return plugins.decode(kind, encoded, decoding)
 
 
@@ -145,6 +151,9 @@ def work(encoded: bytes, decoding: Decoding, max_pixels: int = MAX_PIXELS) -> in
         pixels = width * height
     elif kind == "JPEG":
         width, height, pixels = jpeg.work(encoded, decoding)
+    elif kind == "PPM":
+        width, height = ppm.read_size(encoded)
+        pixels = width * height
     else:
         width, height, pixels = plugins.work(kind, encoded)
     if pixels > max_pixels:
@@ -158,9 +167,13 @@ def work(encoded: bytes, decoding: Decoding, max_pixels: int = MAX_PIXELS) -> in
 def is_light(encoded: bytes) -> bool:
     """Return whether an image of few bytes and pixels takes little time, whatever it holds.
 
-    True for JPEG, PNG and WebP; other formats are read by loops in Python.
+    True for PNG and WebP, and for JPEGs without an odd number of markers; what else there is, is
+    read by loops in Python.
     """
-    return encoded[:1] in _LIGHT
+    first = encoded[:1]
+    if first == b"\xff":
+        return encoded.count(first) <= _FEW_MARKERS + len(encoded) // _MARKER_BYTES
+    return first in _LIGHT
 
 
 def read_size(encoded: bytes) -> tuple[int, int]:
@@ -177,6 +190,8 @@ def read_size(encoded: bytes) -> tuple[int, int]:
         return png.read_size(encoded)
     if kind == "JPEG":
         return jpeg.read_size(encoded)
+    if kind == "PPM":
+        return ppm.read_size(encoded)
     return plugins.work(kind, encoded)[:2]
 
 

@@ -20,7 +20,7 @@ from models.pixels import Decoding, to_grey, to_pixels
 # This many take about as long as the memory of one pixel is worth.
 SCANS_A_PIXEL = 16
 # Profiles and previews of 64 KiB each, in the largest body that is accepted, are 512 segments.
-MAX_SEGMENTS = 1 << 14
+MAX_SEGMENTS = 1 << 10
 
 _EXIF = b"Exif\0\0"
 _INKS = ("CMYK", "YCCK")
