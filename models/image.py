@@ -61,10 +61,7 @@ ENDINGS = frozenset(
         *("ppm", "pgm", "pbm", "pnm", "heic", "heics", "heif", "hif", "avif", "avifs"),
     )
 )
-_LIGHT = frozenset({b"\x89", b"R"})
-# A JPEG's markers begin with FF: a photograph has some dozens, and one FF in 256 bytes of pixels.
-_FEW_MARKERS = 64
-_MARKER_BYTES = 64
+_LIGHT = frozenset({b"\xff", b"\x89", b"R"})
 _HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"}
 )
@@ -139,7 +136,8 @@ def work(encoded: bytes, decoding: Decoding, max_pixels: int = MAX_PIXELS) -> in
     """Return the pixels that decoding an image holds in memory, read from its header.
 
     Formats whose decoder holds more than ``PIXEL_BYTES`` a pixel count their pixels twice. A JPEG
-    counts at least a sixteenth of its pixels times its scans: the time that they take.
+    counts at least a sixteenth of its pixels times its scans, and its segments: the time that they
+    take.
 
     Raises:
         ImageTooLargeError: Decoding would take more than ``max_pixels``, or minutes.
@@ -167,13 +165,9 @@ def work(encoded: bytes, decoding: Decoding, max_pixels: int = MAX_PIXELS) -> in
 def is_light(encoded: bytes) -> bool:
     """Return whether an image of few bytes and pixels takes little time, whatever it holds.
 
-    True for PNG and WebP, and for JPEGs without an odd number of markers; what else there is, is
-    read by loops in Python.
+    True for JPEG, PNG and WebP; other formats are read by loops in Python.
     """
-    first = encoded[:1]
-    if first == b"\xff":
-        return encoded.count(first) <= _FEW_MARKERS + len(encoded) // _MARKER_BYTES
-    return first in _LIGHT
+    return encoded[:1] in _LIGHT
 
 
 def read_size(encoded: bytes) -> tuple[int, int]:

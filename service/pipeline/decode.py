@@ -27,8 +27,8 @@ INLINE_PIXELS = 128 * 128
 # And of this many bytes, as nothing is small that is larger: 128 x 128 pixels of 16 bits in RGBA
 # take 128 KiB. The slowest header of this size takes 15 ms.
 INLINE_BYTES = 256 << 10
-# And of this many images: a JPEG of 4 bytes, cut inside the length of a segment, takes 0.2 ms.
-INLINE_IMAGES = 64
+# And of this many images: a header of few bytes may take 1 ms, as a JPEG's of 1,024 segments.
+INLINE_IMAGES = 16
 # What work on a thread may hold before its images are measured: most photographs that are decoded
 # at a scale need no more, and are decoded in the same step.
 FIRST_BYTES = 2 << 20

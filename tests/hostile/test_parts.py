@@ -24,12 +24,13 @@ IMAGES = {
     "segments": [jpeg_of_segments(15_900)] * 4,
     "segments and stray bytes": [jpeg_of_segments(12_800, b"x")] * 4,
     "sparse segments": [jpeg_of_segments(4000, content=bytes(58))],
-    "segments of many": [jpeg_of_segments(60)] * 64,
+    "segments of many": [jpeg_of_segments(900)] * 60,
+    "segments of as many as the loop decodes": [jpeg_of_segments(1000, b"x")] * 16,
     "headers of EXIF": [
         jpeg_of_segments(200, content=b"Exif\0\0MM\0*\0\0\0\x08\0\x60" + bytes(1152))
     ],
     "cut segments": [b"\xff\xd8\xff\xe0"] * 250,
-    "cut segments of few": [b"\xff\xd8\xff\xe0"] * 64,
+    "cut segments of few": [b"\xff\xd8\xff\xe0"] * 16,
     "chunks": [png_of_chunks(20_000, b"tEXt")],
     "empty rows": [png_of_chunks(5000, b"IDAT")] * 4,
     "pictures": [good()["png-grey"]] * 250,
@@ -54,6 +55,10 @@ def tensor(images: list[bytes]) -> bytes:
     return post("/v2/models/tiny/infer", head + elements, length)
 
 
+def answered(wire: Wire, request: bytes) -> None:
+    assert wire.send(request).answer().status < 500
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("what", IMAGES)
 def test_parts_of_images_hold_no_loop(server: RunningServer, what: str) -> None:
@@ -61,9 +66,8 @@ def test_parts_of_images_hold_no_loop(server: RunningServer, what: str) -> None:
     with Wire(server) as wire:
         for request in (form(IMAGES[what]), tensor(IMAGES[what])):
 
-            def ask(request: bytes = request) -> None:
-                wire.send(request)
-                assert wire.answer().status < 500
+            def held(request: bytes = request) -> float:
+                return held_s(clock, lambda: answered(wire, request))
 
-            held = shortest_of(20, lambda ask=ask: held_s(clock, ask))
-            assert held <= LONGEST_S, f"{held * 1e3:.0f} ms"
+            held_for_s = shortest_of(20, held)
+            assert held_for_s <= LONGEST_S, f"{held_for_s * 1e3:.0f} ms"
