@@ -3,10 +3,12 @@
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -14,6 +16,7 @@ from PIL import Image
 from models.image import decode
 from models.repository import ModelRepository
 from scoring.local import LocalModel
+from tests.guarded import until
 from tests.shell import CommandResult, Shell
 
 datasets = pytest.importorskip("sklearn.datasets")
@@ -236,3 +239,22 @@ def test_an_environment_without_torch_is_told_to_the_user(
     subprocess.run(["python3", "-m", "venv", "--without-pip", bare], check=True)
     done = adopt_user(f"{USER}:torchvision_v1", "--python", bare / "bin" / "python")
     assert "expected the package numpy in" in done.error and "-m pip install" in done.error
+
+
+def test_the_users_process_ends_with_the_command(
+    user_python: Path, pictures: Path, tmp_path: Path
+) -> None:
+    noted, code = tmp_path / "process", tmp_path / "slow.py"
+    code.write_text(
+        "import os, pathlib, time\n\n\ndef make():\n"
+        f"    pathlib.Path({str(noted)!r}).write_text(str(os.getpid()))\n    time.sleep(600)\n"
+    )
+    words = (f"{code}:make", "--python", user_python, "--name", "slow", "--images", pictures)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "foveal", "adopt", *words, "--models", tmp_path / "models"]
+    )
+    until(lambda: noted.exists() and noted.read_text() != "", "the user's code to run", 120)
+    theirs = psutil.Process(int(noted.read_text()))
+    command.kill()
+    command.wait()
+    until(lambda: not theirs.is_running(), "the user's process to end", 10)
