@@ -102,11 +102,12 @@ adopt-table: $(VENV)/.all $(VENV)/.user  ## write tests/adoption/table.md: 40 ne
 	$(BIN)/python -m tests.adoption.table --into tests/adoption/table.md
 
 FUZZ ?= 1000000
-fuzz: $(VENV)/.all   ## write tests/hostile/fuzz.md: FUZZ mutated images a format, and requests a kind (an hour)
+REQUESTS ?= 400000
+fuzz: $(VENV)/.all   ## write tests/hostile/fuzz.md: FUZZ mutated images a format, REQUESTS requests a kind (an hour)
 	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --dest .fuzz pillow imageio
 	for archive in .fuzz/*.tar.gz; do tar -xzf $$archive -C .fuzz; done
 	-$(BIN)/python -m tests.hostile.fuzz_images --count $(FUZZ) --seeds .fuzz --json .fuzz/images.json
-	-$(BIN)/python -m tests.hostile.fuzz_requests --count $(FUZZ) --json .fuzz/requests.json
+	-$(BIN)/python -m tests.hostile.fuzz_requests --count $(REQUESTS) --json .fuzz/requests.json
 	$(BIN)/python -m tests.hostile.fuzz_report .fuzz/images.json .fuzz/requests.json --into tests/hostile/fuzz.md
 
 MINUTES ?= 30
