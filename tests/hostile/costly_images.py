@@ -1,4 +1,4 @@
-"""What the dearest images that may be sent cost to decode, by format: processor time.
+"""What the most expensive images that may be sent cost to decode, by format: processor time.
 
 ``python -m tests.hostile.costly_images`` prints the table of the README.
 """

@@ -5,7 +5,7 @@ import pytest
 from tests.hostile.costly_images import costly, processor_s
 
 IMAGES = costly(8)
-# The dearest one takes 1 s, at 33 megapixels; what was mended here took 7 s, or minutes.
+# The most expensive one takes 1 s, at 33 megapixels; what was mended here took 7 s, or minutes.
 LONGEST_S = 4.0
 
 
