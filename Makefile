@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
-  bento image run-image base-image footprint docs tree fuzz pixels check-proof soak audit
+  bento image run-image base-image footprint docs tree fuzz pixels adopt-table check-proof soak audit
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -101,12 +101,16 @@ pixels: $(VENV)/.all $(VENV)/.user  ## write models/pixels.md: 310 photographs a
 check-proof: $(VENV)/.all  ## write training/quality/proof.md: planted wrong labels that `foveal check` finds (minutes)
 	$(BIN)/python -m tests.training.quality.proof --into training/quality/proof.md
 
+adopt-table: $(VENV)/.all $(VENV)/.user  ## write tests/adoption/table.md: 40 networks with their transforms, from PyTorch to HTTP (half an hour)
+	$(BIN)/python -m tests.adoption.table --into tests/adoption/table.md
+
 FUZZ ?= 1000000
-fuzz: $(VENV)/.all   ## write tests/hostile/fuzz.md: FUZZ mutated images a format, and requests a kind (an hour)
+REQUESTS ?= 400000
+fuzz: $(VENV)/.all   ## write tests/hostile/fuzz.md: FUZZ mutated images a format, REQUESTS requests a kind (an hour)
 	$(BIN)/python -m pip download --quiet --no-deps --no-binary :all: --dest .fuzz pillow imageio
 	for archive in .fuzz/*.tar.gz; do tar -xzf $$archive -C .fuzz; done
 	-$(BIN)/python -m tests.hostile.fuzz_images --count $(FUZZ) --seeds .fuzz --json .fuzz/images.json
-	-$(BIN)/python -m tests.hostile.fuzz_requests --count $(FUZZ) --json .fuzz/requests.json
+	-$(BIN)/python -m tests.hostile.fuzz_requests --count $(REQUESTS) --json .fuzz/requests.json
 	$(BIN)/python -m tests.hostile.fuzz_report .fuzz/images.json .fuzz/requests.json --into tests/hostile/fuzz.md
 
 MINUTES ?= 30

@@ -139,13 +139,10 @@ def _ask_whether_logits(values_NK: NDArray[np.float32], answer: GraphAnswer) -> 
             f"{unknown} in every row but no sigmoid: give --task multi-label --gives probabilities "
             "to keep them, --gives logits if a softmax is to follow"
         )
-    whole = float(sums_N.mean())
-    # Equal rows all have one sum, whatever they are.
-    if np.ptp(values_NK, axis=0).max() > 0 and np.ptp(sums_N) <= 5 * SUM_TOLERANCE * whole:
+    if np.abs(sums_N - 100).max() <= 5 * SUM_TOLERANCE * 100:
         raise AdoptError(
-            f"{unknown}, rows that all sum to {whole:.4g}, as shares of a whole do: divide them "
-            f"by {whole:.4g} in the graph and give --gives probabilities, or --gives logits if a "
-            "softmax is to follow"
+            f"{unknown}, rows that sum to 100, as percentages do: divide them by 100 in the graph "
+            "and give --gives probabilities, or --gives logits if a softmax is to follow"
         )
 
 

@@ -82,7 +82,10 @@ def _is_blind_to_1(
 
 
 def _plain(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return pictures of one colour: black, white, and each channel alone, uint8 [N, H, W, C]."""
-    channels = shape[-1]
+    """Return uint8 [N, H, W, C]: black, white and each channel alone, over all or half of it."""
+    _, height, width, channels = shape
     colours = np.array([[0] * channels, [255] * channels, *(np.eye(channels) * 255)], np.uint8)
-    return np.tile(colours[:, None, None], (1, *shape[1:3], 1))
+    whole = np.tile(colours[:, None, None], (1, height, width, 1))
+    rows, columns = np.arange(height)[:, None, None], np.arange(width)[None, :, None]
+    places = (rows < height // 2, rows >= height // 2, columns < width // 2, columns >= width // 2)
+    return np.concatenate([whole, *(np.where(place, whole, np.uint8(0)) for place in places)])

@@ -99,13 +99,14 @@ def screen(
         )
     constants = _constants(model.graph)
     for node in model.graph.node:
-        _check_node(node, constants, max_bytes)
+        _check_node(node, max_bytes)
     for tensor in model.graph.initializer:
         _check_tensor(tensor, max_bytes)
     if model.graph.sparse_initializer:
         raise AdoptError("expected dense weights, got a sparse initializer: make it dense")
     _check_constants(model.graph, constants, max_bytes)
     _sort(model.graph)
+    _refuse_training(model.graph, constants)
     return model if folders is None else move_out(model, *folders)
 
 
@@ -173,7 +174,7 @@ def _name(node: onnx.NodeProto) -> str:
     return node.name or (node.output[0] if node.output else "")
 
 
-def _check_node(node: onnx.NodeProto, constants: Constants, max_bytes: int) -> None:
+def _check_node(node: onnx.NodeProto, max_bytes: int) -> None:
     name = _name(node)
     if node.domain not in DOMAINS:
         raise AdoptError(f'node "{name}": expected standard operators, got domain {node.domain!r}')
@@ -184,11 +185,6 @@ def _check_node(node: onnx.NodeProto, constants: Constants, max_bytes: int) -> N
             f'node "{name}": expected an answer that does not depend on the other rows of a batch, '
             f"got {node.op_type}, dynamic quantization, which takes its scale from the whole "
             "batch: quantize statically, or adopt the file before it"
-        )
-    if _is_training(node, constants):
-        raise AdoptError(
-            f'node "{name}": expected a network for inference, got {node.op_type} in training '
-            "mode, whose answer depends on the batch or on chance: call eval(), export it again"
         )
     for attribute in node.attribute:
         if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) or (
@@ -230,8 +226,28 @@ def _check_tensor(tensor: onnx.TensorProto, max_bytes: int) -> None:
         )
 
 
+def _refuse_training(graph: onnx.GraphProto, constants: Constants) -> None:
+    """Refuse nodes that do in training what they do not do in inference.
+
+    Not those that normalise weights: timm's and BiT's standardised convolutions use batch norm for
+    it, on numbers that no row changes.
+    """
+    fixed = {tensor.name for tensor in graph.initializer} | {""}
+    for node in graph.node:  # sorted
+        if fixed.issuperset(node.input):
+            fixed.update(node.output)
+        if _is_training(node, constants) and (
+            node.op_type != "BatchNormalization" or node.input[0] not in fixed
+        ):
+            raise AdoptError(
+                f'node "{_name(node)}": expected a network for inference, got {node.op_type} in '
+                "training mode, whose answer depends on the batch or on chance: call eval(), "
+                "export it again"
+            )
+
+
 def _is_training(node: onnx.NodeProto, constants: Constants) -> bool:
-    """Whether a node does in training what it does not do in inference."""
+    """Whether a node is in training mode."""
     if node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx"):
         mode = next((each.i for each in node.attribute if each.name == "training_mode"), 0)
         return bool(mode) or len([name for name in node.output if name]) > 1

@@ -76,6 +76,8 @@ def choose_spec(
         # A later one must be clearly better: a sum of rounding errors chooses nothing.
         if best is None or found < best[0] - SAME_PIXEL:
             best = found, spec
+        if best[0] <= SAME_PIXEL:
+            break
     assert best is not None, "a reading has at least one spec; this is a bug"
     return best[1]
 

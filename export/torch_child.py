@@ -19,10 +19,12 @@ Python 3.9, which users may still have. Legend: N rows, K classes.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -85,6 +87,7 @@ def main(folder: Path) -> None:
     # Not the address space, of which torch reserves many times what it uses.
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _end_with_parent()
     torch.manual_seed(0)
     _tell(folder, "loads the network")
     parts = _load(job)
@@ -119,6 +122,12 @@ def main(folder: Path) -> None:
         },
     }
     (folder / "result.json").write_text(json.dumps(result))
+
+
+def _end_with_parent() -> None:
+    """Have this process killed when the command that started it ends, where the system can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, linux/prctl.h
 
 
 def _load(job: dict[str, Any]) -> dict[str, Any]:
@@ -246,6 +255,8 @@ def _record(
                 continue
             error.args = (f"{file}: {error}",)
             raise
+        if is_probe and rows and row.shape != rows[0].shape:
+            continue
         if number in kept or is_probe:
             np.save(folder / "pixels" / f"{number}.npy", row.numpy())
         if is_probe:

@@ -253,6 +253,13 @@ def _read_size(reading: Reading, given: dict[str, Any], kind: str) -> bool:
     if filter_ is None or set(size) not in ({"shortest_edge"}, {"height", "width"}):
         return False
     short = size.get("shortest_edge")
+    if kind.startswith("PoolFormer") and given.get("crop_pct"):
+        # Of a square its shorter side, too, as if it were one number.
+        height, width = size.get("height", short), size.get("width", short)
+        side: Side = "shorter" if height == width else "both"
+        height, width = int(height / given["crop_pct"]), int(width / given["crop_pct"])
+        reading.resize = Resize(side, filter_, height, width)
+        return True
     if short is None:
         reading.resize = Resize("both", filter_, size["height"], size["width"])
     elif kind.startswith("ConvNext") and short >= _CONVNEXT_STRETCHES:

@@ -5,7 +5,8 @@ means the same on all sides. Each format has one parser, which says the size and
 
     jpeg     libjpeg-turbo
     png      its chunks read here, its rows decoded by Pillow
-    plugins  WebP, BMP, GIF, TIFF, PPM by Pillow; HEIC and AVIF with the extra ``heif``
+    ppm      PPM, PGM and PBM, by NumPy
+    plugins  WebP, BMP, GIF, TIFF by Pillow; HEIC and AVIF with the extra ``heif``
 
 What a picture costs is read from its header and bounded before anything is decoded. Knows nothing
 about models, batches or HTTP.
@@ -20,7 +21,7 @@ from importlib.metadata import version
 import PIL
 from PIL import Image
 
-from models import jpeg, plugins, png
+from models import jpeg, plugins, png, ppm
 from models.artifact import ImageSpec, OpenCVResize
 from models.geometry import Pixels, fit, opencv_version
 from models.image_errors import ImageError, ImageTooLargeError, TooManyPixelsError
@@ -142,6 +143,8 @@ def decode_pixels(
         return png.decode(encoded, decoding)
     if kind == "JPEG":
         return jpeg.decode(encoded, decoding, on_damage)
+    if kind == "PPM":
+        return ppm.decode(encoded, decoding)
     return plugins.decode(kind, encoded, decoding)
 
 
@@ -149,7 +152,8 @@ def work(encoded: bytes, decoding: Decoding, max_pixels: int = MAX_PIXELS) -> in
     """Return the pixels that decoding an image holds in memory, read from its header.
 
     Formats whose decoder holds more than ``PIXEL_BYTES`` a pixel count their pixels twice. A JPEG
-    counts at least a sixteenth of its pixels times its scans: the time that they take.
+    counts at least a sixteenth of its pixels times its scans, and its segments: the time that they
+    take.
 
     Raises:
         ImageTooLargeError: Decoding would take more than ``max_pixels``, or minutes.
@@ -161,6 +165,9 @@ def work(encoded: bytes, decoding: Decoding, max_pixels: int = MAX_PIXELS) -> in
         pixels = width * height
     elif kind == "JPEG":
         width, height, pixels = jpeg.work(encoded, decoding)
+    elif kind == "PPM":
+        width, height = ppm.read_size(encoded)
+        pixels = width * height
     else:
         width, height, pixels = plugins.work(kind, encoded)
     if pixels > max_pixels:
@@ -209,6 +216,8 @@ def read_size(encoded: bytes) -> tuple[int, int]:
         return png.read_size(encoded)
     if kind == "JPEG":
         return jpeg.read_size(encoded)
+    if kind == "PPM":
+        return ppm.read_size(encoded)
     return plugins.work(kind, encoded)[:2]
 
 

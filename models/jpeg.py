@@ -20,7 +20,9 @@ from models.pixels import Decoding, to_grey, to_pixels
 # This many take about as long as the memory of one pixel is worth.
 SCANS_A_PIXEL = 16
 # Profiles and previews of 64 KiB each, in the largest body that is accepted, are 512 segments.
-MAX_SEGMENTS = 1 << 14
+MAX_SEGMENTS = 1 << 10
+# What one more segment counts as: it is passed in Python, 1 us and more.
+SEGMENT_PIXELS = 16
 
 _EXIF = b"Exif\0\0"
 _INKS = ("CMYK", "YCCK")
@@ -65,15 +67,17 @@ class Frame(NamedTuple):
         scans: Number of scans.
         is_in_scans: Whether all coefficients are held until the last one.
         is_complete: Whether the end of the image is there.
+        segments: Number of segments; 0 where they are few.
     """
 
     orientation: int
     scans: int
     is_in_scans: bool
     is_complete: bool
+    segments: int
 
 
-_PLAIN = Frame(1, 1, False, True)
+_PLAIN = Frame(1, 1, False, True, 0)
 
 
 def read_size(encoded: bytes) -> tuple[int, int]:
@@ -109,7 +113,8 @@ def work(encoded: bytes, decoding: Decoding) -> tuple[int, int, int]:
     """Return width and height as stored, and the pixels that decoding holds in memory.
 
     Coefficients of a picture in several scans are held whole, whatever the scale, beside its
-    pixels. At least a sixteenth of the pixels times the scans counts, as each scan takes time.
+    pixels. At least a sixteenth of the pixels times the scans counts, as each scan takes time, and
+    so do segments.
 
     Raises:
         ImageTooLargeError: More segments than any picture has.
@@ -124,7 +129,8 @@ def work(encoded: bytes, decoding: Decoding) -> tuple[int, int, int]:
     if frame.is_in_scans and to_width == width and subsampling == "444" and colours != "Gray":
         # Two bytes for each coefficient, and the pixels: 9 bytes for 8 where no channel is halved.
         held = held * 9 // 8
-    return width, height, max(held, width * height * frame.scans // SCANS_A_PIXEL)
+    scanned = width * height * frame.scans // SCANS_A_PIXEL
+    return width, height, max(held, scanned, frame.segments * SEGMENT_PIXELS)
 
 
 def decode(encoded: bytes, decoding: Decoding, on_damage: OnDamage | None = None) -> Pixels:
@@ -247,8 +253,9 @@ def _inspect(encoded: bytes) -> Frame:
         found = _MARKER.findall(encoded)
         if _PLAIN_MARKERS.issuperset(found) and found.count(b"\xff\xda") == 1:
             return _PLAIN
-    scans, orientation, is_progressive, is_complete = 0, 1, False, False
+    scans, orientation, is_progressive, is_complete, segments = 0, 1, False, False, 0
     for code, begin, end in _segments(encoded):
+        segments += 1
         if code == _SOS:
             scans += 1
         elif code == _APP1 and orientation == 1 and encoded.startswith(_EXIF, begin):
@@ -257,7 +264,8 @@ def _inspect(encoded: bytes) -> Frame:
             is_progressive = True
         elif code == _EOI:
             is_complete = True
-    return Frame(orientation, scans, is_progressive or scans > 1, is_complete)
+    is_in_scans = is_progressive or scans > 1
+    return Frame(orientation, scans, is_in_scans, is_complete, segments)
 
 
 def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:

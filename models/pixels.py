@@ -68,7 +68,7 @@ def to_pixels(image: Image.Image, decoding: Decoding, orientation: int = 1) -> P
     Raises:
         ImageError: It has another mode.
     """
-    if image.mode not in _MODES and not (image.mode == "I" and image.format == "PPM"):
+    if image.mode not in _MODES:
         raise ImageError(
             "image: expected grey, RGB, CMYK or YCbCr with 1, 8 or 16 bits a channel, "
             f'got a {image.format} file of Pillow\'s mode "{image.mode}"'

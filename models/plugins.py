@@ -1,4 +1,4 @@
-"""The formats that Pillow's own plugins read: WebP, BMP, GIF, TIFF, PPM; HEIC and AVIF if asked.
+"""The formats that Pillow's own plugins read: WebP, BMP, GIF, TIFF; HEIC and AVIF if asked.
 
 Each plugin is called by its name: no other one of Pillow's can be reached by what a file holds.
 
@@ -6,7 +6,6 @@ Layout legend: H height, W width, C channels (1 grey, 3 RGB).
 """
 
 import io
-import re
 import struct
 from collections.abc import Callable
 
@@ -15,7 +14,7 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    PpmImagePlugin,
+    ImageFile,
     TiffImagePlugin,
     WebPImagePlugin,
 )
@@ -34,13 +33,12 @@ except ModuleNotFoundError:  # the heif extra is not installed
 
 silence()
 
-# Pillow decodes these rows in Python: 1 us and more a pixel.
+# Pillow decodes BMPs of runs in Python: up to 1 us a pixel, and as much for a run of nothing.
 MAX_SLOW_PIXELS = 1 << 20
 
-_OPENERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
+_OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "GIF": GifImagePlugin.GifImageFile,
-    "PPM": PpmImagePlugin.PpmImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
     "WebP": WebPImagePlugin.WebPImageFile,
 }
@@ -49,9 +47,6 @@ if pillow_heif is not None:
     _OPENERS["HEIC"] = pillow_heif.HeifImageFile
 # These hold a picture up to four times: canvas, canvas before, copy, Pillow's.
 _HELD_TWICE = ("WebP", "AVIF", "HEIC")
-# The header of PPM with its comments, which Pillow reads byte by byte.
-_PPM_SPACE = rb"(?:[ \t\r\n\x0b\x0c]|#[^\r\n]{0,4096}[\r\n]){1,256}"
-_PPM_HEADER = re.compile(rb"P[1-6]" + (_PPM_SPACE + rb"[0-9]{1,10}") * 2)
 
 
 def can_read(kind: str) -> bool:
@@ -95,14 +90,12 @@ def decode(kind: str, encoded: bytes, decoding: Decoding) -> Pixels:
     return to_pixels(image, decoding, orientation)
 
 
-def _open(kind: str, encoded: bytes) -> Image.Image:
+def _open(kind: str, encoded: bytes) -> ImageFile.ImageFile:
     """Read the header of a file."""
     if kind == "GIF":
         encoded = first_picture(encoded)
     elif kind == "TIFF":
         encoded = first_page(encoded)
-    elif kind == "PPM" and _PPM_HEADER.match(encoded) is None:
-        raise incomplete(kind, encoded, "header")
     try:
         image = _OPENERS[kind](io.BytesIO(encoded))
     except Exception:  # as above
@@ -111,12 +104,16 @@ def _open(kind: str, encoded: bytes) -> Image.Image:
         # Its first picture has a table of greys; Pillow would give them the file's other colours.
         image.palette = None
     width, height = image.size
-    is_slow = any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ()))
+    is_slow = any(tile[0] in Image.DECODERS for tile in image.tile)
     if is_slow and width * height > MAX_SLOW_PIXELS:
         raise ImageTooLargeError(
             f"image: expected at most {MAX_SLOW_PIXELS} pixels in a {kind} of this kind, "
             f"got {width} x {height}; save it as PNG"
         )
+    if is_slow:
+        # No more than pixels can need: two bytes for each, ends of rows, and moves.
+        end = image.tile[0].offset + 2 * width * height + 8 * height + 1024
+        image.fp = io.BytesIO(encoded[:end])
     return image
 
 

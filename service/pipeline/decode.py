@@ -27,6 +27,8 @@ INLINE_PIXELS = 128 * 128
 # And of this many bytes, as nothing is small that is larger: 128 x 128 pixels of 16 bits in RGBA
 # take 128 KiB. The slowest header of this size takes 15 ms.
 INLINE_BYTES = 256 << 10
+# And of this many images: a header of few bytes may take 1 ms, as a JPEG's of 1,024 segments.
+INLINE_IMAGES = 16
 # What work on a thread may hold before its images are measured: most photographs that are decoded
 # at a scale need no more, and are decoded in the same step.
 FIRST_BYTES = 2 << 20
@@ -117,7 +119,8 @@ class DecodeStage:
             ServiceError: The queue refuses the request; ``take`` is not called.
         """
         work = _Work(self, images, deadline, take, stops_at_error)
-        if sum(map(len, images)) <= INLINE_BYTES and all(map(self._is_light, images)):
+        work.is_quick = sum(map(len, images)) <= INLINE_BYTES and all(map(self._is_light, images))
+        if work.is_quick and len(images) <= INLINE_IMAGES:
             work.measure()
             if work.has_failed:
                 take([], work.errors)
@@ -168,7 +171,8 @@ class _Work:
         """Measure the images, and decode them if they fit into what is counted; on any thread."""
         if not self.is_measured:
             self.measure()
-            if self.has_failed or self.size > FIRST_BYTES:
+            is_too_slow = self.is_quick and self.pixels > QUICK_PIXELS
+            if self.has_failed or self.size > FIRST_BYTES or is_too_slow:
                 return
         self.decode()
 

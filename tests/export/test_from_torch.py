@@ -3,10 +3,12 @@
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -14,17 +16,15 @@ from PIL import Image
 from models.image import decode
 from models.repository import ModelRepository
 from scoring.local import LocalModel
+from tests.guarded import until
 from tests.shell import CommandResult, Shell
 
 datasets = pytest.importorskip("sklearn.datasets")
 USER = Path(__file__).with_name("user") / "eval.py"
 LABELS = ("bunting", "crane", "dipper", "egret", "finch")
+# More of torchvision, timm and transformers: tests/adoption.
 PAIRS = (
-    "torchvision_v1",
     "torchvision_v2",
-    "torchvision_preset",
-    "timm_border",
-    "processor",
     "processor_in_a_function",
     "bytes_of_grey_pictures",
     "own_loader",
@@ -34,7 +34,7 @@ AdoptUser = Callable[..., CommandResult]
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Crops of two photographs, one of them transparent, one lying on its side."""
+    """Crops of two photographs: some transparent, some lying on their side, one of 16 bits."""
     folder = tmp_path_factory.mktemp("pictures")
     generator = np.random.default_rng(5)
     for name, photograph in zip(
@@ -50,6 +50,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             exif = crop.getexif()
             exif[0x0112] = 6 if number == 4 else 1
             crop.save(folder / f"{name}-{number}.{'png' if number == 3 else 'jpg'}", exif=exif)
+    grey = np.asarray(crop.convert("L")).astype(np.uint16)
+    Image.fromarray(grey * 16).save(folder / "deep.png")
     return folder
 
 
@@ -106,15 +108,15 @@ def test_a_file_gets_the_answers_of_the_users_own_evaluation(
     assert np.ptp(expected, axis=0).max() > 0.005, "answers must tell images apart"
     artifact = ModelRepository(shell.models).load("birds", 1)
     assert artifact.labels == LABELS
+    assert artifact.image.clip_16_bits == (pair != "own_loader")
     proof = artifact.proof
     assert proof is not None and proof.reference.startswith(f"{USER}:{pair} in ")
-    assert (proof.images, proof.label_agreement) == (10, 1)
+    assert (proof.images, proof.label_agreement) == (11, 1)
     # What is left is the float32 of the normalisation. Files that were made are compared, too:
-    # these programs drop transparency and clip 16 bits.
+    # these programs drop transparency.
     assert proof.max_pixel_difference == pytest.approx(0, abs=1e-3)
     image = artifact.image
     assert (image.exif, image.background) == (pair == "own_loader", None)
-    assert image.clip_16_bits
     assert ("palette's transparent colour" in caplog.text) == (pair == "processor_in_a_function")
 
 
@@ -133,7 +135,7 @@ def test_a_loader_that_opens_one_kind_of_file_otherwise_is_named(
 ) -> None:
     done = adopt_user(f"{USER}:inverted_cmyk", "--accept-difference")
     assert done.code == 0, done.error
-    assert "in 1 of 14 images" in caplog.text and "image/cmyk.jpg)" in caplog.text, caplog.text
+    assert "in 1 of 15 images" in caplog.text and "image/cmyk.jpg)" in caplog.text, caplog.text
     proof = ModelRepository(shell.models).load("birds", 1).proof
     assert proof is not None and proof.label_agreement == 1
     assert proof.max_pixel_difference is not None and proof.max_pixel_difference > 1
@@ -150,7 +152,7 @@ def test_folders_named_as_labels_score_a_network(
     words = ("--images", tmp_path / "val")
     done = adopt_user(f"{USER}:torchvision_v1", *words, images=False)
     assert done.code == 0, done.error
-    assert done.out.rstrip().endswith("accuracy 100.00% of 10 images")
+    assert done.out.rstrip().endswith("accuracy 100.00% of 11 images")
     done = adopt_user(f"{USER}:torchvision_v1", "--expected", "answers.npy")
     assert "expected no --expected, as the network's own answers" in done.error
 
@@ -160,11 +162,9 @@ def test_folders_named_as_labels_score_a_network(
     [
         ("script.pt", ("--size", "32", "--scale", "1/255", "--labels", "labels.txt")),
         ("free.pt2", ("--scale", "1/255", "--labels", "labels.txt")),
-        ("vit", ()),
-        ("timm:test_resnet", ("--weights", "timm.pth", "--labels", "labels.txt")),
     ],
 )
-def test_every_form_is_adopted(
+def test_every_form_of_a_file_is_adopted(
     adopt_user: AdoptUser,
     made: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -239,3 +239,22 @@ def test_an_environment_without_torch_is_told_to_the_user(
     subprocess.run(["python3", "-m", "venv", "--without-pip", bare], check=True)
     done = adopt_user(f"{USER}:torchvision_v1", "--python", bare / "bin" / "python")
     assert "expected the package numpy in" in done.error and "-m pip install" in done.error
+
+
+def test_the_users_process_ends_with_the_command(
+    user_python: Path, pictures: Path, tmp_path: Path
+) -> None:
+    noted, code = tmp_path / "process", tmp_path / "slow.py"
+    code.write_text(
+        "import os, pathlib, time\n\n\ndef make():\n"
+        f"    pathlib.Path({str(noted)!r}).write_text(str(os.getpid()))\n    time.sleep(600)\n"
+    )
+    words = (f"{code}:make", "--python", user_python, "--name", "slow", "--images", pictures)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "foveal", "adopt", *words, "--models", tmp_path / "models"]
+    )
+    until(lambda: noted.exists() and noted.read_text() != "", "the user's code to run", 120)
+    theirs = psutil.Process(int(noted.read_text()))
+    command.kill()
+    command.wait()
+    until(lambda: not theirs.is_running(), "the user's process to end", 10)

@@ -198,6 +198,19 @@ def test_a_scale_that_nobody_gives_is_a_question(
     model = helper.make_model(graph, opset_imports=imports, ir_version=8)
     adopted(model, labels=("red", "green", "blue"), is_scaled=False)
     assert "takes pixels from 0 to 255" in caplog.text
+    # One that tells only where something is: what is the same everywhere leaves it undecided.
+    weights = np.zeros((4, 3, 8, 8), np.float32)
+    for side, place in enumerate((np.s_[:4], np.s_[4:], np.s_[:, :4], np.s_[:, 4:])):
+        weights[side, 0][place] = 1 / 512
+    sides = helper.make_graph(
+        [helper.make_node("Conv", ["data", "kernel"], ["answer"])],
+        "sides",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["N", 4, 1, 1])],
+        [numpy_helper.from_array(weights, "kernel")],
+    )
+    placed = helper.make_model(sides, opset_imports=imports, ir_version=8)
+    adopted(placed, labels=("top", "bottom", "left", "right"), is_scaled=False)
     # Several layers: as likely a mean was taken off, of 100 and more, but not divided.
     model.graph.node[1].output[0] = "straight"
     model.graph.node.insert(2, helper.make_node("Relu", ["straight"], ["small"]))

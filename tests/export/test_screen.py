@@ -186,6 +186,19 @@ def test_what_no_classifier_needs_is_refused_with_a_reason(
         screen(make().SerializeToString(), GIB)
 
 
+def test_weights_may_be_normalised_as_a_batch_is() -> None:
+    """As timm's and BiT's standardised convolutions are exported: no row changes them."""
+    model = batch_norm(training_mode=1)
+    weights = np.random.default_rng(0).random((1, CLASSES, 9)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
+    norm = next(node for node in model.graph.node if node.op_type == "BatchNormalization")
+    norm.input[0] = "weights"
+    screen(model.SerializeToString(), GIB)
+    norm.input[0] = "scores"
+    with pytest.raises(AdoptError, match="in training mode"):
+        screen(model.SerializeToString(), GIB)
+
+
 def test_what_has_no_effect_is_tidied() -> None:
     """Imports that no node uses, nodes out of order; inference is no training."""
     for model in (batch_norm(), dropout(False)):

@@ -91,6 +91,26 @@ def test_timm_keeps_the_ratio_and_pads() -> None:
             {"size": {"shortest_edge": 384}, "crop_pct": 0.875},
             Resize("both", "bicubic", 384, 384),
         ),
+        (
+            "PoolFormerImageProcessor",
+            {"size": {"shortest_edge": 224}, "crop_pct": 0.9},
+            Resize("shorter", "bicubic", 248, 248),
+        ),
+        (
+            "PoolFormerImageProcessor",
+            {"size": {"height": 90, "width": 90}, "crop_pct": 0.9},
+            Resize("shorter", "bicubic", 100, 100),
+        ),
+        (
+            "PoolFormerImageProcessor",
+            {"size": {"height": 90, "width": 45}, "crop_pct": 0.9},
+            Resize("both", "bicubic", 100, 50),
+        ),
+        (
+            "PoolFormerImageProcessor",
+            {"size": {"shortest_edge": 224}, "crop_pct": None},
+            Resize("shorter", "bicubic", 224, 224),
+        ),
     ],
 )
 def test_image_processors(kind: str, given: dict[str, Any], resize: Resize) -> None:

@@ -56,7 +56,7 @@ def test_two_sizes_are_one() -> None:
 @pytest.mark.parametrize("decoding", [Decoding(), AT_A_SCALE])
 def test_many_scans_of_a_large_picture_are_refused(decoding: Decoding) -> None:
     with pytest.raises(ImageTooLargeError, match="got 5792 x 5792, which counts as"):
-        work(jpeg_of_scans(5792, 10_000), decoding)
+        work(jpeg_of_scans(5792, 1000), decoding)
 
 
 def test_scans_count_where_they_are_decoded() -> None:
@@ -96,7 +96,7 @@ def tiff_of(count: int, tag: int, kind: int, values: int) -> bytes:
 @pytest.mark.parametrize(
     ("encoded", "match"),
     [
-        (b"\xff\xd8" + b"\xff\xe0\0\2" * 20_000 + save(RGB, "JPEG")[2:], "16384 segments"),
+        (b"\xff\xd8" + b"\xff\xe0\0\2" * 20_000 + save(RGB, "JPEG")[2:], "1024 segments"),
         (
             save(RGB, "PNG")[:33] + chunk(b"tEXt", b"") * 70_000 + save(RGB, "PNG")[33:],
             "65536 chunks",
@@ -108,10 +108,8 @@ def tiff_of(count: int, tag: int, kind: int, values: int) -> bytes:
             written(picture("P", 2000, 1000), "BMP")[:30] + b"\1" + bytes(2_000_000),
             "1048576 pixels in a BMP",
         ),
-        (b"P3 2000 1000 255 " + b"1 " * 100, "1048576 pixels in a PPM"),
-        (b"P5 " + b"#x\n" * 300 + b"1 1 255 x", "complete PPM"),
     ],
-    ids=["segments", "chunks", "blocks", "tags", "strips", "bmp", "plain-ppm", "comments"],
+    ids=["segments", "chunks", "blocks", "tags", "strips", "bmp"],
 )
 def test_parts_are_counted(encoded: bytes, match: str) -> None:
     with pytest.raises(ImageError, match=match):
@@ -153,12 +151,28 @@ def test_texts_and_profiles_are_not_inflated(kind: bytes) -> None:
     assert time.process_time() - started < 1, "64 bombs of 64 MiB take seconds each"
 
 
+def with_segments(count: int, stray: bytes = b"", content: bytes = b"") -> bytes:
+    plain = save(RGB, "JPEG")
+    return plain[:2] + (segment(0xE1, content) + stray) * count + plain[2:]
+
+
+def test_segments_count_as_the_time_they_take() -> None:
+    """Four JPEGs of 64 KB of empty segments held the event loop for 0.2 s."""
+    plain = RGB.shape[0] * RGB.shape[1]
+    assert work(with_segments(0), Decoding()) == plain
+    assert work(with_segments(1000), Decoding()) > 16_000 > plain
+    assert work(with_segments(20, content=bytes(5000)), Decoding(least=8)) < 1000
+    with pytest.raises(ImageTooLargeError, match="1024 segments"):
+        work(with_segments(1100, stray=b"x"), Decoding())
+
+
 LONG: dict[str, Callable[[int], bytes]] = {
     "fill bytes": lambda size: b"\xff\xd8" + b"\xff" * size,
     "segments": lambda size: b"\xff\xd8" + b"\xff\xe0\0\2" * (size // 4),
-    "stray bytes": lambda size: b"\xff\xd8\xff\xe0\0\2" + b"\0" * size,
+    "segments and stray bytes": lambda size: with_segments(1000, b"x" * (size // 1000 - 8)),
     "scans": lambda size: jpeg_of_scans(128, size // 10),
     "sequential scans": lambda size: jpeg_of_scans(128, size // 10, 0xC1),
+    "stray bytes": lambda size: b"\xff\xd8\xff\xe0\0\2" + b"\0" * size,
     "chunks": lambda size: (
         save(RGB, "PNG")[:33] + chunk(b"tEXt", b"") * (size // 12) + save(RGB, "PNG")[33:]
     ),

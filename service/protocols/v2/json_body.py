@@ -26,6 +26,9 @@ _CACHED_HEADS = 256
 # request of the protocol has as many. The shortest text takes three bytes with what follows it.
 _MAX_TEXTS = 1 << 14
 _UNCOUNTED_BYTES = 3 * _MAX_TEXTS
+# What an array counts as beside the value that it is: it costs 0.2 us until it is freed, a number a
+# tenth of that.
+_ARRAY_VALUES = 4
 # One input, two outputs, and a few parameters: what is not looked at costs no loop in Python.
 _MAX_ITEMS = 64
 
@@ -48,9 +51,8 @@ def check_json(text: bytes, limits: BodyLimits) -> None:
     texts = _count(characters, b'"') // 2 + _count(characters, b"{")
     if texts > _MAX_TEXTS:
         raise TooLargeError(f"body: expected at most {_MAX_TEXTS} texts and objects, got {texts}")
-    if size > limits.max_values:
-        # An array costs as much as three numbers.
-        values = _count(characters, b",") + 2 * _count(characters, b"[")
+    if size > limits.max_values // _ARRAY_VALUES:
+        values = _count(characters, b",") + _ARRAY_VALUES * _count(characters, b"[")
         if values > limits.max_values:
             raise TooLargeError(
                 f"body: expected at most {limits.max_values} values in JSON, got {values}; "

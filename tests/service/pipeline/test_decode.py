@@ -12,7 +12,14 @@ from models.image import PIXEL_BYTES
 from service.errors import DecodeError, NotReadyError, QueueFullError, ServiceError
 from service.inflight import Inflight
 from service.pipeline.batcher import Batcher
-from service.pipeline.decode import FIRST_BYTES, INLINE_BYTES, INLINE_PIXELS, DecodeStage
+from service.pipeline.decode import (
+    FIRST_BYTES,
+    INLINE_BYTES,
+    INLINE_IMAGES,
+    INLINE_PIXELS,
+    QUICK_PIXELS,
+    DecodeStage,
+)
 from service.pipeline.decode_queue import DecodeQueue
 from service.pipeline.limits import BatchLimits
 from tests.service.pipeline.simulator import FakeExecutor, World, row
@@ -55,14 +62,15 @@ class Model:
 class Desk:
     """A decode stage before a queue of eight rows, and what it passed on."""
 
-    def __init__(self) -> None:
-        self.world = World(BatchLimits(max_batch_size=4, max_queue_rows=8), threads=1)
+    def __init__(self, max_queue_rows: int = 8, quick: FakeExecutor | None = None) -> None:
+        self.world = World(BatchLimits(max_batch_size=4, max_queue_rows=max_queue_rows), threads=1)
+        self.quick = quick
         self.batcher = self.world.batcher
         self.loop = self.world.loop
         self.threads = FakeExecutor(2)
         self.inflight = Inflight(4 * LARGE_BYTES)
         self.queue = DecodeQueue(
-            self.threads, 2, self.loop, self.inflight, clock=lambda: self.loop.now
+            self.threads, 2, self.loop, self.inflight, clock=lambda: self.loop.now, quick=quick
         )
         self.model = Model(self.batcher)
         self.seconds: list[float] = []
@@ -214,6 +222,43 @@ def test_what_is_heavy_is_first_looked_at_on_a_thread(desk: Desk) -> None:
     desk.loop.settle()
     assert desk.taken == [([HEAVY[0]], [None])], "small enough to be decoded in the same step"
     assert desk.inflight.used == desk.batcher.reserved_rows == 0
+
+
+@pytest.mark.parametrize("count", [INLINE_IMAGES, INLINE_IMAGES + 1])
+def test_many_images_are_first_looked_at_on_a_thread(count: int) -> None:
+    """A file of 4 bytes may take its decoder 0.2 ms to refuse."""
+    desk = Desk(max_queue_rows=100)
+    desk.decode(*[BAD_HEADER] * count)
+    is_inline = count == INLINE_IMAGES
+    assert (len(desk.model.measured) == count) == is_inline
+    if not is_inline:
+        desk.threads.finish()
+        desk.loop.settle()
+    assert desk.taken == [([], ["bad header"] * count)]
+
+
+def test_many_small_images_wait_for_no_photograph() -> None:
+    """Unless they turn out to be large together: then they wait like one."""
+    quick = FakeExecutor(1)
+    desk = Desk(max_queue_rows=100, quick=quick)
+    desk.inflight.limit_bytes = 2 * FIRST_BYTES
+    desk.decode(HEAVY)
+    small = [SMALL] * (INLINE_IMAGES + 1)
+    desk.decode(*small)
+    desk.others = 1
+    quick.finish()
+    desk.loop.settle()
+    assert desk.taken == [([SMALL[0]] * len(small), [None] * len(small))]
+    desk.model.resized_pixels = QUICK_PIXELS // len(small) + 1
+    desk.stage = DecodeStage(cast(Any, desk.model), desk.queue, desk.seconds.append)
+    desk.decode(*small)
+    quick.finish()
+    desk.loop.settle()
+    assert len(desk.taken) == 1
+    desk.others = 1
+    desk.threads.finish(1)
+    desk.loop.settle()
+    assert desk.taken[1] == desk.taken[0]
 
 
 def test_what_needs_more_memory_is_measured_before_it_starts(desk: Desk) -> None:
