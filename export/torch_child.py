@@ -46,6 +46,7 @@ except ModuleNotFoundError as missing:
     sys.exit(1)
 
 CHECK_ROWS = 7
+_PR_SET_PDEATHSIG = 1
 
 
 def _sibling(name: str) -> Any:
@@ -57,7 +58,7 @@ def _sibling(name: str) -> Any:
     return module
 
 
-describe = _sibling("torch_describe").describe
+_read = _sibling("torch_describe")
 
 
 class JobError(Exception):
@@ -87,7 +88,8 @@ def main(folder: Path) -> None:
     # Not the address space, of which torch reserves many times what it uses.
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _end_with_parent()
+    if sys.platform == "linux":  # killed with the command that started it: linux/prctl.h
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     torch.manual_seed(0)
     _tell(folder, "loads the network")
     parts = _load(job)
@@ -110,8 +112,8 @@ def main(folder: Path) -> None:
         np.save(folder / "check-output.npy", _array(_scores(one(check))))
     exporter, failures = _export(one, check, job["exporters"], folder)
     result = {
-        "labels": _labels(parts.get("labels")),
-        "transform": None if transform is None else describe(transform),
+        "labels": _read.read_labels(parts.get("labels")),
+        "transform": None if transform is None else _read.describe(transform),
         "loader": parts.get("loader") is not None,
         "was_training": was_training and job["kind"] == "make",
         "exporter": exporter,
@@ -122,12 +124,6 @@ def main(folder: Path) -> None:
         },
     }
     (folder / "result.json").write_text(json.dumps(result))
-
-
-def _end_with_parent() -> None:
-    """Have this process killed when the command that started it ends, where the system can."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, linux/prctl.h
 
 
 def _load(job: dict[str, Any]) -> dict[str, Any]:
@@ -380,16 +376,6 @@ def _scores(output: Any) -> torch.Tensor:
 
 def _array(output: torch.Tensor) -> Any:
     return output.detach().float().reshape(output.shape[0], -1).numpy()
-
-
-def _labels(labels: Any) -> list[str] | None:
-    if labels is None:
-        return None
-    if isinstance(labels, dict):
-        if all(isinstance(value, int) for value in labels.values()):  # class_to_idx
-            labels = {index: name for name, index in labels.items()}
-        labels = [labels[index] for index in sorted(labels, key=int)]
-    return [str(label) for label in labels]
 
 
 def _tell(folder: Path, step: str, done: int = 0, total: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Describe a user's transform as plain values, in the user's environment.
+"""Describe a user's transform and labels as plain values, in the user's environment.
 
 A part of ``torch_child``, which loads it by its path; it imports nothing of this project. Runs on
 Python 3.9.
@@ -84,3 +84,14 @@ def _describe_function(function: Any, depth: int) -> dict[str, Any]:
         },
         "parts": [describe(part, depth + 1) for part in parts],
     }
+
+
+def read_labels(labels: Any) -> list[str] | None:
+    """Return the labels by index, of a list, ``id2label`` or ``class_to_idx``; None if unknown."""
+    if labels is None:
+        return None
+    if isinstance(labels, dict):
+        if all(isinstance(value, int) for value in labels.values()):  # class_to_idx
+            labels = {index: name for name, index in labels.items()}
+        labels = [labels[index] for index in sorted(labels, key=int)]
+    return [str(label) for label in labels]
