@@ -93,14 +93,18 @@ def test_answers_below_the_threshold_have_no_label(server: RunningServer) -> Non
     assert sum(said) == 6
 
 
+def write_images(folder: Path) -> list[Path]:
+    paths = [folder / f"{i:02}.png" for i in range(len(IMAGES))]
+    for path, image in zip(paths, IMAGES, strict=True):
+        path.write_bytes(encode_png(image))
+    return paths
+
+
 @pytest.mark.e2e
 def test_predict_and_score_abstain_as_the_service_does(
     server: RunningServer, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for i, image in enumerate(IMAGES):
-        (tmp_path / f"{i:02}.png").write_bytes(encode_png(image))
-    shell = Shell(capsys, models)
-    paths = sorted(tmp_path.glob("*.png"))
+    shell, paths = Shell(capsys, models), write_images(tmp_path)
     for words in ((), ("--json",)):
         here = shell("predict", *paths, "--model", "picky", *words)
         assert here == shell("predict", *paths, "--model", "picky", "--url", server.url, *words)
@@ -233,10 +237,7 @@ def test_v2_gives_the_probabilities_of_each_task(server: RunningServer) -> None:
 def test_predict_and_score_give_the_labels_that_the_service_gives(
     server: RunningServer, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for i, image in enumerate(IMAGES):
-        (tmp_path / f"{i:02}.png").write_bytes(encode_png(image))
-    shell = Shell(capsys, models)
-    paths = sorted(tmp_path.glob("*.png"))
+    shell, paths = Shell(capsys, models), write_images(tmp_path)
     for model in ("several", "unsure", "either", "cranes"):
         for words in ((), ("--json",)):
             here = shell("predict", *paths, "--model", model, *words)
