@@ -21,8 +21,8 @@ from service.lane.request import LaneExchange
 MAX_PIPELINE = 32
 # One read may bring thousands of small requests or chunks: other connections get their turn after
 # this much of the loop's time, which is looked at after each slice.
-_TURN_S = 0.01
-_SLICE_BYTES = 16 << 10
+_TURN_S = 0.002
+_SLICE_BYTES = 4 << 10
 
 
 class Intake(HttpToolsProtocol):
