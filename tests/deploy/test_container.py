@@ -140,6 +140,6 @@ def test_its_command_line_works() -> None:
     )
     assert refused.returncode == 1
     assert refused.stderr.strip().splitlines()[-1] == (
-        "foveal: expected the package training, got none: a Bento and an image hold what serves; "
-        "run this from a checkout"
+        "foveal: expected the package training, got none: a Bento and an image hold only what "
+        "serves; run this command from a checkout"
     )
