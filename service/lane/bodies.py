@@ -3,7 +3,8 @@
 A request that is not whole at once, waits for its turn, or is large holds a ``Claim``. Claims share
 the worker's budget of bytes in flight with decoded pixels: beyond half of it, connections are read
 no further; beyond three quarters, a request that has to wait is refused. The request that began
-first is always read on, so two half-received bodies never wait for each other.
+first is read on all the same, so two half-received bodies never wait for each other; but not while
+whole requests hold the half, as they are answered and leave room.
 """
 
 import asyncio
@@ -35,24 +36,30 @@ class Claim:
     So a body that a decode thread still reads after its deadline stays counted.
     """
 
-    __slots__ = ("_bodies", "size")
+    __slots__ = ("_bodies", "_whole", "size")
 
     def __init__(self, bodies: "Bodies") -> None:
         self._bodies = bodies
-        self.size = 0
+        self.size = self._whole = 0
 
     def grow(self, size: int) -> None:
         """Count further bytes up to a total."""
         self._bodies.count(size - self.size)
         self.size = size
 
+    def complete(self, size: int) -> None:
+        """Count a request that is whole, of so many bytes."""
+        self.grow(size)
+        self._bodies.whole += size
+        self._whole = size
+
     def __del__(self) -> None:
         """Give the bytes back; on the loop's thread, whichever thread dropped the request."""
         bodies = self._bodies
         if threading.get_ident() == bodies.thread:
-            bodies.count(-self.size)
+            bodies.count(-self.size, -self._whole)
         elif not bodies.loop.is_closed():
-            bodies.loop.call_soon_threadsafe(bodies.count, -self.size)
+            bodies.loop.call_soon_threadsafe(bodies.count, -self.size, -self._whole)
 
 
 class Bodies:
@@ -63,13 +70,14 @@ class Bodies:
 
     Attributes:
         held: Bytes of all claims.
+        whole: Those of requests that have arrived.
         loop: The loop of all connections, and its ``thread``.
     """
 
     loop: asyncio.AbstractEventLoop
 
     def __init__(self, inflight: Inflight) -> None:
-        self.held = 0
+        self.held = self.whole = 0
         self.thread = threading.get_ident()
         self._inflight = inflight
         self._share = inflight.limit_bytes // 2
@@ -83,9 +91,10 @@ class Bodies:
         self.loop = loop
         self.thread = threading.get_ident()
 
-    def count(self, size: int) -> None:
-        """Count bytes; a negative number gives them back."""
+    def count(self, size: int, whole: int = 0) -> None:
+        """Count bytes, and of them those of whole requests; negative numbers give them back."""
         self.held += size
+        self.whole += whole
         self._inflight.used += size
         if size < 0 and self._waiting and not self._is_waking:
             self._is_waking = True
@@ -99,7 +108,9 @@ class Bodies:
         """
         arriving = self._arriving
         arriving[receiver] = None
-        if self._has_room() or next(iter(arriving)) is receiver:
+        if self._has_room():
+            return False
+        if self.whole <= self._share and next(iter(arriving)) is receiver:
             return False
         if self.is_full:
             raise self.full()
@@ -129,6 +140,9 @@ class Bodies:
                 break
             room -= READ_BYTES
             self._read_on(receiver)
+        first = next(iter(self._arriving), None)
+        if first in self._waiting and self.whole <= self._share:
+            self._read_on(first)
 
     def full(self) -> QueueFullError:
         """Return the error for a request that there is no room for."""

@@ -239,7 +239,7 @@ class LaneProtocol(Intake):
             self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
             if exchange.body:
                 exchange.claim = Claim(self.lane.bodies)
-                exchange.claim.grow(len(exchange.body))
+                exchange.claim.complete(len(exchange.body))
             if len(self.pipeline) >= MAX_PIPELINE:
                 self.flow.pause_reading()
 

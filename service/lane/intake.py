@@ -146,7 +146,7 @@ class Intake(HttpToolsProtocol):
     def _hold(self, exchange: LaneExchange) -> None:
         """Count a whole request until the last that holds it drops it."""
         exchange.claim = claim = self._claim or Claim(self.lane.bodies)
-        claim.grow(self.reception.body_bytes)
+        claim.complete(self.reception.body_bytes)
         if self._claim is not None:
             self._end_arrival()
         elif self.lane.bodies.is_full:  # what came in pieces had its room before

@@ -13,6 +13,7 @@ even looked at there.
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from models.image import PIXEL_BYTES, Pixels
 from service.errors import DeadlineError, ServiceError
@@ -105,7 +106,7 @@ class DecodeStage:
 
     def decode(
         self, images: Sequence[bytes], deadline: float, take: Take, *, stops_at_error: bool = False
-    ) -> None:
+    ) -> Callable[[], None] | None:
         """Decode the images of one request, now or on a thread.
 
         Args:
@@ -114,6 +115,10 @@ class DecodeStage:
             take: Called once, on the loop, even if the client has left meanwhile; must not raise.
             stops_at_error: Whether one bad image spoils the request: ``take`` then gets the error
                 of the first one, and nothing after it is decoded.
+
+        Returns:
+            What to call if the client leaves: work that has not begun never does, and ``take`` gets
+            errors at once. None: ``take`` was called.
 
         Raises:
             ServiceError: The queue refuses the request; ``take`` is not called.
@@ -124,18 +129,19 @@ class DecodeStage:
             work.measure()
             if work.has_failed:
                 take([], work.errors)
-                return
+                return None
             if work.pixels <= INLINE_PIXELS:
                 self._admit(len(images), deadline)
                 work.decode()
                 work.pass_on()
-                return
+                return None
         self._batcher.reserve(len(images), deadline)
         if work.is_measured:
             work.is_quick = work.pixels <= QUICK_PIXELS
         else:
             work.size = FIRST_BYTES
         self._queue.put(work)
+        return partial(self._queue.cancel, work)
 
 
 class _Work:

@@ -56,7 +56,7 @@ class DecodeWork(Protocol):
         """Use the result of a step, on the loop; return whether there is no other step."""
 
     def expire(self) -> None:
-        """Answer that the deadline has passed, on the loop."""
+        """Answer that the deadline has passed, or that nobody waits, on the loop."""
 
 
 class DecodeQueue:
@@ -103,6 +103,15 @@ class DecodeQueue:
             self._waiting.append(work)
         self._alarm.set(work.deadline, self._expire)
         self._start()
+
+    def cancel(self, work: DecodeWork) -> None:
+        """Drop work that waits and that nobody waits for; what runs already ends by itself."""
+        if work.is_over or work in self._running or work is self._quick_running:
+            return
+        work.is_over = True
+        self._drop_over()
+        work.expire()
+        self._start()  # another one may fit
 
     def close(self) -> None:
         """Let the threads end, after the work that they have begun."""
@@ -158,14 +167,17 @@ class DecodeQueue:
         quick = [] if self._quick_running is None else [self._quick_running]
         return [*self._waiting, *self._running, *self._quick_waiting, *quick]
 
+    def _drop_over(self) -> None:
+        self._waiting.drop_over()
+        self._quick_waiting = deque(work for work in self._quick_waiting if not work.is_over)
+
     def _expire(self) -> None:
         """Answer what is too late; what runs still holds its thread and its memory."""
         now = self._clock()
         late = [work for work in self._all() if work.deadline <= now and not work.is_over]
         for work in late:
             work.is_over = True
-        self._waiting.drop_over()
-        self._quick_waiting = deque(work for work in self._quick_waiting if not work.is_over)
+        self._drop_over()
         for work in late:
             work.expire()
         left = [work.deadline for work in self._all() if not work.is_over]

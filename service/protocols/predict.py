@@ -230,6 +230,7 @@ def _decode_files(
     """
 
     def queue(rows: list[Pixels], errors: Errors) -> None:
+        exchange.on_disconnect = None
         if held is not None:
             held.give()
         if exchange.disconnected:
@@ -242,7 +243,9 @@ def _decode_files(
         except ServiceError as error:
             target.fail(PROTOCOL, exchange, error)
 
-    target.decode_stage.decode(files, deadline, queue)
+    cancel = target.decode_stage.decode(files, deadline, queue)
+    if cancel is not None:
+        exchange.on_disconnect = cancel
 
 
 class _Wrapped(BodyWork):

@@ -115,6 +115,10 @@ def test_the_suite_passes_against_it(tmp_path: Path) -> None:
     assert run_suite(f"image:{IMAGE}", tmp_path, *ANSWERS, *STOPS) > 300
 
 
+def test_its_memory_is_enough_for_the_costly_part_of_the_corpus(tmp_path: Path) -> None:
+    assert run_suite(f"image:{IMAGE}", tmp_path, "tests/hostile/test_small_memory.py") == 1
+
+
 def test_health_and_stop(running: tuple[str, str]) -> None:
     name, url = running
     assert code("healthcheck", "run", name) == 0
@@ -136,6 +140,6 @@ def test_its_command_line_works() -> None:
     )
     assert refused.returncode == 1
     assert refused.stderr.strip().splitlines()[-1] == (
-        "foveal: expected the package training, got none: a Bento and an image hold what serves; "
-        "run this from a checkout"
+        "foveal: expected the package training, got none: a Bento and an image hold only what "
+        "serves; run this command from a checkout"
     )

@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from export.errors import AdoptError
 from models.artifact import Resize
@@ -184,6 +184,32 @@ def test_a_graph_that_mixes_rows_is_refused(adopted: Adopt, repository: ModelRep
     with pytest.raises(AdoptError, match="not published: this graph mixes the rows of a batch"):
         adopted(model)
     assert not repository.root.exists()
+
+
+def test_a_network_that_amplifies_rounding_may_differ_by_a_few_roundings(
+    adopted: Adopt, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As deep networks with sharp probabilities do: no other order of the same sums is nearer."""
+
+    def amplifier(gain: float) -> onnx.ModelProto:
+        model = foreign_model()
+        nodes = model.graph.node
+        nodes[-1].input[0] = "waves"
+        model.graph.initializer.append(numpy_helper.from_array(np.array(gain, np.float32), "gain"))
+        for kind, given, made in (
+            ("Mul", ["scores", "gain"], "large"),
+            ("Sin", ["large"], "waves"),
+        ):
+            nodes.insert(len(nodes) - 1, onnx.helper.make_node(kind, given, [made]))
+        return model
+
+    options: dict[str, Any] = {"scale": 1 / 255, "mean": (0.485, 0.456, 0.406)}
+    options["std"] = (0.229, 0.224, 0.225)
+    parity = adopted(amplifier(1e4), **options).parity
+    assert parity is not None and 1e-4 < parity.max_probability_difference <= 1e-3
+    assert "moves its probabilities by up to" in caplog.text
+    with pytest.raises(AdoptError, match=r"within 0\.001 and the same labels"):
+        adopted(amplifier(1e5), **options)
 
 
 def test_answers_that_prove_little_are_warned_of(

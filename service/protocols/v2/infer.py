@@ -107,6 +107,7 @@ class InferCall:
     """
 
     __slots__ = (
+        "_cancel_decoding",
         "_deadline",
         "_engine",
         "_is_cancelled",
@@ -133,6 +134,7 @@ class InferCall:
         self._on_done = on_done
         self.held = held
         self._is_cancelled = False
+        self._cancel_decoding: Callable[[], None] | None = None
         self.job: Job | None = None
         self.outputs: list[OutputTensor] = []
         self.error: ServiceError | None = None
@@ -163,7 +165,7 @@ class InferCall:
             self._queue(read_pixels(tensor, shape_HWC, rows, self.held.take))
         elif tensor.datatype == "BYTES":
             images = read_images(tensor, rows, self.held.take)
-            self._target.decode_stage.decode(
+            self._cancel_decoding = self._target.decode_stage.decode(
                 images, self._deadline, self._queue_decoded, stops_at_error=True
             )
         else:
@@ -178,8 +180,11 @@ class InferCall:
         if self.job is not None:
             self._target.batcher.cancel(self.job)
             self.held.give()
+        elif self._cancel_decoding is not None:
+            self._cancel_decoding()
 
     def _queue_decoded(self, rows: list[Pixels], errors: Errors) -> None:
+        self._cancel_decoding = None  # no cycle
         if self._is_cancelled:
             self.held.give()
             return

@@ -1,6 +1,10 @@
 """One budget for the bodies of a worker: who is read, who waits, who is refused."""
 
+import asyncio
+import contextlib
 import gc
+import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,12 +13,23 @@ from pathlib import Path
 import pytest
 
 from service.inflight import Inflight
+from service.lane.bodies import Bodies, Claim
+from tests.hostile.corpus import bombs
 from tests.server import RunningServer, Wire, assert_error, chunked, post, running_server
 from tests.service.lane.lane_client import PNGS, PREDICT, assert_answers
 from tests.service.lane.test_heads import Wire as InProcess
 
 MIB = 1 << 20
 BODY = b"\xff\xd8" + bytes(MIB - 2)
+
+
+class Reader:
+    """A connection whose request arrives."""
+
+    reads = 0
+
+    def read_on(self) -> None:
+        self.reads += 1
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +131,27 @@ def test_who_holds_the_room_too_long_is_cut_and_who_waits_is_told(narrow: Runnin
 
 
 @pytest.mark.e2e
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory in /proc")
+def test_clients_that_leave_after_each_body_do_not_pile_them_up(
+    tiny_repository: Path, tmp_path: Path
+) -> None:
+    """Whoever begins first is read on, and each of them begins first: 100 bodies of 4 MiB."""
+    with running_server(
+        tiny_repository, tmp_path, max_inflight_mib=16, max_body_bytes=8 * MIB
+    ) as server:
+        image = dict(bombs(4))["bomb/filled.tiff"]  # takes a decoder longer than a client
+        request = post("/predict", image)
+        [worker] = server.workers()
+        before = server.rss_mib()
+        for _ in range(100):
+            with Wire(server) as wire:
+                wire.send(request)
+        status = Path(f"/proc/{worker.pid}/status").read_text()
+        peak_mib = int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
+        assert peak_mib - before < 100, f"{before:.0f} MiB, then up to {peak_mib:.0f}"
+
+
+@pytest.mark.e2e
 def test_a_body_larger_than_the_share_is_read_alone(narrow: RunningServer) -> None:
     with Wire(narrow) as wire:
         assert_error(wire.send(post("/predict", BODY * 4)).answer(), 400, "JPEG")
@@ -140,6 +176,27 @@ def test_every_byte_is_counted_and_given_back() -> None:
     kept.clear()
     assert inflight.used == 0
     wire.close()
+
+
+def test_the_first_is_read_on_unless_whole_requests_hold_the_room() -> None:
+    bodies, first, other = Bodies(Inflight(100)), Reader(), Reader()
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        bodies.run_on(loop)
+        halves = [Claim(bodies), Claim(bodies)]
+        for claim, size in zip(halves, (10, 50), strict=True):
+            claim.grow(size)
+        del claim
+        assert (bodies.must_wait(first), bodies.must_wait(other)) == (False, True)
+        halves[1].complete(60)
+        assert bodies.whole == 60 and bodies.must_wait(first)
+        halves.pop()
+        assert (bodies.held, bodies.whole) == (10, 0)
+        bodies.wake()
+        assert (first.reads, other.reads) == (1, 1)
+        del halves[:]
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        assert bodies.held == 0
 
 
 def test_a_thread_may_be_the_last_to_hold_a_request() -> None:

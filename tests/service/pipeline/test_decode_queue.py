@@ -117,6 +117,20 @@ def test_a_deadline_is_answered_while_a_thread_is_at_work() -> None:
     assert (desk.inflight.used, desk.loop.timers) == (0, [])
 
 
+def test_whose_client_left_waits_no_longer() -> None:
+    desk = Desk()
+    running, large, small = desk.put(60), desk.put(60), desk.put(20)
+    desk.queue.cancel(large)
+    assert (large.seen, desk.inflight.used) == (["expire"], 80), "what waited behind it runs"
+    desk.queue.cancel(running)
+    assert running.seen == [], "a thread is at work on it"
+    desk.finish()
+    desk.finish()
+    desk.queue.cancel(small)
+    assert running.seen == small.seen == ["run", "finish"]
+    assert (large.seen, desk.inflight.used, desk.loop.timers) == (["expire"], 0, [])
+
+
 def test_one_timer_whatever_waits() -> None:
     desk = Desk()
     for number in range(50):

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from models.artifact import ArtifactError, ModelArtifact, Precision
+from models.evidence import Parity
 from models.repository import ModelRepository
 from scoring.local import LocalModel, verify
 from service.session.planning import Choice, PlanChoices, open_best
@@ -139,3 +140,27 @@ def swap_answers(root: Path) -> None:
 
 def test_the_slow_model_has_the_same_closed_form() -> None:
     onnx.checker.check_model(tiny_model(is_slow=True), full_check=True)
+
+
+@pytest.mark.parametrize(
+    ("moved", "is_loaded"), [(1e-6, False), (2e-5, False), (9e-5, True), (0.5, False)]
+)
+def test_a_network_that_amplifies_rounding_may_answer_a_little_otherwise_here(
+    tmp_path: Path, moved: float, is_loaded: bool
+) -> None:
+    off = 3e-4 if moved < 0.5 else 2e-3
+
+    def build(folder: Path, version: int) -> ModelArtifact:
+        artifact = build_tiny(folder, "tiny", version, tiny_model())
+        first, *others = artifact.golden
+        numbers = np.asarray(first.probabilities)
+        numbers[[0, -1]] += [off, -off]
+        golden = (replace(first, probabilities=tuple(numbers.tolist())), *others)
+        return replace(artifact, golden=golden, parity=Parity(8, (1,), 1.0, moved, 1.0))
+
+    ModelRepository(tmp_path).publish("tiny", build)
+    if is_loaded:
+        assert opened(tmp_path, "fp32") == ("fp32", 1.0)
+        return
+    with pytest.raises(ArtifactError, match="expected the recorded probabilities within"):
+        opened(tmp_path, "fp32")
