@@ -202,7 +202,7 @@ WRONG = [
         "expected a column of images or paths, got x; name it with --image-column",
     ),
     ("a.csv", lambda path: path.write_text("x,y\n1,2\n"), "expected a column of images or paths"),
-    ("a.csv", lambda path: path.write_bytes(b"path\xff\n"), "expected CSV in UTF-8"),
+    ("a.csv", lambda path: path.write_bytes(b"path\x81\n"), "expected CSV in UTF-8"),
 ]
 
 
