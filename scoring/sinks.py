@@ -9,6 +9,7 @@ Layout legend: N rows, K classes, T most probable classes.
 
 import dataclasses
 import gzip
+import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ class _TextSink:
         layout: The columns.
     """
 
-    _header = b""
+    header = b""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -116,7 +117,7 @@ class _TextSink:
 
     def join(self, parts: Sequence[Path], table: BinaryIO) -> None:
         """Write the header and the lines of all parts to a new table."""
-        table.write(self._header)
+        table.write(self.header)
         for part in parts:
             with part.open("rb") as lines:
                 shutil.copyfileobj(lines, table, _COPY_BYTES)
@@ -125,19 +126,17 @@ class _TextSink:
 class JsonlSink(_TextSink):
     """One JSON object on each line."""
 
-    def write(self, path: Path, scored: Sequence[Scored]) -> None:
-        """Write rows to a new part."""
-        with path.open("wb") as file:
-            for each in scored:
-                file.write(
-                    b"".join(
-                        orjson.dumps(
-                            dict(zip(self._names, row, strict=True)),
-                            option=orjson.OPT_APPEND_NEWLINE,
-                        )
-                        for row in _text_rows(self._layout, each, orjson.Fragment, list)
+    def write(self, file: BinaryIO, scored: Sequence[Scored]) -> None:
+        """Write rows to a new part, or after others to a table."""
+        for each in scored:
+            file.write(
+                b"".join(
+                    orjson.dumps(
+                        dict(zip(self._names, row, strict=True)), option=orjson.OPT_APPEND_NEWLINE
                     )
+                    for row in _text_rows(self._layout, each, orjson.Fragment, list)
                 )
+            )
 
 
 class CsvSink(_TextSink):
@@ -158,14 +157,16 @@ class CsvSink(_TextSink):
                 f"labels: expected none with {SEPARATOR!r} in it, which stands between labels in "
                 f"CSV, got {wrong!r}; write .jsonl or .parquet"
             )
-        self._header = (",".join(_quoted(inert(name)) for name in self._names) + "\n").encode()
+        self.header = (",".join(_quoted(inert(name)) for name in self._names) + "\n").encode()
 
-    def write(self, path: Path, scored: Sequence[Scored]) -> None:
-        """Write rows to a new part."""
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv_writer(file)
-            for each in scored:
-                writer.writerows(_text_rows(self._layout, _inert_rows(each), bytes.decode, _joined))
+    def write(self, file: BinaryIO, scored: Sequence[Scored]) -> None:
+        """Write rows to a new part, or after others to a table."""
+        for each in scored:
+            text = io.StringIO(newline="")
+            csv_writer(text).writerows(
+                _text_rows(self._layout, _inert_rows(each), bytes.decode, _joined)
+            )
+            file.write(text.getvalue().encode())
 
 
 class ParquetSink:
@@ -188,14 +189,13 @@ class ParquetSink:
             ]
         )
 
-    def write(self, path: Path, scored: Sequence[Scored]) -> None:
+    def write(self, file: BinaryIO, scored: Sequence[Scored]) -> None:
         """Write rows to a new part."""
         columns = list(_arrays(self._layout, scored))
         table = pyarrow.Table.from_arrays(columns, schema=self._schema)
-        with path.open("wb") as file:  # pyarrow cannot open a path that is not UTF-8
-            pyarrow.parquet.write_table(
-                table, file, compression="lz4", use_dictionary=_repeating(self._layout)
-            )
+        pyarrow.parquet.write_table(
+            table, file, compression="lz4", use_dictionary=_repeating(self._layout)
+        )
 
     def join(self, parts: Sequence[Path], file: BinaryIO) -> None:
         """Write the rows of all parts, in row groups of one size whatever the parts' sizes."""
@@ -215,7 +215,8 @@ class ParquetSink:
                 _write_group(writer, waiting)
 
 
-SINKS: dict[str, type[JsonlSink] | type[CsvSink] | type[ParquetSink]] = {
+Sink = JsonlSink | CsvSink | ParquetSink
+SINKS: dict[str, type[Sink]] = {
     ".parquet": ParquetSink,
     ".csv": CsvSink,
     ".jsonl": JsonlSink,
