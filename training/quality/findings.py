@@ -61,8 +61,8 @@ KINDS: dict[Kind, tuple[str, str]] = {
     ),
     "rotated": (
         "Images that may be turned",
-        "Turned as said, they look like their label; as they are, they look like another. Some "
-        "are no more than wrong labels.",
+        "Turned by a quarter as said, they look like their label; as they are, they look like "
+        "another. Some are no more than wrong labels, and most turned images are not found.",
     ),
     "blank": ("Blank images", "All pixels have nearly one colour."),
     "tiny": ("Tiny images", "Their shorter side is less than a quarter of the middle one."),
