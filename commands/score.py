@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # A table of more labels than this is for a program (--json), not for a terminal.
 _MATRIX_LABELS = 20
+# What a shell says of a program that SIGPIPE ends: 128 + 13.
+_READER_LEFT = 141
 # Seconds between lines of progress where no terminal shows a bar.
 _LINE_S = 60.0
 
@@ -162,6 +164,7 @@ def score(
     from scoring.outputs import STANDARD_OUTPUT, Output
     from scoring.sinks import FormatError
     from scoring.stages import OutputOptions
+    from scoring.stream import ReaderLeftError
     from scoring.tables import Columns
 
     try:
@@ -181,6 +184,8 @@ def score(
     repository = open_repository(models)
     # One thread for a run, because each core has a run of its own.
     loaded = LocalModel.load(repository, model, threads=1, precision=precision)
+    # A bar between rows could not be read.
+    quiet = quiet or (out == STANDARD_OUTPUT and sys.stdout.isatty())
     cluster = None
     if engine == "ray":
         from scoring.cluster import RayEngine
@@ -193,6 +198,8 @@ def score(
         ):
             report = _reporter(bar, quiet=quiet)
             summary = score(sources, loaded, output, options, engine=cluster, on_progress=report)
+    except ReaderLeftError:
+        raise typer.Exit(_READER_LEFT) from None
     except KeyboardInterrupt:
         kept = "" if out == STANDARD_OUTPUT else "; finished rows are kept: add --resume to go on"
         print_line(f"foveal score: stopped{kept}", is_error=True)

@@ -3,6 +3,7 @@
 Knows nothing about the graph itself.
 """
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -70,6 +71,7 @@ class Options:
     is_scaled: bool = True
 
 
+_SIZE = re.compile("([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?", re.IGNORECASE)
 _CHOICES: dict[str, tuple[str, ...]] = {
     "layout": get_args(Layout),
     "channels": get_args(Channels),
@@ -209,14 +211,10 @@ def _resize(name: str, value: object) -> Rule | int:
 
 
 def _size(name: str, value: object) -> tuple[int, int]:
-    parts = value if isinstance(value, list) else str(value).split("x")
-    try:
-        sides = [int(part) for part in parts]
-    except (TypeError, ValueError):
-        sides = []
-    if len(sides) not in (1, 2) or min(sides) < 1:
+    found = _SIZE.fullmatch("x".join(map(str, value)) if isinstance(value, list) else str(value))
+    if found is None:
         raise AdoptError(f"{name}: expected 224 or 224x256, height first, got {value!r}")
-    return sides[0], sides[-1]
+    return int(found[1]), int(found[2] or found[1])
 
 
 def _numbers(name: str, value: object) -> tuple[float, ...]:

@@ -169,7 +169,7 @@ class ArraySource:
     def _check_labels(self, header: _Header) -> None:
         rows = self.shape[0]
         is_one_each = header.shape in ((rows,), (rows, 1))  # Keras keeps labels as [N, 1]
-        if not is_one_each or header.dtype.kind not in "iufU":
+        if not is_one_each or header.dtype.kind not in "biufUS":
             raise ScoreError(
                 f"{self.name}: expected labels [{rows}] of whole numbers or text, "
                 f"got {header.dtype} {list(header.shape)}"
@@ -186,7 +186,7 @@ class ArraySource:
         try:
             with ExitStack() as stack:
                 file, *_ = self._open(stack, self._labels)
-                header = _read_header(file, self.name)
+                header = _read_header(file, f"{self.name}, {self._labels}")
                 self._check_labels(header)
                 size_bytes = header.shape[0] * header.dtype.itemsize
                 content = file.read(size_bytes)
@@ -202,12 +202,15 @@ class ArraySource:
 class _Short:
     """A file that does not hand out more at once than a header may have."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, path: str) -> None:
         self._file = file
+        self._path = path
 
     def read(self, size: int) -> bytes:
         if size > _HEADER_BYTES:
-            raise ValueError(f"a header of {size} bytes")
+            raise ScoreError(
+                f"{self._path}: expected a header of at most {_HEADER_BYTES} bytes, got {size}"
+            )
         return self._file.read(size)
 
 
@@ -227,11 +230,22 @@ def _choose(archive: zipfile.ZipFile, path: str) -> tuple[str, str]:
 
 
 def _read_header(file: BinaryIO, path: str) -> _Header:
-    short = cast(BinaryIO, _Short(file))
-    version = np.lib.format.read_magic(short)
-    if version not in _READERS:
-        raise ScoreError(f"{path}: expected version 1.0 or 2.0 of the format, got {version}")
-    return _Header(*_READERS[version](short))
+    short = cast(BinaryIO, _Short(file, path))
+    got = "a file that does not begin as one"
+    try:
+        version = np.lib.format.read_magic(short)
+        if version not in _READERS:
+            raise ScoreError(f"{path}: expected version 1.0 or 2.0 of the format, got {version}")
+        got = "a damaged header"
+        return _Header(*_READERS[version](short))
+    except ScoreError:
+        raise
+    except _DAMAGED as error:  # numpy's own texts name objects of Python's parser
+        if str(error).startswith("EOF"):
+            got = "a file that ends within its header"
+        raise ScoreError(
+            f"{path}: expected an array of numpy, got {got}; write it with numpy.save or savez"
+        ) from None
 
 
 def _check(header: _Header, path: str) -> tuple[int, ...]:

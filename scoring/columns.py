@@ -21,8 +21,7 @@ from scoring.rows import Image, Label, ScoreError, Truth, label_of
 from scoring.tables import nothing, usual_image
 
 try:  # the `score` extra; only Parquet and Arrow need it
-    import pyarrow
-    import pyarrow.compute
+    import pyarrow  # not its `compute`, which takes long to import
 except ImportError:
     pyarrow = None
 
@@ -191,7 +190,9 @@ def _expanded(column: Any) -> Any:
         if pyarrow.types.is_dictionary(kind):
             column = column.dictionary_decode()
         elif pyarrow.types.is_run_end_encoded(kind):
-            column = pyarrow.compute.run_end_decode(column)
+            rows = np.arange(column.offset, column.offset + len(column))
+            run_ends = column.run_ends.to_numpy()
+            column = column.values.take(pyarrow.array(run_ends.searchsorted(rows, "right")))
         elif isinstance(kind, pyarrow.BaseExtensionType) and not _is_tensor(kind):
             column = column.storage
         else:
@@ -219,7 +220,7 @@ def _of_numbers(row: Any) -> Image:
         return nothing()
     shape = [len(values)]
     while _is_list(values.type):
-        lengths = pyarrow.compute.list_value_length(values).unique().to_pylist()
+        lengths = values.value_lengths().unique().to_pylist()
         if len(lengths) != 1 or not lengths[0]:
             return ScoreError("image: expected rows of one length, got others")
         values = values.flatten()

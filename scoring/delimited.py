@@ -14,7 +14,7 @@ from models.image import ENDINGS
 from scoring.files import FileRow, beside, pin_files
 from scoring.rows import Chunk, LostError, Pin, Row, ScoreError, chunked
 from scoring.tables import Columns, file_of, image_column, is_file, resolve, usual_image
-from scoring.text_files import DAMAGED, LongLineError, kind_of, open_text
+from scoring.text_files import DAMAGED, WINDOWS, LongLineError, encoding_of, kind_of, open_text
 from scoring.urls import is_url
 
 ENDINGS_OF_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -22,6 +22,7 @@ ENDINGS_OF_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 # cell is the process's and smaller.
 _ROW_CHARACTERS = 8 << 20
 csv.field_size_limit(_ROW_CHARACTERS)
+_ENCODINGS = "UTF-8, UTF-16 or Windows-1252"
 # The delimiter is found in so much of a table.
 _SAMPLE_ROWS = 32
 _SAMPLE_CHARACTERS = 1 << 16
@@ -49,7 +50,8 @@ class CsvSource:
         self._notes: list[str] = []
         usual = "\t" if kind_of(path) == ".tsv" else ","
         try:
-            lines = _sample(path)
+            self._encoding = encoding_of(path)
+            lines = _sample(path, self._encoding)
             said = _SEPARATOR.fullmatch(lines[0].strip()) if lines else None
             self._skipped_rows = 1 if said else 0
             self._delimiter = said[1] if said else _sniff(lines, usual, columns)
@@ -57,7 +59,9 @@ class CsvSource:
         except LostError:
             raise
         except (*DAMAGED, LongLineError, csv.Error) as error:
-            raise ScoreError(f"{path}: expected CSV in UTF-8 or UTF-16, got: {error}") from None
+            raise ScoreError(f"{path}: expected CSV in {_ENCODINGS}, got: {error}") from None
+        if self._encoding == WINDOWS:
+            self._notes.append(f"{self.name}: it is not UTF-8, and read as Windows-1252")
         if self._delimiter != usual:
             self._notes.append(f"{self.name}: columns are separated by {self._delimiter!r}")
         names = [name.strip() for name in first]
@@ -102,7 +106,7 @@ class CsvSource:
         return pin_files(self.name, [self._path])
 
     def notes(self) -> list[str]:
-        """Return what was guessed: the delimiter, and that there is no header."""
+        """Return what was guessed: the encoding, the delimiter, and that there is no header."""
         return self._notes
 
     def _rows(self, start: int, stop: int | None) -> Iterator[Row]:
@@ -130,13 +134,13 @@ class CsvSource:
         except (*DAMAGED, LongLineError, csv.Error) as error:
             if number >= start:
                 damage = ScoreError(
-                    f"table: expected CSV in UTF-8 or UTF-16, got: {error}; later rows are lost"
+                    f"table: expected CSV in {_ENCODINGS}, got: {error}; later rows are lost"
                 )
                 yield Row(self.name, damage, None, (None,) * len(kept))
 
     def _rows_of_cells(self) -> Iterator[list[str]]:
         """Yield the rows that are not empty, the header among them."""
-        with open_text(self._path) as text:
+        with open_text(self._path, encoding=self._encoding) as text:
             lines = _Lines(text)
             reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
             while True:
@@ -199,9 +203,9 @@ class _Lines:
         return line
 
 
-def _sample(path: str) -> list[str]:
+def _sample(path: str, encoding: str) -> list[str]:
     """Return the first lines of a table, whole ones if there are several."""
-    with open_text(path) as text:
+    with open_text(path, encoding=encoding) as text:
         sample = text.read(_SAMPLE_CHARACTERS)
     lines = sample.splitlines(keepends=True)
     is_cut = len(sample) == _SAMPLE_CHARACTERS and len(lines) > 1

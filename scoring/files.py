@@ -175,11 +175,11 @@ def pin_files(name: str, paths: Iterable[str], *, are_images: bool = False) -> P
 
 
 def check_size(size_bytes: int) -> None:
-    """Raise ScoreError if a file is longer than any image can be."""
+    """Raise ScoreError if a file is longer than an image of usual limits can be."""
     if size_bytes > MAX_FILE_BYTES:
         raise ScoreError(
             f"file: expected at most {MAX_FILE_BYTES} bytes, got {size_bytes}; "
-            "no image that is small enough has more"
+            "save it compressed, such as PNG or JPEG"
         )
 
 

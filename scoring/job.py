@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import onnxruntime
 
@@ -20,12 +21,13 @@ from scoring.archives import ArchiveSource
 from scoring.engine import Engine, LocalEngine
 from scoring.folders import Found
 from scoring.local import LocalModel
-from scoring.outputs import Output
+from scoring.outputs import STANDARD_OUTPUT, Output
 from scoring.parts import Parts
 from scoring.rows import LostError, Noted, ScoreError, Source, text_bytes
-from scoring.sinks import SINKS, Layout
+from scoring.sinks import SINKS, Layout, ParquetSink, Sink
 from scoring.sources import find, kept_kinds, open_sources
 from scoring.stages import OutputOptions, Scored
+from scoring.stream import Stream
 from scoring.tables import Columns
 from scoring.tally import Accuracy, Tally
 
@@ -150,7 +152,8 @@ def score(
     Args:
         arguments: What to score; see ``sources.find``.
         model: The model.
-        out: Table to write, ``.parquet``, ``.csv`` or ``.jsonl``; appears when the job is done.
+        out: Table to write, ``.parquet``, ``.csv`` or ``.jsonl``; appears when the job is done. On
+            standard output rows of CSV and JSONL appear as they are finished.
         options: Settings of the job.
         engine: Computes the rows; None is this machine.
         on_progress: Called on this thread every 0.1 s, and at the end.
@@ -171,10 +174,12 @@ def score(
     layout = _layout(model.artifact, sources, options)
     sink = SINKS[output.ending](layout)
     total = _count(sources)
-    with Parts(output.path, _pin(model, sources, layout, options), resume=options.resume) as parts:
+    pin = _pin(model, sources, layout, options)
+    with _begin(output, sink, pin, resume=options.resume) as parts:
         engine = engine or LocalEngine(model, options.output, marks=parts.marks)
         resumed = parts.tally.rows
-        collected = Collected(parts, layout.group_rows, sink.write, options)
+        part_rows = 1 if isinstance(parts, Stream) else layout.group_rows
+        collected = Collected(parts, part_rows, sink.write, options)
         with closing(engine(sources, parts.position)) as chunks:
             _collect(
                 chunks, collected, lambda rows, errors: on_progress(Progress(rows, errors, total))
@@ -200,6 +205,13 @@ def score(
         tally.damaged,
         collected.damaged_examples,
     )
+
+
+def _begin(output: Output, sink: Sink, pin: dict[str, object], *, resume: bool) -> Parts | Stream:
+    """Return where finished rows go: Parquet ends with what its begin needs, and waits for it."""
+    if isinstance(sink, ParquetSink) or output.name != STANDARD_OUTPUT:
+        return Parts(output.path, pin, resume=resume)
+    return Stream(sink.header)
 
 
 def _collect(
@@ -264,7 +276,7 @@ class Collected:
     """Scored chunks that wait to be written to a part.
 
     Args:
-        parts: Parts of the job.
+        parts: Where finished rows go.
         part_rows: Most rows of a part, except for its last chunk.
         write: Writes a part.
         options: Settings of the job.
@@ -272,9 +284,9 @@ class Collected:
 
     def __init__(
         self,
-        parts: Parts,
+        parts: Parts | Stream,
         part_rows: int,
-        write: Callable[[Path, Sequence[Scored]], None],
+        write: Callable[[BinaryIO, Sequence[Scored]], None],
         options: Options,
     ) -> None:
         self._parts = parts
@@ -324,7 +336,7 @@ class Collected:
         """Write the waiting chunks to a part."""
         if self._waiting:
             waiting = self._waiting
-            self._parts.add(lambda path: self._write(path, waiting), self._tally, self._position)
+            self._parts.add(lambda file: self._write(file, waiting), self._tally, self._position)
         self._begin()
 
     def _begin(self) -> None:

@@ -9,7 +9,6 @@ import hashlib
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -21,12 +20,12 @@ from typing import BinaryIO, cast
 from models.files import sync
 from scoring.folders import Found
 from scoring.parts import has_job
-from scoring.rows import LostError, ScoreError
+from scoring.rows import ScoreError
 from scoring.sinks import check_format, is_result
+from scoring.stream import print_file
 from scoring.urls import file_system, is_url, url_errors, within_limit
 
 STANDARD_OUTPUT = "-"
-_COPY_BYTES = 1 << 20
 # Device and inode of a file.
 _Identity = tuple[int, int]
 
@@ -131,7 +130,7 @@ class Output:
             with packed as target:
                 join(cast(BinaryIO, target))
         if self.name == STANDARD_OUTPUT:
-            _print(table)
+            print_file(table)
         elif is_url(self.name):
             with url_errors(self.name):
                 system, inner = file_system(self.name)
@@ -169,19 +168,6 @@ class Output:
             return [each for each in found if each.path in (name, self.name)]
         identity = _identity(self.path)
         return [each for each in found if _identity(_local(each.path)) == identity]
-
-
-def _print(table: Path) -> None:
-    try:
-        with table.open("rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer, _COPY_BYTES)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        # Python flushes again at the end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise LostError(
-            "standard output: expected a reader of all rows, got one that left"
-        ) from None
 
 
 def _cache() -> Path:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from models.files import sync, write_atomically
 from scoring.rows import ScoreError
@@ -72,17 +72,20 @@ class Parts:
         finally:
             os.close(self._lock)
 
-    def add(self, write: Callable[[Path], None], tally: Tally, position: tuple[int, int]) -> None:
+    def add(
+        self, write: Callable[[BinaryIO], None], tally: Tally, position: tuple[int, int]
+    ) -> None:
         """Add a part.
 
         Args:
-            write: Writes the rows to the given path.
+            write: Writes the rows to the given file.
             tally: Their counts.
             position: Where a job resumes after them: number of a source, finished rows of it.
         """
         self._check_own()
         path = self._folder / f"{len(self.paths):06}"
-        write(path)
+        with path.open("wb") as file:  # pyarrow cannot open a path that is not UTF-8
+            write(file)
         sync(path)
         count = json.dumps({**tally.to_json(), "position": position})
         write_atomically(path.with_suffix(".json"), count)

@@ -7,21 +7,21 @@ only on its rows, never on their division into parts. Knows nothing about models
 Layout legend: N rows, K classes, T most probable classes.
 """
 
-import csv
 import dataclasses
 import gzip
-import re
+import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from models.abstain import is_answered
+from models.spreadsheet import BEGINS, csv_writer, inert
 from scoring.rows import ScoreError
 from scoring.stages import OutputOptions, Scored
 from scoring.truths import SEPARATOR
@@ -42,10 +42,6 @@ _GROUP_BYTES = 64 << 20
 _COPY_BYTES = 1 << 20
 # Most of a file's first line that is read to see what the file is.
 _LINE_BYTES = 1 << 20
-# What spreadsheets take for the begin of a formula, by OWASP's page on CSV injection.
-_BEGINS = frozenset("'=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
-_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 _REPEATING = ("string", "int32", "int64", "bool")
 
 
@@ -113,7 +109,7 @@ class _TextSink:
         layout: The columns.
     """
 
-    _header = b""
+    header = b""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -121,7 +117,7 @@ class _TextSink:
 
     def join(self, parts: Sequence[Path], table: BinaryIO) -> None:
         """Write the header and the lines of all parts to a new table."""
-        table.write(self._header)
+        table.write(self.header)
         for part in parts:
             with part.open("rb") as lines:
                 shutil.copyfileobj(lines, table, _COPY_BYTES)
@@ -130,47 +126,47 @@ class _TextSink:
 class JsonlSink(_TextSink):
     """One JSON object on each line."""
 
-    def write(self, path: Path, scored: Sequence[Scored]) -> None:
-        """Write rows to a new part."""
-        with path.open("wb") as file:
-            for each in scored:
-                file.write(
-                    b"".join(
-                        orjson.dumps(
-                            dict(zip(self._names, row, strict=True)),
-                            option=orjson.OPT_APPEND_NEWLINE,
-                        )
-                        for row in _text_rows(self._layout, each, orjson.Fragment, list)
+    def write(self, file: BinaryIO, scored: Sequence[Scored]) -> None:
+        """Write rows to a new part, or after others to a table."""
+        for each in scored:
+            file.write(
+                b"".join(
+                    orjson.dumps(
+                        dict(zip(self._names, row, strict=True)), option=orjson.OPT_APPEND_NEWLINE
                     )
+                    for row in _text_rows(self._layout, each, orjson.Fragment, list)
                 )
+            )
 
 
 class CsvSink(_TextSink):
     """RFC 4180 with a header, but with LF instead of CRLF; None is an empty field.
 
-    A text that a spreadsheet would run as a formula has a quote before it; see ``_inert``.
+    A text that a spreadsheet would run has a quote before it, by ``models.spreadsheet``.
 
     Raises:
         ScoreError: A label of a multi-label model has the character between labels in it.
     """
 
     def __init__(self, layout: Layout) -> None:
-        labels = tuple(map(_inert, layout.labels))
-        super().__init__(dataclasses.replace(layout, labels=labels, model=_inert(layout.model)))
+        labels = tuple(map(inert, layout.labels))
+        super().__init__(dataclasses.replace(layout, labels=labels, model=inert(layout.model)))
         wrong = next((name for name in layout.names if SEPARATOR in name), None)
         if wrong is not None:
             raise ScoreError(
                 f"labels: expected none with {SEPARATOR!r} in it, which stands between labels in "
                 f"CSV, got {wrong!r}; write .jsonl or .parquet"
             )
-        self._header = (",".join(_quoted(_inert(name)) for name in self._names) + "\n").encode()
+        self.header = (",".join(_quoted(inert(name)) for name in self._names) + "\n").encode()
 
-    def write(self, path: Path, scored: Sequence[Scored]) -> None:
-        """Write rows to a new part."""
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(_LineFeeds(file), lineterminator="\r\n")
-            for each in scored:
-                writer.writerows(_text_rows(self._layout, _inert_rows(each), bytes.decode, _joined))
+    def write(self, file: BinaryIO, scored: Sequence[Scored]) -> None:
+        """Write rows to a new part, or after others to a table."""
+        for each in scored:
+            text = io.StringIO(newline="")
+            csv_writer(text).writerows(
+                _text_rows(self._layout, _inert_rows(each), bytes.decode, _joined)
+            )
+            file.write(text.getvalue().encode())
 
 
 class ParquetSink:
@@ -193,14 +189,13 @@ class ParquetSink:
             ]
         )
 
-    def write(self, path: Path, scored: Sequence[Scored]) -> None:
+    def write(self, file: BinaryIO, scored: Sequence[Scored]) -> None:
         """Write rows to a new part."""
         columns = list(_arrays(self._layout, scored))
         table = pyarrow.Table.from_arrays(columns, schema=self._schema)
-        with path.open("wb") as file:  # pyarrow cannot open a path that is not UTF-8
-            pyarrow.parquet.write_table(
-                table, file, compression="lz4", use_dictionary=_repeating(self._layout)
-            )
+        pyarrow.parquet.write_table(
+            table, file, compression="lz4", use_dictionary=_repeating(self._layout)
+        )
 
     def join(self, parts: Sequence[Path], file: BinaryIO) -> None:
         """Write the rows of all parts, in row groups of one size whatever the parts' sizes."""
@@ -220,7 +215,8 @@ class ParquetSink:
                 _write_group(writer, waiting)
 
 
-SINKS: dict[str, type[JsonlSink] | type[CsvSink] | type[ParquetSink]] = {
+Sink = JsonlSink | CsvSink | ParquetSink
+SINKS: dict[str, type[Sink]] = {
     ".parquet": ParquetSink,
     ".csv": CsvSink,
     ".jsonl": JsonlSink,
@@ -271,44 +267,17 @@ def is_result(path: Path, ending: str, is_gzip: bool) -> bool:
         return False
 
 
-class _LineFeeds:
-    """Writes the rows of a csv.writer with LF at their ends.
-
-    The writer itself must end them with CRLF: only what is in its line end is quoted in a cell.
-
-    Args:
-        file: A text file.
-    """
-
-    def __init__(self, file: IO[str]) -> None:
-        self._write = file.write
-
-    def write(self, row: str) -> int:
-        return self._write(f"{row[:-2]}\n")
-
-
 def _joined(labels: list[str]) -> str:
-    return _inert(SEPARATOR.join(labels))
-
-
-def _inert(text: str) -> str:
-    """Return a text of a CSV that no spreadsheet runs.
-
-    One that begins with a character of formulas, after any quotes, gets a quote before it; so one
-    quote less gives back every text. Numbers stay as they are.
-    """
-    if text[:1] in _BEGINS and _FORMULA.match(text) and not _NUMBER.fullmatch(text):
-        return f"'{text}"
-    return text
+    return inert(SEPARATOR.join(labels))
 
 
 def _inert_rows(scored: Scored) -> Scored:
     """Return a chunk whose texts no spreadsheet runs; see the layout for labels and the model."""
     return dataclasses.replace(
         scored,
-        ids=[_inert(id_) if id_[:1] in _BEGINS else id_ for id_ in scored.ids],
-        errors={row: _inert(error) for row, error in scored.errors.items()},
-        kept=[tuple(_inert(v) if isinstance(v, str) else v for v in row) for row in scored.kept],
+        ids=[inert(id_) if id_[:1] in BEGINS else id_ for id_ in scored.ids],
+        errors={row: inert(error) for row, error in scored.errors.items()},
+        kept=[tuple(inert(v) if isinstance(v, str) else v for v in row) for row in scored.kept],
     )
 
 

@@ -8,8 +8,11 @@ from typing import Any
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
+from prometheus_client import Counter
+from prometheus_client.metrics import MetricWrapperBase
 
 import deploy.dashboard
+import service.metrics
 from deploy.panels import PANELS
 from tests.server import ROOT
 
@@ -45,6 +48,24 @@ def test_every_panel_and_query_is_there() -> None:
         assert all(
             "$where" not in t["expr"] and "$window" not in t["expr"] for t in panel["targets"]
         )
+
+
+def test_every_metric_of_the_service_is_shown_and_documented() -> None:
+    """A metric that nobody sees is counted for nothing."""
+    counted = [m for m in vars(service.metrics).values() if isinstance(m, MetricWrapperBase)]
+    assert len(counted) > 20
+    shown = {
+        name
+        for panel in PANELS
+        for query in panel.queries
+        for name in re.findall(r"foveal_\w+", query.expression)
+    }
+    documented = set(re.findall(r"`(foveal_\w+)`", (ROOT / "docs" / "metrics.md").read_text()))
+    for metric in counted:
+        [family] = metric.describe()
+        name = family.name + ("_total" if isinstance(metric, Counter) else "")
+        assert name in documented, name
+        assert shown & {name, f"{name}_sum", f"{name}_bucket"}, name
 
 
 def test_every_variable_that_is_used_is_declared() -> None:

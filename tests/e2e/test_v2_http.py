@@ -239,6 +239,7 @@ def test_versions(client: httpx.Client, path: str, version: str, gain: float) ->
         ({"data": None}, 400, 'expected "data", or "binary_data_size"'),
         ({"data": 1}, 400, '"data" to be an array, got a number'),
         ({"data": ["a"] * 64}, 400, "whole numbers from 0 to 255"),
+        ({"data": [1] * 63 + [True]}, 400, r"got true at \[0, 7, 7, 0\]"),
         ({"parameters": {"binary_data_size": 64}}, 400, "got both"),
         ({"parameters": {"x": [1]}}, 400, "string, number or boolean, got an array"),
         ({"parameters": {"binary_data_size": -1}}, 400, "whole number of bytes"),

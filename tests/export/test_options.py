@@ -14,7 +14,8 @@ def test_flags_win_over_toml_and_toml_over_defaults(tmp_path: Path) -> None:
     got = read_options(toml, {"layout": "NCHW", "std": "0.5", "mean": None})
     assert got == Options("NCHW", 1 / 255, (0.1, 0.2, 0.3), (0.5,), size=(224, 256))
     assert read_options(None, {}) == Options(is_scaled=False)
-    assert read_options(None, {"size": "224"}).size == (224, 224)
+    for size in ("224", 224, "224x224", "224X224", [224]):
+        assert read_options(None, {"size": size}).size == (224, 224)
     assert read_options(None, {"mean": "1/2,2,3"}).mean == (0.5, 2, 3)
 
 
@@ -46,6 +47,9 @@ def test_flags_win_over_toml_and_toml_over_defaults(tmp_path: Path) -> None:
         ({"mean": "1,2"}, "mean: expected one number or three"),
         ({"std": "1,0,1"}, "std not 0"),
         ({"size": "0"}, "size: expected 224 or 224x256"),
+        ({"size": "2_2x3"}, "size: expected 224 or 224x256"),
+        ({"size": "224x"}, "size: expected 224 or 224x256"),
+        ({"size": [224, True]}, "size: expected 224 or 224x256"),
         ({"size": "1x2x3"}, "size: expected 224 or 224x256"),
         ({"output": 3}, "output: expected a name"),
     ],

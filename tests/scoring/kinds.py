@@ -166,6 +166,12 @@ def delimited(
     return text(folder, name, made.getvalue().encode(encoding))
 
 
+def windows(folder: Path) -> list[Path | str]:
+    for image in list((folder / "images").iterdir()):
+        image.rename(folder / "images" / f"Größe {image.name}")
+    return delimited(folder, path="images/Größe {}.png", encoding="cp1252")
+
+
 def text(folder: Path, name: str, content: bytes) -> list[Path | str]:
     (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     return [folder / name]
@@ -351,11 +357,7 @@ KINDS = [
         "UTF-16 (Excel's Unicode text)",
         partial(delimited, delimiter="\t", encoding="utf-16"),
     ),
-    Kind(
-        "CSV",
-        "another encoding (Windows-1252)",
-        partial(delimited, header=("path", "label", "größe"), encoding="cp1252"),
-    ),
+    Kind("CSV", "Windows-1252 (Excel's CSV)", windows),
     Kind(
         "CSV",
         "`sep=;` as the first line (Excel)",

@@ -142,6 +142,30 @@ def test_a_number_that_is_a_name_means_the_same_everywhere(
     )
 
 
+@pytest.mark.parametrize(
+    ("wrong", "listed"),
+    [
+        (np.array([10**18, -1]), "'1000000000000000000', '-1'"),
+        (np.array([2**64 - 1, 4], np.uint64), "'18446744073709551615', '4'"),
+        (np.array([0.5, -3.0], np.float32), "'0.5', '-3'"),
+        (np.array(["-1", "1e9"]), "'-1', '1e9'"),
+        (np.array([b"-1", b"wolf"]), "'-1', 'wolf'"),
+        (np.array([True, False]), "'True', 'False'"),
+    ],
+)
+def test_labels_of_an_array_that_fit_no_class_are_said_as_those_of_a_table(
+    wrong: Any, listed: str, pngs: list[Path], model: LocalModel, tmp_path: Path
+) -> None:
+    array = as_npz(tmp_path / "a.npz", IMAGES[:2], wrong)
+    table = as_parquet(tmp_path / "a.parquet", pngs[:2], label=pyarrow.array(wrong))
+    for source, columns in ((array, Columns()), (table, LABEL)):
+        summary = run([source], model, tmp_path / "out.csv", columns=columns)
+        assert summary.accuracy is None
+        assert summary.notes == (f"labels: 2 of no class of the model, not compared: {listed}",), (
+            source
+        )
+
+
 def test_what_fits_no_class_is_said_and_not_compared(
     pngs: list[Path], model: LocalModel, tmp_path: Path
 ) -> None:

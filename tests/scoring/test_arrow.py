@@ -1,6 +1,8 @@
 """Arrow files: damage, what they announce, and columns of images that hold something else."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import pytest
 
 from models.image import encode_png
 from scoring.arrow import ArrowSource, saved_dataset
+from scoring.columns import truths_of
 from scoring.local import LocalModel
 from scoring.rows import ScoreError
 from scoring.tables import Columns
 from tests.scoring.containers import read, run
+from tests.server import ROOT
 from tests.tiny import random_images, tiny_probabilities
 
 IMAGES = random_images(30)
@@ -180,3 +184,21 @@ def test_a_saved_dataset_names_no_file_outside_its_folder(tmp_path: Path) -> Non
         saved_dataset(str(folder))
     (folder / "state.json").write_text("[" * 100_000)
     assert saved_dataset(str(folder)) is None
+
+
+@pytest.mark.parametrize("kind", ["int16", "int32", "int64"])
+def test_runs_are_their_values_wherever_they_are_cut(kind: str) -> None:
+    values = ["a", "a", None, "b", "b", "b", None, None, "a"]
+    runs = pyarrow.RunEndEncodedArray.from_arrays(
+        pyarrow.array([2, 3, 6, 8, 9], kind), ["a", None, "b", None, "a"]
+    )
+    for start in range(10):
+        for stop in range(start, 10):
+            cut = runs.slice(start, stop - start)
+            assert truths_of(cut, ()) == values[start:stop]
+
+
+def test_a_job_that_needs_no_computing_of_arrow_does_not_import_it() -> None:
+    """It takes longer than all of scoring."""
+    said = "import sys, scoring.job; print('pyarrow.compute' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", said], cwd=ROOT) == b"False\n"

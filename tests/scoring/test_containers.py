@@ -2,6 +2,7 @@
 
 import io
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from scoring.arrays import ArraySource
 from scoring.local import LocalModel
 from scoring.rows import ScoreError
 from scoring.tables import Columns
@@ -200,8 +202,44 @@ WRONG = [
         "expected a column of images or paths, got x; name it with --image-column",
     ),
     ("a.csv", lambda path: path.write_text("x,y\n1,2\n"), "expected a column of images or paths"),
-    ("a.csv", lambda path: path.write_bytes(b"path\xff\n"), "expected CSV in UTF-8"),
+    ("a.csv", lambda path: path.write_bytes(b"path\x81\n"), "expected CSV in UTF-8"),
 ]
+
+
+def array(header: bytes) -> bytes:
+    """An array of numpy's version 1.0 with any header."""
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(128)
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        (b"", "a file that ends within its header"),
+        (array(b"{'shape': (2, 8, 8)}\n")[:15], "a file that ends within its header"),
+        (b"PNG or so", "a file that does not begin as one"),
+        (
+            array(b"{'descr': f(), 'fortran_order': False, 'shape': (2, 8, 8)}\n"),
+            "a damaged header",
+        ),
+        (array(b"(" * 300), "a damaged header"),
+        (array(b"{'descr': 'zzz', 'fortran_order': False, 'shape': (2,)}\n"), "a damaged header"),
+        (array(b"\0\xff\n"), "a damaged header"),
+    ],
+)
+def test_a_damaged_array_is_said_in_one_line(content: bytes, got: str, tmp_path: Path) -> None:
+    """Without the address of an object of Python's parser."""
+    (tmp_path / "a.npy").write_bytes(content)
+    images = tmp_path / "images.npy"
+    np.save(images, np.zeros((2, 8, 8), np.uint8))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.write(images, "images.npy")
+        archive.writestr("labels.npy", content)
+    for name, where in (("a.npy", "a.npy"), ("a.npz", "a.npz, labels.npy")):
+        with pytest.raises(ScoreError) as error:
+            ArraySource(str(tmp_path / name))
+        assert str(error.value).removeprefix(f"{tmp_path}/") == (
+            f"{where}: expected an array of numpy, got {got}; write it with numpy.save or savez"
+        )
 
 
 @pytest.mark.parametrize(("name", "build", "match"), WRONG, ids=[match for _, _, match in WRONG])

@@ -25,6 +25,25 @@ def rows(of: CsvSource) -> list[tuple[str, object]]:
 
 
 LABEL = Columns(label="label")
+ENCODINGS = "UTF-8, UTF-16 or Windows-1252"
+
+
+@pytest.mark.parametrize("before", [0, 20_000])
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+def test_a_table_of_excel_is_read_as_windows_1252(before: int, name: str, tmp_path: Path) -> None:
+    """Wherever the first such byte is; ß and a closing quote look like one character of UTF-8."""
+    cells = [("x.png", "x")] * before + [("Größe/1.png", "Mädchen"), ("2.png", "„Spaß“ € 3 €")]
+    lines = "".join(f"{path};{label}\r\n" for path, label in [("path", "label"), *cells])
+    for encoding, notes in (
+        ("utf-8", []),
+        ("cp1252", [f"{tmp_path}/{name}: it is not UTF-8, and read as Windows-1252"]),
+    ):
+        content = lines.encode(encoding)
+        table = source(tmp_path / name, gzip.compress(content) if "gz" in name else content, LABEL)
+        assert rows(table) == cells
+        assert table.notes() == [*notes, f"{tmp_path}/{name}: columns are separated by ';'"]
+    with pytest.raises(ScoreError, match=f"expected CSV in {ENCODINGS}, got: 'charmap' codec"):
+        source(tmp_path / "t.csv", b"path\na\xff\x81.png\n")
 
 
 @pytest.mark.parametrize(
@@ -123,16 +142,14 @@ def test_names_of_columns_are_found_in_spite_of_spaces(tmp_path: Path) -> None:
 
 
 def test_damage_is_a_last_row_that_says_so(tmp_path: Path) -> None:
-    table = source(tmp_path / "t.csv", b"path\n" + b"a.png\n" * 20_000 + b"b\xff.png\nc.png\n")
+    table = source(tmp_path / "t.csv", "pfad ä\n".encode() + b"a.png\n" * 20_000 + b"b\xff.png\n")
     *good, (id_, error) = rows(table)
     assert id_ == str(tmp_path / "t.csv")
-    assert "expected CSV in UTF-8 or UTF-16, got: 'utf-8' codec can't decode" in str(error)
+    assert f"expected CSV in {ENCODINGS}, got: 'utf-8' codec can't decode" in str(error)
     packed = gzip.compress(b"path\n" + b"a.png\n" * 50_000)
     table = source(tmp_path / "t.csv.gz", packed[: len(packed) // 2])
     *good, (id_, error) = rows(table)
     assert "later rows are lost" in str(error)
     assert all(id_ == "a.png" for id_, _ in good)
-    with pytest.raises(
-        ScoreError, match="expected CSV in UTF-8 or UTF-16, got: Not a gzipped file"
-    ):
+    with pytest.raises(ScoreError, match=f"expected CSV in {ENCODINGS}, got: Not a gzipped file"):
         source(tmp_path / "t.csv.gz", b"path\na.png\n")

@@ -14,7 +14,6 @@ from tests.scoring.kinds import KINDS, ROWS, Kind, write_images
 # Kinds that cannot be read, and what the refusal names.
 REFUSED = {
     "Feather's version 1": "write it again",
-    "another encoding (Windows-1252)": "expected CSV in UTF-8 or UTF-16",
     "no header, a name as `--label-column`": "without a header, columns are numbered",
 }
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -25,8 +26,8 @@ def folder_of(out: Path) -> Path:
     return out.with_name(f".{out.name}.parts")
 
 
-def write(path: Path) -> None:
-    path.write_text("row")
+def write(file: BinaryIO) -> None:
+    file.write(b"row")
 
 
 def test_it_is_the_users_alone(tmp_path: Path) -> None:

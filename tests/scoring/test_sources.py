@@ -184,7 +184,7 @@ def test_an_unreadable_file_has_an_error(tmp_path: Path) -> None:
     for name, match in (
         ("pipe", "expected a regular file, got a folder, pipe or device"),
         ("broken", "expected a readable file, got: No such file"),
-        ("long", f"expected at most {MAX_FILE_BYTES} bytes, got {MAX_FILE_BYTES + 1}"),
+        ("long", f"expected at most {MAX_FILE_BYTES} bytes, got {MAX_FILE_BYTES + 1}; save it"),
         (".", "expected a regular file"),
     ):
         with pytest.raises(ScoreError, match=match):

@@ -3,13 +3,13 @@
 Knows nothing about how anything is found.
 """
 
-import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from models.spreadsheet import csv_writer, inert
 from training.quality.listing import Listing
 
 Kind = Literal[
@@ -61,8 +61,8 @@ KINDS: dict[Kind, tuple[str, str]] = {
     ),
     "rotated": (
         "Images that may be turned",
-        "Turned as said, they look like their label; as they are, they look like another. Some "
-        "are no more than wrong labels.",
+        "Turned by a quarter as said, they look like their label; as they are, they look like "
+        "another. Some are no more than wrong labels, and most turned images are not found.",
     ),
     "blank": ("Blank images", "All pixels have nearly one colour."),
     "tiny": ("Tiny images", "Their shorter side is less than a quarter of the middle one."),
@@ -78,8 +78,6 @@ KINDS: dict[Kind, tuple[str, str]] = {
 }
 FINDINGS_CSV = "findings.csv"
 COLUMNS = ("file", "row", "split", "label", "kind", "suggestion", "score")
-# A spreadsheet runs a cell that starts so.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +159,11 @@ def count_kinds(findings: Sequence[Finding]) -> dict[Kind, int]:
 def to_csv(findings: Sequence[Finding], listing: Listing) -> str:
     """Return the table of findings: a header, and a line for each.
 
-    Texts that a spreadsheet would run as a formula begin with an apostrophe.
+    A text that a spreadsheet would run as a formula has a quote before it; see
+    ``models.spreadsheet``.
     """
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv_writer(text)
     writer.writerow(COLUMNS)
     for each in findings:
         file, row, split, label = "", "", each.split, each.label
@@ -173,9 +172,5 @@ def to_csv(findings: Sequence[Finding], listing: Listing) -> str:
             file, split, label = found.file, found.split, listing.label(each.index)
             row = "" if found.row is None else str(found.row)
         cells = (file, row, split, label, each.kind, each.suggestion)
-        writer.writerow([*map(_safe, cells), f"{each.score:.4f}"])
+        writer.writerow([*map(inert, cells), f"{each.score:.4f}"])
     return text.getvalue()
-
-
-def _safe(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(_FORMULA) else cell

@@ -66,20 +66,20 @@ class ModelJudge:
         self.probabilities_NK = np.concatenate(parts)
 
     def answer_turned(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Classify pictures turned by 90, 180 and 270 degrees.
+        """Classify pictures turned to the left by 90 and 270 degrees.
 
         Args:
             rows: int64 [n], positions in ``probabilities_NK``, in rising order.
 
         Returns:
-            float32 [n, 3, K], probabilities; NaN for quarters where the model takes no squares.
+            float32 [n, 2, K], probabilities; NaN where the model takes no squares.
         """
         parts = []
         for images_NHWC in self._decoded(self._rows[rows]):
-            turned = np.full((len(images_NHWC), 3, len(self._places_K)), np.nan, np.float32)
-            for turn in range(3):
-                pictures = np.rot90(images_NHWC, turn + 1, axes=(1, 2)).copy()
-                if pictures.shape == images_NHWC.shape:
+            turned = np.full((len(images_NHWC), 2, len(self._places_K)), np.nan, np.float32)
+            if images_NHWC.shape[1] == images_NHWC.shape[2]:
+                for turn, quarters in enumerate((1, 3)):
+                    pictures = np.rot90(images_NHWC, quarters, axes=(1, 2)).copy()
                     turned[:, turn] = self._run(pictures)
             parts.append(turned)
         return np.concatenate(parts)

@@ -14,9 +14,12 @@ from training.quality.confident import find_suspects
 from training.quality.findings import Finding
 from training.quality.listing import Listing
 
-# Least probability of the given label, once a suspect is turned, that explains it; it must be that
-# of the usual image of the class, too.
-_SURE = 0.9
+# An image is turned if, turned back, the probability of its label is this at least and that of
+# the usual image of the class, and as it is only _UNLIKE. Of clean images, cross-validated, 24 of
+# 58,000 of CIFAR-10 and 3 of 70,000 of Fashion-MNIST are named so; 0.9 alone, with half turns,
+# named 6 of 1,000 in both.
+_SURE = 0.95
+_UNLIKE = 0.05
 
 
 class Judge(Protocol):
@@ -29,7 +32,7 @@ class Judge(Protocol):
     probabilities_NK: NDArray[np.float32]
 
     def answer_turned(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return float32 [n, 3, K] of pictures turned by 90, 180 and 270 degrees."""
+        """Return float32 [n, 2, K] of pictures turned to the left by 90 and 270 degrees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,10 @@ def find_wrong_labels(listing: Listing, judged: NDArray[np.int64], judge: Judge)
         turned = np.nan_to_num(turned)
         usual_K = _usual(probabilities_NK, targets_N)
         for row, given in zip(rows, turned, strict=True):
-            if given.max() >= max(_SURE, usual_K[targets_N[row]]):
+            is_unlike = probabilities_NK[row, targets_N[row]] <= _UNLIKE
+            if is_unlike and given.max() >= max(_SURE, usual_K[targets_N[row]]):
                 # The judge saw it turned further to the left; the mend is the same turn.
-                degrees = 90 * (int(given.argmax()) + 1)
+                degrees = 270 if given.argmax() else 90
                 said = f"turn it by {degrees} degrees to the left"
                 findings.append(Finding("rotated", int(judged[row]), said, float(given.max())))
     is_agreed_N = probabilities_NK.argmax(axis=1) == targets_N

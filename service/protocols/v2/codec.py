@@ -39,6 +39,7 @@ class InputTensor:
         buffer: Its bytes, little-endian, row-major, BYTES elements behind their lengths; or None.
         elements: Its elements instead, flat or nested as its shape is; encoded images are
             base64 texts of JSON, or views of a message.
+        may_hold_booleans: Whether true or false stands in its JSON: Python reads them as 1 and 0.
     """
 
     name: str
@@ -46,6 +47,7 @@ class InputTensor:
     shape: list[int]
     buffer: memoryview | None = None
     elements: list[Any] | None = None
+    may_hold_booleans: bool = False
 
 
 @dataclass(slots=True)
@@ -142,6 +144,8 @@ def read_pixels(
             )
         return np.frombuffer(tensor.buffer, np.uint8).reshape(shape)
     elements = _flatten(tensor, size)
+    if tensor.may_hold_booleans:
+        _check_no_booleans(tensor, elements)
     count(size)
     try:
         return np.frombuffer(bytes(elements), np.uint8).reshape(shape)
@@ -273,6 +277,17 @@ def _flatten(tensor: InputTensor, size: int) -> list[Any]:
             f"{tensor.shape}, got {len(level)}"
         )
     return level
+
+
+def _check_no_booleans(tensor: InputTensor, elements: list[Any]) -> None:
+    kinds = list(map(type, elements))
+    if bool in kinds:
+        first = kinds.index(bool)
+        place = [int(index) for index in np.unravel_index(first, tensor.shape)]
+        raise InvalidInputError(
+            f'input "{tensor.name}": expected whole numbers from 0 to 255, '
+            f"got {str(elements[first]).lower()} at {place}"
+        )
 
 
 def _wrong_nesting(tensor: InputTensor) -> InvalidInputError:

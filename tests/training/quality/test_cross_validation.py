@@ -77,11 +77,11 @@ def test_a_turned_picture_is_known_once_it_is_turned_back(
     images, targets = digits
     images = images.copy()
     rows = np.arange(0, 1500, 50)
-    turns = np.arange(len(rows)) % 3 + 1
+    turns = np.arange(len(rows)) % 2
     for row, turn in zip(rows, turns, strict=True):
-        images[row] = np.rot90(images[row], -int(turn))
+        images[row] = np.rot90(images[row], (-1, -3)[turn])
     judged = CrossValidation(images, targets, np.arange(len(images)), 10)
-    back = judged.answer_turned(rows)[np.arange(len(rows)), turns - 1]
+    back = judged.answer_turned(rows)[np.arange(len(rows)), turns]
     assert (back.argmax(axis=1) == targets[rows]).mean() >= 0.9
 
 
