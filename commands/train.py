@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,6 +53,8 @@ class TrainCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; ``train`` finds the declared options in ``ctx.obj``."""
+        # As earlier releases called it.
+        args = [re.sub(r"^--image-size(?==|$)", "--size", word) for word in args]
         rest = super().parse_args(ctx, args)
         ctx.obj = {option.name: ctx.params.pop(option.name) for option in _declared_options()}
         return rest

@@ -5,6 +5,7 @@ defaults: ``recipes.resolve`` fills in what the command line leaves out, so a re
 never depends on defaults that may change later. Imports only the standard library.
 """
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +16,10 @@ from training.errors import ConfigError
 from training.options import REQUIRED, Option, option_fields
 
 _Value = TypeVar("_Value")
+
+_SIZE = re.compile(r"([0-9]{1,5})(?:x([0-9]{1,5}))?", re.IGNORECASE)
+# The longest side that the contract allows.
+MAX_SIDE = 1 << 14
 
 _DATA = "Data"
 _FIT = "Fit"
@@ -66,18 +71,49 @@ class TrainConfig:
         Path | None,
         Option(_DATA, "Folder with the dataset's files", default_text="found or downloaded"),
     ]
-    image_size: Annotated[
-        int,
+    size: Annotated[
+        str | None,
         Option(
             _DATA,
-            "Height and width to resize images of folder: and parquet: to",
-            0,
-            zero="keeps their size",
+            "Height and width to resize images of folder: and parquet: to, as 224 or 224x160",
             unit="pixels",
-            low=0,
+            default_text="their size",
+            before=None,
+        ),
+    ]
+    resize: Annotated[
+        Literal["stretch", "crop", "pad"],
+        Option(
+            _DATA,
+            "Way to --size: both sides, the shorter side and the centre, or the longer side and "
+            "black borders",
+            "stretch",
+            before="stretch",
         ),
     ]
     grey: Annotated[bool, Option(_DATA, "Read images of folder: and parquet: as grey", False)]
+    skip_unreadable: Annotated[
+        bool,
+        Option(_DATA, "Leave out images that cannot be decoded, and log them", False, before=False),
+    ]
+    image_column: Annotated[
+        str | None,
+        Option(
+            _DATA,
+            "Column of images of parquet:",
+            default_text="found by metadata or name",
+            before=None,
+        ),
+    ]
+    label_column: Annotated[
+        str | None,
+        Option(
+            _DATA,
+            "Column of labels of parquet:",
+            default_text="found by metadata or name",
+            before=None,
+        ),
+    ]
     positive: Annotated[
         str | None,
         Option(_DATA, "Class to tell from all others, for two classes", default_text="all classes"),
@@ -247,6 +283,8 @@ class TrainConfig:
                 f"batch_size: expected a multiple of devices times nodes, got "
                 f"{self.batch_size} rows for {self.devices} x {self.nodes}"
             )
+        if self.size is not None and parse_size(self.size) is None:
+            wrong.append(f"size: expected 224 or 224x160, height first, got {self.size!r}")
         if any(wrong):
             raise ConfigError("; ".join(filter(None, wrong)))
 
@@ -277,6 +315,9 @@ class TrainConfig:
             if field.option.before is not REQUIRED
         }
         values = older | dict(record)
+        if "image_size" in values:  # as earlier releases called it
+            side = values.pop("image_size")
+            values["size"] = str(side) if side else None
         try:
             for name, field in OPTIONS.items():
                 values[name] = field.from_json(values[name])
@@ -289,6 +330,16 @@ class TrainConfig:
 
 # The declared options, by field.
 OPTIONS = option_fields(TrainConfig)
+
+
+def parse_size(text: str) -> tuple[int, int] | None:
+    """Return (height, width) of ``224`` or ``224x160``, each 1 to 16,384; None if it is neither."""
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        return None
+    height = int(found[1])
+    width = int(found[2] or height)
+    return (height, width) if 1 <= min(height, width) <= max(height, width) <= MAX_SIDE else None
 
 
 def default_options() -> dict[str, Any]:

@@ -17,8 +17,9 @@ from export.precision import MAX_ACCURACY_DROP, PRECISIONS
 from export.serving import MAX_DROP
 from models.artifact import ModelArtifact
 from models.repository import ModelRepository
-from training.config import TrainConfig
+from training.config import TrainConfig, parse_size
 from training.datasets.encoded import Reading
+from training.datasets.listing import Columns
 from training.datasets.sources import Dataset, load_dataset
 from training.devices import is_first_process
 from training.errors import ConfigError, RunError
@@ -59,7 +60,7 @@ def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = Fa
         sys.exit()
     outcome, test_NK = measure(network, dataset)
     write_report(run, outcome, dataset, network, test_NK)
-    write_outcome(config.run, outcome)
+    write_outcome(config.run, outcome, dataset.labels)
     _LOG.info(
         "%s on %s: %d parameters, %d multiply-adds per image, test accuracy %.4f, "
         "calibration error %.4f, temperature %.3f",
@@ -151,5 +152,12 @@ def _load(config: TrainConfig) -> Dataset:
         validation=config.validation,
         split_seed=config.split_seed,
         positive=config.positive,
-        reading=Reading(config.image_size, config.grey),
+        reading=Reading(
+            parse_size(config.size) if config.size else None,
+            config.grey,
+            config.resize,
+            config.skip_unreadable,
+            config.run,
+            columns=Columns(config.image_column or "", config.label_column or ""),
+        ),
     )

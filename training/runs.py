@@ -9,6 +9,7 @@ import json
 import logging
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from export.figures import Evaluation
 from models.files import write_atomically
+from models.labels import distinct_names
 from training.checkpoints import CHECKPOINT, LAST_CHECKPOINT
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
@@ -102,9 +104,13 @@ def start_run(config: TrainConfig, dataset: Dataset, *, resume: bool = False) ->
     return run
 
 
-def write_outcome(folder: Path, outcome: Outcome) -> None:
-    """Write ``evaluation.json`` into the folder of a run."""
-    _write(folder / EVALUATION_JSON, asdict(outcome))
+def write_outcome(folder: Path, outcome: Outcome, labels: Sequence[str]) -> None:
+    """Write ``evaluation.json`` into a run folder; shares of classes stand by their names."""
+    record = asdict(outcome)
+    for split in ("validation", "test"):
+        shares = record[split]["per_class"]
+        record[split]["per_class"] = dict(zip(distinct_names(labels), shares, strict=True))
+    _write(folder / EVALUATION_JSON, record)
 
 
 def read_run(folder: Path) -> tuple[Run, Outcome]:
@@ -128,7 +134,7 @@ def read_run(folder: Path) -> tuple[Run, Outcome]:
 
 def _evaluation(figures: dict[str, Any]) -> Evaluation:
     per_class = figures["per_class"]
-    if isinstance(per_class, dict):  # as earlier releases wrote it, in the order of the labels
+    if isinstance(per_class, dict):  # in the order of the labels
         per_class = list(per_class.values())
     return Evaluation(**(figures | {"per_class": tuple(per_class)}))
 

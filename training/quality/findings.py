@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from training.quality.listing import Listing
+from training.datasets.listing import Listing
 
 Kind = Literal[
     "label",

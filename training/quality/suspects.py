@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from training.datasets.listing import Listing
 from training.quality.confident import find_suspects
 from training.quality.findings import Finding
-from training.quality.listing import Listing
 
 # Least probability of the given label, once a suspect is turned, that explains it; it must be that
 # of the usual image of the class, too.
