@@ -22,8 +22,9 @@ from training.devices import fits
 
 Batch = tuple[Tensor, Tensor]
 
-# Rows per batch in evaluation; only memory limits the size.
+# Rows per batch in evaluation; only memory limits the size: of photographs there are fewer.
 EVALUATION_ROWS = 512
+_EVALUATION_PIXELS = 512 * 64 * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,12 @@ class Batches:
             yield self._augment(self._images_NHWC[rows], generator), self._targets_N[rows]
 
 
+def evaluation_rows(split: Split) -> int:
+    """Return the rows per batch in evaluation."""
+    height, width = split.images_NHWC.shape[1:3]
+    return max(1, min(EVALUATION_ROWS, _EVALUATION_PIXELS // (height * width)))
+
+
 def place(split: Split, device: torch.device) -> Batch:
     """Return the images and targets of a split on a device, or on the CPU if they do not fit.
 
@@ -163,7 +170,8 @@ class InMemoryData(LightningDataModule):
     def val_dataloader(self) -> Batches:
         """Return the validation batches, in order."""
         placed = self._place("validation", self._validation)
-        return Batches(self._validation, EVALUATION_ROWS, shard=self._shard(), tensors=placed)
+        rows = evaluation_rows(self._validation)
+        return Batches(self._validation, rows, shard=self._shard(), tensors=placed)
 
     def _place(self, name: str, split: Split) -> Batch:
         """Return a split on the trainer's device; it is moved once per run."""

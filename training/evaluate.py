@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.evidence import Statistics
 from models.histograms import entropy, pixel_statistics
-from training.batches import EVALUATION_ROWS, Batches
+from training.batches import Batches, evaluation_rows
 from training.datasets.sources import Dataset
 from training.datasets.splits import Split
 from training.networks import ImageNetwork
@@ -28,7 +28,7 @@ def compute_logits(network: ImageNetwork, split: Split) -> Tensor:
     """
     network.eval()
     with torch.inference_mode():
-        return torch.cat([network(images) for images, _ in Batches(split, EVALUATION_ROWS)])
+        return torch.cat([network(images) for images, _ in Batches(split, evaluation_rows(split))])
 
 
 def count_confusions(

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
@@ -38,6 +40,10 @@ from training.networks import ImageNetwork, build_network
 from training.optimizers import build_optimizer, build_schedule
 from training.progress import EpochLog, RunBar
 from training.report.curves import Curves
+
+# Images of 64x64 and smaller are whitened by the first 5,000, see ``networks``.
+_WHITENING_ROWS = 5000
+_WHITENING_PIXELS = _WHITENING_ROWS * 64 * 64
 
 
 class FitModule(pl.LightningModule):
@@ -154,8 +160,17 @@ def untrained(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
     """
     network = build_network(config, dataset.image_shape, len(dataset.labels))
     image_network = ImageNetwork(network, *pixel_statistics(dataset.train))
-    image_network.whiten(torch.from_numpy(dataset.train.images_NHWC))
+    image_network.whiten(torch.from_numpy(_for_whitening(dataset.train.images_NHWC)))
     return image_network
+
+
+def _for_whitening(images_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return all images, of large ones a few: as many patches, of all classes."""
+    height, width = images_NHWC.shape[1:3]
+    rows = max(1, _WHITENING_PIXELS // (height * width))
+    return (
+        images_NHWC if rows >= _WHITENING_ROWS else images_NHWC[:: max(1, len(images_NHWC) // rows)]
+    )
 
 
 def load_checkpoint(config: TrainConfig, dataset: Dataset) -> ImageNetwork:

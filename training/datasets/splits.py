@@ -15,6 +15,8 @@ from training.errors import ConfigError
 # The test part of datasets that have no official one. Not configurable: all runs share it.
 TEST_FRACTION = 0.2
 TEST_SEED = 0
+# Values that are counted at once; numpy makes 8 bytes of each.
+_COUNTED_VALUES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +150,9 @@ def pixel_statistics(split: Split) -> tuple[NDArray[np.float64], NDArray[np.floa
         is safe to divide by.
     """
     counts = np.zeros((split.images_NHWC.shape[3], 256), dtype=np.int64)
-    for start in range(0, len(split), 4096):
-        chunk = split.images_NHWC[start : start + 4096]
+    rows = max(1, _COUNTED_VALUES // max(1, split.images_NHWC[:1].size))
+    for start in range(0, len(split), rows):
+        chunk = split.images_NHWC[start : start + rows]
         for channel in range(len(counts)):
             counts[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
     shares = counts / counts.sum(axis=1, keepdims=True)
