@@ -74,22 +74,30 @@ def train(
 
     Example: foveal train --dataset digits --network cnn --run runs/digits
     """
-    from training.pipeline import train as fit
-    from training.recipes import default_run, resolve
-    from training.runs import read_run
+    from training.endings import describe_progress, explained
 
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("training").setLevel(logging.INFO)
     options: dict[str, Any] = context.obj
     dataset, network, run = (options.pop(name) for name in ("dataset", "network", "run"))
     for name in ("hidden", "widths"):
         options[name] = _widths(f"--{name}", options[name])
-    config = resolve(dataset, network, run or default_run(dataset, network), **options)
-    folder = fit(config, show_progress=sys.stderr.isatty(), resume=resume)
+    with explained(sys.argv[1:], lambda: str(run or dataset)):
+        from training.pipeline import train as fit
+        from training.recipes import default_run, resolve
+        from training.runs import read_run
+
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("training").setLevel(logging.INFO)
+        config = resolve(dataset, network, run or default_run(dataset, network), **options)
+    with explained(sys.argv[1:], lambda: describe_progress(config.run, config.epochs)):
+        folder = fit(config, show_progress=sys.stderr.isatty(), resume=resume)
     _, outcome = read_run(folder)
-    accuracy = outcome.test.accuracy
-    line = f"{folder}: test accuracy {accuracy:.2%}; next: foveal export {folder} --name NAME"
-    show({"run": str(folder), "accuracy": accuracy}, as_json, [(line,)])
+    accuracy, balanced = outcome.test.accuracy, outcome.test.balanced_accuracy
+    line = (
+        f"{folder}: test accuracy {accuracy:.2%} (balanced {balanced:.2%}); next: foveal export "
+        f"{folder} --name NAME"
+    )
+    document = {"run": str(folder), "accuracy": accuracy, "balanced_accuracy": balanced}
+    show(document, as_json, [(line,)])
 
 
 def export(

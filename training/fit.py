@@ -9,19 +9,20 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from training.augment import Augment
+from training.averaging import MovingAverage
 from training.batches import Batch, InMemoryData, mix_seed
 from training.checkpoints import (
     CHECKPOINT,
@@ -32,8 +33,9 @@ from training.checkpoints import (
 )
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
-from training.datasets.splits import pixel_statistics
+from training.datasets.splits import balancing_weights, pixel_statistics
 from training.devices import PRECISIONS
+from training.divergence import Divergence
 from training.errors import ConfigError
 from training.losses import compute_loss
 from training.networks import ImageNetwork, build_network
@@ -53,14 +55,28 @@ class FitModule(pl.LightningModule):
         network: The network to fit.
         config: Names the loss, the optimizer and the schedule.
         classes: K.
+        weights_K: Weight of each class in the loss, float32 [K]; None: all count alike.
     """
 
-    def __init__(self, network: ImageNetwork, config: TrainConfig, classes: int):
+    weights_K: Tensor | None
+
+    def __init__(
+        self,
+        network: ImageNetwork,
+        config: TrainConfig,
+        classes: int,
+        weights_K: Tensor | None = None,
+    ):
         super().__init__()
         self.network = network
         self.config = config
+        # Not part of checkpoints: it follows from the data.
+        self.register_buffer("weights_K", weights_K, persistent=False)
+        self._range_2K: Tensor | None = None
         self.train_accuracy = MulticlassAccuracy(num_classes=classes, average="micro")
-        self.validation_accuracy = MulticlassAccuracy(num_classes=classes, average="micro")
+        # What makes classes count alike in training also chooses the best epoch.
+        average: Literal["micro", "macro"] = "micro" if config.class_weights == "none" else "macro"
+        self.validation_accuracy = MulticlassAccuracy(num_classes=classes, average=average)
 
     def on_train_epoch_start(self) -> None:
         """Seed dropout by the epoch, so a resumed run draws the same masks."""
@@ -70,7 +86,8 @@ class FitModule(pl.LightningModule):
         """Return the loss of one batch, uint8 [N, H, W, C] and int64 [N]."""
         images_NHWC, targets_N = batch
         logits_NK = self.network(images_NHWC)
-        loss = compute_loss(self.config.loss, logits_NK, targets_N, self.config.label_smoothing)
+        smoothing = self.config.label_smoothing
+        loss = compute_loss(self.config.loss, logits_NK, targets_N, smoothing, self.weights_K)
         self.train_accuracy(logits_NK, targets_N)
         self._log_loss("train_loss", loss, len(targets_N))
         self.log("train_accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
@@ -83,8 +100,29 @@ class FitModule(pl.LightningModule):
             logits_NK = self.network(images_NHWC)
         loss = compute_loss(self.config.loss, logits_NK, targets_N)
         self.validation_accuracy(logits_NK, targets_N)
+        self._see(logits_NK)
         self._log_loss("validation_loss", loss, len(targets_N))
         self.log("validation_accuracy", self.validation_accuracy, prog_bar=True)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the logits of the last epoch."""
+        self._range_2K = None
+
+    @property
+    def spread(self) -> float:
+        """Largest difference of a class's logits between validation images; infinite before."""
+        if self._range_2K is None:
+            return float("inf")
+        return float((self._range_2K[1] - self._range_2K[0]).max())
+
+    def _see(self, logits_NK: Tensor) -> None:
+        low_K, high_K = logits_NK.float().aminmax(dim=0)
+        if self._range_2K is not None:
+            low_K, high_K = (
+                torch.minimum(low_K, self._range_2K[0]),
+                torch.maximum(high_K, self._range_2K[1]),
+            )
+        self._range_2K = torch.stack((low_K, high_K))
 
     def _log_loss(self, name: str, loss: Tensor, rows: int) -> None:
         # A float: over several devices Lightning 2.6 averages the rows in the type it is given, and
@@ -127,15 +165,19 @@ def fit(
         first, which may have no access to the run folder, those of the last epoch.
 
     Raises:
-        ConfigError: A name in the configuration or a device does not exist, or a mirrored shift is
-            larger than the images.
+        ConfigError: A name in the configuration or a device does not exist, or a shift is larger
+            than the images.
     """
     last = config.run / LAST_CHECKPOINT
     _check_shift(config, dataset)
     with _quiet_lightning():
         pl.seed_everything(config.seed, verbose=False)
         network = untrained(config, dataset)
-        module = FitModule(network, config, len(dataset.labels))
+        weights_K = torch.from_numpy(
+            balancing_weights(dataset.train.targets_N, len(dataset.labels)).astype(np.float32)
+        )
+        balanced = weights_K if config.class_weights == "balanced" else None
+        module = FitModule(network, config, len(dataset.labels), balanced)
         augment = Augment(config.shift, config.flip, config.cutout, config.border)
         data = InMemoryData(
             dataset.train,
@@ -143,6 +185,7 @@ def fit(
             batch_size=config.batch_size,
             seed=config.seed,
             augment=augment,
+            weights_K=weights_K if config.class_weights == "sampler" else None,
         )
         trainer = _trainer(config, show_progress=show_progress)
         found = os.fspath(last) if resume and last.exists() else None
@@ -195,7 +238,7 @@ def load_checkpoint(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
 
 def _check_shift(config: TrainConfig, dataset: Dataset) -> None:
     side = min(dataset.image_shape[:2])
-    if config.border == "reflect" and config.shift >= side:
+    if config.shift >= side:
         raise ConfigError(
             f"shift: expected less than the {side} pixels of an image, got {config.shift}"
         )
@@ -203,11 +246,16 @@ def _check_shift(config: TrainConfig, dataset: Dataset) -> None:
 
 def _trainer(config: TrainConfig, *, show_progress: bool) -> pl.Trainer:
     seen: Callback = RunBar(config.batch_size) if show_progress else EpochLog()
-    callbacks: list[Callback] = [seen, Curves(config.run), BestAndLast(config.run)]
+    callbacks: list[Callback] = [
+        seen,
+        Divergence(config),
+        Curves(config.run),
+        BestAndLast(config.run),
+    ]
     if config.patience:
         callbacks.append(Patience(config.patience))
     if config.ema:
-        callbacks.append(EMAWeightAveraging(decay=config.ema))
+        callbacks.append(MovingAverage(config.ema))
     try:
         return pl.Trainer(
             max_epochs=config.epochs,

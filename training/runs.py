@@ -83,10 +83,7 @@ def start_run(config: TrainConfig, dataset: Dataset, *, resume: bool = False) ->
         RunError: The folder holds a finished run, or ``resume`` and the run in it has another
             configuration.
     """
-    if (config.run / EVALUATION_JSON).exists():
-        raise RunError(
-            f"{config.run}: expected a new folder, got a finished run; choose another with --run"
-        )
+    check_unfinished(config)
     if resume and (config.run / RUN_JSON).exists():
         return _resume(config, dataset)
     for stale in (CHECKPOINT, LAST_CHECKPOINT, Path(METRICS_CSV)):
@@ -102,6 +99,30 @@ def start_run(config: TrainConfig, dataset: Dataset, *, resume: bool = False) ->
     config.run.mkdir(parents=True, exist_ok=True)
     _write(config.run / RUN_JSON, asdict(run) | {"config": config.to_json()})
     return run
+
+
+def check_unfinished(config: TrainConfig) -> None:
+    """Refuse the folder of a finished run.
+
+    Raises:
+        RunError: It is one.
+    """
+    if (config.run / EVALUATION_JSON).exists():
+        raise RunError(
+            f"{config.run}: expected a new folder, got a finished run; choose another with --run"
+        )
+
+
+def is_finished(config: TrainConfig) -> bool:
+    """Return whether the folder holds this run, finished: there is nothing left to resume.
+
+    Raises:
+        RunError: The finished run in it has another configuration.
+    """
+    if not (config.run / EVALUATION_JSON).exists():
+        return False
+    _check_same(config, read_run(config.run)[0], None)
+    return True
 
 
 def write_outcome(folder: Path, outcome: Outcome, labels: Sequence[str]) -> None:
@@ -144,22 +165,27 @@ def _resume(config: TrainConfig, dataset: Dataset) -> Run:
         run = _run(config.run, _read(config.run / RUN_JSON))
     except (KeyError, TypeError, ConfigError) as error:
         raise RunError(f"{config.run}: expected a run of foveal train, got {error}") from error
+    _check_same(config, run, dataset)
+    if run.versions != (now := _versions()):
+        _LOG.warning("%s: other versions than before (%s): weights may differ", config.run, now)
+    return run
+
+
+def _check_same(config: TrainConfig, run: Run, dataset: Dataset | None) -> None:
+    """Raise RunError if a run has another configuration, or other data; None: not compared."""
     changes = [
         f"{name.replace('_', '-')} {before} (now {now})"
         for name in (field.name for field in fields(config))
         if (before := getattr(run.config, name)) != (now := getattr(config, name))
         and name != "data_dir"  # the checksum compares the data itself
     ]
-    if run.dataset_sha256 != dataset.sha256:
+    if dataset is not None and run.dataset_sha256 != dataset.sha256:
         changes.append(f"data {run.dataset_sha256[:12]}… (now {dataset.sha256[:12]}…)")
     if changes:
         raise RunError(
             f"{config.run}: expected the run to resume, got one with "
             f"{', '.join(changes)}; repeat its options, or start again without --resume"
         )
-    if run.versions != (now := _versions()):
-        _LOG.warning("%s: other versions than before (%s): weights may differ", config.run, now)
-    return run
 
 
 def _run(folder: Path, record: dict[str, Any]) -> Run:

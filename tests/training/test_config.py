@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from training.config import TrainConfig, parse_size
+from training.config import TrainConfig
+from training.data_config import parse_size
 from training.errors import ConfigError
 from training.optimizers import OPTIMIZERS, SCHEDULES
 from training.recipes import resolve

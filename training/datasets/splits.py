@@ -160,3 +160,24 @@ def pixel_statistics(split: Split) -> tuple[NDArray[np.float64], NDArray[np.floa
     mean_C = shares @ values
     std_C = np.sqrt((shares * (values - mean_C[:, None]) ** 2).sum(axis=1))
     return mean_C, np.where(std_C > 0, std_C, 1.0)
+
+
+def balancing_weights(targets_N: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Return a weight for each class, so that all classes count alike: float64 [K], mean row 1.
+
+    scikit-learn's ``balanced``: N / (K * rows of the class). A class without rows weighs 1.
+    """
+    counts_K = np.bincount(targets_N, minlength=classes)
+    return np.where(counts_K > 0, len(targets_N) / (classes * np.maximum(counts_K, 1)), 1.0)
+
+
+def describe_imbalance(labels: tuple[str, ...], targets_N: NDArray[np.int64]) -> str:
+    """Return how unbalanced classes are, "" if none has more than twice the rows of another."""
+    counts_K = np.bincount(targets_N, minlength=len(labels))
+    most, fewest = int(counts_K.argmax()), int(counts_K.argmin())
+    if counts_K[most] <= 2 * counts_K[fewest]:
+        return ""
+    return (
+        f"{labels[most]!r} has {counts_K[most]:,} training images, {labels[fewest]!r} "
+        f"{counts_K[fewest]:,}"
+    )

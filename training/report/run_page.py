@@ -158,6 +158,7 @@ def _mistakes(dataset: Dataset, probabilities_NK: NDArray[np.float32], wrong: in
 def _summary(outcome: Outcome, dataset: Dataset, network: ImageNetwork) -> dict[str, str]:
     return {
         "test accuracy": f"{outcome.test.accuracy:.2%}",
+        "balanced: mean of the classes": f"{outcome.test.balanced_accuracy:.2%}",
         "validation accuracy": f"{outcome.validation.accuracy:.2%}",
         "calibration error": f"{outcome.test.calibration_error:.4f}",
         "parameters": f"{sum(p.numel() for p in network.parameters()):,}",

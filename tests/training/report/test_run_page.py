@@ -53,7 +53,7 @@ class Page(HTMLParser):
 def report(config: TrainConfig, dataset: Dataset) -> tuple[str, Path]:
     run = start_run(config, dataset)
     network = fit(config, dataset, show_progress=False)
-    outcome, test_NK = measure(network, dataset)
+    outcome, test_NK = measure(config, network, dataset)
     path = write_report(run, outcome, dataset, network, test_NK)
     return path.read_text(encoding="utf-8"), config.run / REPORT_FOLDER
 
