@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -66,6 +66,14 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run with the same options.")
     ] = False,
+    logger: Annotated[
+        Literal["tensorboard", "mlflow", "wandb", "none"],
+        typer.Option(
+            help="Where the figures of each epoch go, besides metrics.csv; mlflow and wandb read "
+            "their own environment variables.",
+            show_default="tensorboard, if it is installed",
+        ),
+    ] = "tensorboard",
     as_json: JsonOption = False,
 ) -> None:
     """Train a network and measure it on the test split.
@@ -89,7 +97,8 @@ def train(
         logging.getLogger("training").setLevel(logging.INFO)
         config = resolve(dataset, network, run or default_run(dataset, network), **options)
     with explained(sys.argv[1:], lambda: describe_progress(config.run, config.epochs)):
-        folder = fit(config, show_progress=sys.stderr.isatty(), resume=resume)
+        is_terminal = sys.stderr.isatty()
+        folder = fit(config, show_progress=is_terminal, resume=resume, logger=logger)
     _, outcome = read_run(folder)
     accuracy, balanced = outcome.test.accuracy, outcome.test.balanced_accuracy
     line = (

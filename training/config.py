@@ -284,7 +284,7 @@ class TrainConfig(DataConfig):
 
 
 # The declared options, by field.
-OPTIONS = option_fields(TrainConfig)
+OPTIONS = option_fields(TrainConfig, ("dataset", "network", "run"))
 
 
 def default_options() -> dict[str, Any]:

@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -37,6 +36,7 @@ from training.datasets.splits import balancing_weights, pixel_statistics
 from training.devices import PRECISIONS
 from training.divergence import Divergence
 from training.errors import ConfigError
+from training.loggers import LoggerName, build_logger
 from training.losses import compute_loss
 from training.networks import ImageNetwork, build_network
 from training.optimizers import build_optimizer, build_schedule
@@ -147,7 +147,12 @@ class FitModule(pl.LightningModule):
 
 
 def fit(
-    config: TrainConfig, dataset: Dataset, *, show_progress: bool, resume: bool = False
+    config: TrainConfig,
+    dataset: Dataset,
+    *,
+    show_progress: bool,
+    resume: bool = False,
+    logger: LoggerName = "tensorboard",
 ) -> ImageNetwork:
     """Fit a network and return it with the weights that the run keeps.
 
@@ -159,6 +164,7 @@ def fit(
         show_progress: Whether to draw a progress bar on stderr.
         resume: Continue from the run's last checkpoint, if there is one. The weights are those of a
             run that never stopped.
+        logger: Where the figures of each epoch also go.
 
     Returns:
         The network with the weights of ``config.keep``, in evaluation mode; in any process but the
@@ -187,7 +193,8 @@ def fit(
             augment=augment,
             weights_K=weights_K if config.class_weights == "sampler" else None,
         )
-        trainer = _trainer(config, show_progress=show_progress)
+        written = build_logger(logger, config)
+        trainer = _trainer(config, written, show_progress=show_progress)
         found = os.fspath(last) if resume and last.exists() else None
         trainer.fit(module, data, ckpt_path=found, weights_only=True)
     if not trainer.is_global_zero:
@@ -244,7 +251,7 @@ def _check_shift(config: TrainConfig, dataset: Dataset) -> None:
         )
 
 
-def _trainer(config: TrainConfig, *, show_progress: bool) -> pl.Trainer:
+def _trainer(config: TrainConfig, logger: Logger | bool, *, show_progress: bool) -> pl.Trainer:
     seen: Callback = RunBar(config.batch_size) if show_progress else EpochLog()
     callbacks: list[Callback] = [
         seen,
@@ -267,7 +274,7 @@ def _trainer(config: TrainConfig, *, show_progress: bool) -> pl.Trainer:
             # Batches shard themselves.
             use_distributed_sampler=False,
             plugins=[AtomicCheckpointIO()],
-            logger=_logger(config),
+            logger=logger,
             # Training batches are all of one size: a GPU searches the best convolution once.
             benchmark=torch.cuda.is_available(),
             callbacks=callbacks,
@@ -284,13 +291,6 @@ def _trainer(config: TrainConfig, *, show_progress: bool) -> pl.Trainer:
         raise ConfigError(
             f"devices: expected {config.nodes} x {config.devices} to train on: {message}"
         ) from error
-
-
-def _logger(config: TrainConfig) -> TensorBoardLogger | bool:
-    """Log for TensorBoard where it is installed; ``metrics.csv`` is written in any case."""
-    if find_spec("tensorboard") is None:
-        return False
-    return TensorBoardLogger(config.run, name="tensorboard", version="")
 
 
 # Lightning 2.6 uses an old name of torch 2.13.

@@ -166,12 +166,17 @@ class OptionField:
         return " and ".join(f"{text} {_plain(limit)}" for text, limit in texts if limit is not None)
 
 
-def option_fields(config: type) -> dict[str, OptionField]:
-    """Return the options that a class declares, by the names of its fields and in their order."""
+def option_fields(config: type, first: tuple[str, ...] = ()) -> dict[str, OptionField]:
+    """Return the options that a class declares, by the names of its fields.
+
+    Args:
+        config: The class.
+        first: Fields that come before the others, which keep their order.
+    """
     hints = get_type_hints(config, include_extras=True)
     return {
-        name: OptionField(name, annotated.__origin__, annotated.__metadata__[0])
-        for name, annotated in hints.items()
+        name: OptionField(name, hints[name].__origin__, hints[name].__metadata__[0])
+        for name in (*first, *(name for name in hints if name not in first))
     }
 
 

@@ -30,6 +30,7 @@ from training.errors import ConfigError, RunError
 from training.evaluate import compute_logits
 from training.fit import fit, load_checkpoint
 from training.graph import ServedNetwork
+from training.loggers import LoggerName
 from training.networks import ImageNetwork, multiply_adds
 from training.publish import Wishes, publish
 from training.report.run_page import write_report
@@ -45,7 +46,13 @@ from training.runs import (
 _LOG = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = False) -> Path:
+def train(
+    config: TrainConfig,
+    *,
+    show_progress: bool = False,
+    resume: bool = False,
+    logger: LoggerName = "tensorboard",
+) -> Path:
     """Train a network and measure it, once, on the test split.
 
     With several devices every process calls this; all but the first end here by SystemExit after
@@ -56,6 +63,7 @@ def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = Fa
         show_progress: Whether to draw a progress bar on stderr.
         resume: Continue an interrupted run of the same configuration, if there is one; a finished
             one stays as it is.
+        logger: Where the figures of each epoch also go.
 
     Returns:
         The run folder, ``config.run``, ready for ``export``.
@@ -76,7 +84,7 @@ def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = Fa
         hint = "" if config.class_weights != "none" else "; see --class-weights"
         _LOG.info("classes are unbalanced: %s%s", imbalance, hint)
     run = start_run(config, dataset, resume=resume) if is_first_process() else None
-    network = fit(config, dataset, show_progress=show_progress, resume=resume)
+    network = fit(config, dataset, show_progress=show_progress, resume=resume, logger=logger)
     if run is None:
         sys.exit()
     outcome, test_NK = measure(config, network, dataset)
