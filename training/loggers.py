@@ -22,10 +22,13 @@ _PROJECT = "foveal"
 
 
 def _mlflow(config: TrainConfig) -> Logger:
+    # MLflow 3 no longer writes into a plain folder, its own default until then.
+    beside = f"sqlite:///{(config.run / 'mlflow.db').absolute()}"
+    config.run.mkdir(parents=True, exist_ok=True)
     return MLFlowLogger(
         experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT),
         run_name=config.run.name,
-        save_dir=str(config.run / "mlruns"),  # unless MLFLOW_TRACKING_URI is set
+        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", beside),
     )
 
 
@@ -44,7 +47,7 @@ def build_logger(name: LoggerName, config: TrainConfig) -> Logger | bool:
     TensorBoard's is left out where TensorBoard is not installed.
 
     Raises:
-        ConfigError: The package of the logger is not installed.
+        ConfigError: The package of the logger is not installed, or its server does not answer.
     """
     if name == "none" or (name == "tensorboard" and find_spec("tensorboard") is None):
         return False
@@ -52,6 +55,10 @@ def build_logger(name: LoggerName, config: TrainConfig) -> Logger | bool:
         return TensorBoardLogger(config.run, name="tensorboard", version="")
     if find_spec(name) is None:
         raise ConfigError(f"logger: expected the package {name}, got none; pip install {name}")
-    logger = _BUILDERS[name](config)
-    logger.log_hyperparams(config.to_json())
+    try:
+        logger = _BUILDERS[name](config)
+        logger.log_hyperparams(config.to_json())
+    except Exception as error:  # each package has errors of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"logger: expected {name} to take the run, got {reason}") from error
     return logger

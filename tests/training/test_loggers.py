@@ -41,6 +41,9 @@ def test_mlflow_gets_the_figures_and_the_configuration(
 ) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'tracking'}")
+    with pytest.raises(ConfigError, match="expected mlflow to take the run, got The filesystem"):
+        build_logger("mlflow", config)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     fit(config, squares(), show_progress=False, logger="mlflow")
     client = mlflow.MlflowClient(f"file:{tmp_path / 'tracking'}")
     experiment = client.get_experiment_by_name("foveal")
