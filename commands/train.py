@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import inspect
 import logging
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -52,6 +53,8 @@ class TrainCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; ``train`` finds the declared options in ``ctx.obj``."""
+        # As earlier releases called it.
+        args = [re.sub(r"^--image-size(?==|$)", "--size", word) for word in args]
         rest = super().parse_args(ctx, args)
         ctx.obj = {option.name: ctx.params.pop(option.name) for option in _declared_options()}
         return rest
@@ -63,6 +66,14 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run with the same options.")
     ] = False,
+    logger: Annotated[
+        Literal["tensorboard", "mlflow", "wandb", "none"],
+        typer.Option(
+            help="Where the figures of each epoch go, besides metrics.csv; mlflow and wandb read "
+            "their own environment variables.",
+            show_default="tensorboard, if it is installed",
+        ),
+    ] = "tensorboard",
     as_json: JsonOption = False,
 ) -> None:
     """Train a network and measure it on the test split.
@@ -71,22 +82,31 @@ def train(
 
     Example: foveal train --dataset digits --network cnn --run runs/digits
     """
-    from training.pipeline import train as fit
-    from training.recipes import default_run, resolve
-    from training.runs import read_run
+    from training.endings import describe_progress, explained
 
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("training").setLevel(logging.INFO)
     options: dict[str, Any] = context.obj
     dataset, network, run = (options.pop(name) for name in ("dataset", "network", "run"))
     for name in ("hidden", "widths"):
         options[name] = _widths(f"--{name}", options[name])
-    config = resolve(dataset, network, run or default_run(dataset, network), **options)
-    folder = fit(config, show_progress=sys.stderr.isatty(), resume=resume)
+    with explained(sys.argv[1:], lambda: str(run or dataset)):
+        from training.pipeline import train as fit
+        from training.recipes import default_run, resolve
+        from training.runs import read_run
+
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("training").setLevel(logging.INFO)
+        config = resolve(dataset, network, run or default_run(dataset, network), **options)
+    with explained(sys.argv[1:], lambda: describe_progress(config.run, config.epochs)):
+        is_terminal = sys.stderr.isatty()
+        folder = fit(config, show_progress=is_terminal, resume=resume, logger=logger)
     _, outcome = read_run(folder)
-    accuracy = outcome.test.accuracy
-    line = f"{folder}: test accuracy {accuracy:.2%}; next: foveal export {folder} --name NAME"
-    show({"run": str(folder), "accuracy": accuracy}, as_json, [(line,)])
+    accuracy, balanced = outcome.test.accuracy, outcome.test.balanced_accuracy
+    line = (
+        f"{folder}: test accuracy {accuracy:.2%} (balanced {balanced:.2%}); next: foveal export "
+        f"{folder} --name NAME"
+    )
+    document = {"run": str(folder), "accuracy": accuracy, "balanced_accuracy": balanced}
+    show(document, as_json, [(line,)])
 
 
 def export(

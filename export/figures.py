@@ -31,6 +31,12 @@ class Evaluation:
     per_class: tuple[float | None, ...]
     calibration_error: float
 
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean of the shares of the labels that have rows, 0-1: each class counts alike."""
+        shares = [share for share in self.per_class if share is not None]
+        return sum(shares) / len(shares)
+
 
 def evaluate(
     probabilities_NK: NDArray[np.float32],

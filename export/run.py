@@ -16,8 +16,10 @@ from models.machine import available_cpus
 from service.session.plans import Plan
 from service.session.session import Session
 
-# Rows of a batch over a whole split: large enough that the cost of a call does not show.
+# Rows of a batch over a whole split: large enough that the cost of a call does not show, and of
+# photographs so few that their activations fit into memory.
 _ROWS = 256
+_PIXELS = _ROWS * 64 * 64
 
 
 def open_session(content: bytes | Path) -> Session:
@@ -27,7 +29,9 @@ def open_session(content: bytes | Path) -> Session:
 
 def run_images(session: Session, images_NHWC: NDArray[np.uint8]) -> Answers:
     """Run any number of images, uint8 [N, H, W, C]; return logits and probabilities [N, K]."""
-    return run_batches(session.run, images_NHWC, _ROWS)
+    height, width = images_NHWC.shape[1:3]
+    rows = max(1, min(_ROWS, _PIXELS // (height * width)))
+    return run_batches(session.run, images_NHWC, rows)
 
 
 def measure_gate(

@@ -2,10 +2,13 @@
 
 import io
 import math
+import unicodedata
 from collections.abc import Sequence
+from functools import cache
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # Colours that stay apart in grey and for the colour-blind (Okabe and Ito).
@@ -19,6 +22,8 @@ BLUE, ORANGE, GREEN, PURPLE, YELLOW, GREY = (
 )
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW)
 MARKERS = "osD^v<>P*X"
+# Letters of a name in a picture; more run into its neighbours.
+_NAME_LETTERS = 24
 WIDTH, _DPI = 8.0, 110  # inches, dots per inch; the page is one column
 
 
@@ -32,6 +37,30 @@ def to_png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=_DPI)
     return stream.getvalue()
+
+
+def drawable_names(names: Sequence[str]) -> list[str]:
+    """Return names as a picture can show them: cut if long, ``#12`` where the font lacks a letter.
+
+    Arabic and Hebrew count as lacking: matplotlib draws their letters unjoined, from the left.
+    """
+    letters = _letters()
+    return [
+        name[:_NAME_LETTERS] + "…" * (len(name) > _NAME_LETTERS)
+        if all(ord(letter) in letters and not _is_from_right(letter) for letter in name)
+        else f"#{number}"
+        for number, name in enumerate(names)
+    ]
+
+
+@cache
+def _letters() -> frozenset[int]:
+    """Return the code points of matplotlib's own font, the only one that is everywhere."""
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+def _is_from_right(letter: str) -> bool:
+    return unicodedata.bidirectional(letter) in ("R", "AL")
 
 
 def finish(axes: Axes) -> None:

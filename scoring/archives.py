@@ -17,8 +17,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from models.image import ENDINGS, is_image
+from models.junk import ending, is_in_hidden_folder, is_junk
 from scoring.files import FileRow, check_size, folder_of, open_binary, pin_files
-from scoring.junk import ending, is_in_hidden_folder, is_junk
 from scoring.rows import CHUNK_BYTES, Chunk, Image, Pin, Row, ScoreError, Truth, chunked
 from scoring.tar import TarFile, small_files_at_end, tar_files
 from scoring.urls import is_url

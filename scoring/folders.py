@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from scoring.junk import is_junk
+from models.junk import is_junk
 from scoring.rows import ScoreError
 
 # Identity of a folder: device and inode.

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from models.image import ENDINGS, is_image
+from models.junk import ending, is_in_hidden_folder, is_junk
 from scoring.archives import TAR_ENDINGS, ArchiveSource
 from scoring.arrays import ArraySource
 from scoring.arrow import describes_dataset, saved_dataset
 from scoring.files import FilesSource, open_binary
 from scoring.folders import Found, walk
 from scoring.formats import is_table, open_table
-from scoring.junk import ending, is_in_hidden_folder, is_junk
 from scoring.lists import split_paths
 from scoring.rows import ScoreError, Source
 from scoring.tables import Columns

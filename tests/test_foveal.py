@@ -21,11 +21,12 @@ COMMANDS = {
     "--label-column --id-column --keep --top --probabilities --max-errors --max-image-pixels "
     "--precision --engine --ray-address --models --quiet --json",
     "check": "DATASET --data-dir --model --skip-labels --similarity --out --models --quiet --json",
-    "train": "--dataset --network --run --data-dir --image-size --grey --no-grey --positive "
-    "--epochs --batch-size --loss --optimizer --momentum --nesterov --no-nesterov --lr "
-    "--weight-decay --bias-lr --schedule --warmup --label-smoothing --hidden --widths --depth "
-    "--activation --dropout --shift --border --flip --no-flip --cutout --ema --autocast --clip "
-    "--patience --keep --devices --nodes --validation --split-seed --seed --resume --json",
+    "train": "--dataset --network --run --data-dir --size --resize --grey --no-grey "
+    "--skip-unreadable --no-skip-unreadable --image-column --label-column --positive --validation "
+    "--split-seed --epochs --batch-size --loss --class-weights --optimizer --momentum "
+    "--nesterov --no-nesterov --lr --weight-decay --bias-lr --schedule --warmup --label-smoothing "
+    "--hidden --widths --depth --activation --dropout --shift --border --flip --no-flip --cutout "
+    "--ema --autocast --clip --patience --keep --devices --nodes --seed --resume --logger --json",
     "export": "RUN --name --precision --max-accuracy-drop --abstain-precision "
     "--max-drop-from-serving --force --models --json",
     "adopt": "MODEL --name --labels --toml --layout --scale --mean --std --channels --resize "

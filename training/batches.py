@@ -22,8 +22,9 @@ from training.devices import fits
 
 Batch = tuple[Tensor, Tensor]
 
-# Rows per batch in evaluation; only memory limits the size.
+# Rows per batch in evaluation; only memory limits the size: of photographs there are fewer.
 EVALUATION_ROWS = 512
+_EVALUATION_PIXELS = 512 * 64 * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +67,26 @@ class Batches:
         augment: Applied to each batch when shuffling.
         shard: Which rows of each batch to yield; an epoch has as many batches for every shard.
         tensors: The split's images and targets if they are on a device already.
+        weights_K: Draw rows by the weights of their classes, with replacement; None: each row once.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that makes a batch
         self,
         split: Split,
         batch_size: int,
         seed: tuple[int, ...] | None = None,
         augment: Augment | None = None,
         shard: Shard = WHOLE,
+        *,
         tensors: Batch | None = None,
+        weights_K: Tensor | None = None,
     ):
         self._images_NHWC, self._targets_N = tensors or place(split, torch.device("cpu"))
         self._batch_size = min(batch_size, len(split))
         self._seed = seed
         self._augment = augment or Augment()
         self._shard = shard
+        self._weights_K = weights_K
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -104,7 +109,7 @@ class Batches:
         generator.manual_seed(mix_seed(*self._seed))
         device = self._targets_N.device
         # Drawn on the CPU: an epoch has the same order on every device.
-        order = torch.randperm(len(self._targets_N), generator=generator).to(device)
+        order = self._draw(generator).to(device)
         if device.type != "cpu":
             generator = torch.Generator(device)
         if device.type != "cpu" or self._shard.count > 1:
@@ -113,6 +118,20 @@ class Batches:
         for batch in torch.split(order, self._batch_size)[: len(self)]:
             rows = batch[self._shard.rows()]
             yield self._augment(self._images_NHWC[rows], generator), self._targets_N[rows]
+
+    def _draw(self, generator: torch.Generator) -> Tensor:
+        """Return the order of the rows in an epoch, int64 [N]."""
+        rows = len(self._targets_N)
+        if self._weights_K is None:
+            return torch.randperm(rows, generator=generator)
+        weights_N = self._weights_K[self._targets_N.cpu()]
+        return torch.multinomial(weights_N, rows, replacement=True, generator=generator)
+
+
+def evaluation_rows(split: Split) -> int:
+    """Return the rows per batch in evaluation."""
+    height, width = map(int, split.images_NHWC.shape[1:3])
+    return max(1, min(EVALUATION_ROWS, _EVALUATION_PIXELS // (height * width)))
 
 
 def place(split: Split, device: torch.device) -> Batch:
@@ -137,12 +156,21 @@ class InMemoryData(LightningDataModule):
         batch_size: Rows per training batch.
         seed: Seed of the run.
         augment: Applied to training batches.
+        weights_K: Draw training rows by the weights of their classes; None: each once an epoch.
     """
 
     def __init__(
-        self, train: Split, validation: Split, *, batch_size: int, seed: int, augment: Augment
+        self,
+        train: Split,
+        validation: Split,
+        *,
+        batch_size: int,
+        seed: int,
+        augment: Augment,
+        weights_K: Tensor | None = None,
     ):
         super().__init__()
+        self._weights_K = weights_K
         self._train, self._validation = train, validation
         self._batch_size, self._seed, self._augment = batch_size, seed, augment
         self._placed: dict[str, Batch] = {}
@@ -157,13 +185,15 @@ class InMemoryData(LightningDataModule):
             seed,
             self._augment,
             self._shard(),
-            self._place("train", self._train),
+            tensors=self._place("train", self._train),
+            weights_K=self._weights_K,
         )
 
     def val_dataloader(self) -> Batches:
         """Return the validation batches, in order."""
         placed = self._place("validation", self._validation)
-        return Batches(self._validation, EVALUATION_ROWS, shard=self._shard(), tensors=placed)
+        rows = evaluation_rows(self._validation)
+        return Batches(self._validation, rows, shard=self._shard(), tensors=placed)
 
     def _place(self, name: str, split: Split) -> Batch:
         """Return a split on the trainer's device; it is moved once per run."""

@@ -11,42 +11,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from training.data_config import DATA, REPEAT, SEEDS, DataConfig, parse_size
 from training.errors import ConfigError
 from training.options import REQUIRED, Option, option_fields
 
 _Value = TypeVar("_Value")
 
-_DATA = "Data"
 _FIT = "Fit"
 _RATE = "Learning rate"
 _NETWORK = "Network"
 _AUGMENTATION = "Augmentation"
 _WEIGHTS = "Weights"
 _DEVICES = "Devices"
-_REPEAT = "Split and seed"
+
+# Widths above a million are typing errors.
+_WIDTHS = 1_000_001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(DataConfig):
     """One training run; the fields are the options of ``foveal train``, underscores for dashes."""
 
-    dataset: Annotated[
-        str,
-        Option(
-            _DATA,
-            "Dataset",
-            REQUIRED,
-            names=(
-                "cifar10",
-                "digits",
-                "fashion-mnist",
-                "mnist",
-                "vertical-line[:5]",
-                "folder:PATH",
-                "parquet:PATH",
-            ),
-        ),
-    ]
     network: Annotated[
         str,
         Option(
@@ -56,31 +41,11 @@ class TrainConfig:
     run: Annotated[
         Path,
         Option(
-            _DATA,
+            DATA,
             "Folder to write the run to",
             REQUIRED,
             default_text="runs/DATASET-NETWORK",
         ),
-    ]
-    data_dir: Annotated[
-        Path | None,
-        Option(_DATA, "Folder with the dataset's files", default_text="found or downloaded"),
-    ]
-    image_size: Annotated[
-        int,
-        Option(
-            _DATA,
-            "Height and width to resize images of folder: and parquet: to",
-            0,
-            zero="keeps their size",
-            unit="pixels",
-            low=0,
-        ),
-    ]
-    grey: Annotated[bool, Option(_DATA, "Read images of folder: and parquet: as grey", False)]
-    positive: Annotated[
-        str | None,
-        Option(_DATA, "Class to tell from all others, for two classes", default_text="all classes"),
     ]
     epochs: Annotated[int, Option(_FIT, "Passes over the training split", 20, low=1)]
     batch_size: Annotated[int, Option(_FIT, "Images per step, over all devices", 128, low=1)]
@@ -88,6 +53,16 @@ class TrainConfig:
         str,
         Option(
             _FIT, "Loss function", "cross_entropy", names=("cross_entropy", "bce", "mse", "cosine")
+        ),
+    ]
+    class_weights: Annotated[
+        Literal["none", "balanced", "sampler"],
+        Option(
+            _FIT,
+            "What makes classes of different sizes count alike, in validation, too: weights in the "
+            "loss, or images of small classes drawn more often",
+            "none",
+            before="none",
         ),
     ]
     optimizer: Annotated[
@@ -128,7 +103,13 @@ class TrainConfig:
     ]
     hidden: Annotated[
         tuple[int, ...],
-        Option(_NETWORK, "Widths of the hidden layers of fcnn, as 512,512", (512, 512), low=1),
+        Option(
+            _NETWORK,
+            "Widths of the hidden layers of fcnn, as 512,512",
+            (512, 512),
+            low=1,
+            below=_WIDTHS,
+        ),
     ]
     widths: Annotated[
         tuple[int, ...],
@@ -137,11 +118,18 @@ class TrainConfig:
             "Widths of the stages of cnn, resnet and speednet, as 32,64",
             (32, 64, 128),
             low=1,
+            below=_WIDTHS,
         ),
     ]
     depth: Annotated[
         int,
-        Option(_NETWORK, "Convolutions (cnn, speednet) or blocks (resnet) per stage", 2, low=1),
+        Option(
+            _NETWORK,
+            "Convolutions (cnn, speednet) or blocks (resnet) per stage",
+            2,
+            low=1,
+            below=1001,
+        ),
     ]
     activation: Annotated[
         str,
@@ -221,18 +209,21 @@ class TrainConfig:
         ),
     ]
     devices: Annotated[
-        int, Option(_DEVICES, "Processes per machine, each with a device of its own", 1, low=1)
-    ]
-    nodes: Annotated[int, Option(_DEVICES, "Machines", 1, low=1)]
-    validation: Annotated[
-        float,
+        int,
         Option(
-            _REPEAT, "Share of the training part held out for validation", 0.1, above=0, below=1
+            _DEVICES, "Processes per machine, each with a device of its own", 1, low=1, below=1025
         ),
     ]
-    split_seed: Annotated[int, Option(_REPEAT, "Seed that chooses the validation images", 0)]
+    nodes: Annotated[int, Option(_DEVICES, "Machines", 1, low=1)]
     seed: Annotated[
-        int, Option(_REPEAT, "Seed of the first weights, the order and the augmentation", 0)
+        int,
+        Option(
+            REPEAT,
+            "Seed of the first weights, the order and the augmentation",
+            0,
+            low=0,
+            below=SEEDS,
+        ),
     ]
 
     def __post_init__(self) -> None:
@@ -247,6 +238,8 @@ class TrainConfig:
                 f"batch_size: expected a multiple of devices times nodes, got "
                 f"{self.batch_size} rows for {self.devices} x {self.nodes}"
             )
+        if self.size is not None and parse_size(self.size) is None:
+            wrong.append(f"size: expected 224 or 224x160, height first, got {self.size!r}")
         if any(wrong):
             raise ConfigError("; ".join(filter(None, wrong)))
 
@@ -277,6 +270,9 @@ class TrainConfig:
             if field.option.before is not REQUIRED
         }
         values = older | dict(record)
+        if "image_size" in values:  # as earlier releases called it
+            side = values.pop("image_size")
+            values["size"] = str(side) if side else None
         try:
             for name, field in OPTIONS.items():
                 values[name] = field.from_json(values[name])
@@ -288,7 +284,7 @@ class TrainConfig:
 
 
 # The declared options, by field.
-OPTIONS = option_fields(TrainConfig)
+OPTIONS = option_fields(TrainConfig, ("dataset", "network", "run"))
 
 
 def default_options() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.evidence import Statistics
 from models.histograms import entropy, pixel_statistics
-from training.batches import EVALUATION_ROWS, Batches
+from training.batches import Batches, evaluation_rows
 from training.datasets.sources import Dataset
 from training.datasets.splits import Split
 from training.networks import ImageNetwork
@@ -27,8 +27,17 @@ def compute_logits(network: ImageNetwork, split: Split) -> Tensor:
         logits_NK: float32 [N, K].
     """
     network.eval()
+    logits_NK = torch.empty(0, 0)
+    start = 0
     with torch.inference_mode():
-        return torch.cat([network(images) for images, _ in Batches(split, EVALUATION_ROWS)])
+        for images_NHWC, _ in Batches(split, evaluation_rows(split)):
+            answers_NK = network(images_NHWC)
+            if not start:
+                logits_NK = torch.empty(len(split), answers_NK.shape[1])
+            # Kept in one block: small ones between those of batches would keep their memory.
+            logits_NK[start : start + len(answers_NK)] = answers_NK
+            start += len(answers_NK)
+    return logits_NK
 
 
 def count_confusions(

@@ -8,18 +8,20 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import Callback, EMAWeightAveraging
-from pytorch_lightning.loggers import TensorBoardLogger
+from numpy.typing import NDArray
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from training.augment import Augment
+from training.averaging import MovingAverage
 from training.batches import Batch, InMemoryData, mix_seed
 from training.checkpoints import (
     CHECKPOINT,
@@ -30,14 +32,20 @@ from training.checkpoints import (
 )
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
-from training.datasets.splits import pixel_statistics
+from training.datasets.splits import balancing_weights, pixel_statistics
 from training.devices import PRECISIONS
+from training.divergence import Divergence
 from training.errors import ConfigError
+from training.loggers import LoggerName, build_logger
 from training.losses import compute_loss
 from training.networks import ImageNetwork, build_network
 from training.optimizers import build_optimizer, build_schedule
 from training.progress import EpochLog, RunBar
 from training.report.curves import Curves
+
+# Images of 64x64 and smaller are whitened by the first 5,000, see ``networks``.
+_WHITENING_ROWS = 5000
+_WHITENING_PIXELS = _WHITENING_ROWS * 64 * 64
 
 
 class FitModule(pl.LightningModule):
@@ -47,14 +55,28 @@ class FitModule(pl.LightningModule):
         network: The network to fit.
         config: Names the loss, the optimizer and the schedule.
         classes: K.
+        weights_K: Weight of each class in the loss, float32 [K]; None: all count alike.
     """
 
-    def __init__(self, network: ImageNetwork, config: TrainConfig, classes: int):
+    weights_K: Tensor | None
+
+    def __init__(
+        self,
+        network: ImageNetwork,
+        config: TrainConfig,
+        classes: int,
+        weights_K: Tensor | None = None,
+    ):
         super().__init__()
         self.network = network
         self.config = config
+        # Not part of checkpoints: it follows from the data.
+        self.register_buffer("weights_K", weights_K, persistent=False)
+        self._range_2K: Tensor | None = None
         self.train_accuracy = MulticlassAccuracy(num_classes=classes, average="micro")
-        self.validation_accuracy = MulticlassAccuracy(num_classes=classes, average="micro")
+        # What makes classes count alike in training also chooses the best epoch.
+        average: Literal["micro", "macro"] = "micro" if config.class_weights == "none" else "macro"
+        self.validation_accuracy = MulticlassAccuracy(num_classes=classes, average=average)
 
     def on_train_epoch_start(self) -> None:
         """Seed dropout by the epoch, so a resumed run draws the same masks."""
@@ -64,7 +86,8 @@ class FitModule(pl.LightningModule):
         """Return the loss of one batch, uint8 [N, H, W, C] and int64 [N]."""
         images_NHWC, targets_N = batch
         logits_NK = self.network(images_NHWC)
-        loss = compute_loss(self.config.loss, logits_NK, targets_N, self.config.label_smoothing)
+        smoothing = self.config.label_smoothing
+        loss = compute_loss(self.config.loss, logits_NK, targets_N, smoothing, self.weights_K)
         self.train_accuracy(logits_NK, targets_N)
         self._log_loss("train_loss", loss, len(targets_N))
         self.log("train_accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
@@ -77,8 +100,29 @@ class FitModule(pl.LightningModule):
             logits_NK = self.network(images_NHWC)
         loss = compute_loss(self.config.loss, logits_NK, targets_N)
         self.validation_accuracy(logits_NK, targets_N)
+        self._see(logits_NK)
         self._log_loss("validation_loss", loss, len(targets_N))
         self.log("validation_accuracy", self.validation_accuracy, prog_bar=True)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the logits of the last epoch."""
+        self._range_2K = None
+
+    @property
+    def spread(self) -> float:
+        """Largest difference of a class's logits between validation images; infinite before."""
+        if self._range_2K is None:
+            return float("inf")
+        return float((self._range_2K[1] - self._range_2K[0]).max())
+
+    def _see(self, logits_NK: Tensor) -> None:
+        low_K, high_K = logits_NK.float().aminmax(dim=0)
+        if self._range_2K is not None:
+            low_K, high_K = (
+                torch.minimum(low_K, self._range_2K[0]),
+                torch.maximum(high_K, self._range_2K[1]),
+            )
+        self._range_2K = torch.stack((low_K, high_K))
 
     def _log_loss(self, name: str, loss: Tensor, rows: int) -> None:
         # A float: over several devices Lightning 2.6 averages the rows in the type it is given, and
@@ -103,7 +147,12 @@ class FitModule(pl.LightningModule):
 
 
 def fit(
-    config: TrainConfig, dataset: Dataset, *, show_progress: bool, resume: bool = False
+    config: TrainConfig,
+    dataset: Dataset,
+    *,
+    show_progress: bool,
+    resume: bool = False,
+    logger: LoggerName = "tensorboard",
 ) -> ImageNetwork:
     """Fit a network and return it with the weights that the run keeps.
 
@@ -115,21 +164,26 @@ def fit(
         show_progress: Whether to draw a progress bar on stderr.
         resume: Continue from the run's last checkpoint, if there is one. The weights are those of a
             run that never stopped.
+        logger: Where the figures of each epoch also go.
 
     Returns:
         The network with the weights of ``config.keep``, in evaluation mode; in any process but the
         first, which may have no access to the run folder, those of the last epoch.
 
     Raises:
-        ConfigError: A name in the configuration or a device does not exist, or a mirrored shift is
-            larger than the images.
+        ConfigError: A name in the configuration or a device does not exist, or a shift is larger
+            than the images.
     """
     last = config.run / LAST_CHECKPOINT
     _check_shift(config, dataset)
     with _quiet_lightning():
         pl.seed_everything(config.seed, verbose=False)
         network = untrained(config, dataset)
-        module = FitModule(network, config, len(dataset.labels))
+        weights_K = torch.from_numpy(
+            balancing_weights(dataset.train.targets_N, len(dataset.labels)).astype(np.float32)
+        )
+        balanced = weights_K if config.class_weights == "balanced" else None
+        module = FitModule(network, config, len(dataset.labels), balanced)
         augment = Augment(config.shift, config.flip, config.cutout, config.border)
         data = InMemoryData(
             dataset.train,
@@ -137,8 +191,10 @@ def fit(
             batch_size=config.batch_size,
             seed=config.seed,
             augment=augment,
+            weights_K=weights_K if config.class_weights == "sampler" else None,
         )
-        trainer = _trainer(config, show_progress=show_progress)
+        written = build_logger(logger, config)
+        trainer = _trainer(config, written, show_progress=show_progress)
         found = os.fspath(last) if resume and last.exists() else None
         trainer.fit(module, data, ckpt_path=found, weights_only=True)
     if not trainer.is_global_zero:
@@ -154,8 +210,17 @@ def untrained(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
     """
     network = build_network(config, dataset.image_shape, len(dataset.labels))
     image_network = ImageNetwork(network, *pixel_statistics(dataset.train))
-    image_network.whiten(torch.from_numpy(dataset.train.images_NHWC))
+    image_network.whiten(torch.from_numpy(_for_whitening(dataset.train.images_NHWC)))
     return image_network
+
+
+def _for_whitening(images_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return all images, of large ones a few: as many patches, of all classes."""
+    height, width = images_NHWC.shape[1:3]
+    rows = max(1, _WHITENING_PIXELS // (height * width))
+    return (
+        images_NHWC if rows >= _WHITENING_ROWS else images_NHWC[:: max(1, len(images_NHWC) // rows)]
+    )
 
 
 def load_checkpoint(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
@@ -180,19 +245,24 @@ def load_checkpoint(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
 
 def _check_shift(config: TrainConfig, dataset: Dataset) -> None:
     side = min(dataset.image_shape[:2])
-    if config.border == "reflect" and config.shift >= side:
+    if config.shift >= side:
         raise ConfigError(
             f"shift: expected less than the {side} pixels of an image, got {config.shift}"
         )
 
 
-def _trainer(config: TrainConfig, *, show_progress: bool) -> pl.Trainer:
+def _trainer(config: TrainConfig, logger: Logger | bool, *, show_progress: bool) -> pl.Trainer:
     seen: Callback = RunBar(config.batch_size) if show_progress else EpochLog()
-    callbacks: list[Callback] = [seen, Curves(config.run), BestAndLast(config.run)]
+    callbacks: list[Callback] = [
+        seen,
+        Divergence(config),
+        Curves(config.run),
+        BestAndLast(config.run),
+    ]
     if config.patience:
         callbacks.append(Patience(config.patience))
     if config.ema:
-        callbacks.append(EMAWeightAveraging(decay=config.ema))
+        callbacks.append(MovingAverage(config.ema))
     try:
         return pl.Trainer(
             max_epochs=config.epochs,
@@ -204,7 +274,7 @@ def _trainer(config: TrainConfig, *, show_progress: bool) -> pl.Trainer:
             # Batches shard themselves.
             use_distributed_sampler=False,
             plugins=[AtomicCheckpointIO()],
-            logger=_logger(config),
+            logger=logger,
             # Training batches are all of one size: a GPU searches the best convolution once.
             benchmark=torch.cuda.is_available(),
             callbacks=callbacks,
@@ -221,13 +291,6 @@ def _trainer(config: TrainConfig, *, show_progress: bool) -> pl.Trainer:
         raise ConfigError(
             f"devices: expected {config.nodes} x {config.devices} to train on: {message}"
         ) from error
-
-
-def _logger(config: TrainConfig) -> TensorBoardLogger | bool:
-    """Log for TensorBoard where it is installed; ``metrics.csv`` is written in any case."""
-    if find_spec("tensorboard") is None:
-        return False
-    return TensorBoardLogger(config.run, name="tensorboard", version="")
 
 
 # Lightning 2.6 uses an old name of torch 2.13.

@@ -5,6 +5,7 @@ smoothed in the same way. Legend: N rows, K classes.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,11 @@ from training.config import check_name
 
 
 def compute_loss(
-    name: str, logits_NK: Tensor, targets_N: Tensor, label_smoothing: float = 0.0
+    name: str,
+    logits_NK: Tensor,
+    targets_N: Tensor,
+    label_smoothing: float = 0.0,
+    weights_K: Tensor | None = None,
 ) -> Tensor:
     """Compute the mean loss of a batch.
 
@@ -23,6 +28,7 @@ def compute_loss(
         logits_NK: Floating, [N, K]; narrower types than float32 are widened first.
         targets_N: int64 [N], 0 <= target < K.
         label_smoothing: Share of the target spread over all classes, 0 <= share < 1.
+        weights_K: Weight of each class, float32 [K], above 0; None: all count alike.
 
     Returns:
         A scalar, >= 0.
@@ -37,27 +43,33 @@ def compute_loss(
         wide_NK = logits_NK if logits_NK.dtype == torch.float64 else logits_NK.float()
         wanted_NK = functional.one_hot(targets_N, classes).to(wide_NK.dtype)
         wanted_NK = wanted_NK * (1 - label_smoothing) + label_smoothing / classes
-        return loss(wide_NK, wanted_NK)
+        loss_N = loss(wide_NK, wanted_NK)
+        if weights_K is None:
+            return loss_N.mean()
+        weights_N = weights_K[targets_N]
+        return (weights_N * loss_N).sum() / weights_N.sum()
 
 
 def _bce(logits_NK: Tensor, wanted_NK: Tensor) -> Tensor:
     """Compute binary cross-entropy per class; for two classes it equals cross-entropy."""
-    return functional.binary_cross_entropy(torch.softmax(logits_NK, dim=1), wanted_NK)
+    answers_NK = torch.softmax(logits_NK, dim=1)
+    return functional.binary_cross_entropy(answers_NK, wanted_NK, reduction="none").mean(dim=1)
 
 
 def _mse(logits_NK: Tensor, wanted_NK: Tensor) -> Tensor:
-    return functional.mse_loss(torch.softmax(logits_NK, dim=1), wanted_NK)
+    answers_NK = torch.softmax(logits_NK, dim=1)
+    return functional.mse_loss(answers_NK, wanted_NK, reduction="none").mean(dim=1)
 
 
 def _cosine(logits_NK: Tensor, wanted_NK: Tensor) -> Tensor:
     """Compute 1 - cos of the angle: 0 for the same direction, 1 for a right angle."""
-    return (1 - functional.cosine_similarity(torch.softmax(logits_NK, dim=1), wanted_NK)).mean()
+    return 1 - functional.cosine_similarity(torch.softmax(logits_NK, dim=1), wanted_NK)
 
 
-# Logits and wanted probabilities, both floating [N, K], to a scalar.
+# Logits and wanted probabilities, both floating [N, K], to a loss of each row, [N].
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "bce": _bce,
     "cosine": _cosine,
-    "cross_entropy": functional.cross_entropy,
+    "cross_entropy": partial(functional.cross_entropy, reduction="none"),
     "mse": _mse,
 }

@@ -5,6 +5,7 @@
 standard library, because ``foveal train --help`` must not wait for torch.
 """
 
+import math
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -93,7 +94,7 @@ class OptionField:
     def range(self) -> str:
         """The allowed numbers in the notation of click, as ``0<=x<1``; empty for all."""
         option = self.option
-        below = "" if option.below is None else f"<{option.below:g}"
+        below = "" if option.below is None else f"<{_plain(option.below)}"
         for limit, sign in ((option.low, "="), (option.above, "")):
             if limit is not None:
                 return f"{limit:g}<{sign}x{below}" if below else f"x>{sign}{limit:g}"
@@ -129,6 +130,8 @@ class OptionField:
                 "" if value in self.choices else f"{self.name}: expected {expected}, got {value!r}"
             )
         numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            return f"{self.name}: expected a finite number, got {value}"
         if not self.range or all(self._allows(number) for number in numbers):
             return ""
         return f"{self.name}: expected {self._limits()}, got {value}"
@@ -160,15 +163,20 @@ class OptionField:
     def _limits(self) -> str:
         option = self.option
         texts = (("at least", option.low), ("more than", option.above), ("below", option.below))
-        return " and ".join(f"{text} {limit:g}" for text, limit in texts if limit is not None)
+        return " and ".join(f"{text} {_plain(limit)}" for text, limit in texts if limit is not None)
 
 
-def option_fields(config: type) -> dict[str, OptionField]:
-    """Return the options that a class declares, by the names of its fields and in their order."""
+def option_fields(config: type, first: tuple[str, ...] = ()) -> dict[str, OptionField]:
+    """Return the options that a class declares, by the names of its fields.
+
+    Args:
+        config: The class.
+        first: Fields that come before the others, which keep their order.
+    """
     hints = get_type_hints(config, include_extras=True)
     return {
-        name: OptionField(name, annotated.__origin__, annotated.__metadata__[0])
-        for name, annotated in hints.items()
+        name: OptionField(name, hints[name].__origin__, hints[name].__metadata__[0])
+        for name in (*first, *(name for name in hints if name not in first))
     }
 
 
@@ -177,6 +185,10 @@ def write_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else _write_exactly(value)
+
+
+def _plain(limit: float) -> str:
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
 
 
 def _write_exactly(value: Any) -> str:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from export.calibrate import fit_temperature
@@ -18,22 +19,40 @@ from export.serving import MAX_DROP
 from models.artifact import ModelArtifact
 from models.repository import ModelRepository
 from training.config import TrainConfig
+from training.data_config import parse_size
 from training.datasets.encoded import Reading
+from training.datasets.listing import Columns
 from training.datasets.sources import Dataset, load_dataset
+from training.datasets.splits import describe_imbalance
 from training.devices import is_first_process
+from training.divergence import check_answers
 from training.errors import ConfigError, RunError
 from training.evaluate import compute_logits
 from training.fit import fit, load_checkpoint
 from training.graph import ServedNetwork
+from training.loggers import LoggerName
 from training.networks import ImageNetwork, multiply_adds
 from training.publish import Wishes, publish
 from training.report.run_page import write_report
-from training.runs import Outcome, read_run, start_run, write_outcome
+from training.runs import (
+    Outcome,
+    check_unfinished,
+    is_finished,
+    read_run,
+    start_run,
+    write_outcome,
+)
 
 _LOG = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = False) -> Path:
+def train(
+    config: TrainConfig,
+    *,
+    show_progress: bool = False,
+    resume: bool = False,
+    logger: LoggerName = "tensorboard",
+) -> Path:
     """Train a network and measure it, once, on the test split.
 
     With several devices every process calls this; all but the first end here by SystemExit after
@@ -42,7 +61,9 @@ def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = Fa
     Args:
         config: Configuration of the run, see ``recipes.resolve``.
         show_progress: Whether to draw a progress bar on stderr.
-        resume: Continue an interrupted run of the same configuration, if there is one.
+        resume: Continue an interrupted run of the same configuration, if there is one; a finished
+            one stays as it is.
+        logger: Where the figures of each epoch also go.
 
     Returns:
         The run folder, ``config.run``, ready for ``export``.
@@ -50,24 +71,34 @@ def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = Fa
     Raises:
         ConfigError: A name or number in the configuration is wrong.
         DatasetError: The data is missing or damaged.
-        RunError: The run folder holds a finished run, or one of another configuration.
+        RunError: The run folder holds a finished run, or one of another configuration; or the run
+            diverges.
     """
+    if resume and is_finished(config):
+        _LOG.info("%s: finished already", config.run)
+        return config.run
+    check_unfinished(config)  # before hours of decoding
     dataset = _load(config)
+    imbalance = describe_imbalance(dataset.labels, dataset.train.targets_N)
+    if imbalance and is_first_process():
+        hint = "" if config.class_weights != "none" else "; see --class-weights"
+        _LOG.info("classes are unbalanced: %s%s", imbalance, hint)
     run = start_run(config, dataset, resume=resume) if is_first_process() else None
-    network = fit(config, dataset, show_progress=show_progress, resume=resume)
+    network = fit(config, dataset, show_progress=show_progress, resume=resume, logger=logger)
     if run is None:
         sys.exit()
-    outcome, test_NK = measure(network, dataset)
+    outcome, test_NK = measure(config, network, dataset)
     write_report(run, outcome, dataset, network, test_NK)
-    write_outcome(config.run, outcome)
+    write_outcome(config.run, outcome, dataset.labels)
     _LOG.info(
         "%s on %s: %d parameters, %d multiply-adds per image, test accuracy %.4f, "
-        "calibration error %.4f, temperature %.3f",
+        "balanced %.4f, calibration error %.4f, temperature %.3f",
         config.network,
         dataset.name,
         sum(parameter.numel() for parameter in network.parameters()),
         multiply_adds(network.network, dataset.image_shape),
         outcome.test.accuracy,
+        outcome.test.balanced_accuracy,
         outcome.test.calibration_error,
         outcome.temperature,
     )
@@ -126,16 +157,20 @@ def export(  # noqa: PLR0913 - what the command line asks
     return publish(repository, name, served, dataset, record, outcome, wishes=wishes)
 
 
-def measure(network: ImageNetwork, dataset: Dataset) -> tuple[Outcome, Tensor]:
+def measure(config: TrainConfig, network: ImageNetwork, dataset: Dataset) -> tuple[Outcome, Tensor]:
     """Fit the temperature on the validation split, then measure validation and test.
 
     Returns:
         The figures, and the logits on the test split, float32 [N, K].
+
+    Raises:
+        RunError: All answers are the same.
     """
     validation, test = dataset.validation, dataset.test
-    validation_NK = compute_logits(network, validation)
+    validation_NK, test_NK = (compute_logits(network, split) for split in (validation, test))
+    answers_N = torch.cat((validation_NK, test_NK)).argmax(dim=1).numpy()
+    check_answers(config, answers_N, dataset.labels)
     temperature = fit_temperature(validation_NK.numpy(), validation.targets_N)
-    test_NK = compute_logits(network, test)
     outcome = Outcome(
         temperature,
         evaluate(softmax(validation_NK.numpy() / temperature), validation.targets_N),
@@ -151,5 +186,12 @@ def _load(config: TrainConfig) -> Dataset:
         validation=config.validation,
         split_seed=config.split_seed,
         positive=config.positive,
-        reading=Reading(config.image_size, config.grey),
+        reading=Reading(
+            parse_size(config.size) if config.size else None,
+            config.grey,
+            config.resize,
+            config.skip_unreadable,
+            config.run,
+            columns=Columns(config.image_column or "", config.label_column or ""),
+        ),
     )

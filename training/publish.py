@@ -101,7 +101,7 @@ def publish(  # noqa: PLR0913 - all that a version is made of
     if wishes.abstain_precision is not None:
         check_share(wishes.abstain_precision)
     labels, test = dataset.labels, dataset.test
-    spec = image_spec(dataset.mode, *dataset.image_shape[:2])
+    spec = image_spec(dataset.mode, *dataset.image_shape[:2], run.config.resize)
     graph = export_onnx(network, dataset.image_shape)
     content = graph.SerializeToString()
     check_contract(content, spec, len(labels))

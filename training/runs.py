@@ -9,6 +9,7 @@ import json
 import logging
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from export.figures import Evaluation
 from models.files import write_atomically
+from models.labels import distinct_names
 from training.checkpoints import CHECKPOINT, LAST_CHECKPOINT
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
@@ -81,10 +83,7 @@ def start_run(config: TrainConfig, dataset: Dataset, *, resume: bool = False) ->
         RunError: The folder holds a finished run, or ``resume`` and the run in it has another
             configuration.
     """
-    if (config.run / EVALUATION_JSON).exists():
-        raise RunError(
-            f"{config.run}: expected a new folder, got a finished run; choose another with --run"
-        )
+    check_unfinished(config)
     if resume and (config.run / RUN_JSON).exists():
         return _resume(config, dataset)
     for stale in (CHECKPOINT, LAST_CHECKPOINT, Path(METRICS_CSV)):
@@ -102,9 +101,37 @@ def start_run(config: TrainConfig, dataset: Dataset, *, resume: bool = False) ->
     return run
 
 
-def write_outcome(folder: Path, outcome: Outcome) -> None:
-    """Write ``evaluation.json`` into the folder of a run."""
-    _write(folder / EVALUATION_JSON, asdict(outcome))
+def check_unfinished(config: TrainConfig) -> None:
+    """Refuse the folder of a finished run.
+
+    Raises:
+        RunError: It is one.
+    """
+    if (config.run / EVALUATION_JSON).exists():
+        raise RunError(
+            f"{config.run}: expected a new folder, got a finished run; choose another with --run"
+        )
+
+
+def is_finished(config: TrainConfig) -> bool:
+    """Return whether the folder holds this run, finished: there is nothing left to resume.
+
+    Raises:
+        RunError: The finished run in it has another configuration.
+    """
+    if not (config.run / EVALUATION_JSON).exists():
+        return False
+    _check_same(config, read_run(config.run)[0], None)
+    return True
+
+
+def write_outcome(folder: Path, outcome: Outcome, labels: Sequence[str]) -> None:
+    """Write ``evaluation.json`` into a run folder; shares of classes stand by their names."""
+    record = asdict(outcome)
+    for split in ("validation", "test"):
+        shares = record[split]["per_class"]
+        record[split]["per_class"] = dict(zip(distinct_names(labels), shares, strict=True))
+    _write(folder / EVALUATION_JSON, record)
 
 
 def read_run(folder: Path) -> tuple[Run, Outcome]:
@@ -128,7 +155,7 @@ def read_run(folder: Path) -> tuple[Run, Outcome]:
 
 def _evaluation(figures: dict[str, Any]) -> Evaluation:
     per_class = figures["per_class"]
-    if isinstance(per_class, dict):  # as earlier releases wrote it, in the order of the labels
+    if isinstance(per_class, dict):  # in the order of the labels
         per_class = list(per_class.values())
     return Evaluation(**(figures | {"per_class": tuple(per_class)}))
 
@@ -138,22 +165,27 @@ def _resume(config: TrainConfig, dataset: Dataset) -> Run:
         run = _run(config.run, _read(config.run / RUN_JSON))
     except (KeyError, TypeError, ConfigError) as error:
         raise RunError(f"{config.run}: expected a run of foveal train, got {error}") from error
+    _check_same(config, run, dataset)
+    if run.versions != (now := _versions()):
+        _LOG.warning("%s: other versions than before (%s): weights may differ", config.run, now)
+    return run
+
+
+def _check_same(config: TrainConfig, run: Run, dataset: Dataset | None) -> None:
+    """Raise RunError if a run has another configuration, or other data; None: not compared."""
     changes = [
         f"{name.replace('_', '-')} {before} (now {now})"
         for name in (field.name for field in fields(config))
         if (before := getattr(run.config, name)) != (now := getattr(config, name))
         and name != "data_dir"  # the checksum compares the data itself
     ]
-    if run.dataset_sha256 != dataset.sha256:
+    if dataset is not None and run.dataset_sha256 != dataset.sha256:
         changes.append(f"data {run.dataset_sha256[:12]}… (now {dataset.sha256[:12]}…)")
     if changes:
         raise RunError(
             f"{config.run}: expected the run to resume, got one with "
             f"{', '.join(changes)}; repeat its options, or start again without --resume"
         )
-    if run.versions != (now := _versions()):
-        _LOG.warning("%s: other versions than before (%s): weights may differ", config.run, now)
-    return run
 
 
 def _run(folder: Path, record: dict[str, Any]) -> Run:

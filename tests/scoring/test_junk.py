@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from models.junk import is_junk
 from scoring.job import Options, score
-from scoring.junk import is_junk
 from scoring.local import LocalModel
 from scoring.stages import OutputOptions
 from tests.scoring.containers import as_npz, read, run

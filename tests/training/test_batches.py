@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from training.augment import Augment
-from training.batches import Batches, InMemoryData, place
-from training.datasets.splits import Split
+from training.batches import Batches, InMemoryData, evaluation_rows, place
+from training.datasets.splits import Split, balancing_weights
 from training.devices import fits
 
 pytestmark = pytest.mark.training
@@ -72,6 +72,26 @@ def test_batches_of_placed_tensors_are_those_of_the_split(split: Split) -> None:
         strict=True,
     ):
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
+def test_rows_are_drawn_by_the_weights_of_their_classes() -> None:
+    targets_N = np.array([0] * 90 + [1] * 10)
+    unbalanced = Split(np.zeros((100, 1, 1, 1), np.uint8), targets_N)
+    weights_K = torch.from_numpy(balancing_weights(targets_N, 2).astype(np.float32))
+
+    def drawn(epoch: int) -> list[int]:
+        batches = Batches(unbalanced, 10, seed=(0, epoch), weights_K=weights_K)
+        return [target for batch in targets(batches) for target in batch]
+
+    assert len(drawn(0)) == 100
+    assert 30 < sum(drawn(0)) < 70
+    assert drawn(0) == drawn(0) != drawn(1)
+
+
+def test_photographs_are_evaluated_a_few_at_a_time(split: Split) -> None:
+    assert evaluation_rows(split) == 512
+    assert evaluation_rows(Split(np.zeros((1, 224, 224, 3), np.uint8), np.zeros(1, np.int64))) == 41
+    assert evaluation_rows(Split(np.zeros((1, 4096, 1, 3), np.uint8), np.zeros(1, np.int64))) == 512
 
 
 def test_only_what_fits_is_placed_on_a_device() -> None:

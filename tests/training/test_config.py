@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from training.config import TrainConfig
+from training.data_config import parse_size
 from training.errors import ConfigError
 from training.optimizers import OPTIMIZERS, SCHEDULES
 from training.recipes import resolve
@@ -40,7 +41,28 @@ def test_the_command_spells_out_every_option(config: TrainConfig) -> None:
     assert words[words.index("--border") + 1] == "black"
     options = {word.removeprefix("--").removeprefix("no-") for word in words if word[:2] == "--"}
     expected = {field.name.replace("_", "-") for field in fields(config)}
-    assert options == expected - {"data-dir", "positive"}
+    without = {"data-dir", "positive", "size", "image-column", "label-column"}
+    assert options == expected - without
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("224", (224, 224)), ("224x160", (224, 160)), ("8X9", (8, 9)), ("0", None), ("20000", None)]
+    + [(text, None) for text in ("", "x", "224x", "1x2x3", "-1", "1e3", "nan")],
+)
+def test_a_size_is_height_and_width(text: str, size: tuple[int, int] | None) -> None:
+    assert parse_size(text) == size
+    if size is None:
+        with pytest.raises(ConfigError, match="size: expected 224 or 224x160, height first"):
+            resolve("digits", "cnn", Path("r"), size=text)
+
+
+def test_runs_of_earlier_releases_have_one_side(config: TrainConfig) -> None:
+    for side, size in ((64, "64"), (0, None)):
+        record = config.to_json() | {"image_size": side}
+        for name in ("size", "resize", "skip_unreadable", "image_column", "label_column"):
+            del record[name]
+        assert TrainConfig.from_json(record).size == size
 
 
 def test_recipes_yield_to_what_is_asked() -> None:

@@ -90,6 +90,41 @@ def test_keeps_the_weights_that_are_asked_for(config: TrainConfig, squares: Squa
     assert any(not torch.equal(kept["best"][name], kept["last"][name]) for name in kept["best"])
 
 
+def test_a_short_run_with_an_average_is_as_good_as_one_without(
+    config: TrainConfig, squares: Squares
+) -> None:
+    """A decay of a thousand steps in a run of sixty: most of the average would be random."""
+    dataset = squares()
+    short: dict[str, Any] = {"epochs": 15, "batch_size": 16, "lr": 0.01, "keep": "last"}
+    averaged = fit(replace(config, ema=0.999, **short), dataset, show_progress=False)
+    assert accuracy(compute_logits(averaged, dataset.test), dataset.test) == 1
+
+
+@pytest.mark.parametrize("weights", ["balanced", "sampler"])
+def test_small_classes_count_alike(
+    config: TrainConfig, weights: Literal["balanced", "sampler"]
+) -> None:
+    """A pixel that is a little brighter in one of 20 rows: the shares win, unless classes are."""
+    generator = np.random.default_rng(0)
+
+    def split(rows: int) -> Split:
+        targets_N = (np.arange(rows) % 20 == 0).astype(np.int64)
+        noise = generator.normal(100, 10, (rows, 8, 8, 1))
+        noise[:, 0, 0, 0] += 15 * targets_N
+        return Split(noise.clip(0, 255).astype(np.uint8), targets_N)
+
+    dataset = Dataset("rare", ("usual", "rare"), split(400), split(200), split(400), "0" * 64)
+
+    def recall(name: Literal["none", "balanced", "sampler"]) -> float:
+        options: dict[str, Any] = {"network": "neuron", "epochs": 8, "lr": 0.02, "batch_size": 32}
+        run = replace(config, run=config.run / name, **options, class_weights=name)
+        logits_NK = compute_logits(fit(run, dataset, show_progress=False), dataset.test)
+        is_rare = dataset.test.targets_N == 1
+        return float((logits_NK.argmax(dim=1).numpy()[is_rare] == 1).mean())
+
+    assert recall(weights) >= recall("none") + 0.2
+
+
 def test_a_mirror_cannot_show_more_than_there_is(config: TrainConfig, squares: Squares) -> None:
     with pytest.raises(ConfigError, match="shift: expected less than the 8 pixels"):
         fit(replace(config, border="reflect", shift=8), squares(), show_progress=False)

@@ -66,3 +66,17 @@ def test_an_unknown_name_is_listed() -> None:
     expected = "loss: expected one of bce, cosine, cross_entropy, mse, got 'hinge'"
     with pytest.raises(ConfigError, match=expected):
         compute_loss("hinge", LOGITS_NK, TARGETS_N)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weights_of_classes_are_a_weighted_mean(smoothing: float) -> None:
+    weights_K = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    each = [
+        compute_loss("mse", LOGITS_NK[[row]], TARGETS_N[[row]], smoothing).item() for row in (0, 1)
+    ]
+    weighted = compute_loss("mse", LOGITS_NK, TARGETS_N, smoothing, weights_K)
+    assert weighted.item() == pytest.approx((each[0] + 3 * each[1]) / 4)
+    if not smoothing:
+        expected = torch.nn.functional.cross_entropy(LOGITS_NK, TARGETS_N, weights_K)
+        got = compute_loss("cross_entropy", LOGITS_NK, TARGETS_N, 0.0, weights_K)
+        assert got.item() == pytest.approx(expected.item())

@@ -33,7 +33,21 @@ def test_documented_names_are_those_that_exist(option: str, existing: set[str]) 
         ("epochs", 0, "epochs: expected at least 1, got 0"),
         ("momentum", 1.0, "momentum: expected at least 0 and below 1, got 1.0"),
         ("validation", 0.0, "validation: expected more than 0 and below 1, got 0.0"),
-        ("widths", (8, 0), "widths: expected at least 1, got (8, 0)"),
+        ("widths", (8, 0), "widths: expected at least 1 and below 1000001, got (8, 0)"),
+        ("lr", float("nan"), "lr: expected a finite number, got nan"),
+        ("lr", float("1e400"), "lr: expected a finite number, got inf"),
+        ("weight_decay", float("inf"), "weight_decay: expected a finite number, got inf"),
+        ("seed", -1, "seed: expected at least 0 and below 4294967296, got -1"),
+        (
+            "split_seed",
+            1 << 32,
+            "split_seed: expected at least 0 and below 4294967296, got 4294967296",
+        ),
+        (
+            "hidden",
+            (10**12,),
+            "hidden: expected at least 1 and below 1000001, got (1000000000000,)",
+        ),
         ("keep", "first", "keep: expected one of best, last, got 'first'"),
     ],
 )

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from training.datasets.download import download
 from training.datasets.encoded import Reading
-from training.datasets.parquet import read_parquet
+from training.datasets.listed import read_listing
+from training.datasets.parquet import list_parquet
 from training.datasets.splits import Source, Split
 from training.errors import DatasetError
 
@@ -71,7 +72,8 @@ def read_cifar10(data_dir: Path | None) -> Source:
         "cifar10", {_URL: _MD5}, unpack=[f"{_FOLDER}/{name}" for name in (*_TRAIN, *_TEST)]
     )
     if (folder / "train.parquet").exists():
-        source = read_parquet(folder, Reading(image_size=_SIDE))
+        listing = list_parquet("cifar10", folder)
+        source = read_listing(listing, Reading((_SIDE, _SIDE)))
         if source.labels != LABELS:
             raise DatasetError(
                 f"{folder}: expected the labels of CIFAR-10, got {', '.join(source.labels)}"

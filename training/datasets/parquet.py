@@ -1,203 +1,284 @@
 """Parquet files with an image and a label in each row, as Hugging Face's ``datasets`` writes them.
 
-The image is a struct of ``bytes`` and ``path`` or plain binary; the label is a text, or an integer
-whose names are in the schema's metadata. Only the bytes are used: a path is never followed.
+The image is a struct of ``bytes`` and ``path`` or plain binary; the label is a text, a category, or
+a whole number whose names are in the schema's metadata. Labels are compared by their names. Only
+the bytes are used: a path is never followed.
 """
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyarrow import parquet
 
-from training.datasets.encoded import AS_THEY_ARE, Encoded, Reading, decode_all
-from training.datasets.splits import Source, Split, split_off_test
+from models.image import ImageError
+from models.junk import is_in_hidden_folder
+from training.datasets.listing import (
+    FOUND,
+    PART_NAMES,
+    SPLITS,
+    WHOLE,
+    Columns,
+    Content,
+    Listing,
+    Row,
+    one_form,
+    part_of,
+)
 from training.errors import DatasetError
 
 # Rows of encoded images in memory at once.
-_ROWS = 1024
+_ROWS = 256
+# Usual names of columns without metadata.
+_IMAGES = ("image", "img")
+_LABELS = ("label", "labels")
+# Between the name of a part and the number of its file, as in train-00000-of-00002.parquet.
+_AFTER_PART = re.compile(r"[-_.]")
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
-    """The columns to read, and the names of the classes.
+class _Table:
+    """One file: its part, its columns, and the names that its numbers stand for, if any."""
 
-    Attributes:
-        image: Name of the column of images.
-        label: Name of the column of labels.
-        labels: Names of the classes, empty if the metadata has none.
-    """
-
-    image: str
-    label: str
-    labels: tuple[str, ...]
+    path: Path
+    split: str
+    file: parquet.ParquetFile
+    columns: Columns
+    names: tuple[str, ...]
 
 
-def read_parquet(path: Path, reading: Reading = AS_THEY_ARE) -> Source:
-    """Read a parquet file, or a folder with the files of a train and a test part.
+def list_parquet(name: str, path: Path, columns: Columns = FOUND) -> Listing:
+    """List the rows of a parquet file, or of the files in a folder.
 
     Args:
-        path: One file, of which a fifth of each class becomes the test part; or a folder of
-            ``train*.parquet`` and ``test*.parquet``.
-        reading: See ``decode_all``.
+        name: Name of the dataset.
+        path: One file; or a folder of files that are called after their part
+            (``train-00000-of-00002.parquet``) or stand in folders that are (``train/0.parquet``),
+            or of files without parts.
+        columns: The columns to read.
 
     Raises:
-        DatasetError: A file is missing or damaged, lacks a column, or has a wrong row; the message
-            names file and row.
+        DatasetError: A file is missing or damaged, lacks a column, or has several of labels.
     """
+    tables = [_open(file, split, columns) for file, split in _files(path)]
+    values = [_labels(table) for table in tables]
+    labels = next((table.names for table in tables if table.names), ())
+    labels = labels or _name_classes(tables, values)
+    numbers = {label: number for number, label in enumerate(labels)}
+    rows: list[Row] = []
+    unlabelled: dict[int, str] = {}
+    for table, cells in zip(tables, values, strict=True):
+        for number, value in enumerate(cells):
+            target = _target(value, table.names, numbers)
+            if target < 0:
+                unlabelled[len(rows)] = (
+                    f"expected a label 0 to {len(labels) - 1} ({', '.join(labels[:10])}), "
+                    f"got {value!r}"
+                )
+            rows.append(Row(str(table.path), number, table.split, target))
+    return Listing(
+        name,
+        labels,
+        rows,
+        lambda wanted: _read(tables, wanted),
+        where=str(path),
+        unlabelled=unlabelled,
+    )
+
+
+def _files(path: Path) -> list[tuple[Path, str]]:
+    """Return the files with their splits, those for training first."""
     if not path.is_dir():
-        labels, everything = _read_part([path], (), reading)
-        return split_off_test(labels, everything)
-    train_files, test_files = (sorted(path.glob(f"{part}*.parquet")) for part in ("train", "test"))
-    if not train_files or not test_files:
+        return [(path, WHOLE)]
+    found = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.suffix.lower() == ".parquet"
+        and not is_in_hidden_folder(file.relative_to(path).as_posix())
+    ]
+    files = [(file, _split(file, path)) for file in found]
+    without = [file for file, split in files if not split]
+    if not files or (without and len(without) < len(files)):
+        got = f"{without[0].name} beside parts" if files else "none"
         raise DatasetError(
-            f"{path}: expected files train*.parquet and test*.parquet, "
-            f"got {len(train_files)} and {len(test_files)}"
+            f"{path}: expected files train*.parquet and test*.parquet, called after their part: "
+            f"{PART_NAMES}; or files without parts; got {got}"
         )
-    labels, train = _read_part(train_files, (), reading)
-    test_labels, test = _read_part(test_files, labels, reading)
-    if test_labels != labels:
+    if without:
+        return [(file, WHOLE) for file in found]
+    if not any(split == "train" for _, split in files):
         raise DatasetError(
-            f"{test_files[0]}: expected the labels of {train_files[0].name}, "
-            f"{', '.join(labels)}, got {', '.join(test_labels)}"
+            f"{path}: expected a part train*.parquet, got {', '.join(f.name for f in found[:5])}"
         )
-    return Source(labels, train, test)
+    return sorted(files, key=lambda file: SPLITS.index(file[1]))
 
 
-def _read_part(
-    paths: list[Path], known: tuple[str, ...], reading: Reading
-) -> tuple[tuple[str, ...], Split]:
-    """Read the files of one part; ``known`` are the labels of the other part."""
-    files = [(path, *open_table(path)) for path in paths]
-    count = sum(file.metadata.num_rows for _, file, _ in files)
-    if not count:
-        raise DatasetError(f"{paths[0]}: expected rows, got none")
-    values: list[Any] = []
-    images_NHWC = decode_all(_rows(files, values), count, reading)
-    labels = files[0][2].labels or known or name_classes(paths[0], values)
-    return labels, Split(images_NHWC, _targets(files, values, labels))
+def _split(file: Path, root: Path) -> str:
+    """Return the split that a file's name, or the nearest folder's, says; "" if none does."""
+    folders = file.relative_to(root).parts[-2::-1]
+    return next(filter(None, map(part_of, (_AFTER_PART.split(file.name)[0], *folders))), "")
 
 
-def open_table(path: Path) -> tuple[parquet.ParquetFile, Columns]:
-    """Open a parquet file and find its columns of images and labels.
-
-    Raises:
-        DatasetError: The file is missing or damaged, or lacks a column.
-    """
+def _open(path: Path, split: str, columns: Columns) -> _Table:
     try:
         file = parquet.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise DatasetError(f"{path}: expected a parquet file, got {reason}") from error
     schema = file.schema_arrow
-    columns = _columns(schema)
-    for kind, name in (("images", columns.image), ("labels", columns.label)):
+    features = _features(schema)
+    image = columns.image or _find(schema, features, "Image", _IMAGES) or _IMAGES[0]
+    label = columns.label or _label_column(path, schema, features)
+    for kind, name in (("image", image), ("label", label)):
         if name not in schema.names:
             raise DatasetError(
-                f"{path}: expected a column {name!r} of {kind}, got {', '.join(schema.names)}"
+                f"{path}: expected a column {name!r} of {kind}s, got {', '.join(schema.names)}; "
+                f"name it with --{kind}-column"
             )
-    image_type, label_type = schema.field(columns.image).type, schema.field(columns.label).type
+    image_type, label_type = schema.field(image).type, schema.field(label).type
     if pa.types.is_struct(image_type) and "bytes" in {field.name for field in image_type}:
         image_type = image_type.field("bytes").type
-    if not pa.types.is_binary(image_type) and not pa.types.is_large_binary(image_type):
+    if not _is_binary(image_type):
         raise DatasetError(
-            f"{path}: expected binary images in {columns.image!r}, plain or as a struct with "
+            f"{path}: expected binary images in {image!r}, plain or as a struct with "
             f"bytes, got {image_type}"
         )
-    if not (pa.types.is_integer(label_type) or _is_text(label_type)):
-        raise DatasetError(
-            f"{path}: expected integers or texts in {columns.label!r}, got {label_type}"
-        )
-    return file, columns
+    if not _may_be_label(label_type):
+        raise DatasetError(f"{path}: expected integers or texts in {label!r}, got {label_type}")
+    names = features.get(label, {}).get("names") or ()
+    return _Table(path, split, file, Columns(image, label), tuple(one_form(str(n)) for n in names))
 
 
-def _columns(schema: pa.Schema) -> Columns:
-    """Take the columns from the metadata of Hugging Face's ``datasets``, if there is any."""
-    image, label = "image", "label"
-    labels: tuple[str, ...] = ()
+def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """Return what the metadata of Hugging Face's ``datasets`` says of columns that the file has."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        for name, feature in features.items():
-            if feature.get("_type") == "Image":
-                image = name
-            elif feature.get("_type") == "ClassLabel":
-                label, labels = name, tuple(map(str, feature["names"]))
+        return {
+            name: feature
+            for name, feature in features.items()
+            if isinstance(feature, dict) and name in schema.names
+        }
     except (KeyError, ValueError, TypeError, AttributeError):
-        # Metadata of another writer: expect the usual names; a missing column is reported.
-        return Columns("image", "label", ())
-    return Columns(image, label, labels)
+        return {}  # metadata of another writer: the usual names; a missing column is reported
 
 
-def _rows(
-    files: list[tuple[Path, parquet.ParquetFile, Columns]], values: list[Any]
-) -> Iterator[Encoded]:
-    """Yield the images of all rows, appending each row's label to ``values``."""
-    for path, file, columns in files:
-        row = 0
-        try:
-            for batch in file.iter_batches(_ROWS, columns=[columns.image, columns.label]):
-                values += batch.column(columns.label).to_pylist()
-                for cell in batch.column(columns.image):
-                    content = cell["bytes"] if isinstance(cell, pa.StructScalar) else cell
-                    encoded = content.as_py()
-                    if encoded is None:
-                        raise DatasetError(f"{path} row {row}: expected an image, got no bytes")
-                    yield Encoded(f"{path} row {row}", encoded)
-                    row += 1
-        except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
-            raise DatasetError(f"{path}: expected readable rows, got {reason}") from error
+def _find(
+    schema: pa.Schema, features: dict[str, dict[str, Any]], kind: str, usual: tuple[str, ...]
+) -> str:
+    """Return the column of a kind, else one with a usual name, else ""."""
+    of_kind = [name for name, feature in features.items() if feature.get("_type") == kind]
+    named = [name for name in usual if name in (of_kind or schema.names)]
+    return named[0] if named else next(iter(of_kind), "")
 
 
-def name_classes(path: Path, values: list[Any]) -> tuple[str, ...]:
-    """Return the names of the classes if the metadata has none.
-
-    Args:
-        path: The file of the first value, for error messages.
-        values: Label cells: texts, whole numbers or None.
-
-    Raises:
-        DatasetError: A number is not below the number of rows.
-    """
-    given = [value for value in values if value is not None]
-    if given and isinstance(given[0], str):
-        return tuple(sorted(set(given)))
-    highest = max(given, default=0)
-    if highest >= len(values):
+def _label_column(path: Path, schema: pa.Schema, features: dict[str, dict[str, Any]]) -> str:
+    """Return the column of labels; which of several is a question for the user."""
+    found = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
+    usual = [name for name in _LABELS if name in (found or schema.names)]
+    if len(found) > 1 and not usual:
         raise DatasetError(
-            f"{path} row {values.index(highest)}: expected a label below the number of rows, "
-            f"{len(values)}, got {highest}"
+            f"{path}: expected one column of labels, got {', '.join(found)}; choose one with "
+            "--label-column"
+        )
+    return (usual or found or [_LABELS[0]])[0]
+
+
+def _labels(table: _Table) -> list[Any]:
+    """Return the label cells: texts, whole numbers or None; other numbers as they are."""
+    try:
+        cells = table.file.read([table.columns.label]).column(0).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(table.path, error) from error
+    return [_plain(value) for value in cells]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and value == value // 1:  # pandas writes 3.0 beside a missing one
+        return int(value)
+    return one_form(value) if isinstance(value, str) else value
+
+
+def _name_classes(tables: list[_Table], values: list[list[Any]]) -> tuple[str, ...]:
+    """Return the names of the classes if no metadata has them: texts in order, or numbers."""
+    every = [
+        (table, row, value)
+        for table, cells in zip(tables, values, strict=True)
+        for row, value in enumerate(cells)
+        if value is not None
+    ]
+    if any(isinstance(value, str) for _, _, value in every):
+        return tuple(sorted({value for _, _, value in every if isinstance(value, str)}))
+    whole = [each for each in every if isinstance(each[2], int)]
+    if not whole:
+        return ()
+    table, row, highest = max(whole, key=lambda each: each[2])
+    total = sum(map(len, values))
+    if highest >= total:
+        raise DatasetError(
+            f"{table.path} row {row}: expected a label below the number of rows, {total}, "
+            f"got {highest}"
         )
     return tuple(map(str, range(highest + 1)))
 
 
-def _targets(
-    files: list[tuple[Path, parquet.ParquetFile, Columns]],
-    values: list[Any],
-    labels: tuple[str, ...],
-) -> NDArray[np.int64]:
-    """Turn label cells into targets; an error names the first wrong row."""
-    numbers = {label: number for number, label in enumerate(labels)}
-    targets_N = np.empty(len(values), np.int64)
-    position = 0
-    for path, file, _ in files:
-        for row in range(file.metadata.num_rows):
-            value = values[position]
-            target = numbers.get(value, -1) if isinstance(value, str) else value
-            if target is None or not 0 <= target < len(labels):
-                raise DatasetError(
-                    f"{path} row {row}: expected a label 0 to {len(labels) - 1} "
-                    f"({', '.join(labels[:10])}), got {value!r}"
-                )
-            targets_N[position] = target
-            position += 1
-    return targets_N
+def _target(value: Any, names: tuple[str, ...], numbers: dict[str, int]) -> int:
+    """Return the index of a label cell, -1 if it names no class."""
+    if isinstance(value, str):
+        return numbers.get(value, -1)
+    if not isinstance(value, int) or value < 0:
+        return -1
+    if names:
+        return numbers.get(names[value], -1) if value < len(names) else -1
+    return value if value < len(numbers) else -1
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _read(tables: list[_Table], wanted: Collection[int] | None) -> Iterator[tuple[int, Content]]:
+    index = 0
+    for table in tables:
+        try:
+            for batch in table.file.iter_batches(_ROWS, columns=[table.columns.image]):
+                for cell in batch.column(0):
+                    if wanted is None or index in wanted:
+                        yield index, _content(cell)
+                    index += 1
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(table.path, error) from error
+
+
+def _content(cell: pa.Scalar) -> Content:
+    content = cell["bytes"] if isinstance(cell, pa.StructScalar) and cell.is_valid else cell
+    encoded: bytes | None = content.as_py()
+    return ImageError("image: expected an image, got no bytes") if encoded is None else encoded
+
+
+def _damaged(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(f"{path}: expected readable rows, got {str(error).splitlines()[0]}")
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    types = pa.types
+    is_binary = (
+        types.is_binary,
+        types.is_large_binary,
+        types.is_fixed_size_binary,
+        types.is_binary_view,
+    )
+    return any(each(kind) for each in is_binary)
+
+
+def _may_be_label(kind: pa.DataType) -> bool:
+    types = pa.types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    is_label = (
+        types.is_integer,
+        types.is_floating,
+        types.is_string,
+        types.is_large_string,
+        types.is_string_view,
+    )
+    return any(each(kind) for each in is_label)

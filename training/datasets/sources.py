@@ -1,6 +1,6 @@
 """The dataset stage: from a name to images in memory, divided in train, validation and test.
 
-Maps names to readers (``cifar``, ``digits``, ``encoded``, ``mnist``, ``parquet``,
+Maps names to readers (``cifar``, ``digits``, ``folders``, ``mnist``, ``parquet``,
 ``vertical_line``), which know formats. Images stay uint8 [N, H, W, C] until the network: that is
 the input of the published model, and a quarter of the memory of float32.
 """
@@ -14,10 +14,13 @@ import numpy as np
 
 from training.datasets.cifar import read_cifar10
 from training.datasets.digits import read_digits
-from training.datasets.encoded import AS_THEY_ARE, Reading, read_folder
+from training.datasets.encoded import AS_THEY_ARE, Reading
+from training.datasets.folders import list_folder
+from training.datasets.listed import load_listing, read_listing
+from training.datasets.listing import FOUND, Columns, Listing
 from training.datasets.mnist import read_fashion_mnist, read_mnist
-from training.datasets.parquet import read_parquet
-from training.datasets.splits import Source, Split, checksum, hold_out
+from training.datasets.parquet import list_parquet
+from training.datasets.splits import Source, Split, checksum, hold_out, one_against_all
 from training.datasets.vertical_line import make_vertical_line
 from training.errors import ConfigError, DatasetError
 
@@ -30,18 +33,19 @@ SOURCES: dict[str, Callable[[Path | None], Source]] = {
 }
 
 
-def _read_vertical_line(side: str, _reading: Reading) -> Source:
+def _read_vertical_line(side: str) -> Source:
     if not side.isdecimal():
         raise DatasetError(f"vertical-line: expected a side of 3 or 5, got {side!r}")
     return make_vertical_line(int(side))
 
 
-# Datasets named by kind and argument, ``kind:argument``.
-KINDS: dict[str, Callable[[str, Reading], Source]] = {
-    "folder": lambda path, reading: read_folder(Path(path), reading),
-    "parquet": lambda path, reading: read_parquet(Path(path), reading),
-    "vertical-line": _read_vertical_line,
+# Datasets that are listed before they are decoded, ``kind:path``.
+LISTED: dict[str, Callable[[str, Path, Columns], Listing]] = {
+    "folder": lambda name, path, _columns: list_folder(name, path),
+    "parquet": list_parquet,
 }
+# Datasets named by kind and argument, ``kind:argument``.
+KINDS = {*LISTED, "vertical-line"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +103,40 @@ def load_dataset(
         ConfigError: The name does not exist, or the share is out of range.
         DatasetError: The files are missing, damaged, or do not make a classification problem.
     """
-    source = read_source(name, data_dir, reading)
-    if positive is not None:
-        source = _one_against_all(source, positive)
-    _check(name, source)
-    train, held_out = hold_out(source.train, validation, split_seed)
+    listing = list_named(name, data_dir, reading.columns)
+    if listing is not None:
+        parts = load_listing(
+            listing, reading, validation=validation, split_seed=split_seed, positive=positive
+        )
+        dataset = Dataset(
+            name, parts.labels, parts.train, parts.validation, parts.test, parts.sha256
+        )
+        _check(dataset.name, dataset.labels, dataset.train, dataset.validation, dataset.test)
+        return dataset
+    source = read_source(name, data_dir)
+    source = _one_against_all(source, positive)
+    train, held_out = source.train, source.validation
+    if held_out is None:
+        train, held_out = hold_out(source.train, validation, split_seed)
+    _check(name, source.labels, train, held_out, source.test)
     return Dataset(name, source.labels, train, held_out, source.test, checksum(source))
 
 
-def read_source(name: str, data_dir: Path | None, reading: Reading = AS_THEY_ARE) -> Source:
+def list_named(name: str, data_dir: Path | None = None, columns: Columns = FOUND) -> Listing | None:
+    """List a dataset of a kind that is listed; None for the others.
+
+    Raises:
+        DatasetError: There is nothing to list, or a data folder is given: the name says where.
+    """
+    kind, _, argument = name.partition(":")
+    if kind not in LISTED or not argument:
+        return None
+    if data_dir is not None:
+        raise DatasetError(f"{name}: expected no data folder, got {data_dir}; the name says where")
+    return LISTED[kind](name, Path(argument), columns)
+
+
+def read_source(name: str, data_dir: Path | None = None) -> Source:
     """Read a dataset's two official parts; for the arguments see ``load_dataset``.
 
     Raises:
@@ -121,38 +150,39 @@ def read_source(name: str, data_dir: Path | None, reading: Reading = AS_THEY_ARE
     if kind not in KINDS or not argument:
         names = sorted([*SOURCES, "folder:PATH", "parquet:PATH", "vertical-line[:5]"])
         raise ConfigError(f"dataset: expected one of {', '.join(names)}, got {name!r}")
+    listing = list_named(name, data_dir)
+    if listing is not None:
+        return read_listing(listing)
     if data_dir is not None:
         raise DatasetError(f"{name}: expected no data folder, got {data_dir}; the name says where")
-    return KINDS[kind](argument, reading)
+    return _read_vertical_line(argument)
 
 
-def _one_against_all(source: Source, positive: str) -> Source:
+def _one_against_all(source: Source, positive: str | None) -> Source:
     """Reduce a problem to two classes; the second is ``positive``."""
-    if positive not in source.labels:
-        raise ConfigError(
-            f"positive: expected one of {', '.join(sorted(source.labels))}, got {positive!r}"
-        )
-    train, test = (
-        Split(
-            split.images_NHWC, (split.targets_N == source.labels.index(positive)).astype(np.int64)
-        )
-        for split in (source.train, source.test)
+    if positive is None:
+        return source
+    labels, train_N = one_against_all(source.labels, source.train.targets_N, positive)
+    _, test_N = one_against_all(source.labels, source.test.targets_N, positive)
+    return Source(
+        labels, Split(source.train.images_NHWC, train_N), Split(source.test.images_NHWC, test_N)
     )
-    return Source((f"not {positive}", positive), train, test)
 
 
-def _check(name: str, source: Source) -> None:
-    train_shape, test_shape = (split.images_NHWC.shape[1:] for split in (source.train, source.test))
-    if train_shape != test_shape or train_shape[-1] not in (1, 3):
+def _check(name: str, labels: tuple[str, ...], *splits: Split) -> None:
+    shape, *others = (split.images_NHWC.shape[1:] for split in splits)
+    wrong = next((other for other in others if other != shape), shape)
+    if wrong != shape or shape[-1] not in (1, 3):
         raise DatasetError(
             f"{name}: expected train and test images of one shape [H, W, 1 or 3], "
-            f"got {list(train_shape)} and {list(test_shape)}"
+            f"got {list(shape)} and {list(wrong)}"
         )
-    counts = np.bincount(source.train.targets_N, minlength=len(source.labels))
-    # Two rows per class: one to fit and one to hold out.
-    if len(counts) != len(source.labels) or counts.min() < 2:
-        poorest = source.labels[int(np.argmin(counts))]
+    classes = len(labels)
+    train_K, held_K = (np.bincount(split.targets_N, minlength=classes) for split in splits[:2])
+    # At least one row of each class is held out, so one to fit must be left.
+    if len(train_K) != classes or train_K.min() < 1 or (train_K + held_K).min() < 2:
+        poorest = int(np.argmin(train_K + held_K))
         raise DatasetError(
             f"{name}: expected at least 2 training images of each class, "
-            f"got {counts.min()} of {poorest!r}"
+            f"got {train_K[poorest] + held_K[poorest]} of {labels[poorest]!r}"
         )

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from training.datasets.listing import Listing
 from training.quality.duplicates import SIMILAR, equal_groups, near_pairs
 from training.quality.findings import Finding, Kind
-from training.quality.listing import Listing
 from training.quality.scan import Scan
 
 _EXACT: dict[str, Kind] = {

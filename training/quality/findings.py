@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from models.spreadsheet import csv_writer, inert
-from training.quality.listing import Listing
+from training.datasets.listing import Listing
 
 Kind = Literal[
     "label",

@@ -9,8 +9,8 @@ from export.run import open_session, run_images
 from models.geometry import Pixels
 from models.image import ImageError, decode, encode_png
 from models.repository import ModelRepository
+from training.datasets.listing import Content, Listing
 from training.errors import ConfigError, DatasetError
-from training.quality.listing import Content, Listing
 from training.quality.scan import Report
 
 # Rows that are decoded and run at once.

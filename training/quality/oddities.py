@@ -4,8 +4,8 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator
 
+from training.datasets.listing import WHOLE, Listing
 from training.quality.findings import Finding
-from training.quality.listing import WHOLE, Listing
 from training.quality.scan import Facts, Scan
 
 # Training images below which a class is small, and its share of the middle class.

@@ -11,8 +11,8 @@ from pathlib import Path
 from models.files import write_atomically
 from models.image import ImageError, encode_png
 from report.page import Table, render
+from training.datasets.listing import Listing
 from training.quality.findings import KINDS, Finding, Outcome, count_kinds
-from training.quality.listing import Listing
 from training.quality.scan import shown
 
 REPORT_HTML = "report.html"

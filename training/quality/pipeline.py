@@ -14,19 +14,17 @@ from numpy.typing import NDArray
 
 from models.files import write_atomically
 from models.repository import ModelRepository
-from training.datasets.sources import read_source
+from training.datasets.listing import Listing, list_arrays
+from training.datasets.sources import list_named, read_source
 from training.quality.copies import find_copies
 from training.quality.cross_validation import FOLDS, CrossValidation
 from training.quality.duplicates import SIMILAR
 from training.quality.findings import FINDINGS_CSV, Outcome, in_order, to_csv
-from training.quality.folders import list_folder
-from training.quality.listing import Listing, list_arrays
 from training.quality.model import ModelJudge
 from training.quality.oddities import find_odd_images, find_small_classes, find_unusable
 from training.quality.page import write_page
 from training.quality.scan import Scan, scan
 from training.quality.suspects import Judge, Verdict, find_wrong_labels
-from training.quality.tables import list_parquet
 
 # Fewer rows than this, or fewer than two classes, are too few to learn from.
 _LEAST_ROWS = 50
@@ -61,12 +59,8 @@ def list_dataset(name: str, data_dir: Path | None = None) -> Listing:
         ConfigError: The name does not exist.
         DatasetError: There is nothing to list: no folder, no classes, or a damaged table.
     """
-    kind, _, argument = name.partition(":")
-    if data_dir is None and argument and kind == "folder":
-        return list_folder(name, Path(argument))
-    if data_dir is None and argument and kind == "parquet":
-        return list_parquet(name, Path(argument))
-    return list_arrays(name, read_source(name, data_dir))
+    listing = list_named(name, data_dir)
+    return list_arrays(name, read_source(name, data_dir)) if listing is None else listing
 
 
 def check(

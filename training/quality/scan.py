@@ -4,10 +4,9 @@ Knows nothing about labels. Legend: N rows, S side of the small pictures, H heig
 C channels.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 
 import numpy as np
@@ -17,10 +16,10 @@ from models.artifact import ImageSpec
 from models.exif import read_orientation
 from models.geometry import Pixels, fit
 from models.image import ImageError, decode_pixels, read_size, work
-from models.machine import available_cpus
 from models.pixels import Decoding
+from training.datasets.ahead import map_ahead
 from training.datasets.encoded import image_spec
-from training.quality.listing import Content, Listing
+from training.datasets.listing import Content, Listing
 
 # Largest side of the small pictures: duplicates are searched in them, and the classifier of the
 # cross-validation learns from them.
@@ -28,8 +27,6 @@ _SIDE = 32
 # A JPEG's shorter side is not decoded below this: photographs take milliseconds, and what two
 # pictures differ in still shows.
 _DECODING = Decoding("RGB", background=(255, 255, 255), least=256)
-# Images that are read ahead for each thread.
-_AHEAD = 32
 # The readable images whose sizes choose the side of the small pictures.
 _SAMPLE = 100
 _EXIF = b"Exif\0\0"
@@ -92,7 +89,8 @@ def scan(listing: Listing, on_progress: Report = lambda *_: None) -> Scan:
     small_NSSC = np.zeros((total, side, side, 3), np.uint8)
     facts: list[Facts | None] = []
     errors: dict[int, str] = {}
-    for index, found in enumerate(_study_all(listing, spec)):
+    contents = (content for _, content in listing.read(None))
+    for index, found in enumerate(map_ahead(partial(_study, spec=spec), contents)):
         if isinstance(found, ImageError):
             errors[index] = str(found).removeprefix("image: ")
             facts.append(None)
@@ -134,24 +132,6 @@ def _choose_side(listing: Listing) -> int:
         if len(sides) == _SAMPLE:
             break
     return min(_SIDE, sorted(sides)[len(sides) // 2]) if sides else _SIDE
-
-
-def _study_all(listing: Listing, spec: ImageSpec) -> Iterator[tuple[Facts, Pixels] | ImageError]:
-    """Study all images in threads; yield the results in the order of the rows."""
-    threads = available_cpus()
-    contents = (content for _, content in listing.read(None))
-    waiting: deque[Future[tuple[Facts, Pixels] | ImageError]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for content in contents:
-                waiting.append(pool.submit(_study, content, spec))
-                if len(waiting) > _AHEAD * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _study(content: Content, spec: ImageSpec) -> tuple[Facts, Pixels] | ImageError:

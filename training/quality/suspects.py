@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from training.datasets.listing import Listing
 from training.quality.confident import find_suspects
 from training.quality.findings import Finding
-from training.quality.listing import Listing
 
 # An image is turned if, turned back, the probability of its label is this at least and that of
 # the usual image of the class, and as it is only _UNLIKE. Of clean images, cross-validated, 24 of

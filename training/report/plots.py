@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from export.figures import Reliability
-from report.plots import BLUE, GREY, ORANGE, WIDTH, new_figure, to_png
+from report.plots import BLUE, GREY, ORANGE, WIDTH, drawable_names, new_figure, to_png
 from training.datasets.splits import Split
 from training.networks import ImageNetwork
 from training.report.curves import Epoch
@@ -22,6 +22,8 @@ from training.report.curves import Epoch
 _FILTERS = 64
 # With more classes, numbers do not fit into the cells of the confusion matrix.
 _CLASSES_WITH_NUMBERS = 20
+# With more, names do not fit beside the rows; the table of classes has them.
+_CLASSES_WITH_NAMES = 60
 
 
 def plot_curves(epochs: Sequence[Epoch], kept: Epoch) -> bytes:
@@ -75,9 +77,14 @@ def plot_confusion(confusion_KK: NDArray[np.int64], labels: Sequence[str]) -> by
     axes.set_title("Confusion matrix: test images")
     axes.set_xlabel("predicted label")
     axes.set_ylabel("true label")
-    size = 9 if classes <= _CLASSES_WITH_NUMBERS else 5
-    axes.set_xticks(range(classes), labels, rotation=45, ha="right", fontsize=size)
-    axes.set_yticks(range(classes), labels, fontsize=size)
+    if classes <= _CLASSES_WITH_NAMES:
+        names = drawable_names(labels)
+        size = 9 if classes <= _CLASSES_WITH_NUMBERS else 5
+        axes.set_xticks(range(classes), names, rotation=45, ha="right", fontsize=size)
+        axes.set_yticks(range(classes), names, fontsize=size)
+    else:
+        axes.set_xlabel("predicted label: its number in the table")
+        axes.set_ylabel("true label: its number in the table")
     if classes <= _CLASSES_WITH_NUMBERS:
         for (true, predicted), count in np.ndenumerate(confusion_KK):
             if count:

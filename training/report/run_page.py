@@ -17,6 +17,7 @@ from torch import Tensor
 from export.figures import reliability
 from models.labels import distinct_names
 from report.page import Picture, Table, render, write_pictures
+from report.plots import drawable_names
 from training.datasets.sources import Dataset
 from training.evaluate import count_confusions
 from training.networks import ImageNetwork, multiply_adds
@@ -115,7 +116,8 @@ def _pictures(
         Picture(
             "confusion",
             "Confusion matrix",
-            "Rows are the true labels, columns the predicted ones.",
+            "Rows are the true labels, columns the predicted ones. A number, as #12, stands for a "
+            "class whose name a picture cannot show; the table below has it.",
             plot_confusion(confusion_KK, distinct_names(dataset.labels)),
         ),
         Picture(
@@ -140,7 +142,7 @@ def _pictures(
 def _mistakes(dataset: Dataset, probabilities_NK: NDArray[np.float32], wrong: int) -> Picture:
     targets_N = dataset.test.targets_N
     mistakes = worst_mistakes(probabilities_NK, targets_N)
-    names = distinct_names(dataset.labels)
+    names = drawable_names(distinct_names(dataset.labels))
     captions = [
         f"{names[int(probabilities_NK[row].argmax())]} {probabilities_NK[row].max():.0%}\n"
         f"is {names[targets_N[row]]} {probabilities_NK[row, targets_N[row]]:.0%}"
@@ -158,6 +160,7 @@ def _mistakes(dataset: Dataset, probabilities_NK: NDArray[np.float32], wrong: in
 def _summary(outcome: Outcome, dataset: Dataset, network: ImageNetwork) -> dict[str, str]:
     return {
         "test accuracy": f"{outcome.test.accuracy:.2%}",
+        "balanced: mean of the classes": f"{outcome.test.balanced_accuracy:.2%}",
         "validation accuracy": f"{outcome.validation.accuracy:.2%}",
         "calibration error": f"{outcome.test.calibration_error:.4f}",
         "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
@@ -179,9 +182,9 @@ def _class_table(confusion_KK: NDArray[np.int64], labels: Sequence[str]) -> Tabl
         others[index] = 0
         taken_for = f"{labels[others.argmax()]} ({others.max()})" if others.any() else "none"
         shares = (f"{float(value[index]):.2%}" for value in (recall_K, precision_K, f1_K))
-        rows.append((labels[index], f"{images_K[index]:,}", *shares, taken_for))
-    names = ("class", "images", "recall", "precision", "F1", "most often predicted as")
-    return Table(names, rows, numbers=range(1, 5))
+        rows.append((str(index), labels[index], f"{images_K[index]:,}", *shares, taken_for))
+    names = ("#", "class", "images", "recall", "precision", "F1", "most often predicted as")
+    return Table(names, rows, numbers=(0, *range(2, 6)))
 
 
 def _words(record: dict[str, object]) -> list[tuple[str, str]]:

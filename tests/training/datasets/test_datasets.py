@@ -9,7 +9,15 @@ from training.datasets import mnist
 from training.datasets.idx import read_idx, read_pair
 from training.datasets.mnist import read_fashion_mnist
 from training.datasets.sources import SOURCES, load_dataset
-from training.datasets.splits import Source, Split, checksum, hold_out, pixel_statistics
+from training.datasets.splits import (
+    Source,
+    Split,
+    balancing_weights,
+    checksum,
+    describe_imbalance,
+    hold_out,
+    pixel_statistics,
+)
 from training.errors import ConfigError, DatasetError
 
 pytestmark = pytest.mark.training
@@ -85,6 +93,15 @@ def test_checksum_sees_every_value() -> None:
     assert checksum(source) == checksum(Source(("a", "b"), split, split))
     assert checksum(source) != checksum(Source(("a", "b"), split, changed))
     assert checksum(source) != checksum(Source(("a", "c"), split, split))
+
+
+def test_classes_are_unbalanced_if_one_has_more_than_twice_another() -> None:
+    labels = ("cat", "dog")
+    assert describe_imbalance(labels, np.array([0, 0, 1])) == ""
+    assert describe_imbalance(labels, np.array([0, 0, 0, 1])) == (
+        "'cat' has 3 training images, 'dog' 1"
+    )
+    assert balancing_weights(np.array([0, 0, 0, 1]), 2).tolist() == [4 / 6, 2.0]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,12 @@ import pytest
 
 from models.image import encode_png
 from tests.training.files import make_pngs, write_parquet
-from training.datasets.encoded import Reading
-from training.datasets.parquet import read_parquet
+from training.datasets.encoded import AS_THEY_ARE, Reading
+from training.datasets.listed import read_listing
+from training.datasets.listing import FOUND, Columns
+from training.datasets.parquet import list_parquet
 from training.datasets.sources import load_dataset
+from training.datasets.splits import Source
 from training.errors import ConfigError, DatasetError
 
 pytestmark = pytest.mark.training
@@ -17,6 +21,10 @@ pytestmark = pytest.mark.training
 IMAGES = make_pngs(20)
 TARGETS = [row % 2 for row in range(20)]
 NAMES = ["cat", "dog"]
+
+
+def read_parquet(path: Path, reading: Reading = AS_THEY_ARE, columns: Columns = FOUND) -> Source:
+    return read_listing(list_parquet("t", path, columns), reading)
 
 
 @pytest.fixture
@@ -35,28 +43,103 @@ def test_names_come_from_the_metadata(path: Path) -> None:
         assert np.array_equal(part.images_NHWC[:, 0, 0, 0] // 10 % 2, part.targets_N)
 
 
-def test_a_folder_holds_the_two_parts_and_their_shards(tmp_path: Path) -> None:
+def test_a_folder_holds_the_parts_and_their_shards(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train-00000-of-00002.parquet", IMAGES[:12], TARGETS[:12], NAMES)
     write_parquet(tmp_path / "train-00001-of-00002.parquet", IMAGES[12:], TARGETS[12:], NAMES)
-    with pytest.raises(
-        DatasetError, match=r"files train\*.parquet and test\*.parquet, got 2 and 0"
-    ):
-        read_parquet(tmp_path)
+    source = read_parquet(tmp_path)
+    assert (len(source.train), len(source.test)) == (16, 4), "a fifth of train is the test part"
     test = write_parquet(tmp_path / "test-00000-of-00001.parquet", IMAGES[:4], TARGETS[:4], NAMES)
     source = read_parquet(tmp_path)
     assert source.train.images_NHWC[:, 0, 0, 0].tolist() == [10 * row for row in range(20)]
     assert source.train.targets_N.tolist() == TARGETS
-    assert len(source.test) == 4
+    assert (len(source.test), source.validation) == (4, None)
+    write_parquet(tmp_path / "validation-00000-of-00001.parquet", IMAGES[:2], TARGETS[:2], NAMES)
+    held = read_parquet(tmp_path).validation
+    assert held is not None and held.images_NHWC[:, 0, 0, 0].tolist() == [0, 10]
     write_parquet(test, IMAGES[:4], TARGETS[:4], ["dog", "cat"])
-    with pytest.raises(DatasetError, match=f"^{test}: expected the labels of train-.*got dog, cat"):
+    assert read_parquet(tmp_path).test.targets_N.tolist() == [1, 0, 1, 0], "by name, not number"
+    write_parquet(test, IMAGES[:4], TARGETS[:4], ["dog", "cow"])
+    with pytest.raises(DatasetError, match=rf"^{test} row 1: expected a label .*cat, dog.*got 1"):
         read_parquet(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("data/Train-0.parquet", "data/valid-0.parquet"),
+        ("train/0000.parquet", "Val/0000.PARQUET"),
+        ("TRAIN.parquet", "test.parquet"),
+    ],
+)
+def test_parts_are_told_by_files_and_folders_in_any_case(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    for name, count in zip(names, (20, 4), strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_parquet(tmp_path / name, IMAGES[:count], TARGETS[:count], NAMES)
+    dataset = load_dataset(f"parquet:{tmp_path}")
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (18, 2, 4)
+
+
+def test_files_without_parts_are_one_table(tmp_path: Path) -> None:
+    (tmp_path / "_temporary").mkdir()
+    (tmp_path / "_SUCCESS").touch()
+    for number in range(2):
+        write_parquet(tmp_path / f"part-0000{number}.parquet", IMAGES, TARGETS, NAMES)
+    source = read_parquet(tmp_path)
+    assert (len(source.train), len(source.test)) == (32, 8)
+    write_parquet(tmp_path / "train.parquet", IMAGES, TARGETS, NAMES)
+    with pytest.raises(DatasetError, match=r"got part-00000\.parquet beside parts"):
+        read_parquet(tmp_path)
+
+
+def two_label_columns(path: Path, first: str, second: str) -> None:
+    """CIFAR-100 as Hugging Face has it."""
+    table = pa.table(
+        {
+            "img": [{"bytes": i, "path": None} for i in IMAGES],
+            first: [0, 1, 2, 3] * 5,
+            second: [1, 1, 0, 0] * 5,
+        }
+    )
+    features: dict[str, Any] = {"img": {"_type": "Image"}}
+    features |= {first: {"_type": "ClassLabel", "names": ["ant", "bee", "oak", "elm"]}}
+    features |= {second: {"_type": "ClassLabel", "names": ["trees", "insects"]}}
+    metadata = json.dumps({"info": {"features": features}})
+    pa.parquet.write_table(table.replace_schema_metadata({"huggingface": metadata}), path)
+
+
+def test_which_of_two_label_columns_is_a_question(path: Path) -> None:
+    two_label_columns(path, "fine_label", "coarse_label")
+    with pytest.raises(DatasetError, match=r"got fine_label, coarse_label; .* --label-column"):
+        read_parquet(path)
+    assert read_parquet(path, columns=Columns(label="coarse_label")).labels == ("trees", "insects")
+    dataset = load_dataset(f"parquet:{path}", reading=Reading(columns=Columns("img", "fine_label")))
+    assert dataset.labels == ("ant", "bee", "oak", "elm")
+    two_label_columns(path, "label", "kingdom")
+    assert read_parquet(path).labels == ("ant", "bee", "oak", "elm")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pa.array(["dog" if target else "cat" for target in TARGETS]).dictionary_encode(),
+        pa.array(["cafe\u0301", "caf\u00e9", "tea", "tea"] * 5),
+        pa.array([float(target) for target in TARGETS]),
+    ],
+)
+def test_labels_as_pandas_and_systems_write_them(path: Path, labels: pa.Array) -> None:
+    write_parquet(path, IMAGES, TARGETS, label=labels)
+    source = read_parquet(path)
+    assert len(source.labels) == 2
+    assert len(source.train) + len(source.test) == 20
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
 def test_plain_binary_and_texts_without_metadata(path: Path, kind: pa.DataType) -> None:
     texts = ["dog" if target else "cat" for target in TARGETS]
     write_parquet(path, IMAGES, texts, image=pa.array(IMAGES, kind))
-    source = read_parquet(path, Reading(image_size=3, grey=True))
+    source = read_parquet(path, Reading((3, 3), grey=True))
     assert source.labels == ("cat", "dog")
     assert source.train.images_NHWC.shape == (16, 3, 3, 1)
     assert np.array_equal(source.test.images_NHWC[:, 0, 0, 0] // 10 % 2, source.test.targets_N)
@@ -88,7 +171,7 @@ def changed(values: list[Any], row: int, value: Any) -> list[Any]:
     [
         (changed(IMAGES, 9, b"text"), TARGETS, NAMES, "row 9: image: expected JPEG, PNG"),
         (changed(IMAGES, 9, b""), TARGETS, NAMES, "row 9: image: .* got an empty body"),
-        (changed(IMAGES, 9, None), TARGETS, NAMES, "row 9: expected an image, got no bytes"),
+        (changed(IMAGES, 9, None), TARGETS, NAMES, "row 9: .*expected an image, got no bytes"),
         (changed(IMAGES, 9, IMAGES[0][:60]), TARGETS, NAMES, "row 9: image: .*truncated"),
         (
             changed(IMAGES, 9, encode_png(np.zeros((5, 6, 3), np.uint8))),
@@ -137,7 +220,7 @@ def test_rows_are_counted_in_their_own_file(tmp_path: Path) -> None:
         ({"label": None}, "expected a column 'label' of labels, got image"),
         ({"image": [1] * 20}, "expected binary images in 'image', .*, got int64"),
         ({"image": [{"path": "a"}] * 20}, "expected binary images in 'image', .*, got struct"),
-        ({"label": [0.5] * 20}, "expected integers or texts in 'label', got double"),
+        ({"label": [b"cat"] * 20}, "expected integers or texts in 'label', got binary"),
     ],
 )
 def test_wrong_columns_are_named(path: Path, columns: dict[str, Any], message: str) -> None:

@@ -1,6 +1,7 @@
 """The report is one page that needs nothing else, and says what evaluation.json says."""
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from report.plots import drawable_names
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
+from training.datasets.splits import Split
 from training.evaluate import count_confusions
 from training.fit import fit
 from training.pipeline import measure
@@ -53,7 +56,7 @@ class Page(HTMLParser):
 def report(config: TrainConfig, dataset: Dataset) -> tuple[str, Path]:
     run = start_run(config, dataset)
     network = fit(config, dataset, show_progress=False)
-    outcome, test_NK = measure(network, dataset)
+    outcome, test_NK = measure(config, network, dataset)
     path = write_report(run, outcome, dataset, network, test_NK)
     return path.read_text(encoding="utf-8"), config.run / REPORT_FOLDER
 
@@ -100,6 +103,37 @@ def test_a_faultless_network_has_no_mistakes_to_show(config: TrainConfig, square
     assert "The worst 0 of 0 mistakes" in text
     assert "None to show." in text
     assert {path.stem for path in folder.iterdir()} == PICTURES - {"mistakes"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_many_classes_and_every_script(config: TrainConfig, squares: Squares) -> None:
+    """What matplotlib's font lacks is a number in pictures and a name on the page."""
+    scripts = ("猫", "कुत्ता", "قطة", "חתול", "кошка", "größer", "x" * 90)
+    labels = (*scripts, *(f"class {number}" for number in range(len(scripts), 250)))
+    dataset = squares()
+    targets_N = np.arange(250)
+    images_NHWC = np.random.default_rng(0).integers(0, 256, (250, 8, 8, 1), dtype=np.uint8)
+    each = Split(images_NHWC, targets_N)
+    dataset = replace(dataset, labels=labels, train=each, validation=each, test=each)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="(torch|lightning|pytorch_lightning).*")
+        text, folder = report(replace(config, network="neuron", epochs=1), dataset)
+    for label in labels:
+        assert f"<td>{label}</td>" in text
+    assert {path.stem for path in folder.iterdir()} == PICTURES
+    with Image.open(folder / "confusion.png") as picture:
+        assert max(picture.size) < 1200
+    few = replace(config, run=config.run.with_name("few"), network="neuron", lr=0.01, epochs=4)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="(torch|lightning|pytorch_lightning).*")
+        text, folder = report(few, replace(squares(), labels=scripts[:4]))
+    for label in scripts[:4]:
+        assert f"<td>{label}</td>" in text
+
+
+def test_names_that_a_picture_can_show() -> None:
+    names = ["猫", "cat", "קוף", "größer", "кошка", "x" * 30]
+    assert drawable_names(names) == ["#0", "cat", "#2", "größer", "кошка", "x" * 24 + "…"]
 
 
 def test_the_worst_mistakes_come_first() -> None:

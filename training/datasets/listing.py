@@ -1,11 +1,13 @@
 """What a dataset holds, row by row, whatever state its images are in.
 
-``foveal train`` stops at the first bad row. A listing names all rows and hands out one content
-after the other, so that datasets larger than memory are looked through and every bad row is named.
+A listing names all rows and hands out one content after the other, so that datasets larger than
+memory are read and every bad row is named. ``foveal train`` and ``foveal check`` read the same
+ones.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -16,9 +18,38 @@ from training.datasets.splits import Source
 
 # The split of data that has no parts.
 WHOLE = "all"
+# The splits in their order: of two copies in two parts, the one in a later part is reported.
+SPLITS = ("train", "validation", "test", WHOLE)
+# What parts are called, in lower case.
+_PARTS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
+PART_NAMES = "train, test and validation (or val, valid), in any case"
 
 # An encoded file, decoded pixels (uint8 [H, W, C]), or why there is neither.
 Content = bytes | NDArray[np.uint8] | ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of a table to read.
+
+    Attributes:
+        image: Name of the column of images; "" to find it.
+        label: Name of the column of labels; "" to find it.
+    """
+
+    image: str = ""
+    label: str = ""
+
+
+FOUND = Columns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +83,8 @@ class Listing:
         rows: N rows.
         read: Yields (index, content) in the order of the rows: of those asked for, or of all.
         passed_over: Number of files that are no part of the dataset.
+        where: The folder or file, for error messages.
+        unlabelled: Rows whose label is none of the labels, and the reason.
     """
 
     name: str
@@ -59,6 +92,8 @@ class Listing:
     rows: Sequence[Row]
     read: Callable[[Collection[int] | None], Iterator[tuple[int, Content]]]
     passed_over: int = 0
+    where: str = ""
+    unlabelled: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def targets_N(self) -> NDArray[np.int64]:
@@ -74,6 +109,16 @@ class Listing:
         """Return the label of a row, empty if it has none."""
         target = self.rows[index].target
         return self.labels[target] if target >= 0 else ""
+
+
+def part_of(name: str) -> str:
+    """Return the split that a part of this name is, in any case; "" if it is no part."""
+    return _PARTS.get(name.lower(), "")
+
+
+def one_form(label: str) -> str:
+    """Return a label in the one Unicode form: macOS writes é in file names as two characters."""
+    return unicodedata.normalize("NFC", label)
 
 
 def list_arrays(name: str, source: Source) -> Listing:

@@ -6,8 +6,8 @@ import pytest
 
 from models.image import ImageError
 from tests.training.files import make_pngs, write_mnist_like, write_parquet
+from training.datasets.listing import Content, Listing
 from training.errors import ConfigError, DatasetError
-from training.quality.listing import Content, Listing
 from training.quality.pipeline import list_dataset
 
 pytestmark = pytest.mark.training

@@ -5,22 +5,18 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from models.image import ENDINGS, ImageError
+from models.junk import is_in_hidden_folder, is_junk
+from training.datasets.listing import (
+    PART_NAMES,
+    SPLITS,
+    WHOLE,
+    Content,
+    Listing,
+    Row,
+    one_form,
+    part_of,
+)
 from training.errors import DatasetError
-from training.quality.listing import WHOLE, Content, Listing, Row
-
-# What parts are called, in lower case.
-_PARTS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-}
-_ORDER = ("train", "validation", "test", WHOLE)
-# What systems leave behind in folders, in lower case; hidden files are passed over, too.
-_JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 
 
 def list_folder(name: str, folder: Path) -> Listing:
@@ -34,32 +30,48 @@ def list_folder(name: str, folder: Path) -> Listing:
         folder: Its folder.
 
     Raises:
-        DatasetError: It is no folder, or there are fewer than two classes.
+        DatasetError: It is no folder, there are fewer than two classes, or other folders stand
+            beside the parts.
     """
-    inside = _folders(folder)
-    parts = {path: _PARTS.get(path.name.lower(), "") for path in inside}
-    if not all(parts.values()) or "train" not in parts.values():
-        parts = {folder: WHOLE}
-    # The training part first: of two copies in two parts, the other one is reported.
-    parts = dict(sorted(parts.items(), key=lambda part: _ORDER.index(part[1])))
+    parts = _parts(folder)
     classes = {part: _folders(part) for part in parts}
-    labels = tuple(sorted({path.name for paths in classes.values() for path in paths}))
+    labels = tuple(
+        sorted({one_form(_name(path.name)) for each in classes.values() for path in each})
+    )
     if len(labels) < 2:
         raise DatasetError(
             f"{folder}: expected two or more sub-folders, one per class, got {len(labels)}"
         )
+    numbers = {label: number for number, label in enumerate(labels)}
     files: list[Path] = []
     rows: list[Row] = []
     passed_over = 0
     for part, split in parts.items():
         without_class = [path for path in _children(part) if path.suffix[1:].lower() in ENDINGS]
-        groups = [(path, labels.index(path.name)) for path in classes[part]]
+        groups = [(path, numbers[one_form(_name(path.name))]) for path in classes[part]]
         for found, target in [*((_walk(path), at) for path, at in groups), (without_class, -1)]:
             kept = [path for path in found if not _is_junk(path.relative_to(part))]
             passed_over += len(found) - len(kept)
             files += kept
             rows += [Row(_name(path), None, split, target) for path in kept]
-    return Listing(name, labels, rows, lambda wanted: _read(files, wanted), passed_over)
+    return Listing(
+        name, labels, rows, lambda wanted: _read(files, wanted), passed_over, str(folder)
+    )
+
+
+def _parts(folder: Path) -> dict[Path, str]:
+    """Return the folders of the parts with their splits, or the folder itself."""
+    parts = {path: part_of(path.name) for path in _folders(folder)}
+    others = [path.name for path, split in parts.items() if not split]
+    splits = {split for split in parts.values() if split}
+    if "train" not in splits or (others and len(splits) == 1):
+        return {folder: WHOLE}  # a class may be called train
+    if others:
+        raise DatasetError(
+            f"{folder}: expected parts ({PART_NAMES}) with the classes in each, or classes, got "
+            f"{', '.join(path.name for path in parts)}; move {', '.join(others)} elsewhere"
+        )
+    return dict(sorted(parts.items(), key=lambda part: SPLITS.index(part[1])))
 
 
 def _read(files: list[Path], wanted: Collection[int] | None) -> Iterator[tuple[int, Content]]:
@@ -82,21 +94,29 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [path for path in _children(folder) if path.is_dir() and not _is_junk(Path(path.name))]
+    return [
+        path for path in _children(folder) if path.is_dir() and not _is_junk(Path(path.name, "x"))
+    ]
 
 
 def _walk(folder: Path) -> list[Path]:
+    """Return the files below a folder; links to folders are followed, each folder once."""
     found = []
-    for root, folders, names in os.walk(folder):
-        folders.sort()
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(root))
+        folders[:] = sorted(
+            name for name in folders if os.path.realpath(Path(root, name)) not in seen
+        )
         found += [Path(root, name) for name in sorted(names)]
     return found
 
 
-def _name(path: Path) -> str:
+def _name(path: Path | str) -> str:
     """Return a path as text; bytes of a name that is no UTF-8 as escapes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _is_junk(path: Path) -> bool:
-    return any(part[0] == "." or part.lower() in _JUNK for part in path.parts)
+    name = path.as_posix()
+    return is_junk(name) or is_in_hidden_folder(name)
