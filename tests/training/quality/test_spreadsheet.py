@@ -6,8 +6,8 @@ import io
 import pytest
 
 from models.spreadsheet import inert
+from training.datasets.listing import Listing
 from training.quality.findings import Finding, to_csv
-from training.quality.listing import Listing
 
 RUN = ["=1", "'=1", "''-x", "-x.png", "@b", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff0b1", "\uff20b"]
 PLAIN = ["a.png", "-1", "+1.5", "-1e-3", "'quoted'", "a=1", "", "'", "2024-01-01"]

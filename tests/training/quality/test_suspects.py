@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
+from training.datasets.listing import Listing, Row
 from training.quality.cross_validation import CrossValidation
 from training.quality.findings import Finding
-from training.quality.listing import Listing, Row
 from training.quality.suspects import find_wrong_labels
 
 DIGITS = load_digits()
