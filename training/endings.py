@@ -6,6 +6,7 @@ Imports only the standard library: a signal is heard before torch is imported.
 import errno
 import shlex
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,8 @@ def explained(arguments: Sequence[str], progress: Callable[[], str]) -> Iterator
         for each in signals:  # a second one ends the process at once
             signal.signal(each, signal.SIG_DFL)
         received.append(signum)
+        if signum == signal.SIGTERM and _has_peers():
+            return  # Lightning tells the other processes, and all end after the same step
         # Lightning ends the processes of other devices after a KeyboardInterrupt.
         raise KeyboardInterrupt if signum == signal.SIGINT else _Terminated
 
@@ -84,6 +87,12 @@ def explained(arguments: Sequence[str], progress: Callable[[], str]) -> Iterator
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def _has_peers() -> bool:
+    """Return whether this process trains together with others."""
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    return bool(distributed and distributed.is_available() and distributed.is_initialized())
 
 
 def describe_progress(run: Path, epochs: int) -> str:

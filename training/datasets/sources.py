@@ -179,10 +179,15 @@ def _check(name: str, labels: tuple[str, ...], *splits: Split) -> None:
         )
     classes = len(labels)
     train_K, held_K = (np.bincount(split.targets_N, minlength=classes) for split in splits[:2])
-    # At least one row of each class is held out, so one to fit must be left.
-    if len(train_K) != classes or train_K.min() < 1 or (train_K + held_K).min() < 2:
-        poorest = int(np.argmin(train_K + held_K))
+    together_K = train_K + held_K
+    poorest = int(np.argmin(together_K))
+    if len(train_K) != classes or together_K[poorest] < 2:
         raise DatasetError(
             f"{name}: expected at least 2 training images of each class, "
-            f"got {train_K[poorest] + held_K[poorest]} of {labels[poorest]!r}"
+            f"got {together_K[poorest]} of {labels[poorest]!r}"
+        )
+    if not train_K.all():
+        raise DatasetError(
+            f"{name}: expected an image of each class to fit, got none of "
+            f"{labels[int(np.argmin(train_K))]!r}; lower --validation"
         )

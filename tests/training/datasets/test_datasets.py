@@ -81,6 +81,8 @@ def test_unknown_names_and_shares_are_refused() -> None:
         load_dataset("cifar")
     with pytest.raises(ConfigError, match="between 0 and 1, got 1"):
         load_dataset("digits", validation=1)
+    with pytest.raises(DatasetError, match=r"an image of each class to fit, .* lower --validation"):
+        load_dataset("digits", validation=0.9999)
     with pytest.raises(DatasetError, match="embedded"):
         load_dataset("digits", Path("somewhere"))
 
