@@ -72,7 +72,7 @@ def train(
     Example: foveal train --dataset digits --network cnn --run runs/digits
     """
     from training.pipeline import train as fit
-    from training.recipes import default_run, resolve
+    from training.recipes import resolve
     from training.runs import read_run
 
     logging.basicConfig(format="%(message)s")
@@ -81,7 +81,7 @@ def train(
     dataset, network, run = (options.pop(name) for name in ("dataset", "network", "run"))
     for name in ("hidden", "widths"):
         options[name] = _widths(f"--{name}", options[name])
-    config = resolve(dataset, network, run or default_run(dataset, network), **options)
+    config = resolve(dataset, network, run, **options)
     folder = fit(config, show_progress=sys.stderr.isatty(), resume=resume)
     _, outcome = read_run(folder)
     accuracy = outcome.test.accuracy

@@ -20,6 +20,7 @@ _DATA = "Data"
 _FIT = "Fit"
 _RATE = "Learning rate"
 _NETWORK = "Network"
+_TUNING = "Fine-tuning"
 _AUGMENTATION = "Augmentation"
 _WEIGHTS = "Weights"
 _DEVICES = "Devices"
@@ -50,7 +51,19 @@ class TrainConfig:
     network: Annotated[
         str,
         Option(
-            _NETWORK, "Network", REQUIRED, names=("neuron", "fcnn", "cnn", "resnet", "speednet")
+            _NETWORK,
+            "Network",
+            REQUIRED,
+            names=(
+                "neuron",
+                "fcnn",
+                "cnn",
+                "resnet",
+                "speednet",
+                "timm:NAME",
+                "MODULE:FUNCTION",
+            ),
+            default_text="that of --init",
         ),
     ]
     run: Annotated[
@@ -126,6 +139,16 @@ class TrainConfig:
         float,
         Option(_FIT, "Share of the target spread over all classes", 0.0, low=0, below=1),
     ]
+    first_lr: Annotated[
+        float,
+        Option(
+            _RATE,
+            "Learning rate of the first layer, as a multiple of --lr; it rises evenly to the head",
+            1.0,
+            above=0,
+            before=1.0,
+        ),
+    ]
     hidden: Annotated[
         tuple[int, ...],
         Option(_NETWORK, "Widths of the hidden layers of fcnn, as 512,512", (512, 512), low=1),
@@ -158,6 +181,34 @@ class TrainConfig:
             _NETWORK, "Probability of zeroing a value before a linear layer", 0.0, low=0, below=1
         ),
     ]
+    weights: Annotated[
+        Path | None,
+        Option(
+            _TUNING,
+            "File or folder of pretrained weights",
+            default_text="of timm: its download",
+            before=None,
+        ),
+    ]
+    init: Annotated[
+        Path | None,
+        Option(
+            _TUNING,
+            "Folder of an earlier run to begin with, all but its head",
+            default_text="fresh weights",
+            before=None,
+        ),
+    ]
+    freeze: Annotated[
+        str,
+        Option(
+            _TUNING,
+            "What does not learn: the body, or the layers up to a module of it",
+            "none",
+            names=("none", "body", "MODULE"),
+            before="none",
+        ),
+    ]
     shift: Annotated[
         int,
         Option(_AUGMENTATION, "Largest shift in each direction", 0, unit="pixels", low=0),
@@ -176,6 +227,17 @@ class TrainConfig:
             zero="for none",
             unit="pixels",
             low=0,
+        ),
+    ]
+    mixup: Annotated[
+        float,
+        Option(
+            _AUGMENTATION,
+            "Alpha of mixup, which blends pairs of images and their targets",
+            0.0,
+            zero="for none",
+            low=0,
+            before=0.0,
         ),
     ]
     ema: Annotated[

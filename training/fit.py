@@ -19,22 +19,17 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from training.augment import Augment
+from training.augment import Augment, mixup
 from training.batches import Batch, InMemoryData, mix_seed
-from training.checkpoints import (
-    CHECKPOINT,
-    LAST_CHECKPOINT,
-    AtomicCheckpointIO,
-    BestAndLast,
-    Patience,
-)
+from training.checkpoints import LAST_CHECKPOINT, AtomicCheckpointIO, BestAndLast, Patience
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
-from training.datasets.splits import pixel_statistics
 from training.devices import PRECISIONS
 from training.errors import ConfigError
+from training.features import are_cached, features_of
+from training.initial import load_checkpoint, untrained
 from training.losses import compute_loss
-from training.networks import ImageNetwork, build_network
+from training.networks import ImageNetwork
 from training.optimizers import build_optimizer, build_schedule
 from training.progress import EpochLog, RunBar
 from training.report.curves import Curves
@@ -47,12 +42,21 @@ class FitModule(pl.LightningModule):
         network: The network to fit.
         config: Names the loss, the optimizer and the schedule.
         classes: K.
+        on_features: Whether batches hold the embeddings of images, float32 [N, D], in their place.
     """
 
-    def __init__(self, network: ImageNetwork, config: TrainConfig, classes: int):
+    def __init__(
+        self,
+        network: ImageNetwork,
+        config: TrainConfig,
+        classes: int,
+        *,
+        on_features: bool = False,
+    ):
         super().__init__()
         self.network = network
         self.config = config
+        self.on_features = on_features
         self.train_accuracy = MulticlassAccuracy(num_classes=classes, average="micro")
         self.validation_accuracy = MulticlassAccuracy(num_classes=classes, average="micro")
 
@@ -62,9 +66,13 @@ class FitModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Return the loss of one batch, uint8 [N, H, W, C] and int64 [N]."""
-        images_NHWC, targets_N = batch
-        logits_NK = self.network(images_NHWC)
-        loss = compute_loss(self.config.loss, logits_NK, targets_N, self.config.label_smoothing)
+        images, targets_N = batch
+        blend = mixup(images, self.config.mixup) if self.config.mixup else None
+        logits_NK = self._compute(images if blend is None else blend.images)
+        loss = self._loss(logits_NK, targets_N)
+        if blend is not None:
+            other = self._loss(logits_NK, targets_N[blend.order])
+            loss = blend.share * loss + (1 - blend.share) * other
         self.train_accuracy(logits_NK, targets_N)
         self._log_loss("train_loss", loss, len(targets_N))
         self.log("train_accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
@@ -72,13 +80,21 @@ class FitModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, _index: int) -> None:
         """Measure one batch, in float32 as served, without label smoothing."""
-        images_NHWC, targets_N = batch
+        images, targets_N = batch
         with torch.autocast(self.device.type, enabled=False):
-            logits_NK = self.network(images_NHWC)
+            logits_NK = self._compute(images)
         loss = compute_loss(self.config.loss, logits_NK, targets_N)
         self.validation_accuracy(logits_NK, targets_N)
         self._log_loss("validation_loss", loss, len(targets_N))
         self.log("validation_accuracy", self.validation_accuracy, prog_bar=True)
+
+    def _compute(self, images: Tensor) -> Tensor:
+        """Compute logits of images, or of their features."""
+        logits_NK: Tensor = (self.network.classify if self.on_features else self.network)(images)
+        return logits_NK
+
+    def _loss(self, logits_NK: Tensor, targets_N: Tensor) -> Tensor:
+        return compute_loss(self.config.loss, logits_NK, targets_N, self.config.label_smoothing)
 
     def _log_loss(self, name: str, loss: Tensor, rows: int) -> None:
         # A float: over several devices Lightning 2.6 averages the rows in the type it is given, and
@@ -129,11 +145,14 @@ def fit(
     with _quiet_lightning():
         pl.seed_everything(config.seed, verbose=False)
         network = untrained(config, dataset)
-        module = FitModule(network, config, len(dataset.labels))
+        on_features = are_cached(config)
+        module = FitModule(network, config, len(dataset.labels), on_features=on_features)
         augment = Augment(config.shift, config.flip, config.cutout, config.border)
+        parts = [dataset.train, dataset.validation]
+        if on_features:
+            parts = [features_of(network, part) for part in parts]
         data = InMemoryData(
-            dataset.train,
-            dataset.validation,
+            *parts,
             batch_size=config.batch_size,
             seed=config.seed,
             augment=augment,
@@ -144,38 +163,6 @@ def fit(
     if not trainer.is_global_zero:
         return network.eval()
     return load_checkpoint(config, dataset)
-
-
-def untrained(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
-    """Build the network of a run, with fresh weights and the training split's mean and deviation.
-
-    Raises:
-        ConfigError: A name in the configuration does not exist.
-    """
-    network = build_network(config, dataset.image_shape, len(dataset.labels))
-    image_network = ImageNetwork(network, *pixel_statistics(dataset.train))
-    image_network.whiten(torch.from_numpy(dataset.train.images_NHWC))
-    return image_network
-
-
-def load_checkpoint(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
-    """Load the checkpoint that a run keeps, in evaluation mode.
-
-    Raises:
-        FileNotFoundError: The run has no checkpoint.
-    """
-    network = untrained(config, dataset)
-    kept = config.run / (CHECKPOINT if config.keep == "best" else LAST_CHECKPOINT)
-    checkpoint = torch.load(kept, map_location="cpu", weights_only=True)
-    prefix = "network."
-    network.load_state_dict(
-        {
-            name.removeprefix(prefix): value
-            for name, value in checkpoint["state_dict"].items()
-            if name.startswith(prefix)
-        }
-    )
-    return network.eval()
 
 
 def _check_shift(config: TrainConfig, dataset: Dataset) -> None:

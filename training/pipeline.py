@@ -23,9 +23,11 @@ from training.datasets.sources import Dataset, load_dataset
 from training.devices import is_first_process
 from training.errors import ConfigError, RunError
 from training.evaluate import compute_logits
-from training.fit import fit, load_checkpoint
+from training.fit import fit
 from training.graph import ServedNetwork
+from training.initial import load_checkpoint
 from training.networks import ImageNetwork, multiply_adds
+from training.pretrained import own_image
 from training.publish import Wishes, publish
 from training.report.run_page import write_report
 from training.runs import Outcome, read_run, start_run, write_outcome
@@ -151,5 +153,5 @@ def _load(config: TrainConfig) -> Dataset:
         validation=config.validation,
         split_seed=config.split_seed,
         positive=config.positive,
-        reading=Reading(config.image_size, config.grey),
+        reading=Reading(config.image_size, config.grey, own_image(config)),
     )

@@ -31,6 +31,7 @@ from training.datasets.sources import Dataset
 from training.datasets.splits import Split
 from training.evaluate import describe_training
 from training.graph import ServedNetwork, export_onnx
+from training.pretrained import own_image
 from training.runs import Outcome, Run
 
 # Batch sizes of the proof: one row alone, the smallest batch, an odd one that fills no vector
@@ -101,7 +102,7 @@ def publish(  # noqa: PLR0913 - all that a version is made of
     if wishes.abstain_precision is not None:
         check_share(wishes.abstain_precision)
     labels, test = dataset.labels, dataset.test
-    spec = image_spec(dataset.mode, *dataset.image_shape[:2])
+    spec = own_image(run.config) or image_spec(dataset.mode, *dataset.image_shape[:2])
     graph = export_onnx(network, dataset.image_shape)
     content = graph.SerializeToString()
     check_contract(content, spec, len(labels))

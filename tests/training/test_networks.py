@@ -12,8 +12,9 @@ from training.config import TrainConfig
 from training.datasets.encoded import image_spec
 from training.datasets.sources import Dataset
 from training.errors import ConfigError
-from training.fit import FitModule, untrained
+from training.fit import FitModule
 from training.graph import ServedNetwork, export_onnx
+from training.initial import untrained
 from training.layers import ACTIVATIONS, Residual
 from training.networks import NETWORKS, ImageNetwork, build_network, multiply_adds
 from training.publish import prove

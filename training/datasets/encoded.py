@@ -27,10 +27,12 @@ class Reading:
     Attributes:
         image_size: Height and width of the result; 0 for the size that all images have.
         grey: Whether images are read as grey.
+        own: How a pretrained network wants its pixels, in place of both; None: it does not say.
     """
 
     image_size: int = 0
     grey: bool = False
+    own: ImageSpec | None = None
 
 
 AS_THEY_ARE = Reading()
@@ -86,9 +88,10 @@ def decode_all(images: Iterable[Encoded], count: int, reading: Reading) -> NDArr
             width, height = read_size(image.content)
             if spec is None:
                 side = (reading.image_size,) * 2 if reading.image_size else (height, width)
-                spec = image_spec("L" if reading.grey else "RGB", *side)
+                spec = reading.own or image_spec("L" if reading.grey else "RGB", *side)
                 images_NHWC = np.empty((count, *spec.shape_HWC), np.uint8)
-            if not reading.image_size and (height, width) != (spec.height, spec.width):
+            is_any_size = reading.image_size or reading.own
+            if not is_any_size and (height, width) != (spec.height, spec.width):
                 raise DatasetError(
                     f"{image.where}: expected {spec.width} x {spec.height} pixels like the first "
                     f"image, got {width} x {height}; choose one size with --image-size"
