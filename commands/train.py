@@ -63,30 +63,60 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run with the same options.")
     ] = False,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            help="Options to search, as 'lr=1e-4..1e-2 log, mixup=0,0.2'; keeps the best run."
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Runs of a sweep.")] = 20,
+    publish_as: Annotated[
+        str | None,
+        typer.Option("--export", metavar="NAME", help="Export the run as this model, too."),
+    ] = None,
+    models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
     """Train a network and measure it on the test split.
 
     The dataset and the network choose a recipe; its values come before the defaults below.
+    Networks are those listed, timm's, or what a function of your own makes.
 
     Example: foveal train --dataset digits --network cnn --run runs/digits
     """
-    from training.pipeline import train as fit
+    from training.pretrained import check_torchvision
+
+    check_torchvision()
+    from training import pipeline
     from training.recipes import resolve
     from training.runs import read_run
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("training").setLevel(logging.INFO)
+    repository = None if publish_as is None else open_repository(models)
     options: dict[str, Any] = context.obj
     dataset, network, run = (options.pop(name) for name in ("dataset", "network", "run"))
     for name in ("hidden", "widths"):
         options[name] = _widths(f"--{name}", options[name])
     config = resolve(dataset, network, run, **options)
-    folder = fit(config, show_progress=sys.stderr.isatty(), resume=resume)
+    if sweep is None:
+        folder = pipeline.train(config, show_progress=sys.stderr.isatty(), resume=resume)
+    else:
+        from training.search import parse_space
+        from training.sweep import sweep as search
+
+        folder = search(config, parse_space(sweep), trials, resume=resume)
     _, outcome = read_run(folder)
     accuracy = outcome.test.accuracy
-    line = f"{folder}: test accuracy {accuracy:.2%}; next: foveal export {folder} --name NAME"
-    show({"run": str(folder), "accuracy": accuracy}, as_json, [(line,)])
+    line = f"{folder}: test accuracy {accuracy:.2%}; "
+    record: dict[str, Any] = {"run": str(folder), "accuracy": accuracy}
+    if repository is None or publish_as is None:
+        line += f"next: foveal export {folder} --name NAME"
+    else:
+        artifact = pipeline.export(folder, publish_as, repository)
+        line += f"{artifact.reference} published"
+        record["model"] = artifact.reference
+    show(record, as_json, [(line,)])
 
 
 def export(
@@ -100,6 +130,9 @@ def export(
     abstain_precision: AbstainOption = None,
     max_drop_from_serving: ServingDropOption = 1,
     force: ForceOption = False,
+    embedding: Annotated[
+        bool, typer.Option("--embedding", help="Add the input of the last layer as an output.")
+    ] = False,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
@@ -109,6 +142,9 @@ def export(
 
     Example: foveal export runs/digits --name digits-cnn --precision fp32,int8
     """
+    from training.pretrained import check_torchvision
+
+    check_torchvision()
     from training.pipeline import export as publish
 
     repository = open_repository(models)
@@ -120,6 +156,7 @@ def export(
         max_accuracy_drop=max_accuracy_drop / 100,
         abstain_precision=abstain_precision,
         max_drop=None if force else max_drop_from_serving / 100,
+        embedding=embedding,
     )
     served = repository.resolve(name)[1]
     line = f"{artifact.reference} published in {repository.path(name, artifact.version)}"

@@ -7,6 +7,7 @@ K classes, G golden images.
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from export.precision import MAX_ACCURACY_DROP, GateTerms, compare_gate
@@ -28,6 +29,13 @@ def open_session(content: bytes | Path) -> Session:
 def run_images(session: Session, images_NHWC: NDArray[np.uint8]) -> Answers:
     """Run any number of images, uint8 [N, H, W, C]; return logits and probabilities [N, K]."""
     return run_batches(session.run, images_NHWC, _ROWS)
+
+
+def run_output(content: bytes, name: str, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Run any output of a graph of ours, in one batch of images, uint8 [N, H, W, C]."""
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (values,) = session.run([name], {"images": images_NHWC})
+    return np.asarray(values, np.float32)
 
 
 def measure_gate(

@@ -6,7 +6,7 @@ Lightning runs the loop; this module defines a step and the metrics. It never ge
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -21,7 +21,13 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from training.augment import Augment, mixup
 from training.batches import Batch, InMemoryData, mix_seed
-from training.checkpoints import LAST_CHECKPOINT, AtomicCheckpointIO, BestAndLast, Patience
+from training.checkpoints import (
+    LAST_CHECKPOINT,
+    MONITOR,
+    AtomicCheckpointIO,
+    BestAndLast,
+    Patience,
+)
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
 from training.devices import PRECISIONS
@@ -33,6 +39,9 @@ from training.networks import ImageNetwork
 from training.optimizers import build_optimizer, build_schedule
 from training.progress import EpochLog, RunBar
 from training.report.curves import Curves
+
+# Called with the number of an epoch, from 0, and its validation accuracy.
+Watch = Callable[[int, float], None]
 
 
 class FitModule(pl.LightningModule):
@@ -119,7 +128,12 @@ class FitModule(pl.LightningModule):
 
 
 def fit(
-    config: TrainConfig, dataset: Dataset, *, show_progress: bool, resume: bool = False
+    config: TrainConfig,
+    dataset: Dataset,
+    *,
+    show_progress: bool,
+    resume: bool = False,
+    watch: Watch | None = None,
 ) -> ImageNetwork:
     """Fit a network and return it with the weights that the run keeps.
 
@@ -131,6 +145,7 @@ def fit(
         show_progress: Whether to draw a progress bar on stderr.
         resume: Continue from the run's last checkpoint, if there is one. The weights are those of a
             run that never stopped.
+        watch: Called after each epoch; what it raises ends the fit.
 
     Returns:
         The network with the weights of ``config.keep``, in evaluation mode; in any process but the
@@ -157,8 +172,9 @@ def fit(
             seed=config.seed,
             augment=augment,
         )
-        trainer = _trainer(config, show_progress=show_progress)
+        trainer = _trainer(config, show_progress=show_progress, watch=watch)
         found = os.fspath(last) if resume and last.exists() else None
+        module.train()
         trainer.fit(module, data, ckpt_path=found, weights_only=True)
     if not trainer.is_global_zero:
         return network.eval()
@@ -173,11 +189,23 @@ def _check_shift(config: TrainConfig, dataset: Dataset) -> None:
         )
 
 
-def _trainer(config: TrainConfig, *, show_progress: bool) -> pl.Trainer:
+class _Watched(Callback):
+    """Calls ``watch`` after each epoch, when all its metrics are known."""
+
+    def __init__(self, watch: Watch):
+        self._watch = watch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
+        self._watch(trainer.current_epoch, float(trainer.callback_metrics[MONITOR]))
+
+
+def _trainer(config: TrainConfig, *, show_progress: bool, watch: Watch | None) -> pl.Trainer:
     seen: Callback = RunBar(config.batch_size) if show_progress else EpochLog()
     callbacks: list[Callback] = [seen, Curves(config.run), BestAndLast(config.run)]
     if config.patience:
         callbacks.append(Patience(config.patience))
+    if watch is not None:
+        callbacks.append(_Watched(watch))
     if config.ema:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
     try:
@@ -217,8 +245,8 @@ def _logger(config: TrainConfig) -> TensorBoardLogger | bool:
     return TensorBoardLogger(config.run, name="tensorboard", version="")
 
 
-# Lightning 2.6 uses an old name of torch 2.13.
-_IRRELEVANT = (r".*LeafSpec",)
+# Lightning 2.6 uses an old name of torch 2.13; what is frozen is in evaluation mode on purpose.
+_IRRELEVANT = (r".*LeafSpec", r"Found \d+ module\(s\) in eval mode")
 
 
 @contextmanager

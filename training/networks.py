@@ -74,6 +74,7 @@ class ImageNetwork(nn.Module):
     def freeze(self, until: str) -> None:
         """Stop a part of the body from learning; see ``parts.freeze``."""
         self._frozen = freeze(self.network, until)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> "ImageNetwork":
         """Choose the mode; what is frozen stays in evaluation mode."""

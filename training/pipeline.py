@@ -30,7 +30,7 @@ from training.networks import ImageNetwork, multiply_adds
 from training.pretrained import own_image
 from training.publish import Wishes, publish
 from training.report.run_page import write_report
-from training.runs import Outcome, read_run, start_run, write_outcome
+from training.runs import Outcome, Run, read_run, start_run, write_outcome
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,11 +54,24 @@ def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = Fa
         DatasetError: The data is missing or damaged.
         RunError: The run folder holds a finished run, or one of another configuration.
     """
-    dataset = _load(config)
+    dataset = load_data(config)
     run = start_run(config, dataset, resume=resume) if is_first_process() else None
     network = fit(config, dataset, show_progress=show_progress, resume=resume)
     if run is None:
         sys.exit()
+    finish(run, dataset, network)
+    return config.run
+
+
+def finish(run: Run, dataset: Dataset, network: ImageNetwork) -> None:
+    """Measure a fitted network and write the results into the run folder.
+
+    Args:
+        run: The run.
+        dataset: Its data; the test split is read here, once.
+        network: The network with the weights that the run keeps.
+    """
+    config = run.config
     outcome, test_NK = measure(network, dataset)
     write_report(run, outcome, dataset, network, test_NK)
     write_outcome(config.run, outcome)
@@ -73,7 +86,6 @@ def train(config: TrainConfig, *, show_progress: bool = False, resume: bool = Fa
         outcome.test.calibration_error,
         outcome.temperature,
     )
-    return config.run
 
 
 def export(  # noqa: PLR0913 - what the command line asks
@@ -85,6 +97,7 @@ def export(  # noqa: PLR0913 - what the command line asks
     max_accuracy_drop: float = MAX_ACCURACY_DROP,
     abstain_precision: float | None = None,
     max_drop: float | None = MAX_DROP,
+    embedding: bool = False,
 ) -> ModelArtifact:
     """Export the weights of a run, prove the graph, and publish it as the next version.
 
@@ -97,6 +110,7 @@ def export(  # noqa: PLR0913 - what the command line asks
         abstain_precision: Wanted share of right labels among the answers, see ``export.abstain``;
             None: the model always answers.
         max_drop: Accuracy that it may lose against the serving version, as a share; None: any.
+        embedding: Whether the graph gives the input of its last layer, too.
 
     Returns:
         The published artifact.
@@ -116,13 +130,14 @@ def export(  # noqa: PLR0913 - what the command line asks
             f"precision: expected {', '.join(PRECISIONS)}, got {', '.join(unknown) or 'none'}"
         )
     record, outcome = read_run(run)
-    dataset = _load(record.config)
+    dataset = load_data(record.config)
     if dataset.sha256 != record.dataset_sha256:
         raise RunError(
             f"{run}: expected data with sha256 {record.dataset_sha256[:12]}…, "
             f"got {dataset.sha256[:12]}…; train again on this data"
         )
-    served = ServedNetwork(load_checkpoint(record.config, dataset), outcome.temperature)
+    network = load_checkpoint(record.config, dataset)
+    served = ServedNetwork(network, outcome.temperature, has_embedding=embedding)
     lower = tuple(p for p in PRECISIONS if p in precisions and p != "fp32")
     wishes = Wishes(lower, max_accuracy_drop, abstain_precision, max_drop)
     return publish(repository, name, served, dataset, record, outcome, wishes=wishes)
@@ -146,7 +161,13 @@ def measure(network: ImageNetwork, dataset: Dataset) -> tuple[Outcome, Tensor]:
     return outcome, test_NK
 
 
-def _load(config: TrainConfig) -> Dataset:
+def load_data(config: TrainConfig) -> Dataset:
+    """Load the dataset of a run, as its network takes the pixels.
+
+    Raises:
+        ConfigError: A name does not exist.
+        DatasetError: The data is missing or damaged.
+    """
     return load_dataset(
         config.dataset,
         config.data_dir,

@@ -64,7 +64,7 @@ LINEAR_PROBE: dict[str, Any] = {
 }
 
 # Of an earlier run: what its weights fit.
-_ARCHITECTURE = ("hidden", "widths", "depth", "activation")
+_ARCHITECTURE = ("hidden", "widths", "depth", "activation", "dropout")
 # How its images were read, for files.
 _READING = ("image_size", "grey")
 
