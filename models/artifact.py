@@ -260,15 +260,9 @@ class ModelArtifact:
         return f"{self.name}:{self.version}"
 
     @property
-    def answers(self) -> tuple[TensorSpec, ...]:
-        """Return the outputs that the service answers with: all but the embedding."""
-        return self.outputs[:2]
-
-    @property
     def embedding_width(self) -> int:
         """Return D, the values of an embedding; 0 if the graph has no such output."""
-        shape = self.outputs[2].shape if len(self.outputs) > 2 else ()
-        return max(1, shape[-1]) if shape else 0
+        return max((1, *self.outputs[2].shape)) if len(self.outputs) > 2 else 0
 
     @property
     def digests(self) -> dict[str, str]:

@@ -9,12 +9,16 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from training.errors import ConfigError
-from training.options import REQUIRED, Option, option_fields
+from training.options import REQUIRED, Option, declared_values, option_fields
 
-_Value = TypeVar("_Value")
+_DATASETS = (
+    *("cifar10", "digits", "fashion-mnist", "mnist", "vertical-line[:5]"),
+    *("folder:PATH", "parquet:PATH"),
+)
+_NETWORKS = ("neuron", "fcnn", "cnn", "resnet", "speednet", "timm:NAME", "MODULE:FUNCTION")
 
 _DATA = "Data"
 _FIT = "Fit"
@@ -37,15 +41,7 @@ class TrainConfig:
             _DATA,
             "Dataset",
             REQUIRED,
-            names=(
-                "cifar10",
-                "digits",
-                "fashion-mnist",
-                "mnist",
-                "vertical-line[:5]",
-                "folder:PATH",
-                "parquet:PATH",
-            ),
+            names=_DATASETS,
         ),
     ]
     network: Annotated[
@@ -54,15 +50,7 @@ class TrainConfig:
             _NETWORK,
             "Network",
             REQUIRED,
-            names=(
-                "neuron",
-                "fcnn",
-                "cnn",
-                "resnet",
-                "speednet",
-                "timm:NAME",
-                "MODULE:FUNCTION",
-            ),
+            names=_NETWORKS,
             default_text="that of --init",
         ),
     ]
@@ -96,6 +84,16 @@ class TrainConfig:
         Option(_DATA, "Class to tell from all others, for two classes", default_text="all classes"),
     ]
     epochs: Annotated[int, Option(_FIT, "Passes over the training split", 20, low=1)]
+    least_steps: Annotated[
+        int,
+        Option(
+            _FIT,
+            "Fewest steps; a small training split is passed over more often than --epochs",
+            0,
+            low=0,
+            before=0,
+        ),
+    ]
     batch_size: Annotated[int, Option(_FIT, "Images per step, over all devices", 128, low=1)]
     loss: Annotated[
         str,
@@ -333,12 +331,7 @@ class TrainConfig:
         Raises:
             ConfigError: A field is missing, unknown or out of range.
         """
-        older = {
-            name: field.option.before
-            for name, field in OPTIONS.items()
-            if field.option.before is not REQUIRED
-        }
-        values = older | dict(record)
+        values = declared_values(OPTIONS, "before") | dict(record)
         try:
             for name, field in OPTIONS.items():
                 values[name] = field.from_json(values[name])
@@ -355,19 +348,4 @@ OPTIONS = option_fields(TrainConfig)
 
 def default_options() -> dict[str, Any]:
     """Return the defaults of the options that have one."""
-    return {
-        name: field.option.default
-        for name, field in OPTIONS.items()
-        if field.option.default is not REQUIRED
-    }
-
-
-def check_name(kind: str, name: str, existing: Mapping[str, _Value]) -> _Value:
-    """Return what a registry has under a name.
-
-    Raises:
-        ConfigError: The name does not exist; the message lists those that do.
-    """
-    if name not in existing:
-        raise ConfigError(f"{kind}: expected one of {', '.join(sorted(existing))}, got {name!r}")
-    return existing[name]
+    return declared_values(OPTIONS, "default")

@@ -4,10 +4,12 @@ Lightning runs the loop; this module defines a step and the metrics. It never ge
 """
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -172,7 +174,9 @@ def fit(
             seed=config.seed,
             augment=augment,
         )
-        trainer = _trainer(config, show_progress=show_progress, watch=watch)
+        steps = max(1, len(dataset.train) // config.batch_size)
+        enough = replace(config, epochs=max(config.epochs, math.ceil(config.least_steps / steps)))
+        trainer = _trainer(enough, show_progress=show_progress, watch=watch)
         found = os.fspath(last) if resume and last.exists() else None
         module.train()
         trainer.fit(module, data, ckpt_path=found, weights_only=True)

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.config import TrainConfig, check_name
+from training.config import TrainConfig
 from training.convolutional import cnn, resnet, speednet
 from training.layers import ACTIVATIONS, ImageShape, OneLogit, Whitening
+from training.options import check_name
 from training.own import build_own, is_own
 from training.parts import BodyAndHead, embedding_width, freeze, split
 from training.pretrained import build_timm, is_timm

@@ -8,7 +8,8 @@ from torch import nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LambdaLR
 
-from training.config import TrainConfig, check_name
+from training.config import TrainConfig
+from training.options import check_name
 from training.parts import depth_of
 
 _Groups = Iterable[dict[str, Any]]

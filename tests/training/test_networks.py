@@ -110,7 +110,10 @@ def test_images_too_small_for_the_stages_of_speednet(config: TrainConfig) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"network": "vgg"}, "network: expected one of cnn, fcnn, .*, speednet, got 'vgg'"),
+        (
+            {"network": "vgg"},
+            "network: expected one of MODULE:FUNCTION, .*, timm:NAME, got 'vgg'",
+        ),
         ({"activation": "mish"}, "activation: expected one of .*relu.*, got 'mish'"),
         ({"widths": (8, 8, 8, 8, 8)}, "widths: expected 1 to 4 stages for images of 8x8, got 5"),
         ({"widths": ()}, "widths: expected 1 to 4 stages for images of 8x8, got 0"),

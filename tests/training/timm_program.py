@@ -20,6 +20,7 @@ from models.image import decode
 from models.repository import ModelRepository
 from training.errors import ConfigError
 from training.initial import untrained
+from training.parts import split
 from training.pipeline import export, load_data, train
 from training.pretrained import load_timm, own_image
 from training.recipes import resolve
@@ -45,7 +46,7 @@ def main(folder: Path) -> None:
     options: dict[str, Any] = {"weights": file, "epochs": 1, "image_size": 64}
     config = resolve(f"folder:{photos}", f"timm:{NETWORK}", folder / "run", **options)
     dataset = load_data(config)
-    begun = untrained(config, dataset).network.body.state_dict()
+    begun = split(untrained(config, dataset).network)[0].state_dict()
     run = train(dataclasses.replace(config, freeze="stages.0", first_lr=0.1))
     artifact = export(run, "birds", ModelRepository(folder / "models"), embedding=True)
     result = {
@@ -55,7 +56,7 @@ def main(folder: Path) -> None:
         "folder's pixels": largest_difference(
             dataclasses.replace(config, weights=beside, image_size=0), photos, own
         ),
-        "grey": list(load_timm(f"timm:{NETWORK}", file, (64, 64, 1)).stem[0].weight.shape),
+        "grey": list(next(load_timm(f"timm:{NETWORK}", file, (64, 64, 1)).parameters()).shape),
         "errors": list(errors(config, folder)),
     }
     print(json.dumps(result))
