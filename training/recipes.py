@@ -45,11 +45,15 @@ NETWORK_RECIPES: dict[str, dict[str, Any]] = {
 # With pretrained weights (timm, --weights, --init) in place of those above and below.
 FINE_TUNING: dict[str, Any] = {
     "epochs": 30,
+    # Of five images a class 30 epochs are 30 steps, after which nothing is learned: LOG.md.
+    "least_steps": 300,
     "batch_size": 16,
-    "lr": 1e-3,
+    "lr": 2e-3,
     "first_lr": 0.1,
     "weight_decay": 0.05,
     "label_smoothing": 0.1,
+    "shift": 2,
+    "border": "reflect",
     "flip": True,
     "keep": "last",
 }
@@ -57,8 +61,9 @@ FINE_TUNING: dict[str, Any] = {
 # The same with --freeze body: only the head learns, on features that are computed once.
 LINEAR_PROBE: dict[str, Any] = {
     "epochs": 30,
+    "least_steps": 500,
     "batch_size": 16,
-    "lr": 1e-3,
+    "lr": 1e-2,
     "weight_decay": 0.05,
     "keep": "last",
 }

@@ -27,6 +27,7 @@ from training.optimizers import build_optimizer
 from training.parts import BodyAndHead, depth_of, freeze, replace_head, split
 from training.pipeline import export, load_data, train
 from training.recipes import FINE_TUNING, LINEAR_PROBE, resolve
+from training.report.curves import read_curves
 from training.runs import RUN_JSON
 
 pytestmark = pytest.mark.training
@@ -385,3 +386,13 @@ def test_checkpoints_are_those_of_the_whole_network(earlier: Path, tmp_path: Pat
     kept = {"best": CHECKPOINT, "last": LAST_CHECKPOINT}["last"]
     state = torch.load(probe / kept, weights_only=True)["state_dict"]
     assert {"network.network.0.weight", "network.network.8.weight"} <= set(state)
+
+
+def test_a_small_split_is_passed_over_until_the_steps_are_enough(
+    config: TrainConfig, squares: Squares
+) -> None:
+    """64 rows in batches of 16 are 4 steps an epoch."""
+    for least, epochs in ((0, 2), (8, 2), (9, 3), (20, 5)):
+        run = replace(config, run=config.run / str(least), least_steps=least, batch_size=16)
+        fit(run, squares(), show_progress=False)
+        assert len(read_curves(run.run)) == epochs

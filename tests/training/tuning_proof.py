@@ -131,7 +131,8 @@ def compare(folder: Path, data: Path, earlier: Path, seed: int) -> dict[str, Mea
         config = dataclasses.replace(recipe, dataset=name)
         epochs = epochs_within(config, results["fine-tuned"].cpu_s)
         results[f"{network} from scratch"] = measure(dataclasses.replace(config, epochs=epochs))
-        print(seed, network, results[f"{network} from scratch"].accuracy, flush=True)
+    for title, run in results.items():
+        print(seed, title, f"{run.accuracy:.4f}", flush=True)
     return results
 
 
@@ -173,23 +174,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             recipe = resolve("cifar10", "cnn", earlier, **EARLIER)
             train(dataclasses.replace(recipe, dataset=f"parquet:{first}"))
         record, outcome = read_run(earlier)
-        results = {
-            seed: compare(folder, given.data_dir, earlier, seed) for seed in range(given.seeds)
-        }
-    page = PAGE.format(
-        date=datetime.now(UTC).strftime("%Y-%m-%d"),
-        cpu=cpu_name(),
-        cores=available_cpus(),
-        load=load,
-        network=record.config.network,
-        first=", ".join(LABELS[:5]),
-        other=", ".join(LABELS[5:]),
-        images=IMAGES,
-        earlier=outcome.test.accuracy,
-        earlier_epochs=record.config.epochs,
-        **describe(results),
-    )
-    given.into.write_text(page, encoding="utf-8")
+        results: dict[int, dict[str, Measured]] = {}
+        for seed in range(given.seeds):
+            results[seed] = compare(folder, given.data_dir, earlier, seed)
+            page = PAGE.format(
+                date=datetime.now(UTC).strftime("%Y-%m-%d"),
+                cpu=cpu_name(),
+                cores=available_cpus(),
+                load=load,
+                network=record.config.network,
+                first=", ".join(LABELS[:5]),
+                other=", ".join(LABELS[5:]),
+                images=IMAGES,
+                earlier=outcome.test.accuracy,
+                earlier_epochs=record.config.epochs,
+                **describe(results),
+            )
+            given.into.write_text(page, encoding="utf-8")
     print(page)
 
 
