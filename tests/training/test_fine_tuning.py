@@ -147,7 +147,8 @@ def test_what_is_frozen_does_not_learn(
 
 def test_frozen_layers_come_out_of_a_fit_as_they_were(earlier: Path, tmp_path: Path) -> None:
     for name, until in (("all", "none"), ("some", "1"), ("head", "body")):
-        options: dict[str, Any] = {"init": earlier, "freeze": until, "epochs": 1, "flip": True}
+        options: dict[str, Any] = {"init": earlier, "freeze": until, "epochs": 1}
+        options |= {"flip": True, "least_steps": 0}
         config = resolve("digits", None, tmp_path / name, **options)
         dataset = load_data(config)
         before = weights(untrained(config, dataset))
@@ -219,7 +220,7 @@ def test_neither_network_nor_run(tmp_path: Path) -> None:
 def test_features_are_computed_once(
     earlier: Path, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = {"init": earlier, "freeze": "body", "epochs": 2}
+    options: dict[str, Any] = {"init": earlier, "freeze": "body", "epochs": 2, "least_steps": 0}
     config = resolve("digits", None, tmp_path / "a", **options)
     assert are_cached(config)
     assert not are_cached(replace(config, flip=True))
@@ -248,7 +249,7 @@ def test_features_are_computed_once(
 
 
 def test_a_probe_resumes_and_exports(earlier: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"init": earlier, "freeze": "body", "mixup": 0.2}
+    options: dict[str, Any] = {"init": earlier, "freeze": "body", "mixup": 0.2, "least_steps": 0}
     straight = train(resolve("digits", None, tmp_path / "a", epochs=3, **options))
     config = resolve("digits", None, tmp_path / "b", epochs=3, **options)
 
@@ -381,7 +382,7 @@ def test_timm_is_asked_for_by_name_where_it_is_missing(
 
 def test_checkpoints_are_those_of_the_whole_network(earlier: Path, tmp_path: Path) -> None:
     """A later run may begin with a probe."""
-    options: dict[str, Any] = {"init": earlier, "freeze": "body", "epochs": 1}
+    options: dict[str, Any] = {"init": earlier, "freeze": "body", "epochs": 1, "least_steps": 0}
     probe = train(resolve("digits", None, tmp_path / "probe", **options))
     kept = {"best": CHECKPOINT, "last": LAST_CHECKPOINT}["last"]
     state = torch.load(probe / kept, weights_only=True)["state_dict"]

@@ -43,7 +43,7 @@ def main(folder: Path) -> None:
     (beside / "config.json").write_text(
         json.dumps({"architecture": NETWORK, "pretrained_cfg": own})
     )
-    options: dict[str, Any] = {"weights": file, "epochs": 1, "image_size": 64}
+    options: dict[str, Any] = {"weights": file, "epochs": 1, "least_steps": 0, "image_size": 64}
     config = resolve(f"folder:{photos}", f"timm:{NETWORK}", folder / "run", **options)
     dataset = load_data(config)
     begun = split(untrained(config, dataset).network)[0].state_dict()
