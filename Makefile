@@ -11,7 +11,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
-  bento image run-image base-image footprint docs tree fuzz pixels adopt-table check-proof soak audit
+  bento image run-image base-image footprint docs tree fuzz pixels adopt-table check-proof \
+  tuning-proof soak audit
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -100,6 +101,9 @@ pixels: $(VENV)/.all $(VENV)/.user  ## write models/pixels.md: 310 photographs a
 
 check-proof: $(VENV)/.all  ## write training/quality/proof.md: planted wrong labels that `foveal check` finds (minutes)
 	$(BIN)/python -m tests.training.quality.proof --into training/quality/proof.md
+
+tuning-proof: $(VENV)/.all  ## write training/tuning.md: fine-tuned on 20 images a class against from scratch (minutes)
+	$(BIN)/python -m tests.training.tuning_proof --data-dir $(CIFAR10) --into training/tuning.md
 
 adopt-table: $(VENV)/.all $(VENV)/.user  ## write tests/adoption/table.md: 40 networks with their transforms, from PyTorch to HTTP (half an hour)
 	$(BIN)/python -m tests.adoption.table --into tests/adoption/table.md

@@ -74,11 +74,24 @@ def train(
             show_default="tensorboard, if it is installed",
         ),
     ] = "tensorboard",
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            help="Options to search, as 'lr=1e-4..1e-2 log, mixup=0,0.2'; keeps the best run."
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Runs of a sweep.")] = 20,
+    publish_as: Annotated[
+        str | None,
+        typer.Option("--export", metavar="NAME", help="Export the run as this model, too."),
+    ] = None,
+    models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
     """Train a network and measure it on the test split.
 
     The dataset and the network choose a recipe; its values come before the defaults below.
+    Networks are those listed, timm's, or what a function of your own makes.
 
     Example: foveal train --dataset digits --network cnn --run runs/digits
     """
@@ -89,24 +102,54 @@ def train(
     for name in ("hidden", "widths"):
         options[name] = _widths(f"--{name}", options[name])
     with explained(sys.argv[1:], lambda: str(run or dataset)):
-        from training.pipeline import train as fit
-        from training.recipes import default_run, resolve
-        from training.runs import read_run
+        from training.pretrained import check_torchvision
+
+        check_torchvision()
+        from training.recipes import resolve
 
         logging.basicConfig(format="%(message)s")
         logging.getLogger("training").setLevel(logging.INFO)
-        config = resolve(dataset, network, run or default_run(dataset, network), **options)
+        repository = None if publish_as is None else open_repository(models)
+        config = resolve(dataset, network, run, **options)
     with explained(sys.argv[1:], lambda: describe_progress(config.run, config.epochs)):
+        folder = _run(config, sweep, trials, resume=resume, logger=logger)
+        model = None if publish_as is None else _export(folder, publish_as, repository)
+    _show_run(folder, model, as_json=as_json)
+
+
+def _run(config: Any, sweep: str | None, trials: int, *, resume: bool, logger: Any) -> Path:
+    """Train one run, or the best of a sweep; return its folder."""
+    if sweep is None:
+        from training import pipeline
+
         is_terminal = sys.stderr.isatty()
-        folder = fit(config, show_progress=is_terminal, resume=resume, logger=logger)
+        return pipeline.train(config, show_progress=is_terminal, resume=resume, logger=logger)
+    from training.search import parse_space
+    from training.sweep import sweep as search
+
+    return search(config, parse_space(sweep), trials, resume=resume)
+
+
+def _export(folder: Path, name: str, repository: Any) -> str:
+    from training import pipeline
+
+    return str(pipeline.export(folder, name, repository).reference)
+
+
+def _show_run(folder: Path, model: str | None, *, as_json: bool) -> None:
+    from training.runs import read_run
+
     _, outcome = read_run(folder)
     accuracy, balanced = outcome.test.accuracy, outcome.test.balanced_accuracy
-    line = (
-        f"{folder}: test accuracy {accuracy:.2%} (balanced {balanced:.2%}); next: foveal export "
-        f"{folder} --name NAME"
-    )
-    document = {"run": str(folder), "accuracy": accuracy, "balanced_accuracy": balanced}
-    show(document, as_json, [(line,)])
+    record: dict[str, Any] = {"run": str(folder), "accuracy": accuracy}
+    record["balanced_accuracy"] = balanced
+    line = f"{folder}: test accuracy {accuracy:.2%} (balanced {balanced:.2%}); "
+    if model is None:
+        line += f"next: foveal export {folder} --name NAME"
+    else:
+        line += f"{model} published"
+        record["model"] = model
+    show(record, as_json, [(line,)])
 
 
 def export(
@@ -120,6 +163,9 @@ def export(
     abstain_precision: AbstainOption = None,
     max_drop_from_serving: ServingDropOption = 1,
     force: ForceOption = False,
+    embedding: Annotated[
+        bool, typer.Option("--embedding", help="Add the input of the last layer as an output.")
+    ] = False,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
@@ -129,6 +175,9 @@ def export(
 
     Example: foveal export runs/digits --name digits-cnn --precision fp32,int8
     """
+    from training.pretrained import check_torchvision
+
+    check_torchvision()
     from training.pipeline import export as publish
 
     repository = open_repository(models)
@@ -140,6 +189,7 @@ def export(
         max_accuracy_drop=max_accuracy_drop / 100,
         abstain_precision=abstain_precision,
         max_drop=None if force else max_drop_from_serving / 100,
+        embedding=embedding,
     )
     served = repository.resolve(name)[1]
     line = f"{artifact.reference} published in {repository.path(name, artifact.version)}"

@@ -55,6 +55,7 @@ class Draft:
         thresholds: Of a multi-label model: least probability of each label, else ().
         weights: Folder of the weights of ``graph`` (``weights``); None: they are inside it.
         precision: What ``graph`` computes in, as an adopted file came.
+        embedding: D of the graph's output ``embedding``; 0 for none.
     """
 
     graph: onnx.ModelProto
@@ -73,3 +74,4 @@ class Draft:
     thresholds: tuple[float, ...] = ()
     weights: Path | None = None
     precision: Precision = "fp32"
+    embedding: int = 0

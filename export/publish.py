@@ -45,6 +45,7 @@ def publish(
         ExportError: A graph does not keep the contract.
         ArtifactError: The repository refuses the name or the files.
     """
+    classes = len(draft.labels)
 
     def build(staging: Path, version: int) -> ModelArtifact:
         def write(graph: onnx.ModelProto, precision: Precision, gate: Gate | None) -> ModelFile:
@@ -57,11 +58,11 @@ def publish(
             else:
                 content = graph.SerializeToString()
                 (staging / path).write_bytes(content)
-            check_contract(content, draft.image, len(draft.labels), data)
+            check_contract(content, draft.image, classes, data, draft.embedding)
             own = draft.precision if precision == "fp32" != draft.precision else None
             return ModelFile(path, precision, sha256(content), len(content), gate, data, own)
 
-        inputs, outputs = contract_tensors(draft.image, len(draft.labels))
+        inputs, outputs = contract_tensors(draft.image, classes, draft.embedding)
         opsets = draft.graph.opset_import
         return ModelArtifact(
             name=name,
@@ -96,7 +97,11 @@ def stamp(graph: onnx.ModelProto, name: str, version: int, labels: tuple[str, ..
 
 
 def check_contract(
-    content: bytes, image: ImageSpec, classes: int, data: DataFile | None = None
+    content: bytes,
+    image: ImageSpec,
+    classes: int,
+    data: DataFile | None = None,
+    embedding: int = 0,
 ) -> None:
     """Check a serialized graph against the contract.
 
@@ -105,12 +110,13 @@ def check_contract(
         image: What a row looks like.
         classes: K.
         data: File of its weights; None: they are inside.
+        embedding: D of its output ``embedding``; 0 for none.
 
     Raises:
         ExportError: A tensor has another name, datatype or shape, or data lies outside the file.
     """
     try:
-        check_graph(content, *contract_tensors(image, classes), data=data)
+        check_graph(content, *contract_tensors(image, classes, embedding), data=data)
     except OnnxFileError as error:
         raise ExportError(f"graph: {error}") from None
 

@@ -7,6 +7,7 @@ K classes, G golden images.
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from export.precision import MAX_ACCURACY_DROP, GateTerms, compare_gate
@@ -32,6 +33,13 @@ def run_images(session: Session, images_NHWC: NDArray[np.uint8]) -> Answers:
     height, width = images_NHWC.shape[1:3]
     rows = max(1, min(_ROWS, _PIXELS // (height * width)))
     return run_batches(session.run, images_NHWC, rows)
+
+
+def run_output(content: bytes, name: str, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Run any output of a graph of ours, in one batch of images, uint8 [N, H, W, C]."""
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (values,) = session.run([name], {"images": images_NHWC})
+    return np.asarray(values, np.float32)
 
 
 def measure_gate(

@@ -211,7 +211,8 @@ class ModelArtifact:
         version: Positive integer, also its directory.
         labels: Class labels; the position is the index. Two may be equal.
         inputs: Exactly one: UINT8 [-1, H, W, C].
-        outputs: ``logits`` and ``probabilities``, both FP32 [-1, K].
+        outputs: ``logits`` and ``probabilities``, both FP32 [-1, K]; after them perhaps
+            ``embedding``, FP32 [-1, D], which the service does not answer with.
         image: How bytes become a row of the input.
         files: One ONNX file a precision; fp32 is always there.
         opset: ONNX opset of the fp32 file.
@@ -257,6 +258,11 @@ class ModelArtifact:
     def reference(self) -> str:
         """Return ``name:version``, as the command line takes it."""
         return f"{self.name}:{self.version}"
+
+    @property
+    def embedding_width(self) -> int:
+        """Return D, the values of an embedding; 0 if the graph has no such output."""
+        return max((1, *self.outputs[2].shape)) if len(self.outputs) > 2 else 0
 
     @property
     def digests(self) -> dict[str, str]:
@@ -329,17 +335,19 @@ def graph_metadata(name: str, version: int, labels: tuple[str, ...]) -> dict[str
 
 
 def contract_tensors(
-    image: ImageSpec, classes: int
+    image: ImageSpec, classes: int, embedding: int = 0
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Return the inputs and the outputs that a graph must have.
 
     Args:
         image: What a row looks like.
         classes: K.
+        embedding: D of its output ``embedding``; 0 for none.
     """
+    widths = {"logits": classes, "probabilities": classes, "embedding": embedding}
     return (
         (TensorSpec("images", "UINT8", (-1, *image.shape_HWC)),),
-        tuple(TensorSpec(name, "FP32", (-1, classes)) for name in ("logits", "probabilities")),
+        tuple(TensorSpec(name, "FP32", (-1, width)) for name, width in widths.items() if width),
     )
 
 
@@ -390,7 +398,7 @@ def _check(artifact: ModelArtifact) -> None:
         raise ArtifactError(f"$.labels: expected 2 or more labels, got {classes}")
     _check_task(artifact)
     _check_image(artifact.image, artifact.format)
-    inputs, outputs = contract_tensors(artifact.image, classes)
+    inputs, outputs = contract_tensors(artifact.image, classes, artifact.embedding_width)
     if artifact.inputs != inputs:
         raise ArtifactError(
             f"$.inputs: expected {describe_tensors(inputs)}, "

@@ -23,12 +23,14 @@ COMMANDS = {
     "check": "DATASET --data-dir --model --skip-labels --similarity --out --models --quiet --json",
     "train": "--dataset --network --run --data-dir --size --resize --grey --no-grey "
     "--skip-unreadable --no-skip-unreadable --image-column --label-column --positive --validation "
-    "--split-seed --epochs --batch-size --loss --class-weights --optimizer --momentum "
-    "--nesterov --no-nesterov --lr --weight-decay --bias-lr --schedule --warmup --label-smoothing "
-    "--hidden --widths --depth --activation --dropout --shift --border --flip --no-flip --cutout "
-    "--ema --autocast --clip --patience --keep --devices --nodes --seed --resume --logger --json",
+    "--split-seed --epochs --least-steps --batch-size --loss --class-weights --optimizer "
+    "--momentum --nesterov --no-nesterov --lr --weight-decay --bias-lr --schedule --warmup "
+    "--label-smoothing --first-lr --hidden --widths --depth --activation --dropout --weights "
+    "--init --freeze --shift --border --flip --no-flip --cutout --mixup --ema --autocast --clip "
+    "--patience --keep --devices --nodes --seed --resume --logger --sweep --trials --export "
+    "--models --json",
     "export": "RUN --name --precision --max-accuracy-drop --abstain-precision "
-    "--max-drop-from-serving --force --models --json",
+    "--max-drop-from-serving --force --embedding --models --json",
     "adopt": "MODEL --name --labels --toml --layout --scale --mean --std --channels --resize "
     "--crop-share --crop-rounding --filter --pad-colour --loader --size --output --gives --task "
     "--threshold --input-channels --images --expected --calibrate --abstain-precision --precision "
@@ -164,6 +166,17 @@ WRONG = [
         ("train", "--dataset", "digits", "--network", "cnn", "--widths", "a"),
         2,
         "--widths: expected widths as 512,512, got 'a'",
+    ),
+    (("train", "--dataset", "digits"), 1, "^network: expected one with --network, or an earlier"),
+    (
+        ("train", "--dataset", "digits", "--network", "cnn", "--sweep", "colour=1"),
+        1,
+        "^sweep: expected one of .*, got 'colour'$",
+    ),
+    (
+        ("train", "--dataset", "digits", "--network", "no.nets:make"),
+        1,
+        "^no.nets:make: expected a module no.nets, got ModuleNotFoundError",
     ),
 ]
 

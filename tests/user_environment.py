@@ -5,6 +5,7 @@ torchvision where it is installed, and its compiled operators do not load with e
 """
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,17 @@ def make_python(folder: Path) -> Path:
     (site / "user.pth").write_text("\n".join(map(str, [PACKAGES, *sorted(shared)])) + "\n")
     (site / "sitecustomize.py").write_text(_SITE)
     return folder / "bin" / "python"
+
+
+def beside_foveal(folder: Path) -> dict[str, str]:
+    """Return variables under which this Python finds the packages beside Foveal's own, too.
+
+    Args:
+        folder: An empty one, for what declares torchvision's operators.
+    """
+    assert PACKAGES.is_dir(), f"expected packages in {PACKAGES}, got none; run make .venv/.user"
+    (folder / "sitecustomize.py").write_text(_SITE)
+    return {"PYTHONPATH": os.pathsep.join(map(str, [folder, PACKAGES, ROOT]))}
 
 
 def place_of(package: str) -> Path:

@@ -53,6 +53,35 @@ class Augment:
         return images_NHWC
 
 
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """A batch blended with itself in another order.
+
+    Attributes:
+        images: float32, of the shape of the batch.
+        order: int64 [N], the rows that were blended in.
+        share: Share of a row's own pixels and target, 0-1.
+    """
+
+    images: Tensor
+    order: Tensor
+    share: float
+
+
+def mixup(images: Tensor, alpha: float) -> Blend:
+    """Blend each row with another one (Zhang et al. 2017).
+
+    Args:
+        images: A batch, its rows first; pixels or features. Not modified.
+        alpha: Parameter of the Beta distribution that the share is drawn from, more than 0. The
+            draws come from torch's own generator.
+    """
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    order = torch.randperm(len(images)).to(images.device)
+    values = images.float()
+    return Blend(share * values + (1 - share) * values[order], order, share)
+
+
 def _shift(images_NHWC: Tensor, limit: int, border: str, generator: torch.Generator) -> Tensor:
     """Pad by the limit, then crop each image at its own place."""
     rows, height, width, _ = images_NHWC.shape

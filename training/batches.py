@@ -130,8 +130,8 @@ class Batches:
 
 def evaluation_rows(split: Split) -> int:
     """Return the rows per batch in evaluation."""
-    height, width = map(int, split.images_NHWC.shape[1:3])
-    return max(1, min(EVALUATION_ROWS, _EVALUATION_PIXELS // (height * width)))
+    pixels = math.prod(split.images_NHWC.shape[1:3])
+    return max(1, min(EVALUATION_ROWS, _EVALUATION_PIXELS // pixels))
 
 
 def place(split: Split, device: torch.device) -> Batch:

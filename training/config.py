@@ -9,17 +9,22 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from training.data_config import DATA, REPEAT, SEEDS, DataConfig, parse_size
 from training.errors import ConfigError
-from training.options import REQUIRED, Option, option_fields
+from training.options import REQUIRED, Option, declared_values, option_fields
 
-_Value = TypeVar("_Value")
+_DATASETS = (
+    *("cifar10", "digits", "fashion-mnist", "mnist", "vertical-line[:5]"),
+    *("folder:PATH", "parquet:PATH"),
+)
+_NETWORKS = ("neuron", "fcnn", "cnn", "resnet", "speednet", "timm:NAME", "MODULE:FUNCTION")
 
 _FIT = "Fit"
 _RATE = "Learning rate"
 _NETWORK = "Network"
+_TUNING = "Fine-tuning"
 _AUGMENTATION = "Augmentation"
 _WEIGHTS = "Weights"
 _DEVICES = "Devices"
@@ -35,7 +40,11 @@ class TrainConfig(DataConfig):
     network: Annotated[
         str,
         Option(
-            _NETWORK, "Network", REQUIRED, names=("neuron", "fcnn", "cnn", "resnet", "speednet")
+            _NETWORK,
+            "Network",
+            REQUIRED,
+            names=_NETWORKS,
+            default_text="that of --init",
         ),
     ]
     run: Annotated[
@@ -48,6 +57,16 @@ class TrainConfig(DataConfig):
         ),
     ]
     epochs: Annotated[int, Option(_FIT, "Passes over the training split", 20, low=1)]
+    least_steps: Annotated[
+        int,
+        Option(
+            _FIT,
+            "Fewest steps; a small training split is passed over more often than --epochs",
+            0,
+            low=0,
+            before=0,
+        ),
+    ]
     batch_size: Annotated[int, Option(_FIT, "Images per step, over all devices", 128, low=1)]
     loss: Annotated[
         str,
@@ -101,6 +120,16 @@ class TrainConfig(DataConfig):
         float,
         Option(_FIT, "Share of the target spread over all classes", 0.0, low=0, below=1),
     ]
+    first_lr: Annotated[
+        float,
+        Option(
+            _RATE,
+            "Learning rate of the first layer, as a multiple of --lr; it rises evenly to the head",
+            1.0,
+            above=0,
+            before=1.0,
+        ),
+    ]
     hidden: Annotated[
         tuple[int, ...],
         Option(
@@ -146,6 +175,34 @@ class TrainConfig(DataConfig):
             _NETWORK, "Probability of zeroing a value before a linear layer", 0.0, low=0, below=1
         ),
     ]
+    weights: Annotated[
+        Path | None,
+        Option(
+            _TUNING,
+            "File or folder of pretrained weights",
+            default_text="of timm: its download",
+            before=None,
+        ),
+    ]
+    init: Annotated[
+        Path | None,
+        Option(
+            _TUNING,
+            "Folder of an earlier run to begin with, all but its head",
+            default_text="fresh weights",
+            before=None,
+        ),
+    ]
+    freeze: Annotated[
+        str,
+        Option(
+            _TUNING,
+            "What does not learn: the body, or the layers up to a module of it",
+            "none",
+            names=("none", "body", "MODULE"),
+            before="none",
+        ),
+    ]
     shift: Annotated[
         int,
         Option(_AUGMENTATION, "Largest shift in each direction", 0, unit="pixels", low=0),
@@ -164,6 +221,17 @@ class TrainConfig(DataConfig):
             zero="for none",
             unit="pixels",
             low=0,
+        ),
+    ]
+    mixup: Annotated[
+        float,
+        Option(
+            _AUGMENTATION,
+            "Alpha of mixup, which blends pairs of images and their targets",
+            0.0,
+            zero="for none",
+            low=0,
+            before=0.0,
         ),
     ]
     ema: Annotated[
@@ -264,12 +332,7 @@ class TrainConfig(DataConfig):
         Raises:
             ConfigError: A field is missing, unknown or out of range.
         """
-        older = {
-            name: field.option.before
-            for name, field in OPTIONS.items()
-            if field.option.before is not REQUIRED
-        }
-        values = older | dict(record)
+        values = declared_values(OPTIONS, "before") | dict(record)
         if "image_size" in values:  # as earlier releases called it
             side = values.pop("image_size")
             values["size"] = str(side) if side else None
@@ -289,19 +352,4 @@ OPTIONS = option_fields(TrainConfig, ("dataset", "network", "run"))
 
 def default_options() -> dict[str, Any]:
     """Return the defaults of the options that have one."""
-    return {
-        name: field.option.default
-        for name, field in OPTIONS.items()
-        if field.option.default is not REQUIRED
-    }
-
-
-def check_name(kind: str, name: str, existing: Mapping[str, _Value]) -> _Value:
-    """Return what a registry has under a name.
-
-    Raises:
-        ConfigError: The name does not exist; the message lists those that do.
-    """
-    if name not in existing:
-        raise ConfigError(f"{kind}: expected one of {', '.join(sorted(existing))}, got {name!r}")
-    return existing[name]
+    return declared_values(OPTIONS, "default")

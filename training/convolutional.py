@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from training.config import TrainConfig, check_name
+from training.config import TrainConfig
 from training.errors import ConfigError
 from training.layers import (
     ACTIVATIONS,
@@ -20,6 +20,7 @@ from training.layers import (
     Scaled,
     Whitening,
 )
+from training.options import check_name
 
 # Batch normalisation of speednet averages over about this many of the last images, so the
 # statistics follow the current weights even in a run of few steps (airbench94: 0.4 of batches of

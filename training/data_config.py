@@ -101,6 +101,11 @@ class DataConfig:
     ]
 
 
+def chosen_size(config: DataConfig) -> tuple[int, int] | None:
+    """Return the (height, width) that a run asks for; None: that of its images."""
+    return parse_size(config.size) if config.size else None
+
+
 def parse_size(text: str) -> tuple[int, int] | None:
     """Return (height, width) of ``224`` or ``224x160``, each 1 to 16,384; None if it is neither."""
     found = _SIZE.fullmatch(text)

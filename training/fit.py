@@ -4,48 +4,50 @@ Lightning runs the loop; this module defines a step and the metrics. It never ge
 """
 
 import logging
+import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from training.augment import Augment
+from training.augment import Augment, mixup
 from training.averaging import MovingAverage
 from training.batches import Batch, InMemoryData, mix_seed
 from training.checkpoints import (
-    CHECKPOINT,
     LAST_CHECKPOINT,
+    MONITOR,
     AtomicCheckpointIO,
     BestAndLast,
     Patience,
 )
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
-from training.datasets.splits import balancing_weights, pixel_statistics
+from training.datasets.splits import balancing_weights
 from training.devices import PRECISIONS
 from training.divergence import Divergence
 from training.errors import ConfigError
+from training.features import are_cached, features_of
+from training.initial import load_checkpoint, untrained
 from training.loggers import LoggerName, build_logger
 from training.losses import compute_loss
-from training.networks import ImageNetwork, build_network
+from training.networks import ImageNetwork
 from training.optimizers import build_optimizer, build_schedule
 from training.progress import EpochLog, RunBar
 from training.report.curves import Curves
 
-# Images of 64x64 and smaller are whitened by the first 5,000, see ``networks``.
-_WHITENING_ROWS = 5000
-_WHITENING_PIXELS = _WHITENING_ROWS * 64 * 64
+# Called with the number of an epoch, from 0, and its validation accuracy.
+Watch = Callable[[int, float], None]
 
 
 class FitModule(pl.LightningModule):
@@ -56,6 +58,7 @@ class FitModule(pl.LightningModule):
         config: Names the loss, the optimizer and the schedule.
         classes: K.
         weights_K: Weight of each class in the loss, float32 [K]; None: all count alike.
+        on_features: Whether batches hold the embeddings of images, float32 [N, D], in their place.
     """
 
     weights_K: Tensor | None
@@ -66,6 +69,8 @@ class FitModule(pl.LightningModule):
         config: TrainConfig,
         classes: int,
         weights_K: Tensor | None = None,
+        *,
+        on_features: bool = False,
     ):
         super().__init__()
         self.network = network
@@ -73,6 +78,7 @@ class FitModule(pl.LightningModule):
         # Not part of checkpoints: it follows from the data.
         self.register_buffer("weights_K", weights_K, persistent=False)
         self._range_2K: Tensor | None = None
+        self.on_features = on_features
         self.train_accuracy = MulticlassAccuracy(num_classes=classes, average="micro")
         # What makes classes count alike in training also chooses the best epoch.
         average: Literal["micro", "macro"] = "micro" if config.class_weights == "none" else "macro"
@@ -84,10 +90,13 @@ class FitModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Return the loss of one batch, uint8 [N, H, W, C] and int64 [N]."""
-        images_NHWC, targets_N = batch
-        logits_NK = self.network(images_NHWC)
-        smoothing = self.config.label_smoothing
-        loss = compute_loss(self.config.loss, logits_NK, targets_N, smoothing, self.weights_K)
+        images, targets_N = batch
+        blend = mixup(images, self.config.mixup) if self.config.mixup else None
+        logits_NK = self._compute(images if blend is None else blend.images)
+        loss = self._loss(logits_NK, targets_N)
+        if blend is not None:
+            other = self._loss(logits_NK, targets_N[blend.order])
+            loss = blend.share * loss + (1 - blend.share) * other
         self.train_accuracy(logits_NK, targets_N)
         self._log_loss("train_loss", loss, len(targets_N))
         self.log("train_accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
@@ -95,9 +104,9 @@ class FitModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, _index: int) -> None:
         """Measure one batch, in float32 as served, without label smoothing."""
-        images_NHWC, targets_N = batch
+        images, targets_N = batch
         with torch.autocast(self.device.type, enabled=False):
-            logits_NK = self.network(images_NHWC)
+            logits_NK = self._compute(images)
         loss = compute_loss(self.config.loss, logits_NK, targets_N)
         self.validation_accuracy(logits_NK, targets_N)
         self._see(logits_NK)
@@ -123,6 +132,15 @@ class FitModule(pl.LightningModule):
                 torch.maximum(high_K, self._range_2K[1]),
             )
         self._range_2K = torch.stack((low_K, high_K))
+
+    def _compute(self, images: Tensor) -> Tensor:
+        """Compute logits of images, or of their features."""
+        logits_NK: Tensor = (self.network.classify if self.on_features else self.network)(images)
+        return logits_NK
+
+    def _loss(self, logits_NK: Tensor, targets_N: Tensor) -> Tensor:
+        smoothing = self.config.label_smoothing
+        return compute_loss(self.config.loss, logits_NK, targets_N, smoothing, self.weights_K)
 
     def _log_loss(self, name: str, loss: Tensor, rows: int) -> None:
         # A float: over several devices Lightning 2.6 averages the rows in the type it is given, and
@@ -153,6 +171,7 @@ def fit(
     show_progress: bool,
     resume: bool = False,
     logger: LoggerName = "tensorboard",
+    watch: Watch | None = None,
 ) -> ImageNetwork:
     """Fit a network and return it with the weights that the run keeps.
 
@@ -165,6 +184,7 @@ def fit(
         resume: Continue from the run's last checkpoint, if there is one. The weights are those of a
             run that never stopped.
         logger: Where the figures of each epoch also go.
+        watch: Called after each epoch; what it raises ends the fit.
 
     Returns:
         The network with the weights of ``config.keep``, in evaluation mode; in any process but the
@@ -183,64 +203,30 @@ def fit(
             balancing_weights(dataset.train.targets_N, len(dataset.labels)).astype(np.float32)
         )
         balanced = weights_K if config.class_weights == "balanced" else None
-        module = FitModule(network, config, len(dataset.labels), balanced)
+        on_features = are_cached(config)
+        classes = len(dataset.labels)
+        module = FitModule(network, config, classes, balanced, on_features=on_features)
         augment = Augment(config.shift, config.flip, config.cutout, config.border)
+        parts = [dataset.train, dataset.validation]
+        if on_features:
+            parts = [features_of(network, part) for part in parts]
         data = InMemoryData(
-            dataset.train,
-            dataset.validation,
+            *parts,
             batch_size=config.batch_size,
             seed=config.seed,
             augment=augment,
             weights_K=weights_K if config.class_weights == "sampler" else None,
         )
+        steps = max(1, len(dataset.train) // config.batch_size)
+        enough = replace(config, epochs=max(config.epochs, math.ceil(config.least_steps / steps)))
         written = build_logger(logger, config)
-        trainer = _trainer(config, written, show_progress=show_progress)
+        trainer = _trainer(enough, written, show_progress=show_progress, watch=watch)
         found = os.fspath(last) if resume and last.exists() else None
+        module.train()
         trainer.fit(module, data, ckpt_path=found, weights_only=True)
     if not trainer.is_global_zero:
         return network.eval()
     return load_checkpoint(config, dataset)
-
-
-def untrained(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
-    """Build the network of a run, with fresh weights and the training split's mean and deviation.
-
-    Raises:
-        ConfigError: A name in the configuration does not exist.
-    """
-    network = build_network(config, dataset.image_shape, len(dataset.labels))
-    image_network = ImageNetwork(network, *pixel_statistics(dataset.train))
-    image_network.whiten(torch.from_numpy(_for_whitening(dataset.train.images_NHWC)))
-    return image_network
-
-
-def _for_whitening(images_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return all images, of large ones a few: as many patches, of all classes."""
-    height, width = images_NHWC.shape[1:3]
-    rows = max(1, _WHITENING_PIXELS // (height * width))
-    return (
-        images_NHWC if rows >= _WHITENING_ROWS else images_NHWC[:: max(1, len(images_NHWC) // rows)]
-    )
-
-
-def load_checkpoint(config: TrainConfig, dataset: Dataset) -> ImageNetwork:
-    """Load the checkpoint that a run keeps, in evaluation mode.
-
-    Raises:
-        FileNotFoundError: The run has no checkpoint.
-    """
-    network = untrained(config, dataset)
-    kept = config.run / (CHECKPOINT if config.keep == "best" else LAST_CHECKPOINT)
-    checkpoint = torch.load(kept, map_location="cpu", weights_only=True)
-    prefix = "network."
-    network.load_state_dict(
-        {
-            name.removeprefix(prefix): value
-            for name, value in checkpoint["state_dict"].items()
-            if name.startswith(prefix)
-        }
-    )
-    return network.eval()
 
 
 def _check_shift(config: TrainConfig, dataset: Dataset) -> None:
@@ -251,7 +237,19 @@ def _check_shift(config: TrainConfig, dataset: Dataset) -> None:
         )
 
 
-def _trainer(config: TrainConfig, logger: Logger | bool, *, show_progress: bool) -> pl.Trainer:
+class _Watched(Callback):
+    """Calls ``watch`` after each epoch, when all its metrics are known."""
+
+    def __init__(self, watch: Watch):
+        self._watch = watch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
+        self._watch(trainer.current_epoch, float(trainer.callback_metrics[MONITOR]))
+
+
+def _trainer(
+    config: TrainConfig, logger: Logger | bool, *, show_progress: bool, watch: Watch | None
+) -> pl.Trainer:
     seen: Callback = RunBar(config.batch_size) if show_progress else EpochLog()
     callbacks: list[Callback] = [
         seen,
@@ -261,6 +259,8 @@ def _trainer(config: TrainConfig, logger: Logger | bool, *, show_progress: bool)
     ]
     if config.patience:
         callbacks.append(Patience(config.patience))
+    if watch is not None:
+        callbacks.append(_Watched(watch))
     if config.ema:
         callbacks.append(MovingAverage(config.ema))
     try:
@@ -293,8 +293,8 @@ def _trainer(config: TrainConfig, logger: Logger | bool, *, show_progress: bool)
         ) from error
 
 
-# Lightning 2.6 uses an old name of torch 2.13.
-_IRRELEVANT = (r".*LeafSpec",)
+# Lightning 2.6 uses an old name of torch 2.13; what is frozen is in evaluation mode on purpose.
+_IRRELEVANT = (r".*LeafSpec", r"Found \d+ module\(s\) in eval mode")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Turn a fitted network into the ONNX graph of the contract, with torch's exporter.
 
-Input ``images`` UINT8 [-1, H, W, C]; outputs ``logits`` and ``probabilities`` FP32 [-1, K].
+Input ``images`` UINT8 [-1, H, W, C]; outputs ``logits`` and ``probabilities`` FP32 [-1, K], and
+``embedding`` FP32 [-1, D] if asked.
 Scaling, layout and temperature are nodes of the graph. ``publish`` hands it to ``export``.
 """
 
@@ -30,32 +31,46 @@ class ServedNetwork(nn.Module):
     Args:
         network: The fitted network.
         temperature: Divides the logits before the softmax, > 0.
+        has_embedding: Whether the input of the last layer comes out, too.
     """
 
     temperature: Tensor
 
-    def __init__(self, network: ImageNetwork, temperature: float):
+    def __init__(self, network: ImageNetwork, temperature: float, *, has_embedding: bool = False):
         super().__init__()
         self.network = network
+        self.has_embedding = has_embedding
         self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute both outputs.
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Compute the outputs.
 
         Args:
             images: uint8 [N, H, W, C], 0-255.
 
         Returns:
-            logits_NK and probabilities_NK: float32 [N, K]; the probabilities sum to 1.
+            logits_NK and probabilities_NK: float32 [N, K]; the probabilities sum to 1. Then the
+            embeddings, float32 [N, D], if asked.
         """
-        logits_NK = self.network(images)
-        return logits_NK, torch.softmax(logits_NK / self.temperature, dim=1)
+        if not self.has_embedding:
+            return self._answer(self.network(images))
+        embeddings_ND = self.network.embed(images)
+        return *self._answer(self.network.classify(embeddings_ND)), embeddings_ND
 
     def answer(self, images_NHWC: NDArray[np.uint8]) -> Answers:
-        """Compute both outputs for arrays, in evaluation mode: the proof's reference."""
+        """Compute both answers for arrays, in evaluation mode: the proof's reference."""
         with torch.inference_mode():
-            logits_NK, probabilities_NK = self.eval()(torch.from_numpy(images_NHWC))
+            logits_NK, probabilities_NK = self.eval()(torch.from_numpy(images_NHWC))[:2]
         return logits_NK.numpy(), probabilities_NK.numpy()
+
+    def embed(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute embeddings for arrays, in evaluation mode: the proof's reference."""
+        with torch.inference_mode():
+            embeddings_ND = self.eval().network.embed(torch.from_numpy(images_NHWC))
+        return np.asarray(embeddings_ND.numpy(), np.float32)
+
+    def _answer(self, logits_NK: Tensor) -> tuple[Tensor, Tensor]:
+        return logits_NK, torch.softmax(logits_NK / self.temperature, dim=1)
 
 
 def export_onnx(network: ServedNetwork, image_shape: ImageShape) -> onnx.ModelProto:
@@ -78,7 +93,7 @@ def export_onnx(network: ServedNetwork, image_shape: ImageShape) -> onnx.ModelPr
             external_data=False,
             opset_version=OPSET,
             input_names=["images"],
-            output_names=["logits", "probabilities"],
+            output_names=["logits", "probabilities", "embedding"][: 2 + network.has_embedding],
             dynamic_shapes={"images": {0: torch.export.Dim("rows", min=1)}},
             verbose=False,
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.config import check_name
+from training.options import check_name
 
 
 def compute_loss(

@@ -14,9 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.config import TrainConfig, check_name
+from training.config import TrainConfig
 from training.convolutional import cnn, resnet, speednet
 from training.layers import ACTIVATIONS, ImageShape, OneLogit, Whitening
+from training.options import check_name
+from training.own import build_own, is_own
+from training.parts import BodyAndHead, embedding_width, freeze, split
+from training.pretrained import build_timm, is_timm
 
 # As in airbench94; 5,000 images of 32x32 are 4.8 million patches.
 _WHITENING_ROWS = 5000
@@ -40,6 +44,7 @@ class ImageNetwork(nn.Module):
         # x * scale + offset is (x - mean) / std with the constants folded: two nodes, not four.
         self.register_buffer("scale_C", _per_channel(1 / std_C))
         self.register_buffer("offset_C", _per_channel(-mean_C / std_C))
+        self._frozen: list[nn.Module] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits.
@@ -52,6 +57,32 @@ class ImageNetwork(nn.Module):
         """
         logits_NK: Tensor = self.network(self._normalise(images))
         return logits_NK
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Compute embeddings, float32 [N, D]: what the head gets.
+
+        Args:
+            images: uint8 [N, H, W, C], 0-255.
+        """
+        embeddings_ND: Tensor = split(self.network)[0](self._normalise(images))
+        return embeddings_ND
+
+    def classify(self, embeddings_ND: Tensor) -> Tensor:
+        """Compute logits, float32 [N, K], of embeddings."""
+        logits_NK: Tensor = split(self.network)[1](embeddings_ND)
+        return logits_NK
+
+    def freeze(self, until: str) -> None:
+        """Stop a part of the body from learning; see ``parts.freeze``."""
+        self._frozen = freeze(self.network, until)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "ImageNetwork":
+        """Choose the mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def whiten(self, images: Tensor) -> None:
         """Fit the whitening layers of the network, if it has any.
@@ -67,18 +98,32 @@ class ImageNetwork(nn.Module):
         return images_NHWC.permute(0, 3, 1, 2).float() * self.scale_C + self.offset_C
 
 
-def build_network(config: TrainConfig, image_shape: ImageShape, classes: int) -> nn.Module:
+def build_network(
+    config: TrainConfig, image_shape: ImageShape, classes: int, body: nn.Module | None = None
+) -> nn.Module:
     """Build the network that a configuration names, with fresh weights from torch's generator.
 
     Args:
         config: Names the network and its widths.
         image_shape: H, W, C of the images.
         classes: K, at least 2; 1 makes ``fcnn`` a regression.
+        body: A network of timm with pretrained weights; None builds it with fresh ones.
 
     Raises:
-        ConfigError: A name does not exist, or the images are too small for the stages.
+        ConfigError: A name does not exist, or the network does not take the images.
     """
-    return check_name("network", config.network, NETWORKS)(config, image_shape, classes)
+    if is_timm(config.network):
+        body = build_timm(config.network, image_shape) if body is None else body
+        head: nn.Module = nn.Linear(embedding_width(body, image_shape), classes)
+        if config.dropout:
+            head = nn.Sequential(nn.Dropout(config.dropout), head)
+        return BodyAndHead(body, head)
+    if is_own(config.network):
+        return build_own(config.network, image_shape, classes)
+    named = {**NETWORKS, "timm:NAME": None, "MODULE:FUNCTION": None}
+    make = check_name("network", config.network, named)
+    assert make is not None, "a name with a colon is timm's or one's own; this is a bug"
+    return make(config, image_shape, classes)
 
 
 def multiply_adds(network: nn.Module, image_shape: ImageShape) -> int:

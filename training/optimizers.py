@@ -8,7 +8,9 @@ from torch import nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LambdaLR
 
-from training.config import TrainConfig, check_name
+from training.config import TrainConfig
+from training.options import check_name
+from training.parts import depth_of
 
 _Groups = Iterable[dict[str, Any]]
 
@@ -47,20 +49,33 @@ def build_optimizer(config: TrainConfig, module: nn.Module) -> Optimizer:
 
     Biases and batch-normalisation parameters (every parameter with one dimension) have no weight
     decay, which would change their scale and not their complexity; their learning rate is
-    ``bias_lr`` times that of the others. Frozen parameters are left out.
+    ``bias_lr`` times that of the others. Frozen parameters are left out. With a ``first_lr`` below
+    or above 1 each layer has its own rate, in equal ratios from the first layer to the head.
 
     Raises:
         ConfigError: The name does not exist.
     """
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {
-            "params": [p for p in trained if p.ndim <= 1],
-            "weight_decay": 0.0,
-            "lr": config.bias_lr * config.lr,
-        },
-    ]
+    trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    depths = depth_of(module)
+    top = max(depths.values(), default=0)
+    groups: list[dict[str, Any]] = []
+    # The head first: its rate is the one that is logged.
+    for depth in range(top, -1, -1) if config.first_lr != 1 else (None,):
+        layer = [p for n, p in trained.items() if depth in (None, depths[n])]
+        rate = config.lr
+        if depth is not None and top:
+            rate *= config.first_lr ** (1 - depth / top)
+        decayed = {"weight_decay": config.weight_decay, "lr": rate}
+        groups += [
+            {"params": [p for p in layer if p.ndim > 1], **decayed},
+            {
+                "params": [p for p in layer if p.ndim <= 1],
+                "weight_decay": 0.0,
+                "lr": config.bias_lr * rate,
+            },
+        ]
+    if config.first_lr != 1:
+        groups = [group for group in groups if group["params"]]
     return check_name("optimizer", config.optimizer, OPTIMIZERS)(groups, config)
 
 

@@ -6,9 +6,14 @@ standard library, because ``foveal train --help`` must not wait for torch.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from training.errors import ConfigError
+
+_Value = TypeVar("_Value")
 
 REQUIRED: Any = object()
 
@@ -180,6 +185,14 @@ def option_fields(config: type, first: tuple[str, ...] = ()) -> dict[str, Option
     }
 
 
+def declared_values(
+    options: Mapping[str, OptionField], which: Literal["before", "default"]
+) -> dict[str, Any]:
+    """Return that attribute of the declarations that have it, by the names of their fields."""
+    values = {name: getattr(field.option, which) for name, field in options.items()}
+    return {name: value for name, value in values.items() if value is not REQUIRED}
+
+
 def write_value(value: Any) -> str:
     """Return a default as a reader wants it: ``0.002``, ``512,512``, ``no``."""
     if isinstance(value, bool):
@@ -193,3 +206,14 @@ def _plain(limit: float) -> str:
 
 def _write_exactly(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def check_name(kind: str, name: str, existing: Mapping[str, _Value]) -> _Value:
+    """Return what a registry has under a name.
+
+    Raises:
+        ConfigError: The name does not exist; the message lists those that do.
+    """
+    if name not in existing:
+        raise ConfigError(f"{kind}: expected one of {', '.join(sorted(existing))}, got {name!r}")
+    return existing[name]

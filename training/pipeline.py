@@ -19,7 +19,7 @@ from export.serving import MAX_DROP
 from models.artifact import ModelArtifact
 from models.repository import ModelRepository
 from training.config import TrainConfig
-from training.data_config import parse_size
+from training.data_config import chosen_size
 from training.datasets.encoded import Reading
 from training.datasets.listing import Columns
 from training.datasets.sources import Dataset, load_dataset
@@ -28,14 +28,17 @@ from training.devices import is_first_process
 from training.divergence import check_answers
 from training.errors import ConfigError, RunError
 from training.evaluate import compute_logits
-from training.fit import fit, load_checkpoint
+from training.fit import fit
 from training.graph import ServedNetwork
+from training.initial import load_checkpoint
 from training.loggers import LoggerName
 from training.networks import ImageNetwork, multiply_adds
+from training.pretrained import own_image
 from training.publish import Wishes, publish
 from training.report.run_page import write_report
 from training.runs import (
     Outcome,
+    Run,
     check_unfinished,
     is_finished,
     read_run,
@@ -78,7 +81,7 @@ def train(
         _LOG.info("%s: finished already", config.run)
         return config.run
     check_unfinished(config)  # before hours of decoding
-    dataset = _load(config)
+    dataset = load_data(config)
     imbalance = describe_imbalance(dataset.labels, dataset.train.targets_N)
     if imbalance and is_first_process():
         hint = "" if config.class_weights != "none" else "; see --class-weights"
@@ -87,6 +90,19 @@ def train(
     network = fit(config, dataset, show_progress=show_progress, resume=resume, logger=logger)
     if run is None:
         sys.exit()
+    finish(run, dataset, network)
+    return config.run
+
+
+def finish(run: Run, dataset: Dataset, network: ImageNetwork) -> None:
+    """Measure a fitted network and write the results into the run folder.
+
+    Args:
+        run: The run.
+        dataset: Its data; the test split is read here, once.
+        network: The network with the weights that the run keeps.
+    """
+    config = run.config
     outcome, test_NK = measure(config, network, dataset)
     write_report(run, outcome, dataset, network, test_NK)
     write_outcome(config.run, outcome, dataset.labels)
@@ -102,7 +118,6 @@ def train(
         outcome.test.calibration_error,
         outcome.temperature,
     )
-    return config.run
 
 
 def export(  # noqa: PLR0913 - what the command line asks
@@ -114,6 +129,7 @@ def export(  # noqa: PLR0913 - what the command line asks
     max_accuracy_drop: float = MAX_ACCURACY_DROP,
     abstain_precision: float | None = None,
     max_drop: float | None = MAX_DROP,
+    embedding: bool = False,
 ) -> ModelArtifact:
     """Export the weights of a run, prove the graph, and publish it as the next version.
 
@@ -126,6 +142,7 @@ def export(  # noqa: PLR0913 - what the command line asks
         abstain_precision: Wanted share of right labels among the answers, see ``export.abstain``;
             None: the model always answers.
         max_drop: Accuracy that it may lose against the serving version, as a share; None: any.
+        embedding: Whether the graph gives the input of its last layer, too.
 
     Returns:
         The published artifact.
@@ -145,13 +162,14 @@ def export(  # noqa: PLR0913 - what the command line asks
             f"precision: expected {', '.join(PRECISIONS)}, got {', '.join(unknown) or 'none'}"
         )
     record, outcome = read_run(run)
-    dataset = _load(record.config)
+    dataset = load_data(record.config)
     if dataset.sha256 != record.dataset_sha256:
         raise RunError(
             f"{run}: expected data with sha256 {record.dataset_sha256[:12]}…, "
             f"got {dataset.sha256[:12]}…; train again on this data"
         )
-    served = ServedNetwork(load_checkpoint(record.config, dataset), outcome.temperature)
+    network = load_checkpoint(record.config, dataset)
+    served = ServedNetwork(network, outcome.temperature, has_embedding=embedding)
     lower = tuple(p for p in PRECISIONS if p in precisions and p != "fp32")
     wishes = Wishes(lower, max_accuracy_drop, abstain_precision, max_drop)
     return publish(repository, name, served, dataset, record, outcome, wishes=wishes)
@@ -179,7 +197,13 @@ def measure(config: TrainConfig, network: ImageNetwork, dataset: Dataset) -> tup
     return outcome, test_NK
 
 
-def _load(config: TrainConfig) -> Dataset:
+def load_data(config: TrainConfig) -> Dataset:
+    """Load the dataset of a run, as its network takes the pixels.
+
+    Raises:
+        ConfigError: A name does not exist.
+        DatasetError: The data is missing or damaged.
+    """
     return load_dataset(
         config.dataset,
         config.data_dir,
@@ -187,11 +211,12 @@ def _load(config: TrainConfig) -> Dataset:
         split_seed=config.split_seed,
         positive=config.positive,
         reading=Reading(
-            parse_size(config.size) if config.size else None,
+            chosen_size(config),
             config.grey,
             config.resize,
             config.skip_unreadable,
             config.run,
+            own=own_image(config),
             columns=Columns(config.image_column or "", config.label_column or ""),
         ),
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from export.abstain import check_share, choose_abstain
 from export.draft import Draft, LowerGraph
+from export.errors import ParityError
 from export.figures import evaluate, softmax
 from export.golden import choose_golden, draft_golden, encode_golden
 from export.precision import MAX_ACCURACY_DROP, check_gate, convert
@@ -20,7 +21,7 @@ from export.proof import Run as RunBatch
 from export.proof import compare, run_batches
 from export.publish import check_contract
 from export.publish import publish as publish_draft
-from export.run import measure_gate, open_session, run_images
+from export.run import measure_gate, open_session, run_images, run_output
 from export.serving import MAX_DROP, Measured, check_serving
 from models.artifact import ImageSpec, ModelArtifact, Precision
 from models.evidence import Abstain, Metrics, Parity, Provenance
@@ -31,6 +32,7 @@ from training.datasets.sources import Dataset
 from training.datasets.splits import Split
 from training.evaluate import describe_training
 from training.graph import ServedNetwork, export_onnx
+from training.pretrained import own_image
 from training.runs import Outcome, Run
 
 # Batch sizes of the proof: one row alone, the smallest batch, an odd one that fills no vector
@@ -41,6 +43,8 @@ MAX_IMAGES = 1024
 # Largest difference between two probabilities. Float32 sums in another order differ by about 1e-6
 # here; a wrong constant differs by far more.
 TOLERANCE = 1e-5
+# Of an embedding, relative to its largest value.
+EMBEDDING_TOLERANCE = 1e-4
 # Rows that are decoded at once for a serving version of another size.
 _ROWS = 256
 
@@ -101,10 +105,13 @@ def publish(  # noqa: PLR0913 - all that a version is made of
     if wishes.abstain_precision is not None:
         check_share(wishes.abstain_precision)
     labels, test = dataset.labels, dataset.test
-    spec = image_spec(dataset.mode, *dataset.image_shape[:2], run.config.resize)
+    spec = own_image(run.config) or image_spec(
+        dataset.mode, *dataset.image_shape[:2], run.config.resize
+    )
     graph = export_onnx(network, dataset.image_shape)
     content = graph.SerializeToString()
-    check_contract(content, spec, len(labels))
+    embedding = _prove_embedding(network, content, test.images_NHWC)
+    check_contract(content, spec, len(labels), embedding=embedding)
     session = open_session(content)
     parity = prove(network, session.run, test.images_NHWC)
     test_logits_NK, test_NK = run_images(session, test.images_NHWC)
@@ -130,6 +137,7 @@ def publish(  # noqa: PLR0913 - all that a version is made of
         ),
         abstain=_choose_abstain(dataset, validation_NK, test_NK, wishes),
         statistics=describe_training(dataset, validation_NK),
+        embedding=embedding,
     )
     if wishes.max_drop is not None:
         check_serving(repository, name, labels, _measured(test, test_NK), wishes.max_drop)
@@ -189,6 +197,32 @@ def prove(
         for size in batch_sizes
     }
     return compare(pairs, names="onnxruntime against torch", tolerance=tolerance)
+
+
+def _prove_embedding(network: ServedNetwork, content: bytes, images_NHWC: NDArray[np.uint8]) -> int:
+    """Compare the embeddings of torch and onnxruntime on one batch.
+
+    Returns:
+        D; 0 if the graph has none.
+
+    Raises:
+        ParityError: A value differs by more than float32 sums in another order do.
+    """
+    if not network.has_embedding:
+        return 0
+    images_NHWC = images_NHWC[: BATCH_SIZES[-1]]
+    expected_ND = network.embed(images_NHWC)
+    got_ND = run_output(content, "embedding", images_NHWC)
+    largest = float(np.abs(expected_ND).max())
+    if got_ND.shape != expected_ND.shape or not np.allclose(
+        got_ND, expected_ND, rtol=0, atol=EMBEDDING_TOLERANCE * max(1.0, largest)
+    ):
+        raise ParityError(
+            f"embedding: expected onnxruntime to answer as torch, {list(expected_ND.shape)}, got "
+            f"{list(got_ND.shape)} with a difference above {EMBEDDING_TOLERANCE:g} of the largest "
+            "value"
+        )
+    return int(expected_ND.shape[1])
 
 
 def _convert_all(

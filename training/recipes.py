@@ -10,8 +10,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from training.config import TrainConfig, default_options
 from training.devices import best_autocast
+from training.errors import ConfigError
+from training.pretrained import is_timm
+from training.runs import read_run
 
 # By network, for every dataset; a recipe of the dataset and the network overrides it.
 NETWORK_RECIPES: dict[str, dict[str, Any]] = {
@@ -36,6 +41,37 @@ NETWORK_RECIPES: dict[str, dict[str, Any]] = {
         "keep": "last",
     },
 }
+
+# With pretrained weights (timm, --weights, --init) in place of those above and below.
+FINE_TUNING: dict[str, Any] = {
+    "epochs": 30,
+    # Of five images a class 30 epochs are 30 steps, after which nothing is learned: LOG.md.
+    "least_steps": 300,
+    "batch_size": 16,
+    "lr": 2e-3,
+    "first_lr": 0.1,
+    "weight_decay": 0.05,
+    "label_smoothing": 0.1,
+    "shift": 2,
+    "border": "reflect",
+    "flip": True,
+    "keep": "last",
+}
+
+# The same with --freeze body: only the head learns, on features that are computed once.
+LINEAR_PROBE: dict[str, Any] = {
+    "epochs": 30,
+    "least_steps": 500,
+    "batch_size": 16,
+    "lr": 1e-2,
+    "weight_decay": 0.05,
+    "keep": "last",
+}
+
+# Of an earlier run: what its weights fit.
+_ARCHITECTURE = ("hidden", "widths", "depth", "activation", "dropout")
+# How its images were read, for files.
+_READING = ("size", "resize", "grey")
 
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("cifar10", "neuron"): {"flip": True, "validation": 0.05},
@@ -166,23 +202,43 @@ def default_run(dataset: str, network: str) -> Path:
     return Path("runs") / re.sub(r"[^\w.]+", "-", f"{dataset}-{network}")
 
 
-def resolve(dataset: str, network: str, run: Path, **options: Any) -> TrainConfig:
+def resolve(dataset: str, network: str | None, run: Path | None, **options: Any) -> TrainConfig:
     """Complete the options of the command line by the recipe and the defaults.
 
     Args:
         dataset: Name of the dataset.
-        network: Name of the network.
-        run: Folder to write the run to.
+        network: Name of the network; None for that of ``init``.
+        run: Folder to write the run to; None for ``default_run``.
         **options: Other fields of ``TrainConfig``. None takes the recipe's value; an ``autocast``
             of ``auto`` takes the type that this machine computes fastest.
 
     Raises:
-        ConfigError: A value is out of range.
+        ConfigError: A value is out of range, or there is neither a network nor ``init``.
+        RunError: ``init`` is no finished run.
     """
-    kind = dataset.partition(":")[0]
-    recipe = NETWORK_RECIPES.get(network, {}) | RECIPES.get((kind, network), {})
     given = {name: value for name, value in options.items() if value is not None}
     if given.get("autocast") == "auto":
         given["autocast"] = best_autocast()
-    values = default_options() | recipe | given
-    return TrainConfig(dataset=dataset, network=network, run=run, **values)
+    kind = dataset.partition(":")[0]
+    earlier: dict[str, Any] = {}
+    if "init" in given:
+        before = read_run(given["init"])[0].config
+        if network not in (None, before.network):
+            raise ConfigError(
+                f"network: expected that of {given['init']}, {before.network}, got {network!r}; "
+                "leave it out"
+            )
+        network = before.network
+        names = _ARCHITECTURE + (_READING if kind == before.dataset.partition(":")[0] else ())
+        earlier = {name: getattr(before, name) for name in names}
+    if network is None:
+        raise ConfigError("network: expected one with --network, or an earlier run with --init")
+    is_pretrained = is_timm(network) or "init" in given or "weights" in given
+    recipe = NETWORK_RECIPES.get(network, {}) | RECIPES.get((kind, network), {})
+    if is_pretrained:
+        recipe = LINEAR_PROBE if given.get("freeze") == "body" else FINE_TUNING
+        if torch.cuda.is_available():
+            recipe = recipe | {"autocast": best_autocast()}
+    values = default_options() | recipe | earlier | given
+    folder = default_run(dataset, network) if run is None else run
+    return TrainConfig(dataset=dataset, network=network, run=folder, **values)

@@ -20,8 +20,8 @@ from scoring.local import LocalModel, verify
 from tests.shell import Shell
 from training.datasets.sources import Dataset, load_dataset
 from training.datasets.splits import Split
-from training.fit import untrained
 from training.graph import ServedNetwork, export_onnx
+from training.initial import untrained
 from training.layers import ImageShape
 from training.pipeline import export, train
 from training.recipes import resolve

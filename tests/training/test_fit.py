@@ -15,7 +15,8 @@ from training.datasets.sources import Dataset
 from training.datasets.splits import Split
 from training.errors import ConfigError
 from training.evaluate import compute_logits
-from training.fit import fit, load_checkpoint, untrained
+from training.fit import fit
+from training.initial import load_checkpoint, untrained
 
 pytestmark = pytest.mark.training
 

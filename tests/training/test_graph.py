@@ -10,8 +10,8 @@ from models.artifact import ImageSpec
 from models.onnx_file import GraphTensor, summarize
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
-from training.fit import untrained
 from training.graph import ServedNetwork, export_onnx
+from training.initial import untrained
 
 pytestmark = pytest.mark.training
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
-from training.fit import fit, untrained
+from training.fit import fit
+from training.initial import untrained
 from training.layers import OneLogit, Residual, Whitening
 from training.networks import build_network
 from training.recipes import resolve

@@ -12,8 +12,9 @@ from training.config import TrainConfig
 from training.datasets.encoded import image_spec
 from training.datasets.sources import Dataset
 from training.errors import ConfigError
-from training.fit import FitModule, untrained
+from training.fit import FitModule
 from training.graph import ServedNetwork, export_onnx
+from training.initial import untrained
 from training.layers import ACTIVATIONS, Residual
 from training.networks import NETWORKS, ImageNetwork, build_network, multiply_adds
 from training.publish import prove
@@ -109,7 +110,10 @@ def test_images_too_small_for_the_stages_of_speednet(config: TrainConfig) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"network": "vgg"}, "network: expected one of cnn, fcnn, .*, speednet, got 'vgg'"),
+        (
+            {"network": "vgg"},
+            "network: expected one of MODULE:FUNCTION, .*, timm:NAME, got 'vgg'",
+        ),
         ({"activation": "mish"}, "activation: expected one of .*relu.*, got 'mish'"),
         ({"widths": (8, 8, 8, 8, 8)}, "widths: expected 1 to 4 stages for images of 8x8, got 5"),
         ({"widths": ()}, "widths: expected 1 to 4 stages for images of 8x8, got 0"),

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.training
 @pytest.mark.parametrize(
     ("option", "existing"),
     [
-        ("network", NETWORKS),
+        ("network", {*NETWORKS, "timm", "MODULE"}),
         ("loss", LOSSES),
         ("optimizer", OPTIMIZERS),
         ("schedule", SCHEDULES),
@@ -63,4 +63,4 @@ def test_help_names_words_default_and_range() -> None:
         "Pixels that a shift moves in: black, reflect.  [default: black]"
     )
     assert OPTIONS["validation"].help.endswith("[default: 0.1; 0<x<1]")
-    assert OPTIONS["network"].help.endswith("cnn, resnet, speednet.")
+    assert "cnn, resnet, speednet, timm:NAME, MODULE:FUNCTION." in OPTIONS["network"].help

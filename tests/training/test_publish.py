@@ -7,8 +7,8 @@ import torch
 from export.errors import ParityError
 from export.run import open_session
 from training.datasets.sources import Dataset
-from training.fit import untrained
 from training.graph import ServedNetwork, export_onnx
+from training.initial import untrained
 from training.publish import BATCH_SIZES, prove
 from training.recipes import resolve
 

@@ -48,6 +48,8 @@ class Reading:
             None for the system's folder of temporary files.
         memory_bytes: Size up to which they stay in memory; None chooses.
         columns: The columns of tables.
+        own: How a pretrained network wants its pixels, in place of ``size`` and ``resize``; None:
+            it does not say.
     """
 
     size: tuple[int, int] | None = None
@@ -57,6 +59,7 @@ class Reading:
     folder: Path | None = None
     memory_bytes: int | None = None
     columns: Columns = FOUND
+    own: ImageSpec | None = None
 
     @property
     def mode(self) -> Mode:
@@ -102,19 +105,22 @@ def decode_rows(
     """
     place = {int(row): at for at, row in enumerate(order_N)}
     wanted = None if len(place) == len(listing.rows) else place
-    fixed = reading.size
+    own = reading.own
+    fixed = reading.size if own is None else (own.height, own.width)
+    is_chosen = fixed is not None
     images_NHWC: NDArray[np.uint8] | None = None
     bad: dict[int, str] = {}
     contents = listing.read(wanted)
     first: list[tuple[int, Content]] = []
     if fixed is None:
         fixed = _first_size(contents, first)
-    spec = image_spec(reading.mode, *(fixed or (1, 1)), reading.resize)
+    spec = own or image_spec(reading.mode, *(fixed or (1, 1)), reading.resize)
 
     def decoded(item: tuple[int, Content]) -> tuple[int, NDArray[np.uint8] | ImageError]:
         row, content = item
         try:
-            return row, _decode(content, spec, f"{listing.rows[row]}", any_size=reading.size)
+            any_size = fixed if is_chosen else None
+            return row, _decode(content, spec, f"{listing.rows[row]}", any_size=any_size)
         except ImageError as error:
             return row, error
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from training.config import OPTIONS
 from training.options import OptionField
-from training.recipes import NETWORK_RECIPES, RECIPES
+from training.recipes import FINE_TUNING, LINEAR_PROBE, NETWORK_RECIPES, RECIPES
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "training-options.md"
 
@@ -50,6 +50,8 @@ def _row(field: OptionField) -> str:
 
 
 def _recipes() -> Iterator[tuple[str, str, str]]:
+    yield "any", "pretrained", _words(FINE_TUNING)
+    yield "any", "pretrained, `--freeze body`", _words(LINEAR_PROBE)
     for network, recipe in NETWORK_RECIPES.items():
         yield "any", network, _words(recipe)
     for (dataset, network), recipe in sorted(RECIPES.items()):

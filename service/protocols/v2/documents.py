@@ -62,7 +62,7 @@ def model_metadata(catalog: Catalog, classifier: Classifier) -> Document:
         "versions": [str(number) for number in versions],
         "platform": PLATFORM,
         "inputs": [_tensor(spec) for spec in artifact.inputs],
-        "outputs": [_tensor(spec) for spec in artifact.outputs],
+        "outputs": [_tensor(spec) for spec in artifact.outputs[:2]],
     }
 
 
@@ -100,7 +100,7 @@ def model_config(classifier: Classifier) -> Document:
         ],
         "output": [
             {"name": spec.name, "data_type": f"TYPE_{spec.datatype}", "dims": list(spec.shape[1:])}
-            for spec in artifact.outputs
+            for spec in artifact.outputs[:2]
         ],
         "dynamic_batching": {
             "max_queue_delay_microseconds": round(limits.max_queue_delay_s * 1e6),
