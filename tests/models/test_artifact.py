@@ -390,19 +390,3 @@ def test_labels_in_another_order_than_the_golden_answers(document: dict[str, Any
     document["labels"] = document["labels"][::-1]
     with pytest.raises(ArtifactError, match=r"\$\.golden\[0\]\.label: expected '\w+'.*got '\w+'"):
         read(document)
-
-
-def test_an_embedding_is_a_third_output(document: dict[str, Any]) -> None:
-    spec: dict[str, Any] = {"name": "embedding", "datatype": "FP32", "shape": [-1, 64]}
-    plain = ModelArtifact.from_json(json.dumps(document))
-    document["outputs"].append(spec)
-    artifact = ModelArtifact.from_json(json.dumps(document))
-    assert (plain.embedding_width, artifact.embedding_width) == (0, 64)
-    assert ModelArtifact.from_json(artifact.to_json()) == artifact
-    for change in ({"name": "features"}, {"datatype": "FP16"}, {"shape": [-1]}, {"shape": [-1, 0]}):
-        document["outputs"][2] = spec | change
-        with pytest.raises(ArtifactError, match="outputs: expected"):
-            ModelArtifact.from_json(json.dumps(document))
-    document["outputs"][2:] = [spec, spec]
-    with pytest.raises(ArtifactError, match="outputs: expected"):
-        ModelArtifact.from_json(json.dumps(document))

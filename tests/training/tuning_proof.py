@@ -131,8 +131,8 @@ def compare(folder: Path, data: Path, earlier: Path, seed: int) -> dict[str, Mea
         config = dataclasses.replace(recipe, dataset=name)
         epochs = epochs_within(config, results["fine-tuned"].cpu_s)
         results[f"{network} from scratch"] = measure(dataclasses.replace(config, epochs=epochs))
-    for title, run in results.items():
-        print(seed, title, f"{run.accuracy:.4f}", flush=True)
+    for title, measured in results.items():
+        print(seed, title, f"{measured.accuracy:.4f}", flush=True)
     return results
 
 
