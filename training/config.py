@@ -15,10 +15,6 @@ from training.data_config import DATA, REPEAT, SEEDS, DataConfig, parse_size
 from training.errors import ConfigError
 from training.options import REQUIRED, Option, declared_values, option_fields
 
-_DATASETS = (
-    *("cifar10", "digits", "fashion-mnist", "mnist", "vertical-line[:5]"),
-    *("folder:PATH", "parquet:PATH"),
-)
 _NETWORKS = ("neuron", "fcnn", "cnn", "resnet", "speednet", "timm:NAME", "MODULE:FUNCTION")
 
 _FIT = "Fit"
