@@ -105,9 +105,8 @@ def publish(  # noqa: PLR0913 - all that a version is made of
     if wishes.abstain_precision is not None:
         check_share(wishes.abstain_precision)
     labels, test = dataset.labels, dataset.test
-    spec = own_image(run.config) or image_spec(
-        dataset.mode, *dataset.image_shape[:2], run.config.resize
-    )
+    height, width, _ = dataset.image_shape
+    spec = own_image(run.config) or image_spec(dataset.mode, height, width, run.config.resize)
     graph = export_onnx(network, dataset.image_shape)
     content = graph.SerializeToString()
     embedding = _prove_embedding(network, content, test.images_NHWC)

@@ -97,7 +97,7 @@ def test_what_is_measured_is_not_measured_again(
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "out")]
     assert main([*out, "--networks", "vgg", "--datasets", "digits"]) == 1
-    assert "network: expected one of cnn, " in capsys.readouterr().err
+    assert "network: expected one of MODULE:FUNCTION, cnn, " in capsys.readouterr().err
     assert main([*out, "--datasets", "cifar10", "--data-dir", f"cifar10={tmp_path}"]) == 1
     assert "expected an official batch" in capsys.readouterr().err
     (tmp_path / "README.md").write_text("no marks")
