@@ -25,11 +25,11 @@ from service.pipeline.alarm import Alarm, Loop
 # small images at 16 connections beside a stream of photographs: their p99 rises 1.4 times with it,
 # and 3.2 times with 5 or 10.
 _NICE = 19
-# Where decoding and runs share one core, a thread decodes up to four photographs in a turn while
-# many wait, so the run after it has a batch: 7.6 ms a row of MobileNetV3 in place of 8.4, and the
-# same for networks that gain nothing. A run of one would start at once and delay the others by
-# as much. One in four of those that wait may join; those that hold more than this go alone.
-_TURN = 4
+# Where decoding and runs share one core, a thread decodes up to three photographs in a turn while
+# many wait, so the run after it has a batch: 7.7 ms a row of MobileNetV3 in place of 8.4, 31.3 of
+# ViT-tiny in place of 31.1 (of four: 7.6 and 31.9), and the loop wakes half as often. One in three
+# of those that wait may join; a photograph that holds more than this goes alone.
+_TURN = 3
 _TURN_BYTES = 4 << 20
 # Of the thread for quick work. Measured on two cores, images of 320 x 240 beside a loop that never
 # rests: p99 of 66 to 73 ms with 19, 28 to 33 ms with 10.
