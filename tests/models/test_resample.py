@@ -1,6 +1,7 @@
 """The C extension that resizes only what is kept, against Pillow; and what runs without it."""
 
 import importlib.util
+import os
 import random
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import get_args
@@ -28,24 +29,27 @@ CASES = 2500
 Resize = Callable[[Pixels, tuple[int, int], slice, slice, str], Pixels]
 
 
+def build(folder: Path, environment: Mapping[str, str]) -> list[Path]:
+    """Build the extension as an installation does; return the files that came of it."""
+    program = (
+        "import sys; from setuptools import setup;"
+        "sys.argv = ['setup.py', '-q', 'build', '-b', sys.argv[1], 'build_ext', '-b', sys.argv[1]];"
+        "setup()"
+    )
+    words = [sys.executable, "-c", program, str(folder)]
+    subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=True)
+    return list(folder.glob("models/_resample*.so"))
+
+
 @pytest.fixture(scope="module")
 def extension(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """The extension, built here from its source: that of the environment may be an older one."""
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if shutil.which("cc") is None or not headers.is_file():
         pytest.skip("needs a C compiler and Python's headers")
-    folder = tmp_path_factory.mktemp("extension")
-    program = (
-        "import sys; from setuptools import setup;"
-        f"sys.argv = ['setup.py', '-q', 'build', '-b', {str(folder)!r}, 'build_ext',"
-        f" '-b', {str(folder)!r}]; setup()"
-    )
-    built = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    files = list(folder.glob("models/_resample*.so"))
-    assert len(files) == 1, built.stdout + built.stderr
-    spec = importlib.util.spec_from_file_location("models._resample", files[0])
+    built = build(tmp_path_factory.mktemp("extension"), os.environ)
+    assert len(built) == 1
+    spec = importlib.util.spec_from_file_location("models._resample", built[0])
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -107,6 +111,10 @@ def test_photographs_are_pillows(resize: Resize, source: tuple[int, int], kind: 
     rows, columns = (slice((side - 224) // 2, (side - 224) // 2 + 224) for side in size)
     got = resize(image, size, rows, columns, kind)
     np.testing.assert_array_equal(got, pillow(image, size, kind)[rows, columns])
+
+
+def test_an_installation_without_a_compiler_goes_on(tmp_path: Path) -> None:
+    assert build(tmp_path, {**os.environ, "PATH": str(tmp_path), "CC": "", "CXX": ""}) == []
 
 
 def test_other_threads_run_meanwhile(extension: ModuleType) -> None:
