@@ -170,7 +170,7 @@ class Foveal:
         memory.return_large_blocks()
         self.loop = asyncio.get_running_loop()
         self.meters = Meters(self.loop)
-        self.decoders = open_queue(settings.decode_threads, self.loop, inflight)
+        self.decoders = open_queue(settings.decode_threads, self.loop, inflight, settings.workers)
         self.statistics = Statistics(self.meters)
         self.is_draining = False
         self.repository = ModelRepository(settings.models)

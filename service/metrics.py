@@ -80,6 +80,12 @@ PLAN_INFO = Gauge(
     (*_MODEL, "asked", "device", "index", "binding", "buckets"),
     multiprocess_mode="livemax",
 )
+DECODE_INFO = Gauge(
+    "foveal_decode_info",
+    "1 for each loaded version: what resizes its images, compiled code (avx2, plain) or pillow",
+    (*_MODEL, "resampler"),
+    multiprocess_mode="livemax",
+)
 DEVICE_FALLBACK = Gauge(
     "foveal_device_fallback",
     "1 if the CPU runs a model although a GPU is present; the log has the reason",
@@ -237,6 +243,7 @@ class ModelMetrics:
             PLAN_INFO.labels(
                 *self._labels, asked, plan.device, str(plan.index), plan.binding, buckets
             ): 1,
+            DECODE_INFO.labels(*self._labels, classifier.resampler): 1,
             CPU_NODES.labels(*self._labels): len(classifier.session.cpu_nodes),
             DEVICE_MEMORY_BYTES.labels(*self._labels): classifier.session.memory_bytes,
             DEVICE_FALLBACK.labels(*self._labels): bool(classifier.fallback),

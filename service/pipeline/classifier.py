@@ -27,6 +27,7 @@ from models.image import (
 )
 from models.labels import distinct_names
 from models.repository import Fingerprint
+from models.resample import RESAMPLER
 from models.tuned import Tuning
 from service.errors import (
     DecodeError,
@@ -127,6 +128,11 @@ class Classifier:
     def names(self) -> tuple[str, ...]:
         """Return the labels for texts: all different, ``crane (517)`` where two are equal."""
         return distinct_names(self.artifact.labels)
+
+    @property
+    def resampler(self) -> str:
+        """Return what resizes images: ``avx2`` or ``plain`` compiled code, or ``pillow``."""
+        return RESAMPLER
 
     @property
     def fallback(self) -> str:

@@ -129,7 +129,7 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
     _check_unchanged(repository, artifact, fingerprint)
     logger.info(
         "%s ready in %.0f ms%s: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the "
-        "%s%s%s",
+        "%s, images resized by %s%s%s",
         artifact.reference,
         (time.perf_counter() - started) * 1e3,
         f" ({steps})" if steps else "",
@@ -140,6 +140,7 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
         options.batch.max_batch_size,
         classifier.full_batch_s * 1e3,
         "loop" if classifier.is_inline else "session's thread",
+        classifier.resampler,
         ", as measured before" if is_kept else "",
         f", as tuned on {options.tuned.date}" if options.tuned else "",
     )

@@ -51,6 +51,7 @@ def test_every_metric_is_in_base_units_and_of_this_service() -> None:
     assert names == [
         "foveal_batch_rows",
         "foveal_cpu_nodes",
+        "foveal_decode_info",
         "foveal_decode_seconds",
         "foveal_device_fallback",
         "foveal_device_memory_bytes",
