@@ -17,6 +17,7 @@ from service.pipeline.alarm import Loop
 from service.pipeline.classifier import Classifier
 from service.pipeline.histograms import Histograms
 from service.pipeline.job import Batch
+from service.queue_metrics import QueueMetrics
 
 FLUSH_S = 0.2
 
@@ -59,10 +60,6 @@ QUEUE_SECONDS = Histogram(
 )
 RUN_SECONDS = Histogram("foveal_run_seconds", "One onnxruntime call", _MODEL, buckets=_SECONDS)
 BATCH_ROWS = Histogram("foveal_batch_rows", "Rows of one onnxruntime call", _MODEL, buckets=_ROWS)
-QUEUE_ROWS = Gauge("foveal_queue_rows", "Rows waiting now", _MODEL, multiprocess_mode="livesum")
-DROPPED_ROWS = Counter(
-    "foveal_dropped_rows", "Rows not run: their client left or their deadline passed", _MODEL
-)
 NOT_FINITE_ROWS = Counter(
     "foveal_not_finite_rows",
     "Rows answered with an error: not all probabilities are numbers",
@@ -191,13 +188,13 @@ class ModelMetrics:
 
     __slots__ = (
         "_drift",
-        "_dropped",
         "_gauges",
         "_info",
         "_labels",
         "_names",
         "_not_finite",
         "_padded",
+        "_queue_state",
         "_statuses",
         "batch_rows",
         "classifier",
@@ -216,7 +213,7 @@ class ModelMetrics:
         self.batch_rows = Tally(BATCH_ROWS.labels(*self._labels))
         self.request = Tally(REQUEST_SECONDS.labels(*self._labels))
         self._statuses: dict[tuple[str, int], int] = {}
-        self._dropped = 0
+        self._queue_state = QueueMetrics(self._labels, has_brownout=classifier.brownout is not None)
         self._not_finite = NOT_FINITE_ROWS.labels(*self._labels)
         abstain = classifier.artifact.abstain
         self._drift = Histograms(
@@ -264,6 +261,7 @@ class ModelMetrics:
     def close(self) -> None:
         """Flush what is left and report this version as not served."""
         self.flush()
+        self._queue_state.close()
         for gauge in self._gauges:
             gauge.set(0)
 
@@ -279,10 +277,7 @@ class ModelMetrics:
         for (protocol, status), count in self._statuses.items():
             REQUESTS.labels(*self._labels, protocol, str(status)).inc(count)
         self._statuses.clear()
-        batcher = self.classifier.batcher
-        QUEUE_ROWS.labels(*self._labels).set(batcher.queued_rows + batcher.reserved_rows)
-        DROPPED_ROWS.labels(*self._labels).inc(batcher.dropped_rows - self._dropped)
-        self._dropped = batcher.dropped_rows
+        self._queue_state.flush(self.classifier.batcher)
         padded = self.classifier.session.padded_rows
         PADDED_ROWS.labels(*self._labels).inc(padded - self._padded)
         self._padded = padded

@@ -91,13 +91,13 @@ class DecodeStage:
         Raises:
             ServiceError: The image or the queue refuses it.
         """
+        self._admit(1, deadline)  # before any work
         if (
             len(encoded) > INLINE_BYTES
             or not self._is_light(encoded)
             or self._pixels(encoded) > self._inline_pixels
         ):
             return None
-        self._admit(1, deadline)  # before the work of decoding
         started = time.monotonic()
         row_HWC = self._decode(encoded)
         self._observe(time.monotonic() - started)

@@ -41,7 +41,12 @@ class Shadows:
         self._is_busy = False
 
     def observe_batch(self, classifier: Classifier, batch: Batch) -> None:
-        """Take a share of the requests of a batch, after they are answered."""
+        """Take a share of the requests of a batch, after they are answered.
+
+        None in a brownout: the cores are busy, and the answers are not those to compare with.
+        """
+        if batch.precision:
+            return
         shadow = self._catalog().shadows.get(classifier)
         if shadow is not None:
             self._loop.call_soon(self._take, classifier.artifact, shadow, batch, batch.jobs)

@@ -36,7 +36,7 @@ LOAD_S, MAX_LOAD_S = 8.0, 60.0
 IMAGES = random_images(16, seed=5)
 PNGS = [encode_png(image) for image in IMAGES]
 STATISTICS = Statistics(1000, 90.0, 60.0, (0.7, 0.1, 0.1, 0.1), 0.5)
-QUEUE_ROWS = 128
+MAX_WAIT_MS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ def watched_service(folder: Path) -> Iterator[Watched]:
         folder / "models",
         folder,
         grpc_port=free_port(),
-        max_queue_rows=QUEUE_ROWS,
+        max_wait_ms=MAX_WAIT_MS,
         loaded_versions=3,
         buckets="1,16,64",
     ) as server:
