@@ -2,6 +2,7 @@
 
 from prometheus_client import Counter, Gauge
 
+from service.pipeline.admission import REASONS
 from service.pipeline.batcher import Batcher
 
 _MODEL = ("model", "version")
@@ -39,7 +40,12 @@ class QueueMetrics:
         self._has_brownout = has_brownout
         self._dropped = 0
         self._dimmed = 0
-        self._refused: dict[str, int] = {}
+        self._refused = dict.fromkeys(REASONS, 0)
+        # Series from the start: a rate needs the zero before the first count.
+        for reason in REASONS:
+            REFUSALS.labels(*labels, reason)
+        if has_brownout:
+            BROWNOUT_ROWS.labels(*labels)
 
     def flush(self, batcher: Batcher) -> None:
         """Pass on what was counted since the last flush."""
@@ -48,7 +54,7 @@ class QueueMetrics:
         DROPPED_ROWS.labels(*labels).inc(batcher.dropped_rows - self._dropped)
         self._dropped = batcher.dropped_rows
         for reason, count in batcher.admission.refused.items():
-            REFUSALS.labels(*labels, reason).inc(count - self._refused.get(reason, 0))
+            REFUSALS.labels(*labels, reason).inc(count - self._refused[reason])
             self._refused[reason] = count
         if self._has_brownout:
             BROWNOUT.labels(*labels).set(batcher.is_brownout)

@@ -22,7 +22,7 @@ _SHARE_OF_DEADLINE = 0.8
 # Share of the missed time in which the usual precision must do what waits for brownout to end.
 _CALM = 0.5
 # Reasons of a refusal, as metrics name them.
-WAIT, DEADLINE, MEMORY = "wait", "deadline", "memory"
+REASONS = WAIT, DEADLINE, MEMORY = "wait", "deadline", "memory"
 
 
 class Admission:
@@ -55,7 +55,7 @@ class Admission:
         self._drain = DrainRate()
         self._calm_s = 0.0
         self.is_brownout = False
-        self.refused = {WAIT: 0, DEADLINE: 0, MEMORY: 0}
+        self.refused = dict.fromkeys(REASONS, 0)
         # Without figures of the moment: the bytes of a refusal are made once.
         self._too_long = (
             f"queue: expected a wait of at most {limits.max_wait_s * 1e3:g} ms, got more; "

@@ -260,8 +260,6 @@ class Batcher:
         if not batch.rows:
             return
         self.admission.started(batch)
-        if batch.precision:
-            self.brownout_rows += batch.rows
         runner = self._free.pop()
         try:
             images = self._gather(batch, runner)
@@ -380,6 +378,8 @@ class Batcher:
         batch.outputs = outcome
         batch.not_finite = not_finite(outcome.probabilities)
         self.admission.learn(batch)
+        if batch.precision:
+            self.brownout_rows += batch.rows
         if self._observe is not None:
             try:
                 self._observe(batch)
