@@ -68,7 +68,7 @@ class Watched:
 
 
 def build_repository(root: Path) -> None:
-    """Two versions of ``tiny``, the first pinned, and a refused one; one of ``slow`` and ``dim``."""
+    """Two versions of ``tiny``, the first pinned, one refused; one of ``slow``, one of ``dim``."""
 
     def build(gain: float) -> Callable[[Path, int], ModelArtifact]:
         def made(folder: Path, version: int) -> ModelArtifact:
