@@ -72,6 +72,16 @@ class Admission:
         run_s = self._times(bool(batch.precision)).run_s(batch.rows)
         return abs(batch.started_at + run_s - now) if run_s else 0.0
 
+    def full_run_s(self, batch: Batch) -> float:
+        """Return the seconds within which a full run is in time, at the batch's precision."""
+        run_s = self._times(bool(batch.precision)).run_s(self._most)
+        return run_s / _SHARE_OF_DEADLINE
+
+    def rows_within(self, left_s: float, batch: Batch) -> int:
+        """Return how many rows a run does in time, with so many seconds left to a deadline."""
+        row_s = self._times(bool(batch.precision)).run_s(self._most) / self._most
+        return int(left_s * _SHARE_OF_DEADLINE / row_s)
+
     def check(self, waiting: int, rows: int, left_s: float, until_free_s: float) -> None:
         """Check that rows are run in time, behind those that wait.
 

@@ -284,11 +284,16 @@ class Batcher:
             self._schedule()
 
     def _take(self, batch: Batch) -> None:
-        """Move jobs from the queue to a batch, in order; drop expired and cancelled ones."""
-        room = limit = self._limits.max_batch_size
+        """Move jobs from the queue to a batch, in order; drop expired and cancelled ones.
+
+        A batch stays short enough for the deadlines of its rows: later ones join it, of which those
+        that came first knew nothing when they were admitted.
+        """
+        taken, most = 0, self._limits.max_batch_size
         now = batch.started_at
+        near = now + self.admission.full_run_s(batch)
         queue, members = self._queue, batch.jobs
-        while queue and room:
+        while queue and taken < most:
             job = queue[0]
             waiting = job.count - job.taken
             if job.is_done or job.deadline <= now:
@@ -296,16 +301,21 @@ class Batcher:
                 self._leave(waiting)
                 self._drop(job, waiting)
                 continue
-            count = min(waiting, room)
+            if job.deadline < near:
+                in_time = self.admission.rows_within(job.deadline - now, batch)
+                if in_time > taken:  # else it is late, whatever is taken
+                    most = min(most, in_time)
+            count = min(waiting, most - taken)
             members.append((job, job.taken, count))
             # Set now, not after the run: runs may end in another order than they began.
-            job.parts.append((batch, limit - room, count))
+            job.parts.append((batch, taken, count))
             job.taken += count
-            room -= count
-            self._leave(count)
+            taken += count
+            self.queued_rows -= count
             if count == waiting:
                 queue.popleft()
-        batch.rows = limit - room
+        batch.rows = taken
+        self._inflight.queued -= taken * self._row_bytes
 
     def _gather(self, batch: Batch, runner: Runner) -> NDArray[np.uint8]:
         job, first, count = batch.jobs[0]

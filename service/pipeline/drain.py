@@ -62,10 +62,14 @@ class RunTimes:
         self._row_s[-1] = full_s / max_rows
 
     def observe(self, rows: int, run_s: float) -> None:
-        """Record the time of a run."""
+        """Record the time of a run; what it tells of the machine's speed counts for all sizes."""
         size, row_s = _size(rows), run_s / rows
         known = self._row_s[size]
-        self._row_s[size] = known + (row_s - known) * _NEWEST_RUN if known else row_s
+        if known:
+            change = 1 + (row_s / known - 1) * _NEWEST_RUN
+            self._row_s = [row_s * change for row_s in self._row_s]
+        else:
+            self._row_s[size] = row_s
 
     def run_s(self, rows: int) -> float:
         """Return the expected seconds of a run; for an unseen size a share of a full one, or 0."""

@@ -29,7 +29,7 @@ def test_rows_that_would_wait_too_long_are_refused(threads: int) -> None:
 def test_rows_of_the_next_run_are_never_refused_for_their_wait() -> None:
     """A run that takes longer than the bound takes as long as it takes."""
     w = taught(run_s=60, wait_s=5)
-    w.submit(4)
+    w.submit(4, timeout_s=1000)
     w.loop.settle()
     for _ in range(3):
         w.submit(1, timeout_s=1000)
@@ -76,6 +76,20 @@ def test_the_estimate_follows_a_machine_that_gets_slow() -> None:
             w.submit(4, timeout_s=10_000)
             admitted += 4
     assert 16 <= admitted <= 24  # of 100 s / 20 s a run
+
+
+def test_runs_of_a_few_rows_tell_of_a_slow_machine_too() -> None:
+    w = taught(wait_s=5)  # a full run takes 2 s
+    for run_s in (0.5, *[5.0] * 12):  # of one row: ten times as long as the first
+        w.submit(1)
+        w.loop.settle()
+        w.loop.advance(run_s)
+        w.finish_run()
+    w.submit(4, timeout_s=1000)
+    w.loop.settle()
+    w.submit(4, timeout_s=1000)
+    with pytest.raises(QueueFullError):
+        w.submit(1, timeout_s=1000)  # after two runs of 20 s
 
 
 def test_a_run_that_stands_still_lets_nobody_wait_behind_it() -> None:
@@ -225,6 +239,32 @@ def test_rows_that_would_come_too_late_are_refused_at_the_door() -> None:
     w.submit(1, timeout_s=7)
     w.run_all()
     w.assert_answered(well)
+
+
+def test_a_run_is_no_longer_than_the_deadlines_of_its_rows_allow() -> None:
+    """Who came first was told a short run; those who joined it since must not make it late."""
+    w = taught()  # half a second a row
+    w.submit(4)
+    w.loop.settle()
+    w.loop.advance(1.9)
+    hurried = w.submit(1, timeout_s=1.5)
+    patient = w.submit(3)
+    w.loop.advance(0.1)
+    w.finish_run()
+    w.loop.advance(1)
+    w.finish_run()
+    assert [len(run) for run in w.runs[-2:]] == [4, 2], "its own row, and one beside it"
+    w.assert_answered(hurried)
+    w.run_all()
+    w.assert_answered(patient)
+
+
+def test_a_deadline_that_is_missed_anyway_makes_no_run_shorter() -> None:
+    w = taught()
+    w.submit(4, timeout_s=0.3)
+    w.loop.settle()
+    w.finish_run()
+    assert len(w.runs[-1]) == 4
 
 
 def test_runners_share_what_waits() -> None:
