@@ -46,8 +46,7 @@ OURS: dict[str, set[str]] = {
         "service.session.outputs",
         "service.session.plans",
     },
-    "service.metrics": {"service.pipeline", "service.queue_metrics"},
-    "service.queue_metrics": {"service.pipeline"},
+    "service.metrics": {"service.pipeline"},
     "service.rollout": {
         "models",
         "service.errors",

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 
-from service import metrics, queue_metrics
+from service import metrics
 from service.metrics import Tally
+from service.rollout import shadow
 from service.workers.metric_files import adopt_files
 from tests.places import ROOT
 
@@ -44,7 +45,7 @@ def test_tally_counts_as_observe_does(flushes: list[list[float]]) -> None:
 def test_every_metric_is_in_base_units_and_of_this_service() -> None:
     collectors = [
         value
-        for value in (*vars(metrics).values(), *vars(queue_metrics).values())
+        for value in (*vars(metrics).values(), *vars(shadow).values())
         if isinstance(value, prometheus_client.metrics.MetricWrapperBase)
     ]
     names = sorted(collector._name for collector in collectors)
@@ -85,8 +86,7 @@ WORKER = """
 import os, sys
 from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest, multiprocess
-from service.metrics import REQUEST_SECONDS, REQUESTS
-from service.queue_metrics import QUEUE_ROWS
+from service.metrics import QUEUE_ROWS, REQUEST_SECONDS, REQUESTS
 from service.workers.metric_files import adopt_files
 adopt_files(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
 REQUESTS.labels("m", "1", "predict", "200").inc(2)
