@@ -10,6 +10,7 @@ does not change with every batch. Knows counts and seconds, no rows and no reque
 """
 
 import math
+from typing import NoReturn
 
 from service.errors import QueueFullError
 from service.pipeline.drain import DrainRate, RunTimes
@@ -108,8 +109,28 @@ class Admission:
                 self._begin(min(self._max_wait_s, allowed_s if reason == DEADLINE else math.inf))
                 return
             ahead_s = lower_s
+        self._refuse(reason, max(math.ceil(ahead_s), self._drain.seconds(waiting)))
+
+    def check_decode(self, reserved: int, left_s: float, decode_s: float) -> None:
+        """Check that rows are decoded in time.
+
+        As many as one run takes always wait for their decoding, as rows do for the next run.
+
+        Args:
+            reserved: Rows that are being decoded, or wait for it.
+            left_s: Seconds to the deadline of the new ones.
+            decode_s: Expected seconds until their decoding begins.
+
+        Raises:
+            QueueFullError: They would wait too long, or miss their deadline.
+        """
+        if 0 < left_s * _SHARE_OF_DEADLINE < decode_s:
+            self._refuse(DEADLINE, math.ceil(decode_s))
+        if reserved >= self._most and decode_s > self._max_wait_s:
+            self._refuse(WAIT, math.ceil(decode_s))
+
+    def _refuse(self, reason: str, retry_after_s: int) -> NoReturn:
         self.refused[reason] += 1
-        retry_after_s = max(math.ceil(ahead_s), self._drain.seconds(waiting))
         raise QueueFullError(
             self._too_late if reason == DEADLINE else self._too_long, retry_after_s
         )

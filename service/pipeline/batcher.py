@@ -125,14 +125,22 @@ class Batcher:
         """Whether rows are run at the lower precision now."""
         return self.admission.is_brownout and not self.is_idle
 
-    def reserve(self, rows: int, deadline: float = math.inf) -> None:
+    def reserve(self, rows: int, deadline: float = math.inf, decode_s: float = 0.0) -> None:
         """Reserve places for rows that are still being decoded; ``release`` frees them.
+
+        Args:
+            rows: How many.
+            deadline: When they must have been run.
+            decode_s: Expected seconds until their decoding begins.
 
         Raises:
             QueueFullError: They would wait too long, or miss their deadline.
             NotReadyError: The batcher is closed.
         """
         self.admit(rows, deadline)
+        if decode_s:
+            left_s = deadline - self._clock()
+            self.admission.check_decode(self.reserved_rows, left_s, decode_s)
         self.reserved_rows += rows
 
     def release(self, rows: int) -> None:

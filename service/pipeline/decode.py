@@ -130,7 +130,8 @@ class DecodeStage:
                 work.decode()
                 work.pass_on()
                 return
-        self._batcher.reserve(len(images), deadline)
+        wait_s = 0.0 if work.is_quick else self._queue.wait_s(self._batcher)
+        self._batcher.reserve(len(images), deadline, wait_s)
         if work.is_measured:
             work.is_quick = work.pixels <= QUICK_PIXELS
         else:

@@ -133,6 +133,20 @@ def test_one_request_may_hold_more_where_nothing_waits() -> None:
     assert w.inflight.queued == 0
 
 
+def test_photographs_that_wait_for_their_decoding_are_bounded_too() -> None:
+    w = world(1, batch=4, wait_s=5)
+    w.batcher.reserve(3, w.loop.now + 30, decode_s=20)
+    w.batcher.reserve(3, w.loop.now + 30, decode_s=20)  # of one run: they always may
+    with pytest.raises(QueueFullError, match="FOVEAL_MAX_WAIT_MS") as refused:
+        w.batcher.reserve(1, w.loop.now + 30, decode_s=6)
+    assert refused.value.retry_after_s == 6
+    w.batcher.reserve(1, w.loop.now + 30, decode_s=4)
+    with pytest.raises(QueueFullError, match="deadline"):
+        w.batcher.reserve(1, w.loop.now + 2, decode_s=4)
+    assert w.batcher.reserved_rows == 7
+    assert w.batcher.admission.refused == {"wait": 1, "deadline": 1, "memory": 0}
+
+
 # Brownout
 
 
