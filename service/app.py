@@ -269,7 +269,7 @@ class Foveal:
         )
 
     def _start(self, classifier: Classifier) -> None:
-        classifier.start(self.loop, self._observe_batch, lane.outbox, lane.newcomers)
+        classifier.start(self.loop, self._observe_batch, lane.outbox, lane.newcomers, inflight)
         self.meters.of(classifier)
 
     def _find(self, path: bytes) -> Handler | None:

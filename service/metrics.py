@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from prometheus_client import Counter, Gauge, Histogram
 
+from service.pipeline.admission import REASONS
 from service.pipeline.alarm import Loop
+from service.pipeline.batcher import Batcher
 from service.pipeline.classifier import Classifier
 from service.pipeline.histograms import Histograms
 from service.pipeline.job import Batch
@@ -21,7 +23,7 @@ from service.pipeline.job import Batch
 FLUSH_S = 0.2
 
 # 50 us (one row of a small network) to 30 s (the default deadline), in steps of about two.
-_SECONDS = (
+SECONDS = (
     0.00005,
     0.0001,
     0.0002,
@@ -42,75 +44,89 @@ _SECONDS = (
     30,
 )
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-_MODEL = ("model", "version")
+MODEL = ("model", "version")
 _DRIFT = ("pixel_mean", "pixel_spread", "entropy")
 
 REQUESTS = Counter(
-    "foveal_requests", "Requests answered by the lane", (*_MODEL, "protocol", "status")
+    "foveal_requests", "Requests answered by the lane", (*MODEL, "protocol", "status")
 )
 REQUEST_SECONDS = Histogram(
-    "foveal_request_seconds", "Request read to answer written", _MODEL, buckets=_SECONDS
+    "foveal_request_seconds", "Request read to answer written", MODEL, buckets=SECONDS
 )
 DECODE_SECONDS = Histogram(
-    "foveal_decode_seconds", "Encoded bytes to pixels, per image", _MODEL, buckets=_SECONDS
+    "foveal_decode_seconds", "Encoded bytes to pixels, per image", MODEL, buckets=SECONDS
 )
 QUEUE_SECONDS = Histogram(
-    "foveal_queue_seconds", "Accepted to taken into a batch, per request", _MODEL, buckets=_SECONDS
+    "foveal_queue_seconds", "Accepted to taken into a batch, per request", MODEL, buckets=SECONDS
 )
-RUN_SECONDS = Histogram("foveal_run_seconds", "One onnxruntime call", _MODEL, buckets=_SECONDS)
-BATCH_ROWS = Histogram("foveal_batch_rows", "Rows of one onnxruntime call", _MODEL, buckets=_ROWS)
-QUEUE_ROWS = Gauge("foveal_queue_rows", "Rows waiting now", _MODEL, multiprocess_mode="livesum")
+RUN_SECONDS = Histogram("foveal_run_seconds", "One onnxruntime call", MODEL, buckets=SECONDS)
+BATCH_ROWS = Histogram("foveal_batch_rows", "Rows of one onnxruntime call", MODEL, buckets=_ROWS)
+QUEUE_ROWS = Gauge("foveal_queue_rows", "Rows waiting now", MODEL, multiprocess_mode="livesum")
 DROPPED_ROWS = Counter(
-    "foveal_dropped_rows", "Rows not run: their client left or their deadline passed", _MODEL
+    "foveal_dropped_rows", "Rows not run: their client left or their deadline passed", MODEL
+)
+REFUSALS = Counter(
+    "foveal_refusals",
+    "Requests refused by a queue: their wait or deadline would be missed, or memory is used up",
+    (*MODEL, "reason"),
+)
+BROWNOUT = Gauge(
+    "foveal_brownout",
+    "1 while rows run at the precision of FOVEAL_BROWNOUT; only of versions that have one",
+    MODEL,
+    multiprocess_mode="livemax",
+)
+BROWNOUT_ROWS = Counter(
+    "foveal_brownout_rows", "Rows run at the precision of FOVEAL_BROWNOUT", MODEL
 )
 NOT_FINITE_ROWS = Counter(
     "foveal_not_finite_rows",
     "Rows answered with an error: not all probabilities are numbers",
-    _MODEL,
+    MODEL,
 )
 MODEL_INFO = Gauge(
     "foveal_model_info",
     "1 for each loaded version, with its plan",
-    (*_MODEL, "device", "precision", "threads", "runs_on"),
+    (*MODEL, "device", "precision", "threads", "runs_on"),
     multiprocess_mode="livemax",
 )
 PLAN_INFO = Gauge(
     "foveal_plan_info",
     "1 for each loaded version: device asked for and got, its index, how runs are bound, buckets",
-    (*_MODEL, "asked", "device", "index", "binding", "buckets"),
+    (*MODEL, "asked", "device", "index", "binding", "buckets"),
     multiprocess_mode="livemax",
 )
 DECODE_INFO = Gauge(
     "foveal_decode_info",
     "1 for each loaded version: what resizes its images, compiled code (avx2, plain) or pillow",
-    (*_MODEL, "resampler"),
+    (*MODEL, "resampler"),
     multiprocess_mode="livemax",
 )
 DEVICE_FALLBACK = Gauge(
     "foveal_device_fallback",
     "1 if the CPU runs a model although a GPU is present; the log has the reason",
-    _MODEL,
+    MODEL,
     multiprocess_mode="livemax",
 )
 CPU_NODES = Gauge(
     "foveal_cpu_nodes",
     "Nodes of the graph that a plan for a GPU leaves on the CPU",
-    _MODEL,
+    MODEL,
     multiprocess_mode="livemax",
 )
 DEVICE_MEMORY_BYTES = Gauge(
     "foveal_device_memory_bytes",
     "GPU memory that a version took when it was loaded",
-    _MODEL,
+    MODEL,
     multiprocess_mode="livesum",
 )
 PADDED_ROWS = Counter(
-    "foveal_padded_rows", "Rows of padding that fill a batch up to its bucket", _MODEL
+    "foveal_padded_rows", "Rows of padding that fill a batch up to its bucket", MODEL
 )
 MODEL_REFUSED = Gauge(
     "foveal_model_refused",
     "1 for each version that could not be loaded",
-    _MODEL,
+    MODEL,
     multiprocess_mode="livemax",
 )
 
@@ -120,44 +136,28 @@ KEY_REQUESTS = Counter(
     ("key", "outcome"),
 )
 
-# Shadow: a candidate's answers compared with those of the served version.
-SHADOW_ROWS = Counter(
-    "foveal_shadow_rows",
-    "Rows of a shadow by outcome: agreed or differed in their label or labels, dropped, failed",
-    (*_MODEL, "outcome"),
-)
-SHADOW_SECONDS = Histogram(
-    "foveal_shadow_seconds", "One onnxruntime call of a shadow", _MODEL, buckets=_SECONDS
-)
-SHADOW_DIFFERENCE = Histogram(
-    "foveal_shadow_difference",
-    "Largest difference of a row's probabilities from those served",
-    _MODEL,
-    buckets=(0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
-)
-
 # Histograms for drift: sums over sampled rows. Divide by the rows and compare with training's.
-DRIFT_ROWS = Counter("foveal_drift_rows", "Rows sampled for drift", _MODEL)
+DRIFT_ROWS = Counter("foveal_drift_rows", "Rows sampled for drift", MODEL)
 DRIFT_CLASS_ROWS = Counter(
     "foveal_drift_class_rows",
     "Sampled rows in which a label came first; of a multi-label model, those that got it",
-    (*_MODEL, "label"),
+    (*MODEL, "label"),
 )
 DRIFT_SUMS = Counter(
     "foveal_drift_sums",
     "Sums over sampled rows: pixel_mean, pixel_spread, entropy, abstained",
-    (*_MODEL, "quantity"),
+    (*MODEL, "quantity"),
 )
 TRAINING = Gauge(
     "foveal_training",
     "Mean over the rows of training: pixel_mean, pixel_spread, entropy",
-    (*_MODEL, "quantity"),
+    (*MODEL, "quantity"),
     multiprocess_mode="livemax",
 )
 TRAINING_CLASS_SHARE = Gauge(
     "foveal_training_class_share",
     "Share of a label in the training split",
-    (*_MODEL, "label"),
+    (*MODEL, "label"),
     multiprocess_mode="livemax",
 )
 
@@ -192,18 +192,53 @@ class Tally:
         self._child._sum.inc(float(values.sum()))
 
 
+class QueueMetrics:
+    """The metrics of the queue of one classifier; read at each flush, a request costs nothing.
+
+    Args:
+        labels: Model and version.
+        has_brownout: Whether rows may run at a lower precision.
+    """
+
+    def __init__(self, labels: tuple[str, str], *, has_brownout: bool) -> None:
+        self._labels = labels
+        self._has_brownout = has_brownout
+        self._dropped = 0
+        self._dimmed = 0
+        self._refused = dict.fromkeys(REASONS, 0)
+        # Series from the start: a rate needs the zero before the first count.
+        for reason in REASONS:
+            REFUSALS.labels(*labels, reason)
+        if has_brownout:
+            BROWNOUT_ROWS.labels(*labels)
+
+    def flush(self, batcher: Batcher) -> None:
+        """Pass on what was counted since the last flush."""
+        labels = self._labels
+        QUEUE_ROWS.labels(*labels).set(batcher.queued_rows + batcher.reserved_rows)
+        DROPPED_ROWS.labels(*labels).inc(batcher.dropped_rows - self._dropped)
+        self._dropped = batcher.dropped_rows
+        for reason, count in batcher.admission.refused.items():
+            REFUSALS.labels(*labels, reason).inc(count - self._refused[reason])
+            self._refused[reason] = count
+        if self._has_brownout:
+            BROWNOUT.labels(*labels).set(batcher.is_brownout)
+            BROWNOUT_ROWS.labels(*labels).inc(batcher.brownout_rows - self._dimmed)
+            self._dimmed = batcher.brownout_rows
+
+
 class ModelMetrics:
     """All metrics of one classifier."""
 
     __slots__ = (
         "_drift",
-        "_dropped",
         "_gauges",
         "_info",
         "_labels",
         "_names",
         "_not_finite",
         "_padded",
+        "_queue_state",
         "_statuses",
         "batch_rows",
         "classifier",
@@ -222,7 +257,7 @@ class ModelMetrics:
         self.batch_rows = Tally(BATCH_ROWS.labels(*self._labels))
         self.request = Tally(REQUEST_SECONDS.labels(*self._labels))
         self._statuses: dict[tuple[str, int], int] = {}
-        self._dropped = 0
+        self._queue_state = QueueMetrics(self._labels, has_brownout=classifier.brownout is not None)
         self._not_finite = NOT_FINITE_ROWS.labels(*self._labels)
         abstain = classifier.artifact.abstain
         self._drift = Histograms(
@@ -286,10 +321,7 @@ class ModelMetrics:
         for (protocol, status), count in self._statuses.items():
             REQUESTS.labels(*self._labels, protocol, str(status)).inc(count)
         self._statuses.clear()
-        batcher = self.classifier.batcher
-        QUEUE_ROWS.labels(*self._labels).set(batcher.queued_rows + batcher.reserved_rows)
-        DROPPED_ROWS.labels(*self._labels).inc(batcher.dropped_rows - self._dropped)
-        self._dropped = batcher.dropped_rows
+        self._queue_state.flush(self.classifier.batcher)
         padded = self.classifier.session.padded_rows
         PADDED_ROWS.labels(*self._labels).inc(padded - self._padded)
         self._padded = padded

@@ -3,6 +3,7 @@
 README's table lists the same fields; a test compares them. Knows nothing about their users.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,13 @@ from service.session.buckets import BucketError, parse_buckets
 MIB = 1 << 20
 # Of a worker that has a GiB and more.
 MOST_BODY_BYTES = 32 * MIB
+
+
+# Variables that are gone, and what to set in their place.
+GONE = {
+    "FOVEAL_MAX_QUEUE_ROWS": "FOVEAL_MAX_WAIT_MS, which bounds the queue in time, and "
+    "FOVEAL_MAX_INFLIGHT_MIB, which bounds it in bytes",
+}
 
 
 class SettingsError(ValueError):
@@ -79,6 +87,11 @@ class Settings(BaseSettings):
         default="fp32",
         description="Precision of the file that answers; auto: the fastest as measured",
     )
+    brownout: Literal["off", "int8"] = Field(
+        default="off",
+        description="Precision that answers while rows would wait too long or miss a deadline; "
+        "int8: loaded beside the other file, on a CPU, if it passed its gate",
+    )
     workers: int = Field(default=1, ge=1, le=256, description="Processes that share the port")
     threads: int = Field(
         default=0,
@@ -95,8 +108,12 @@ class Settings(BaseSettings):
         le=10_000,
         description="Longest wait for further rows while a runner is free, milliseconds",
     )
-    max_queue_rows: int = Field(
-        default=2048, ge=1, description="Most rows that wait per model; more are refused with 429"
+    max_wait_ms: float = Field(
+        default=1000,
+        gt=0,
+        le=600_000,
+        description="Longest wait for a run, milliseconds, as estimated from past runs; "
+        "what would wait longer is refused with 429",
     )
     max_request_rows: int = Field(default=512, ge=1, description="Most rows in one request")
     max_body_bytes: int = Field(
@@ -211,13 +228,20 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: One or more variables are wrong; the message names each with its value.
     """
+    lines = [
+        f"{name}: expected {instead}, got {os.environ[name]!r}; unset it"
+        for name, instead in GONE.items()
+        if name in os.environ
+    ]
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        lines = [
+        lines += [
             f"FOVEAL_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}, "
             f"got {problem['input']!r}"
             for problem in error.errors()
             if problem["type"] != "default_factory_not_called"  # it follows another that is wrong
         ]
-        raise SettingsError("settings: " + "; ".join(lines)) from None
+    if lines:
+        raise SettingsError("settings: " + "; ".join(lines))
+    return settings

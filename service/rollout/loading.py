@@ -17,7 +17,8 @@ from models.machine import Machine, available_cpus
 from models.measured import Measurement, read_measurement, write_measurement
 from models.repository import Fingerprint, ModelRepository
 from models.tuned import Tuning, read_tuning
-from service.pipeline.classifier import Classifier
+from service.pipeline.batcher import LOWER
+from service.pipeline.classifier import Brownout, Classifier
 from service.pipeline.limits import BatchLimits, ServingLimits
 from service.session.gpu.cuda_runtime import CudaError
 from service.session.machine import this_machine
@@ -29,6 +30,7 @@ from service.session.planning import (
     largest_batch,
     open_again,
     open_best,
+    open_lower,
 )
 from service.session.progress import MODEL_S, Budget, Progress
 from service.session.session import Session
@@ -57,6 +59,7 @@ class LoadOptions:
         tuned: Tuning that the others come from; None: they are the defaults.
         budget: What all models of a start may measure together; None: each by itself.
         tell: Called with the version and the step of a load as it begins.
+        has_brownout: Whether an int8 file is loaded, too, and answers in a brownout.
     """
 
     batch: BatchLimits = field(default_factory=BatchLimits)
@@ -70,6 +73,7 @@ class LoadOptions:
     tuned: Tuning | None = None
     budget: Budget | None = None
     tell: Callable[[str], None] = lambda _: None
+    has_brownout: bool = False
 
     @property
     def limits(self) -> ServingLimits:
@@ -117,7 +121,9 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
     artifact = repository.verify(name, version)
     options = _tuned(repository, artifact, options)
     sessions, full_batch_s, is_kept = _open(repository, artifact, options, progress)
-    session, steps = sessions[0], progress.summary
+    session = sessions[0]
+    brownout = _open_brownout(repository, artifact, options, session, progress)
+    steps = progress.summary
     classifier = Classifier(
         artifact,
         sessions,
@@ -125,11 +131,12 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
         full_batch_s=full_batch_s,
         fingerprint=fingerprint,
         tuned=options.tuned,
+        brownout=brownout,
     )
     _check_unchanged(repository, artifact, fingerprint)
     logger.info(
         "%s ready in %.0f ms%s: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the "
-        "%s, images resized by %s%s%s",
+        "%s, images resized by %s%s%s%s",
         artifact.reference,
         (time.perf_counter() - started) * 1e3,
         f" ({steps})" if steps else "",
@@ -143,6 +150,7 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
         classifier.resampler,
         ", as measured before" if is_kept else "",
         f", as tuned on {options.tuned.date}" if options.tuned else "",
+        f", in a brownout {LOWER} in {brownout.full_batch_s * 1e3:.2f} ms" if brownout else "",
     )
     return classifier
 
@@ -181,6 +189,35 @@ def _open(
         )
         write_measurement(repository, artifact, found)
     return sessions, full_batch_s, False
+
+
+def _open_brownout(
+    repository: ModelRepository,
+    artifact: ModelArtifact,
+    options: LoadOptions,
+    session: Session,
+    progress: Progress,
+) -> Brownout | None:
+    """Open warm sessions on the int8 file, on as many threads; None if nothing can be gained."""
+    plan = session.plan
+    if not options.has_brownout or plan.precision == LOWER:
+        return None
+    if plan.device != "cpu":
+        logger.warning(
+            "%s: FOVEAL_BROWNOUT: expected a plan for the CPU, got %s; it has no brownout",
+            artifact.reference,
+            plan.device,
+        )
+        return None
+    choices = replace(options.choices, threads=(plan.threads,))
+    lower = open_lower(repository, artifact, LOWER, choices, progress)
+    if lower is None:
+        return None
+    others = options.instances - 1 if plan.threads > 1 else 0
+    sessions = [lower, *(open_again(repository, artifact, lower) for _ in range(others))]
+    progress.begin("warm-up")
+    full_batch_s = _warm_up(sessions, artifact, options.batch.max_batch_size, progress)
+    return Brownout(sessions, full_batch_s)
 
 
 def _machine(options: LoadOptions) -> Machine | None:

@@ -178,7 +178,7 @@ def _open_best(
     progress: Progress,
 ) -> Session:
     if choices.precision in ("int8", "fp16"):
-        lower = _open_lower(repository, artifact, choices.precision, choices, progress)
+        lower = open_lower(repository, artifact, choices.precision, choices, progress)
         return lower or _open_file(repository, artifact, artifact.fp32, choices, progress)
     best = _open_file(repository, artifact, artifact.fp32, choices, progress)
     if choices.precision == "fp32":
@@ -189,7 +189,7 @@ def _open_best(
     best_s = best_of(best, images_NHWC, _RUNS, progress.budget) / PRECISION_GAIN
     for file in artifact.files:
         session = (
-            _open_lower(repository, artifact, file.precision, choices, progress)
+            open_lower(repository, artifact, file.precision, choices, progress)
             if file.gate
             else None
         )
@@ -324,14 +324,22 @@ def largest_batch(
     return images_NHWC, seconds
 
 
-def _open_lower(
+def open_lower(
     repository: ModelRepository,
     artifact: ModelArtifact,
     precision: Precision,
     choices: PlanChoices,
     progress: Progress,
 ) -> Session | None:
-    """Open a file of lower precision; None and a warning if it cannot be trusted here."""
+    """Open a file of lower precision; None and a warning if it cannot be trusted here.
+
+    Args:
+        repository: Repository that holds the version.
+        artifact: The verified version.
+        precision: Precision of the file.
+        choices: What its plan is chosen from.
+        progress: Is told each step, and bounds what is measured.
+    """
     file = artifact.file(precision)
     if file is None or file.gate is None:
         has = ", ".join(f.precision for f in artifact.files if f.gate or f.precision == "fp32")

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from service import metrics
 from service.metrics import Tally
+from service.rollout import shadow
 from service.workers.metric_files import adopt_files
 from tests.places import ROOT
 
@@ -44,12 +45,14 @@ def test_tally_counts_as_observe_does(flushes: list[list[float]]) -> None:
 def test_every_metric_is_in_base_units_and_of_this_service() -> None:
     collectors = [
         value
-        for value in vars(metrics).values()
+        for value in (*vars(metrics).values(), *vars(shadow).values())
         if isinstance(value, prometheus_client.metrics.MetricWrapperBase)
     ]
     names = sorted(collector._name for collector in collectors)
     assert names == [
         "foveal_batch_rows",
+        "foveal_brownout",
+        "foveal_brownout_rows",
         "foveal_cpu_nodes",
         "foveal_decode_info",
         "foveal_decode_seconds",
@@ -67,6 +70,7 @@ def test_every_metric_is_in_base_units_and_of_this_service() -> None:
         "foveal_plan_info",
         "foveal_queue_rows",
         "foveal_queue_seconds",
+        "foveal_refusals",
         "foveal_request_seconds",
         "foveal_requests",
         "foveal_run_seconds",

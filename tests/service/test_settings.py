@@ -43,6 +43,19 @@ def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) 
         assert words in message
 
 
+def test_a_variable_that_is_gone_is_named_with_those_in_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FOVEAL_MAX_QUEUE_ROWS", "2048")
+    monkeypatch.setenv("FOVEAL_MAX_WAIT_MS", "0")
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    message = str(refused.value)
+    assert "FOVEAL_MAX_QUEUE_ROWS: expected FOVEAL_MAX_WAIT_MS, " in message
+    assert "FOVEAL_MAX_INFLIGHT_MIB" in message and "got '2048'; unset it" in message
+    assert "FOVEAL_MAX_WAIT_MS: Input should be greater than 0" in message, "all at once"
+
+
 def test_buckets_that_are_none_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOVEAL_BUCKETS", "4,2")
     expected = "FOVEAL_BUCKETS: .*expected auto or rising batch sizes as 1,2,4,8, got '4,2'$"

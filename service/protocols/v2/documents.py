@@ -104,7 +104,9 @@ def model_config(classifier: Classifier) -> Document:
         ],
         "dynamic_batching": {
             "max_queue_delay_microseconds": round(limits.max_queue_delay_s * 1e6),
-            "default_queue_policy": {"max_queue_size": limits.max_queue_rows},
+            "default_queue_policy": {
+                "default_timeout_microseconds": round(limits.max_wait_s * 1e6)
+            },
         },
         "instance_group": [group],
         "default_model_filename": artifact.fp32.path,

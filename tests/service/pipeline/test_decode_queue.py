@@ -1,5 +1,7 @@
 """The queue in front of the decode threads: memory, threads, deadlines."""
 
+import pytest
+
 from service.inflight import Inflight
 from service.pipeline.decode_queue import DecodeQueue
 from tests.service.pipeline.simulator import FakeExecutor, FakeLoop
@@ -242,3 +244,24 @@ def test_a_deadline_within_a_turn_is_answered_once() -> None:
     assert done(pictures) == 9
     assert all(picture.seen in (["expire"], ["expire", "run"]) for picture in expired)
     assert desk.inflight.used == 0
+
+
+def test_the_wait_is_told_by_what_waits_and_how_long_it_takes() -> None:
+    desk = Desk(threads=2)
+
+    class Slow(Picture):
+        def run(self) -> None:
+            super().run()
+            desk.loop.now += 2
+
+    assert desk.queue.wait_s("a") == 0, "unknown"
+    for _ in range(60):
+        desk.queue.put(Slow(1, 1, deadline=1e9))  # measured, then decoded: four seconds
+        desk.finish()
+        desk.finish()
+    for _ in range(5):
+        desk.queue.put(Slow(1, deadline=1e9))
+    assert desk.queue.wait_s("a") == pytest.approx(3 * 4 / 2, rel=0.2), "two are at work"
+    assert desk.queue.wait_s("b") == 0
+    desk.queue.put(Slow(1, deadline=1e9, model="b"))
+    assert desk.queue.wait_s("a") == pytest.approx(2 * 3 * 4 / 2, rel=0.2), "they take turns"
