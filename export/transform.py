@@ -243,6 +243,8 @@ def _read_processor(reading: Reading, given: dict[str, Any]) -> None:
             reading.normalise(1.0, 1.0)
     if given.get("do_normalize"):
         reading.normalise(given["image_mean"], given["image_std"])
+    if kind.startswith("EfficientNet") and given.get("include_top"):
+        reading.normalise(0.0, given["image_std"])  # a second time, as its first authors did
     if given.get("do_flip_channel_order"):
         reading.channels = "BGR"
 

@@ -1,6 +1,7 @@
 """Fixtures that several folders share: tiny models, a server and a command line on them."""
 
 import gc
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -24,6 +25,13 @@ def trust(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(write_one_authority(tmp_path_factory.mktemp("trust"))))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def control_c() -> None:
+    """Let commands that tests start hear SIGINT: a shell's background jobs are to ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

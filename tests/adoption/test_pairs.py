@@ -33,7 +33,7 @@ NAMES = (
 )
 PHOTOGRAPHS, LARGEST = 93, 320  # three of a kind
 TABLE = HERE / "table.json"
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

@@ -243,7 +243,7 @@ def test_predict_and_score_give_the_labels_that_the_service_gives(
             here = shell("predict", *paths, "--model", model, *words)
             there = shell("predict", *paths, "--model", model, "--url", server.url, *words)
             assert here == there
-        out = tmp_path / "scores.jsonl"
+        out = tmp_path / f"{model}.jsonl"
         assert shell("score", tmp_path / "*.png", "--model", model, "--out", out).code == 0
         scored = [json.loads(line) for line in out.read_text().splitlines()]
         answers = here.document["results"]

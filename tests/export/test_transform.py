@@ -124,6 +124,14 @@ def test_an_offset_and_the_order_of_channels_are_read() -> None:
     offset = processor("E", size=size, rescale_factor=1 / 127.5, rescale_offset=True)
     reading = read_transform(offset)
     assert 255 * reading.scale - reading.mean[0] == pytest.approx(1)
+    once, twice = (
+        read_transform(
+            processor("EfficientNetImageProcessor", size=size, image_std=[0.25], include_top=top)
+        )
+        for top in (False, True)
+    )
+    assert twice.mean[0] == once.mean[0]
+    assert twice.std[0] == once.std[0] / 4
     flipped = processor("M", size=size, do_flip_channel_order=True)
     assert read_transform(flipped).channels == "BGR"
 

@@ -27,6 +27,7 @@ from training.datasets.cifar import LABELS
 from training.fit import fit
 from training.pipeline import load_data, train
 from training.recipes import resolve
+from training.report.curves import read_curves
 from training.runs import Outcome, read_run
 
 IMAGES = 20
@@ -38,7 +39,7 @@ SCRATCH: dict[str, dict[str, Any]] = {
     "resnet": {"batch_size": 16, "ema": 0.0},
     "speednet": {"batch_size": 32, "lr": 0.1, "widths": (64, 128, 128), "depth": 2},
 }
-EARLIER: dict[str, Any] = {"epochs": 10, "autocast": "auto"}
+EARLIER: dict[str, Any] = {"epochs": 24, "autocast": "auto"}
 
 PAGE = """# Fine-tuning against training from scratch
 
@@ -103,7 +104,7 @@ def measure(config: TrainConfig) -> Measured:
     wall_s, cpu_s = time.monotonic(), time.process_time()
     run = train(config)
     wall_s, cpu_s = time.monotonic() - wall_s, time.process_time() - cpu_s
-    return Measured(config.epochs, read_run(run)[1], wall_s, cpu_s)
+    return Measured(len(read_curves(run)), read_run(run)[1], wall_s, cpu_s)
 
 
 def epochs_within(config: TrainConfig, cpu_s: float) -> int:
