@@ -69,7 +69,7 @@ try:
     from service.protocols.v2.grpc import V2Grpc
     from service.protocols.v2.grpc_server import GrpcLimits, GrpcServer
 except ModuleNotFoundError as error:  # the grpc extra is not installed
-    if (error.name or "").split(".")[0] not in ("grpc", "grpc_health", "tritonclient", "google"):
+    if not (error.name or "").startswith(("grpc", "tritonclient", "google")):
         raise
     has_grpc = False
 else:

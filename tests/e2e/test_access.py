@@ -16,6 +16,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.access.keys import add_key
@@ -173,6 +174,7 @@ def test_grpc_needs_the_same_keys(guarded: Guarded) -> None:
             (v2.ModelInfer, service_pb2.ModelInferRequest(model_name="none")),
             (v2.RepositoryIndex, service_pb2.RepositoryIndexRequest()),
             (v2.ModelStreamInfer, iter(())),
+            (reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo, iter(())),
         ):
             assert code(call, message) is status.UNAUTHENTICATED
             assert code(call, message, ADMIN) is status.UNAUTHENTICATED
