@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from models.artifact import ArtifactError
 from models.repository import Fingerprint, ModelRepository
-from models.rollout import NO_ROLLOUT, Rollout, Share
+from models.rollout import NO_ROLLOUT, Rollout, Share, obstacle
 from service.errors import ModelNotFoundError, NotReadyError, ServiceError
 from service.pipeline.classifier import Classifier
 from service.rollout.loading import LoadOptions, load
@@ -66,12 +66,8 @@ class Catalog:
         found = self._by_version.get((default.artifact.name, share.version))
         if found is None or found is default:
             return None
-        if _answers(found) != _answers(default):
-            logger.warning(
-                "%s gets no share of the requests: expected the images, labels and task of %s",
-                found.artifact.reference,
-                default.artifact.reference,
-            )
+        if why := obstacle(found.artifact, default.artifact):
+            logger.warning("%s gets no share of the requests: %s", found.artifact.reference, why)
             return None
         return Candidate(found, share.fraction)
 
@@ -182,12 +178,6 @@ def load_catalog(
         logger.warning("/predict has no model: %s", error)
         default = ""
     return Catalog(classifiers, defaults, default, refused, rollouts)
-
-
-def _answers(classifier: Classifier) -> tuple[object, ...]:
-    """Return what a version must share with another to answer in its place."""
-    artifact = classifier.artifact
-    return artifact.image, artifact.labels, artifact.task
 
 
 class Candidate(NamedTuple):
