@@ -3,6 +3,9 @@
 README's table lists the same fields; a test compares them. Knows nothing about their users.
 """
 
+import difflib
+import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +17,15 @@ from service.access.cors import Cors
 from service.session.buckets import BucketError, parse_buckets
 
 MIB = 1 << 20
+_PREFIX = "FOVEAL_"
+# Not settings: the key of clients, what the supervisor passes on, the folder of the benchmarks'
+# peers, the place of the tests.
+_OTHER_NAMES = frozenset({"API_KEY", "SUPERVISOR", "PEERS", "TEST_PLACE"})
+# What Kubernetes gives a pod for each service whose name begins with foveal.
+_OF_KUBERNETES = re.compile(
+    r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|(\w+_)?PORT=\w+://.*"
+)
 # Of a worker that has a GiB and more.
 MOST_BODY_BYTES = 32 * MIB
 
@@ -40,7 +52,7 @@ def request_memory(settings: dict[str, Any]) -> int:
 class Settings(BaseSettings):
     """The service's settings; each field is the variable ``FOVEAL_<FIELD>`` in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="FOVEAL_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore")
 
     models: Path = Field(
         default=Path(__file__).resolve().parent.parent / "models",
@@ -209,15 +221,39 @@ def load_settings() -> Settings:
     """Read the environment.
 
     Raises:
-        SettingsError: One or more variables are wrong; the message names each with its value.
+        SettingsError: One or more variables are wrong, or there are no such settings; the message
+            names each with its value.
     """
+    lines = _unknown_names()
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        lines = [
+        lines += [
             f"FOVEAL_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}, "
             f"got {problem['input']!r}"
             for problem in error.errors()
             if problem["type"] != "default_factory_not_called"  # it follows another that is wrong
         ]
-        raise SettingsError("settings: " + "; ".join(lines)) from None
+    if lines:
+        raise SettingsError("settings: " + "; ".join(lines))
+    return settings
+
+
+def _unknown_names() -> list[str]:
+    """Return a message for each variable that looks like a setting and is none."""
+    known = [field.upper() for field in Settings.model_fields]
+    lines = []
+    for variable, value in os.environ.items():
+        name = variable.upper().removeprefix(_PREFIX)
+        if name == variable.upper() or name in known or name in _OTHER_NAMES:
+            continue
+        if _OF_KUBERNETES.fullmatch(f"{name}={value}"):
+            continue
+        if name in ("HOST", "PORT"):
+            how = f"use `foveal serve --{name.lower()}`"
+        elif near := difflib.get_close_matches(name, known, 1):
+            how = f"did you mean {_PREFIX}{near[0]}?"
+        else:
+            how = "docs/reference/settings.md has all"
+        lines.append(f"{variable}: expected the name of a setting, got none; {how}")
+    return lines
