@@ -12,7 +12,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.artifact import ArtifactError
 from models.machine import available_memory
+from models.repository import ModelRepository
 from service.access.cors import Cors
 from service.session.buckets import BucketError, parse_buckets
 
@@ -257,3 +259,33 @@ def _unknown_names() -> list[str]:
             how = "docs/reference/settings.md has all"
         lines.append(f"{variable}: expected the name of a setting, got none; {how}")
     return lines
+
+
+def served_names(repository: ModelRepository, default_model: str) -> list[str]:
+    """Return the models of a repository; loads none.
+
+    Args:
+        repository: Repository.
+        default_model: Overrides the repository's default model unless empty.
+
+    Raises:
+        ArtifactError: The repository is missing, or ``default_model`` is not in it.
+    """
+    names = repository.names()
+    if default_model and default_model not in names:
+        raise ArtifactError(
+            f"FOVEAL_DEFAULT_MODEL: expected one of {', '.join(names) or 'none'}, "
+            f"got {default_model!r}"
+        )
+    return names
+
+
+def end_if_wrong(settings: Settings) -> None:
+    """End the process with one line if the models of the settings cannot be served.
+
+    For the supervisor: a worker that finds it out ends, and is replaced for ever.
+    """
+    try:
+        served_names(ModelRepository(settings.models), settings.default_model)
+    except ArtifactError as error:
+        raise SystemExit(str(error)) from None

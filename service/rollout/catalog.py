@@ -16,6 +16,7 @@ from service.errors import ModelNotFoundError, NotReadyError, ServiceError
 from service.pipeline.classifier import Classifier
 from service.rollout.loading import LoadOptions, load
 from service.session.progress import ALL_MODELS_S, Budget
+from service.settings import served_names
 
 logger = logging.getLogger("foveal.catalog")
 
@@ -119,25 +120,6 @@ class Catalog:
             if wanted
             else f"no default model; name one of {', '.join(served) or 'none'}"
         )
-
-
-def served_names(repository: ModelRepository, default_model: str) -> list[str]:
-    """Return the models of a repository; loads none.
-
-    Args:
-        repository: Repository.
-        default_model: Overrides the repository's default model unless empty.
-
-    Raises:
-        ArtifactError: The repository is missing, or ``default_model`` is not in it.
-    """
-    names = repository.names()
-    if default_model and default_model not in names:
-        raise ArtifactError(
-            f"FOVEAL_DEFAULT_MODEL: expected one of {', '.join(names) or 'none'}, "
-            f"got {default_model!r}"
-        )
-    return names
 
 
 def load_catalog(
