@@ -44,6 +44,7 @@ models_app.command("verify")(models.verify_models)
 models_app.command("upgrade")(models.upgrade_model)
 models_app.command("rollback")(models.rollback_model)
 models_app.command("default")(models.set_default)
+models_app.command("unpin")(models.unpin_model)
 models_app.command("shadow")(models.set_shadow)
 models_app.command("canary")(models.set_canary)
 

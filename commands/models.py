@@ -47,7 +47,7 @@ def show_model(
     Example: foveal models show fashion-cnn
     """
     from models.artifact import ArtifactError
-    from models.describe import describe
+    from models.describe import answers, describe
     from models.tuned import describe_tuning, read_tuning
 
     repository = open_repository(models)
@@ -58,8 +58,14 @@ def show_model(
         lines = describe_tuning(plan) if plan else []
     except ArtifactError as error:  # the service ignores an invalid plan, too
         plan, lines = None, [("plan", str(error))]
-    document = dataclasses.asdict(artifact) | {"plan": dataclasses.asdict(plan) if plan else None}
-    show(document, as_json, [*describe(artifact), *lines])
+    said = answers(repository, artifact)
+    document = dataclasses.asdict(artifact) | {
+        "answers": said,
+        "plan": dataclasses.asdict(plan) if plan else None,
+    }
+    known, *others = describe(artifact)
+    requests = " and ".join(said) or "only requests that name the version"
+    show(document, as_json, [known, ("answers", requests), *others, *lines])
 
 
 def verify_models(
@@ -154,6 +160,7 @@ def set_canary(
 def _set_share(
     kind: str, repository: "ModelRepository", name: str, version: int, fraction: float
 ) -> None:
+    from models.describe import why_no_share
     from models.rollout import NO_ROLLOUT, Share
 
     repository.resolve(f"{name}:{version}")
@@ -161,6 +168,9 @@ def _set_share(
     share = Share(version, fraction) if fraction else None
     repository.set_rollout(name, dataclasses.replace(rollout, **{kind: share}))
     print_line(f"{name}:{version} is {kind} of {fraction:.4g} of the requests; {_WHEN}")
+    why = why_no_share(repository, name, version)
+    if share and why:
+        print_line(f"{name}:{version} gets no share of the requests now: {why}", is_error=True)
 
 
 def set_default(
@@ -178,3 +188,14 @@ def set_default(
     open_repository(models).set_default(name, version)
     change = f"{name} is the default" if version is None else f"{name}:{version} is served"
     print_line(f"{change}; {_WHEN}")
+
+
+def unpin_model(name: NameArgument, models: ModelsOption = SHIPPED) -> None:
+    """Serve the newest version of NAME, also one that is published later.
+
+    `default NAME V` and `rollback` pin a version.
+
+    Example: foveal models unpin fashion-cnn
+    """
+    version = open_repository(models).unpin(name)
+    print_line(f"{name}:{version} is served, and any newer version; {_WHEN}")

@@ -11,7 +11,7 @@ from models.artifact import ArtifactError, ImageSpec, ModelArtifact, OpenCVResiz
 from models.evidence import Gate, Metrics, Proof
 from models.labels import distinct_names
 from models.repository import ModelRepository
-from models.rollout import NO_ROLLOUT
+from models.rollout import NO_ROLLOUT, obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Entry:
         version: Its version.
         accuracy: Share of right labels on the test split, 0-1; None if not measured.
         size_bytes: Size of all its ONNX files.
-        routes: Routes without a version number that this version serves; for a candidate, its share
-            of the requests.
+        routes: Routes without a version number that this version serves, and what it does as a
+            candidate; see ``answers``.
         error: Why the version, or with version 0 the model, cannot be read; empty if it can.
     """
 
@@ -42,12 +42,10 @@ def list_entries(repository: ModelRepository) -> list[Entry]:
     Raises:
         ArtifactError: The repository is missing, or its settings cannot be read.
     """
-    settings = repository.settings()
-    default = settings.default_model
     entries = []
     for name in repository.names():
         try:
-            _, served = repository.resolve(name)
+            repository.resolve(name)
         except ArtifactError as error:
             entries.append(Entry(name, 0, None, 0, error=str(error)))
             continue
@@ -60,14 +58,58 @@ def list_entries(repository: ModelRepository) -> list[Entry]:
             accuracy = artifact.metrics.accuracy if artifact.metrics else None
             size_bytes = sum(file.size_bytes for file in artifact.files)
             size_bytes += sum(file.data.size_bytes for file in artifact.files if file.data)
-            routes = (f"/models/{name}/predict", *(["/predict"] if name == default else []))
-            routes = routes if version == served else ()
-            rollout = settings.rollouts.get(name, NO_ROLLOUT)
-            for kind, share in (("shadow", rollout.shadow), ("canary", rollout.canary)):
-                if share is not None and share.version == version:
-                    routes = (*routes, f"{share.fraction:.4g} as {kind}")
-            entries.append(Entry(name, version, accuracy, size_bytes, routes))
+            said = answers(repository, artifact)
+            entries.append(Entry(name, version, accuracy, size_bytes, said))
     return entries
+
+
+def answers(repository: ModelRepository, artifact: ModelArtifact) -> tuple[str, ...]:
+    """Return which requests a version answers in a service that loads the repository.
+
+    Returns:
+        Its routes without a version number, the last one with what keeps them at this version or
+        takes a part of them away; then its shares as a candidate, or why they have no effect.
+
+    Raises:
+        ArtifactError: The settings of the repository cannot be read.
+    """
+    name, version, settings = artifact.name, artifact.version, repository.settings()
+    rollout = settings.rollouts.get(name, NO_ROLLOUT)
+    try:
+        _, served = repository.resolve(name)
+    except ArtifactError as error:  # the pinned version is gone
+        return (str(error),)
+    said = []
+    if version == served:
+        said.append(f"/models/{name}/predict")
+        if name == _default(repository):
+            said.append("/predict")
+        notes = ["pinned"] if name in settings.default_versions else []
+        canary = rollout.canary
+        if canary and not why_no_share(repository, name, canary.version):
+            notes.append(f"all but {canary.fraction:.4g}, which version {canary.version} answers")
+        said[-1] += f" ({', '.join(notes)})" if notes else ""
+    for kind, share in (("shadow", rollout.shadow), ("canary", rollout.canary)):
+        if share is not None and share.version == version:
+            why = why_no_share(repository, name, version)
+            said.append(f"{share.fraction:.4g} as {kind}" + (f": no effect, {why}" if why else ""))
+    return tuple(said)
+
+
+def why_no_share(repository: ModelRepository, name: str, version: int) -> str:
+    """Return why a version gets no share of a model's requests; empty if it gets one."""
+    try:
+        _, served = repository.resolve(name)
+        return obstacle(repository.load(name, version), repository.load(name, served))
+    except ArtifactError as error:
+        return str(error)
+
+
+def _default(repository: ModelRepository) -> str:
+    try:
+        return repository.default_model()
+    except ArtifactError:  # there is none
+        return ""
 
 
 def tabulate(entries: Iterable[Entry]) -> list[tuple[str, ...]]:

@@ -173,6 +173,22 @@ class ModelRepository:
             settings = replace(settings, default_versions=pinned)
         self._write_settings(settings)
 
+    def unpin(self, name: str) -> int:
+        """Let a model serve its newest version, also one that is published later.
+
+        Returns:
+            The version that is served now.
+
+        Raises:
+            ArtifactError: No such model.
+        """
+        # Not `resolve(name)`: the pinned version may be gone.
+        _, newest = self.resolve(f"{name}:{max(self.versions(name), default=0)}")
+        settings = self.settings()
+        pinned = {n: v for n, v in settings.default_versions.items() if n != name}
+        self._write_settings(replace(settings, default_versions=pinned))
+        return newest
+
     def set_rollout(self, name: str, rollout: Rollout) -> None:
         """Give candidates a share of a model's requests, in place of those that had one.
 

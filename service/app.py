@@ -52,13 +52,13 @@ from service.protocols.rollout import RolloutProtocol
 from service.protocols.v2.documents import Statistics
 from service.protocols.v2.http import V2Http
 from service.protocols.while_loading import find_while_loading
-from service.rollout.catalog import Catalog, load_catalog, served_names
+from service.rollout.catalog import Catalog, load_catalog
 from service.rollout.model_control import ModelControl
 from service.rollout.options import load_options
 from service.rollout.shadow import Shadows
 from service.rollout.starting import Starting
 from service.rollout.watch import Watch
-from service.settings import load_settings
+from service.settings import end_if_wrong, load_settings, served_names
 from service.workers import memory
 from service.workers.control import close_control_port
 from service.workers.metric_files import adopt_files, take_room
@@ -69,7 +69,7 @@ try:
     from service.protocols.v2.grpc import V2Grpc
     from service.protocols.v2.grpc_server import GrpcLimits, GrpcServer
 except ModuleNotFoundError as error:  # the grpc extra is not installed
-    if (error.name or "").split(".")[0] not in ("grpc", "grpc_health", "tritonclient", "google"):
+    if not (error.name or "").startswith(("grpc", "tritonclient", "google")):
         raise
     has_grpc = False
 else:
@@ -348,7 +348,9 @@ class Foveal:
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def supervise() -> None:  # type: ignore[misc]  # BentoML calls it in the supervisor, unbound
-        """Prepare BentoML's supervisor, which starts the workers next."""
+        """Prepare BentoML's supervisor, which starts the workers next and opens no other port."""
+        end_if_wrong(settings)
+        close_control_port()
         gc.enable()  # ``launch`` turned it off
         log_as_bentoml()
         install_supervisor(settings.workers, settings.drain_timeout_s, is_tls=tls is not None)
@@ -371,11 +373,6 @@ class Foveal:
         self.shadows.close()
         self.decoders.close()
         self.meters.flush()
-
-    @bentoml.on_deployment  # type: ignore[untyped-decorator]
-    def close_ports() -> None:  # type: ignore[misc]  # BentoML calls it in the supervisor, unbound
-        """Close what BentoML's supervisor would open besides the service's own ports."""
-        close_control_port()
 
     @bentoml.api(route="/classify")  # type: ignore[untyped-decorator]
     async def classify(

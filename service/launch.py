@@ -16,7 +16,7 @@ from typing import NoReturn
 from models.artifact import ArtifactError
 from models.repository import ModelRepository
 from service.access.access import open_access
-from service.settings import SettingsError, load_settings
+from service.settings import SettingsError, load_settings, served_names
 from service.workers import early
 
 HOME = Path(__file__).resolve().parent.parent
@@ -41,7 +41,7 @@ def launch(
         max_image_pixels: Most pixels of an image (default: FOVEAL_MAX_IMAGE_PIXELS).
 
     Raises:
-        ArtifactError: ``models`` holds no model.
+        ArtifactError: ``models`` holds no model, or not the default one of the settings.
         SettingsError: A FOVEAL_* variable or a file that it names is wrong, or a port is not free.
     """
     if not ModelRepository(models).names():
@@ -59,6 +59,7 @@ def launch(
     os.environ.setdefault("FOVEAL_GRPC_HOST", host)
     os.environ.setdefault("FOVEAL_METRICS_HOST", host)
     settings = load_settings()
+    served_names(ModelRepository(models), settings.default_model)
     is_tls = open_access(settings).certificate is not None
     if settings.metrics_port:
         _check_port(

@@ -54,6 +54,7 @@ COMMANDS = {
     "models verify": "[NAME[:V]] --models --json",
     "models upgrade": "NAME[:V] --image --background --models --json",
     "models rollback": "NAME --models",
+    "models unpin": "NAME --models",
     "models default": "NAME [V] --models",
     "models shadow": "NAME VERSION FRACTION --models",
     "models canary": "NAME VERSION FRACTION --models",

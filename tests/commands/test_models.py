@@ -52,7 +52,68 @@ def test_models_default_and_rollback(shell: Shell, repository: ModelRepository) 
     assert repository.resolve("tiny") == ("tiny", 2)
 
 
+def test_models_unpin(shell: Shell, repository: ModelRepository) -> None:
+    repository.set_default("other")
+    for pinned in (1, 7):  # the second is gone, as a folder that was deleted is
+        document = {"default_model": "other", "default_versions": {"tiny": pinned, "other": 1}}
+        (repository.root / "repository.json").write_text(json.dumps(document))
+        said = shell("models", "list", models=repository.root)
+        assert said.code == (pinned == 7)
+        assert said.out.count("(pinned)") == (2 if pinned == 1 else 1)
+        said = shell("models", "unpin", "tiny", models=repository.root)
+        when = "a running service reloads it within FOVEAL_RELOAD_S seconds"
+        assert said == (0, f"tiny:2 is served, and any newer version; {when}\n", "")
+        assert repository.settings().default_versions == {"other": 1}
+        assert repository.settings().default_model == "other"
+    publish_tiny(repository.root)
+    assert repository.resolve("tiny") == ("tiny", 3)
+    assert shell("models", "unpin", "tiny", models=repository.root).code == 0
+    said = shell("models", "unpin", "none", models=repository.root)
+    assert said.code == 1 and 'model "none": expected one of other, tiny' in said.error
+
+
+def test_models_list_and_show_tell_what_a_rollout_does(
+    shell: Shell, repository: ModelRepository
+) -> None:
+    def listed() -> dict[str, str]:
+        rows = shell("models", "list", "--json", models=repository.root).document
+        return {f"{row['name']}:{row['version']}": " and ".join(row["routes"]) for row in rows}
+
+    root = repository.root
+    publish_tiny(root, "tiny", task="binary")
+    repository.set_default("tiny", 1)
+    repository.set_rollout("tiny", Rollout(shadow=Share(2, 0.5), canary=Share(2, 0.1)))
+    taken = "/models/tiny/predict (pinned, all but 0.1, which version 2 answers)"
+    assert listed() == {
+        "other:1": "/models/other/predict",
+        "tiny:1": taken,
+        "tiny:2": "0.5 as shadow and 0.1 as canary",
+        "tiny:3": "",
+    }
+    for version, answers in ((1, taken), (3, "only requests that name the version")):
+        said = shell("models", "show", f"tiny:{version}", models=root)
+        assert said.out.splitlines()[1].split(maxsplit=1) == ["answers", answers]
+    document = shell("models", "show", "tiny:2", "--json", models=root).document
+    assert document["answers"] == ["0.5 as shadow", "0.1 as canary"]
+
+    said = shell("models", "canary", "tiny", 3, 0.1, models=root)
+    why = "it has other labels and task than version 1"
+    assert said.error == f"tiny:3 gets no share of the requests now: {why}\n" and said.code == 0
+    assert listed()["tiny:3"] == f"0.1 as canary: no effect, {why}"
+    assert listed()["tiny:1"] == "/models/tiny/predict (pinned)"
+    repository.set_rollout("tiny", Rollout(canary=Share(1, 0.1)))
+    repository.set_default("tiny")
+    assert listed()["tiny:1"] == (
+        "/models/tiny/predict and /predict (pinned) and "
+        "0.1 as canary: no effect, it is the served version"
+    )
+    (root / "repository.json").unlink()
+    (root / "other").rename(root / ".other")
+    assert listed()["tiny:3"] == "/models/tiny/predict and /predict", "the only model"
+
+
 def test_models_shadow_and_canary(shell: Shell, repository: ModelRepository) -> None:
+    repository.set_default("tiny", 1)
     said = shell("models", "canary", "tiny", 2, 0.1, models=repository.root)
     when = "a running service reloads it within FOVEAL_RELOAD_S seconds"
     assert said == (0, f"tiny:2 is canary of 0.1 of the requests; {when}\n", "")

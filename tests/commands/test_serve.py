@@ -18,6 +18,14 @@ def test_a_setting_that_is_wrong_is_named(shell: Shell, monkeypatch: pytest.Monk
     assert said.error.startswith("settings: FOVEAL_THREADS: ")
 
 
+def test_a_default_model_that_is_none_is_named(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOVEAL_DEFAULT_MODEL", "tinny")
+    said = shell("serve", "--port", free_port())
+    assert said == (1, "", "FOVEAL_DEFAULT_MODEL: expected one of tiny, got 'tinny'\n")
+
+
 def test_a_port_in_use_is_reported(shell: Shell) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
