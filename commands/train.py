@@ -109,11 +109,11 @@ def train(
 
         logging.basicConfig(format="%(message)s")
         logging.getLogger("training").setLevel(logging.INFO)
-        repository = None if publish_as is None else open_repository(models)
+        repository = open_repository(models) if publish_as is not None else None
         config = resolve(dataset, network, run, **options)
     with explained(sys.argv[1:], lambda: describe_progress(config.run, config.epochs)):
         folder = _run(config, sweep, trials, resume=resume, logger=logger)
-        model = None if publish_as is None else _export(folder, publish_as, repository)
+        model = "" if publish_as is None else _export(folder, publish_as, repository)
     _show_run(folder, model, as_json=as_json)
 
 
@@ -136,7 +136,7 @@ def _export(folder: Path, name: str, repository: Any) -> str:
     return str(pipeline.export(folder, name, repository).reference)
 
 
-def _show_run(folder: Path, model: str | None, *, as_json: bool) -> None:
+def _show_run(folder: Path, model: str, *, as_json: bool) -> None:
     from training.runs import read_run
 
     _, outcome = read_run(folder)
@@ -144,11 +144,11 @@ def _show_run(folder: Path, model: str | None, *, as_json: bool) -> None:
     record: dict[str, Any] = {"run": str(folder), "accuracy": accuracy}
     record["balanced_accuracy"] = balanced
     line = f"{folder}: test accuracy {accuracy:.2%} (balanced {balanced:.2%}); "
-    if model is None:
-        line += f"next: foveal export {folder} --name NAME"
-    else:
+    if model:
         line += f"{model} published"
         record["model"] = model
+    else:
+        line += f"next: foveal export {folder} --name NAME"
     show(record, as_json, [(line,)])
 
 

@@ -48,7 +48,7 @@ from export.serving import MAX_DROP, Measured, check_serving
 from export.weights import MAX_BYTES, size_bytes
 from export.wrap import Foreign, find_temperature, wrap
 from models.artifact import ImageSpec, ModelArtifact, Precision
-from models.evidence import Parity, Provenance
+from models.evidence import Parity, Provenance, rounding_tolerance
 from models.repository import ModelRepository, check_name
 
 logger = logging.getLogger("foveal.adopt")
@@ -60,9 +60,6 @@ TOLERANCE = 1e-4
 # The same for files of lower precision, whose results jump: a step of float16 is 1e-3 of a logit
 # near 1; one of 256 steps in an early layer moves probabilities by hundredths.
 TOLERANCES: dict[Precision, float] = {"fp32": TOLERANCE, "fp16": 5e-3, "int8": 5e-2}
-# A network that amplifies rounding may differ by this many times what one rounding moves, and by no
-# more than any pipeline may end to end.
-_ROUNDINGS = 4
 SEED = 0
 # Given images that are compared at every batch size; end to end all are compared.
 _PARITY_IMAGES = 64
@@ -302,7 +299,7 @@ def _prove(
         parity = judge(tolerance=tolerance, tie=tolerance)
     except ParityError:
         moved = _moved_by_rounding(foreign, images_NHWC, expected, request, folder)
-        widened = min(_ROUNDINGS * moved, END_TO_END)
+        widened = rounding_tolerance(moved)
         if widened <= tolerance:
             raise
         parity = judge(tolerance=widened, tie=widened)

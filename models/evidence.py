@@ -5,6 +5,10 @@ Plain dataclasses; ``artifact`` reads, writes and checks them as parts of a vers
 
 from dataclasses import dataclass
 
+# Of a network that amplifies rounding: this many times what rounding moves, and no more than two
+# pipelines may differ end to end.
+_ROUNDINGS, _MOST_MOVED = 4, 1e-3
+
 
 @dataclass(frozen=True, slots=True)
 class Gate:
@@ -107,6 +111,11 @@ class Statistics:
     pixel_spread: float
     class_shares: tuple[float, ...]
     entropy: float
+
+
+def rounding_tolerance(moved: float) -> float:
+    """Return how far a probability may differ if rounding alone has moved it by ``moved``."""
+    return min(_ROUNDINGS * moved, _MOST_MOVED)
 
 
 @dataclass(frozen=True, slots=True)

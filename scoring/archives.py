@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from models.image import ENDINGS, is_image
 from models.junk import ending, is_in_hidden_folder, is_junk
-from scoring.files import FileRow, check_size, folder_of, open_binary, pin_files
-from scoring.rows import CHUNK_BYTES, Chunk, Image, Pin, Row, ScoreError, Truth, chunked
+from scoring.files import FileSource, check_size, folder_of, open_binary
+from scoring.rows import CHUNK_BYTES, Chunk, Image, Row, ScoreError, Truth, chunked
 from scoring.tar import TarFile, small_files_at_end, tar_files
 from scoring.urls import is_url
 
@@ -77,7 +77,7 @@ class _File(NamedTuple):
         return isinstance(self.content, bytes) and is_image(self.content[:16])
 
 
-class ArchiveSource:
+class ArchiveSource(FileSource):
     """The files of one archive.
 
     Args:
@@ -89,9 +89,8 @@ class ArchiveSource:
     """
 
     def __init__(self, path: str, *, strict: bool = False) -> None:
-        self.name = FileRow(path).id
+        super().__init__(path)
         self.passed_over = 0
-        self._path = path
         self._strict = strict
         self._is_zip = path.lower().endswith(".zip")
 
@@ -102,18 +101,6 @@ class ArchiveSource:
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """Stream rows ``start`` to ``stop``; damage becomes a last row with an error."""
         return chunked(self._rows(start, stop))
-
-    def cut(self, start: int, stop: int) -> "ArchiveSource":  # noqa: ARG002 - a Source's
-        """Return itself."""
-        return self
-
-    def kinds(self) -> dict[str, str]:
-        """Return an empty dict: a file has no columns."""
-        return {}
-
-    def pin(self) -> Pin:
-        """Return a digest of the archive's path, size and date."""
-        return pin_files(self.name, [self._path])
 
     def _rows(self, start: int, stop: int | None) -> Iterator[Row]:
         yield from islice(self._all_rows(start), start, stop)

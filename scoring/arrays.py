@@ -18,12 +18,11 @@ import numpy as np
 
 from models.image import MAX_PIXELS
 from scoring.archives import check_zip, check_zip_method
-from scoring.files import FileRow, check_rows, open_binary, pin_files
+from scoring.files import FileSource, check_rows, open_binary
 from scoring.rows import (
     CHUNK_BYTES,
     CHUNK_ROWS,
     Chunk,
-    Pin,
     Row,
     ScoreError,
     Truth,
@@ -71,7 +70,7 @@ class _Header:
     dtype: np.dtype[np.generic]
 
 
-class ArraySource:
+class ArraySource(FileSource):
     """The images of one array, uint8 [N, H, W] or [N, H, W, C].
 
     In an ``.npz`` they are the array named images, image, x, x_test or arr_0, or the only array
@@ -86,8 +85,7 @@ class ArraySource:
     """
 
     def __init__(self, path: str) -> None:
-        self.name = FileRow(path).id
-        self._path = path
+        super().__init__(path)
         self._member = self._labels = ""
         try:
             if path.lower().endswith(".npz"):
@@ -136,18 +134,6 @@ class ArraySource:
                 images = np.frombuffer(content, np.uint8).reshape(rows, *self.shape[1:])
                 ids = [f"{self.name}#{i}" for i in range(first, first + rows)]
                 yield Chunk(ids, images, truths[first : first + rows], is_declared=True)
-
-    def cut(self, start: int, stop: int) -> "ArraySource":  # noqa: ARG002 - a Source's
-        """Return itself."""
-        return self
-
-    def kinds(self) -> dict[str, str]:
-        """Return an empty dict: an array has no columns."""
-        return {}
-
-    def pin(self) -> Pin:
-        """Return a digest of the file's path, size and date."""
-        return pin_files(self.name, [self._path])
 
     def _open(self, stack: ExitStack, member: str) -> tuple[BinaryIO, int, int]:
         """Return the file of an array, its size, and the bytes that it takes in the zip."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from scoring.arrow_table import DAMAGED, ArrowTable, line_of, need_pyarrow
-from scoring.files import FileRow, check_rows, open_binary, pin_files
+from scoring.files import FileSource, check_rows, open_binary
 from scoring.messages import batch_rows
-from scoring.rows import CHUNK_BYTES, CHUNK_ROWS, Chunk, Pin, Row, ScoreError, chunked
+from scoring.rows import CHUNK_BYTES, CHUNK_ROWS, Chunk, Row, ScoreError, chunked
 from scoring.tables import Columns
 from scoring.urls import is_url
 
@@ -30,7 +30,7 @@ _FILE, _FEATHER_1 = b"ARROW1\0\0", b"FEA1"
 _STATE_BYTES = 1 << 24
 
 
-class ArrowSource:
+class ArrowSource(FileSource):
     """The rows of one Arrow file.
 
     Args:
@@ -43,8 +43,7 @@ class ArrowSource:
 
     def __init__(self, path: str, columns: Columns) -> None:
         need_pyarrow(path)
-        self.name = FileRow(path).id
-        self._path = path
+        super().__init__(path)
         self._count: int | None = None
         try:
             with ExitStack() as stack:
@@ -86,17 +85,9 @@ class ArrowSource:
             ids = (f"{self.name}#{i}" for i in range(max(start, first), self._end(first, stop)))
             yield from chunked(Row(id_, damage) for id_ in ids)
 
-    def cut(self, start: int, stop: int) -> "ArrowSource":  # noqa: ARG002 - a Source's
-        """Return itself."""
-        return self
-
     def kinds(self) -> dict[str, str]:
         """Return the kept columns that it has, with their types."""
         return self._table.kinds()
-
-    def pin(self) -> Pin:
-        """Return a digest of the file's path, size and date."""
-        return pin_files(self.name, [self._path])
 
     def _open(self, stack: ExitStack) -> Any:
         """Return the file, its stream still to be read."""

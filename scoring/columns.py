@@ -308,42 +308,21 @@ def _is_tensor(kind: Any) -> bool:
     return isinstance(kind, pyarrow.FixedShapeTensorType)
 
 
+def _is_any(kind: Any, *names: str) -> bool:
+    return any(getattr(pyarrow.types, f"is_{name}")(kind) for name in names)
+
+
 def _is_list(kind: Any) -> bool:
-    types = pyarrow.types
-    is_list = (
-        types.is_list,
-        types.is_large_list,
-        types.is_fixed_size_list,
-        types.is_list_view,
-        types.is_large_list_view,
-    )
-    return any(each(kind) for each in is_list)
+    return _is_any(kind, "list", "large_list", "fixed_size_list", "list_view", "large_list_view")
 
 
 def _is_view(kind: Any) -> bool:
-    types = pyarrow.types
-    is_view = (
-        types.is_binary_view,
-        types.is_string_view,
-        types.is_list_view,
-        types.is_large_list_view,
-    )
-    return any(each(kind) for each in is_view)
+    return _is_any(kind, "binary_view", "string_view", "list_view", "large_list_view")
 
 
 def _is_binary(kind: Any) -> bool:
-    types = pyarrow.types
-    is_binary = (
-        types.is_binary,
-        types.is_large_binary,
-        types.is_fixed_size_binary,
-        types.is_binary_view,
-    )
-    return any(each(kind) for each in is_binary)
+    return _is_any(kind, "binary", "large_binary", "fixed_size_binary", "binary_view")
 
 
 def _is_text(kind: Any) -> bool:
-    types = pyarrow.types
-    return any(
-        each(kind) for each in (types.is_string, types.is_large_string, types.is_string_view)
-    )
+    return _is_any(kind, "string", "large_string", "string_view")

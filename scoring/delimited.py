@@ -11,8 +11,8 @@ from itertools import islice
 from typing import Any, Self
 
 from models.image import ENDINGS
-from scoring.files import FileRow, beside, pin_files
-from scoring.rows import Chunk, LostError, Pin, Row, ScoreError, chunked
+from scoring.files import FileSource, beside
+from scoring.rows import Chunk, LostError, Row, ScoreError, chunked
 from scoring.tables import Columns, file_of, image_column, is_file, resolve, usual_image
 from scoring.text_files import DAMAGED, WINDOWS, LongLineError, encoding_of, kind_of, open_text
 from scoring.urls import is_url
@@ -33,7 +33,7 @@ _SEPARATOR = re.compile('"?sep=(.)"?')
 _WITHIN_NAMES = frozenset("_-.\"'\r\n")
 
 
-class CsvSource:
+class CsvSource(FileSource):
     """The rows of one CSV or TSV: a column of paths, and perhaps labels.
 
     Args:
@@ -45,8 +45,7 @@ class CsvSource:
     """
 
     def __init__(self, path: str, columns: Columns) -> None:
-        self.name = FileRow(path).id
-        self._path = path
+        super().__init__(path)
         self._notes: list[str] = []
         usual = "\t" if kind_of(path) == ".tsv" else ","
         try:
@@ -92,18 +91,10 @@ class CsvSource:
         """Stream rows ``start`` to ``stop``; damage becomes a last row with an error."""
         return chunked(self._rows(start, stop), is_declared=True)
 
-    def cut(self, start: int, stop: int) -> "CsvSource":  # noqa: ARG002 - a Source's
-        """Return itself."""
-        return self
-
     def kinds(self) -> dict[str, str]:
         """Return the kept columns that it has; all are text."""
         found = zip(self._asked, self._columns.keep, strict=True)
         return {name: "string" for name, actual in found if actual}
-
-    def pin(self) -> Pin:
-        """Return a digest of the file's path, size and date, without those of its images."""
-        return pin_files(self.name, [self._path])
 
     def notes(self) -> list[str]:
         """Return what was guessed: the encoding, the delimiter, and that there is no header."""

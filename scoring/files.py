@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from models.image import MAX_PIXELS
 from scoring.rows import Chunk, Image, Pin, Row, ScoreError, chunked
@@ -70,6 +70,33 @@ def fetch_ahead(chunk: Chunk, fetches: Fetches) -> None:
         for number, image in enumerate(chunk.images):
             if isinstance(image, FileRow) and is_url(image.path):
                 chunk.images[number] = fetches.begin(image.path)
+
+
+class FileSource:
+    """What sources that are one file have in common.
+
+    Args:
+        path: A local path or a URL.
+
+    Attributes:
+        name: How messages and ids call it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.name = FileRow(path).id
+        self._path = path
+
+    def cut(self, start: int, stop: int) -> Self:  # noqa: ARG002 - a Source's
+        """Return itself."""
+        return self
+
+    def kinds(self) -> dict[str, str]:
+        """Return the kept columns that it has, with their types: none."""
+        return {}
+
+    def pin(self) -> Pin:
+        """Return a digest of the file's path, size and date, without those of its images."""
+        return pin_files(self.name, [self._path])
 
 
 class FilesSource:

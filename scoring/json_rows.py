@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 
 from models.image import ENDINGS
-from scoring.files import FileRow, check_size, pin_files
-from scoring.rows import Chunk, Image, LostError, Pin, Row, ScoreError, Truth, chunked, label_of
+from scoring.files import FileRow, FileSource, check_size
+from scoring.rows import Chunk, Image, LostError, Row, ScoreError, Truth, chunked, label_of
 from scoring.tables import Columns, file_of, is_file, nothing
 from scoring.text_files import DAMAGED, LongLineError, open_text, read_lines
 from scoring.urls import is_url
@@ -63,7 +63,7 @@ class Base64Row:
         return len(self.text)
 
 
-class _JsonSource:
+class _JsonSource(FileSource):
     """Rows that are JSON objects.
 
     Args:
@@ -74,8 +74,7 @@ class _JsonSource:
     _columns: Columns
 
     def __init__(self, path: str, columns: Columns) -> None:
-        self.name = FileRow(path).id
-        self._path = path
+        super().__init__(path)
         self._beside = path  # relative paths begin at its folder
         self._asked = columns.keep
 
@@ -89,10 +88,6 @@ class _JsonSource:
         """Return the kept columns that it has; all are text."""
         found = zip(self._asked, self._columns.keep, strict=True)
         return {name: "string" for name, actual in found if actual}
-
-    def pin(self) -> Pin:
-        """Return a digest of the file's path, size and date, without those of its images."""
-        return pin_files(self.name, [self._path])
 
     def _objects(self) -> Iterable[Any]:
         """Return the rows: objects, or ScoreErrors where there are none."""
@@ -145,10 +140,6 @@ class JsonlSource(_JsonSource):
         """Return None: only reading the whole file would count its rows."""
         return None
 
-    def cut(self, start: int, stop: int) -> "JsonlSource":  # noqa: ARG002 - a Source's
-        """Return itself."""
-        return self
-
     def _objects(self) -> Iterator[Any]:
         try:
             with open_text(self._path) as text:
@@ -199,10 +190,6 @@ class JsonSource(_JsonSource):
     def count(self) -> int | None:
         """Return the number of rows."""
         return len(self._rows)
-
-    def cut(self, start: int, stop: int) -> "JsonSource":  # noqa: ARG002 - a Source's
-        """Return itself."""
-        return self
 
     def _objects(self) -> Iterable[Any]:
         return self._rows

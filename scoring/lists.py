@@ -6,8 +6,8 @@
 import io
 from collections.abc import Iterator
 
-from scoring.files import FileRow, folder_of, pin_files
-from scoring.rows import Chunk, LostError, Pin, Row, ScoreError, chunked
+from scoring.files import FileRow, FileSource, folder_of
+from scoring.rows import Chunk, LostError, Row, ScoreError, chunked
 from scoring.tables import file_of
 from scoring.text_files import DAMAGED, LongLineError, open_text
 
@@ -17,7 +17,7 @@ _PATH_CHARACTERS = 1 << 16
 _BLOCK_CHARACTERS = 1 << 16
 
 
-class ListSource:
+class ListSource(FileSource):
     """One row for each path of a list; relative ones begin at the list's folder.
 
     The name of an image's folder may be its true label.
@@ -30,8 +30,7 @@ class ListSource:
     """
 
     def __init__(self, path: str) -> None:
-        self.name = FileRow(path).id
-        self._path = path
+        super().__init__(path)
         try:
             with open_text(path, "surrogateescape") as text:
                 next(_paths(text), None)
@@ -47,18 +46,6 @@ class ListSource:
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
         """Stream rows ``start`` to ``stop``; damage becomes a last row with an error."""
         return chunked(self._rows(start, stop))
-
-    def cut(self, start: int, stop: int) -> "ListSource":  # noqa: ARG002 - a Source's
-        """Return itself."""
-        return self
-
-    def kinds(self) -> dict[str, str]:
-        """Return an empty dict: a list has no columns."""
-        return {}
-
-    def pin(self) -> Pin:
-        """Return a digest of the list's path, size and date, without those of its images."""
-        return pin_files(self.name, [self._path])
 
     def _rows(self, start: int, stop: int | None) -> Iterator[Row]:
         number = 0

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from scoring.arrow_table import DAMAGED, ArrowTable, line_of, need_pyarrow
-from scoring.files import FileRow, check_rows, open_binary, pin_files
+from scoring.files import FileSource, check_rows, open_binary
 from scoring.pages import Pages
-from scoring.rows import CHUNK_BYTES, CHUNK_ROWS, Chunk, LostError, Pin, Row, ScoreError, chunked
+from scoring.rows import CHUNK_BYTES, CHUNK_ROWS, Chunk, LostError, Row, ScoreError, chunked
 from scoring.tables import Columns
 from scoring.urls import is_url
 
@@ -26,7 +26,7 @@ _BUFFER_BYTES = 1 << 20
 _BATCH_BYTES = 256 << 20
 
 
-class ParquetSource:
+class ParquetSource(FileSource):
     """The rows of one Parquet file.
 
     Args:
@@ -39,8 +39,7 @@ class ParquetSource:
 
     def __init__(self, path: str, columns: Columns) -> None:
         need_pyarrow(path)
-        self.name = FileRow(path).id
-        self._path = path
+        super().__init__(path)
         with open_binary(path) as file:
             size_bytes = file.seek(0, os.SEEK_END)
             try:
@@ -79,17 +78,9 @@ class ParquetSource:
                     yield from self._group(table, pages, group, first, lower, upper)
                 first += rows
 
-    def cut(self, start: int, stop: int) -> "ParquetSource":  # noqa: ARG002 - a Source's
-        """Return itself."""
-        return self
-
     def kinds(self) -> dict[str, str]:
         """Return the kept columns that it has, with their types."""
         return self._table.kinds()
-
-    def pin(self) -> Pin:
-        """Return a digest of the file's path, size and date."""
-        return pin_files(self.name, [self._path])
 
     def _group(
         self, table: Any, pages: Pages | None, group: int, first: int, lower: int, upper: int

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import ArtifactError, ModelArtifact, ModelFile, Precision
+from models.evidence import rounding_tolerance
 from models.geometry import check_available
 from models.image import decode
 from models.repository import ModelRepository
@@ -36,8 +37,6 @@ Choice = Literal["auto", "fp32", "int8", "fp16"]
 # kernels and its float emulation of the same fashion-cnn differ by at most 0.0094 on 10,000 images.
 # fp16: eleven bits, as TF32 has.
 GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 2e-2}
-# Of a network that amplifies rounding: this many times what its wrapping moved, and no more.
-_ROUNDINGS, _MOST_MOVED = 4, 1e-3
 # More threads must make a full batch this much faster to be worth taking from decode and HTTP.
 THREADS_GAIN = 1.15
 # A lower precision must make it this much faster to be worth other digits: more than the noise of
@@ -247,8 +246,8 @@ def self_test(
         tolerance = max(tolerance, GOLDEN_TOLERANCE["fp16"])
     # What wrapping moved, which is rounding, another machine's kernels may move as well.
     if artifact.parity is not None:
-        moved = _ROUNDINGS * artifact.parity.max_probability_difference
-        tolerance = max(tolerance, min(moved, _MOST_MOVED))
+        moved = artifact.parity.max_probability_difference
+        tolerance = max(tolerance, rounding_tolerance(moved))
     until = time.perf_counter() + most_s
     row_s = math.inf
     for i, golden in enumerate(artifact.golden):

@@ -259,26 +259,15 @@ def _damaged(path: Path, error: Exception) -> DatasetError:
     return DatasetError(f"{path}: expected readable rows, got {str(error).splitlines()[0]}")
 
 
+def _is_any(kind: pa.DataType, *names: str) -> bool:
+    return any(getattr(pa.types, f"is_{name}")(kind) for name in names)
+
+
 def _is_binary(kind: pa.DataType) -> bool:
-    types = pa.types
-    is_binary = (
-        types.is_binary,
-        types.is_large_binary,
-        types.is_fixed_size_binary,
-        types.is_binary_view,
-    )
-    return any(each(kind) for each in is_binary)
+    return _is_any(kind, "binary", "large_binary", "fixed_size_binary", "binary_view")
 
 
 def _may_be_label(kind: pa.DataType) -> bool:
-    types = pa.types
-    if types.is_dictionary(kind):
+    if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    is_label = (
-        types.is_integer,
-        types.is_floating,
-        types.is_string,
-        types.is_large_string,
-        types.is_string_view,
-    )
-    return any(each(kind) for each in is_label)
+    return _is_any(kind, "integer", "floating", "string", "large_string", "string_view")
