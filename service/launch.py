@@ -3,6 +3,7 @@
 Knows BentoML's command line; the service itself is in ``app``.
 """
 
+import contextlib
 import gc
 import importlib
 import importlib.util
@@ -18,6 +19,7 @@ from models.repository import ModelRepository
 from service.access.access import open_access
 from service.settings import SettingsError, load_settings
 from service.workers import early
+from service.workers.metric_folder import own_folder
 
 HOME = Path(__file__).resolve().parent.parent
 
@@ -83,13 +85,21 @@ def _become_bentoml(words: list[str]) -> NoReturn:
 
     What an import makes stays, so the garbage collector finds nothing in it: ``app`` turns it on,
     before there are workers. BentoML's proxy, and the HTTP client that comes with it, is for
-    services that are another program.
+    services that are another program. It empties a folder for metrics at its start: ours, not the
+    one that other services of this user may write to.
     """
     gc.disable()
     proxy = ModuleType("_bentoml_impl.server.proxy")
     proxy.create_proxy_app = None  # type: ignore[attr-defined]
     sys.modules[proxy.__name__] = proxy
-    importlib.import_module("bentoml_cli.cli").cli(words, prog_name="bentoml")
+    cli = importlib.import_module("bentoml_cli.cli").cli
+    container = importlib.import_module(
+        "bentoml._internal.configuration.containers"
+    ).BentoMLContainer
+    with contextlib.suppress(OSError):  # the supervisor logs it
+        folder = own_folder(Path(container.bentoml_home.get()))
+        container.prometheus_multiproc_dir.set(str(folder))
+    cli(words, prog_name="bentoml")
     raise AssertionError("the command line ends the process; this is a bug")
 
 

@@ -8,6 +8,8 @@ numbers of other workers are then at most ``FLUSH_S`` old.
 A stage's metric has the stage's name: decode, queue, run, request.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -180,6 +182,7 @@ class Tally:
             return
         values = np.asarray(self._values)
         self._values.clear()
+        values = values[np.isfinite(values)]  # one NaN would stay in the sum for good
         counts = np.bincount(np.searchsorted(self._bounds, values))  # upper bounds inclusive
         for i in np.flatnonzero(counts).tolist():
             self._child._buckets[i].inc(int(counts[i]))
@@ -304,7 +307,9 @@ class ModelMetrics:
             return
         DRIFT_ROWS.labels(*self._labels).inc(drift.rows)
         for quantity in (*_DRIFT, "abstained"):
-            DRIFT_SUMS.labels(*self._labels, quantity).inc(getattr(drift, quantity))
+            total = getattr(drift, quantity)
+            if math.isfinite(total):
+                DRIFT_SUMS.labels(*self._labels, quantity).inc(total)
         for index, rows in drift.classes.items():
             DRIFT_CLASS_ROWS.labels(*self._labels, self._names[index]).inc(rows)
         drift.clear()
@@ -315,10 +320,14 @@ class Meters:
 
     Args:
         loop: Scheduler.
+
+    Attributes:
+        on_flush: Called at each flush, for what else is kept beside the metrics.
     """
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
+        self.on_flush: Callable[[], None] = lambda: None
         self._by_classifier: dict[Classifier, ModelMetrics] = {}
         self._is_armed = False
         self._refused: dict[tuple[str, int], int] = {}
@@ -366,6 +375,7 @@ class Meters:
         for (protocol, status), count in self._refused.items():
             REQUESTS.labels("", "", protocol, str(status)).inc(count)
         self._refused.clear()
+        self.on_flush()
 
 
 def count_key(name: str, outcome: str, requests: int) -> None:

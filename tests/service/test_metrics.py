@@ -1,3 +1,4 @@
+import math
 import os
 import subprocess
 import sys
@@ -75,6 +76,17 @@ def test_every_metric_is_in_base_units_and_of_this_service() -> None:
         "foveal_training",
         "foveal_training_class_share",
     ]
+
+
+def test_a_value_that_is_no_number_stays_in_no_sum() -> None:
+    histogram = Histogram("finite", "Values", registry=CollectorRegistry())
+    tally = Tally(histogram)
+    for value in (0.5, math.nan, 1.5, math.inf):
+        tally.observe(value)
+    tally.flush()
+    [family] = histogram.collect()
+    values = {sample.name: sample.value for sample in family.samples}
+    assert (values["finite_count"], values["finite_sum"]) == (2, 2.0)
 
 
 # What a worker does: takes over, counts, and ends without tidying up. Prints what all counted.
