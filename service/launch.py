@@ -46,18 +46,9 @@ def launch(
         ArtifactError: ``models`` holds no model.
         SettingsError: A FOVEAL_* variable or a file that it names is wrong, or a port is not free.
     """
-    if not ModelRepository(models).names():
-        raise ArtifactError(f"{models}: expected a folder of <name>/<version>/, got no model in it")
+    configure(models, workers, device, max_image_pixels)
     _check_port(host, port)
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
-    os.environ["FOVEAL_MODELS"] = str(models.resolve())
-    for name, value in (
-        ("FOVEAL_WORKERS", workers),
-        ("FOVEAL_DEVICE", device),
-        ("FOVEAL_MAX_IMAGE_PIXELS", max_image_pixels),
-    ):
-        if value is not None:
-            os.environ[name] = str(value)
     os.environ.setdefault("FOVEAL_GRPC_HOST", host)
     os.environ.setdefault("FOVEAL_METRICS_HOST", host)
     settings = load_settings()
@@ -78,6 +69,30 @@ def launch(
         _listen(host, port)
     words = ["serve", "service.app:Foveal", "--working-dir", str(HOME)]
     _become_bentoml([*words, "--host", host, "--port", str(port)])
+
+
+def configure(
+    models: Path,
+    workers: int | None = None,
+    device: str | None = None,
+    max_image_pixels: int | None = None,
+) -> None:
+    """Set the FOVEAL_* variables that options stand for.
+
+    Raises:
+        ArtifactError: ``models`` holds no model.
+    """
+    if not ModelRepository(models).names():
+        raise ArtifactError(f"{models}: expected a folder of <name>/<version>/, got no model in it")
+    # Not resolved: a link is followed at each poll, as it may lead elsewhere by then.
+    os.environ["FOVEAL_MODELS"] = str(models.absolute())
+    for name, value in (
+        ("FOVEAL_WORKERS", workers),
+        ("FOVEAL_DEVICE", device),
+        ("FOVEAL_MAX_IMAGE_PIXELS", max_image_pixels),
+    ):
+        if value is not None:
+            os.environ[name] = str(value)
 
 
 def _become_bentoml(words: list[str]) -> NoReturn:
