@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from models.artifact import ArtifactError
+from models.comparable import why_incomparable
 from models.repository import Fingerprint, ModelRepository
 from models.rollout import NO_ROLLOUT, Rollout, Share
 from service.errors import ModelNotFoundError, NotReadyError, ServiceError
@@ -66,12 +67,8 @@ class Catalog:
         found = self._by_version.get((default.artifact.name, share.version))
         if found is None or found is default:
             return None
-        if _answers(found) != _answers(default):
-            logger.warning(
-                "%s gets no share of the requests: expected the images, labels and task of %s",
-                found.artifact.reference,
-                default.artifact.reference,
-            )
+        if why := why_incomparable(found.artifact, default.artifact):
+            logger.warning("%s gets no share of the requests: %s", found.artifact.reference, why)
             return None
         return Candidate(found, share.fraction)
 
@@ -182,12 +179,6 @@ def load_catalog(
         logger.warning("/predict has no model: %s", error)
         default = ""
     return Catalog(classifiers, defaults, default, refused, rollouts)
-
-
-def _answers(classifier: Classifier) -> tuple[object, ...]:
-    """Return what a version must share with another to answer in its place."""
-    artifact = classifier.artifact
-    return artifact.image, artifact.labels, artifact.task
 
 
 class Candidate(NamedTuple):
