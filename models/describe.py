@@ -3,6 +3,7 @@
 Knows nothing about how a model runs.
 """
 
+import contextlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class Entry:
         version: Its version.
         accuracy: Share of right labels on the test split, 0-1; None if not measured.
         size_bytes: Size of all its ONNX files.
+        disk_bytes: What all its files take on the disk.
         routes: Routes without a version number that this version serves; for a candidate, its share
             of the requests.
         error: Why the version, or with version 0 the model, cannot be read; empty if it can.
@@ -32,6 +34,7 @@ class Entry:
     version: int
     accuracy: float | None
     size_bytes: int
+    disk_bytes: int
     routes: tuple[str, ...] = ()
     error: str = ""
 
@@ -49,13 +52,14 @@ def list_entries(repository: ModelRepository) -> list[Entry]:
         try:
             _, served = repository.resolve(name)
         except ArtifactError as error:
-            entries.append(Entry(name, 0, None, 0, error=str(error)))
+            entries.append(Entry(name, 0, None, 0, 0, error=str(error)))
             continue
         for version in repository.versions(name):
+            on_disk = disk_bytes(repository, name, version)
             try:
                 artifact = repository.load(name, version)
             except ArtifactError as error:
-                entries.append(Entry(name, version, None, 0, error=str(error)))
+                entries.append(Entry(name, version, None, 0, on_disk, error=str(error)))
                 continue
             accuracy = artifact.metrics.accuracy if artifact.metrics else None
             size_bytes = sum(file.size_bytes for file in artifact.files)
@@ -66,18 +70,30 @@ def list_entries(repository: ModelRepository) -> list[Entry]:
             for kind, share in (("shadow", rollout.shadow), ("canary", rollout.canary)):
                 if share is not None and share.version == version:
                     routes = (*routes, f"{share.fraction:.4g} as {kind}")
-            entries.append(Entry(name, version, accuracy, size_bytes, routes))
+            entries.append(Entry(name, version, accuracy, size_bytes, on_disk, routes))
     return entries
+
+
+def disk_bytes(repository: ModelRepository, name: str, version: int) -> int:
+    """Return what a version takes on the disk, with its plan and what was measured about it."""
+    folder = repository.path(name, version)
+    beside = (repository.plan_path(name, version), repository.measured_path(name, version))
+    total = 0
+    for path in (folder, *folder.rglob("*"), *beside):
+        with contextlib.suppress(OSError):  # there is none, or it has just gone
+            total += path.stat().st_blocks * 512
+    return total
 
 
 def tabulate(entries: Iterable[Entry]) -> list[tuple[str, ...]]:
     """Return the heading and the rows of a table of versions."""
-    lines: list[tuple[str, ...]] = [("name", "version", "accuracy", "size", "answers")]
+    lines: list[tuple[str, ...]] = [("name", "version", "accuracy", "size", "disk", "answers")]
     for entry in entries:
         accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.2%}"
-        size = "-" if entry.error else _size(entry.size_bytes)
+        size = "-" if entry.error else size_text(entry.size_bytes)
+        disk = size_text(entry.disk_bytes) if entry.version else "-"
         answers = entry.error or " and ".join(entry.routes)
-        lines.append((entry.name, str(entry.version), accuracy, size, answers))
+        lines.append((entry.name, str(entry.version), accuracy, size, disk, answers))
     return lines
 
 
@@ -95,13 +111,13 @@ def describe(artifact: ModelArtifact) -> list[tuple[str, str]]:
         *(
             (
                 "file",
-                f"{file.path}: {file.computes or file.precision}, {_size(file.size_bytes)}, "
+                f"{file.path}: {file.computes or file.precision}, {size_text(file.size_bytes)}, "
                 f"sha256 {file.sha256}",
             )
             for file in artifact.files
         ),
         *(
-            ("", f"{data.path}: its weights, {_size(data.size_bytes)}, sha256 {data.sha256}")
+            ("", f"{data.path}: its weights, {size_text(data.size_bytes)}, sha256 {data.sha256}")
             for file in artifact.files
             if (data := file.data)
         ),
@@ -246,6 +262,7 @@ def _tensors(tensors: tuple[TensorSpec, ...]) -> str:
     return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors)
 
 
-def _size(size_bytes: int) -> str:
+def size_text(size_bytes: int) -> str:
+    """Return a size in MiB, or in KiB below one."""
     mib = size_bytes / (1 << 20)
     return f"{mib:.1f} MiB" if mib >= 1 else f"{math.ceil(size_bytes / 1024)} KiB"
