@@ -12,7 +12,7 @@ import os
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class Statistics:
     def __init__(self, meters: Meters, folder: str | None = None) -> None:
         self._meters = meters
         self._folder = Path(folder) if folder else None
-        self._runs: dict[_Key, float] = {}
+        # By model, version and rows: runs, their seconds, and when the last one ended.
+        self._runs: dict[tuple[str, int, int], list[float]] = {}
         self._file: Any = None
         if self._folder is not None:
             path = str(self._folder / f"runs_{os.getpid()}.v2")
@@ -62,31 +63,49 @@ class Statistics:
 
     def observe_batch(self, classifier: Classifier, batch: Batch) -> None:
         """Count one finished run."""
-        name, version, runs = classifier.artifact.name, str(classifier.artifact.version), self._runs
-        key = name, version, batch.rows, _RUNS
-        runs[key] = runs.get(key, 0) + 1
-        key = name, version, batch.rows, _SECONDS
-        runs[key] = runs.get(key, 0.0) + batch.run_s
-        runs[name, version, 0, _LAST_MS] = round(time.time() * 1000)
+        key = classifier.artifact.name, classifier.artifact.version, batch.rows
+        counted = self._runs.get(key)
+        if counted is None:
+            counted = self._runs[key] = [0, 0.0, 0.0]
+        counted[0] += 1
+        counted[1] += batch.run_s
+        counted[2] = time.time()
 
     async def of(self, classifiers: list[Classifier]) -> Document:
         """Return ``model_stats`` of some classifiers; files are read on a thread."""
         self._meters.flush()
         if self._folder is None:
-            counts, runs = _of_this_process(), self._runs
+            counts, runs = _of_this_process(), _merged({}, self._counted())
         else:
             loop = asyncio.get_running_loop()
             counts, runs = await loop.run_in_executor(None, _of_files, self._folder)
         return {"model_stats": [_model(each, counts, runs) for each in classifiers]}
 
+    def _counted(self) -> Iterator[tuple[_Key, float]]:
+        """Yield what was counted since the last flush."""
+        for (name, number, rows), (count, seconds, at_s) in self._runs.items():
+            version = str(number)
+            yield (name, version, rows, _RUNS), count
+            yield (name, version, rows, _SECONDS), seconds
+            yield (name, version, 0, _LAST_MS), round(at_s * 1000)
+
     def _flush(self) -> None:
         """Add what was counted since the last call to the file, which may be an ended worker's."""
-        for key, value in self._runs.items():
+        for key, value in self._counted():
             text = json.dumps(key)
             before, _ = self._file.read_value(text)
-            total = max(value, before) if key[-1] == _LAST_MS else before + value
-            self._file.write_value(text, total, 0.0)
+            self._file.write_value(text, _both(key, before, value), 0.0)
         self._runs.clear()
+
+
+def _both(key: _Key, first: float, second: float) -> float:
+    return max(first, second) if key[-1] == _LAST_MS else first + second
+
+
+def _merged(runs: dict[_Key, float], more: Iterable[tuple[_Key, float]]) -> dict[_Key, float]:
+    for key, value in more:
+        runs[key] = _both(key, runs.get(key, 0), value)
+    return runs
 
 
 def _of_this_process() -> _Counts:
@@ -108,10 +127,7 @@ def _of_files(folder: Path) -> tuple[_Counts, dict[_Key, float]]:
                 counts[entry] += value
     runs: dict[_Key, float] = {}
     for path in folder.glob("runs_*.v2"):
-        for text, value in _values(path):
-            key: _Key = tuple(json.loads(text))
-            before = runs.get(key, 0)
-            runs[key] = max(value, before) if key[-1] == _LAST_MS else before + value
+        _merged(runs, ((tuple(json.loads(text)), value) for text, value in _values(path)))
     return counts, runs
 
 
