@@ -47,6 +47,7 @@ models_app.command("default")(models.set_default)
 models_app.command("unpin")(models.unpin_model)
 models_app.command("shadow")(models.set_shadow)
 models_app.command("canary")(models.set_canary)
+models_app.command("prune")(models.prune_model)
 
 keys_app = typer.Typer(help="Make API keys for a service.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")

@@ -23,7 +23,7 @@ _WHEN = "a running service reloads it within FOVEAL_RELOAD_S seconds"
 
 
 def list_models(models: ModelsOption = SHIPPED, as_json: JsonOption = False) -> None:
-    """List every version with its accuracy, size and routes.
+    """List every version with its accuracy, size, disk use and routes.
 
     The exit code is 1 if one cannot be read.
 
@@ -171,6 +171,41 @@ def _set_share(
     why = why_no_share(repository, name, version)
     if share and why:
         print_line(f"{name}:{version} gets no share of the requests now: {why}", is_error=True)
+
+
+def prune_model(
+    name: NameArgument,
+    keep: Annotated[
+        int, typer.Option(min=1, help="Newest versions to keep, of those that can be served.")
+    ],
+    is_dry: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be deleted, delete nothing.")
+    ] = False,
+    models: ModelsOption = SHIPPED,
+) -> None:
+    """Delete old versions of NAME, never one that is pinned, served, a canary or a shadow.
+
+    A running service no longer answers by their numbers once it has polled the repository.
+
+    Example: foveal models prune fashion-cnn --keep 3
+    """
+    from models.describe import disk_bytes, size_text
+    from models.prune import choose_pruned, delete_version
+    from scoring.local import verify
+
+    repository = open_repository(models)
+
+    def is_good(version: int) -> bool:
+        return set(verify(repository, f"{name}:{version}").values()) == {"ok"}
+
+    chosen = choose_pruned(repository, name, keep, is_good)
+    for version in chosen:
+        freed = size_text(disk_bytes(repository, name, version))
+        if not is_dry:
+            delete_version(repository, name, version)
+        print_line(f"{name}:{version} {'would be ' if is_dry else ''}deleted, {freed}")
+    if not chosen:
+        print_line(f"{name}: nothing to delete")
 
 
 def set_default(

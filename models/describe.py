@@ -3,15 +3,17 @@
 Knows nothing about how a model runs.
 """
 
+import contextlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from models.artifact import ArtifactError, ImageSpec, ModelArtifact, OpenCVResize, TensorSpec
+from models.comparable import why_incomparable
 from models.evidence import Gate, Metrics, Proof
 from models.labels import distinct_names
 from models.repository import ModelRepository
-from models.rollout import NO_ROLLOUT, obstacle
+from models.rollout import NO_ROLLOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Entry:
         version: Its version.
         accuracy: Share of right labels on the test split, 0-1; None if not measured.
         size_bytes: Size of all its ONNX files.
+        disk_bytes: What all its files take on the disk.
         routes: Routes without a version number that this version serves, and what it does as a
             candidate; see ``answers``.
         error: Why the version, or with version 0 the model, cannot be read; empty if it can.
@@ -32,6 +35,7 @@ class Entry:
     version: int
     accuracy: float | None
     size_bytes: int
+    disk_bytes: int
     routes: tuple[str, ...] = ()
     error: str = ""
 
@@ -47,19 +51,20 @@ def list_entries(repository: ModelRepository) -> list[Entry]:
         try:
             repository.resolve(name)
         except ArtifactError as error:
-            entries.append(Entry(name, 0, None, 0, error=str(error)))
+            entries.append(Entry(name, 0, None, 0, 0, error=str(error)))
             continue
         for version in repository.versions(name):
+            on_disk = disk_bytes(repository, name, version)
             try:
                 artifact = repository.load(name, version)
             except ArtifactError as error:
-                entries.append(Entry(name, version, None, 0, error=str(error)))
+                entries.append(Entry(name, version, None, 0, on_disk, error=str(error)))
                 continue
             accuracy = artifact.metrics.accuracy if artifact.metrics else None
             size_bytes = sum(file.size_bytes for file in artifact.files)
             size_bytes += sum(file.data.size_bytes for file in artifact.files if file.data)
             said = answers(repository, artifact)
-            entries.append(Entry(name, version, accuracy, size_bytes, said))
+            entries.append(Entry(name, version, accuracy, size_bytes, on_disk, said))
     return entries
 
 
@@ -100,7 +105,9 @@ def why_no_share(repository: ModelRepository, name: str, version: int) -> str:
     """Return why a version gets no share of a model's requests; empty if it gets one."""
     try:
         _, served = repository.resolve(name)
-        return obstacle(repository.load(name, version), repository.load(name, served))
+        if version == served:
+            return "it is the served version"
+        return why_incomparable(repository.load(name, version), repository.load(name, served))
     except ArtifactError as error:
         return str(error)
 
@@ -112,14 +119,26 @@ def _default(repository: ModelRepository) -> str:
         return ""
 
 
+def disk_bytes(repository: ModelRepository, name: str, version: int) -> int:
+    """Return what a version takes on the disk, with its plan and what was measured about it."""
+    folder = repository.path(name, version)
+    beside = (repository.plan_path(name, version), repository.measured_path(name, version))
+    total = 0
+    for path in (folder, *folder.rglob("*"), *beside):
+        with contextlib.suppress(OSError):  # there is none, or it has just gone
+            total += path.stat().st_blocks * 512
+    return total
+
+
 def tabulate(entries: Iterable[Entry]) -> list[tuple[str, ...]]:
     """Return the heading and the rows of a table of versions."""
-    lines: list[tuple[str, ...]] = [("name", "version", "accuracy", "size", "answers")]
+    lines: list[tuple[str, ...]] = [("name", "version", "accuracy", "size", "disk", "answers")]
     for entry in entries:
         accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.2%}"
-        size = "-" if entry.error else _size(entry.size_bytes)
+        size = "-" if entry.error else size_text(entry.size_bytes)
+        disk = size_text(entry.disk_bytes) if entry.version else "-"
         answers = entry.error or " and ".join(entry.routes)
-        lines.append((entry.name, str(entry.version), accuracy, size, answers))
+        lines.append((entry.name, str(entry.version), accuracy, size, disk, answers))
     return lines
 
 
@@ -137,13 +156,13 @@ def describe(artifact: ModelArtifact) -> list[tuple[str, str]]:
         *(
             (
                 "file",
-                f"{file.path}: {file.computes or file.precision}, {_size(file.size_bytes)}, "
+                f"{file.path}: {file.computes or file.precision}, {size_text(file.size_bytes)}, "
                 f"sha256 {file.sha256}",
             )
             for file in artifact.files
         ),
         *(
-            ("", f"{data.path}: its weights, {_size(data.size_bytes)}, sha256 {data.sha256}")
+            ("", f"{data.path}: its weights, {size_text(data.size_bytes)}, sha256 {data.sha256}")
             for file in artifact.files
             if (data := file.data)
         ),
@@ -288,6 +307,7 @@ def _tensors(tensors: tuple[TensorSpec, ...]) -> str:
     return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors)
 
 
-def _size(size_bytes: int) -> str:
+def size_text(size_bytes: int) -> str:
+    """Return a size in MiB, or in KiB below one."""
     mib = size_bytes / (1 << 20)
     return f"{mib:.1f} MiB" if mib >= 1 else f"{math.ceil(size_bytes / 1024)} KiB"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models.artifact import ArtifactError, ModelArtifact
+from models.comparable import why_incomparable
 from models.files import MOST_BYTES, hash_file, read_file, sync, write_atomically
 from models.onnx_data import DataFile
 from models.onnx_file import OnnxFileError, check_graph
@@ -193,12 +194,18 @@ class ModelRepository:
         """Give candidates a share of a model's requests, in place of those that had one.
 
         Raises:
-            ArtifactError: No such model, or a candidate is no version of it.
+            ArtifactError: No such model, or a new candidate is no version of it, or none that can
+                be compared with the version that serves.
         """
-        self.resolve(name)
+        _, served = self.resolve(name)
+        settings = self.settings()
+        known = settings.rollouts.get(name, NO_ROLLOUT).versions  # the other of the two may stay
         for version in rollout.versions:
             self.resolve(f"{name}:{version}")
-        settings = self.settings()
+            if version in known or version == served:
+                continue
+            if why := why_incomparable(self.load(name, version), self.load(name, served)):
+                raise ArtifactError(why)
         self._write_settings(replace(settings, rollouts={**settings.rollouts, name: rollout}))
 
     def _write_settings(self, settings: RepositorySettings) -> None:

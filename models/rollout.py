@@ -7,8 +7,6 @@ The JSON key is ``traffic``. Knows nothing about requests.
 from dataclasses import dataclass
 from typing import Any
 
-from models.artifact import ModelArtifact
-
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -40,24 +38,6 @@ class Rollout:
 
 
 NO_ROLLOUT = Rollout()
-
-
-def obstacle(candidate: ModelArtifact, served: ModelArtifact) -> str:
-    """Return why a candidate gets no share of the requests; empty if it gets one.
-
-    Args:
-        candidate: A version.
-        served: The version of the same model that answers requests that name none.
-    """
-    if candidate.version == served.version:
-        return "it is the served version"
-    pairs = {
-        "images": (candidate.image, served.image),
-        "labels": (candidate.labels, served.labels),
-        "task": (candidate.task, served.task),
-    }
-    others = [name for name, (its, wanted) in pairs.items() if its != wanted]
-    return f"it has other {' and '.join(others)} than version {served.version}" if others else ""
 
 
 def read_rollout(document: Any) -> Rollout:

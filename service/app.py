@@ -39,7 +39,7 @@ from service.lane.lane import Lane
 from service.lane.observers import AccessLog, Observer, Tracing
 from service.lane.server import install
 from service.lane.turns import Turns
-from service.metrics import Meters, count_key
+from service.metrics.meters import Meters, count_key
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode_queue import open_queue
 from service.pipeline.job import Batch
@@ -49,8 +49,8 @@ from service.protocols.limits import BodyLimits
 from service.protocols.openapi import lane_paths
 from service.protocols.predict import TOP, PredictProtocol
 from service.protocols.rollout import RolloutProtocol
-from service.protocols.v2.documents import Statistics
 from service.protocols.v2.http import V2Http
+from service.protocols.v2.statistics import Statistics
 from service.protocols.while_loading import find_while_loading
 from service.rollout.catalog import Catalog, load_catalog
 from service.rollout.model_control import ModelControl
@@ -171,7 +171,7 @@ class Foveal:
         self.loop = asyncio.get_running_loop()
         self.meters = Meters(self.loop)
         self.decoders = open_queue(settings.decode_threads, self.loop, inflight, settings.workers)
-        self.statistics = Statistics(self.meters)
+        self.statistics = Statistics(self.meters, os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
         self.is_draining = False
         self.repository = ModelRepository(settings.models)
         served_names(self.repository, settings.default_model)  # wrong settings end the start

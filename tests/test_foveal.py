@@ -15,7 +15,7 @@ from tests.shell import Shell
 
 # What is on the command line is a promise: a change here is a change that users see.
 COMMANDS = {
-    "serve": "--models --port --host --workers --device --max-image-pixels",
+    "serve": "--models --port --host --workers --device --max-image-pixels --dry-run",
     "predict": "IMAGE… --model --top --url --local --precision --models --json",
     "score": "SOURCE… --model --out --format --resume --overwrite --strict --glob --image-column "
     "--label-column --id-column --keep --top --probabilities --max-errors --max-image-pixels "
@@ -58,6 +58,7 @@ COMMANDS = {
     "models default": "NAME [V] --models",
     "models shadow": "NAME VERSION FRACTION --models",
     "models canary": "NAME VERSION FRACTION --models",
+    "models prune": "NAME --keep --dry-run --models",
     "keys add": "NAME --file --requests-per-s --burst",
 }
 

@@ -28,7 +28,7 @@ from service.lane.connection import LaneProtocol
 from service.lane.exchange import Exchange
 from service.lane.lane import Lane
 from service.lane.outbox import Outbox
-from service.metrics import Meters, ModelMetrics, Tally
+from service.metrics.meters import Meters, ModelMetrics, Tally
 from service.pipeline.batcher import Batcher
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode import DecodeStage

@@ -14,7 +14,7 @@ import orjson
 from service.errors import MethodError, ServiceError
 from service.inflight import Inflight
 from service.lane.exchange import Exchange
-from service.metrics import Meters
+from service.metrics.meters import Meters
 from service.pipeline.alarm import Loop
 from service.pipeline.batcher import LOWER
 from service.pipeline.classifier import Classifier

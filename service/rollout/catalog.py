@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from models.artifact import ArtifactError
+from models.comparable import why_incomparable
 from models.repository import Fingerprint, ModelRepository
-from models.rollout import NO_ROLLOUT, Rollout, Share, obstacle
+from models.rollout import NO_ROLLOUT, Rollout, Share
 from service.errors import ModelNotFoundError, NotReadyError, ServiceError
 from service.pipeline.classifier import Classifier
 from service.rollout.loading import LoadOptions, load
@@ -67,7 +68,7 @@ class Catalog:
         found = self._by_version.get((default.artifact.name, share.version))
         if found is None or found is default:
             return None
-        if why := obstacle(found.artifact, default.artifact):
+        if why := why_incomparable(found.artifact, default.artifact):
             logger.warning("%s gets no share of the requests: %s", found.artifact.reference, why)
             return None
         return Candidate(found, share.fraction)

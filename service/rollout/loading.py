@@ -60,6 +60,7 @@ class LoadOptions:
         budget: What all models of a start may measure together; None: each by itself.
         tell: Called with the version and the step of a load as it begins.
         has_brownout: Whether an int8 file is loaded, too, and answers in a brownout.
+        keeps_measurements: Whether what was measured is written beside the model.
     """
 
     batch: BatchLimits = field(default_factory=BatchLimits)
@@ -74,6 +75,7 @@ class LoadOptions:
     budget: Budget | None = None
     tell: Callable[[str], None] = lambda _: None
     has_brownout: bool = False
+    keeps_measurements: bool = True
 
     @property
     def limits(self) -> ServingLimits:
@@ -183,7 +185,8 @@ def _open(
         return sessions, kept.full_batch_s, True
     full_batch_s = _warm_up(sessions, artifact, options.batch.max_batch_size, progress)
     plan = session.plan
-    if machine and plan.device == options.device.selected.device and full_batch_s > KEPT_BATCH_S:
+    is_asked = plan.device == options.device.selected.device
+    if machine and is_asked and options.keeps_measurements and full_batch_s > KEPT_BATCH_S:
         found = Measurement(
             artifact.fp32.sha256, machine, options.asked, plan.precision, plan.threads, full_batch_s
         )

@@ -17,7 +17,7 @@ from prometheus_client import Counter, Histogram
 
 from models.artifact import ModelArtifact
 from models.labels import are_given
-from service.metrics import MODEL, SECONDS
+from service.metrics.families import MODEL, SECONDS
 from service.pipeline.alarm import Loop
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch, Job

@@ -22,6 +22,7 @@ with warnings.catch_warnings():  # BentoML's own imports warn
     import prometheus_client.metrics
     from _bentoml_impl.server import app, serving  # type: ignore[import-untyped]
     from _bentoml_impl.worker.service import main  # type: ignore[import-untyped]
+    from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.utils.circus import Arbiter
 
     from service.workers.supervisor import API_SOCKET, install
@@ -118,3 +119,13 @@ def test_worker_is_started_by_what_is_forked_instead() -> None:
     assert "self._process_class" in inspect.getsource(circus.watcher.Watcher.spawn_process)
     assert "self._worker = Popen(" in inspect.getsource(circus.process.Process.spawn)
     assert "values.ValueClass(" in inspect.getsource(prometheus_client.metrics)
+
+
+def test_folder_of_metrics_is_ours_to_choose() -> None:
+    """BentoML empties the one that its container names, and passes it on by the variable."""
+    source = inspect.getsource(serving.serve_http)
+    assert '{"PROMETHEUS_MULTIPROC_DIR": ensure_prometheus_dir()}' in source
+    source = inspect.getsource(bentoml.serving)
+    assert "directory: str = Provide[BentoMLContainer.prometheus_multiproc_dir]" in source
+    assert callable(BentoMLContainer.prometheus_multiproc_dir.set)
+    assert str(BentoMLContainer.bentoml_home.get())
