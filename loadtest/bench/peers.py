@@ -31,6 +31,21 @@ _PHOTO_CONNECTIONS = 1, 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """A row of its own for foveal: what a user may choose, and peers have not.
+
+    Attributes:
+        name: As the table prints it.
+        models: Repository in place of the case's.
+        variables: Settings of the service.
+    """
+
+    name: str
+    models: Path
+    variables: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Case:
     """What every server of a run is asked.
 
@@ -43,6 +58,7 @@ class Case:
         media_type: Of the image.
         is_photo: Whether peers resize it as tutorials do: shorter side to 256, centre of 224.
         connections: Concurrent requests, in place of the setup's; empty: the setup's.
+        choices: Further rows of foveal.
     """
 
     name: str
@@ -53,6 +69,7 @@ class Case:
     media_type: str
     is_photo: bool = False
     connections: tuple[int, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -119,16 +136,18 @@ def run(cases: list[Case], setup: Setup, say: Callable[[str], None]) -> dict[str
     for _ in range(setup.rounds):
         for case in cases:
             limits.setdefault(case.name, []).append(raw_figures(case, setup))
+            common, path = _variables(case, setup), f"/models/{case.model}/predict"
             servers = [
-                ("foveal", foveal(4100), 4100, f"/models/{case.model}/predict", setup.is_multipart)
+                (each.name, foveal(4100), 4100, path, setup.is_multipart, _chosen(common, each))
+                for each in (Choice("foveal", case.models), *case.choices)
             ]
             servers += [
-                (peer.name, command_of(peer, 4101 + i), 4101 + i, peer.path, peer.is_multipart)
-                for i, peer in enumerate(peers)
+                (p.name, command_of(p, 4101 + i), 4101 + i, p.path, p.is_multipart, common)
+                for i, p in enumerate(peers)
             ]
-            for name, command, port, path, is_multipart in servers:
+            for name, command, port, path, is_multipart, variables in servers:
                 probe = _probe(case, f"http://127.0.0.1:{port}{path}", is_multipart=is_multipart)
-                with serving(command, port, setup.server_cpus, _variables(case, setup), probe):
+                with serving(command, port, setup.server_cpus, variables, probe):
                     for connections, figure in _drive(probe, case, setup):
                         figures.setdefault((case.name, name, connections), []).append(figure)
                         say(f"{case.name} {name} {connections}: {figure}")
@@ -211,7 +230,14 @@ def _photo(models: Path, network: str, size: str) -> Case:
     onnx = repository.path(artifact.name, artifact.version) / artifact.fp32.path
     body = photo.photograph(*photo.PHOTOGRAPHS[size])
     name = f"{network}, JPEG of {size}"
-    return Case(name, onnx, models, network, body, "image/jpeg", True, _PHOTO_CONNECTIONS)
+    choices = []
+    if photo.is_large(size):
+        choices.append(Choice("foveal, scaled decoding", photo.scaled(models, artifact)))
+    if any(file.precision == "int8" for file in artifact.files):
+        choices.append(Choice("foveal, int8", models, {"FOVEAL_PRECISION": "int8"}))
+    return Case(
+        name, onnx, models, network, body, "image/jpeg", True, _PHOTO_CONNECTIONS, tuple(choices)
+    )
 
 
 def _as_jpeg(image: Image.Image) -> bytes:
@@ -257,6 +283,10 @@ def _variables(case: Case, setup: Setup) -> dict[str, str]:
         "WEB_CONCURRENCY": workers,
         "FOVEAL_GRPC_PORT": "0",
     }
+
+
+def _chosen(variables: dict[str, str], choice: Choice) -> dict[str, str]:
+    return variables | choice.variables | {"FOVEAL_MODELS": str(choice.models)}
 
 
 def _probe(case: Case, url: str, *, is_multipart: bool) -> Probe:

@@ -5,8 +5,10 @@ folder of the peers' environments; every server of a run loads the same ONNX fil
 noise at every scale, as natural pictures have it, so its data is about as long as a photograph's.
 """
 
+import dataclasses
 import functools
 import io
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,13 +19,17 @@ import numpy as np
 from PIL import Image
 
 from loadtest.bench.servers import HERE, Peer, environment, peers_folder
+from models.artifact import ModelArtifact
+from models.repository import ModelRepository
 
 NETWORKS = ("resnet50", "mobilenetv3", "vit_tiny")
 # Name of a photograph, and its height, width and grain.
 PHOTOGRAPHS = {"640x427": (427, 640, 16.0), "12 megapixels": (3000, 4000, 5.0)}
 # What torch.export needs, and the packages whose networks and transforms are adopted.
 _TIMM = Peer("timm", ("torch", "torchvision", "timm", "onnx", "onnxscript"), "", "")
-_PROOFS = 8
+# Networks whose int8 file passes its gate with random weights, and the images that it takes.
+_INT8 = frozenset({"resnet50"})
+_PROOFS, _GATE_PROOFS = 8, 100
 
 
 def adopted(network: str, say: Callable[[str], None]) -> Path:
@@ -44,12 +50,34 @@ def adopted(network: str, say: Callable[[str], None]) -> Path:
     source = f"{HERE / 'peer_servers/timm_networks.py'}:{network}"
     words = ["adopt", source, "--python", str(environment(_TIMM) / "python"), "--name", network]
     with tempfile.TemporaryDirectory() as images:
-        for i in range(_PROOFS):
+        for i in range(_GATE_PROOFS if network in _INT8 else _PROOFS):
             Path(images, f"{i}.jpg").write_bytes(photograph(427, 640, seed=i))
         words += ["--images", images, "--models", str(folder)]
+        words += ["--precision", "fp32,int8"] if network in _INT8 else []
         program = str(HERE.parents[1] / "foveal.py")
         subprocess.run([sys.executable, program, *words], check=True, stdout=subprocess.DEVNULL)
     return folder
+
+
+def is_large(size: str) -> bool:
+    """Return whether scaled decoding has an effect on one of ``PHOTOGRAPHS``."""
+    return min(PHOTOGRAPHS[size][:2]) >= 2 * 2 * 256
+
+
+def scaled(models: Path, artifact: ModelArtifact) -> Path:
+    """Return a repository whose only version decodes large JPEGs at a scale, else is the same."""
+    copy = ModelRepository(models.with_name(f"{models.name}-scaled"))
+    if (copy.root / artifact.name).exists():
+        return copy.root
+
+    def build(folder: Path, version: int) -> ModelArtifact:
+        source = ModelRepository(models).path(artifact.name, artifact.version)
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        image = dataclasses.replace(artifact.image, scaled_decoding=True)
+        return dataclasses.replace(artifact, version=version, image=image)
+
+    copy.publish(artifact.name, build)
+    return copy.root
 
 
 @functools.cache

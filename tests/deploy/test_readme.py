@@ -7,7 +7,7 @@ import pytest
 
 import foveal
 from deploy.panels import PANELS
-from service import metrics
+from service.metrics import families
 from service.inflight import Inflight
 from service.rollout import shadow
 from service.settings import Settings
@@ -80,7 +80,7 @@ def test_what_it_names_is_there() -> None:
 def test_every_metric_that_is_asked_for_is_one_of_the_service() -> None:
     """Of those that need a device that is not here, too, which no test can ask a Prometheus for."""
     ends = ("", "_total", "_sum", "_count", "_bucket")
-    values = [*vars(metrics).values(), *vars(shadow).values()]
+    values = [*vars(families).values(), *vars(shadow).values()]
     names = [value._name for value in values if hasattr(value, "_name")]
     known = {name + end for name in names for end in ends}
     texts = [query.expression for panel in PANELS for query in panel.queries]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 
 from loadtest.bench import raw_session
 from loadtest.bench.peers import table
-from loadtest.bench.photo import PHOTOGRAPHS, photograph
+from loadtest.bench.photo import PHOTOGRAPHS, is_large, photograph, scaled
 from loadtest.bench.servers import HERE
 from models.artifact import ImageSpec, Resize
 from models.image import decode, read_size
 from models.repository import ModelRepository
 from tests.server import ROOT
+from tests.tiny import publish_tiny
 
 SMALL = PHOTOGRAPHS["640x427"]
 
@@ -90,3 +92,15 @@ def test_the_table_holds_each_core_against_the_limit() -> None:
     assert "| b | 70 | 90 |" in text and "| 2.00 | 0 |" in text
     assert "decode and resize 2,000.0 us + run 8,000.0 us a row in 8s: 100 images/s" in text
     assert "on 2 foveal answers 0.90 of it a core, and 0.72 of what one thread" in text
+
+
+def test_a_choice_of_scaled_decoding_is_the_same_version_otherwise(tmp_path: Path) -> None:
+    publish_tiny(tmp_path / "tiny", "tiny")
+    artifact = ModelRepository(tmp_path / "tiny").load("tiny", 1)
+    root = scaled(tmp_path / "tiny", artifact)
+    assert root == scaled(tmp_path / "tiny", artifact)  # made once
+    [copy] = ModelRepository(root).versions("tiny")
+    got = ModelRepository(root).load("tiny", copy)
+    assert got.image.scaled_decoding
+    assert replace(got, image=artifact.image) == artifact
+    assert [is_large(size) for size in PHOTOGRAPHS] == [False, True]
