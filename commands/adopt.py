@@ -226,7 +226,7 @@ def adopt(
         "threshold": threshold,
         "input_channels": input_channels,
     }
-    lower = lower_precisions(precision)
+    lower, drop = lower_precisions(precision), max_accuracy_drop / 100
     repository = open_repository(models)
     source = read_source(model, weights)
     request = Request(

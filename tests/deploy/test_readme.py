@@ -7,8 +7,8 @@ import pytest
 
 import foveal
 from deploy.panels import PANELS
-from service.metrics import families
 from service.inflight import Inflight
+from service.metrics import families
 from service.rollout import shadow
 from service.settings import Settings
 from tests.deploy.manifests import COMPONENTS, KUBERNETES, OVERLAYS
