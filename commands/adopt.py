@@ -237,9 +237,7 @@ def adopt(
         Bounds() if memory_gib is None else Bounds(int(memory_gib * (1 << 30)), is_given=True),
         shlex.join(["foveal", *sys.argv[1:]]),
         expected=expected,
-        wanted=Wanted(
-            calibrate, abstain_precision, lower, max_accuracy_drop / 100, scaled_decoding
-        ),
+        wanted=Wanted(calibrate, abstain_precision, lower, drop, scaled_decoding),
         max_drop=max_drop_from_serving / 100,
         force=force,
     )
