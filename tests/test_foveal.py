@@ -33,9 +33,9 @@ COMMANDS = {
     "--max-drop-from-serving --force --embedding --models --json",
     "adopt": "MODEL --name --labels --toml --layout --scale --mean --std --channels --resize "
     "--crop-share --crop-rounding --filter --pad-colour --loader --scaled-decoding --size --output "
-    "--gives --task --threshold --input-channels --images --expected --calibrate --abstain-precision "
-    "--precision --max-accuracy-drop --max-drop-from-serving --force --python --weights "
-    "--trust-pickle --accept-difference --memory-gib --models --json",
+    "--gives --task --threshold --input-channels --images --expected --calibrate "
+    "--abstain-precision --precision --max-accuracy-drop --max-drop-from-serving --force "
+    "--python --weights --trust-pickle --accept-difference --memory-gib --models --json",
     "tune": "[NAME[:V]] --p99-ms --precision --device --cores --workers --budget-s --out --fresh "
     "--reset --models --json",
     "loadtest": "[URL] --kind --rows --users --rate --shape --duration-s --p99-ms --find-max "
