@@ -23,7 +23,7 @@ from models.image import decode
 from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.session.buckets import default_buckets, fit_buckets
-from service.session.plans import Plan, SelectedDevice
+from service.session.plans import MeasuredRun, Plan, SelectedDevice
 from service.session.progress import Budget, Progress
 from service.session.session import Session
 
@@ -388,8 +388,11 @@ def _open_file(
         progress.begin("measuring")
         runs = 2 * (_RUNS + 1)
         images_NHWC, _ = largest_batch(fewer, artifact, choices.rows, runs, progress.budget)
-        fewer_s = best_of(fewer, images_NHWC, _RUNS, progress.budget)
-        if fewer_s <= THREADS_GAIN * best_of(best, images_NHWC, _RUNS, progress.budget):
+        rows = len(images_NHWC)
+        for session in (fewer, best):
+            run_s = best_of(session, images_NHWC, _RUNS, progress.budget)
+            session.measured = MeasuredRun(rows, run_s)
+        if fewer.measured.seconds <= THREADS_GAIN * best.measured.seconds:
             best = fewer
     return best
 
