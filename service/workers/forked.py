@@ -102,6 +102,7 @@ class ForkedProcess(Process):  # type: ignore[misc]
                 values: Any = prometheus_client.values
                 values.ValueClass = values.MultiProcessValue()
             bentoml._internal.log.configure_server_logging = _log_to_all
+            bentoml._internal.log._component_name.cache_clear()  # the supervisor's, once it logged
             sys.argv = words
             main(words[1:], prog_name=words[0])
         except SystemExit as end:
