@@ -18,7 +18,6 @@ import pytest
 from onnx import helper, numpy_helper
 
 from models.artifact import ArtifactError, ModelArtifact
-from models.machine import available_cpus
 from models.repository import ModelRepository
 from models.tuned import write_tuning
 from service.pipeline.limits import BatchLimits
@@ -28,7 +27,6 @@ from service.rollout.loading import LoadOptions, load
 from service.session.machine import this_machine
 from service.session.planning import DeviceOptions
 from service.session.progress import Budget
-from service.session.session import Session
 from tests.server import ROOT
 from tests.tiny import build_tiny, publish_tiny, random_images, tiny_logits, tiny_model
 from tests.tuned import tuning_for
@@ -160,23 +158,6 @@ def test_without_time_left_one_row_is_measured(repository: ModelRepository) -> N
     measured = load(repository, "tiny", 1, dataclasses.replace(options, budget=spent)).full_batch_s
     assert full_batch_s > 0 and measured > 0
     assert -budget._left_s < (1000 - spent.left_s) / 10
-
-
-def test_a_start_measures_a_model_for_a_moment(repository: ModelRepository) -> None:
-    publish_tiny(repository.root, model=tiny_model(is_slow=True))
-    spent = Budget(1000)
-    load(repository, "tiny", 1, LoadOptions(BatchLimits(max_batch_size=1 << 14), budget=spent))
-    assert 0 < 1000 - spent.left_s < 0.6, "0.25 s, and a run that had to wait for a core"
-
-
-@pytest.mark.skipif(available_cpus() < 2, reason="one core has no threads to choose from")
-def test_what_the_choice_of_threads_measured_is_not_measured_again(
-    repository: ModelRepository,
-) -> None:
-    publish_tiny(repository.root)
-    classifier = load(repository, "tiny", 1, OPTIONS)
-    assert isinstance(classifier.session, Session)
-    assert classifier.session.measured == (4, classifier.full_batch_s)
 
 
 def cubic_model() -> onnx.ModelProto:
