@@ -65,6 +65,7 @@ bench_app.command("session")(bench.bench_session)
 bench_app.command("stages")(bench.bench_stages)
 bench_app.command("overload")(bench.bench_overload)
 bench_app.command("endurance")(bench.bench_endurance)
+bench_app.command("start")(bench.bench_start)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -175,6 +175,21 @@ def bench_endurance(
     _write("endurance", "What grows and what does not", table(results), results, as_json=as_json)
 
 
+def bench_start(
+    starts: Annotated[int, typer.Option(min=1, help="Starts that count.")] = 20,
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure starts: seconds to the first right answer, processor time, memory.
+
+    Example: foveal bench start --starts 5
+    """
+    from loadtest.bench.start import run, table
+
+    results = run(models.resolve(), starts, _say)
+    _write("start", "What a start costs", table(results), results, as_json=as_json)
+
+
 def _names(option: str, text: str, existing: tuple[str, ...]) -> tuple[str, ...]:
     names = tuple(name for name in text.split(",") if name)
     for name in names:

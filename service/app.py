@@ -61,6 +61,7 @@ from service.rollout.watch import Watch
 from service.settings import end_if_wrong, load_settings, served_names
 from service.workers import memory
 from service.workers.control import close_control_port
+from service.workers.forked import configure_bentoml
 from service.workers.metric_files import adopt_files, take_room
 from service.workers.supervisor import install as install_supervisor
 from service.workers.worker import join, log_as_bentoml, stopping_at_once
@@ -92,7 +93,7 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
         install(lane, tls)
         if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             adopt_files(Path(folder))
-        self.inject_config()
+        configure_bentoml(self.inject_config)
         factory = ServiceAppFactory(self, is_main=is_main)
         factory.timeout = None  # BentoML's timer of a request stays for the whole time-out
         app = OneErrorShape(ReadOnly(FreshMetrics(factory(), _flush)))
@@ -351,7 +352,6 @@ class Foveal:
         """Prepare BentoML's supervisor, which starts the workers next and opens no other port."""
         end_if_wrong(settings)
         close_control_port()
-        gc.enable()  # ``launch`` turned it off
         log_as_bentoml()
         install_supervisor(settings.workers, settings.drain_timeout_s, is_tls=tls is not None)
 

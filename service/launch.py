@@ -9,9 +9,7 @@ import importlib
 import importlib.util
 import os
 import socket
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import NoReturn
 
 from models.artifact import ArtifactError
@@ -19,6 +17,7 @@ from models.repository import ModelRepository
 from service.access.access import open_access
 from service.settings import SettingsError, load_settings, served_names
 from service.workers import early
+from service.workers.left_out import leave_out
 from service.workers.metric_folder import own_folder
 
 HOME = Path(__file__).resolve().parent.parent
@@ -100,22 +99,21 @@ def _become_bentoml(words: list[str]) -> NoReturn:
     """Run BentoML's command line, without what only makes the start longer.
 
     What an import makes stays, so the garbage collector finds nothing in it: ``app`` turns it on,
-    before there are workers. BentoML's proxy, and the HTTP client that comes with it, is for
-    services that are another program. It empties a folder for metrics at its start: ours, not the
-    one that other services of this user may write to.
+    before there are workers. Of BentoML's commands only the one that serves is imported. It empties
+    a folder for metrics at its start: ours, not the one that other services of this user may write
+    to.
     """
     gc.disable()
-    proxy = ModuleType("_bentoml_impl.server.proxy")
-    proxy.create_proxy_app = None  # type: ignore[attr-defined]
-    sys.modules[proxy.__name__] = proxy
-    cli = importlib.import_module("bentoml_cli.cli").cli
+    leave_out()
+    command = importlib.import_module("bentoml_cli.serve").serve_command
+    importlib.import_module("bentoml._internal.context").server_context.service_type = "cli"
     container = importlib.import_module(
         "bentoml._internal.configuration.containers"
     ).BentoMLContainer
     with contextlib.suppress(OSError):  # the supervisor logs it
         folder = own_folder(Path(container.bentoml_home.get()))
         container.prometheus_multiproc_dir.set(str(folder))
-    cli(words, prog_name="bentoml")
+    command(words, prog_name="bentoml")
     raise AssertionError("the command line ends the process; this is a bug")
 
 

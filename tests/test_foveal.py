@@ -49,6 +49,7 @@ COMMANDS = {
     "bench overload": "--model --deadline-ms --loads --rounds --seconds --only --cpus --load-cpus "
     "--models --json",
     "bench endurance": "--seconds --requests --models --json",
+    "bench start": "--starts --models --json",
     "models list": "--models --json",
     "models show": "NAME[:V] --models --json",
     "models verify": "[NAME[:V]] --models --json",

@@ -39,7 +39,7 @@ logger = logging.getLogger("foveal.loading")
 
 # What was measured is kept for the next start if a full batch takes longer, seconds. Small networks
 # are measured in less than that, and a start on a busy machine must not decide for all later ones.
-KEPT_BATCH_S = 0.5
+KEPT_BATCH_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,15 +247,19 @@ def _warm_up(
     """Run rising sizes within the budget; return the seconds of a full batch, best of four.
 
     Where a full batch does not fit, a smaller one is measured, and the full one takes as many times
-    longer as it has more rows.
+    longer as it has more rows. What the choice of threads measured is not measured again.
     """
     budget, (first, *others) = progress.budget, sessions
-    images_NHWC, seconds = largest_batch(first, artifact, most, len(others) + 3, budget)
+    rows, seconds = first.measured
+    if not rows:
+        images_NHWC, seconds = largest_batch(first, artifact, most, len(others) + 3, budget)
+        rows = len(images_NHWC)
+        if seconds < budget.left_s:
+            seconds = min(seconds, best_of(first, images_NHWC, 2, budget))
     for other in others:
-        best_of(other, images_NHWC if seconds < budget.left_s else images_NHWC[:1], 0, budget)
-    if seconds < budget.left_s:
-        seconds = min(seconds, best_of(first, images_NHWC, 2, budget))
-    return seconds * most / len(images_NHWC)
+        some = rows if seconds < budget.left_s else 1
+        best_of(other, np.zeros((some, *artifact.image.shape_HWC), np.uint8), 0, budget)
+    return seconds * most / rows
 
 
 def _tuned(

@@ -14,6 +14,7 @@ Leans on names inside circus and BentoML; tests/service/workers/test_circus.py l
 """
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -213,6 +214,8 @@ class Supervisor:
 
 def install(workers: int, drain_timeout_s: float, *, is_tls: bool = False) -> None:
     """Supervise the workers of the arbiter that BentoML starts next in this process."""
+    gc.freeze()  # what was imported stays, here and in the workers
+    gc.enable()  # ``launch`` turned it off
     descriptor = create_board(2 * workers)  # circus may run twice as many for a moment
     SysHandler._register = lambda _: None
     start = Arbiter.start
