@@ -23,8 +23,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp per environment: serving only, and everything that tests and training need on top.
-# The C extension is built where a compiler is (models/resample.py).
-$(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt models/_resample.c
+# The C extensions are built where a compiler is (models/resample.py, models/png.py).
+$(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt models/_resample.c models/_png.c
 	$(PIP) -e '.[cpu]'
 	@touch $@
 
@@ -135,4 +135,4 @@ docs: install        ## write the tree of ARCHITECTURE.md and the settings' tabl
 tree: docs
 
 clean:               ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info models/_resample*.so
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info models/_*.so

@@ -313,7 +313,7 @@ async def _measure(
         What wrk saw, microseconds of this process's CPU a request, and the bytes of an answer.
     """
     loop = asyncio.get_running_loop()
-    factory = Echo if catalog is None else _lane_factory(catalog, loop)
+    factory = Echo if catalog is None else lane_factory(catalog, loop)
     server = await loop.create_server(factory, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     url = f"http://127.0.0.1:{port}/predict"
@@ -337,7 +337,8 @@ async def _measure(
     return figure, us, answer
 
 
-def _lane_factory(catalog: Catalog, loop: asyncio.AbstractEventLoop) -> Callable[[], LaneProtocol]:
+def lane_factory(catalog: Catalog, loop: asyncio.AbstractEventLoop) -> Callable[[], LaneProtocol]:
+    """Return what makes a connection of a lane that serves a catalog, without BentoML beside it."""
     meters = Meters(loop)
     lane = Lane(max_body_bytes=1 << 25, receive_timeout_s=20, keep_alive_s=75, drain_timeout_s=5)
     for classifier in catalog:

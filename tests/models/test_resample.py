@@ -1,15 +1,12 @@
 """The C extension that resizes only what is kept, against Pillow; and what runs without it."""
 
-import importlib.util
 import os
 import random
-import shutil
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import get_args
@@ -21,6 +18,7 @@ from PIL import Image
 
 from models.artifact import Filter
 from models.resample import is_down_first
+from tests.models.extensions import build, load, need_compiler
 from tests.server import ROOT
 
 Pixels = NDArray[np.uint8]
@@ -29,31 +27,10 @@ CASES = 2500
 Resize = Callable[[Pixels, tuple[int, int], slice, slice, str], Pixels]
 
 
-def build(folder: Path, environment: Mapping[str, str]) -> list[Path]:
-    """Build the extension as an installation does; return the files that came of it."""
-    program = (
-        "import sys; from setuptools import setup;"
-        "sys.argv = ['setup.py', '-q', 'build', '-b', sys.argv[1], 'build_ext', '-b', sys.argv[1]];"
-        "setup()"
-    )
-    words = [sys.executable, "-c", program, str(folder)]
-    subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=True)
-    return list(folder.glob("models/_resample*.so"))
-
-
 @pytest.fixture(scope="module")
 def extension(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The extension, built here from its source: that of the environment may be an older one."""
-    headers = Path(sysconfig.get_path("include"), "Python.h")
-    if shutil.which("cc") is None or not headers.is_file():
-        pytest.skip("needs a C compiler and Python's headers")
-    built = build(tmp_path_factory.mktemp("extension"), os.environ)
-    assert len(built) == 1
-    spec = importlib.util.spec_from_file_location("models._resample", built[0])
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    need_compiler()
+    return load("_resample", build(tmp_path_factory.mktemp("extensions"), os.environ))
 
 
 @pytest.fixture(scope="module", params=["resample", "resample_plain"])
