@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
-  bento image run-image base-image footprint docs tree fuzz pixels adopt-table check-proof \
+  bento image run-image base-image docs tree fuzz pixels adopt-table check-proof \
   tuning-proof soak audit
 
 help:                ## list the commands
@@ -23,7 +23,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp per environment: serving only, and everything that tests and training need on top.
-$(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt
+# The C extension is built where a compiler is (models/resample.py).
+$(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt models/_resample.c
 	$(PIP) -e '.[cpu]'
 	@touch $@
 
@@ -77,15 +78,13 @@ run-image:           ## run IMAGE, locked down, on PORT (3000) and 8001 for gRPC
 base-image:          ## make base images from Debian packages, without a registry
 	ENGINE=$(ENGINE) deploy/container/base-image.sh
 
-footprint: install   ## measure seconds to ready and MiB per process
-	$(BIN)/python -m loadtest.bench.footprint
-
 bench: $(VENV)/.all   ## compare with other servers and measure each stage; needs wrk and taskset
 	$(BIN)/foveal bench peers --cases fcnn,cnn,photo
 	$(BIN)/foveal bench v2
 	$(BIN)/foveal bench stages
 	$(BIN)/foveal bench overload
 	$(BIN)/foveal bench endurance
+	$(BIN)/foveal bench start
 
 GPU_OUT ?= gpu-check
 GPU_DIR ?=
@@ -134,4 +133,4 @@ docs: install        ## write the tree of ARCHITECTURE.md and the settings' tabl
 tree: docs
 
 clean:               ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info models/_resample*.so

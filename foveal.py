@@ -44,8 +44,10 @@ models_app.command("verify")(models.verify_models)
 models_app.command("upgrade")(models.upgrade_model)
 models_app.command("rollback")(models.rollback_model)
 models_app.command("default")(models.set_default)
+models_app.command("unpin")(models.unpin_model)
 models_app.command("shadow")(models.set_shadow)
 models_app.command("canary")(models.set_canary)
+models_app.command("prune")(models.prune_model)
 
 keys_app = typer.Typer(help="Make API keys for a service.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
@@ -63,6 +65,7 @@ bench_app.command("session")(bench.bench_session)
 bench_app.command("stages")(bench.bench_stages)
 bench_app.command("overload")(bench.bench_overload)
 bench_app.command("endurance")(bench.bench_endurance)
+bench_app.command("start")(bench.bench_start)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -75,6 +75,13 @@ LoaderOption = Annotated[
         "(default: viewer)."
     ),
 ]
+ScaledDecodingOption = Annotated[
+    bool,
+    typer.Option(
+        "--scaled-decoding",
+        help="Decode large JPEGs at 1/2, 1/4 or 1/8: faster; 50 of --images show what it changes.",
+    ),
+]
 SizeOption = Annotated[
     str | None, typer.Option(help="HEIGHTxWIDTH, required if the graph leaves it open.")
 ]
@@ -162,6 +169,7 @@ def adopt(
     filter: FilterOption = None,
     pad_colour: PadColourOption = None,
     loader: LoaderOption = None,
+    scaled_decoding: ScaledDecodingOption = False,
     size: SizeOption = None,
     output: OutputOption = None,
     gives: GivesOption = None,
@@ -218,6 +226,7 @@ def adopt(
         "threshold": threshold,
         "input_channels": input_channels,
     }
+    lower, drop = lower_precisions(precision), max_accuracy_drop / 100
     repository = open_repository(models)
     source = read_source(model, weights)
     request = Request(
@@ -228,9 +237,7 @@ def adopt(
         Bounds() if memory_gib is None else Bounds(int(memory_gib * (1 << 30)), is_given=True),
         shlex.join(["foveal", *sys.argv[1:]]),
         expected=expected,
-        wanted=Wanted(
-            calibrate, abstain_precision, lower_precisions(precision), max_accuracy_drop / 100
-        ),
+        wanted=Wanted(calibrate, abstain_precision, lower, drop, scaled_decoding),
         max_drop=max_drop_from_serving / 100,
         force=force,
     )

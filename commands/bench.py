@@ -41,7 +41,7 @@ def bench_peers(
         only=peers,
         is_multipart=multipart,
     )
-    results = run(make_cases(models.resolve(), chosen), setup, _say)
+    results = run(make_cases(models.resolve(), chosen, _say), setup, _say)
     _write("peers", "Peers side by side", table(results), results, as_json=as_json)
 
 
@@ -63,7 +63,7 @@ def bench_v2(
     from loadtest.bench.peers import CASES, Setup, make_cases
     from loadtest.bench.v2 import run, table
 
-    (chosen,) = make_cases(models.resolve(), _names("--case", case, CASES))
+    (chosen,) = make_cases(models.resolve(), _names("--case", case, CASES[:2]), _say)
     results = run(chosen, Setup(rounds=rounds, seconds=seconds), _say)
     others: dict[str, list[float]] = json.loads(beside.read_text()) if beside else {}
     results["beside"] = {name: median(figures) for name, figures in others.items()}
@@ -173,6 +173,21 @@ def bench_endurance(
 
     results = run(models.resolve(), seconds, requests, _say)
     _write("endurance", "What grows and what does not", table(results), results, as_json=as_json)
+
+
+def bench_start(
+    starts: Annotated[int, typer.Option(min=1, help="Starts that count.")] = 20,
+    models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure starts: seconds to the first right answer, processor time, memory.
+
+    Example: foveal bench start --starts 5
+    """
+    from loadtest.bench.start import run, table
+
+    results = run(models.resolve(), starts, _say)
+    _write("start", "What a start costs", table(results), results, as_json=as_json)
 
 
 def _names(option: str, text: str, existing: tuple[str, ...]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ _WHEN = "a running service reloads it within FOVEAL_RELOAD_S seconds"
 
 
 def list_models(models: ModelsOption = SHIPPED, as_json: JsonOption = False) -> None:
-    """List every version with its accuracy, size and routes.
+    """List every version with its accuracy, size, disk use and routes.
 
     The exit code is 1 if one cannot be read.
 
@@ -47,7 +47,7 @@ def show_model(
     Example: foveal models show fashion-cnn
     """
     from models.artifact import ArtifactError
-    from models.describe import describe
+    from models.describe import answers, describe
     from models.tuned import describe_tuning, read_tuning
 
     repository = open_repository(models)
@@ -58,8 +58,14 @@ def show_model(
         lines = describe_tuning(plan) if plan else []
     except ArtifactError as error:  # the service ignores an invalid plan, too
         plan, lines = None, [("plan", str(error))]
-    document = dataclasses.asdict(artifact) | {"plan": dataclasses.asdict(plan) if plan else None}
-    show(document, as_json, [*describe(artifact), *lines])
+    said = answers(repository, artifact)
+    document = dataclasses.asdict(artifact) | {
+        "answers": said,
+        "plan": dataclasses.asdict(plan) if plan else None,
+    }
+    known, *others = describe(artifact)
+    requests = " and ".join(said) or "only requests that name the version"
+    show(document, as_json, [known, ("answers", requests), *others, *lines])
 
 
 def verify_models(
@@ -154,6 +160,7 @@ def set_canary(
 def _set_share(
     kind: str, repository: "ModelRepository", name: str, version: int, fraction: float
 ) -> None:
+    from models.describe import why_no_share
     from models.rollout import NO_ROLLOUT, Share
 
     repository.resolve(f"{name}:{version}")
@@ -161,6 +168,44 @@ def _set_share(
     share = Share(version, fraction) if fraction else None
     repository.set_rollout(name, dataclasses.replace(rollout, **{kind: share}))
     print_line(f"{name}:{version} is {kind} of {fraction:.4g} of the requests; {_WHEN}")
+    why = why_no_share(repository, name, version)
+    if share and why:
+        print_line(f"{name}:{version} gets no share of the requests now: {why}", is_error=True)
+
+
+def prune_model(
+    name: NameArgument,
+    keep: Annotated[
+        int, typer.Option(min=1, help="Newest versions to keep, of those that can be served.")
+    ],
+    is_dry: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be deleted, delete nothing.")
+    ] = False,
+    models: ModelsOption = SHIPPED,
+) -> None:
+    """Delete old versions of NAME, never one that is pinned, served, a canary or a shadow.
+
+    A running service no longer answers by their numbers once it has polled the repository.
+
+    Example: foveal models prune fashion-cnn --keep 3
+    """
+    from models.describe import disk_bytes, size_text
+    from models.prune import choose_pruned, delete_version
+    from scoring.local import verify
+
+    repository = open_repository(models)
+
+    def is_good(version: int) -> bool:
+        return set(verify(repository, f"{name}:{version}").values()) == {"ok"}
+
+    chosen = choose_pruned(repository, name, keep, is_good)
+    for version in chosen:
+        freed = size_text(disk_bytes(repository, name, version))
+        if not is_dry:
+            delete_version(repository, name, version)
+        print_line(f"{name}:{version} {'would be ' if is_dry else ''}deleted, {freed}")
+    if not chosen:
+        print_line(f"{name}: nothing to delete")
 
 
 def set_default(
@@ -178,3 +223,14 @@ def set_default(
     open_repository(models).set_default(name, version)
     change = f"{name} is the default" if version is None else f"{name}:{version} is served"
     print_line(f"{change}; {_WHEN}")
+
+
+def unpin_model(name: NameArgument, models: ModelsOption = SHIPPED) -> None:
+    """Serve the newest version of NAME, also one that is published later.
+
+    `default NAME V` and `rollback` pin a version.
+
+    Example: foveal models unpin fashion-cnn
+    """
+    version = open_repository(models).unpin(name)
+    print_line(f"{name}:{version} is served, and any newer version; {_WHEN}")

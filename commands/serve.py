@@ -37,6 +37,13 @@ MaxImagePixelsOption = Annotated[
         show_default="FOVEAL_MAX_IMAGE_PIXELS, else by memory, at most 33554432",
     ),
 ]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Load and check what would be served, print it, and end; 1 if a version is refused.",
+    ),
+]
 UrlOption = Annotated[
     str | None,
     typer.Option(help="Running service to use, http://host:port.", show_default="none, run here"),
@@ -53,13 +60,27 @@ def serve(
     workers: WorkersOption = None,
     device: DeviceOption = None,
     max_image_pixels: MaxImagePixelsOption = None,
+    is_dry: DryRunOption = False,
 ) -> None:
     """Serve the models over HTTP; FOVEAL_* variables hold the other settings.
 
     Example: foveal serve --models models --port 3000
     """
-    from service.launch import launch
+    from service.launch import configure, launch
 
+    if is_dry:
+        from service.access.access import open_access
+        from service.rollout.dry_run import load_all, tabulate
+        from service.settings import load_settings
+
+        configure(models, workers, device, max_image_pixels)
+        settings = load_settings()
+        open_access(settings)
+        rows = load_all(settings)
+        show(None, False, tabulate(rows))
+        if any(row.error for row in rows):
+            raise typer.Exit(1)
+        return
     launch(models, host, port, workers, device, max_image_pixels)
 
 

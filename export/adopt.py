@@ -172,7 +172,7 @@ def _draft(request: Request, folder: Path) -> tuple[Draft, Pictures]:
         graph=found.graph,
         weights=folder,
         labels=labels,
-        image=image,
+        image=found.image or image,
         golden=draft_golden(golden, labels, golden_NK),
         parity=parity,
         provenance=_provenance(request, digest, parity, precision),

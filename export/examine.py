@@ -57,12 +57,14 @@ class Wanted:
         abstain_precision: Wanted share of right labels among the answers; None: it always answers.
         precisions: Files of lower precision to write.
         max_accuracy_drop: Accuracy that each of them may lose, as a share.
+        scaled_decoding: Decode JPEGs much larger than the model at a scale, which may lose as much.
     """
 
     calibrate: bool = False
     abstain_precision: float | None = None
     precisions: Sequence[Precision] = ()
     max_accuracy_drop: float = MAX_ACCURACY_DROP
+    scaled_decoding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Findings:
         metrics: Scores, if labels are known.
         abstain: When the model abstains, if it may.
         lower: The same graph in other precisions.
+        image: How images are decoded, where not as the subject's.
     """
 
     graph: onnx.ModelProto
@@ -84,6 +87,7 @@ class Findings:
     metrics: Metrics | None = None
     abstain: Abstain | None = None
     lower: Sequence[LowerGraph] = ()
+    image: ImageSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,11 @@ def check_wanted(wanted: Wanted, pictures: Pictures, foreign: Foreign) -> None:
             f"precision {wanted.precisions[0]}: expected at least {2 * _LEAST_GATE_IMAGES} "
             f"--images to measure it on, got {len(pictures.files)}"
         )
+    if wanted.scaled_decoding and len(pictures.files) < _LEAST_GATE_IMAGES:
+        raise AdoptError(
+            f"scaled decoding: expected at least {_LEAST_GATE_IMAGES} --images to measure it on, "
+            f"got {len(pictures.files)}"
+        )
 
 
 def examine(
@@ -163,7 +172,7 @@ def examine(
     Raises:
         AdoptError: A file is no image, or the labels are in another order than the folders say.
         ParityError: The user's own pipeline answers otherwise.
-        GateError: A file of lower precision loses too much.
+        GateError: A file of lower precision, or scaled decoding, loses too much.
         ExportError: No threshold is as precise as asked, or nothing can be converted.
     """
     if not pictures.files:
@@ -178,6 +187,10 @@ def examine(
         if said:
             raise AdoptError(f"not published: {said}")
     scored = Findings(subject.wrapped, proof=proof)
+    if wanted.scaled_decoding:
+        answers = logits_NK, probabilities_NK
+        subject, (logits_NK, probabilities_NK) = _at_scale(subject, pictures, answers, wanted)
+        scored = replace(scored, image=subject.foreign.given.image)
     if targets_N is not None:
         scored, probabilities_NK = _score(
             subject, (logits_NK, probabilities_NK), targets_N, wanted, scored
@@ -190,6 +203,33 @@ def examine(
         for precision in wanted.precisions
     ]
     return replace(scored, lower=lower)
+
+
+def _at_scale(
+    subject: Subject, pictures: Pictures, whole: Answers, wanted: Wanted
+) -> tuple[Subject, Answers]:
+    """Answer JPEGs that are decoded at a scale, and compare with what they got decoded whole."""
+    given = subject.foreign.given
+    image = replace(given.image, scaled_decoding=True)
+    scaled = replace(subject, foreign=replace(subject.foreign, given=replace(given, image=image)))
+    logits_NK, probabilities_NK = run_files(scaled, subject.wrapped, pictures, "scaled decoding")
+    # The same pixels in the same batch give the same bits.
+    is_other_N = (logits_NK != whole[0]).any(axis=1)
+    if is_other_N.sum() < _LEAST_GATE_IMAGES:
+        raise AdoptError(
+            f"scaled decoding: expected at least {_LEAST_GATE_IMAGES} JPEGs among --images that it "
+            f"changes, whose shorter side is {4 * max(image.resized)} pixels or more, got "
+            f"{is_other_N.sum()}"
+        )
+    gate = compare_gate(
+        whole[1][is_other_N],
+        probabilities_NK[is_other_N],
+        None if pictures.targets_N is None else pictures.targets_N[is_other_N],
+        np.empty((0, len(subject.labels)), np.float32),
+        GateTerms("given", wanted.max_accuracy_drop, subject.rule.thresholds),
+    )
+    check_gate(gate, "scaled decoding", "whole decoding's")
+    return scaled, (logits_NK, probabilities_NK)
 
 
 def _score(

@@ -165,8 +165,13 @@ def compare_gate(
     )
 
 
-def check_gate(gate: Gate, precision: Precision) -> None:
-    """Compare what a graph of lower precision lost with what it may lose.
+def check_gate(gate: Gate, what: str, whose: str = "fp32's") -> None:
+    """Compare what a faster way of answering lost with what it may lose.
+
+    Args:
+        gate: What was measured.
+        what: The faster way, as a precision.
+        whose: Answers that it was compared with.
 
     Raises:
         GateError: It lost more.
@@ -184,9 +189,9 @@ def check_gate(gate: Gate, precision: Precision) -> None:
             got = f"{drop * 100:.2f} points to {gate.accuracy:.2%} and "
             more = ", or allow more with --max-accuracy-drop"
         raise GateError(
-            f"{precision} on {gate.images} {gate.split} images: expected {most}"
-            f"{gate.min_label_agreement:.2%} of fp32's labels, got {got}"
-            f"{gate.label_agreement:.2%}; not published: leave {precision} out{more}"
+            f"{what} on {gate.images} {gate.split} images: expected {most}"
+            f"{gate.min_label_agreement:.2%} of {whose} labels, got {got}"
+            f"{gate.label_agreement:.2%}; not published: leave {what} out{more}"
         )
 
 

@@ -5,9 +5,12 @@ Percentiles are exact: nothing is put into buckets. Legend: N requests.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ class Samples:
         kinds: Names of the kinds of traffic.
         kind_N: uint8, index into ``kinds``.
         causes: Counts of errors by cause.
-        retry_after_s: Counts of ``Retry-After`` by value.
+        retry_after_s: Counts of ``Retry-After`` by its seconds; -1 for those that say no time.
         cpu_shares: Share of one core that each process of the client used.
     """
 
@@ -83,6 +86,23 @@ def percentile(values_N: NDArray[np.float64], share: float) -> float:
     return float(np.quantile(values_N, share, method="inverted_cdf"))
 
 
+def wait_s(text: str) -> int:
+    """Return the seconds of a ``Retry-After``, which is a number or a date (RFC 9110, 10.2.3).
+
+    Returns:
+        At least 0, for a date that is past; -1 if it is neither.
+    """
+    if text.isascii() and text.isdecimal() and len(text) < 10:
+        return int(text)
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return -1
+    # All dates of HTTP are GMT, whether or not they say so.
+    left_s = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return max(0, math.ceil(left_s))
+
+
 _ARRAYS = ("intended_s_N", "late_s_N", "latency_s_N", "outcome_N", "rows_N", "kind_N")
 _TYPES = (np.float64, np.float64, np.float64, np.uint8, np.uint16, np.uint8)
 
@@ -104,6 +124,11 @@ class Recorder:
         row = (intended_s, late_s, latency_s, outcome, rows, number)
         for column, value in zip(self._columns, row, strict=True):
             column.append(value)
+
+    def note_wait(self, headers: Mapping[str, str]) -> None:
+        """Count the ``Retry-After`` of an answer, if it has one; names of headers in lower case."""
+        if "retry-after" in headers:
+            self.retry_after_s[wait_s(headers["retry-after"])] += 1
 
     def write(self, path: Path, cpu_share: float) -> None:
         """Write all to a file that ``read_samples`` takes."""

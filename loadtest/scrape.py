@@ -47,6 +47,7 @@ class ServerFigures:
         stages: By name: decode, queue, run, request.
         dropped_rows: Not run: the client had left, or the deadline had passed.
         padded_rows: Run for nothing, to fill a batch up to its bucket; None where none are counted.
+        brownout_rows: Run at the lower precision of a brownout.
     """
 
     statuses: Mapping[str, int]
@@ -57,6 +58,7 @@ class ServerFigures:
     stages: Mapping[str, Stage] = field(default_factory=dict)
     dropped_rows: int = 0
     padded_rows: int | None = None
+    brownout_rows: int = 0
 
 
 def look(url: str) -> Samples | None:
@@ -106,6 +108,7 @@ def difference(before: Samples | None, after: Samples | None) -> ServerFigures |
         stages={stage: _stage(grown, f"foveal_{stage}_seconds") for stage in STAGES},
         dropped_rows=round(_sum(grown, "foveal_dropped_rows_total")),
         padded_rows=round(_sum(grown, "foveal_padded_rows_total")) if has_padding else None,
+        brownout_rows=round(_sum(grown, "foveal_brownout_rows_total")),
     )
 
 

@@ -220,8 +220,7 @@ class Sender:
             self.idle(connection)
         if shot is None:
             return
-        if "retry-after" in headers:
-            self._recorder.retry_after_s[int(headers["retry-after"])] += 1
+        self._recorder.note_wait(headers)
         self._finish(shot, *judge(self._calls[shot.call], status, headers, body))
 
     def give_up(self, connection: _Connection, outcome: int, why: str) -> None:

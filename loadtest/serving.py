@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,9 +82,6 @@ def running(
 def running_service(command: Sequence[str], log: Path, grpc_port: int = 0) -> Iterator[str]:
     """Run ``foveal serve`` on a free port until the block ends.
 
-    Its metrics are in a folder of their own: BentoML's default folder is shared by all services of
-    a user, and each start empties it.
-
     Args:
         command: Words that start it; ``--host`` and ``--port`` are appended.
         log: File for its output.
@@ -100,10 +96,9 @@ def running_service(command: Sequence[str], log: Path, grpc_port: int = 0) -> It
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     words = [*command, "--host", "127.0.0.1", "--port", str(port)]
-    with tempfile.TemporaryDirectory(prefix="foveal-serve-", ignore_cleanup_errors=True) as home:
-        variables = {"FOVEAL_GRPC_PORT": str(grpc_port), "BENTOML_HOME": home, **_OPEN}
-        with running(words, log, lambda: is_answered(f"{url}/readyz"), variables=variables):
-            yield url
+    variables = {"FOVEAL_GRPC_PORT": str(grpc_port), **_OPEN}
+    with running(words, log, lambda: is_answered(f"{url}/readyz"), variables=variables):
+        yield url
 
 
 def is_answered(url: str, content: bytes | None = None, media_type: str = "") -> bool:

@@ -122,8 +122,7 @@ class HttpUser(CallingUser, FastHttpUser):  # type: ignore[misc]
             if status:
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 outcome, why = judge(call, status, headers, response.content or b"")
-                if "retry-after" in headers:
-                    COURSE.recorder.retry_after_s[int(headers["retry-after"])] += 1
+                COURSE.recorder.note_wait(headers)
             else:
                 outcome, why = FAILED, f"no answer: {type(response.error).__name__}"
             latency_ms = self.record(call, intended_at, late_s, outcome, why)

@@ -3,11 +3,13 @@
 Knows nothing about how a model runs.
 """
 
+import contextlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from models.artifact import ArtifactError, ImageSpec, ModelArtifact, OpenCVResize, TensorSpec
+from models.comparable import why_incomparable
 from models.evidence import Gate, Metrics, Proof
 from models.labels import distinct_names
 from models.repository import ModelRepository
@@ -23,8 +25,9 @@ class Entry:
         version: Its version.
         accuracy: Share of right labels on the test split, 0-1; None if not measured.
         size_bytes: Size of all its ONNX files.
-        routes: Routes without a version number that this version serves; for a candidate, its share
-            of the requests.
+        disk_bytes: What all its files take on the disk.
+        routes: Routes without a version number that this version serves, and what it does as a
+            candidate; see ``answers``.
         error: Why the version, or with version 0 the model, cannot be read; empty if it can.
     """
 
@@ -32,6 +35,7 @@ class Entry:
     version: int
     accuracy: float | None
     size_bytes: int
+    disk_bytes: int
     routes: tuple[str, ...] = ()
     error: str = ""
 
@@ -42,42 +46,99 @@ def list_entries(repository: ModelRepository) -> list[Entry]:
     Raises:
         ArtifactError: The repository is missing, or its settings cannot be read.
     """
-    settings = repository.settings()
-    default = settings.default_model
     entries = []
     for name in repository.names():
         try:
-            _, served = repository.resolve(name)
+            repository.resolve(name)
         except ArtifactError as error:
-            entries.append(Entry(name, 0, None, 0, error=str(error)))
+            entries.append(Entry(name, 0, None, 0, 0, error=str(error)))
             continue
         for version in repository.versions(name):
+            on_disk = disk_bytes(repository, name, version)
             try:
                 artifact = repository.load(name, version)
             except ArtifactError as error:
-                entries.append(Entry(name, version, None, 0, error=str(error)))
+                entries.append(Entry(name, version, None, 0, on_disk, error=str(error)))
                 continue
             accuracy = artifact.metrics.accuracy if artifact.metrics else None
             size_bytes = sum(file.size_bytes for file in artifact.files)
             size_bytes += sum(file.data.size_bytes for file in artifact.files if file.data)
-            routes = (f"/models/{name}/predict", *(["/predict"] if name == default else []))
-            routes = routes if version == served else ()
-            rollout = settings.rollouts.get(name, NO_ROLLOUT)
-            for kind, share in (("shadow", rollout.shadow), ("canary", rollout.canary)):
-                if share is not None and share.version == version:
-                    routes = (*routes, f"{share.fraction:.4g} as {kind}")
-            entries.append(Entry(name, version, accuracy, size_bytes, routes))
+            said = answers(repository, artifact)
+            entries.append(Entry(name, version, accuracy, size_bytes, on_disk, said))
     return entries
+
+
+def answers(repository: ModelRepository, artifact: ModelArtifact) -> tuple[str, ...]:
+    """Return which requests a version answers in a service that loads the repository.
+
+    Returns:
+        Its routes without a version number, the last one with what keeps them at this version or
+        takes a part of them away; then its shares as a candidate, or why they have no effect.
+
+    Raises:
+        ArtifactError: The settings of the repository cannot be read.
+    """
+    name, version, settings = artifact.name, artifact.version, repository.settings()
+    rollout = settings.rollouts.get(name, NO_ROLLOUT)
+    try:
+        _, served = repository.resolve(name)
+    except ArtifactError as error:  # the pinned version is gone
+        return (str(error),)
+    said = []
+    if version == served:
+        said.append(f"/models/{name}/predict")
+        if name == _default(repository):
+            said.append("/predict")
+        notes = ["pinned"] if name in settings.default_versions else []
+        canary = rollout.canary
+        if canary and not why_no_share(repository, name, canary.version):
+            notes.append(f"all but {canary.fraction:.4g}, which version {canary.version} answers")
+        said[-1] += f" ({', '.join(notes)})" if notes else ""
+    for kind, share in (("shadow", rollout.shadow), ("canary", rollout.canary)):
+        if share is not None and share.version == version:
+            why = why_no_share(repository, name, version)
+            said.append(f"{share.fraction:.4g} as {kind}" + (f": no effect, {why}" if why else ""))
+    return tuple(said)
+
+
+def why_no_share(repository: ModelRepository, name: str, version: int) -> str:
+    """Return why a version gets no share of a model's requests; empty if it gets one."""
+    try:
+        _, served = repository.resolve(name)
+        if version == served:
+            return "it is the served version"
+        return why_incomparable(repository.load(name, version), repository.load(name, served))
+    except ArtifactError as error:
+        return str(error)
+
+
+def _default(repository: ModelRepository) -> str:
+    try:
+        return repository.default_model()
+    except ArtifactError:  # there is none
+        return ""
+
+
+def disk_bytes(repository: ModelRepository, name: str, version: int) -> int:
+    """Return what a version takes on the disk, with its plan and what was measured about it."""
+    folder = repository.path(name, version)
+    beside = (repository.plan_path(name, version), repository.measured_path(name, version))
+    total = 0
+    for path in (folder, *folder.rglob("*"), *beside):
+        with contextlib.suppress(OSError):  # there is none, or it has just gone
+            total += path.stat().st_blocks * 512
+    return total
 
 
 def tabulate(entries: Iterable[Entry]) -> list[tuple[str, ...]]:
     """Return the heading and the rows of a table of versions."""
-    lines: list[tuple[str, ...]] = [("name", "version", "accuracy", "size", "answers")]
+    lines: list[tuple[str, ...]] = [("name", "version", "accuracy", "size", "disk", "answers")]
     for entry in entries:
         accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.2%}"
-        size = "-" if entry.error else _size(entry.size_bytes)
+        size = "-" if entry.error else size_text(entry.size_bytes)
+        disk = size_text(entry.disk_bytes) if entry.version else "-"
         answers = entry.error or " and ".join(entry.routes)
-        lines.append((entry.name, str(entry.version), accuracy, size, answers))
+        lines.append((entry.name, str(entry.version), accuracy, size, disk, answers))
     return lines
 
 
@@ -95,13 +156,13 @@ def describe(artifact: ModelArtifact) -> list[tuple[str, str]]:
         *(
             (
                 "file",
-                f"{file.path}: {file.computes or file.precision}, {_size(file.size_bytes)}, "
+                f"{file.path}: {file.computes or file.precision}, {size_text(file.size_bytes)}, "
                 f"sha256 {file.sha256}",
             )
             for file in artifact.files
         ),
         *(
-            ("", f"{data.path}: its weights, {_size(data.size_bytes)}, sha256 {data.sha256}")
+            ("", f"{data.path}: its weights, {size_text(data.size_bytes)}, sha256 {data.sha256}")
             for file in artifact.files
             if (data := file.data)
         ),
@@ -246,6 +307,7 @@ def _tensors(tensors: tuple[TensorSpec, ...]) -> str:
     return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors)
 
 
-def _size(size_bytes: int) -> str:
+def size_text(size_bytes: int) -> str:
+    """Return a size in MiB, or in KiB below one."""
     mib = size_bytes / (1 << 20)
     return f"{mib:.1f} MiB" if mib >= 1 else f"{math.ceil(size_bytes / 1024)} KiB"

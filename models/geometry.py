@@ -10,10 +10,10 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from models.artifact import ArtifactError, Crop, Filter, ImageSpec, OpenCVResize, Resize
+from models.artifact import ArtifactError, Crop, ImageSpec, OpenCVResize, Resize
 from models.enlarge import enlarge
+from models.resample import resample
 
 try:
     import cv2
@@ -61,7 +61,7 @@ def fit(image: Pixels, spec: ImageSpec) -> Pixels:
         part = image[slice(*rows), slice(*columns)]
     else:
         is_strip = size[0] * size[1] > max(_MAX_STRIP * math.prod(spec.resized), height * width)
-        resize = enlarge if is_strip else _resize
+        resize = enlarge if is_strip else resample
         part = resize(image, size, rows, columns, spec.resize.filter)
     if part.shape[:2] != targets:
         part = _pad(part, spec, offsets)
@@ -120,14 +120,6 @@ def _offset(size: int, target: int, crop: Crop) -> int:
     if crop.rounding == "floor":
         return spare // 2
     return round(spare / 2) if spare > 0 and crop.rounding == "half-even" else int(spare / 2)
-
-
-def _resize(image: Pixels, size: Span, rows: Span, columns: Span, kind: Filter) -> Pixels:
-    """Resize a picture and return the part of it that is kept."""
-    grey = image[:, :, 0] if image.shape[2:] == (1,) else image
-    resized = Image.fromarray(grey).resize(size[::-1], Image.Resampling[kind.upper()])
-    pixels = np.asarray(resized).reshape(*size, *image.shape[2:])
-    return pixels[slice(*rows), slice(*columns)]
 
 
 def _pad(part: Pixels, spec: ImageSpec, offsets: list[int]) -> Pixels:

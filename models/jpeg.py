@@ -31,6 +31,7 @@ _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 # The search holds the interpreter's lock, so it is cut: 10 ms at most.
 _SEARCH_BYTES = 1 << 20
 _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+_BASELINE_FRAMES = frozenset({0xC0, 0xC1})
 # Start-of-frame markers whose pixels come in several scans: ITU T.81, table B.1.
 _PROGRESSIVE_FRAMES = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 # Warnings of libjpeg-turbo (jerror.h); every other message is an error that ends the decoding.
@@ -254,10 +255,18 @@ def _inspect(encoded: bytes) -> Frame:
         if _PLAIN_MARKERS.issuperset(found) and found.count(b"\xff\xda") == 1:
             return _PLAIN
     scans, orientation, is_progressive, is_complete, segments = 0, 1, False, False, 0
+    channels = b""  # their number, of a baseline frame
     for code, begin, end in _segments(encoded):
         segments += 1
         if code == _SOS:
             scans += 1
+            is_whole = channels and encoded[begin : begin + 1] == channels
+            if is_whole and encoded.endswith(b"\xff\xd9", end):
+                # All channels are in this scan, which ends the picture: libjpeg reads no other. The
+                # search for markers in it would take as long as its bytes, with a lock held.
+                return Frame(orientation, 1, False, True, segments)
+        elif code in _BASELINE_FRAMES:
+            channels = encoded[begin + 5 : begin + 6]
         elif code == _APP1 and orientation == 1 and encoded.startswith(_EXIF, begin):
             orientation = read_orientation(encoded[begin + len(_EXIF) : end])
         elif code in _PROGRESSIVE_FRAMES:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models.artifact import ArtifactError, ModelArtifact
+from models.comparable import why_incomparable
 from models.files import MOST_BYTES, hash_file, read_file, sync, write_atomically
 from models.onnx_data import DataFile
 from models.onnx_file import OnnxFileError, check_graph
@@ -173,16 +174,38 @@ class ModelRepository:
             settings = replace(settings, default_versions=pinned)
         self._write_settings(settings)
 
+    def unpin(self, name: str) -> int:
+        """Let a model serve its newest version, also one that is published later.
+
+        Returns:
+            The version that is served now.
+
+        Raises:
+            ArtifactError: No such model.
+        """
+        # Not `resolve(name)`: the pinned version may be gone.
+        _, newest = self.resolve(f"{name}:{max(self.versions(name), default=0)}")
+        settings = self.settings()
+        pinned = {n: v for n, v in settings.default_versions.items() if n != name}
+        self._write_settings(replace(settings, default_versions=pinned))
+        return newest
+
     def set_rollout(self, name: str, rollout: Rollout) -> None:
         """Give candidates a share of a model's requests, in place of those that had one.
 
         Raises:
-            ArtifactError: No such model, or a candidate is no version of it.
+            ArtifactError: No such model, or a new candidate is no version of it, or none that can
+                be compared with the version that serves.
         """
-        self.resolve(name)
+        _, served = self.resolve(name)
+        settings = self.settings()
+        known = settings.rollouts.get(name, NO_ROLLOUT).versions  # the other of the two may stay
         for version in rollout.versions:
             self.resolve(f"{name}:{version}")
-        settings = self.settings()
+            if version in known or version == served:
+                continue
+            if why := why_incomparable(self.load(name, version), self.load(name, served)):
+                raise ArtifactError(why)
         self._write_settings(replace(settings, rollouts={**settings.rollouts, name: rollout}))
 
     def _write_settings(self, settings: RepositorySettings) -> None:

@@ -39,7 +39,7 @@ from service.lane.lane import Lane
 from service.lane.observers import AccessLog, Observer, Tracing
 from service.lane.server import install
 from service.lane.turns import Turns
-from service.metrics import Meters, count_key
+from service.metrics.meters import Meters, count_key
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode_queue import open_queue
 from service.pipeline.job import Batch
@@ -49,18 +49,19 @@ from service.protocols.limits import BodyLimits
 from service.protocols.openapi import lane_paths
 from service.protocols.predict import TOP, PredictProtocol
 from service.protocols.rollout import RolloutProtocol
-from service.protocols.v2.documents import Statistics
 from service.protocols.v2.http import V2Http
+from service.protocols.v2.statistics import Statistics
 from service.protocols.while_loading import find_while_loading
-from service.rollout.catalog import Catalog, load_catalog, served_names
+from service.rollout.catalog import Catalog, load_catalog
 from service.rollout.model_control import ModelControl
 from service.rollout.options import load_options
 from service.rollout.shadow import Shadows
 from service.rollout.starting import Starting
 from service.rollout.watch import Watch
-from service.settings import load_settings
+from service.settings import end_if_wrong, load_settings, served_names
 from service.workers import memory
 from service.workers.control import close_control_port
+from service.workers.forked import configure_bentoml
 from service.workers.metric_files import adopt_files, take_room
 from service.workers.supervisor import install as install_supervisor
 from service.workers.worker import join, log_as_bentoml, stopping_at_once
@@ -69,7 +70,7 @@ try:
     from service.protocols.v2.grpc import V2Grpc
     from service.protocols.v2.grpc_server import GrpcLimits, GrpcServer
 except ModuleNotFoundError as error:  # the grpc extra is not installed
-    if (error.name or "").split(".")[0] not in ("grpc", "grpc_health", "tritonclient", "google"):
+    if not (error.name or "").startswith(("grpc", "tritonclient", "google")):
         raise
     has_grpc = False
 else:
@@ -92,7 +93,7 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
         install(lane, tls)
         if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             adopt_files(Path(folder))
-        self.inject_config()
+        configure_bentoml(self.inject_config)
         factory = ServiceAppFactory(self, is_main=is_main)
         factory.timeout = None  # BentoML's timer of a request stays for the whole time-out
         app = OneErrorShape(ReadOnly(FreshMetrics(factory(), _flush)))
@@ -170,8 +171,8 @@ class Foveal:
         memory.return_large_blocks()
         self.loop = asyncio.get_running_loop()
         self.meters = Meters(self.loop)
-        self.decoders = open_queue(settings.decode_threads, self.loop, inflight)
-        self.statistics = Statistics(self.meters)
+        self.decoders = open_queue(settings.decode_threads, self.loop, inflight, settings.workers)
+        self.statistics = Statistics(self.meters, os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
         self.is_draining = False
         self.repository = ModelRepository(settings.models)
         served_names(self.repository, settings.default_model)  # wrong settings end the start
@@ -269,7 +270,7 @@ class Foveal:
         )
 
     def _start(self, classifier: Classifier) -> None:
-        classifier.start(self.loop, self._observe_batch, lane.outbox, lane.newcomers)
+        classifier.start(self.loop, self._observe_batch, lane.outbox, lane.newcomers, inflight)
         self.meters.of(classifier)
 
     def _find(self, path: bytes) -> Handler | None:
@@ -348,8 +349,9 @@ class Foveal:
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def supervise() -> None:  # type: ignore[misc]  # BentoML calls it in the supervisor, unbound
-        """Prepare BentoML's supervisor, which starts the workers next."""
-        gc.enable()  # ``launch`` turned it off
+        """Prepare BentoML's supervisor, which starts the workers next and opens no other port."""
+        end_if_wrong(settings)
+        close_control_port()
         log_as_bentoml()
         install_supervisor(settings.workers, settings.drain_timeout_s, is_tls=tls is not None)
 
@@ -371,11 +373,6 @@ class Foveal:
         self.shadows.close()
         self.decoders.close()
         self.meters.flush()
-
-    @bentoml.on_deployment  # type: ignore[untyped-decorator]
-    def close_ports() -> None:  # type: ignore[misc]  # BentoML calls it in the supervisor, unbound
-        """Close what BentoML's supervisor would open besides the service's own ports."""
-        close_control_port()
 
     @bentoml.api(route="/classify")  # type: ignore[untyped-decorator]
     async def classify(

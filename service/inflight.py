@@ -1,4 +1,4 @@
-"""One budget for the bytes that requests hold: bodies that arrive and pixels that are decoded."""
+"""One budget for the bytes that requests hold: bodies that arrive, pixels, rows that wait."""
 
 
 class Inflight:
@@ -9,18 +9,29 @@ class Inflight:
             else a body within its own limit could never be answered.
 
     Attributes:
-        used: Bytes in flight now.
+        used: Bytes of bodies and of pixels that are being decoded now.
+        queued: Bytes of rows that wait in the queues of all models now.
+        queue_bytes: Most of these: half of the limit, so that requests still arrive while rows
+            wait, and rows of small requests still wait while a large picture is decoded.
     """
 
-    __slots__ = ("limit_bytes", "used")
+    __slots__ = ("limit_bytes", "queue_bytes", "queued", "used")
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
+        self.queue_bytes = limit_bytes // 2
         self.used = 0
+        self.queued = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the limit is passed."""
+        return self.used + self.queued > self.limit_bytes
 
     def take(self, size: int) -> bool:
         """Count bytes, or return False and count none where they exceed the limit."""
-        if self.used and self.used + size > self.limit_bytes:
+        held = self.used + self.queued
+        if held and held + size > self.limit_bytes:
             return False
         self.used += size
         return True

@@ -3,21 +3,22 @@
 Knows BentoML's command line; the service itself is in ``app``.
 """
 
+import contextlib
 import gc
 import importlib
 import importlib.util
 import os
 import socket
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import NoReturn
 
 from models.artifact import ArtifactError
 from models.repository import ModelRepository
 from service.access.access import open_access
-from service.settings import SettingsError, load_settings
+from service.settings import SettingsError, load_settings, served_names
 from service.workers import early
+from service.workers.left_out import leave_out
+from service.workers.metric_folder import own_folder
 
 HOME = Path(__file__).resolve().parent.parent
 
@@ -41,24 +42,16 @@ def launch(
         max_image_pixels: Most pixels of an image (default: FOVEAL_MAX_IMAGE_PIXELS).
 
     Raises:
-        ArtifactError: ``models`` holds no model.
+        ArtifactError: ``models`` holds no model, or not the default one of the settings.
         SettingsError: A FOVEAL_* variable or a file that it names is wrong, or a port is not free.
     """
-    if not ModelRepository(models).names():
-        raise ArtifactError(f"{models}: expected a folder of <name>/<version>/, got no model in it")
+    configure(models, workers, device, max_image_pixels)
     _check_port(host, port)
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
-    os.environ["FOVEAL_MODELS"] = str(models.resolve())
-    for name, value in (
-        ("FOVEAL_WORKERS", workers),
-        ("FOVEAL_DEVICE", device),
-        ("FOVEAL_MAX_IMAGE_PIXELS", max_image_pixels),
-    ):
-        if value is not None:
-            os.environ[name] = str(value)
     os.environ.setdefault("FOVEAL_GRPC_HOST", host)
     os.environ.setdefault("FOVEAL_METRICS_HOST", host)
     settings = load_settings()
+    served_names(ModelRepository(models), settings.default_model)
     is_tls = open_access(settings).certificate is not None
     if settings.metrics_port:
         _check_port(
@@ -78,18 +71,49 @@ def launch(
     _become_bentoml([*words, "--host", host, "--port", str(port)])
 
 
+def configure(
+    models: Path,
+    workers: int | None = None,
+    device: str | None = None,
+    max_image_pixels: int | None = None,
+) -> None:
+    """Set the FOVEAL_* variables that options stand for.
+
+    Raises:
+        ArtifactError: ``models`` holds no model.
+    """
+    if not ModelRepository(models).names():
+        raise ArtifactError(f"{models}: expected a folder of <name>/<version>/, got no model in it")
+    # Not resolved: a link is followed at each poll, as it may lead elsewhere by then.
+    os.environ["FOVEAL_MODELS"] = str(models.absolute())
+    for name, value in (
+        ("FOVEAL_WORKERS", workers),
+        ("FOVEAL_DEVICE", device),
+        ("FOVEAL_MAX_IMAGE_PIXELS", max_image_pixels),
+    ):
+        if value is not None:
+            os.environ[name] = str(value)
+
+
 def _become_bentoml(words: list[str]) -> NoReturn:
     """Run BentoML's command line, without what only makes the start longer.
 
     What an import makes stays, so the garbage collector finds nothing in it: ``app`` turns it on,
-    before there are workers. BentoML's proxy, and the HTTP client that comes with it, is for
-    services that are another program.
+    before there are workers. Of BentoML's commands only the one that serves is imported. It empties
+    a folder for metrics at its start: ours, not the one that other services of this user may write
+    to.
     """
     gc.disable()
-    proxy = ModuleType("_bentoml_impl.server.proxy")
-    proxy.create_proxy_app = None  # type: ignore[attr-defined]
-    sys.modules[proxy.__name__] = proxy
-    importlib.import_module("bentoml_cli.cli").cli(words, prog_name="bentoml")
+    leave_out()
+    command = importlib.import_module("bentoml_cli.serve").serve_command
+    importlib.import_module("bentoml._internal.context").server_context.service_type = "cli"
+    container = importlib.import_module(
+        "bentoml._internal.configuration.containers"
+    ).BentoMLContainer
+    with contextlib.suppress(OSError):  # the supervisor logs it
+        folder = own_folder(Path(container.bentoml_home.get()))
+        container.prometheus_multiproc_dir.set(str(folder))
+    command(words, prog_name="bentoml")
     raise AssertionError("the command line ends the process; this is a bug")
 
 

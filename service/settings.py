@@ -3,19 +3,40 @@
 README's table lists the same fields; a test compares them. Knows nothing about their users.
 """
 
+import difflib
+import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.artifact import ArtifactError
 from models.machine import available_memory
+from models.repository import ModelRepository
 from service.access.cors import Cors
 from service.session.buckets import BucketError, parse_buckets
 
 MIB = 1 << 20
+_PREFIX = "FOVEAL_"
+# Not settings: the key of clients, what the supervisor passes on, the folder of the benchmarks'
+# peers, the place of the tests.
+_OTHER_NAMES = frozenset({"API_KEY", "SUPERVISOR", "PEERS", "TEST_PLACE"})
+# What Kubernetes gives a pod for each service whose name begins with foveal.
+_OF_KUBERNETES = re.compile(
+    r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|(\w+_)?PORT=\w+://.*"
+)
 # Of a worker that has a GiB and more.
 MOST_BODY_BYTES = 32 * MIB
+
+
+# Variables that are gone, and what to set in their place.
+GONE = {
+    "FOVEAL_MAX_QUEUE_ROWS": "FOVEAL_MAX_WAIT_MS, which bounds the queue in time, and "
+    "FOVEAL_MAX_INFLIGHT_MIB, which bounds it in bytes",
+}
 
 
 class SettingsError(ValueError):
@@ -40,7 +61,7 @@ def request_memory(settings: dict[str, Any]) -> int:
 class Settings(BaseSettings):
     """The service's settings; each field is the variable ``FOVEAL_<FIELD>`` in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="FOVEAL_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore")
 
     models: Path = Field(
         default=Path(__file__).resolve().parent.parent / "models",
@@ -79,6 +100,11 @@ class Settings(BaseSettings):
         default="fp32",
         description="Precision of the file that answers; auto: the fastest as measured",
     )
+    brownout: Literal["off", "int8"] = Field(
+        default="off",
+        description="Precision that answers while rows would wait too long or miss a deadline; "
+        "int8: loaded beside the other file, on a CPU, if it passed its gate",
+    )
     workers: int = Field(default=1, ge=1, le=256, description="Processes that share the port")
     threads: int = Field(
         default=0,
@@ -95,8 +121,12 @@ class Settings(BaseSettings):
         le=10_000,
         description="Longest wait for further rows while a runner is free, milliseconds",
     )
-    max_queue_rows: int = Field(
-        default=2048, ge=1, description="Most rows that wait per model; more are refused with 429"
+    max_wait_ms: float = Field(
+        default=1000,
+        gt=0,
+        le=600_000,
+        description="Longest wait for a run, milliseconds, as estimated from past runs; "
+        "what would wait longer is refused with 429",
     )
     max_request_rows: int = Field(default=512, ge=1, description="Most rows in one request")
     max_body_bytes: int = Field(
@@ -209,15 +239,74 @@ def load_settings() -> Settings:
     """Read the environment.
 
     Raises:
-        SettingsError: One or more variables are wrong; the message names each with its value.
+        SettingsError: One or more variables are wrong, or there are no such settings; the message
+            names each with its value.
     """
+    lines = [
+        f"{name}: expected {instead}, got {os.environ[name]!r}; unset it"
+        for name, instead in GONE.items()
+        if name in os.environ
+    ]
+    lines += _unknown_names()
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        lines = [
+        lines += [
             f"FOVEAL_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}, "
             f"got {problem['input']!r}"
             for problem in error.errors()
             if problem["type"] != "default_factory_not_called"  # it follows another that is wrong
         ]
-        raise SettingsError("settings: " + "; ".join(lines)) from None
+    if lines:
+        raise SettingsError("settings: " + "; ".join(lines))
+    return settings
+
+
+def _unknown_names() -> list[str]:
+    """Return a message for each variable that looks like a setting and is none."""
+    known = [field.upper() for field in Settings.model_fields]
+    lines = []
+    for variable, value in os.environ.items():
+        name = variable.upper().removeprefix(_PREFIX)
+        if name == variable.upper() or name in known or name in _OTHER_NAMES or variable in GONE:
+            continue
+        if _OF_KUBERNETES.fullmatch(f"{name}={value}"):
+            continue
+        if name in ("HOST", "PORT"):
+            how = f"use `foveal serve --{name.lower()}`"
+        elif near := difflib.get_close_matches(name, known, 1):
+            how = f"did you mean {_PREFIX}{near[0]}?"
+        else:
+            how = "docs/reference/settings.md has all"
+        lines.append(f"{variable}: expected the name of a setting, got none; {how}")
+    return lines
+
+
+def served_names(repository: ModelRepository, default_model: str) -> list[str]:
+    """Return the models of a repository; loads none.
+
+    Args:
+        repository: Repository.
+        default_model: Overrides the repository's default model unless empty.
+
+    Raises:
+        ArtifactError: The repository is missing, or ``default_model`` is not in it.
+    """
+    names = repository.names()
+    if default_model and default_model not in names:
+        raise ArtifactError(
+            f"FOVEAL_DEFAULT_MODEL: expected one of {', '.join(names) or 'none'}, "
+            f"got {default_model!r}"
+        )
+    return names
+
+
+def end_if_wrong(settings: Settings) -> None:
+    """End the process with one line if the models of the settings cannot be served.
+
+    For the supervisor: a worker that finds it out ends, and is replaced for ever.
+    """
+    try:
+        served_names(ModelRepository(settings.models), settings.default_model)
+    except ArtifactError as error:
+        raise SystemExit(str(error)) from None

@@ -15,7 +15,7 @@ from tests.shell import Shell
 
 # What is on the command line is a promise: a change here is a change that users see.
 COMMANDS = {
-    "serve": "--models --port --host --workers --device --max-image-pixels",
+    "serve": "--models --port --host --workers --device --max-image-pixels --dry-run",
     "predict": "IMAGE… --model --top --url --local --precision --models --json",
     "score": "SOURCE… --model --out --format --resume --overwrite --strict --glob --image-column "
     "--label-column --id-column --keep --top --probabilities --max-errors --max-image-pixels "
@@ -32,10 +32,10 @@ COMMANDS = {
     "export": "RUN --name --precision --max-accuracy-drop --abstain-precision "
     "--max-drop-from-serving --force --embedding --models --json",
     "adopt": "MODEL --name --labels --toml --layout --scale --mean --std --channels --resize "
-    "--crop-share --crop-rounding --filter --pad-colour --loader --size --output --gives --task "
-    "--threshold --input-channels --images --expected --calibrate --abstain-precision --precision "
-    "--max-accuracy-drop --max-drop-from-serving --force --python --weights --trust-pickle "
-    "--accept-difference --memory-gib --models --json",
+    "--crop-share --crop-rounding --filter --pad-colour --loader --scaled-decoding --size --output "
+    "--gives --task --threshold --input-channels --images --expected --calibrate "
+    "--abstain-precision --precision --max-accuracy-drop --max-drop-from-serving --force "
+    "--python --weights --trust-pickle --accept-difference --memory-gib --models --json",
     "tune": "[NAME[:V]] --p99-ms --precision --device --cores --workers --budget-s --out --fresh "
     "--reset --models --json",
     "loadtest": "[URL] --kind --rows --users --rate --shape --duration-s --p99-ms --find-max "
@@ -49,14 +49,17 @@ COMMANDS = {
     "bench overload": "--model --deadline-ms --loads --rounds --seconds --only --cpus --load-cpus "
     "--models --json",
     "bench endurance": "--seconds --requests --models --json",
+    "bench start": "--starts --models --json",
     "models list": "--models --json",
     "models show": "NAME[:V] --models --json",
     "models verify": "[NAME[:V]] --models --json",
     "models upgrade": "NAME[:V] --image --background --models --json",
     "models rollback": "NAME --models",
+    "models unpin": "NAME --models",
     "models default": "NAME [V] --models",
     "models shadow": "NAME VERSION FRACTION --models",
     "models canary": "NAME VERSION FRACTION --models",
+    "models prune": "NAME --keep --dry-run --models",
     "keys add": "NAME --file --requests-per-s --burst",
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the two base images out of Debian's packages, where no registry of images can be reached:
-#   foveal-base:build     Debian, its Python 3.11 and pip                   BASE of build.sh
+#   foveal-base:build     Debian, its Python 3.11, pip and a C compiler     BASE of build.sh
 #   foveal-base:runtime   that Python and the libraries beneath it, no shell, no package manager: RUNTIME
 # Needs root, debootstrap and podman (or docker). Packages come from where this machine's apt gets
 # them; its sources stay out of the images. MIRROR names another place, CACHE keeps downloads.
@@ -13,7 +13,7 @@ MIRROR=${MIRROR:-http://deb.debian.org/debian}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 root=$work/build
-options=(--variant=minbase --include=python3,python3-pip,ca-certificates)
+options=(--variant=minbase --include=python3,python3-pip,ca-certificates,gcc,libc6-dev,libpython3-dev)
 if [ -n "${CACHE:-}" ]; then
   mkdir -p "$CACHE"
   options+=("--cache-dir=$(realpath "$CACHE")")

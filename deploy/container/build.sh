@@ -3,6 +3,7 @@
 #   IMAGE    name of the image                                          foveal:latest
 #   ENGINE   podman or docker                                           the first that is here
 #   BASE     the image with pip that packages are installed in          docker.io/library/python:3.11-slim
+#   COMPILER the image with a C compiler and Python's headers           BASE if that is set, else docker.io/library/python:3.11
 #   RUNTIME  the image that the service runs in: the same Python        BASE
 #   EXTRA    cpu, or gpu (CUDA's libraries from PyPI; x86-64)           cpu
 #   PIP_CONF a pip.conf, CA a certificate bundle: what pip needs to reach an index from here; used as
@@ -36,6 +37,8 @@ for file in models/*/*/model.json; do
   words+=(--label "foveal.model.$(basename "$(dirname "$version")").$(basename "$version")=sha256:$(sha256sum "$file" | cut -d' ' -f1)")
 done
 [ -z "${BASE:-}" ] || words+=(--build-arg "BASE=$BASE")
+COMPILER=${COMPILER:-${BASE:-}}
+[ -z "$COMPILER" ] || words+=(--build-arg "COMPILER=$COMPILER")
 [ -z "${RUNTIME:-}" ] || words+=(--build-arg "RUNTIME=$RUNTIME")
 [ -z "${PIP_CONF:-}" ] || words+=(--secret "id=pip.conf,src=$PIP_CONF")
 [ -z "${CA:-}" ] || words+=(--secret "id=ca.crt,src=$CA")

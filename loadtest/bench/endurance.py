@@ -17,12 +17,14 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from loadtest.bench.peers import make_cases
+from loadtest.bench.photo import photograph
 from loadtest.bench.servers import Probe, foveal, serving
 from loadtest.bench.wrk import Figure, drive
 from models.repository import ModelRepository
 
 MODEL, PHOTO_MODEL = "fashion-fcnn", "cifar10-cnn"
+# Height, width and grain: what a camera in a telephone of modest means gives.
+_PHOTO = 1200, 1600, 8.0
 SWEEP = (1, 4, 16, 64, 256, 512)
 NEWCOMERS = 512
 _CROWDS = 5
@@ -59,7 +61,7 @@ def run(models: Path, seconds: int, requests: int, say: Callable[[str], None]) -
             say(f"newcomers {results['newcomers']}")
             results["pauses"] = _pauses(url, image, body, seconds)
             say(f"pauses {results['pauses']}")
-            results["photos"] = _photos(models, url, body)
+            results["photos"] = _photos(url, body)
             say(f"photos {results['photos']}")
         with _server(models, image, "0", 1) as (url, pid):
             results["memory"] = _memory(url, body, pid, requests)
@@ -234,18 +236,17 @@ def _pauses(url: str, image: bytes, body: Path, seconds: int) -> dict[str, Any]:
     }
 
 
-def _photos(models: Path, url: str, body: Path) -> dict[str, Any]:
+def _photos(url: str, body: Path) -> dict[str, Any]:
     """Measure small images alone and beside a stream of photographs, twice each, in turns."""
-    (photo,) = make_cases(models, ("photo",))
     figures: dict[str, list[Figure]] = {"alone": [], "beside": [], "photos": []}
     with tempfile.NamedTemporaryFile() as file:
-        file.write(photo.body)
+        file.write(photograph(*_PHOTO))
         file.flush()
         photo_url = url.replace(MODEL, PHOTO_MODEL)
         for _ in range(2):
             figures["alone"].append(drive(url, 16, 4, body, "image/png", "1"))
             with ThreadPoolExecutor(1) as pool:
-                stream = pool.submit(drive, photo_url, 2, 6, Path(file.name), photo.media_type, "1")
+                stream = pool.submit(drive, photo_url, 2, 6, Path(file.name), "image/jpeg", "1")
                 time.sleep(1)
                 figures["beside"].append(drive(url, 16, 4, body, "image/png", "1"))
                 figures["photos"].append(stream.result())

@@ -4,6 +4,9 @@ Open arrivals, the same to every server, at multiples of what Foveal answers in 
 answer that comes after the deadline is worth nothing: goodput counts the others. A server that
 takes in all that comes answers it late, all of it; one that refuses what it cannot do in time
 goes on doing what it can. Each peer is told the deadline in its own way, where it has one.
+
+``foveal-brownout`` is Foveal with ``FOVEAL_BROWNOUT=int8``. The accuracy of what it answered
+follows from the share of its rows that ran in int8, and from what the gate of that file measured.
 """
 
 import dataclasses
@@ -21,10 +24,11 @@ from loadtest.calls import Call
 from loadtest.engines import Traffic, send
 from loadtest.payloads import as_form, make_calls
 from loadtest.samples import RIGHT
+from loadtest.scrape import Samples, difference, look
 from models.artifact import ModelArtifact
 from models.repository import ModelRepository
 
-SERVERS = ("foveal", "bentoml", "bentoml-deadline", "mosec")
+SERVERS = ("foveal", "foveal-brownout", "bentoml", "bentoml-deadline", "mosec")
 _FIGURES = (
     "offered_per_s",
     "answered_per_s",
@@ -97,6 +101,7 @@ def run(models: Path, setup: OverloadSetup, say: Callable[[str], None]) -> dict[
         capacity = _capacity(url, calls, setup)
     say(f"capacity: {capacity:,.0f} requests/s; the client's own limit: {limit:,.0f}")
     seen: dict[tuple[str, float], list[Offered]] = {}
+    shares: dict[tuple[str, float], list[float]] = {}
     stuck: list[tuple[str, float]] = []
     for number in range(setup.rounds):
         for name in names:
@@ -106,28 +111,47 @@ def run(models: Path, setup: OverloadSetup, say: Callable[[str], None]) -> dict[
                     is_calm = True
                     while left and is_calm:
                         load = left.pop(0)
+                        before = look(url)
                         measured = offer(url, own, _offer(setup, load * capacity, number, name))
                         seen.setdefault((name, load), []).append(measured)
+                        shares.setdefault((name, load), []).append(_dimmed(before, look(url)))
                         say(f"{name} x{load:g}: {_words(measured)}")
                         is_calm = _calm(url, own[0])
                 if not is_calm:
                     say(f"{name} does not work off its queue in {_CALM_S:g} s: started anew")
                     stuck.append((name, load))
     figures = [
-        _median(name, load, rounds) | {"stuck": stuck.count((name, load))}
+        _median(name, load, rounds)
+        | {
+            "stuck": stuck.count((name, load)),
+            "brownout_share": round(statistics.median(shares[name, load]), 3),
+        }
         for (name, load), rounds in seen.items()
     ]
     return {
         "plan": dataclasses.asdict(setup),
         "capacity_per_s": round(capacity, 1),
         "client_limit_per_s": round(limit, 1),
+        "accuracy_drop": _accuracy_drop(artifact),
         "figures": figures,
-        "verdict": verdict(figures, setup.deadline_ms),
+        "verdict": verdict(figures, setup.deadline_ms, capacity, _accuracy_drop(artifact)),
     }
 
 
-def verdict(figures: list[dict[str, Any]], deadline_ms: float) -> dict[str, dict[str, float | str]]:
-    """Return for each server what is left of its best goodput at the highest load, and the rest."""
+def verdict(
+    figures: list[dict[str, Any]],
+    deadline_ms: float,
+    capacity_per_s: float = math.nan,
+    accuracy_drop: float = 0.0,
+) -> dict[str, dict[str, float | str]]:
+    """Return for each server what is left of its best goodput at the highest load, and the rest.
+
+    Args:
+        figures: Medians, a server and a load each.
+        deadline_ms: Later answers do not count.
+        capacity_per_s: Of Foveal in a closed loop, requests/s.
+        accuracy_drop: Of the int8 file, as its gate measured it.
+    """
     judged: dict[str, dict[str, float | str]] = {}
     for name in dict.fromkeys(figure["server"] for figure in figures):
         mine = sorted((f for f in figures if f["server"] == name), key=lambda f: f["load"])
@@ -138,6 +162,8 @@ def verdict(figures: list[dict[str, Any]], deadline_ms: float) -> dict[str, dict
             "p99_of_deadline": round(last["p99_ms"] / deadline_ms, 3),
             "refused_p99_ms": last["refused_p99_ms"],
             "retry_after_s": last["retry_after_s"],
+            "goodput_of_capacity": round(last["goodput_per_s"] / capacity_per_s, 3),
+            "accuracy_lost": round(last["brownout_share"] * accuracy_drop, 5),
         }
     return judged
 
@@ -145,7 +171,7 @@ def verdict(figures: list[dict[str, Any]], deadline_ms: float) -> dict[str, dict
 def table(results: dict[str, Any]) -> str:
     """Render the results as Markdown: a table a server, and what they say."""
     setup, capacity = results["plan"], results["capacity_per_s"]
-    deadline_ms = setup["deadline_ms"]
+    deadline_ms, drop = setup["deadline_ms"], results["accuracy_drop"]
     lines = [
         f"{setup['model']}, one image a request. Capacity, Foveal in a closed loop of 64: "
         f"{capacity:,.0f} requests/s. Deadline {deadline_ms:g} ms. Open arrivals; latency counts "
@@ -173,6 +199,13 @@ def table(results: dict[str, Any]) -> str:
             f"goodput; the p99 of its answers is {judged['p99_of_deadline']:.2f} of the deadline; "
             f"`Retry-After`: {judged['retry_after_s'] or 'none'}.",
             *(
+                f"At {f['load']:g} x {f['brownout_share']:.0%} of its rows ran in int8, by whose "
+                f"gate what was answered is {f['brownout_share'] * drop * 100:.2f} points less "
+                f"accurate than fp32; in time: {f['goodput_per_s'] / capacity:.2f} of the capacity."
+                for f in mine
+                if f["brownout_share"]
+            ),
+            *(
                 f"After {f['load']:g} x it was started anew in {f['stuck']} of {setup['rounds']} "
                 f"rounds: {_CALM_S:g} s were too few to work off what it had taken in."
                 for f in mine
@@ -199,8 +232,9 @@ def _served(
         "PEER_ONNX": str(onnx),
         "MOSEC_TIMEOUT": f"{setup.deadline_ms:.0f}",
     }
-    if name == "foveal":
+    if name.startswith("foveal"):
         command = foveal(port)
+        variables["FOVEAL_BROWNOUT"] = "int8" if name.endswith("-brownout") else "off"
         header = "X-Request-Timeout-Ms", f"{setup.deadline_ms:g}"
         calls = [call.with_headers(header) for call in calls]
     else:
@@ -213,6 +247,19 @@ def _served(
     probe = Probe(url + calls[0].path, calls[0].body, dict(calls[0].headers)["Content-Type"])
     with serving(command, port, setup.server_cpus, variables, probe):
         yield url, calls
+
+
+def _dimmed(before: Samples | None, after: Samples | None) -> float:
+    """Return the share of the rows that ran in a brownout; 0 for a server without metrics."""
+    grown = difference(before, after)
+    return grown.brownout_rows / grown.rows if grown is not None and grown.rows else 0.0
+
+
+def _accuracy_drop(artifact: ModelArtifact) -> float:
+    """Return what the gate of the int8 file measured, 0 without one."""
+    file = artifact.file("int8")
+    gate = file.gate if file is not None else None
+    return gate.accuracy_drop or 0.0 if gate is not None else 0.0
 
 
 def _for_peer(call: Call, path: str, *, is_form: bool) -> Call:

@@ -15,8 +15,8 @@ from report.plots import (
     to_png,
 )
 
-_COLOURS = (BLUE, ORANGE, PURPLE, GREEN)
-_MARKERS = ("o", "s", "D", "^")
+_COLOURS = (BLUE, GREY, ORANGE, PURPLE, GREEN)
+_MARKERS = ("o", "v", "s", "D", "^")
 
 
 def plot_overload(results: dict[str, Any]) -> bytes:

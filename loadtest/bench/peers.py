@@ -14,19 +14,35 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
+from loadtest.bench import photo
 from loadtest.bench.servers import ALL_PEERS, HERE, Probe, command_of, foveal, serving
 from loadtest.bench.wrk import Figure, as_form, drive
 from models.repository import ModelRepository
 
-# What a camera in a telephone of modest means gives: 1600 x 1200.
-_PHOTO_SIDES = 1200, 1600
 CASES = ("fcnn", "cnn", "photo")
+# 64 photographs of 12 megapixels would wait for many seconds.
+_PHOTO_CONNECTIONS = 1, 16
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """A row of its own for foveal: what a user may choose, and peers have not.
+
+    Attributes:
+        name: As the table prints it.
+        models: Repository in place of the case's.
+        variables: Settings of the service.
+    """
+
+    name: str
+    models: Path
+    variables: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,7 +56,9 @@ class Case:
         model: Its name there.
         body: Encoded image that every request carries.
         media_type: Of the image.
-        only: Peers that can take part; empty for all.
+        is_photo: Whether peers resize it as tutorials do: shorter side to 256, centre of 224.
+        connections: Concurrent requests, in place of the setup's; empty: the setup's.
+        choices: Further rows of foveal.
     """
 
     name: str
@@ -49,7 +67,9 @@ class Case:
     model: str
     body: bytes
     media_type: str
-    only: tuple[str, ...] = ()
+    is_photo: bool = False
+    connections: tuple[int, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,14 +95,27 @@ class Setup:
     is_multipart: bool = False
 
 
-def make_cases(models: Path, names: tuple[str, ...]) -> list[Case]:
-    """Return the cases of ``CASES`` by name, made of the shipped models and their golden images."""
-    made = {
-        "fcnn": lambda: _case("fcnn 28x28 PNG", models, "fashion-fcnn", ".png"),
-        "cnn": lambda: _case("cnn 32x32 JPEG", models, "cifar10-cnn", ".jpg"),
-        "photo": lambda: _photo(_case("cnn, 2-megapixel JPEG", models, "cifar10-cnn", ".jpg")),
-    }
-    return [made[name]() for name in names]
+def make_cases(models: Path, names: tuple[str, ...], say: Callable[[str], None]) -> list[Case]:
+    """Return the cases of ``CASES`` by name.
+
+    The small ones are made of the shipped models and their golden images; ``photo`` is a case for
+    each network and photograph of ``photo``.
+
+    Args:
+        models: Repository of the shipped models.
+        names: Some of ``CASES``.
+        say: Called with a line for what takes minutes to make.
+    """
+    cases: list[Case] = []
+    for name in names:
+        if name == "fcnn":
+            cases.append(_case("fcnn 28x28 PNG", models, "fashion-fcnn", ".png"))
+        elif name == "cnn":
+            cases.append(_case("cnn 32x32 JPEG", models, "cifar10-cnn", ".jpg"))
+        else:
+            for network, size in product(photo.NETWORKS, photo.PHOTOGRAPHS):
+                cases.append(_photo(photo.adopted(network, say), network, size))
+    return cases
 
 
 def run(cases: list[Case], setup: Setup, say: Callable[[str], None]) -> dict[str, Any]:
@@ -103,24 +136,26 @@ def run(cases: list[Case], setup: Setup, say: Callable[[str], None]) -> dict[str
     for _ in range(setup.rounds):
         for case in cases:
             limits.setdefault(case.name, []).append(raw_figures(case, setup))
+            common, path = _variables(case, setup), f"/models/{case.model}/predict"
             servers = [
-                ("foveal", foveal(4100), 4100, f"/models/{case.model}/predict", setup.is_multipart)
+                (each.name, foveal(4100), 4100, path, setup.is_multipart, _chosen(common, each))
+                for each in (Choice("foveal", case.models), *case.choices)
             ]
             servers += [
-                (peer.name, command_of(peer, 4101 + i), 4101 + i, peer.path, peer.is_multipart)
-                for i, peer in enumerate(peers)
-                if not case.only or peer.name in case.only
+                (p.name, command_of(p, 4101 + i), 4101 + i, p.path, p.is_multipart, common)
+                for i, p in enumerate(peers)
             ]
-            for name, command, port, path, is_multipart in servers:
+            for name, command, port, path, is_multipart, variables in servers:
                 probe = _probe(case, f"http://127.0.0.1:{port}{path}", is_multipart=is_multipart)
-                with serving(command, port, setup.server_cpus, _variables(case, setup), probe):
-                    for connections, figure in _drive(probe, setup):
+                with serving(command, port, setup.server_cpus, variables, probe):
+                    for connections, figure in _drive(probe, case, setup):
                         figures.setdefault((case.name, name, connections), []).append(figure)
                         say(f"{case.name} {name} {connections}: {figure}")
     return {
         "plan": dataclasses.asdict(setup),
         "peers": {peer.name: list(peer.requirements) for peer in peers},
         "limits": {name: medians(rounds) for name, rounds in limits.items()},
+        "cores": len(setup.server_cpus.split(",")),
         "figures": [
             {
                 "case": case,
@@ -158,19 +193,24 @@ def table(results: dict[str, Any]) -> str:
                 f"{last['p50_ms']:.2f} / {last['p99_ms']:.2f} | {ratio:.2f} | "
                 f"{sum(int(f['failed']) for f in mine.values())} |"
             )
-        limit = results["limits"][case]
-        best = ours[connections[-1]]["requests_per_s"]
-        lines += [
-            "",
-            f"Limit of one core, decode {limit['decode_us']:.1f} us + run "
-            f"{1e6 / limit['rows_per_s_64']:.1f} us a row: {limit['limit_per_s']:,.0f} images/s; "
-            f"foveal answers {best / limit['limit_per_s']:.2f} of it, and "
-            f"{best / limit['rows_per_s_64']:.2f} of what one thread of the session does on "
-            f"decoded arrays. Session alone, rows/s: {limit['rows_per_s_1']:,.0f} one by one, "
-            f"{limit['rows_per_s_64']:,.0f} in 64s.",
-            "",
-        ]
+        lines += ["", _against_limit(results, case, ours[connections[-1]]), ""]
     return "\n".join(lines)
+
+
+def _against_limit(results: dict[str, Any], case: str, ours: dict[str, Any]) -> str:
+    limit, cores = results["limits"][case], results["cores"]
+    begin = "rows_per_s_"
+    rates = {key[len(begin) :]: limit[key] for key in limit if key.startswith(begin)}
+    most = max(rates, key=lambda rows: rates[rows])
+    best = ours["requests_per_s"] / cores
+    alone = ", ".join(f"{rows}: {rate:,.0f}" for rows, rate in rates.items())
+    return (
+        f"Limit of one core, decode{' and resize' if limit['is_resized'] else ''} "
+        f"{limit['decode_us']:,.1f} us + run {1e6 / rates[most]:,.1f} us a row in {most}s: "
+        f"{limit['limit_per_s']:,.0f} images/s; on {cores} foveal answers "
+        f"{best / limit['limit_per_s']:.2f} of it a core, and {best / rates[most]:.2f} of what one "
+        f"thread of the session does on decoded arrays. Session alone, rows/s by batch: {alone}."
+    )
 
 
 def _case(name: str, models: Path, model: str, suffix: str) -> Case:
@@ -184,13 +224,20 @@ def _case(name: str, models: Path, model: str, suffix: str) -> Case:
     return Case(name, folder / artifact.fp32.path, models, model, golden, media_type)
 
 
-def _photo(case: Case) -> Case:
-    """Enlarge a case's image to a photograph, with the noise that a sensor adds."""
-    small = Image.open(io.BytesIO(case.body)).convert("RGB")
-    large = np.asarray(small.resize(_PHOTO_SIDES[::-1], Image.Resampling.BICUBIC)).astype(float)
-    noisy = large + np.random.default_rng(0).normal(0, 6, large.shape)
-    body = _as_jpeg(Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)))
-    return dataclasses.replace(case, body=body, only=("fastapi",))
+def _photo(models: Path, network: str, size: str) -> Case:
+    repository = ModelRepository(models)
+    artifact = repository.load(*repository.resolve(network))
+    onnx = repository.path(artifact.name, artifact.version) / artifact.fp32.path
+    body = photo.photograph(*photo.PHOTOGRAPHS[size])
+    name = f"{network}, JPEG of {size}"
+    choices = []
+    if photo.is_large(size):
+        choices.append(Choice("foveal, scaled decoding", photo.scaled(models, artifact)))
+    if any(file.precision == "int8" for file in artifact.files):
+        choices.append(Choice("foveal, int8", models, {"FOVEAL_PRECISION": "int8"}))
+    return Case(
+        name, onnx, models, network, body, "image/jpeg", True, _PHOTO_CONNECTIONS, tuple(choices)
+    )
 
 
 def _as_jpeg(image: Image.Image) -> bytes:
@@ -212,7 +259,8 @@ def raw_figures(case: Case, setup: Setup) -> dict[str, float]:
                 sys.executable,
                 "-m",
                 "loadtest.bench.raw_session",
-                str(case.onnx),
+                str(case.models),
+                case.model,
                 image.name,
             ],
             cwd=HERE.parents[1],
@@ -228,7 +276,7 @@ def _variables(case: Case, setup: Setup) -> dict[str, str]:
     workers = str(len(setup.server_cpus.split(",")))
     return {
         "PEER_ONNX": str(case.onnx),
-        "PEER_RESIZE": "1" if case.only else "",
+        "PEER_RESIZE": "256" if case.is_photo else "",
         "FOVEAL_MODELS": str(case.models),
         "FOVEAL_WORKERS": workers,
         "PEER_WORKERS": workers,
@@ -237,19 +285,23 @@ def _variables(case: Case, setup: Setup) -> dict[str, str]:
     }
 
 
+def _chosen(variables: dict[str, str], choice: Choice) -> dict[str, str]:
+    return variables | choice.variables | {"FOVEAL_MODELS": str(choice.models)}
+
+
 def _probe(case: Case, url: str, *, is_multipart: bool) -> Probe:
     if is_multipart:
         return Probe(url, *as_form(case.body, case.media_type))
     return Probe(url, case.body, case.media_type)
 
 
-def _drive(probe: Probe, setup: Setup) -> Iterator[tuple[int, Figure]]:
+def _drive(probe: Probe, case: Case, setup: Setup) -> Iterator[tuple[int, Figure]]:
     url, media_type = probe.url, probe.media_type
     with tempfile.NamedTemporaryFile() as body:
         body.write(probe.content)
         body.flush()
         drive(url, 16, 2, Path(body.name), media_type, setup.load_cpu)
-        for connections in setup.connections:
+        for connections in case.connections or setup.connections:
             yield (
                 connections,
                 drive(url, connections, setup.seconds, Path(body.name), media_type, setup.load_cpu),

@@ -178,6 +178,7 @@ class Bench:
             self.repository.root,
             "--out",
             self._folder / "one.parquet",
+            "--overwrite",
         )
         return time.perf_counter() - started
 

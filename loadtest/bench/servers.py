@@ -87,9 +87,14 @@ def command_of(peer: Peer, port: int) -> list[str]:
     return [str(environment(peer) / first), *rest]
 
 
+def peers_folder() -> Path:
+    """Return the folder of the peers' environments: ``FOVEAL_PEERS``, or ``.peers`` here."""
+    return Path(os.environ.get("FOVEAL_PEERS", ".peers")).absolute()
+
+
 def environment(peer: Peer) -> Path:
     """Return the ``bin`` of a peer's environment; make it if it is not there."""
-    folder = Path(os.environ.get("FOVEAL_PEERS", ".peers")).absolute() / peer.name
+    folder = peers_folder() / peer.name
     if not (folder / ".made").exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         pip = [str(folder / "bin/python"), "-m", "pip", "install", "-q", *peer.requirements]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
+from loadtest.bench.bare import bare_server, compile_bare_server
+from loadtest.bench.raw_session import measure as measure_raw
 from loadtest.bench.wrk import Figure, drive
 from models.repository import ModelRepository
 from service.lane.connection import LaneProtocol
 from service.lane.exchange import Exchange
 from service.lane.lane import Lane
 from service.lane.outbox import Outbox
-from service.metrics import Meters, ModelMetrics, Tally
+from service.metrics.meters import Meters, ModelMetrics, Tally
 from service.pipeline.batcher import Batcher
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode import DecodeStage
@@ -121,22 +124,55 @@ def run(models: Path, model: str, seconds: int) -> dict[str, Any]:
 
     Returns:
         ``stages_us`` (own time a request), ``cpu_us`` (of a request in the plain run),
-        ``wall_us``, ``clocked_cpu_us`` and figures of wrk.
+        ``wall_us``, ``clocked_cpu_us``, figures of wrk, and ``limit_us``: what decode and run of a
+        row take in loops of their own, and what the bare server takes for a request.
+
+    Raises:
+        LoadTestError: There is no C compiler for the bare server.
     """
     os.sched_setaffinity(0, {0})
+    with tempfile.TemporaryDirectory() as folder:
+        return _run(models, model, seconds, compile_bare_server(Path(folder)))
+
+
+def _run(models: Path, model: str, seconds: int, program: Path) -> dict[str, Any]:
     repository = ModelRepository(models)
     artifact = repository.load(*repository.resolve(model))
     image = repository.read_file(artifact, artifact.golden[0].path)
     options = LoadOptions(threads=1)
     catalog = load_catalog(repository, artifact.name, 1, options)
     results: dict[str, Any] = {"model": artifact.reference, "connections": CONNECTIONS}
-    watched, unwatched = [], []
+    watched, unwatched, plains, limits = [], [], [], []
     for _ in range(_PAIRS):
         plain, cpu_us, answer = uvloop.run(_measure(catalog, image, seconds, None))
         watched.append(cpu_us)
+        plains.append(plain)
         with _nothing_observed():
             unwatched.append(uvloop.run(_measure(catalog, image, seconds, None))[1])
+        limits.append(_limit(models, artifact.name, image, answer, program, seconds))
+    plain = sorted(plains, key=attrgetter("requests_per_s"))[_PAIRS // 2]
     cpu_us = statistics.median(watched)
+    clocked, stages_us = _clock_stages(catalog, image, answer, seconds)
+    return (
+        results
+        | clocked
+        | {
+            "stages_us": stages_us,
+            "cpu_us": cpu_us,
+            "wall_us": 1e6 / plain.requests_per_s,
+            "unwatched_cpu_us": statistics.median(unwatched),
+            "plain": _as_dict(plain),
+            "limit_us": {
+                key: statistics.median(limit[key] for limit in limits) for key in limits[0]
+            },
+        }
+    )
+
+
+def _clock_stages(
+    catalog: Catalog, image: bytes, answer: bytes, seconds: int
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return the figures of a run with clocks in, and each stage's own microseconds a request."""
     clock = StageClock()
     for stage, functions in STAGES.items():
         for owner, name in functions:
@@ -162,16 +198,12 @@ def run(models: Path, model: str, seconds: int) -> dict[str, Any]:
     # What the echo server does besides sending is what receiving costs.
     echo_send_us = echoing.own_s["send"] / max(1, echoing.calls["send"]) * 1e6
     stages_us["receive"] = max(0.0, echo_us - echo_send_us - cost_s * 1e6)
-    return results | {
-        "stages_us": stages_us,
-        "cpu_us": cpu_us,
-        "wall_us": 1e6 / plain.requests_per_s,
+    figures = {
         "clocked_cpu_us": clocked_us,
         "clock_cost_us": cost_s * 1e6,
-        "unwatched_cpu_us": statistics.median(unwatched),
-        "plain": _as_dict(plain),
         "clocked": _as_dict(clocked),
     }
+    return figures, stages_us
 
 
 def table(results: dict[str, Any]) -> str:
@@ -191,10 +223,49 @@ def table(results: dict[str, Any]) -> str:
     ]
     lines += [
         "",
+        *_against_limits(results["limit_us"], results["plain"]["requests_per_s"]),
+        "",
         f"Metrics cost {whole - results['unwatched_cpu_us']:.2f} us a request: "
         f"{results['unwatched_cpu_us']:.1f} us without them (medians of {_PAIRS}, interleaved).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _against_limits(limit_us: dict[str, float], requests_per_s: float) -> list[str]:
+    """Return both limits, and the share of each that the lane answers, as lines of text."""
+    work_us = limit_us["decode"] + limit_us["run"]
+    parts = f"{limit_us['decode']:.2f} decode + {limit_us['run']:.2f} run"
+    return [
+        f"{name}, 1 / ({words}, in us): {1e6 / us:,.0f} requests/s; "
+        f"the lane answers {requests_per_s * us / 1e6:.2f} of it.  "
+        for name, words, us in (
+            ("Limit of the work alone", parts, work_us),
+            (
+                "Honest limit",
+                f"{parts} + {limit_us['bare']:.2f} bare server in C",
+                work_us + limit_us["bare"],
+            ),
+        )
+    ]
+
+
+def _limit(
+    models: Path, name: str, image: bytes, answer: bytes, program: Path, seconds: int
+) -> dict[str, float]:
+    """Measure what no server can save: microseconds of decode, run and a bare server's request."""
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(image)
+        body.flush()
+        path = Path(body.name)
+        raw = measure_raw(models, name, path)
+        with bare_server(program, answer, CONNECTIONS) as bare:
+            url = f"http://127.0.0.1:{bare.port}/predict"
+            drive(url, CONNECTIONS, 1, path, "image/png", "1")
+            before_s = bare.cpu_s()
+            figure = drive(url, CONNECTIONS, seconds, path, "image/png", "1")
+            bare_us = (bare.cpu_s() - before_s) / (figure.requests_per_s * seconds) * 1e6
+    run_us = 1e6 / raw["limit_per_s"] - raw["decode_us"]
+    return {"decode": raw["decode_us"], "run": run_us, "bare": bare_us}
 
 
 @contextmanager
@@ -242,7 +313,7 @@ async def _measure(
         What wrk saw, microseconds of this process's CPU a request, and the bytes of an answer.
     """
     loop = asyncio.get_running_loop()
-    factory = Echo if catalog is None else _lane_factory(catalog, loop)
+    factory = Echo if catalog is None else lane_factory(catalog, loop)
     server = await loop.create_server(factory, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     url = f"http://127.0.0.1:{port}/predict"
@@ -266,7 +337,8 @@ async def _measure(
     return figure, us, answer
 
 
-def _lane_factory(catalog: Catalog, loop: asyncio.AbstractEventLoop) -> Callable[[], LaneProtocol]:
+def lane_factory(catalog: Catalog, loop: asyncio.AbstractEventLoop) -> Callable[[], LaneProtocol]:
+    """Return what makes a connection of a lane that serves a catalog, without BentoML beside it."""
     meters = Meters(loop)
     lane = Lane(max_body_bytes=1 << 25, receive_timeout_s=20, keep_alive_s=75, drain_timeout_s=5)
     for classifier in catalog:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 _SCRIPT = Path(__file__).resolve().parent / "peer_servers/post.lua"
 _BOUNDARY = "foveal-bench"
+# Of one answer; 16 photographs of 12 megapixels take seconds on one core.
+_TIMEOUT_S = 30
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ def drive(  # noqa: PLR0913 - one run's words
             "-t1",
             f"-c{connections}",
             f"-d{seconds}s",
+            "--timeout",
+            f"{_TIMEOUT_S}s",
             "--latency",
             "-s",
             str(_SCRIPT),

@@ -14,8 +14,8 @@ from typing import Protocol
 from service.errors import QueueFullError
 from service.inflight import Inflight
 
-# A body up to this size that arrives in one piece is not counted: as many as the queue holds by
-# default (2048 rows) take 32 MiB.
+# A body up to this size that arrives in one piece is not counted: 2,048 connections that each wait
+# for an answer take 32 MiB.
 UNCOUNTED_BYTES = 16 << 10
 # What one read may bring: uvloop's and asyncio's buffers are this large.
 READ_BYTES = 256 << 10
@@ -155,7 +155,7 @@ class Bodies:
 
     def _has_room(self) -> bool:
         inflight = self._inflight
-        return self.held <= self._share and inflight.used <= inflight.limit_bytes
+        return self.held <= self._share and not inflight.is_full
 
     def _read_on(self, receiver: Receiver) -> None:
         del self._waiting[receiver]

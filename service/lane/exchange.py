@@ -5,9 +5,10 @@ passes each a ``write`` for the answer.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Protocol
 
-from service.errors import InvalidInputError, ServiceError, error_body
+from service.errors import InvalidInputError, QueueFullError, ServiceError, error_body
 
 Header = tuple[bytes, bytes]
 Handler = Callable[["Exchange"], None]
@@ -112,9 +113,12 @@ class Exchange:
 
     def fail(self, error: ServiceError) -> None:
         """Answer with an error, in the one shape of all errors."""
-        extra = b"".join(b"%s: %s\r\n" % header for header in error.headers)
         error.detached()  # it may be kept beside this exchange: leave no cycle to the collector
-        self.respond(error.status, error_body(error.message), JSON, extra)
+        if type(error) is QueueFullError:
+            body, extra = _refusal(error.message, error.retry_after_s)
+        else:
+            body, extra = _error(error)
+        self.respond(error.status, body, JSON, extra)
 
     def disconnect(self) -> None:
         """Note that the client left, and call ``on_disconnect`` once."""
@@ -144,6 +148,18 @@ class Exchange:
                 f"got {value.decode('latin-1')!r}"
             )
         return timeout_ms / 1000
+
+
+def _error(error: ServiceError) -> tuple[bytes, bytes]:
+    """Return the body and the header lines of an error."""
+    extra = b"".join(b"%s: %s\r\n" % header for header in error.headers)
+    return error_body(error.message), extra
+
+
+# Under overload most answers are refusals, and they are few: by model, reason and second.
+@lru_cache(256)
+def _refusal(message: str, retry_after_s: int) -> tuple[bytes, bytes]:
+    return _error(QueueFullError(message, retry_after_s))
 
 
 def server_timing(job: Job, exchange: Exchange, now: float) -> bytes:

@@ -25,6 +25,7 @@ def install(lane: Lane, tls: ssl.SSLContext | None = None) -> None:
     BentoML calls ``uvicorn.Config`` after it asked the service for its application.
     """
     uvicorn.config.HTTP_PROTOCOLS["auto"] = protocol_of(lane)  # type: ignore[assignment]
+    uvicorn.config.WS_PROTOCOLS["auto"] = None  # the lane speaks none; no library is imported
     if tls is not None:
         uvicorn.Config = functools.partial(  # type: ignore[misc,assignment]
             uvicorn.config.Config, ssl_context_factory=lambda _config, _default: tls

@@ -5,8 +5,8 @@ When a runner is free and rows wait, they run now; they wait for more rows only 
 
 1. only decoded, validated rows enter (callers ensure it);  2. a failed run gives each member the
 same error and the queue lives on;  3. a job is done once;  4. a row whose client left or whose
-deadline passed is dropped before the run;  5. the queue is bounded and refuses on arrival, also
-what would be done too late;
+deadline passed is dropped before the run;  5. the queue is bounded in bytes and in time and
+refuses on arrival, also what would be done too late;
 6. monotonic clock, no polling, one timer of each kind;  7. outputs are counted (``session``);
 8. whatever happens, every accepted job is done;  10. a row that is not finite is that row's error.
 
@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +30,12 @@ from service.errors import (
     DeadlineError,
     InferenceError,
     NotReadyError,
-    QueueFullError,
     RunMemoryError,
     ServiceError,
 )
+from service.inflight import Inflight
+from service.pipeline.admission import Admission
 from service.pipeline.alarm import Alarm, Loop, Timer
-from service.pipeline.drain import DrainRate, RunTimes
 from service.pipeline.job import Batch, Job, Runner
 from service.pipeline.limits import BatchLimits
 from service.pipeline.postprocess import not_finite
@@ -42,9 +43,10 @@ from service.session.outputs import Outputs
 
 logger = logging.getLogger("foveal.batcher")
 
-# Share of the time to its deadline that a row may be estimated to wait and run. The rest covers the
-# error of the estimate: under overload all accepted rows wait this long.
-_SHARE_OF_DEADLINE = 0.8
+# The precision of runs in a brownout: the only lower one that is faster on a CPU.
+LOWER: Final = "int8"
+# A budget for a queue whose bytes nobody counts.
+_UNBOUNDED = 1 << 62
 
 
 class Batcher:
@@ -60,6 +62,8 @@ class Batcher:
         newcomers: Returns the number of connections accepted so far. While it grows from one turn
             of the loop to the next, a batch that is not full waits for their requests.
         clock: Monotonic seconds. Not the loop's own, as uvloop's has a resolution of 1 ms.
+        inflight: Budget for the bytes of waiting rows, shared by all queues; None: no bound.
+        admission: Decides which rows are run in time (default: by ``limits``).
     """
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
@@ -73,6 +77,8 @@ class Batcher:
         answering: AbstractContextManager[None] | None = None,
         newcomers: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
+        inflight: Inflight | None = None,
+        admission: Admission | None = None,
     ) -> None:
         assert runners, "a queue without a runner never drains; this is a bug"
         assert executor is not None or len(runners) == 1, "one loop is one runner; this is a bug"
@@ -96,26 +102,45 @@ class Batcher:
         self._is_closed = False
         self._expiry = Alarm(loop, clock)
         self._delay: Timer | None = None
-        self._drain_rate = DrainRate()
-        self._run_times = RunTimes(limits.max_batch_size)
+        self.admission = admission or Admission(limits, len(runners))
+        # Fewer waiting rows than one full run are admitted without an estimate, if their deadline
+        # is far: two comparisons a request.
+        self._room = limits.max_batch_size
+        self._far_deadline = -math.inf
+        self._inflight = inflight or Inflight(_UNBOUNDED)
+        self._row_bytes = runners[0].buffer[0].nbytes
         self._running: list[Batch] = []
         self.queued_rows = 0
         self.reserved_rows = 0
         self.dropped_rows = 0
+        self.brownout_rows = 0
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
         return len(self._free) == self._runners and not self._queue and not self.reserved_rows
 
-    def reserve(self, rows: int, deadline: float = math.inf) -> None:
+    @property
+    def is_brownout(self) -> bool:
+        """Whether rows are run at the lower precision now."""
+        return self.admission.is_brownout and not self.is_idle
+
+    def reserve(self, rows: int, deadline: float = math.inf, decode_s: float = 0.0) -> None:
         """Reserve places for rows that are still being decoded; ``release`` frees them.
 
+        Args:
+            rows: How many.
+            deadline: When they must have been run.
+            decode_s: Expected seconds until their decoding begins.
+
         Raises:
-            QueueFullError: No room for all of them, or no time before their deadline.
+            QueueFullError: They would wait too long, or miss their deadline.
             NotReadyError: The batcher is closed.
         """
         self.admit(rows, deadline)
+        if decode_s:
+            left_s = deadline - self._clock()
+            self.admission.check_decode(self.reserved_rows, left_s, decode_s)
         self.reserved_rows += rows
 
     def release(self, rows: int) -> None:
@@ -129,13 +154,18 @@ class Batcher:
         was cancelled.
 
         Raises:
-            QueueFullError: No room for all of its rows, or no time before its deadline.
+            QueueFullError: No memory for its rows, or no time to run them.
             NotReadyError: The batcher is closed.
         """
-        self.admit(job.count, job.deadline)
+        rows = job.count
+        self.admit(rows, job.deadline)
+        inflight, size = self._inflight, rows * self._row_bytes
+        if inflight.queued + size > inflight.queue_bytes and inflight.queued:
+            self.admission.refuse_memory(inflight.queue_bytes, self.queued_rows)
+        inflight.queued += size
         job.accepted_at = self._clock()
         self._queue.append(job)
-        self.queued_rows += job.count
+        self.queued_rows += rows
         if self._free and not self._is_scheduled:
             self._schedule()
         if self._may_wait and job.deadline < self._expiry.at:
@@ -149,8 +179,9 @@ class Batcher:
         """Refuse new jobs and fail waiting ones with NotReadyError; what runs finishes."""
         self._is_closed = True
         error = NotReadyError("the model was unloaded; retry")
+        self._room = -1
         jobs, self._queue = self._queue, deque()
-        self.queued_rows = 0
+        self._leave(self.queued_rows)
         for job in jobs:
             self._fail(job, error)
         self._expiry.stop()
@@ -158,44 +189,35 @@ class Batcher:
             self._delay.cancel()
 
     def admit(self, rows: int, deadline: float = math.inf) -> None:
-        """Check that the queue has room and time for more rows.
+        """Check that more rows would be run in time.
 
         Raises:
-            QueueFullError: No room for all of them, or no time before their deadline.
+            QueueFullError: They would wait too long, or miss their deadline.
             NotReadyError: The batcher is closed.
         """
+        if self.queued_rows + self.reserved_rows >= self._room or deadline < self._far_deadline:
+            self._estimate(rows, deadline)
+
+    def _estimate(self, rows: int, deadline: float) -> None:
         if self._is_closed:
             raise NotReadyError("the model was unloaded; retry")
         waiting = self.queued_rows + self.reserved_rows
-        if waiting + rows > self._limits.max_queue_rows:
-            raise QueueFullError(
-                f"queue full: {waiting} of {self._limits.max_queue_rows} rows waiting; "
-                "retry later or raise FOVEAL_MAX_QUEUE_ROWS",
-                self._drain_rate.seconds(waiting),
-            )
-        if waiting or not self._free:  # rows that run at once are never refused
-            self._check_deadline(waiting, rows, deadline)
-
-    def _check_deadline(self, waiting: int, rows: int, deadline: float) -> None:
-        """Refuse rows that would be done too late: they would take the runner from others.
-
-        Without this check a queue longer than the deadline does useless work: the rows that run are
-        about to expire and are done too late; at twice the load hardly any answer is in time.
-        """
-        left_s = deadline - (now := self._clock())
-        done_s = self._run_times.queue_s(waiting + rows) / self._runners
+        if not waiting and self._free:  # rows that run at once are never refused
+            return
+        now = self._clock()
+        until_free_s = 0.0
         if not self._free:
-            ends = (b.started_at + self._run_times.run_s(b.rows) for b in self._running)
-            done_s += max(0.0, min(ends) - now)
-        if 0 < left_s * _SHARE_OF_DEADLINE < done_s:
-            raise QueueFullError(
-                f"queue too long: done in about {done_s * 1e3:.0f} ms with {waiting} rows waiting, "
-                f"expected in {left_s * 1e3:.0f} ms; retry later or give it more time",
-                self._drain_rate.seconds(waiting),
-            )
+            until_free_s = min(self.admission.left_s(batch, now) for batch in self._running)
+        self.admission.check(waiting, rows, deadline - now, until_free_s)
+
+    def _leave(self, rows: int) -> None:
+        """Count rows that no longer wait."""
+        self.queued_rows -= rows
+        self._inflight.queued -= rows * self._row_bytes
 
     def _schedule(self) -> None:
         """Run what waits in the next turn of the loop, so that other arrivals of this turn join."""
+        self._far_deadline = self._queue[0].accepted_at + self.admission.slack_s
         wait_s = self._limits.max_queue_delay_s
         if wait_s and self.queued_rows < self._limits.max_batch_size:
             left_s = self._queue[0].accepted_at + wait_s - self._clock()
@@ -239,14 +261,17 @@ class Batcher:
             self._delay.cancel()
             self._delay = None
         batch = Batch(0, [], self._clock())
+        self._far_deadline = batch.started_at + self.admission.slack_s
+        if self.admission.choose(self.queued_rows + self.reserved_rows):
+            batch.precision = LOWER
         self._take(batch)
         if not batch.rows:
             return
-        self._drain_rate.start(batch.jobs[0][0].accepted_at)
+        self.admission.started(batch)
         runner = self._free.pop()
         try:
             images = self._gather(batch, runner)
-            if runner.stage is not None:
+            if runner.stage is not None and not batch.precision:
                 # Before the executor's thread is free: the upload overlaps with the run before it.
                 runner.stage(images)
         except (
@@ -257,7 +282,7 @@ class Batcher:
             self._finish(batch, InferenceError(str(error)))
         else:
             if self._executor is None:
-                outcome = self._run_safely(runner, images)
+                outcome = self._run_safely(batch, runner, images)
                 self._free.append(runner)
                 self._finish(batch, outcome)
             else:
@@ -267,28 +292,38 @@ class Batcher:
             self._schedule()
 
     def _take(self, batch: Batch) -> None:
-        """Move jobs from the queue to a batch, in order; drop expired and cancelled ones."""
-        room = limit = self._limits.max_batch_size
+        """Move jobs from the queue to a batch, in order; drop expired and cancelled ones.
+
+        A batch stays short enough for the deadlines of its rows: later ones join it, of which those
+        that came first knew nothing when they were admitted.
+        """
+        taken, most = 0, self._limits.max_batch_size
         now = batch.started_at
+        near = now + self.admission.full_run_s(batch)
         queue, members = self._queue, batch.jobs
-        while queue and room:
+        while queue and taken < most:
             job = queue[0]
             waiting = job.count - job.taken
             if job.is_done or job.deadline <= now:
                 queue.popleft()
-                self.queued_rows -= waiting
+                self._leave(waiting)
                 self._drop(job, waiting)
                 continue
-            count = min(waiting, room)
+            if job.deadline < near:
+                in_time = self.admission.rows_within(job.deadline - now, batch)
+                if in_time > taken:  # else it is late, whatever is taken
+                    most = min(most, in_time)
+            count = min(waiting, most - taken)
             members.append((job, job.taken, count))
             # Set now, not after the run: runs may end in another order than they began.
-            job.parts.append((batch, limit - room, count))
+            job.parts.append((batch, taken, count))
             job.taken += count
-            room -= count
+            taken += count
             self.queued_rows -= count
             if count == waiting:
                 queue.popleft()
-        batch.rows = limit - room
+        batch.rows = taken
+        self._inflight.queued -= taken * self._row_bytes
 
     def _gather(self, batch: Batch, runner: Runner) -> NDArray[np.uint8]:
         job, first, count = batch.jobs[0]
@@ -304,9 +339,11 @@ class Batcher:
         np.concatenate(images, out=runner.lines[: batch.rows * runner.row_lines])
         return runner.buffer[: batch.rows]
 
-    def _run_safely(self, runner: Runner, images: NDArray[np.uint8]) -> Outputs | ServiceError:
+    def _run_safely(
+        self, batch: Batch, runner: Runner, images: NDArray[np.uint8]
+    ) -> Outputs | ServiceError:
         try:
-            return self._run_within_memory(runner, images)
+            return self._run_within_memory(runner, images, bool(batch.precision))
         except ServiceError as error:
             logger.error("%s", error.message)
             return error
@@ -314,19 +351,21 @@ class Batcher:
             logger.exception("run of batch %s failed", images.shape)
             return InferenceError(str(error))
 
-    def _run_within_memory(self, runner: Runner, images: NDArray[np.uint8]) -> Outputs:
+    def _run_within_memory(
+        self, runner: Runner, images: NDArray[np.uint8], is_lower: bool
+    ) -> Outputs:
         """Run a batch; where memory lacks, once more in two halves."""
         try:
-            return runner.run(images)
+            return runner.run_batch(images, is_lower=is_lower)
         except RunMemoryError as error:
             # A staged batch is on the device already, in memory that was taken at the start.
             if len(images) == 1 or runner.stage is not None:
                 raise
             logger.warning("%s; it runs again in two halves", error.message)
-        return runner.run_halves(images)
+        return runner.run_halves(images, is_lower=is_lower)
 
     def _run_on_executor(self, batch: Batch, runner: Runner, images: NDArray[np.uint8]) -> None:
-        outcome = self._run_safely(runner, images)
+        outcome = self._run_safely(batch, runner, images)
         self._loop.call_soon_threadsafe(self._finish_on_loop, batch, runner, outcome)
 
     def _finish_on_loop(
@@ -347,7 +386,7 @@ class Batcher:
     ) -> None:
         batch.run_s = self._clock() - batch.started_at if run_s is None else run_s
         is_running = len(self._free) < self._runners
-        self._drain_rate.finish(batch.rows, batch.started_at + batch.run_s, is_running=is_running)
+        self.admission.ended(batch, is_running=is_running)
         if isinstance(outcome, ServiceError):
             error = InferenceError("inference failed; see the server's log")
             for job, _, _ in batch.jobs:
@@ -356,7 +395,9 @@ class Batcher:
             return
         batch.outputs = outcome
         batch.not_finite = not_finite(outcome.probabilities)
-        self._run_times.observe(batch.rows, batch.run_s)
+        self.admission.learn(batch)
+        if batch.precision:
+            self.brownout_rows += batch.rows
         if self._observe is not None:
             try:
                 self._observe(batch)
@@ -392,7 +433,7 @@ class Batcher:
         self._queue = deque(job for job in self._queue if job.deadline > now and not job.is_done)
         for job in expired:
             waiting = job.count - job.taken
-            self.queued_rows -= waiting
+            self._leave(waiting)
             self._drop(job, waiting)
         if self._queue:
             self._expiry.set(min(job.deadline for job in self._queue), self._expire)

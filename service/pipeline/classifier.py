@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,15 @@ from models.image import (
 )
 from models.labels import distinct_names
 from models.repository import Fingerprint
+from models.resample import RESAMPLER
 from models.tuned import Tuning
 from service.errors import (
     DecodeError,
     NotReadyError,
     TooLargeError,
 )
+from service.inflight import Inflight
+from service.pipeline.admission import Admission
 from service.pipeline.alarm import Loop
 from service.pipeline.batcher import Batcher
 from service.pipeline.job import Batch, Runner
@@ -74,6 +77,18 @@ class Session(Protocol):
         """Classify one batch of a slot, on the executor's thread."""
 
 
+class Brownout(NamedTuple):
+    """The sessions that take the place of others in a brownout.
+
+    Attributes:
+        sessions: Warm sessions on a file of lower precision, as many as the others.
+        full_batch_s: Seconds that the first takes for a full batch.
+    """
+
+    sessions: Sequence[Session]
+    full_batch_s: float
+
+
 class Classifier:
     """One version of a model, loaded, self-tested and warm.
 
@@ -87,13 +102,14 @@ class Classifier:
         full_batch_s: Seconds that the first session takes for a full batch.
         fingerprint: Of the files that it was loaded from.
         tuned: Tuning that it follows; None: none.
+        brownout: What runs in a brownout; None: there is none.
 
     Attributes:
         session: The first session.
         postprocessor: Turns its outputs into predictions.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - wiring, called in one place
         self,
         artifact: ModelArtifact,
         sessions: Sequence[Session],
@@ -102,6 +118,7 @@ class Classifier:
         full_batch_s: float,
         fingerprint: Fingerprint = (),
         tuned: Tuning | None = None,
+        brownout: Brownout | None = None,
     ) -> None:
         self.artifact = artifact
         self.sessions = sessions
@@ -111,6 +128,7 @@ class Classifier:
         self.fingerprint = fingerprint
         self._decoding = decoding_of(artifact.image)
         self.tuned = tuned
+        self.brownout = brownout
         threshold = artifact.abstain.threshold if artifact.abstain else None
         self.postprocessor = Postprocessor(artifact.labels, threshold, artifact.thresholds)
         self._executor: Executor | None = None
@@ -127,6 +145,11 @@ class Classifier:
     def names(self) -> tuple[str, ...]:
         """Return the labels for texts: all different, ``crane (517)`` where two are equal."""
         return distinct_names(self.artifact.labels)
+
+    @property
+    def resampler(self) -> str:
+        """Return what resizes images: ``avx2`` or ``plain`` compiled code, or ``pillow``."""
+        return RESAMPLER
 
     @property
     def fallback(self) -> str:
@@ -146,6 +169,7 @@ class Classifier:
         observe: Callable[["Classifier", Batch], None] | None = None,
         answering: AbstractContextManager[None] | None = None,
         newcomers: Callable[[], int] = lambda: 0,
+        inflight: Inflight | None = None,
     ) -> None:
         """Open the queue on an event loop.
 
@@ -154,19 +178,28 @@ class Classifier:
             observe: Called after each run with this classifier and the batch.
             answering: Entered while the jobs of one run are done.
             newcomers: Returns the number of connections so far; see ``Batcher``.
+            inflight: Budget for the bytes of waiting rows; see ``Batcher``.
         """
         executor = self.session.executor
         if executor is None and not self.is_inline:
             name = f"run-{self.artifact.name}"
             executor = self._executor = ThreadPoolExecutor(self.limits.instances, name)
+        runners = self._runners()
         self._batcher = Batcher(
-            self._runners(),
+            runners,
             self.limits.batch,
             loop=loop,
             executor=executor,
             observe=None if observe is None else lambda batch: observe(self, batch),
             answering=answering,
             newcomers=newcomers,
+            inflight=inflight,
+            admission=Admission(
+                self.limits.batch,
+                len(runners),
+                self.full_batch_s,
+                self.brownout.full_batch_s if self.brownout else None,
+            ),
         )
 
     def close(self) -> None:
@@ -230,15 +263,25 @@ class Classifier:
     def _runners(self) -> list[Runner]:
         """Return the runners: the slots of a bound session, else one for each instance."""
         session, instances = self.session, self.limits.instances
+        lower = self.brownout.sessions if self.brownout else ()
         if session.slots and (session.executor is not None or instances == 1):
             # On a GPU one batch is assembled and uploaded while another runs.
             slots = session.slots if session.executor is not None else session.slots[:1]
             return [
-                Runner(functools.partial(session.run_slot, slot), slot.images, slot.stage)
+                Runner(
+                    functools.partial(session.run_slot, slot),
+                    slot.images,
+                    slot.stage,
+                    lower[0].run if lower else None,
+                )
                 for slot in slots
             ]
         shape = self.limits.batch.max_batch_size, *self.artifact.image.shape_HWC
         return [
-            Runner(self.sessions[i % len(self.sessions)].run, np.empty(shape, np.uint8))
+            Runner(
+                self.sessions[i % len(self.sessions)].run,
+                np.empty(shape, np.uint8),
+                run_lower=lower[i % len(lower)].run if lower else None,
+            )
             for i in range(instances)
         ]

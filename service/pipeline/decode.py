@@ -92,13 +92,13 @@ class DecodeStage:
         Raises:
             ServiceError: The image or the queue refuses it.
         """
+        self._admit(1, deadline)  # before any work
         if (
             len(encoded) > INLINE_BYTES
             or not self._is_light(encoded)
             or self._pixels(encoded) > self._inline_pixels
         ):
             return None
-        self._admit(1, deadline)  # before the work of decoding
         started = time.monotonic()
         row_HWC = self._decode(encoded)
         self._observe(time.monotonic() - started)
@@ -135,7 +135,8 @@ class DecodeStage:
                 work.decode()
                 work.pass_on()
                 return None
-        self._batcher.reserve(len(images), deadline)
+        wait_s = 0.0 if work.is_quick else self._queue.wait_s(self._batcher)
+        self._batcher.reserve(len(images), deadline, wait_s)
         if work.is_measured:
             work.is_quick = work.pixels <= QUICK_PIXELS
         else:

@@ -1,7 +1,7 @@
 """How fast a queue drains.
 
-``Retry-After`` comes from the rows a second while rows wait or run; the refusal of rows that would
-miss their deadline comes from the time that runs of each size take.
+``Retry-After`` comes from the rows a second while rows wait or run, too; the refusal of rows that
+would wait too long or miss their deadline comes from the time that runs of each size take.
 
 Time that several runs share counts once, and so does the loop's own time between two runs: the rate
 is that of the whole queue, not of one run.
@@ -11,6 +11,9 @@ import math
 
 # Weight of the newest batch: about the last ten batches count.
 _NEWEST = 0.1
+# Weight of the newest run among those of its size: about the last four count. A machine that gets
+# slow is noticed after as many runs, while the rows that were let in before still wait.
+_NEWEST_RUN = 0.25
 
 
 class DrainRate:
@@ -48,19 +51,25 @@ class RunTimes:
 
     Args:
         max_rows: Rows of one run, at most.
+        full_s: Seconds of a full run, as measured before; 0: unknown.
     """
 
     __slots__ = ("_max_rows", "_row_s")
 
-    def __init__(self, max_rows: int) -> None:
+    def __init__(self, max_rows: int, full_s: float = 0.0) -> None:
         self._max_rows = max_rows
         self._row_s = [0.0] * (_size(max_rows) + 1)
+        self._row_s[-1] = full_s / max_rows
 
     def observe(self, rows: int, run_s: float) -> None:
-        """Record the time of a run."""
+        """Record the time of a run; what it tells of the machine's speed counts for all sizes."""
         size, row_s = _size(rows), run_s / rows
         known = self._row_s[size]
-        self._row_s[size] = known + (row_s - known) * _NEWEST if known else row_s
+        if known:
+            change = 1 + (row_s / known - 1) * _NEWEST_RUN
+            self._row_s = [row_s * change for row_s in self._row_s]
+        else:
+            self._row_s[size] = row_s
 
     def run_s(self, rows: int) -> float:
         """Return the expected seconds of a run; for an unseen size a share of a full one, or 0."""

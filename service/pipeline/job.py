@@ -27,29 +27,39 @@ class Runner:
             while nothing runs here.
         stage: Called on the loop's thread with the next argument of ``run``, before that is
             submitted; begins its upload.
+        run_lower: Takes the place of ``run`` in a brownout; None: there is none.
     """
 
-    __slots__ = ("buffer", "lines", "row_lines", "run", "stage")
+    __slots__ = ("buffer", "lines", "row_lines", "run", "run_lower", "stage")
 
     def __init__(
         self,
         run: Callable[[NDArray[np.uint8]], Outputs],
         buffer: NDArray[np.uint8],
         stage: Callable[[NDArray[np.uint8]], None] | None = None,
+        run_lower: Callable[[NDArray[np.uint8]], Outputs] | None = None,
     ) -> None:
         self.run = run
+        self.run_lower = run_lower
         self.buffer = buffer
         self.stage = stage
         self.row_lines = buffer.shape[1]
         self.lines = buffer.reshape(-1, *buffer.shape[2:])
 
-    def run_halves(self, images_NHWC: NDArray[np.uint8]) -> Outputs:
+    def run_batch(self, images_NHWC: NDArray[np.uint8], *, is_lower: bool) -> Outputs:
+        """Run a batch, at the lower precision if asked."""
+        if is_lower:
+            assert self.run_lower is not None, "only brownout asks for it; this is a bug"
+            return self.run_lower(images_NHWC)
+        return self.run(images_NHWC)
+
+    def run_halves(self, images_NHWC: NDArray[np.uint8], *, is_lower: bool = False) -> Outputs:
         """Run a batch of two rows or more as two halves, each of which needs less memory."""
         middle = len(images_NHWC) // 2
         # Copies: the second run may write where the first one's outputs are, and it gets rows
         # that are not the first ones of the buffer.
-        first = [part.copy() for part in self.run(images_NHWC[:middle])]
-        second = self.run(images_NHWC[middle:].copy())
+        first = [part.copy() for part in self.run_batch(images_NHWC[:middle], is_lower=is_lower)]
+        second = self.run_batch(images_NHWC[middle:].copy(), is_lower=is_lower)
         return Outputs(*(np.concatenate(both) for both in zip(first, second, strict=True)))
 
 
@@ -58,10 +68,20 @@ class Batch:
 
     ``jobs`` holds (job, first row of it, rows) of each member until they are done; ``notes`` is a
     cache for readers of the batch, for values that are computed once for all its rows.
-    ``not_finite`` holds the error of each row whose probabilities are not all numbers.
+    ``not_finite`` holds the error of each row whose probabilities are not all numbers;
+    ``precision`` is that of a brownout, empty: the plan's.
     """
 
-    __slots__ = ("jobs", "not_finite", "notes", "outputs", "rows", "run_s", "started_at")
+    __slots__ = (
+        "jobs",
+        "not_finite",
+        "notes",
+        "outputs",
+        "precision",
+        "rows",
+        "run_s",
+        "started_at",
+    )
 
     def __init__(self, rows: int, jobs: "list[tuple[Job, int, int]]", started_at: float) -> None:
         self.rows = rows
@@ -69,6 +89,7 @@ class Batch:
         self.started_at = started_at
         self.run_s = 0.0
         self.outputs: Outputs | None = None
+        self.precision = ""
         self.not_finite: dict[int, str] = {}
         self.notes: dict[Any, Any] = {}
 
@@ -118,6 +139,14 @@ class Job:
                     errors[position + row - first] = error
             position += count
         return errors
+
+    @property
+    def precision(self) -> str:
+        """Return the precision of a brownout that ran one of the rows, empty: none did."""
+        for batch, _, _ in self.parts:
+            if batch.precision:
+                return batch.precision
+        return ""
 
     def done(self) -> None:
         """Handle the result: called once, ``parts`` complete or ``error`` set, unless cancelled."""

@@ -9,12 +9,12 @@ class BatchLimits:
 
     Attributes:
         max_batch_size: Rows of one run, at most.
-        max_queue_rows: Rows that may wait; further ones are refused.
+        max_wait_s: Longest expected wait, seconds; rows that would wait longer are refused.
         max_queue_delay_s: Longest wait for more rows while a runner is free, seconds.
     """
 
     max_batch_size: int = 64
-    max_queue_rows: int = 2048
+    max_wait_s: float = 1.0
     max_queue_delay_s: float = 0.0
 
 

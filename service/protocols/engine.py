@@ -14,8 +14,9 @@ import orjson
 from service.errors import MethodError, ServiceError
 from service.inflight import Inflight
 from service.lane.exchange import Exchange
-from service.metrics import Meters
+from service.metrics.meters import Meters
 from service.pipeline.alarm import Loop
+from service.pipeline.batcher import LOWER
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode import DecodeStage
 from service.pipeline.decode_queue import DecodeQueue
@@ -105,6 +106,7 @@ class Target:
     Attributes:
         canary: Answers a share of the requests instead; None if there is no canary.
         opening: First bytes of the image protocol's JSON.
+        lower_opening: The same of an answer that a brownout's precision gave.
     """
 
     __slots__ = (
@@ -114,6 +116,7 @@ class Target:
         "classifier",
         "decode_stage",
         "fragments",
+        "lower_opening",
         "metrics",
         "opening",
     )
@@ -132,6 +135,7 @@ class Target:
         )
         self.fragments = classifier.postprocessor.fragments
         self.opening = orjson.dumps({"model": artifact.name, "version": artifact.version})[:-1]
+        self.lower_opening = b'%s,"precision":"%s"' % (self.opening, LOWER.encode())
 
     def choose(self, request_id: bytes) -> "Target":
         """Return the target that answers a request: this one, or the canary's."""

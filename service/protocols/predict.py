@@ -97,6 +97,7 @@ class PredictRoute(ModelRoute):
                 and _is_form(content_type)
             )
             if is_form or exchange.content_coding is not None:
+                target.batcher.admit(1, deadline)  # before the form is read
                 _Wrapped(engine, exchange, target, top, deadline, is_form=is_form).begin()
                 return
             row_HWC = target.decode_stage.decode_small(exchange.body, deadline)
@@ -160,8 +161,11 @@ class PredictJob(Job):
         if self.error is not None:
             target.fail(PROTOCOL, exchange, self.error)
             return
+        opening = target.opening
         if self._errors is None:
             batch, row, _ = self.parts[0]
+            if batch.precision:
+                opening = target.lower_opening
             if row in batch.not_finite:
                 target.fail(PROTOCOL, exchange, InferenceError(batch.not_finite[row]))
                 return
@@ -172,8 +176,10 @@ class PredictJob(Job):
                 target.fail(PROTOCOL, exchange, entries)
                 return
             results = b",".join(entries)
+            if self.precision:
+                opening = target.lower_opening
         now = time.monotonic()
-        body = b'%s,"results":[%s]}' % (target.opening, results)
+        body = b'%s,"results":[%s]}' % (opening, results)
         exchange.respond(200, body, JSON, server_timing(self, exchange, now))
         target.metrics.count_request(PROTOCOL, 200, now - exchange.received_at)
 

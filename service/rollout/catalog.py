@@ -10,12 +10,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from models.artifact import ArtifactError
+from models.comparable import why_incomparable
 from models.repository import Fingerprint, ModelRepository
 from models.rollout import NO_ROLLOUT, Rollout, Share
 from service.errors import ModelNotFoundError, NotReadyError, ServiceError
 from service.pipeline.classifier import Classifier
 from service.rollout.loading import LoadOptions, load
 from service.session.progress import ALL_MODELS_S, Budget
+from service.settings import served_names
 
 logger = logging.getLogger("foveal.catalog")
 
@@ -66,12 +68,8 @@ class Catalog:
         found = self._by_version.get((default.artifact.name, share.version))
         if found is None or found is default:
             return None
-        if _answers(found) != _answers(default):
-            logger.warning(
-                "%s gets no share of the requests: expected the images, labels and task of %s",
-                found.artifact.reference,
-                default.artifact.reference,
-            )
+        if why := why_incomparable(found.artifact, default.artifact):
+            logger.warning("%s gets no share of the requests: %s", found.artifact.reference, why)
             return None
         return Candidate(found, share.fraction)
 
@@ -125,25 +123,6 @@ class Catalog:
         )
 
 
-def served_names(repository: ModelRepository, default_model: str) -> list[str]:
-    """Return the models of a repository; loads none.
-
-    Args:
-        repository: Repository.
-        default_model: Overrides the repository's default model unless empty.
-
-    Raises:
-        ArtifactError: The repository is missing, or ``default_model`` is not in it.
-    """
-    names = repository.names()
-    if default_model and default_model not in names:
-        raise ArtifactError(
-            f"FOVEAL_DEFAULT_MODEL: expected one of {', '.join(names) or 'none'}, "
-            f"got {default_model!r}"
-        )
-    return names
-
-
 def load_catalog(
     repository: ModelRepository, default_model: str, loaded_versions: int, options: LoadOptions
 ) -> Catalog:
@@ -182,12 +161,6 @@ def load_catalog(
         logger.warning("/predict has no model: %s", error)
         default = ""
     return Catalog(classifiers, defaults, default, refused, rollouts)
-
-
-def _answers(classifier: Classifier) -> tuple[object, ...]:
-    """Return what a version must share with another to answer in its place."""
-    artifact = classifier.artifact
-    return artifact.image, artifact.labels, artifact.task
 
 
 class Candidate(NamedTuple):

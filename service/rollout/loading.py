@@ -17,7 +17,8 @@ from models.machine import Machine, available_cpus
 from models.measured import Measurement, read_measurement, write_measurement
 from models.repository import Fingerprint, ModelRepository
 from models.tuned import Tuning, read_tuning
-from service.pipeline.classifier import Classifier
+from service.pipeline.batcher import LOWER
+from service.pipeline.classifier import Brownout, Classifier
 from service.pipeline.limits import BatchLimits, ServingLimits
 from service.session.gpu.cuda_runtime import CudaError
 from service.session.machine import this_machine
@@ -29,6 +30,7 @@ from service.session.planning import (
     largest_batch,
     open_again,
     open_best,
+    open_lower,
 )
 from service.session.progress import MODEL_S, Budget, Progress
 from service.session.session import Session
@@ -37,7 +39,7 @@ logger = logging.getLogger("foveal.loading")
 
 # What was measured is kept for the next start if a full batch takes longer, seconds. Small networks
 # are measured in less than that, and a start on a busy machine must not decide for all later ones.
-KEPT_BATCH_S = 0.5
+KEPT_BATCH_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class LoadOptions:
         tuned: Tuning that the others come from; None: they are the defaults.
         budget: What all models of a start may measure together; None: each by itself.
         tell: Called with the version and the step of a load as it begins.
+        has_brownout: Whether an int8 file is loaded, too, and answers in a brownout.
+        keeps_measurements: Whether what was measured is written beside the model.
     """
 
     batch: BatchLimits = field(default_factory=BatchLimits)
@@ -70,6 +74,8 @@ class LoadOptions:
     tuned: Tuning | None = None
     budget: Budget | None = None
     tell: Callable[[str], None] = lambda _: None
+    has_brownout: bool = False
+    keeps_measurements: bool = True
 
     @property
     def limits(self) -> ServingLimits:
@@ -117,7 +123,9 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
     artifact = repository.verify(name, version)
     options = _tuned(repository, artifact, options)
     sessions, full_batch_s, is_kept = _open(repository, artifact, options, progress)
-    session, steps = sessions[0], progress.summary
+    session = sessions[0]
+    brownout = _open_brownout(repository, artifact, options, session, progress)
+    steps = progress.summary
     classifier = Classifier(
         artifact,
         sessions,
@@ -125,11 +133,12 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
         full_batch_s=full_batch_s,
         fingerprint=fingerprint,
         tuned=options.tuned,
+        brownout=brownout,
     )
     _check_unchanged(repository, artifact, fingerprint)
     logger.info(
         "%s ready in %.0f ms%s: %s, %s, %d x %d threads, full batch of %d in %.2f ms, runs on the "
-        "%s%s%s",
+        "%s, images resized by %s%s%s%s",
         artifact.reference,
         (time.perf_counter() - started) * 1e3,
         f" ({steps})" if steps else "",
@@ -140,8 +149,10 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
         options.batch.max_batch_size,
         classifier.full_batch_s * 1e3,
         "loop" if classifier.is_inline else "session's thread",
+        classifier.resampler,
         ", as measured before" if is_kept else "",
         f", as tuned on {options.tuned.date}" if options.tuned else "",
+        f", in a brownout {LOWER} in {brownout.full_batch_s * 1e3:.2f} ms" if brownout else "",
     )
     return classifier
 
@@ -174,12 +185,42 @@ def _open(
         return sessions, kept.full_batch_s, True
     full_batch_s = _warm_up(sessions, artifact, options.batch.max_batch_size, progress)
     plan = session.plan
-    if machine and plan.device == options.device.selected.device and full_batch_s > KEPT_BATCH_S:
+    is_asked = plan.device == options.device.selected.device
+    if machine and is_asked and options.keeps_measurements and full_batch_s > KEPT_BATCH_S:
         found = Measurement(
             artifact.fp32.sha256, machine, options.asked, plan.precision, plan.threads, full_batch_s
         )
         write_measurement(repository, artifact, found)
     return sessions, full_batch_s, False
+
+
+def _open_brownout(
+    repository: ModelRepository,
+    artifact: ModelArtifact,
+    options: LoadOptions,
+    session: Session,
+    progress: Progress,
+) -> Brownout | None:
+    """Open warm sessions on the int8 file, on as many threads; None if nothing can be gained."""
+    plan = session.plan
+    if not options.has_brownout or plan.precision == LOWER:
+        return None
+    if plan.device != "cpu":
+        logger.warning(
+            "%s: FOVEAL_BROWNOUT: expected a plan for the CPU, got %s; it has no brownout",
+            artifact.reference,
+            plan.device,
+        )
+        return None
+    choices = replace(options.choices, threads=(plan.threads,))
+    lower = open_lower(repository, artifact, LOWER, choices, progress)
+    if lower is None:
+        return None
+    others = options.instances - 1 if plan.threads > 1 else 0
+    sessions = [lower, *(open_again(repository, artifact, lower) for _ in range(others))]
+    progress.begin("warm-up")
+    full_batch_s = _warm_up(sessions, artifact, options.batch.max_batch_size, progress)
+    return Brownout(sessions, full_batch_s)
 
 
 def _machine(options: LoadOptions) -> Machine | None:
@@ -206,15 +247,19 @@ def _warm_up(
     """Run rising sizes within the budget; return the seconds of a full batch, best of four.
 
     Where a full batch does not fit, a smaller one is measured, and the full one takes as many times
-    longer as it has more rows.
+    longer as it has more rows. What the choice of threads measured is not measured again.
     """
     budget, (first, *others) = progress.budget, sessions
-    images_NHWC, seconds = largest_batch(first, artifact, most, len(others) + 3, budget)
+    rows, seconds = first.measured
+    if not rows:
+        images_NHWC, seconds = largest_batch(first, artifact, most, len(others) + 3, budget)
+        rows = len(images_NHWC)
+        if seconds < budget.left_s:
+            seconds = min(seconds, best_of(first, images_NHWC, 2, budget))
     for other in others:
-        best_of(other, images_NHWC if seconds < budget.left_s else images_NHWC[:1], 0, budget)
-    if seconds < budget.left_s:
-        seconds = min(seconds, best_of(first, images_NHWC, 2, budget))
-    return seconds * most / len(images_NHWC)
+        some = rows if seconds < budget.left_s else 1
+        best_of(other, np.zeros((some, *artifact.image.shape_HWC), np.uint8), 0, budget)
+    return seconds * most / rows
 
 
 def _tuned(

@@ -23,7 +23,8 @@ from service.errors import (
     StorageError,
     UnauthorizedError,
 )
-from service.metrics import MODEL_REFUSED, Meters
+from service.metrics.families import MODEL_REFUSED
+from service.metrics.meters import Meters
 from service.pipeline.classifier import Classifier
 from service.rollout.catalog import NOTHING, Catalog, LoadedVersions, Refusal, load_versions
 from service.rollout.loading import LoadOptions

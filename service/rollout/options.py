@@ -24,7 +24,9 @@ def load_options(settings: Settings, worker: int) -> LoadOptions:
     """
     return LoadOptions(
         BatchLimits(
-            settings.max_batch_size, settings.max_queue_rows, settings.max_queue_delay_ms / 1000
+            settings.max_batch_size,
+            settings.max_wait_ms / 1000,
+            settings.max_queue_delay_ms / 1000,
         ),
         settings.max_image_pixels,
         settings.threads,
@@ -33,6 +35,7 @@ def load_options(settings: Settings, worker: int) -> LoadOptions:
         settings.instances,
         _device(settings, worker),
         frozenset(settings.model_fields_set),
+        has_brownout=settings.brownout != "off",
     )
 
 

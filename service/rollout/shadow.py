@@ -13,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import Counter, Histogram
 
 from models.artifact import ModelArtifact
 from models.labels import are_given
-from service.metrics import SHADOW_DIFFERENCE, SHADOW_ROWS, SHADOW_SECONDS
+from service.metrics.families import MODEL, SECONDS
 from service.pipeline.alarm import Loop
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch, Job
@@ -24,6 +25,21 @@ from service.pipeline.postprocess import not_finite
 from service.rollout.catalog import Candidate, Catalog
 
 logger = logging.getLogger("foveal.shadow")
+
+SHADOW_ROWS = Counter(
+    "foveal_shadow_rows",
+    "Rows of a shadow by outcome: agreed or differed in their label or labels, dropped, failed",
+    (*MODEL, "outcome"),
+)
+SHADOW_SECONDS = Histogram(
+    "foveal_shadow_seconds", "One onnxruntime call of a shadow", MODEL, buckets=SECONDS
+)
+SHADOW_DIFFERENCE = Histogram(
+    "foveal_shadow_difference",
+    "Largest difference of a row's probabilities from those served",
+    MODEL,
+    buckets=(0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
+)
 
 
 class Shadows:
@@ -41,7 +57,12 @@ class Shadows:
         self._is_busy = False
 
     def observe_batch(self, classifier: Classifier, batch: Batch) -> None:
-        """Take a share of the requests of a batch, after they are answered."""
+        """Take a share of the requests of a batch, after they are answered.
+
+        None in a brownout: the cores are busy, and the answers are not those to compare with.
+        """
+        if batch.precision:
+            return
         shadow = self._catalog().shadows.get(classifier)
         if shadow is not None:
             self._loop.call_soon(self._take, classifier.artifact, shadow, batch, batch.jobs)

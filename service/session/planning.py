@@ -23,7 +23,7 @@ from models.image import decode
 from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.session.buckets import default_buckets, fit_buckets
-from service.session.plans import Plan, SelectedDevice
+from service.session.plans import MeasuredRun, Plan, SelectedDevice
 from service.session.progress import Budget, Progress
 from service.session.session import Session
 
@@ -177,7 +177,7 @@ def _open_best(
     progress: Progress,
 ) -> Session:
     if choices.precision in ("int8", "fp16"):
-        lower = _open_lower(repository, artifact, choices.precision, choices, progress)
+        lower = open_lower(repository, artifact, choices.precision, choices, progress)
         return lower or _open_file(repository, artifact, artifact.fp32, choices, progress)
     best = _open_file(repository, artifact, artifact.fp32, choices, progress)
     if choices.precision == "fp32":
@@ -188,7 +188,7 @@ def _open_best(
     best_s = best_of(best, images_NHWC, _RUNS, progress.budget) / PRECISION_GAIN
     for file in artifact.files:
         session = (
-            _open_lower(repository, artifact, file.precision, choices, progress)
+            open_lower(repository, artifact, file.precision, choices, progress)
             if file.gate
             else None
         )
@@ -299,8 +299,8 @@ def largest_batch(
 ) -> tuple[NDArray[np.uint8], float]:
     """Find the largest batch that can be run several times within a budget.
 
-    Doubles the rows while further runs fit, by the time that the last one took: a busy machine, or
-    a graph whose time grows faster than its rows, ends the search early.
+    Doubles the rows while further runs fit, by the time that the last one took, or one more: a busy
+    machine, or a graph whose time grows faster than its rows, ends the search early.
 
     Args:
         session: Session on one of the version's files; its buckets are the sizes that are tried.
@@ -316,21 +316,33 @@ def largest_batch(
     images_NHWC = _blank(artifact, first)
     seconds = best_of(session, images_NHWC, 0, budget)
     for rows in larger:
-        if seconds * rows / len(images_NHWC) * (runs + 1) > budget.left_s:
-            break
+        more = rows / len(images_NHWC) * (runs + 1)
+        if budget.left_s < seconds * more:
+            if seconds < budget.left_s:  # another process may have had the core
+                seconds = min(seconds, best_of(session, images_NHWC, 0, budget))
+            if budget.left_s < seconds * more:
+                break
         images_NHWC = _blank(artifact, rows)
         seconds = best_of(session, images_NHWC, 0, budget)
     return images_NHWC, seconds
 
 
-def _open_lower(
+def open_lower(
     repository: ModelRepository,
     artifact: ModelArtifact,
     precision: Precision,
     choices: PlanChoices,
     progress: Progress,
 ) -> Session | None:
-    """Open a file of lower precision; None and a warning if it cannot be trusted here."""
+    """Open a file of lower precision; None and a warning if it cannot be trusted here.
+
+    Args:
+        repository: Repository that holds the version.
+        artifact: The verified version.
+        precision: Precision of the file.
+        choices: What its plan is chosen from.
+        progress: Is told each step, and bounds what is measured.
+    """
     file = artifact.file(precision)
     if file is None or file.gate is None:
         has = ", ".join(f.precision for f in artifact.files if f.gate or f.precision == "fp32")
@@ -380,8 +392,11 @@ def _open_file(
         progress.begin("measuring")
         runs = 2 * (_RUNS + 1)
         images_NHWC, _ = largest_batch(fewer, artifact, choices.rows, runs, progress.budget)
-        fewer_s = best_of(fewer, images_NHWC, _RUNS, progress.budget)
-        if fewer_s <= THREADS_GAIN * best_of(best, images_NHWC, _RUNS, progress.budget):
+        rows = len(images_NHWC)
+        for session in (fewer, best):
+            run_s = best_of(session, images_NHWC, _RUNS, progress.budget)
+            session.measured = MeasuredRun(rows, run_s)
+        if fewer.measured.seconds <= THREADS_GAIN * best.measured.seconds:
             best = fewer
     return best
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 # What one model may measure, and all models of a start together, seconds. Batches that would not
 # fit are measured at fewer rows.
-MODEL_S = 2.5
-ALL_MODELS_S = 10.0
+MODEL_S = 0.25
+ALL_MODELS_S = 4.0
 # Steps shorter than this are not named in the log.
 _SHOWN_S = 0.1
 

@@ -28,7 +28,7 @@ from service.session.gpu.binding import OUTPUTS, BoundRuns, Slot
 from service.session.gpu.cuda_runtime import CudaError
 from service.session.gpu.memory import CpuMemory, Memory
 from service.session.outputs import Outputs
-from service.session.plans import Asked, Binding, Plan
+from service.session.plans import Asked, Binding, MeasuredRun, Plan
 from service.session.providers import PROVIDERS, providers_of
 
 logger = logging.getLogger("foveal.session")
@@ -60,6 +60,7 @@ class Session:
         fallback: Why the CPU runs it although a GPU is here; empty if it does not.
         cpu_nodes: Nodes that a plan for a GPU leaves on the CPU, as ``Shape node_shape``.
         memory_bytes: Memory of the GPU that opening it took.
+        measured: What choosing its threads measured.
 
     Raises:
         InferenceError: onnxruntime refuses the model, gives another provider than the plan's, or
@@ -73,6 +74,7 @@ class Session:
         self.fallback = ""
         self.cpu_nodes: tuple[str, ...] = ()
         self.memory_bytes = 0
+        self.measured = MeasuredRun()
         self._session: Any = None
         self._bound: BoundRuns | None = None
         self._accelerator: Accelerator | None = None

@@ -27,7 +27,9 @@ import bentoml._internal.log
 import prometheus_client.values
 import psutil  # type: ignore[import-untyped]
 from _bentoml_impl.worker.service import main  # type: ignore[import-untyped]
+from bentoml._internal.configuration.containers import BentoMLContainer
 from circus.process import Process  # type: ignore[import-untyped]
+from opentelemetry.trace import NoOpTracerProvider
 
 # What makes a worker's own state as it is imported; all else is the same in every process.
 _OWN_MODULE = "service.app"
@@ -54,7 +56,13 @@ class _Child(psutil.Process):  # type: ignore[misc]
 
 
 class ForkedProcess(Process):  # type: ignore[misc]
-    """One of circus' processes, forked where it runs BentoML's worker."""
+    """One of circus' processes, forked where it runs BentoML's worker.
+
+    Attributes:
+        is_here: Whether this process was forked so, with all that its supervisor had configured.
+    """
+
+    is_here = False
 
     def spawn(self) -> None:
         """Fork the worker; start any other command as circus does."""
@@ -80,6 +88,7 @@ class ForkedProcess(Process):  # type: ignore[misc]
     def _become(self, words: list[str], mask: set[int | signal.Signals]) -> NoReturn:
         """Run the worker; never return into the supervisor's code."""
         status = 1
+        ForkedProcess.is_here = True
         try:
             _leave_the_supervisor(has_input=not self.close_child_stdin)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -93,6 +102,7 @@ class ForkedProcess(Process):  # type: ignore[misc]
                 values: Any = prometheus_client.values
                 values.ValueClass = values.MultiProcessValue()
             bentoml._internal.log.configure_server_logging = _log_to_all
+            bentoml._internal.log._component_name.cache_clear()  # the supervisor's, once it logged
             sys.argv = words
             main(words[1:], prog_name=words[0])
         except SystemExit as end:
@@ -101,6 +111,18 @@ class ForkedProcess(Process):  # type: ignore[misc]
             traceback.print_exc()
         finally:
             _end(status)
+
+
+def configure_bentoml(read: Callable[[], None]) -> None:
+    """Read BentoML's configuration in a worker, unless its supervisor has; make no vain spans.
+
+    Args:
+        read: Reads it.
+    """
+    if not ForkedProcess.is_here:
+        read()
+    if BentoMLContainer.tracing.exporter_type.get() is None:  # no span would be sent
+        BentoMLContainer.tracer_provider.set(NoOpTracerProvider())
 
 
 def _leave_the_supervisor(*, has_input: bool) -> None:

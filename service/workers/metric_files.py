@@ -60,16 +60,17 @@ def adopt_files(folder: Path) -> None:
     """Take over the files of a worker that ended: what it counted goes on in this one's.
 
     prometheus-client keeps the files of every process that ever counted, so the folder would grow
-    with each worker that ends. Call it before this process counts anything.
+    with each worker that ends. Files of the suffix ``.v2`` have the same form, and are V2's
+    statistics. Call it before this process counts anything.
 
     Args:
         folder: What PROMETHEUS_MULTIPROC_DIR names.
     """
-    for path in sorted(folder.glob("*_*.db")):
+    for path in sorted((*folder.glob("*_*.db"), *folder.glob("*_*.v2"))):
         kind, _, pid = path.stem.rpartition("_")
         if not pid.isdecimal() or _is_alive(int(pid)):
             continue
-        own = path.with_name(f"{kind}_{os.getpid()}.db")
+        own = path.with_name(f"{kind}_{os.getpid()}{path.suffix}")
         with contextlib.suppress(FileNotFoundError):  # another worker was first
             if kind.startswith("gauge_live") or not _is_whole(path):
                 path.unlink()

@@ -4,6 +4,7 @@
 
 - a worker that ends is replaced at once, not at the next check ten seconds later;
 - a worker whose event loop does not turn for ``HANG_S`` is killed, and so replaced;
+- metrics are in a folder of this service's own, and the gauges of a worker end with it;
 - a stop closes the listening socket first and kills what is left after the drain time;
 - SIGHUP goes to every worker, and a worker begins with SIGHUP ignored;
 - a signal to stop that comes before there are workers ends the process, where circus would keep it
@@ -13,6 +14,7 @@ Leans on names inside circus and BentoML; tests/service/workers/test_circus.py l
 """
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -21,8 +23,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.utils.circus import Arbiter
 from circus.exc import ConflictError  # type: ignore[import-untyped]
 from circus.sighandler import SysHandler  # type: ignore[import-untyped]
@@ -31,6 +35,8 @@ from circus.watcher import Watcher  # type: ignore[import-untyped]
 from service.workers import early
 from service.workers.board import Board, create_board
 from service.workers.forked import ForkedProcess
+from service.workers.metric_folder import VARIABLE as METRICS_VARIABLE
+from service.workers.metric_folder import forget_gauges, own_folder
 from service.workers.worker import BEAT_S, VARIABLE
 
 logger = logging.getLogger("foveal.supervisor")
@@ -56,6 +62,7 @@ class Supervisor:
         descriptor: The board's memory.
         drain_timeout_s: Time that workers have to answer what they accepted.
         is_tls: Whether connections begin with TLS: then no answer in plain text can be given.
+        metrics: Folder of the workers' metric files; None: BentoML's.
         clock: Monotonic seconds.
     """
 
@@ -66,9 +73,11 @@ class Supervisor:
         drain_timeout_s: float,
         *,
         is_tls: bool = False,
+        metrics: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._arbiter = arbiter
+        self._metrics = metrics
         self._board = board = Board(descriptor)
         self._is_tls = is_tls
         self._clock = clock
@@ -81,6 +90,8 @@ class Supervisor:
             Watcher._process_class = ForkedProcess
         for watcher in arbiter.watchers:
             watcher.env[VARIABLE] = f"{os.getpid()} {descriptor} {listener}"
+            if metrics is not None:
+                watcher.env[METRICS_VARIABLE] = str(metrics)
             watcher.graceful_timeout = drain_timeout_s + _END_S
             watcher.hooks["before_spawn"] = self._before_spawn
             watcher.hooks["after_spawn"] = self._after_spawn
@@ -110,6 +121,8 @@ class Supervisor:
         self, watcher: Any, process_pid: int, exit_code: int | None = None, **_: Any
     ) -> None:
         was_ready = self._board.clear(process_pid)
+        if self._metrics is not None:
+            forget_gauges(self._metrics, process_pid)
         ended = (
             f"by {signal.Signals(-exit_code).name}"
             if exit_code and exit_code < 0
@@ -201,14 +214,26 @@ class Supervisor:
 
 def install(workers: int, drain_timeout_s: float, *, is_tls: bool = False) -> None:
     """Supervise the workers of the arbiter that BentoML starts next in this process."""
+    gc.freeze()  # what was imported stays, here and in the workers
+    gc.enable()  # ``launch`` turned it off
     descriptor = create_board(2 * workers)  # circus may run twice as many for a moment
     SysHandler._register = lambda _: None
     start = Arbiter.start
 
     def supervised(arbiter: Any, cb: Callable[[Any], Any] | None = None) -> None:
         early.end(arbiter.sockets[API_SOCKET])
-        supervisor = Supervisor(arbiter, descriptor, drain_timeout_s, is_tls=is_tls)
+        supervisor = Supervisor(
+            arbiter, descriptor, drain_timeout_s, is_tls=is_tls, metrics=_metrics_folder()
+        )
         supervisor.start()
         start(arbiter, cb)
 
     Arbiter.start = supervised  # type: ignore[assignment,method-assign]
+
+
+def _metrics_folder() -> Path | None:
+    try:
+        return own_folder(Path(BentoMLContainer.bentoml_home.get()))
+    except OSError as error:
+        logger.warning("metrics are in the folder that all services of this user share: %s", error)
+        return None

@@ -1,14 +1,17 @@
 """``foveal serve`` up to its start, and ``foveal predict``."""
 
+import json
 import socket
 from pathlib import Path
 
 import pytest
 
 from models.image import encode_png
+from models.repository import ModelRepository
+from models.rollout import Rollout, Share
 from tests.server import free_port
 from tests.shell import Shell
-from tests.tiny import LABELS, random_images, tiny_probabilities
+from tests.tiny import LABELS, publish_tiny, random_images, tiny_probabilities
 
 
 def test_a_setting_that_is_wrong_is_named(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,6 +19,14 @@ def test_a_setting_that_is_wrong_is_named(shell: Shell, monkeypatch: pytest.Monk
     said = shell("serve", "--port", free_port())
     assert said.code == 1
     assert said.error.startswith("settings: FOVEAL_THREADS: ")
+
+
+def test_a_default_model_that_is_none_is_named(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOVEAL_DEFAULT_MODEL", "tinny")
+    said = shell("serve", "--port", free_port())
+    assert said == (1, "", "FOVEAL_DEFAULT_MODEL: expected one of tiny, got 'tinny'\n")
 
 
 def test_a_port_in_use_is_reported(shell: Shell) -> None:
@@ -29,6 +40,50 @@ def test_a_port_in_use_is_reported(shell: Shell) -> None:
         f"127.0.0.1:{port}: expected a free port of this machine, got: Address already in use; "
         "choose others with --host and --port\n"
     )
+
+
+def test_a_dry_run_loads_what_would_be_served(shell: Shell, tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    for gain in (1.0, 2.0, 3.0):
+        publish_tiny(root, gain=gain)
+    repository = ModelRepository(root)
+    repository.set_default("tiny", 2)
+    repository.set_rollout("tiny", Rollout(canary=Share(3, 0.25)))
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    said = shell("serve", "--dry-run", "--device", "cpu", models=root)
+    assert (said.code, said.error) == (0, "")
+    assert [line.split("  ")[0] for line in said.out.splitlines()] == [
+        "version",
+        "tiny:2",
+        "tiny:3",
+    ]
+    assert "/models/tiny/predict and /predict  cpu, fp32, 1 threads" in said.out
+    assert "0.25 as canary" in said.out
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    (repository.path("tiny", 3) / "model.onnx").write_bytes(b"not a model")
+    said = shell("serve", "--dry-run", "--device", "cpu", models=root)
+    assert said.code == 1
+    assert "tiny/3/model.onnx: expected the sha256" in said.out
+    assert "tiny:1" in said.out, "the next one in its place"
+
+
+def test_a_dry_run_checks_settings_and_candidates(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "models"
+    publish_tiny(root)
+    publish_tiny(root, task="multi-label")
+    document = {
+        "default_versions": {"tiny": 1},
+        "traffic": {"tiny": {"shadow": {"version": 2, "fraction": 1}, "canary": None}},
+    }
+    (root / "repository.json").write_text(json.dumps(document))
+    said = shell("serve", "--dry-run", "--device", "cpu", models=root)
+    assert said.code == 1 and "no shadow: tiny:2: expected the images, labels" in said.out
+    monkeypatch.setenv("FOVEAL_THREADS", "many")
+    said = shell("serve", "--dry-run", models=root)
+    assert (said.code, said.out) == (1, "")
+    assert said.error.startswith("settings: FOVEAL_THREADS: ")
 
 
 def test_predict_prints_a_table(shell: Shell, image: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from loadtest.serving import free_port
 from models.image import encode_png
 from service.settings import MOST_BODY_BYTES, Settings
+from tests.overloaded import rows_of, slow_model
 from tests.places import NGINX_CONF, Front, has_nginx, nginx
 from tests.server import RunningServer, Wire, assert_error, post, running_server
 from tests.tiny import assert_own_result, publish_tiny, random_images
@@ -99,7 +100,7 @@ def test_a_chunked_body_above_the_limit_is_refused(client: httpx.Client) -> None
 
 def test_refusals_and_not_ready_are_passed_on(tmp_path: Path) -> None:
     root = tmp_path / "models"
-    publish_tiny(root, "whole")
+    publish_tiny(root, "whole", slow_model())
     publish_tiny(root, "broken")
     (root / "broken/1/model.onnx").write_bytes(b"")
     with (
@@ -108,21 +109,24 @@ def test_refusals_and_not_ready_are_passed_on(tmp_path: Path) -> None:
             tmp_path,
             is_ready=False,
             default_model="whole",
-            max_queue_rows=1,
-            max_queue_delay_ms=1000,
+            threads=1,
+            max_batch_size=1,
+            max_wait_ms=1,
         ) as narrow,
         nginx(narrow.port, 0, tmp_path) as front,
         httpx.Client(base_url=f"http://127.0.0.1:{front.port}") as client,
         Wire(RunningServer(front.port, narrow.process, narrow.log_path)) as first,
         Wire(RunningServer(front.port, narrow.process, narrow.log_path)) as second,
     ):
-        first.send(post("/predict", PNG))
+        first.send(rows_of("whole", 500))  # as many runs
         while narrow.metric("foveal_queue_rows") < 1:
             pass
         full = second.send(post("/predict", PNG)).answer()
-        assert_error(full, 429, "queue full: 1 of 1 rows waiting")
+        assert_error(full, 429, "^queue: expected a wait of at most 1 ms")
         assert int(full.headers["retry-after"]) >= 1
-        assert_own_result(first.answer().json()["results"][0], IMAGE)
+        assert first.answer().status == 200
+        second.send(post("/predict", PNG))
+        assert_own_result(second.answer().json()["results"][0], IMAGE)
         assert client.get("/readyz").status_code == 503
         assert client.get("/livez").status_code == 200
 

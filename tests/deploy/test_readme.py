@@ -7,7 +7,9 @@ import pytest
 
 import foveal
 from deploy.panels import PANELS
-from service import metrics
+from service.inflight import Inflight
+from service.metrics import families
+from service.rollout import shadow
 from service.settings import Settings
 from tests.deploy.manifests import COMPONENTS, KUBERNETES, OVERLAYS
 from tests.deploy.watched import RULES
@@ -60,9 +62,9 @@ def test_the_example_follows_the_formula() -> None:
     pods = images / (0.6 * per_core * cores)
     whole = math.ceil(pods)
     assert f"= {pods:.1f}, so {whole} and 1 more: {whole + 1}" in README
-    waiting = Settings.model_fields["max_queue_rows"].default
-    assert f"{waiting * 224 * 224 * 3 / 2**20:.0f} MiB" in README
-    assert f"{waiting * 32 * 32 * 3 / 2**20:.0f} MiB" in README
+    waiting = Inflight(192 << 20).queue_bytes
+    assert f"{waiting >> 20} MiB are {waiting // (224 * 224 * 3)} rows of 224x224x3" in README
+    assert f"or {waiting // (32 * 32 * 3):,} of 32x32x3" in README
 
 
 def test_what_it_names_is_there() -> None:
@@ -78,7 +80,8 @@ def test_what_it_names_is_there() -> None:
 def test_every_metric_that_is_asked_for_is_one_of_the_service() -> None:
     """Of those that need a device that is not here, too, which no test can ask a Prometheus for."""
     ends = ("", "_total", "_sum", "_count", "_bucket")
-    names = [value._name for value in vars(metrics).values() if hasattr(value, "_name")]
+    values = [*vars(families).values(), *vars(shadow).values()]
+    names = [value._name for value in values if hasattr(value, "_name")]
     known = {name + end for name in names for end in ends}
     texts = [query.expression for panel in PANELS for query in panel.queries]
     texts += [rule["expr"] for rule in RULES]

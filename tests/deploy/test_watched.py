@@ -76,6 +76,9 @@ def test_panels_tell_what_was_sent(watched: Watched) -> None:
     assert value(watched, "Loaded", version="2") == 1
     assert value(watched, "Share refused for a full queue", model="slow") > 0
     assert value(watched, "Share refused for a full queue", model="tiny") == 0
+    assert value(watched, "Refusals by reason", model="slow", reason="wait") > 0
+    assert value(watched, "Refusals by reason", model="tiny", reason="wait") == 0
+    assert value(watched, "Brownout", model="dim") > 0.5
     assert value(watched, "Share of answers that are our fault", model="slow") > 0
     assert value(watched, "Share of answers that are our fault", model="tiny") == 0
     assert 0.5 < value(watched, "Share by version", model="tiny", version="1") < 1

@@ -25,6 +25,7 @@ from models.repository import ModelRepository
 from models.rollout import Rollout, Share
 from tests.deploy.programs import program
 from tests.e2e.triton import triton
+from tests.overloaded import slow_model
 from tests.server import ROOT, RunningServer, free_port, running_server, sample
 from tests.tiny import LABELS, build_tiny, publish_tiny, random_images, tiny_model
 
@@ -36,7 +37,7 @@ LOAD_S, MAX_LOAD_S = 8.0, 60.0
 IMAGES = random_images(16, seed=5)
 PNGS = [encode_png(image) for image in IMAGES]
 STATISTICS = Statistics(1000, 90.0, 60.0, (0.7, 0.1, 0.1, 0.1), 0.5)
-QUEUE_ROWS = 128
+MAX_WAIT_MS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Watched:
 
 
 def build_repository(root: Path) -> None:
-    """Two versions of ``tiny``, the first pinned, and one that is refused; one of ``slow``."""
+    """Two versions of ``tiny``, the first pinned, one refused; one of ``slow``, one of ``dim``."""
 
     def build(gain: float) -> Callable[[Path, int], ModelArtifact]:
         def made(folder: Path, version: int) -> ModelArtifact:
@@ -81,6 +82,7 @@ def build_repository(root: Path) -> None:
         repository.publish("tiny", build(gain))
     (root / "tiny/3/model.onnx").write_bytes(b"not a model")
     publish_tiny(root, "slow", tiny_model(is_slow=True))
+    publish_tiny(root, "dim", slow_model(), lower={"int8": 3.0})
     repository.set_default("tiny")
     repository.set_default("tiny", 1)
     repository.set_rollout("tiny", Rollout(shadow=Share(2, 0.5), canary=Share(2, 0.3)))
@@ -203,12 +205,14 @@ def _photographs(client: httpx.Client) -> None:
 def _floods(client: httpx.Client) -> None:
     """More rows than the queue takes, some of them with no time to wait."""
     shape = (100, *IMAGES.shape[1:])
-    answer = client.post(
-        "/v2/models/slow/infer",
-        content=bytes(int(np.prod(shape))),
-        headers={"Inference-Header-Content-Length": "0"},
-    )
-    assert answer.status_code in (200, 429), answer.text
+    for name in ("slow", "dim"):
+        answer = client.post(
+            f"/v2/models/{name}/infer",
+            content=bytes(int(np.prod(shape))),
+            headers={"Inference-Header-Content-Length": "0"},
+        )
+        assert answer.status_code in (200, 429), answer.text
+    assert client.post("/models/dim/predict", content=PNGS[0]).status_code in (200, 429)
     files = {f"image{i}": PNGS[0] for i in range(8)}
     hurried = client.post(
         "/models/slow/predict", files=files, headers={"X-Request-Timeout-Ms": "1"}
@@ -224,7 +228,8 @@ def watched_service(folder: Path) -> Iterator[Watched]:
         folder / "models",
         folder,
         grpc_port=free_port(),
-        max_queue_rows=QUEUE_ROWS,
+        max_wait_ms=MAX_WAIT_MS,
+        brownout="int8",
         loaded_versions=3,
         buckets="1,16,64",
     ) as server:

@@ -16,8 +16,10 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from docs.foveal_client import Client, FovealError
 from service.access.keys import add_key
 from tests.guarded import ADMIN, IMAGE, PREFLIGHT, Guarded, until
 from tests.server import ROOT, RunningServer, assert_error, sample
@@ -173,6 +175,7 @@ def test_grpc_needs_the_same_keys(guarded: Guarded) -> None:
             (v2.ModelInfer, service_pb2.ModelInferRequest(model_name="none")),
             (v2.RepositoryIndex, service_pb2.RepositoryIndexRequest()),
             (v2.ModelStreamInfer, iter(())),
+            (reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo, iter(())),
         ):
             assert code(call, message) is status.UNAUTHENTICATED
             assert code(call, message, ADMIN) is status.UNAUTHENTICATED
@@ -287,3 +290,16 @@ def test_without_settings_nothing_is_restricted(server: RunningServer) -> None:
     assert not [name for name in answer.headers if name.startswith("access-control")]
     assert httpx.options(f"{server.url}/predict", headers=PREFLIGHT).status_code == 405
     assert server.get("/metrics").status_code == 200
+
+
+def test_python_client_sends_its_key_and_keeps_to_its_rate(guarded: Guarded) -> None:
+    trusted = ssl.create_default_context(cafile=guarded.server.certificate)
+    with (
+        Client(guarded.server.url, verify=trusted) as without,
+        pytest.raises(FovealError, match="authorization") as caught,
+    ):
+        without.predict(IMAGE)
+    assert caught.value.status == 401
+    with Client(guarded.server.url, guarded.slow, verify=trusted, retries=20) as client:
+        results = list(client.predict_many([IMAGE] * 8, batch=1))  # 2 a second, 4 at once
+    assert len(results) == 8 and all(result.label for result in results)

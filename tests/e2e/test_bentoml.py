@@ -249,7 +249,8 @@ def count(server: RunningServer, **labels: str) -> float:
 
 
 def metrics_files(server: RunningServer) -> Path:
-    return server.log_path.parent / "bentoml/prometheus_multiproc_dir"
+    [folder] = (server.log_path.parent / "bentoml/foveal_metrics").iterdir()
+    return folder
 
 
 def ask_all(wire: Wire, word: str, count: int, length: int) -> None:

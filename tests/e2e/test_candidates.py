@@ -11,6 +11,7 @@ import pytest
 from models.artifact import ModelArtifact
 from models.image import encode_png
 from models.repository import ModelRepository
+from models.rollout import Rollout, Share
 from tests.e2e.test_swap import WORKERS, wait_for
 from tests.e2e.triton import WIRES, triton
 from tests.guarded import ADMIN
@@ -238,23 +239,47 @@ def test_rows_for_a_busy_shadow_are_dropped(server: RunningServer, root: Path, n
     assert rows(outcome="dropped") > 0 < rows(outcome="agreed")
 
 
-def test_a_candidate_with_other_labels_or_task_gets_nothing(
+def test_a_candidate_with_other_labels_or_task_is_refused(
     server: RunningServer, root: Path, name: str
 ) -> None:
+    """At once, with the reason; one that is in ``repository.json`` nevertheless gets nothing."""
+
     def build(folder: Path, version: int) -> ModelArtifact:
         artifact = build_tiny(folder, name, version, tiny_model())
         return replace(artifact, labels=("a", *artifact.labels[1:]), golden=())
 
-    ModelRepository(root).publish(name, build)
+    repository = ModelRepository(root)
+    repository.publish(name, build)
     publish_tiny(root, name, task="multi-label")
-    for version in (3, 4):
-        said = put(server, name, {"canary": {"version": version, "fraction": 1}}).json()
-        assert said["canary"] is None
+    cases = (
+        (3, 'got "a" as label 0, not "top"'),
+        (4, "got the task multi-label, not single-label"),
+    )
+    for version, reason in cases:
+        why = f"{name}:{version}: expected the images, labels and task of {name}:1, {reason}"
+        for kind in ("canary", "shadow"):
+            assert_error(put(server, name, {kind: {"version": version, "fraction": 1}}), 400, why)
+        settings = repository.settings()
+        rollouts = {**settings.rollouts, name: Rollout(canary=Share(version, 1.0))}
+        repository._write_settings(replace(settings, rollouts=rollouts))
+        line = f"{name}:{version} gets no share of the requests: {why}"
+        wait_for(lambda line=line: line in server.log, server, line)  # type: ignore[misc]
         assert set(answered_by(server)) == {1}
-        assert (
-            f"{name}:{version} gets no share of the requests: expected the images, labels and task"
-            in server.log
-        )
+
+
+def test_a_candidate_that_decodes_at_a_scale_gets_its_share(
+    server: RunningServer, root: Path, name: str
+) -> None:
+    def build(folder: Path, version: int) -> ModelArtifact:
+        artifact = build_tiny(folder, name, version, tiny_model(gain=-1.0), -1.0)
+        return replace(artifact, image=replace(artifact.image, scaled_decoding=True))
+
+    ModelRepository(root).publish(name, build)
+    both = {kind: {"version": 3, "fraction": 1} for kind in ("canary", "shadow")}
+    said = put(server, name, both).json()
+    assert said["canary"] == said["shadow"] == {"version": 3, "fraction": 1}
+    answer = httpx.post(f"{server.url}/predict", content=PNGS[0]).json()
+    assert answer["version"] == 3
 
 
 def test_who_may_and_what_is_understood(server: RunningServer, name: str) -> None:

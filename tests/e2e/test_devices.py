@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 
 from models.image import encode_png
+from models.resample import RESAMPLER
 from service.session.gpu.cuda_runtime import driver_error
 from tests.server import assert_error, running_server
 from tests.tiny import random_images
@@ -48,7 +49,9 @@ def test_auto_says_in_log_metrics_and_metadata_that_the_cpu_runs(
         assert "device auto: the CPU runs all models: device cuda: expected " in server.log
         assert (server.metric("foveal_device_fallback", model="tiny") > 0) == HAS_CUDA
         plan = {"model": "tiny", "asked": "auto", "device": "cpu", "binding": "bound"}
-        assert server.metric("foveal_plan_info", **plan, buckets="4,16,64") >= 1
+        plan |= {"buckets": "4,16,64", "resampler": RESAMPLER}
+        assert server.metric("foveal_plan_info", **plan) >= 1
+        assert f"images resized by {RESAMPLER}" in server.log
         config = httpx.get(f"{server.url}/v2/models/tiny/config").json()
         assert ("device_fallback" in config.get("parameters", {})) == HAS_CUDA
         assert config["instance_group"][0]["kind"] == "KIND_CPU"

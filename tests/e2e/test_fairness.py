@@ -18,7 +18,7 @@ MOST = 3.0
 # Of the median beside a burst: on a machine that does other things, a request waits for a processor
 # as often as the loop does; the best of five rounds is 1 to 4.
 MOST_BESIDE_BURST = 8.0
-ROUNDS = 5
+ROUNDS = 15
 P50, P99 = 0, 1
 # Two versions are two models to the service.
 ASKED, OTHER = "/models/tiny/versions/1/predict", "/models/tiny/versions/2/predict"

@@ -14,11 +14,14 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from models.image import encode_png
+from tests.places import Start
 from tests.server import (
     ROOT,
+    START_S,
     RunningServer,
     Wire,
     assert_error,
+    free_port,
     post,
     running_server,
     sample,
@@ -229,6 +232,20 @@ def test_two_workers_give_the_same_bytes(server: RunningServer, two_workers: Run
                 assert wire.send(post("/predict", png)).answer().body == expected[i]
     assert count() == before + 160
     assert two_workers.log.count("ready after") == 2
+
+
+def test_a_start_without_its_model_ends_at_once(tiny_repository: Path, tmp_path: Path) -> None:
+    """In the supervisor, also of plain ``bentoml serve``: workers would be replaced for ever."""
+    for variables, said in (
+        ({"FOVEAL_DEFAULT_MODEL": "tinny"}, "FOVEAL_DEFAULT_MODEL: expected one of tiny, got 't"),
+        ({}, f"{tmp_path}/gone: expected a folder"),
+    ):
+        repository = tiny_repository if variables else tmp_path / "gone"
+        log = tmp_path / "log"
+        process = Start(repository, tmp_path, free_port(), variables=variables).fork(log)
+        assert process.wait(START_S) == 1
+        assert said in log.read_text().splitlines()[-1]
+        assert "Traceback" not in log.read_text() and "another one starts" not in log.read_text()
 
 
 # Imports what takes long once, then starts the service in a fork of its own for each line.

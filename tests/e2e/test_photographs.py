@@ -70,7 +70,7 @@ def test_a_deadline_is_answered_whatever_the_threads_do(
     statuses = ask_together(slow, photograph, 12, 100)
     took_s = time.monotonic() - started
     assert set(statuses) <= {504, 429, 200}
-    assert statuses.count(504) >= 6
+    assert statuses.count(504) + statuses.count(429) >= 6
     assert took_s < max(12 * one_s / 2, 2), "they were answered before all were decoded"
 
 

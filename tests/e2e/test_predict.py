@@ -25,11 +25,10 @@ PNGS = [encode_png(image) for image in IMAGES]
 def narrow(
     tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServer]:
-    """A server with a queue of few rows that are held back, and small limits."""
+    """A server whose rows are held back, with small limits."""
     with running_server(
         tiny_repository,
         tmp_path_factory.mktemp("narrow"),
-        max_queue_rows=4,
         max_queue_delay_ms=1000,
         max_request_rows=3,
         max_image_pixels=10_000,
@@ -303,25 +302,6 @@ def results(answer: Answer) -> bytes:
 
 
 # Refusals
-
-
-def test_full_queue_refuses_at_the_door(narrow: RunningServer) -> None:
-    answers = at_once(narrow, [post("/predict", png) for png in PNGS[:12]])
-    accepted = [i for i, answer in enumerate(answers) if answer.status == 200]
-    assert len(accepted) == 4
-    for i, answer in enumerate(answers):
-        if i in accepted:
-            assert_own_result(answer.json()["results"][0], IMAGES[i])
-        else:
-            assert_error(answer, 429, "queue full: 4 of 4 rows waiting")
-            assert int(answer.headers["retry-after"]) >= 1
-
-
-def test_full_queue_refuses_large_images_before_decoding(narrow: RunningServer) -> None:
-    """Places are taken for images that are still being decoded on another thread."""
-    large = encode_png(np.zeros((99, 101, 1), np.uint8))
-    answers = at_once(narrow, [post("/predict", large)] * 6)
-    assert sorted(answer.status for answer in answers) == [200] * 4 + [429] * 2
 
 
 def test_deadline_passes_while_waiting(narrow: RunningServer) -> None:

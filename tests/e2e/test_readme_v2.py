@@ -1,9 +1,11 @@
-"""The V2 examples of docs/protocols.md, run as they stand against the shipped models."""
+"""The examples of docs/protocols.md and docs/clients.md, run as they stand on shipped models."""
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,9 @@ SECTION = (ROOT / "docs" / "protocols.md").read_text().split("## Open Inference 
 SECTION = SECTION.split("\n## Routes\n")[0]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", SECTION, re.DOTALL)
 PROGRAMS = [code for language, code in BLOCKS if language == "python"]
+RECIPES = dict(
+    re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "clients.md").read_text(), re.DOTALL)
+)
 PRINTED = ["[9 2 1 4 6 5 7 3]", "Sandal", "probabilities (2, 10)"]
 
 
@@ -58,3 +63,29 @@ def test_curl(shipped: RunningServer) -> None:
     for text, like in zip(got, expected, strict=True):
         assert text.split(":")[1:] == like.split(":")[1:]
         assert abs(float(text.split(":")[0]) - float(like.split(":")[0])) < 1e-4
+
+
+def test_python_client(
+    shipped: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "docs" / "foveal_client.py", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    printed = run(shipped, [sys.executable, "-W", "error", "-c"], RECIPES["python"]).splitlines()
+    assert printed[0].startswith("Ankle boot 0.9")
+    assert printed[1] == "models/fashion-cnn/2/golden/0.png Ankle boot"
+    assert printed[-1].startswith("400 image: ")
+    assert len(printed) == 2 + len(list((ROOT / "models/fashion-cnn/2/golden").glob("*.png")))
+
+
+def test_javascript_client(shipped: RunningServer) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    printed = run(shipped, [node, "--input-type=module", "-e"], RECIPES["js"])
+    assert printed.startswith("Ankle boot 0.9")
+
+
+def test_curl_clients(shipped: RunningServer) -> None:
+    one, several = run(shipped, ["bash", "-ec"], RECIPES["sh"]).replace("}{", "}\n{").splitlines()
+    assert [len(json.loads(text)["results"]) for text in (one, several)] == [1, 2]
+    assert json.loads(one)["results"][0]["predictions"][0]["label"] == "Ankle boot"

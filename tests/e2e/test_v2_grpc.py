@@ -14,7 +14,10 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from google.protobuf import descriptor_pool, message_factory
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import proto_reflection_descriptor_database as reflected
+from grpc_reflection.v1alpha import reflection_pb2
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
@@ -68,6 +71,46 @@ def refused(call: Any, code: str, match: str) -> None:
         call()
     assert caught.value.code() is getattr(grpc.StatusCode, code), caught.value
     assert re.search(match, caught.value.details()), caught.value.details()
+
+
+def test_reflection_is_all_that_a_client_needs(channel: Any) -> None:
+    known = reflected.ProtoReflectionDescriptorDatabase(channel)
+    services = ["grpc.health.v1.Health", reflection_pb2.DESCRIPTOR.package + ".ServerReflection"]
+    assert sorted(known.get_services()) == [*services, "inference.GRPCInferenceService"]
+    pool = descriptor_pool.DescriptorPool(known)
+    for name in services:
+        assert pool.FindServiceByName(name).methods
+    method = pool.FindServiceByName("inference.GRPCInferenceService").methods_by_name["ModelInfer"]
+    sent, received = map(message_factory.GetMessageClass, (method.input_type, method.output_type))
+    assert sent is not pb.ModelInferRequest
+    call = channel.unary_unary(
+        f"/{method.containing_service.full_name}/{method.name}",
+        sent.SerializeToString,
+        received.FromString,
+    )
+    asked = sent.FromString(request(2).SerializeToString())
+    np.testing.assert_array_equal(logits(call(asked)), tiny_logits(IMAGES[:2]))
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_has_both_names_and_reads_any_bytes(channel: Any, version: str) -> None:
+    def ask(*questions: bytes) -> list[Any]:
+        method = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+        read = reflection_pb2.ServerReflectionResponse.FromString
+        call = channel.stream_stream(method, response_deserializer=read)
+        return list(call(iter(questions), timeout=10))
+
+    question = reflection_pb2.ServerReflectionRequest
+    names, missing, empty = ask(
+        question(list_services="").SerializeToString(),
+        question(file_containing_symbol="inference.Nothing").SerializeToString(),
+        b"",
+    )
+    assert len(names.list_services_response.service) == 3
+    assert missing.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+    assert empty.error_response.error_code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    refused(lambda: ask(b"\xff"), "INVALID_ARGUMENT", "expected a protobuf message")
+    refused(lambda: ask(bytes(70_000)), "INVALID_ARGUMENT", "at most 65536 bytes")
 
 
 @pytest.mark.parametrize("is_raw", [True, False])

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from PIL import Image
 
 from export.answers import Expected
 from export.diagnose import check_folders
@@ -92,6 +93,41 @@ def test_lower_precisions_pass_their_gate_on_the_users_images(own: Own, tmp_path
     assert "of fp32's labels" in str(describe(artifact))
     with pytest.raises(AdoptError, match="expected at least 100 --images"):
         own(model, wanted=wanted)
+
+
+def large(folder: Path, count: int, noise: int) -> list[Path]:
+    """JPEGs of 288 pixels and more, in whole eighths; stripes are lost at a part of the size."""
+    generator = np.random.default_rng(7)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        coarse = generator.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        size = 8 * int(generator.integers(36, 50)), 8 * int(generator.integers(36, 50))
+        smooth = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), int)
+        stripes = noise * (np.indices(smooth.shape)[1] % 2 * 2 - 1)
+        pixels = Image.fromarray((smooth + stripes).clip(0, 255).astype(np.uint8))
+        pixels.save(folder / f"{number:02}.jpg", quality=95)
+    return sorted(folder.iterdir())
+
+
+def test_scaled_decoding_passes_a_gate_on_the_users_images(own: Own, tmp_path: Path) -> None:
+    model, wanted = network("convolution"), Wanted(scaled_decoding=True)
+    own.files = large(tmp_path / "smooth", 60, 0)
+    expected = PIPELINE.answer(model, own.files)
+    artifact = own(model, expected, images=tmp_path / "smooth", wanted=wanted)
+    assert artifact.image.scaled_decoding
+    assert artifact.proof is not None and artifact.proof.images == 60, "of files decoded whole"
+    own.repository.verify("own", 1)
+    files = large(tmp_path / "lines", 60, 120)  # what is clipped is another colour on average
+    with pytest.raises(AdoptError, match=r"on 60 given .* 98.00% of whole decoding"):
+        own(model, images=tmp_path / "lines", wanted=wanted)
+    for file in files[49:]:
+        file.unlink()
+    with pytest.raises(AdoptError, match="expected at least 50 --images to measure it on, got 49"):
+        own(model, images=tmp_path / "lines", wanted=wanted)
+    pictures(tmp_path / "lines", 30)
+    with pytest.raises(AdoptError, match=r"at least 50 JPEGs .* 72 pixels or more, got 49"):
+        own(model, images=tmp_path / "lines", wanted=wanted)
+    assert own.repository.versions("own") == [1]
 
 
 def test_weights_beside_the_graph_are_calibrated_and_converted(own: Own, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.server import ROOT
 MAY = {
     "service/lane/observers.py": "an access log's moment, and the start of a trace",
     "service/workers/forked.py": "circus tells a process's age by it",
-    "service/protocols/v2/documents.py": "V2's statistics tell when a model last answered",
+    "service/protocols/v2/statistics.py": "V2's statistics tell when a model last answered",
 }
 WALL = {"time", "time_ns", "now", "utcnow", "today", "gmtime", "localtime"}
 SOURCES = sorted((ROOT / "service").rglob("*.py"))

@@ -120,6 +120,7 @@ def test_killed_worker_loses_its_own_requests_only(server: RunningServer) -> Non
         took = wait_until(lambda: count_started(server) == started + 1, 30, "another worker")
         print(f"two workers again after {took:.1f} s")
         assert f"worker {victim.pid} ended by SIGKILL; another one starts" in server.log
+        assert "[cli] ready after" not in server.log, "a worker's lines name the worker"
         assert other.is_running() and len(workers(server)) == 2
 
 

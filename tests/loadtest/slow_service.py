@@ -17,6 +17,7 @@ class SlowService:
     def __init__(self, service_s: float, room: int = 1_000_000) -> None:
         self.service_s = service_s
         self.room = room
+        self.retry_after = "2"
         self.waiting = 0
         self.headers: list[str] = []
         self.port = 0
@@ -36,9 +37,8 @@ class SlowService:
 
     async def answer(self, body: bytes) -> bytes:
         if self.waiting >= self.room:
-            return b"HTTP/1.1 429 Busy\r\nRetry-After: 2\r\nContent-Length: 17\r\n\r\n" + (
-                b'{"error": "busy"}'
-            )
+            head = f"HTTP/1.1 429 Busy\r\nRetry-After: {self.retry_after}\r\nContent-Length: 17"
+            return head.encode() + b'\r\n\r\n{"error": "busy"}'
         self.waiting += 1
         async with self.turn:
             await asyncio.sleep(self.service_s)

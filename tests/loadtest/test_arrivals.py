@@ -1,5 +1,7 @@
 import math
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,10 @@ import pytest
 from loadtest.arrivals import Offer, Offered, client_limit, find_max, offer, summarise
 from loadtest.assignment import arrival_times
 from loadtest.calls import KINDS, Call, Kind
-from loadtest.engines import Traffic, send
+from loadtest.engines import Engine, Traffic, send
 from loadtest.errors import LoadTestError
 from loadtest.payloads import make_calls
-from loadtest.samples import REFUSED, RIGHT, WRONG, Recorder, read_samples
+from loadtest.samples import REFUSED, RIGHT, WRONG, Recorder, read_samples, wait_s
 from models.repository import ModelRepository
 from tests.loadtest.offers import offered
 from tests.loadtest.slow_service import slow_service
@@ -49,6 +51,32 @@ def test_every_outcome_is_told_apart() -> None:
     assert total == round(outcome.offered_per_s)
     assert any("expected labels (2,), got (1,)" in cause for cause in outcome.causes)
     assert all("x-request-timeout-ms: 700" in head for head in service.headers)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Wed Oct 21 07:28:00 2015", 0),
+        ("soon", -1),
+        ("1.5", -1),
+    ],
+)
+def test_refusals_may_say_when_in_any_way(said: str, seconds: int, is_open: bool) -> None:
+    engine: Engine = "sender" if is_open else "locust"
+    with slow_service(0.01, room=0) as (url, service):
+        service.retry_after = said
+        traffic = Traffic(((0.0, 40.0 if is_open else 1.0),), is_open, 0.5, engine, timeout_s=1)
+        samples = send(url, [label_call(1, 1)], traffic)
+    assert samples.count(REFUSED) == len(samples) > 5, samples.causes
+    assert samples.retry_after_s == {seconds: len(samples)}
+
+
+def test_wait_until_a_date_is_counted_from_now() -> None:
+    at = datetime.now(UTC) + timedelta(seconds=90)
+    assert 88 <= wait_s(format_datetime(at, usegmt=True)) <= 91
+    assert 88 <= wait_s(at.strftime("%a %b %d %H:%M:%S %Y")) <= 91
 
 
 def test_answers_that_never_come_are_errors() -> None:

@@ -54,9 +54,18 @@ def test_the_story_of_a_shipped_model_is_whole(name: str) -> None:
 def test_a_model_without_measurements_is_told_without_them(tmp_path: Path) -> None:
     titles = [title for title, _ in describe(publish_tiny(tmp_path))]
     assert titles[-1] == "golden"
-    assert tabulate(list_entries(ModelRepository(tmp_path))) == [
-        ("name", "version", "accuracy", "size", "answers"),
-        ("tiny", "1", "-", "1 KiB", "/models/tiny/predict"),
+    [entry] = list_entries(ModelRepository(tmp_path))
+    assert entry.disk_bytes >= entry.size_bytes
+    assert tabulate([entry]) == [
+        ("name", "version", "accuracy", "size", "disk", "answers"),
+        (
+            "tiny",
+            "1",
+            "-",
+            "1 KiB",
+            f"{entry.disk_bytes // 1024} KiB",
+            "/models/tiny/predict and /predict",
+        ),
     ]
 
 
@@ -67,7 +76,8 @@ def test_what_cannot_be_read_hides_nothing(tmp_path: Path) -> None:
     good, bad = list_entries(ModelRepository(tmp_path))
     assert (good.version, good.error) == (1, "")
     assert bad.version == 2 and "model.json: expected JSON" in bad.error
-    assert tabulate([bad])[1] == ("tiny", "2", "-", "-", bad.error)
+    disk = f"{bad.disk_bytes // 1024} KiB"
+    assert tabulate([bad])[1] == ("tiny", "2", "-", "-", disk, bad.error)
 
 
 def test_equal_labels_are_told_apart(tmp_path: Path) -> None:

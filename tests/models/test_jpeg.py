@@ -11,6 +11,7 @@ from PIL import Image
 
 from models.artifact import Mode
 from models.image import ImageError, decode
+from models.jpeg import _inspect
 from tests.models.pictures import (
     RGB,
     assert_pillows,
@@ -20,6 +21,8 @@ from tests.models.pictures import (
     written,
 )
 
+# Noise fills a file: of this size its markers are looked for one by one.
+NOISE = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
 MODES = pytest.mark.parametrize("mode", ["RGB", "L"])
 
 
@@ -128,3 +131,44 @@ def test_stray_bytes_are_damage_only_within_the_data() -> None:
         pixels = decode(encoded, spec(), on_damage=damage.append)
         np.testing.assert_array_equal(pixels, decode(good, spec()))
         assert bool(damage) is is_within
+
+
+def test_the_data_of_a_whole_scan_is_not_searched() -> None:
+    """What a search finds there is known before; a byte behind the end causes one."""
+    read, frame = [], None
+    for kind in ({}, {"progressive": True}, {"restart_marker_blocks": 4}, {"exif": turned_exif()}):
+        encoded = save(NOISE, "JPEG", quality=95, **kind)
+        frame, searched = _inspect(encoded), _inspect(encoded + b"\0")
+        assert frame[:4] == searched[:4]
+        read.append(searched.segments - frame.segments)
+    assert read == [1, 0, 1, 1]  # the end of the image was passed only where it was looked for
+    assert frame is not None and frame.orientation == 6
+
+
+def test_a_cut_file_that_ends_like_a_whole_one_is_as_one_that_is_searched() -> None:
+    good = save(NOISE, "JPEG", quality=95)
+    encoded = good[:2] + b"\xff\xfe\xff\xfe" + b"c" * 0xFFFC + good[2:]
+    scan = encoded.index(b"\xff\xda")
+
+    def outcome(cut: bytes) -> bytes:
+        try:
+            return decode(cut, spec()).tobytes()
+        except ImageError as error:
+            return type(error).__name__.encode()
+
+    outcomes = {
+        cut: (outcome(encoded[:cut] + b"\xff\xd9"), outcome(encoded[:cut] + b"\xff\xd9\0"))
+        for cut in (
+            *range(1 << 16, scan, 17),
+            *range(scan - 2, scan + 18),
+            *range(scan + 99, len(encoded), 2999),
+        )
+    }
+    assert {cut for cut, (whole, searched) in outcomes.items() if whole != searched} == set()
+    assert len(set(outcomes.values())) > 5
+
+
+def turned_exif() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif

@@ -1,8 +1,11 @@
+import re
 from pathlib import Path
 
 import pytest
 
+from scoring.remote import API_KEY
 from service.settings import Settings, SettingsError, load_settings
+from service.workers.worker import VARIABLE
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +44,61 @@ def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) 
         "'soon'",
     ):
         assert words in message
+
+
+def test_a_variable_that_is_gone_is_named_with_those_in_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FOVEAL_MAX_QUEUE_ROWS", "2048")
+    monkeypatch.setenv("FOVEAL_MAX_WAIT_MS", "0")
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    message = str(refused.value)
+    assert "FOVEAL_MAX_QUEUE_ROWS: expected FOVEAL_MAX_WAIT_MS, " in message
+    assert "FOVEAL_MAX_INFLIGHT_MIB" in message and "got '2048'; unset it" in message
+    assert "FOVEAL_MAX_WAIT_MS: Input should be greater than 0" in message, "all at once"
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("FOVEAL_MAX_BATCHSIZE", r"did you mean FOVEAL_MAX_BATCH_SIZE\?"),
+        ("FOVEAL_BATCH_SIZE", r"did you mean FOVEAL_MAX_BATCH_SIZE\?"),
+        ("foveal_worker", r"did you mean FOVEAL_WORKERS\?"),
+        ("FOVEAL_", "docs/reference/settings.md has all"),
+        ("FOVEAL_XYZZY_42", "docs/reference/settings.md has all"),
+        ("FOVEAL_PORT", "use `foveal serve --port`"),
+        ("FOVEAL_HOST", "use `foveal serve --host`"),
+    ],
+)
+def test_a_name_that_is_no_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, how: str
+) -> None:
+    monkeypatch.setenv(name, "8")
+    monkeypatch.setenv("FOVEAL_DEVICE", "abacus")
+    with pytest.raises(SettingsError, match="'abacus'") as refused:
+        load_settings()
+    assert re.search(f"{name}: expected the name of a setting, got none; {how}", str(refused.value))
+
+
+def test_other_names_that_are_known_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        (API_KEY, "k"),
+        (VARIABLE, "1 2 3"),
+        ("FOVEAL_PEERS", "/peers"),
+        ("foveal_workers", "3"),  # as on Windows
+        ("FOVEALS", "1"),
+        # Kubernetes, for the services foveal and foveal-web
+        ("FOVEAL_PORT", "tcp://10.0.0.1:3000"),
+        ("FOVEAL_PORT_3000_TCP", "tcp://10.0.0.1:3000"),
+        ("FOVEAL_PORT_3000_TCP_ADDR", "10.0.0.1"),
+        ("FOVEAL_SERVICE_HOST", "10.0.0.1"),
+        ("FOVEAL_SERVICE_PORT_HTTP", "3000"),
+        ("FOVEAL_WEB_PORT", "udp://10.0.0.1:3000"),
+        ("FOVEAL_WEB_SERVICE_PORT", "3000"),
+    ):
+        monkeypatch.setenv(name, value)
+    assert load_settings().workers == 3
 
 
 def test_buckets_that_are_none_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

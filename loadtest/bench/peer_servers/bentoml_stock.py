@@ -24,4 +24,4 @@ class Stock:
     )
     def predict(self, images: list[Image.Image]) -> list[int]:
         """Classify a batch."""
-        return model.labels(model.rows(images))
+        return model.labels(model.rows([model.pixels(image) for image in images]))

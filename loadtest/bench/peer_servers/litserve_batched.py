@@ -15,7 +15,7 @@ class Api(litserve.LitAPI):
 
     def decode_request(self, request):
         """Open the uploaded file."""
-        return Image.open(request["images"].file)
+        return model.pixels(Image.open(request["images"].file))
 
     def batch(self, inputs):
         """Stack images."""

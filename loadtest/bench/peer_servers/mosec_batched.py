@@ -13,7 +13,7 @@ class Infer(Worker):
 
     def deserialize(self, data):
         """Open the image in the body."""
-        return Image.open(io.BytesIO(data))
+        return model.pixels(Image.open(io.BytesIO(data)))
 
     def forward(self, data):
         """Classify a batch."""

@@ -15,7 +15,6 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from service.errors import INTERNAL, InvalidInputError, NotReadyError, ServiceError
 from service.protocols.engine import Engine
 from service.protocols.v2.documents import (
-    Statistics,
     model_config,
     model_metadata,
     repository_index,
@@ -25,6 +24,7 @@ from service.protocols.v2.grpc_arrivals import Arrivals, call_task
 from service.protocols.v2.grpc_endings import Context, end, refuse
 from service.protocols.v2.grpc_infer import GrpcInfer
 from service.protocols.v2.messages import write_config, write_document
+from service.protocols.v2.statistics import Statistics
 from service.rollout.model_control import ModelControl
 
 logger = logging.getLogger("foveal.grpc")
@@ -131,7 +131,8 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
     @_answered
     async def ModelStatistics(self, request: Any, _context: Context) -> Any:
         """Return the statistics of one model or of all."""
-        document = self.statistics.of(self.engine.catalog().matching(request.name, request.version))
+        found = self.engine.catalog().matching(request.name, request.version)
+        document = await self.statistics.of(found)
         return write_document(document, service_pb2.ModelStatisticsResponse)
 
     @_answered

@@ -116,6 +116,7 @@ class GrpcInfer:
         self.id = head.id
         target = engine.find(head.model_name, head.model_version)
         self._target = target = target.choose(head.id.encode())
+        target.batcher.admit(1, received_at + limit_s)  # before its tensors are read
         done = asyncio.Event()
         request = read_message(message, engine.limits.max_values)
         call = InferCall(engine, target, request, lambda _call: done.set(), self._held)

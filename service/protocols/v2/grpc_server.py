@@ -1,4 +1,4 @@
-"""V2's gRPC server of one worker: its address, health service, start and drain.
+"""V2's gRPC server of one worker: its address, health and reflection services, start and drain.
 
 Runs in the worker's own event loop, where its requests join HTTP's in one queue; several workers
 share the port. Needs the ``grpc`` extra; without it this module cannot be imported.
@@ -19,6 +19,7 @@ from service.access.tls import Certificate
 from service.protocols.v2.grpc import RAW, V2Grpc
 from service.protocols.v2.grpc_access import KeyInterceptor, credentials
 from service.protocols.v2.grpc_arrivals import Arrivals
+from service.protocols.v2.grpc_reflection import METHOD, Reflection, register
 from service.protocols.v2.grpc_requests import Registrar
 
 logger = logging.getLogger("foveal.grpc")
@@ -118,9 +119,10 @@ class GrpcServer:
         servicer.arrivals = Arrivals(
             limits.receive_timeout_s, limits.max_message_bytes, engine.inflight, servicer.trim
         )
-        registrar = Registrar(self._server, servicer.arrivals, RAW)
+        registrar = Registrar(self._server, servicer.arrivals, RAW | {METHOD})
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, registrar)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
+        register(Reflection((SERVICE, health.SERVICE_NAME), servicer.arrivals), registrar)
         self._stopping: asyncio.Task[None] | None = None
         try:
             if certificate is None:

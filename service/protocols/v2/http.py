@@ -20,7 +20,6 @@ from service.lane.exchange import Exchange, Handler
 from service.protocols.engine import Engine, remember
 from service.protocols.later import Later
 from service.protocols.v2.documents import (
-    Statistics,
     model_config,
     model_metadata,
     repository_index,
@@ -28,6 +27,7 @@ from service.protocols.v2.documents import (
 )
 from service.protocols.v2.http_infer import InferRoute
 from service.protocols.v2.json_body import read_document
+from service.protocols.v2.statistics import Statistics
 from service.rollout.catalog import Catalog
 from service.rollout.model_control import ModelControl
 
@@ -126,7 +126,12 @@ class V2Http:
         _respond(exchange, model_config(self._catalog.find(name, version)))
 
     def _statistics(self, exchange: Exchange, name: str, version: str) -> None:
-        _respond(exchange, self.statistics.of(self._catalog.matching(name, version)))
+        found = self._catalog.matching(name, version)
+
+        async def answer() -> None:
+            _respond(exchange, await self.statistics.of(found))
+
+        self._later(exchange, answer())
 
     def _all_statistics(self, exchange: Exchange) -> None:
         self._statistics(exchange, "", "")

@@ -63,6 +63,8 @@ class HttpInfer(BodyWork):
                 self._accepted = value
         try:
             self._timeout_s = exchange.timeout_s(self._engine.request_timeout_s)
+            if self._target.canary is None:  # else the body says which version answers
+                self._target.batcher.admit(1, exchange.received_at + self._timeout_s)
             if exchange.content_coding is None:
                 self._infer(exchange.body)
                 return
@@ -140,8 +142,10 @@ class HttpInfer(BodyWork):
             artifact.name.encode(),
             artifact.version,
         )
-        body, head_bytes = write_response(opening, call.request, call.outputs)
         assert call.job is not None, "outputs come from a job; this is a bug"
+        if precision := call.job.precision:
+            opening += b',"parameters":{"precision":"%s"}' % precision.encode()
+        body, head_bytes = write_response(opening, call.request, call.outputs)
         extra = server_timing(call.job, self._exchange, time.monotonic())
         media_type = JSON
         if head_bytes is not None:

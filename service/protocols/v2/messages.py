@@ -150,6 +150,8 @@ def write_message(call: InferCall, name: str, version: int) -> Any:
     for output in call.outputs:
         response.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
         response.raw_output_contents.append(output.buffer())
+    if call.job is not None and call.job.precision:
+        response.parameters["precision"].string_param = call.job.precision
     if request.parameters.get(_WANTS_FINAL):
         response.parameters["triton_final_response"].bool_param = True
     return response

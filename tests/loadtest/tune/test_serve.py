@@ -48,13 +48,13 @@ def test_a_round_that_was_cut_short_is_not_what_counts() -> None:
 def test_only_the_settings_that_are_measured_reach_the_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FOVEAL_MAX_QUEUE_ROWS", "7")
+    monkeypatch.setenv("FOVEAL_MAX_WAIT_MS", "7")
     calls: list[Call] = []
     service = Service(tmp_path, calls, 20.0, Cores(2, (0,), (1,)), 2, "cpu", tmp_path)
     words = service._command(Configuration("int8", 1, 2, 8))
     start = words.index(next(word for word in words if word.endswith("foveal.py")))
     assert words[0] == "env"
-    assert words[words.index("FOVEAL_MAX_QUEUE_ROWS") - 1] == "-u"
+    assert words[words.index("FOVEAL_MAX_WAIT_MS") - 1] == "-u"
     for setting in (
         "FOVEAL_PRECISION=int8",
         "FOVEAL_THREADS=1",

@@ -12,6 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from service.errors import InferenceError
+from service.inflight import Inflight
+from service.pipeline.admission import Admission
 from service.pipeline.batcher import Batcher
 from service.pipeline.job import Batch, Job, Runner
 from service.pipeline.limits import BatchLimits
@@ -139,9 +141,20 @@ class World:
     Args:
         limits: The batcher's.
         threads: How many runners it has; 0: one, on the loop.
+        lower_s: Seconds of a full run at the lower precision as measured at the load; None: there
+            is none.
+        queue_bytes: Bytes of rows that may wait.
+        full_s: Seconds of a full run as measured at the load; 0: unknown.
     """
 
-    def __init__(self, limits: BatchLimits, threads: int) -> None:
+    def __init__(
+        self,
+        limits: BatchLimits,
+        threads: int,
+        lower_s: float | None = None,
+        queue_bytes: int = 1 << 30,
+        full_s: float = 0.0,
+    ) -> None:
         self.loop = FakeLoop()
         self.executor = FakeExecutor(threads) if threads else None
         self.limits = limits
@@ -150,7 +163,12 @@ class World:
         self.failed_numbers: set[int] = set()
         self.on_run: Callable[[list[int]], None] = lambda _numbers: None
         shape = limits.max_batch_size, *ROW_SHAPE
-        runners = [Runner(self._run, np.empty(shape, np.uint8)) for _ in range(threads or 1)]
+        self.lower_runs: list[list[int]] = []
+        runners = [
+            Runner(self._run, np.empty(shape, np.uint8), run_lower=self._run_lower)
+            for _ in range(threads or 1)
+        ]
+        self.inflight = Inflight(2 * queue_bytes)
         self.clients = 0
         self.batcher = Batcher(
             runners,
@@ -159,6 +177,8 @@ class World:
             executor=self.executor,
             newcomers=lambda: self.clients,
             clock=self.loop.clock,
+            inflight=self.inflight,
+            admission=Admission(limits, len(runners), full_s, lower_s),
         )
         self.done: list[Job] = []
         self.numbers: dict[int, range] = {}  # id(job) -> its rows' numbers
@@ -173,6 +193,11 @@ class World:
             self.failed_numbers.update(numbers)
             raise self.failures.pop(0)
         return Outputs(logits, logits / np.float32(1000))
+
+    def _run_lower(self, images_NHWC: NDArray[np.uint8]) -> Outputs:
+        outputs = self._run(images_NHWC)
+        self.lower_runs.append(self.runs[-1])
+        return outputs
 
     def submit(
         self,
@@ -234,5 +259,5 @@ class World:
         raise AssertionError("the world never comes to rest")
 
 
-def world(threads: int, batch: int = 4, queue: int = 100, delay_s: float = 0.0) -> World:
-    return World(BatchLimits(batch, queue, delay_s), threads)
+def world(threads: int, batch: int = 4, wait_s: float = 1000.0, delay_s: float = 0.0) -> World:
+    return World(BatchLimits(batch, wait_s, delay_s), threads)

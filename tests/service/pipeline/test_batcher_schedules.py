@@ -54,7 +54,7 @@ EVENTS = st.builds(
 LIMITS = st.builds(
     BatchLimits,
     max_batch_size=st.integers(1, 5),
-    max_queue_rows=st.integers(1, 16),
+    max_wait_s=st.sampled_from([0.0, 0.5, 3.0, 1000.0]),
     max_queue_delay_s=st.sampled_from([0.0, 0.0, 0.3]),
 )
 
@@ -113,7 +113,7 @@ class Schedule:
         try:
             job = w.submit(rows, timeout_s, is_array=is_array, then=on_done)
         except QueueFullError as error:
-            if waiting + rows <= w.limits.max_queue_rows:
+            if not self.may_wait_long(waiting):
                 assert self.may_be_late(waiting + rows, timeout_s), (
                     "refused although there was room"
                 )
@@ -123,7 +123,6 @@ class Schedule:
             assert self.is_closed
             return
         assert not self.is_closed
-        assert waiting + rows <= w.limits.max_queue_rows, "the bound was passed"
         known.append(Known(job, rows, w.loop.now + timeout_s))
         self.known.append(known[0])
 
@@ -133,6 +132,16 @@ class Schedule:
         full = self.w.limits.max_batch_size
         runs_before = -(-rows // full) + 1  # and the one that is out
         return timeout_s * 0.8 < max(seen, default=0.0) * full * runs_before
+
+    def may_wait_long(self, waiting: int) -> bool:
+        """Whether rows could wait too long if every run was as slow a row as the slowest."""
+        seen = [batch.run_s / batch.rows for batch in self.batches if batch.outputs is not None]
+        out = [self.w.loop.now - batch.started_at for batch in self.batches if not batch.run_s]
+        full = self.w.limits.max_batch_size
+        run_s = max(seen, default=0.0) * full
+        return waiting >= full and (
+            self.w.limits.max_wait_s < run_s * (1 + waiting // full) + max(out, default=0.0)
+        )
 
     def cancel(self, index: int, *, is_excused: bool = False) -> None:
         if self.known:
@@ -243,11 +252,11 @@ class Schedule:
                 raise AssertionError(f"unexpected {error!r}")
 
     def check_always(self) -> None:
-        batcher, limits = self.w.batcher, self.w.limits
+        batcher = self.w.batcher
         for error in self.broken:
             raise error
         assert batcher.queued_rows >= 0
-        assert batcher.queued_rows + batcher.reserved_rows <= limits.max_queue_rows
+        assert self.w.inflight.queued == 4 * batcher.queued_rows
         assert len(self.w.loop.timers) <= 2  # the next deadline, the end of the delay
 
     def check_settled(self) -> None:

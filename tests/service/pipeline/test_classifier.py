@@ -19,7 +19,7 @@ from tests.service.pipeline.callback_job import submit
 from tests.service.pipeline.simulator import FakeLoop
 from tests.tiny import publish_tiny, random_images, tiny_logits
 
-OPTIONS = LoadOptions(BatchLimits(max_batch_size=4))
+OPTIONS = LoadOptions(BatchLimits(max_batch_size=4, max_wait_s=10))
 
 
 @pytest.fixture

@@ -60,10 +60,10 @@ class Model:
 
 
 class Desk:
-    """A decode stage before a queue of eight rows, and what it passed on."""
+    """A decode stage before a queue of a second a row and five of waiting; what it passed on."""
 
-    def __init__(self, max_queue_rows: int = 8, quick: FakeExecutor | None = None) -> None:
-        self.world = World(BatchLimits(max_batch_size=4, max_queue_rows=max_queue_rows), threads=1)
+    def __init__(self, quick: FakeExecutor | None = None) -> None:
+        self.world = World(BatchLimits(max_batch_size=4, max_wait_s=5), threads=1, full_s=4.0)
         self.quick = quick
         self.batcher = self.world.batcher
         self.loop = self.world.loop
@@ -227,7 +227,7 @@ def test_what_is_heavy_is_first_looked_at_on_a_thread(desk: Desk) -> None:
 @pytest.mark.parametrize("count", [INLINE_IMAGES, INLINE_IMAGES + 1])
 def test_many_images_are_first_looked_at_on_a_thread(count: int) -> None:
     """A file of 4 bytes may take its decoder 0.2 ms to refuse."""
-    desk = Desk(max_queue_rows=100)
+    desk = Desk()
     desk.decode(*[BAD_HEADER] * count)
     is_inline = count == INLINE_IMAGES
     assert (len(desk.model.measured) == count) == is_inline
@@ -240,7 +240,7 @@ def test_many_images_are_first_looked_at_on_a_thread(count: int) -> None:
 def test_many_small_images_wait_for_no_photograph() -> None:
     """Unless they turn out to be large together: then they wait like one."""
     quick = FakeExecutor(1)
-    desk = Desk(max_queue_rows=100, quick=quick)
+    desk = Desk(quick=quick)
     desk.inflight.limit_bytes = 2 * FIRST_BYTES
     desk.decode(HEAVY)
     small = [SMALL] * (INLINE_IMAGES + 1)

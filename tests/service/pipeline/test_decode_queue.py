@@ -1,5 +1,7 @@
 """The queue in front of the decode threads: memory, threads, deadlines."""
 
+import pytest
+
 from service.inflight import Inflight
 from service.pipeline.decode_queue import DecodeQueue
 from tests.service.pipeline.simulator import FakeExecutor, FakeLoop
@@ -34,12 +36,12 @@ class Picture:
 
 
 class Desk:
-    def __init__(self, limit: int = 100, threads: int = 2) -> None:
+    def __init__(self, limit: int = 100, threads: int = 2, turn: int = 1) -> None:
         self.loop = FakeLoop()
         self.threads, self.quick = FakeExecutor(threads), FakeExecutor(1)
         self.inflight = Inflight(limit)
         self.queue = DecodeQueue(
-            self.threads, threads, self.loop, self.inflight, self.loop.clock, self.quick
+            self.threads, threads, self.loop, self.inflight, self.loop.clock, self.quick, turn=turn
         )
 
     def finish(self) -> None:
@@ -198,3 +200,68 @@ def test_deadlines_hold_in_every_part_of_the_queue() -> None:
     desk.finish()
     assert [picture.seen for picture in left] == [["run", "finish"]] * 2
     assert (desk.inflight.used, desk.loop.timers) == (0, [])
+
+
+def done(pictures: list[Picture]) -> int:
+    return sum(picture.seen == ["run", "finish"] for picture in pictures)
+
+
+def test_a_thread_does_several_in_a_turn_only_where_many_wait() -> None:
+    desk = Desk(threads=1, turn=4)
+    pictures = [desk.put(1) for _ in range(17)]
+    counts = []
+    while done(pictures) < 17:
+        desk.finish()
+        counts.append(done(pictures))
+    # The first came alone; then one more for each four that wait behind, and four at most.
+    assert counts == [1, 5, 8, 11, 13, 14, 15, 16, 17]
+    assert (desk.inflight.used, desk.loop.timers, desk.threads.is_busy) == (0, [], False)
+
+
+def test_a_turn_ends_where_memory_does() -> None:
+    desk = Desk(limit=100, threads=1, turn=4)
+    pictures = [desk.put(40) for _ in range(17)]
+    desk.finish()
+    assert desk.inflight.used == 80
+    desk.finish()
+    assert (done(pictures), desk.inflight.used) == (3, 80)
+    large = Desk(limit=1 << 30, threads=1, turn=4)
+    for _ in range(17):
+        large.put(5 << 20)
+    large.finish()
+    assert large.inflight.used == 5 << 20, "photographs of many pixels take turns alone"
+
+
+def test_a_deadline_within_a_turn_is_answered_once() -> None:
+    desk = Desk(threads=1, turn=4)
+    pictures = [desk.put(1, deadline=1030 if i % 2 else 1001) for i in range(17)]
+    desk.finish()
+    desk.loop.advance(1)
+    expired = [picture for picture in pictures if picture.seen == ["expire"]]
+    assert len(expired) == 8
+    while desk.threads.is_busy:
+        desk.finish()
+    assert done(pictures) == 9
+    assert all(picture.seen in (["expire"], ["expire", "run"]) for picture in expired)
+    assert desk.inflight.used == 0
+
+
+def test_the_wait_is_told_by_what_waits_and_how_long_it_takes() -> None:
+    desk = Desk(threads=2)
+
+    class Slow(Picture):
+        def run(self) -> None:
+            super().run()
+            desk.loop.now += 2
+
+    assert desk.queue.wait_s("a") == 0, "unknown"
+    for _ in range(60):
+        desk.queue.put(Slow(1, 1, deadline=1e9))  # measured, then decoded: four seconds
+        desk.finish()
+        desk.finish()
+    for _ in range(5):
+        desk.queue.put(Slow(1, deadline=1e9))
+    assert desk.queue.wait_s("a") == pytest.approx(3 * 4 / 2, rel=0.2), "two are at work"
+    assert desk.queue.wait_s("b") == 0
+    desk.queue.put(Slow(1, deadline=1e9, model="b"))
+    assert desk.queue.wait_s("a") == pytest.approx(2 * 3 * 4 / 2, rel=0.2), "they take turns"

@@ -9,12 +9,12 @@ from typing import Any
 from models.repository import ModelRepository
 from service.errors import ServiceError
 from service.lane.exchange import Exchange
-from service.metrics import Meters
+from service.metrics.meters import Meters
 from service.pipeline.classifier import Classifier
 from service.protocols.engine import Engine
 from service.protocols.limits import BodyLimits
-from service.protocols.v2.documents import Statistics
 from service.protocols.v2.http import V2Http
+from service.protocols.v2.statistics import Statistics
 from service.rollout.catalog import load_catalog
 from service.rollout.loading import LoadOptions
 from service.rollout.model_control import ModelControl

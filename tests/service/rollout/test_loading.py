@@ -31,7 +31,7 @@ from tests.server import ROOT
 from tests.tiny import build_tiny, publish_tiny, random_images, tiny_logits, tiny_model
 from tests.tuned import tuning_for
 
-OPTIONS = LoadOptions(BatchLimits(max_batch_size=4, max_queue_rows=99))
+OPTIONS = LoadOptions(BatchLimits(max_batch_size=4, max_wait_s=99))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from models.repository import ModelRepository
 from service.errors import ForbiddenError, ServiceError, UnauthorizedError
-from service.metrics import Meters
+from service.metrics.meters import Meters
 from service.rollout.catalog import Catalog
 from service.rollout.loading import LoadOptions
 from service.rollout.model_control import RETIRE_S, ModelControl

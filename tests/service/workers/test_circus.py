@@ -4,6 +4,7 @@ An upgrade that renames one fails here, with its name, and not in production.
 """
 
 import inspect
+import re
 import select
 import signal
 import socket
@@ -18,10 +19,12 @@ from circus.sighandler import SysHandler  # type: ignore[import-untyped]
 
 with warnings.catch_warnings():  # BentoML's own imports warn
     warnings.simplefilter("ignore")
+    import bentoml._internal.log
     import bentoml.serving
     import prometheus_client.metrics
     from _bentoml_impl.server import app, serving  # type: ignore[import-untyped]
     from _bentoml_impl.worker.service import main  # type: ignore[import-untyped]
+    from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.utils.circus import Arbiter
 
     from service.workers.supervisor import API_SOCKET, install
@@ -101,7 +104,7 @@ def test_signals_to_stop_are_not_kept_before_there_is_a_loop(
 
 
 def test_proxy_is_for_services_that_are_another_program() -> None:
-    """``launch`` leaves it out, and turns the garbage collector off for BentoML's imports."""
+    """``left_out`` leaves it out."""
     source = inspect.getsource(app)
     assert source.count("create_proxy_app") == 2
     assert "if self.service.has_custom_command():" in source
@@ -118,3 +121,22 @@ def test_worker_is_started_by_what_is_forked_instead() -> None:
     assert "self._process_class" in inspect.getsource(circus.watcher.Watcher.spawn_process)
     assert "self._worker = Popen(" in inspect.getsource(circus.process.Process.spawn)
     assert "values.ValueClass(" in inspect.getsource(prometheus_client.metrics)
+    assert callable(bentoml._internal.log._component_name.cache_clear)
+
+
+def test_client_of_itself_is_all_that_a_worker_makes_of_the_client() -> None:
+    """What ``left_out`` has in its place, name by name."""
+    source = inspect.getsource(app)
+    assert {*re.findall(r"from \.\.client import (\w+)", source)} == {"RemoteProxy"}
+    assert {*re.findall(r"\bproxy\.(\w+)", source)} == {"__aenter__", "to_async", "to_sync"}
+    assert "await own_proxy.close()" in source
+
+
+def test_folder_of_metrics_is_ours_to_choose() -> None:
+    """BentoML empties the one that its container names, and passes it on by the variable."""
+    source = inspect.getsource(serving.serve_http)
+    assert '{"PROMETHEUS_MULTIPROC_DIR": ensure_prometheus_dir()}' in source
+    source = inspect.getsource(bentoml.serving)
+    assert "directory: str = Provide[BentoMLContainer.prometheus_multiproc_dir]" in source
+    assert callable(BentoMLContainer.prometheus_multiproc_dir.set)
+    assert str(BentoMLContainer.bentoml_home.get())

@@ -1,3 +1,4 @@
+import math
 import os
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 
-from service import metrics
-from service.metrics import Tally
+from service.metrics import families
+from service.metrics.meters import Tally
+from service.rollout import shadow
 from service.workers.metric_files import adopt_files
 from tests.places import ROOT
 
@@ -44,12 +46,14 @@ def test_tally_counts_as_observe_does(flushes: list[list[float]]) -> None:
 def test_every_metric_is_in_base_units_and_of_this_service() -> None:
     collectors = [
         value
-        for value in vars(metrics).values()
+        for value in (*vars(families).values(), *vars(shadow).values())
         if isinstance(value, prometheus_client.metrics.MetricWrapperBase)
     ]
     names = sorted(collector._name for collector in collectors)
     assert names == [
         "foveal_batch_rows",
+        "foveal_brownout",
+        "foveal_brownout_rows",
         "foveal_cpu_nodes",
         "foveal_decode_seconds",
         "foveal_device_fallback",
@@ -66,6 +70,7 @@ def test_every_metric_is_in_base_units_and_of_this_service() -> None:
         "foveal_plan_info",
         "foveal_queue_rows",
         "foveal_queue_seconds",
+        "foveal_refusals",
         "foveal_request_seconds",
         "foveal_requests",
         "foveal_run_seconds",
@@ -77,12 +82,23 @@ def test_every_metric_is_in_base_units_and_of_this_service() -> None:
     ]
 
 
+def test_a_value_that_is_no_number_stays_in_no_sum() -> None:
+    histogram = Histogram("finite", "Values", registry=CollectorRegistry())
+    tally = Tally(histogram)
+    for value in (0.5, math.nan, 1.5, math.inf):
+        tally.observe(value)
+    tally.flush()
+    [family] = histogram.collect()
+    values = {sample.name: sample.value for sample in family.samples}
+    assert (values["finite_count"], values["finite_sum"]) == (2, 2.0)
+
+
 # What a worker does: takes over, counts, and ends without tidying up. Prints what all counted.
 WORKER = """
 import os, sys
 from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest, multiprocess
-from service.metrics import QUEUE_ROWS, REQUEST_SECONDS, REQUESTS
+from service.metrics.families import QUEUE_ROWS, REQUEST_SECONDS, REQUESTS
 from service.workers.metric_files import adopt_files
 adopt_files(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
 REQUESTS.labels("m", "1", "predict", "200").inc(2)

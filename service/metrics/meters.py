@@ -1,159 +1,52 @@
-"""Every metric with its name, labels and buckets, and cheap observation of the hot ones.
+"""Cheap observation of the metrics, the hot ones above all.
 
 The lane answers tens of thousands of requests a second, and one observation in prometheus-client's
 multi-process mode costs a lock and a write to a mapped file. Observations are therefore kept as
 plain numbers and flushed a few times a second, and before this process answers ``/metrics``. The
 numbers of other workers are then at most ``FLUSH_S`` old.
-
-A stage's metric has the stage's name: decode, queue, run, request.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from prometheus_client import Counter, Gauge, Histogram
 
+from service.metrics.families import (
+    BATCH_ROWS,
+    BROWNOUT,
+    BROWNOUT_ROWS,
+    CPU_NODES,
+    DECODE_SECONDS,
+    DEVICE_FALLBACK,
+    DEVICE_MEMORY_BYTES,
+    DRIFT,
+    DRIFT_CLASS_ROWS,
+    DRIFT_ROWS,
+    DRIFT_SUMS,
+    DROPPED_ROWS,
+    KEY_REQUESTS,
+    MODEL_INFO,
+    NOT_FINITE_ROWS,
+    PADDED_ROWS,
+    PLAN_INFO,
+    QUEUE_ROWS,
+    QUEUE_SECONDS,
+    REFUSALS,
+    REQUEST_SECONDS,
+    REQUESTS,
+    RUN_SECONDS,
+    TRAINING,
+    TRAINING_CLASS_SHARE,
+)
+from service.pipeline.admission import REASONS
 from service.pipeline.alarm import Loop
+from service.pipeline.batcher import Batcher
 from service.pipeline.classifier import Classifier
 from service.pipeline.histograms import Histograms
 from service.pipeline.job import Batch
 
 FLUSH_S = 0.2
-
-# 50 us (one row of a small network) to 30 s (the default deadline), in steps of about two.
-_SECONDS = (
-    0.00005,
-    0.0001,
-    0.0002,
-    0.0005,
-    0.001,
-    0.002,
-    0.005,
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.5,
-    1,
-    2,
-    5,
-    10,
-    30,
-)
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-_MODEL = ("model", "version")
-_DRIFT = ("pixel_mean", "pixel_spread", "entropy")
-
-REQUESTS = Counter(
-    "foveal_requests", "Requests answered by the lane", (*_MODEL, "protocol", "status")
-)
-REQUEST_SECONDS = Histogram(
-    "foveal_request_seconds", "Request read to answer written", _MODEL, buckets=_SECONDS
-)
-DECODE_SECONDS = Histogram(
-    "foveal_decode_seconds", "Encoded bytes to pixels, per image", _MODEL, buckets=_SECONDS
-)
-QUEUE_SECONDS = Histogram(
-    "foveal_queue_seconds", "Accepted to taken into a batch, per request", _MODEL, buckets=_SECONDS
-)
-RUN_SECONDS = Histogram("foveal_run_seconds", "One onnxruntime call", _MODEL, buckets=_SECONDS)
-BATCH_ROWS = Histogram("foveal_batch_rows", "Rows of one onnxruntime call", _MODEL, buckets=_ROWS)
-QUEUE_ROWS = Gauge("foveal_queue_rows", "Rows waiting now", _MODEL, multiprocess_mode="livesum")
-DROPPED_ROWS = Counter(
-    "foveal_dropped_rows", "Rows not run: their client left or their deadline passed", _MODEL
-)
-NOT_FINITE_ROWS = Counter(
-    "foveal_not_finite_rows",
-    "Rows answered with an error: not all probabilities are numbers",
-    _MODEL,
-)
-MODEL_INFO = Gauge(
-    "foveal_model_info",
-    "1 for each loaded version, with its plan",
-    (*_MODEL, "device", "precision", "threads", "runs_on"),
-    multiprocess_mode="livemax",
-)
-PLAN_INFO = Gauge(
-    "foveal_plan_info",
-    "1 for each loaded version: device asked for and got, its index, how runs are bound, buckets",
-    (*_MODEL, "asked", "device", "index", "binding", "buckets"),
-    multiprocess_mode="livemax",
-)
-DEVICE_FALLBACK = Gauge(
-    "foveal_device_fallback",
-    "1 if the CPU runs a model although a GPU is present; the log has the reason",
-    _MODEL,
-    multiprocess_mode="livemax",
-)
-CPU_NODES = Gauge(
-    "foveal_cpu_nodes",
-    "Nodes of the graph that a plan for a GPU leaves on the CPU",
-    _MODEL,
-    multiprocess_mode="livemax",
-)
-DEVICE_MEMORY_BYTES = Gauge(
-    "foveal_device_memory_bytes",
-    "GPU memory that a version took when it was loaded",
-    _MODEL,
-    multiprocess_mode="livesum",
-)
-PADDED_ROWS = Counter(
-    "foveal_padded_rows", "Rows of padding that fill a batch up to its bucket", _MODEL
-)
-MODEL_REFUSED = Gauge(
-    "foveal_model_refused",
-    "1 for each version that could not be loaded",
-    _MODEL,
-    multiprocess_mode="livemax",
-)
-
-KEY_REQUESTS = Counter(
-    "foveal_key_requests",
-    "Requests by API key: admitted, or limited by its rate; refused: without a known key",
-    ("key", "outcome"),
-)
-
-# Shadow: a candidate's answers compared with those of the served version.
-SHADOW_ROWS = Counter(
-    "foveal_shadow_rows",
-    "Rows of a shadow by outcome: agreed or differed in their label or labels, dropped, failed",
-    (*_MODEL, "outcome"),
-)
-SHADOW_SECONDS = Histogram(
-    "foveal_shadow_seconds", "One onnxruntime call of a shadow", _MODEL, buckets=_SECONDS
-)
-SHADOW_DIFFERENCE = Histogram(
-    "foveal_shadow_difference",
-    "Largest difference of a row's probabilities from those served",
-    _MODEL,
-    buckets=(0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
-)
-
-# Histograms for drift: sums over sampled rows. Divide by the rows and compare with training's.
-DRIFT_ROWS = Counter("foveal_drift_rows", "Rows sampled for drift", _MODEL)
-DRIFT_CLASS_ROWS = Counter(
-    "foveal_drift_class_rows",
-    "Sampled rows in which a label came first; of a multi-label model, those that got it",
-    (*_MODEL, "label"),
-)
-DRIFT_SUMS = Counter(
-    "foveal_drift_sums",
-    "Sums over sampled rows: pixel_mean, pixel_spread, entropy, abstained",
-    (*_MODEL, "quantity"),
-)
-TRAINING = Gauge(
-    "foveal_training",
-    "Mean over the rows of training: pixel_mean, pixel_spread, entropy",
-    (*_MODEL, "quantity"),
-    multiprocess_mode="livemax",
-)
-TRAINING_CLASS_SHARE = Gauge(
-    "foveal_training_class_share",
-    "Share of a label in the training split",
-    (*_MODEL, "label"),
-    multiprocess_mode="livemax",
-)
 
 
 class Tally:
@@ -180,10 +73,46 @@ class Tally:
             return
         values = np.asarray(self._values)
         self._values.clear()
+        values = values[np.isfinite(values)]  # one NaN would stay in the sum for good
         counts = np.bincount(np.searchsorted(self._bounds, values))  # upper bounds inclusive
         for i in np.flatnonzero(counts).tolist():
             self._child._buckets[i].inc(int(counts[i]))
         self._child._sum.inc(float(values.sum()))
+
+
+class QueueMetrics:
+    """The metrics of the queue of one classifier; read at each flush, a request costs nothing.
+
+    Args:
+        labels: Model and version.
+        has_brownout: Whether rows may run at a lower precision.
+    """
+
+    def __init__(self, labels: tuple[str, str], *, has_brownout: bool) -> None:
+        self._labels = labels
+        self._has_brownout = has_brownout
+        self._dropped = 0
+        self._dimmed = 0
+        self._refused = dict.fromkeys(REASONS, 0)
+        # Series from the start: a rate needs the zero before the first count.
+        for reason in REASONS:
+            REFUSALS.labels(*labels, reason)
+        if has_brownout:
+            BROWNOUT_ROWS.labels(*labels)
+
+    def flush(self, batcher: Batcher) -> None:
+        """Pass on what was counted since the last flush."""
+        labels = self._labels
+        QUEUE_ROWS.labels(*labels).set(batcher.queued_rows + batcher.reserved_rows)
+        DROPPED_ROWS.labels(*labels).inc(batcher.dropped_rows - self._dropped)
+        self._dropped = batcher.dropped_rows
+        for reason, count in batcher.admission.refused.items():
+            REFUSALS.labels(*labels, reason).inc(count - self._refused[reason])
+            self._refused[reason] = count
+        if self._has_brownout:
+            BROWNOUT.labels(*labels).set(batcher.is_brownout)
+            BROWNOUT_ROWS.labels(*labels).inc(batcher.brownout_rows - self._dimmed)
+            self._dimmed = batcher.brownout_rows
 
 
 class ModelMetrics:
@@ -191,13 +120,13 @@ class ModelMetrics:
 
     __slots__ = (
         "_drift",
-        "_dropped",
         "_gauges",
         "_info",
         "_labels",
         "_names",
         "_not_finite",
         "_padded",
+        "_queue_state",
         "_statuses",
         "batch_rows",
         "classifier",
@@ -216,7 +145,7 @@ class ModelMetrics:
         self.batch_rows = Tally(BATCH_ROWS.labels(*self._labels))
         self.request = Tally(REQUEST_SECONDS.labels(*self._labels))
         self._statuses: dict[tuple[str, int], int] = {}
-        self._dropped = 0
+        self._queue_state = QueueMetrics(self._labels, has_brownout=classifier.brownout is not None)
         self._not_finite = NOT_FINITE_ROWS.labels(*self._labels)
         abstain = classifier.artifact.abstain
         self._drift = Histograms(
@@ -235,7 +164,13 @@ class ModelMetrics:
         self._gauges = {
             self._info: 1,
             PLAN_INFO.labels(
-                *self._labels, asked, plan.device, str(plan.index), plan.binding, buckets
+                *self._labels,
+                asked,
+                plan.device,
+                str(plan.index),
+                plan.binding,
+                buckets,
+                classifier.resampler,
             ): 1,
             CPU_NODES.labels(*self._labels): len(classifier.session.cpu_nodes),
             DEVICE_MEMORY_BYTES.labels(*self._labels): classifier.session.memory_bytes,
@@ -279,10 +214,7 @@ class ModelMetrics:
         for (protocol, status), count in self._statuses.items():
             REQUESTS.labels(*self._labels, protocol, str(status)).inc(count)
         self._statuses.clear()
-        batcher = self.classifier.batcher
-        QUEUE_ROWS.labels(*self._labels).set(batcher.queued_rows + batcher.reserved_rows)
-        DROPPED_ROWS.labels(*self._labels).inc(batcher.dropped_rows - self._dropped)
-        self._dropped = batcher.dropped_rows
+        self._queue_state.flush(self.classifier.batcher)
         padded = self.classifier.session.padded_rows
         PADDED_ROWS.labels(*self._labels).inc(padded - self._padded)
         self._padded = padded
@@ -292,7 +224,7 @@ class ModelMetrics:
         artifact = self.classifier.artifact
         if artifact.statistics is None:
             return
-        for quantity in _DRIFT:
+        for quantity in DRIFT:
             value = getattr(artifact.statistics, quantity)
             TRAINING.labels(*self._labels, quantity).set(value)
         for name, share in zip(self._names, artifact.statistics.class_shares, strict=True):
@@ -303,8 +235,10 @@ class ModelMetrics:
         if not drift.rows:
             return
         DRIFT_ROWS.labels(*self._labels).inc(drift.rows)
-        for quantity in (*_DRIFT, "abstained"):
-            DRIFT_SUMS.labels(*self._labels, quantity).inc(getattr(drift, quantity))
+        for quantity in (*DRIFT, "abstained"):
+            total = getattr(drift, quantity)
+            if math.isfinite(total):
+                DRIFT_SUMS.labels(*self._labels, quantity).inc(total)
         for index, rows in drift.classes.items():
             DRIFT_CLASS_ROWS.labels(*self._labels, self._names[index]).inc(rows)
         drift.clear()
@@ -315,10 +249,14 @@ class Meters:
 
     Args:
         loop: Scheduler.
+
+    Attributes:
+        on_flush: Called at each flush, for what else is kept beside the metrics.
     """
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
+        self.on_flush: Callable[[], None] = lambda: None
         self._by_classifier: dict[Classifier, ModelMetrics] = {}
         self._is_armed = False
         self._refused: dict[tuple[str, int], int] = {}
@@ -366,6 +304,7 @@ class Meters:
         for (protocol, status), count in self._refused.items():
             REQUESTS.labels("", "", protocol, str(status)).inc(count)
         self._refused.clear()
+        self.on_flush()
 
 
 def count_key(name: str, outcome: str, requests: int) -> None:

@@ -1,0 +1,1 @@
+"""Metrics: the families, and how the hot ones are observed."""
