@@ -46,13 +46,13 @@ NETWORK_RECIPES: dict[str, dict[str, Any]] = {
 FINE_TUNING: dict[str, Any] = {
     "epochs": 30,
     # Of five images a class 30 epochs are 30 steps, after which nothing is learned: LOG.md.
-    "least_steps": 300,
+    "least_steps": 600,
     "batch_size": 16,
     "lr": 2e-3,
     "first_lr": 0.1,
     "weight_decay": 0.05,
     "label_smoothing": 0.1,
-    "shift": 2,
+    "shift": 4,
     "border": "reflect",
     "flip": True,
     "keep": "last",

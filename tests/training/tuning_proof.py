@@ -111,12 +111,12 @@ def epochs_within(config: TrainConfig, cpu_s: float) -> int:
     """Return the epochs that take as much processor time, and a tenth more."""
     dataset = load_data(config)
     spent = []
-    for epochs in (2, 8):
+    for epochs in (4, 24):
         part = dataclasses.replace(config, epochs=epochs, run=config.run.with_suffix(f".{epochs}"))
         started_s = time.process_time()
         fit(part, dataset, show_progress=False)
         spent.append(time.process_time() - started_s)
-    return max(8, round(1.1 * cpu_s / max(1e-3, (spent[1] - spent[0]) / 6)))
+    return max(8, round(1.1 * cpu_s / max(1e-3, (spent[1] - spent[0]) / 20)))
 
 
 def compare(folder: Path, data: Path, earlier: Path, seed: int) -> dict[str, Measured]:
