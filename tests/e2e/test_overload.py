@@ -14,6 +14,7 @@ from tritonclient.utils import InferenceServerException  # type: ignore[import-u
 
 from models.image import encode_png
 from tests.e2e.triton import triton
+from tests.guarded import until
 from tests.overloaded import flood, rows_of, slow_model
 from tests.server import RunningServer, Wire, assert_error, free_port, post, running_server
 from tests.tiny import (
@@ -50,6 +51,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         threads=1,
         max_batch_size=32,
         max_wait_ms=MAX_WAIT_MS,
+        max_request_rows=2000,
         brownout="int8",
     ) as server:
         yield server
@@ -76,13 +78,18 @@ def test_sixty_four_connections_of_sixty_four_rows_are_ordinary(server: RunningS
 
 
 class Busy:
-    """Keeps a model busy for half a second: a request of many runs that is out."""
+    """Keeps a model busy for two seconds: a request of many runs that is out.
+
+    Long enough for what is asked meanwhile, on a machine that does other things, too.
+    """
 
     def __init__(self, server: RunningServer, name: str = "slow") -> None:
-        self._wire = Wire(server, 60).send(rows_of(name, 400))
-        deadline = time.monotonic() + 10
-        while not server.metric("foveal_queue_rows", model=name) > 200:
-            assert time.monotonic() < deadline
+        self._wire = Wire(server, 60).send(rows_of(name, 2000))
+        try:
+            until(lambda: server.metric("foveal_queue_rows", model=name) > 200, "not busy", 30)
+        except BaseException:
+            self._wire.close()
+            raise
 
     def __enter__(self) -> Wire:
         return self._wire
