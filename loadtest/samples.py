@@ -98,7 +98,7 @@ def wait_s(text: str) -> int:
         at = parsedate_to_datetime(text)
     except ValueError:
         return -1
-    # All dates of HTTP are GMT, whether or not they say so.
+    # HTTP's dates are in GMT, also those without a zone.
     left_s = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return max(0, math.ceil(left_s))
 

@@ -48,14 +48,13 @@ def measure(models: Path, log: Path) -> dict[str, Any]:
     port = free_port()
     words = [sys.executable, str(ROOT / "foveal.py"), "serve", "--models", str(models)]
     words += ["--host", "127.0.0.1", "--port", str(port)]
-    images = _images(models)
+    images, first = _images(models), ModelRepository(models).resolve(None)[0]
     with tempfile.TemporaryDirectory() as home:
         variables = {
             "BENTOML_HOME": home,
             "FOVEAL_GRPC_PORT": os.environ.get("FOVEAL_GRPC_PORT") or str(free_port()),
         }
         started = time.monotonic()
-        first = ModelRepository(models).resolve(None)[0]
         with running(
             words,
             log,
@@ -143,7 +142,6 @@ def _images(models: Path) -> dict[str, tuple[bytes, str]]:
     for name in repository.names():
         artifact = repository.load(*repository.resolve(name))
         golden = artifact.golden[0]
-
         images[name] = repository.read_file(artifact, golden.path), golden.label
     return images
 
