@@ -55,6 +55,7 @@ OURS: dict[str, set[str]] = {
         "service.session",
         "service.settings",
     },
+    "service.record": {"models", "service.errors", "service.metrics", "service.pipeline"},
     "service.protocols": {
         "models",
         "service.access",
@@ -63,6 +64,7 @@ OURS: dict[str, set[str]] = {
         "service.lane",
         "service.metrics",
         "service.pipeline",
+        "service.record",
         "service.rollout",
     },
     # An answer has an id before there is a lane.
@@ -86,6 +88,7 @@ NEVER = {
     "service": {"torch", "onnx", "onnxscript", "pytorch_lightning", "sklearn", "torchmetrics"},
     "service.pipeline": WEB,
     "service.session": WEB,
+    "service.record": WEB,
     "service.lane.exchange": WEB,
     "service.protocols": WEB,
     "scoring": WEB,

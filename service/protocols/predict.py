@@ -5,6 +5,7 @@ JSON. Reads requests and writes answers; what happens between is the pipeline's.
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from urllib.parse import parse_qs, unquote
 
@@ -140,6 +141,13 @@ class PredictJob(Job):
         self._target = target
         self._top = top
         self._errors = errors
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Return the number of each good row among the results."""
+        if self._errors is None:
+            return range(1)
+        return [number for number, error in enumerate(self._errors) if error is None]
 
     def enqueue(self) -> None:
         """Enter the queue.
