@@ -295,9 +295,6 @@ class Tally:
     def flush(self) -> None:
         """Add to the metrics."""
         model = self._model
-        for number in {number for number, _ in self._rows}:
-            for outcome in (RIGHT, WRONG, ABSTAINED):  # a share needs both from the start
-                FEEDBACK_ROWS.labels(model, str(number), outcome)
         for (number, outcome), rows in self._rows.items():
             FEEDBACK_ROWS.labels(model, str(number), outcome).inc(rows)
         for (number, name, outcome), rows in self._classes.items():

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from models.abstain import is_answered
 from models.artifact import ModelArtifact
 from models.labels import are_given
+from service.metrics.families import FEEDBACK_ROWS
 from service.pipeline.classifier import Classifier
 from service.pipeline.job import Batch, Job
 from service.record.answers import ABSTAINED, SHADOW, Answers, key_of, model_key
 
 logger = logging.getLogger("foveal.feedback")
 
+OUTCOMES = ("right", "wrong", "abstained")
 _NOTE = "answers"
 
 
@@ -49,11 +51,16 @@ class Keeper:
 
     def __init__(self, folder: Path, rows: int) -> None:
         self.answers = Answers(folder, rows)
+        self._known: set[str] = set()
 
     def observe_batch(self, classifier: Classifier, batch: Batch) -> None:
         """Note what a finished batch answers, before its requests are answered."""
         assert batch.outputs is not None, "only finished batches are observed; this is a bug"
         artifact = classifier.artifact
+        if artifact.reference not in self._known:
+            self._known.add(artifact.reference)
+            for outcome in OUTCOMES:  # a rate needs the zero before the first count
+                FEEDBACK_ROWS.labels(artifact.name, str(artifact.version), outcome)
         batch.notes[_NOTE] = _version(artifact), told(artifact, batch.outputs.probabilities)
 
     def observe(self, answered: Answered) -> None:
