@@ -107,8 +107,9 @@ class Keeper:
     def _add(
         self, key: int, row: int, at: float, version: tuple[int, int], answer: Any, flags: int
     ) -> None:
-        if isinstance(answer, bytes):
-            self.answers.add_several(key, row, at, version, answer, flags)
+        if len(answer) == 2:
+            bits, own = answer
+            self.answers.add_several(key, row, at, version, bits, own | flags)
         else:
             index, confidence, own = answer
             self.answers.add(key, row, at, version, (index, confidence, own | flags))
@@ -119,23 +120,23 @@ def _version(artifact: ModelArtifact) -> tuple[int, int]:
 
 
 def told(artifact: ModelArtifact, probabilities_NK: NDArray[np.float32]) -> list[Any]:
-    """Return what is remembered of each row: index, probability and flags of its first label.
+    """Return what is remembered of each row: index and probability of its first label, and flags.
 
-    Of a multi-label model: a bit for each label, as bytes.
+    Of a multi-label model: a bit for each label, as bytes, and flags.
 
     Args:
         artifact: Whose probabilities they are.
         probabilities_NK: float32 [N, K].
     """
-    if artifact.thresholds:
-        bits = np.packbits(are_given(probabilities_NK, artifact.thresholds), axis=1)
-        return [row.tobytes() for row in bits]
     first_N = probabilities_NK.argmax(axis=1)
     confidence_N = probabilities_NK[np.arange(len(first_N)), first_N]
     flags = [0] * len(first_N)
     if artifact.abstain is not None:
         given_N = is_answered(confidence_N, artifact.abstain.threshold)
         flags = np.where(given_N, 0, ABSTAINED).tolist()
+    if artifact.thresholds:
+        bits = np.packbits(are_given(probabilities_NK, artifact.thresholds), axis=1)
+        return [(row.tobytes(), own) for row, own in zip(bits, flags, strict=True)]
     return list(zip(first_N.tolist(), confidence_N.tolist(), flags, strict=True))
 
 
