@@ -10,7 +10,19 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import typer
 
-from commands import adopt, bench, check, keys, loadtest, models, score, serve, train, tune
+from commands import (
+    adopt,
+    bench,
+    check,
+    feedback,
+    keys,
+    loadtest,
+    models,
+    score,
+    serve,
+    train,
+    tune,
+)
 from commands.console import explain, print_line
 
 app = typer.Typer(
@@ -31,6 +43,7 @@ for command in (
     adopt.adopt,
     tune.tune,
     loadtest.loadtest,
+    feedback.feedback,
 ):
     app.command(cls=train.TrainCommand if command is train.train else None)(command)
 

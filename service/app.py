@@ -45,6 +45,7 @@ from service.pipeline.decode_queue import open_queue
 from service.pipeline.job import Batch
 from service.protocols.classify import ClassifyProtocol
 from service.protocols.engine import Engine
+from service.protocols.feedback import FeedbackProtocol
 from service.protocols.limits import BodyLimits
 from service.protocols.openapi import lane_paths
 from service.protocols.predict import TOP, PredictProtocol
@@ -52,9 +53,9 @@ from service.protocols.rollout import RolloutProtocol
 from service.protocols.v2.http import V2Http
 from service.protocols.v2.statistics import Statistics
 from service.protocols.while_loading import find_while_loading
+from service.record.keeper import open_keeper
 from service.rollout.catalog import Catalog, load_catalog
-from service.rollout.model_control import ModelControl
-from service.rollout.options import load_options
+from service.rollout.options import control_of, load_options
 from service.rollout.shadow import Shadows
 from service.rollout.starting import Starting
 from service.rollout.watch import Watch
@@ -97,7 +98,7 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
         factory = ServiceAppFactory(self, is_main=is_main)
         factory.timeout = None  # BentoML's timer of a request stays for the whole time-out
         app = OneErrorShape(ReadOnly(FreshMetrics(factory(), _flush)))
-        return app if lane.door is None else HeaderLines(app, lane.door.lines)
+        return HeaderLines(app, lane.lines)
 
     @property
     def openapi_spec(self) -> Any:
@@ -206,7 +207,7 @@ class Foveal:
         """Answer requests from now on."""
         for classifier in catalog:
             self._start(classifier)
-        self.control = self._control_of(catalog)
+        self.control = control_of(settings, self.options, self.meters, catalog, self._start)
         self.shadows = Shadows(lambda: self.control.catalog, self.loop)
         self.rollout = RolloutProtocol(self.control)
         self.engine = Engine(
@@ -225,6 +226,8 @@ class Foveal:
         self.predict = PredictProtocol(self.engine)
         self.classified = ClassifyProtocol(self.engine)
         self.v2 = V2Http(self.engine, self.control, self.statistics, self._is_ready)
+        keeper = open_keeper(settings.feedback_rows)
+        self.feedback = FeedbackProtocol(self.engine, self.repository, self.shadows, keeper)
         self.control.on_replace = self._forget
         self.watch = Watch(
             self.control.poll,
@@ -233,7 +236,7 @@ class Foveal:
         )
         self.access_watch = self.loop.create_task(access.watch(count_key))
         self.metrics_port = self._serve_metrics()
-        lane.observers = _observers()
+        lane.observers = [*_observers(), *self.feedback.observers]
         self.turns = Turns(self._find, lane.route, self.loop)
         self.grpc = self._serve_grpc()
         lane.on_drain = self._drain
@@ -255,20 +258,6 @@ class Foveal:
             if lane.balance is not None:
                 lane.balance.closed(len(lane.connections))  # those that came while it loaded
 
-    def _control_of(self, catalog: Catalog) -> ModelControl:
-        return ModelControl(
-            self.repository,
-            settings.loaded_versions,
-            self.options,
-            self.meters,
-            catalog,
-            self._start,
-            token=settings.admin_token,
-            workers=settings.workers,
-            reload_s=settings.reload_s,
-            default_model=settings.default_model,
-        )
-
     def _start(self, classifier: Classifier) -> None:
         classifier.start(self.loop, self._observe_batch, lane.outbox, lane.newcomers, inflight)
         self.meters.of(classifier)
@@ -281,6 +270,7 @@ class Foveal:
             or self.v2.find(path)
             or self.classified.find(path)
             or self.rollout.find(path)
+            or self.feedback.find(path)
             or (None if is_bentomls(path) else _no_such_route)
         )
 
@@ -300,6 +290,7 @@ class Foveal:
         self.turns.observe(classifier)
         self.meters.observe_batch(classifier, batch)
         self.statistics.observe_batch(classifier, batch)
+        self.feedback.observe_batch(classifier, batch)
         self.shadows.observe_batch(classifier, batch)
 
     def _serve_grpc(self) -> "GrpcServer | None":
@@ -371,6 +362,7 @@ class Foveal:
             classifier.close()
         self.control.close()
         self.shadows.close()
+        self.feedback.close()
         self.decoders.close()
         self.meters.flush()
 

@@ -102,6 +102,12 @@ class MethodError(ClientError):
         return ((b"allow", self.allowed.encode()),)
 
 
+class ConflictError(ClientError):
+    """What is told contradicts what was told before."""
+
+    status = 409
+
+
 class RequestTimeoutError(ClientError):
     """The request did not arrive whole within the receive time-out."""
 

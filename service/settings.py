@@ -197,6 +197,13 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         default=25, gt=0, description="Time to answer accepted requests on stop, seconds"
     )
+    feedback_rows: int = Field(
+        default=0,
+        ge=0,
+        le=50_000_000,
+        description="Answered rows that each worker remembers until their truth is told, at about "
+        "75 bytes; 0: feedback is off",
+    )
     access_log: float = Field(
         default=0,
         ge=0,

@@ -55,6 +55,7 @@ OURS: dict[str, set[str]] = {
         "service.session",
         "service.settings",
     },
+    "service.record": {"models", "service.errors", "service.metrics", "service.pipeline"},
     "service.protocols": {
         "models",
         "service.access",
@@ -63,9 +64,11 @@ OURS: dict[str, set[str]] = {
         "service.lane",
         "service.metrics",
         "service.pipeline",
+        "service.record",
         "service.rollout",
     },
-    "service.workers": set(),
+    # An answer has an id before there is a lane.
+    "service.workers": {"service.lane.request_ids"},
     "service": {"models", "service"},
     "export": {"models", "report", "service.session"},
     "training": {"export", "models", "report"},
@@ -85,6 +88,7 @@ NEVER = {
     "service": {"torch", "onnx", "onnxscript", "pytorch_lightning", "sklearn", "torchmetrics"},
     "service.pipeline": WEB,
     "service.session": WEB,
+    "service.record": WEB,
     "service.lane.exchange": WEB,
     "service.protocols": WEB,
     "scoring": WEB,

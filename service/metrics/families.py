@@ -138,3 +138,41 @@ TRAINING_CLASS_SHARE = Gauge(
     (*MODEL, "label"),
     multiprocess_mode="livemax",
 )
+TRAINING_ACCURACY = Gauge(
+    "foveal_training_accuracy",
+    "Share of right answers on images that training never saw",
+    MODEL,
+    multiprocess_mode="livemax",
+)
+
+# The truth about answers, as clients gave it; each row once.
+FEEDBACK_ROWS = Counter(
+    "foveal_feedback_rows",
+    "Answered rows whose truth is known, by outcome: right, wrong, abstained",
+    (*MODEL, "outcome"),
+)
+FEEDBACK_CLASS_ROWS = Counter(
+    "foveal_feedback_class_rows",
+    "Labels of such rows: right, missed (true, not answered), extra (answered, not true)",
+    (*MODEL, "label", "outcome"),
+)
+FEEDBACK_BIN_ROWS = Counter(
+    "foveal_feedback_bin_rows",
+    "Such rows by the probability of their answer, in 15 equal bins, and outcome",
+    (*MODEL, "bin", "outcome"),
+)
+FEEDBACK_BIN_CONFIDENCE = Counter(
+    "foveal_feedback_bin_confidence",
+    "Sum of the probabilities of the answers in each of these bins",
+    (*MODEL, "bin"),
+)
+FEEDBACK_PAIRS = Counter(
+    "foveal_feedback_pairs",
+    "Such rows that a shadow answered as well: it was better, worse, or the same",
+    (*MODEL, "outcome"),
+)
+FEEDBACK_REFUSED = Counter(
+    "foveal_feedback_refused",
+    "Truths that were not counted: wrong, unknown id, conflict with an earlier one, duplicate",
+    ("model", "reason"),
+)

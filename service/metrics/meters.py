@@ -37,6 +37,7 @@ from service.metrics.families import (
     REQUESTS,
     RUN_SECONDS,
     TRAINING,
+    TRAINING_ACCURACY,
     TRAINING_CLASS_SHARE,
 )
 from service.pipeline.admission import REASONS
@@ -222,6 +223,8 @@ class ModelMetrics:
 
     def _expose_training(self) -> None:
         artifact = self.classifier.artifact
+        if artifact.metrics is not None:
+            TRAINING_ACCURACY.labels(*self._labels).set(artifact.metrics.accuracy)
         if artifact.statistics is None:
             return
         for quantity in DRIFT:

@@ -105,6 +105,7 @@ class Job:
         parts: (batch, first row in it, rows) in the order of the job's rows; whole when done.
         error: Error that ended it, or None.
         is_done: Whether ``done`` was called, or never will be because the client left.
+        key: Under which its answer is remembered for feedback; 0: it is not, or not yet.
     """
 
     __slots__ = (
@@ -113,6 +114,7 @@ class Job:
         "deadline",
         "error",
         "is_done",
+        "key",
         "left",
         "parts",
         "rows",
@@ -128,6 +130,12 @@ class Job:
         self.error: ServiceError | None = None
         self.taken = 0
         self.is_done = False
+        self.key = 0
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Return the number of each row in its request, from 0: rows that are no image have one."""
+        return range(self.count)
 
     def row_errors(self) -> dict[int, str]:
         """Return the error of each row of the finished job that has no answer."""

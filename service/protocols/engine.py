@@ -20,6 +20,7 @@ from service.pipeline.batcher import LOWER
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode import DecodeStage
 from service.pipeline.decode_queue import DecodeQueue
+from service.pipeline.job import Job
 from service.protocols.limits import BodyLimits
 from service.rollout.canary import Canary
 from service.rollout.catalog import Catalog
@@ -56,9 +57,11 @@ class Engine:
 
     Attributes:
         inflight: The budget for bytes that requests hold; None: they are not counted.
+        keep: Remembers the rows of an answered request by its id; None: nobody asks for them.
     """
 
     inflight: Inflight | None = None
+    keep: Callable[[bytes, Job], None] | None = None
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
         self,

@@ -5,6 +5,7 @@ JSON. Reads requests and writes answers; what happens between is the pipeline's.
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from urllib.parse import parse_qs, unquote
 
@@ -16,7 +17,7 @@ from service.errors import (
     UnsupportedMediaError,
     error_body,
 )
-from service.lane.exchange import JSON, REQUEST_ID, Exchange, Handler, server_timing
+from service.lane.exchange import JSON, Exchange, Handler, server_timing
 from service.pipeline.decode import Errors
 from service.pipeline.job import Job
 from service.protocols.body_work import BodyWork
@@ -80,7 +81,7 @@ class PredictRoute(ModelRoute):
         if target is None:
             return
         if target.canary is not None:
-            target = target.choose(exchange.header(REQUEST_ID) or b"")
+            target = target.choose(exchange.request_id)
         try:
             deadline = exchange.received_at + (
                 engine.request_timeout_s
@@ -140,6 +141,13 @@ class PredictJob(Job):
         self._target = target
         self._top = top
         self._errors = errors
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Return the number of each good row among the results."""
+        if self._errors is None:
+            return range(1)
+        return [number for number, error in enumerate(self._errors) if error is None]
 
     def enqueue(self) -> None:
         """Enter the queue.

@@ -42,12 +42,20 @@ SHADOW_DIFFERENCE = Histogram(
 )
 
 
+Owners = list[tuple[Job, int]]
+Keep = Callable[[ModelArtifact, Owners, NDArray[np.float32]], None]
+
+
 class Shadows:
     """Runs the candidates of all models.
 
     Args:
         catalog: Returns the catalog that is served now.
         loop: Event loop that batches are observed on.
+
+    Attributes:
+        keep: Called on the loop with a candidate, job and row in it of each row that it ran, and
+            its probabilities; None: nobody asks for them.
     """
 
     def __init__(self, catalog: Callable[[], Catalog], loop: Loop) -> None:
@@ -55,6 +63,7 @@ class Shadows:
         self._loop = loop
         self._thread = ThreadPoolExecutor(1, "shadow")
         self._is_busy = False
+        self.keep: Keep | None = None
 
     def observe_batch(self, classifier: Classifier, batch: Batch) -> None:
         """Take a share of the requests of a batch, after they are answered.
@@ -81,12 +90,15 @@ class Shadows:
     ) -> None:
         rows: list[NDArray[np.uint8]] = []
         positions: list[int] = []
+        owners: Owners = []
         position = 0
         for job, first, count in jobs:
             if random.random() < shadow.fraction:
                 good = [i for i in range(count) if position + i not in batch.not_finite]
                 rows.extend(job.rows[first + i] for i in good)
                 positions.extend(position + i for i in good)
+                if self.keep is not None:
+                    owners.extend((job, first + i) for i in good)
             position += count
         if not rows:
             return
@@ -96,7 +108,7 @@ class Shadows:
         assert batch.outputs is not None, "only finished batches are observed; this is a bug"
         self._is_busy = True
         served_NK = batch.outputs.probabilities[positions]
-        self._thread.submit(self._run, shadow.classifier, rows, served, served_NK)
+        self._thread.submit(self._run, shadow.classifier, rows, served, served_NK, owners)
 
     def _run(
         self,
@@ -104,6 +116,7 @@ class Shadows:
         rows: list[NDArray[np.uint8]],
         served: ModelArtifact,
         served_NK: NDArray[np.float32],
+        owners: Owners,
     ) -> None:
         """Run the candidate and compare; on the thread."""
         try:
@@ -115,6 +128,11 @@ class Shadows:
             _count(candidate, "failed", len(without))
             compared = [row for row in range(len(rows)) if row not in without]
             candidate_NK, served_NK = candidate_NK[compared], served_NK[compared]
+            if self.keep is not None and owners:
+                kept = [owners[row] for row in compared]
+                self._loop.call_soon_threadsafe(
+                    self.keep, candidate.artifact, kept, candidate_NK.copy()
+                )
             is_same_NK = _chosen(candidate.artifact, candidate_NK) == _chosen(served, served_NK)
             agreed = int(is_same_NK.all(axis=1).sum())
             _count(candidate, "agreed", agreed)

@@ -91,5 +91,9 @@ def test_panels_tell_what_was_sent(watched: Watched) -> None:
     assert 110 < value(watched, "Mean pixel", model="tiny", version="1") < 145
     assert value(watched, "Rows a run", model="slow") > 8
     assert value(watched, "Shadow: rows by outcome", outcome="differed", version="2") > 0
+    assert 0 < value(watched, "Right answers", model="tiny", version="1") < 0.5
+    assert value(watched, "Right answers", 3, model="tiny", version="1") == 0.99
+    assert value(watched, "Right answers by label", label="upper") < 0.5
+    assert value(watched, "Truths that were refused", reason="unknown") > 0
     for status in ("400", "404", "429", "504"):
         assert value(watched, "Answers other than 200", status=status) > 0

@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 from models.artifact import ModelArtifact
-from models.evidence import Statistics
+from models.evidence import Metrics, Statistics
 from models.image import encode_png
 from models.repository import ModelRepository
 from models.rollout import Rollout, Share
@@ -37,6 +37,7 @@ LOAD_S, MAX_LOAD_S = 8.0, 60.0
 IMAGES = random_images(16, seed=5)
 PNGS = [encode_png(image) for image in IMAGES]
 STATISTICS = Statistics(1000, 90.0, 60.0, (0.7, 0.1, 0.1, 0.1), 0.5)
+METRICS = Metrics("test", 1000, 0.99, (0.99,) * len(LABELS), 0.02)
 MAX_WAIT_MS = 1
 
 
@@ -73,7 +74,7 @@ def build_repository(root: Path) -> None:
     def build(gain: float) -> Callable[[Path, int], ModelArtifact]:
         def made(folder: Path, version: int) -> ModelArtifact:
             artifact = build_tiny(folder, "tiny", version, tiny_model(gain=gain), gain)
-            return replace(artifact, statistics=STATISTICS)
+            return replace(artifact, statistics=STATISTICS, metrics=METRICS)
 
         return made
 
@@ -140,6 +141,7 @@ def is_enough(server: RunningServer) -> bool:
         and sample(text, "foveal_requests_total", model="slow", status="429") > 20
         and sample(text, "foveal_requests_total", model="slow", status="504") > 5
         and sample(text, "foveal_shadow_rows_total", outcome="differed") > 20
+        and sample(text, "foveal_feedback_pairs_total", outcome="worse") > 0
     )
 
 
@@ -158,7 +160,7 @@ def send_load(server: RunningServer) -> None:
         except BaseException as error:
             failures.append(error)
 
-    jobs = [(_singles, 0.05), (_many, 0.03), (_mistakes, 0.1), (_photographs, 0.1)]
+    jobs = [(_singles, 0.05), (_many, 0.03), (_mistakes, 0.1), (_photographs, 0.1), (_truths, 0.1)]
     jobs += [(_floods, 0.02)] * 4
     threads = [threading.Thread(target=repeat, args=job) for job in jobs]
     for thread in threads:
@@ -196,6 +198,15 @@ def _mistakes(client: httpx.Client) -> None:
     assert client.post("/models/none/predict", content=PNGS[0]).status_code == 404
 
 
+def _truths(client: httpx.Client) -> None:
+    """Say that every image is of the second label, some time after their answers."""
+    ids = [client.post("/predict", content=png).headers["x-request-id"] for png in PNGS]
+    time.sleep(0.05)  # the shadow's answers come a little later
+    truths = [{"id": name, "index": 1} for name in (*ids, "never-answered")]
+    answer = client.post("/models/tiny/feedback", json=truths)
+    assert answer.status_code == 200 and len(answer.json()["refused"]) == 1, answer.text
+
+
 def _photographs(client: httpx.Client) -> None:
     """Images large enough to be decoded on a thread."""
     noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
@@ -230,6 +241,7 @@ def watched_service(folder: Path) -> Iterator[Watched]:
         grpc_port=free_port(),
         max_wait_ms=MAX_WAIT_MS,
         brownout="int8",
+        feedback_rows=1000,
         loaded_versions=3,
         buckets="1,16,64",
     ) as server:

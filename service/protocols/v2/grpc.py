@@ -5,6 +5,7 @@ A thin layer over ``infer``; ``messages`` converts messages, ``grpc_server`` run
 
 import asyncio
 import functools
+import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -13,6 +14,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.errors import INTERNAL, InvalidInputError, NotReadyError, ServiceError
+from service.lane.request_ids import RequestIds
 from service.protocols.engine import Engine
 from service.protocols.v2.documents import (
     model_config,
@@ -21,7 +23,7 @@ from service.protocols.v2.documents import (
     server_metadata,
 )
 from service.protocols.v2.grpc_arrivals import Arrivals, call_task
-from service.protocols.v2.grpc_endings import Context, end, refuse
+from service.protocols.v2.grpc_endings import Context, end, id_of, identify, refuse
 from service.protocols.v2.grpc_infer import GrpcInfer
 from service.protocols.v2.messages import write_config, write_document
 from service.protocols.v2.statistics import Statistics
@@ -67,6 +69,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         max_message_bytes: Largest message once it is expanded.
 
     Attributes:
+        ids: Gives calls their ids.
         trim: Called when the memory of a large message is free again.
         in_flight: Inferences that are not answered yet.
         is_draining: Whether new requests of open streams are refused.
@@ -84,6 +87,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         max_message_bytes: int,
     ) -> None:
         self.engine = engine
+        self.ids = RequestIds()
         self.trim: Callable[[], None] = lambda: None
         self.max_message_bytes = max_message_bytes
         self.control = control
@@ -160,15 +164,20 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
     @_answered
     async def ModelInfer(self, raw: bytes, context: Context) -> Any:
         """Answer one inference."""
-        return await self._infer(self._inference(), raw, context.time_remaining())
+        return await self._infer(self._inference(id_of(context)), raw, context.time_remaining())
 
     async def ModelStreamInfer(
         self, requests: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[Any]:
-        """Answer inferences in the order of their requests; several are in progress at once."""
+        """Answer inferences in the order of their requests; several are in progress at once.
+
+        The id of the first is the stream's with ``-0`` behind it, and so on.
+        """
         room = asyncio.Semaphore(STREAM_AHEAD)
         answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
         tasks: set[asyncio.Task[Any]] = set()
+        identify(context, self.ids)
+        stream_id, numbers = id_of(context), itertools.count()
         call = call_task()
         requests = self.arrivals.messages(requests, call)
 
@@ -176,7 +185,8 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
             try:
                 async for raw in requests:
                     await room.acquire()
-                    task = asyncio.create_task(self._infer_in_stream(raw))
+                    own_id = b"%b-%d" % (stream_id, next(numbers))
+                    task = asyncio.create_task(self._infer_in_stream(raw, own_id))
                     tasks.add(task)
                     answers.put_nowait(task)
             finally:
@@ -195,8 +205,8 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
                 task.cancel()
             await asyncio.gather(reader, *tasks, return_exceptions=True)
 
-    async def _infer_in_stream(self, raw: bytes) -> Any:
-        inference = self._inference()
+    async def _infer_in_stream(self, raw: bytes, request_id: bytes) -> Any:
+        inference = self._inference(request_id)
         try:
             if self.is_draining:
                 raise NotReadyError("not ready: draining; connect again")
@@ -213,8 +223,8 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
             infer_response=service_pb2.ModelInferResponse(id=inference.id),
         )
 
-    def _inference(self) -> GrpcInfer:
-        return GrpcInfer(self.engine, self.max_message_bytes)
+    def _inference(self, request_id: bytes) -> GrpcInfer:
+        return GrpcInfer(self.engine, self.max_message_bytes, request_id)
 
     async def _infer(self, inference: GrpcInfer, raw: bytes, time_remaining_s: float | None) -> Any:
         self.in_flight += 1

@@ -29,14 +29,16 @@ class GrpcInfer:
     Args:
         engine: What all protocols share.
         max_message_bytes: Largest message once it is expanded.
+        request_id: As ``X-Request-Id`` is over HTTP.
 
     Attributes:
         id: Of the request, empty until it is read.
     """
 
-    __slots__ = ("_engine", "_held", "_max_message_bytes", "_target", "id")
+    __slots__ = ("_engine", "_held", "_max_message_bytes", "_request_id", "_target", "id")
 
-    def __init__(self, engine: Engine, max_message_bytes: int) -> None:
+    def __init__(self, engine: Engine, max_message_bytes: int, request_id: bytes = b"") -> None:
+        self._request_id = request_id
         self._engine = engine
         self._max_message_bytes = max_message_bytes
         self._held = Held(engine.inflight)
@@ -75,6 +77,9 @@ class GrpcInfer:
         artifact = target.classifier.artifact
         response = write_message(call, artifact.name, artifact.version)
         target.metrics.count_request(PROTOCOL, 200, time.monotonic() - received_at)
+        keep = self._engine.keep
+        if keep is not None and call.job is not None:
+            keep(self._request_id, call.job)
         return response
 
     async def _open(self, raw: bytes, limit_s: float) -> InferMessage:
