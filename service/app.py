@@ -52,6 +52,8 @@ from service.protocols.rollout import RolloutProtocol
 from service.protocols.v2.http import V2Http
 from service.protocols.v2.statistics import Statistics
 from service.protocols.while_loading import find_while_loading
+from service.record.recorder import Choice, Recorder
+from service.record.writer import Bounds
 from service.rollout.catalog import Catalog, load_catalog
 from service.rollout.model_control import ModelControl
 from service.rollout.options import load_options
@@ -121,6 +123,22 @@ def _observers() -> list[Observer]:
     if BentoMLContainer.tracing.exporter_type.get() is not None:
         observers.append(Tracing(BentoMLContainer.tracer_provider.get()))
     return observers
+
+
+def _recorder() -> Recorder:
+    choice = Choice(settings.record, settings.record_keep == "uncertain", settings.record_below)
+    most_bytes = int(settings.record_max_gib * (1 << 30))
+    return Recorder(
+        choice,
+        Bounds(
+            settings.recording,
+            most_bytes,
+            settings.record_days,
+            settings.workers,
+            settings.record_exif,
+            settings.record_keep,
+        ),
+    )
 
 
 def _find_while_loading(path: bytes) -> Handler | None:
@@ -207,7 +225,9 @@ class Foveal:
         for classifier in catalog:
             self._start(classifier)
         self.control = self._control_of(catalog)
-        self.shadows = Shadows(lambda: self.control.catalog, self.loop)
+        self.recorder = _recorder()
+        self.recorder.shares = self.control.records = self.repository.settings().records
+        self.shadows = Shadows(lambda: self.control.catalog, self.loop, self.recorder.differs)
         self.rollout = RolloutProtocol(self.control)
         self.engine = Engine(
             lambda: self.control.catalog,
@@ -222,12 +242,13 @@ class Foveal:
             decode_queue=self.decoders,
         )
         self.engine.inflight = inflight
+        self.engine.recorder = self.recorder
         self.predict = PredictProtocol(self.engine)
         self.classified = ClassifyProtocol(self.engine)
         self.v2 = V2Http(self.engine, self.control, self.statistics, self._is_ready)
         self.control.on_replace = self._forget
         self.watch = Watch(
-            self.control.poll,
+            self._poll,
             settings.reload_s,
             is_due=worker is not None and worker.was_signalled,
         )
@@ -247,6 +268,13 @@ class Foveal:
         memory.trim()
         self._join_others()
         logger.info("ready after %.1f s", self.starting.seconds)
+
+    async def _poll(self) -> None:
+        await self.control.poll()
+        records = self.control.records
+        if records != self.recorder.shares:
+            self.recorder.shares = records
+            self._forget()  # a route's target knows its share
 
     def _join_others(self) -> None:
         if worker is not None:
@@ -372,6 +400,7 @@ class Foveal:
         self.control.close()
         self.shadows.close()
         self.decoders.close()
+        self.recorder.close()
         self.meters.flush()
 
     @bentoml.api(route="/classify")  # type: ignore[untyped-decorator]

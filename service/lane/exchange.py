@@ -67,6 +67,7 @@ class Exchange:
     content_type: bytes | None = None
     content_coding: bytes | None = None
     deadline_ms: bytes | None = None
+    request_id = b""
     received_at = 0.0
     status = 0
     keep_alive = True

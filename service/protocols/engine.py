@@ -21,6 +21,7 @@ from service.pipeline.classifier import Classifier
 from service.pipeline.decode import DecodeStage
 from service.pipeline.decode_queue import DecodeQueue
 from service.protocols.limits import BodyLimits
+from service.record.recorder import Recorder, Recording
 from service.rollout.canary import Canary
 from service.rollout.catalog import Catalog
 
@@ -56,9 +57,11 @@ class Engine:
 
     Attributes:
         inflight: The budget for bytes that requests hold; None: they are not counted.
+        recorder: Records requests; None: none are.
     """
 
     inflight: Inflight | None = None
+    recorder: Recorder | None = None
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
         self,
@@ -100,6 +103,17 @@ class Engine:
         return Target(self, classifier, canary)
 
 
+    def recording_of(self, classifier: Classifier) -> Recording | None:
+        """Return what records the requests of a version; None: none are."""
+        if self.recorder is None:
+            return None
+        return self.recorder.of(
+            classifier.artifact,
+            classifier.session.plan.precision,
+            has_shadow=classifier in self.catalog().shadows,
+        )
+
+
 class Target:
     """One version of a model, with what all requests for it share.
 
@@ -107,6 +121,7 @@ class Target:
         canary: Answers a share of the requests instead; None if there is no canary.
         opening: First bytes of the image protocol's JSON.
         lower_opening: The same of an answer that a brownout's precision gave.
+        recording: Records a share of its requests; None: none are.
     """
 
     __slots__ = (
@@ -119,6 +134,7 @@ class Target:
         "lower_opening",
         "metrics",
         "opening",
+        "recording",
     )
 
     def __init__(
@@ -136,6 +152,7 @@ class Target:
         self.fragments = classifier.postprocessor.fragments
         self.opening = orjson.dumps({"model": artifact.name, "version": artifact.version})[:-1]
         self.lower_opening = b'%s,"precision":"%s"' % (self.opening, LOWER.encode())
+        self.recording = engine.recording_of(classifier)
 
     def choose(self, request_id: bytes) -> "Target":
         """Return the target that answers a request: this one, or the canary's."""
@@ -145,12 +162,19 @@ class Target:
     def fail(self, protocol: str, exchange: Exchange, error: ServiceError) -> None:
         """Answer with an error and count it."""
         exchange.fail(error)
-        self.count_failure(protocol, error, exchange.received_at)
+        self.count_failure(protocol, error, exchange.received_at, exchange.request_id)
 
-    def count_failure(self, protocol: str, error: ServiceError, received_at: float) -> None:
+    def count_failure(
+        self, protocol: str, error: ServiceError, received_at: float, request_id: bytes
+    ) -> None:
         """Count a request that was answered with an error; ``received_at`` is monotonic seconds."""
         self.metrics.count_request(protocol, error.status, time.monotonic() - received_at)
         self._meters.touch()
+        recording = self.recording
+        if recording is not None:
+            recording.left -= 1
+            if recording.left < 0:
+                recording.refused(protocol, request_id, received_at, error)
 
 
 class ModelRoute:

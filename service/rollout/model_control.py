@@ -58,6 +58,7 @@ class ModelControl:
         missing: Models that had no good version when the service started, and have none yet.
         on_replace: Called after the catalog was replaced, for those that cache its contents.
         loading: Entered on the thread while it loads a model.
+        records: Share of the requests that is recorded, by model, as the last poll found it.
     """
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
@@ -86,6 +87,7 @@ class ModelControl:
         self._reload_s = reload_s
         self._default_model = default_model
         self.on_replace: Callable[[], None] = lambda: None
+        self.records: dict[str, float] = {}
         self.loading: Callable[[], AbstractContextManager[None]] = nullcontext
         self._unloaded: frozenset[str] = frozenset()
         self._wanted_model = catalog.default_model
@@ -244,6 +246,7 @@ class ModelControl:
     def _names(self) -> list[str]:
         """Return the repository's models and update the default model; on the thread."""
         names = self.repository.names()
+        self.records = self.repository.settings().records
         try:
             self._wanted_model = self._default_model or self.repository.default_model()
         except ArtifactError:  # no default is named: the current one stays

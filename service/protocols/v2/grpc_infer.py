@@ -29,14 +29,16 @@ class GrpcInfer:
     Args:
         engine: What all protocols share.
         max_message_bytes: Largest message once it is expanded.
+        request_id: As ``X-Request-Id`` is over HTTP.
 
     Attributes:
         id: Of the request, empty until it is read.
     """
 
-    __slots__ = ("_engine", "_held", "_max_message_bytes", "_target", "id")
+    __slots__ = ("_engine", "_held", "_max_message_bytes", "_request_id", "_target", "id")
 
-    def __init__(self, engine: Engine, max_message_bytes: int) -> None:
+    def __init__(self, engine: Engine, max_message_bytes: int, request_id: bytes = b"") -> None:
+        self._request_id = request_id
         self._engine = engine
         self._max_message_bytes = max_message_bytes
         self._held = Held(engine.inflight)
@@ -67,7 +69,7 @@ class GrpcInfer:
             if self._target is None:
                 self._engine.meters.count_refusal(PROTOCOL, error.status)
             else:
-                self._target.count_failure(PROTOCOL, error, received_at)
+                self._target.count_failure(PROTOCOL, error, received_at, self._request_id)
             raise error.detached() from None
         except Exception:  # a bug: what was counted must not stay counted
             self._held.give()
@@ -75,6 +77,7 @@ class GrpcInfer:
         artifact = target.classifier.artifact
         response = write_message(call, artifact.name, artifact.version)
         target.metrics.count_request(PROTOCOL, 200, time.monotonic() - received_at)
+        call.record(PROTOCOL, self._request_id, received_at)
         return response
 
     async def _open(self, raw: bytes, limit_s: float) -> InferMessage:
