@@ -10,7 +10,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import typer
 
-from commands import adopt, bench, check, keys, loadtest, models, score, serve, train, tune
+from commands import adopt, bench, check, keys, loadtest, models, record, score, serve, train, tune
 from commands.console import explain, print_line
 
 app = typer.Typer(
@@ -47,7 +47,17 @@ models_app.command("default")(models.set_default)
 models_app.command("unpin")(models.unpin_model)
 models_app.command("shadow")(models.set_shadow)
 models_app.command("canary")(models.set_canary)
+models_app.command("record")(models.set_record)
 models_app.command("prune")(models.prune_model)
+
+record_app = typer.Typer(
+    help="Look at what a service recorded, take it elsewhere, erase it.", no_args_is_help=True
+)
+app.add_typer(record_app, name="record")
+record_app.command("list")(record.list_rows)
+record_app.command("show")(record.show_rows)
+record_app.command("export")(record.export_rows)
+record_app.command("erase")(record.erase_rows)
 
 keys_app = typer.Typer(help="Make API keys for a service.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")

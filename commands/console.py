@@ -23,6 +23,7 @@ _MISTAKES = {
     "service.access.keys": "KeysError",
     "service.errors": "ServiceError",
     "scoring.remote": "RemoteError",
+    "service.record.reading": "RecordingError",
     "service.settings": "SettingsError",
     "scoring.rows": "ScoreError",
     "training.errors": "TrainingError",

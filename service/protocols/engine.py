@@ -102,7 +102,6 @@ class Engine:
             canary = Canary(target, classifier.artifact.name, candidate.fraction)
         return Target(self, classifier, canary)
 
-
     def recording_of(self, classifier: Classifier) -> Recording | None:
         """Return what records the requests of a version; None: none are."""
         if self.recorder is None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "recording.json"
-_BLOCK = 512
-_END = bytes(2 * _BLOCK)
+BLOCK = 512
+_END = bytes(2 * BLOCK)
 # ustar's fields before and behind size, time, checksum: mode 0600, no owner, a regular file.
 _MODE = b"0000600\x000000000\x000000000\x00"
 _TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(32 + 32 + 8 + 8 + 155 + 12)
@@ -36,7 +36,7 @@ def member(name: bytes, content: bytes, at_s: float) -> tuple[bytes, bytes, byte
     numbers = b"%011o\x00%011o\x00" % (len(content), int(at_s))
     checksum = _CONSTANT + sum(name) + sum(numbers)
     head = b"%b%b%b%06o\x00 %b" % (name.ljust(MOST_NAME, b"\0"), _MODE, numbers, checksum, _TAIL)
-    return head, content, bytes(-len(content) % _BLOCK)
+    return head, content, bytes(-len(content) % BLOCK)
 
 
 class Shard:
