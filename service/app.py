@@ -99,7 +99,7 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
         factory = ServiceAppFactory(self, is_main=is_main)
         factory.timeout = None  # BentoML's timer of a request stays for the whole time-out
         app = OneErrorShape(ReadOnly(FreshMetrics(factory(), _flush)))
-        return app if lane.door is None else HeaderLines(app, lane.door.lines)
+        return HeaderLines(app, lane.lines)
 
     @property
     def openapi_spec(self) -> Any:

@@ -67,7 +67,8 @@ OURS: dict[str, set[str]] = {
         "service.record",
         "service.rollout",
     },
-    "service.workers": set(),
+    # An answer has an id before there is a lane.
+    "service.workers": {"service.lane.request_ids"},
     "service": {"models", "service"},
     "export": {"models", "report", "service.session"},
     "training": {"export", "models", "report"},

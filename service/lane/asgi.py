@@ -4,7 +4,7 @@
 ``ReadOnly`` stands in front of BentoML's application and lets nothing in but a GET or HEAD of these
 paths without a body: none of BentoML's parsing runs. ``OneErrorShape`` stands around both and
 rewrites every error body that is not ``{"error": "<message>"}`` yet: Starlette's plain text,
-BentoML's lists and details. ``HeaderLines`` stands around that where the lane has a door.
+BentoML's lists and details. ``HeaderLines`` stands around that.
 """
 
 from collections.abc import Callable

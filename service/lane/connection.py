@@ -190,6 +190,8 @@ class LaneProtocol(Intake):
         exchange.content_type = reception.content_type
         exchange.content_coding = reception.content_coding
         exchange.deadline_ms = reception.deadline_ms
+        if reception.request_id:
+            exchange.request_id = reception.request_id
         if version == "1.0" or not parser.should_keep_alive():
             exchange.keep_alive = False
         self._enter(exchange)
@@ -291,14 +293,23 @@ class LaneProtocol(Intake):
         if self._date_headers is not headers:
             self._date_headers = headers
             self._date_lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+        request_id = exchange.request_id
+        if not request_id:  # as RequestIds.make does, without a call for each answer
+            ids = self.lane.ids
+            ids.given += 1
+            exchange.request_id = request_id = b"%b%x" % (ids.prefix, ids.given)
         if exchange.keep_alive and not self.lane.is_draining and exchange.method != "HEAD":
-            answer = b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s" % (
-                STATUS_LINE[status],
-                self._date_lines,
-                content_type,
-                len(body),
-                extra,
-                body,
+            answer = (
+                b"%s%sx-request-id: %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s"
+                % (
+                    STATUS_LINE[status],
+                    self._date_lines,
+                    request_id,
+                    content_type,
+                    len(body),
+                    extra,
+                    body,
+                )
             )
             outbox = self.lane.outbox
             if outbox.is_open:
@@ -310,9 +321,10 @@ class LaneProtocol(Intake):
             self.on_response_complete()
             return
         closes = not exchange.keep_alive or (self.lane.is_draining and not self.pipeline)
-        head = b"%s%scontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n" % (
+        head = b"%s%sx-request-id: %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n" % (
             STATUS_LINE[status],
             self._date_lines,
+            request_id,
             content_type,
             len(body),
             extra,
@@ -336,6 +348,7 @@ class LaneProtocol(Intake):
         reception.is_receiving = reception.is_paused = False
         reception.since = now = time.monotonic()
         method = self.parser.get_method().decode("ascii") if reception.url else ""
+        request_id = reception.request_id
         reception.forget()
         self._unread = b""
         self._parsed = None
@@ -346,6 +359,7 @@ class LaneProtocol(Intake):
             exchange.drop_body()
         else:
             exchange = LaneExchange(_no_handler, method, b"", b"", [], self._give)
+            exchange.request_id = request_id
             if cycle is None or isinstance(cycle, LaneExchange) or not cycle.more_body:
                 self._enter(exchange)
             elif not self._replace(cycle, exchange):

@@ -15,8 +15,6 @@ Handler = Callable[["Exchange"], None]
 Write = Callable[["Exchange", int, bytes, bytes, bytes], None]
 
 JSON = b"application/json"
-# The header whose value keeps a client's requests with one version while there is a canary.
-REQUEST_ID = b"x-request-id"
 
 
 class Run(Protocol):
@@ -55,6 +53,8 @@ class Exchange:
         content_type: The header of that name, as it was sent.
         content_coding: The headers ``Content-Encoding``, as they were sent; None: there is none.
         deadline_ms: The header ``X-Request-Timeout-Ms``, as it was sent.
+        request_id: The header ``X-Request-Id`` if it is fit; else empty until the answer is written
+            with one of this process.
         received_at: ``time.monotonic`` when the request was whole, seconds.
         status: Status of the answer, 0 before there is one.
         disconnected: Whether the client left.

@@ -5,12 +5,13 @@ depends on nothing but the bytes, so it holds for every equal head: a known head
 lookup instead of ten callbacks (half of the 4.9 us that HTTP took for a request in process,
 measured 2026-11-21).
 A head that is not plain (a body in chunks, a content coding, an upgrade, an expectation) is never
-cached and always parsed.
+cached and always parsed; so is one with an id of its request, which is another in each.
 """
 
 from typing import NamedTuple
 
 from service.lane.exchange import Exchange, Header
+from service.lane.request_ids import REQUEST_ID
 
 # Beyond either the cache is cleared: clients that vary their heads must not fill the memory. 1024
 # heads of a common client take 2 MiB.
@@ -21,7 +22,15 @@ _ENTRY_BYTES, _HEADER_BYTES = 500, 160
 MAX_HEAD_BYTES = 2048
 # With one of these headers, more than a body of the declared length may follow the head, or the
 # body needs more than to be read.
-_NOT_PLAIN = {b"content-encoding", b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+_NOT_PLAIN = {
+    b"content-encoding",
+    b"expect",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+    REQUEST_ID,
+}
 
 
 class Head(NamedTuple):

@@ -18,6 +18,7 @@ from service.lane.bodies import UNCOUNTED_BYTES, Bodies
 from service.lane.exchange import Exchange, Handler, Header
 from service.lane.heads import Heads
 from service.lane.outbox import Outbox
+from service.lane.request_ids import RequestIds, sent
 
 logger = logging.getLogger("foveal.lane")
 
@@ -82,6 +83,7 @@ class Lane:
         small_body_bytes: Largest body that is read without being counted.
         accepted: Number of connections so far.
         balance: Counts connections; None in the only process of a service.
+        ids: Makes the ids of requests that have none.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Lane:
         self.bodies = Bodies(inflight or Inflight(1 << 62))
         self.heads = Heads()
         self.outbox = Outbox()
+        self.ids = RequestIds()
         self.observers: list[Callable[[Exchange], None]] = []  # called with every answer
         self.is_draining = False
         self.on_drain: Callable[[], None] = lambda: None
@@ -124,6 +127,15 @@ class Lane:
     def find(self, path: bytes) -> Handler | None:
         """Return the handler of a raw path, or None."""
         return self._find(path)
+
+    def lines(self, headers: list[Header]) -> bytes:
+        """Return the header lines that an answer of BentoML gets, as the lane's own have them.
+
+        Args:
+            headers: Of the request, names in lower case.
+        """
+        line = b"x-request-id: %b\r\n" % (sent(headers) or self.ids.make())
+        return line if self.door is None else line + self.door.lines(headers)
 
     def observe(self, exchange: Exchange) -> None:
         """Show an answer to all observers; a bug in one of them costs no answer."""

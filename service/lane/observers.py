@@ -23,8 +23,8 @@ _NANO = 1e9
 class AccessLog:
     """Writes one line of JSON for a share of the answers, to standard output.
 
-    ``time`` is in seconds since 1970, durations are in milliseconds; ``rows``, ``queue_ms`` and
-    ``run_ms`` are present if rows were queued.
+    ``time`` is in seconds since 1970, ``id`` is the answer's ``X-Request-Id``, durations are in
+    milliseconds; ``rows``, ``queue_ms`` and ``run_ms`` are present if rows were queued.
 
     Args:
         share: Share of the answers that are logged, above 0 to 1.
@@ -48,6 +48,7 @@ class AccessLog:
             "method": exchange.method,
             "path": exchange.path.decode("latin-1"),
             "status": exchange.status,
+            "id": exchange.request_id.decode("latin-1"),
             "body_bytes": len(exchange.body),
             "total_ms": round((time.monotonic() - exchange.received_at) * 1e3, 3),
         }
@@ -94,6 +95,7 @@ class Tracing:
                 "http.request.method": exchange.method,
                 "url.path": path,
                 "http.response.status_code": exchange.status,
+                "http.response.header.x-request-id": [exchange.request_id.decode("latin-1")],
             },
         )
         if span.is_recording():

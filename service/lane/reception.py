@@ -19,6 +19,7 @@ from service.errors import (
 from service.lane.exchange import Header
 from service.lane.framing import check_head, parser_error
 from service.lane.lane import Lane
+from service.lane.request_ids import REQUEST_ID, fit
 
 # Request line and headers of one request; nginx and Node.js read 8 to 32 KiB, cookies need some.
 MAX_HEAD_BYTES = 64 << 10
@@ -45,6 +46,7 @@ class Reception:
         content_type: The header of that name, as it was sent.
         content_coding: The header ``Content-Encoding``, all of its lines.
         deadline_ms: The header ``X-Request-Timeout-Ms``, as it was sent.
+        request_id: The first header ``X-Request-Id``, empty if it is not fit.
         expects_continue: Whether the client waits for ``100 Continue`` before it sends the body.
         body_bytes: Bytes of the body so far.
         declared_bytes: The header ``Content-Length``, 0 without one.
@@ -77,6 +79,7 @@ class Reception:
         "is_in_head",
         "is_paused",
         "is_receiving",
+        "request_id",
         "since",
         "stalled_at",
         "url",
@@ -90,6 +93,7 @@ class Reception:
         self.content_type: bytes | None = None
         self.content_coding: bytes | None = None
         self.deadline_ms: bytes | None = None
+        self.request_id = b""
         self.expects_continue = False
         self.declared_bytes = 0
         self.is_in_head = False
@@ -111,6 +115,7 @@ class Reception:
         self.headers = []
         self._host = self.content_type = self.deadline_ms = self._coding = None
         self.content_coding = None
+        self.request_id = b""
         self.expects_continue = self.was_paused = False
         self._hosts = 0
         self._head_bytes = self._fed_head_bytes = self.body_bytes = self.declared_bytes = 0
@@ -121,7 +126,7 @@ class Reception:
 
     def forget(self) -> None:
         """Drop the head: an idle connection holds nothing of its last request."""
-        self.url = b""
+        self.url = self.request_id = b""
         self.headers = []
 
     @property
@@ -163,6 +168,8 @@ class Reception:
             self.content_type = value
         elif name == b"x-request-timeout-ms":
             self.deadline_ms = value
+        elif name == REQUEST_ID:
+            self.request_id = self.request_id or fit(value)
         elif name == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
         elif name == b"content-encoding":

@@ -89,5 +89,7 @@ class LaneExchange(Exchange):
         except ServiceError as error:
             self.fail(error)
         except Exception:
-            logger.exception("%s %s failed; this is a bug", self.method, self.path)
             self.fail(ServiceError())
+            logger.exception(
+                "%s %s (id %s) failed; this is a bug", self.method, self.path, self.request_id
+            )

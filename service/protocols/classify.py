@@ -10,7 +10,7 @@ from functools import partial
 import orjson
 
 from service.errors import InvalidInputError, ServiceError, UnsupportedMediaError
-from service.lane.exchange import REQUEST_ID, Exchange, Handler
+from service.lane.exchange import Exchange, Handler
 from service.protocols.body_work import BodyWork
 from service.protocols.engine import Engine
 from service.protocols.multipart import INLINE_BYTES, MEDIA_TYPE, Part, read_parts
@@ -78,7 +78,7 @@ class _Call(BodyWork):
             self._held.give()
             return
         target = self._engine.find(form.model, form.version)
-        target = target.choose(exchange.header(REQUEST_ID) or b"")
+        target = target.choose(exchange.request_id)
         try:
             top = read_top(form.top, len(target.classifier.artifact.labels))
         except ServiceError as error:

@@ -14,7 +14,23 @@ Document = dict[str, Any]
 
 @functools.cache
 def lane_paths() -> dict[str, Document]:
-    """Return the paths of ``/predict``, of the rollout and of V2, each with its methods."""
+    """Return the paths of ``/predict``, of the rollout and of V2, each with its methods.
+
+    All of them take and give an id of the request.
+    """
     text = (Path(__file__).parent / "openapi.yaml").read_text(encoding="utf-8")
-    paths: dict[str, Document] = yaml.safe_load(text)["paths"]
-    return paths
+    document: Document = yaml.safe_load(text)
+    request_id = document["request_id"]
+
+    def identified(operation: Document) -> Document:
+        responses = {
+            status: {**response, "headers": {request_id["name"]: request_id["answer"]}}
+            for status, response in operation["responses"].items()
+        }
+        parameters = [*operation["parameters"], request_id["parameter"]]
+        return {**operation, "parameters": parameters, "responses": responses}
+
+    return {
+        path: {method: identified(operation) for method, operation in methods.items()}
+        for path, methods in document["paths"].items()
+    }

@@ -16,7 +16,7 @@ from service.errors import (
     UnsupportedMediaError,
     error_body,
 )
-from service.lane.exchange import JSON, REQUEST_ID, Exchange, Handler, server_timing
+from service.lane.exchange import JSON, Exchange, Handler, server_timing
 from service.pipeline.decode import Errors
 from service.pipeline.job import Job
 from service.protocols.body_work import BodyWork
@@ -80,7 +80,7 @@ class PredictRoute(ModelRoute):
         if target is None:
             return
         if target.canary is not None:
-            target = target.choose(exchange.header(REQUEST_ID) or b"")
+            target = target.choose(exchange.request_id)
         try:
             deadline = exchange.received_at + (
                 engine.request_timeout_s

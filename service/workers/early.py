@@ -8,6 +8,7 @@ a worker. Not for TLS, whose connections wait for a worker.
 
 import contextlib
 import os
+import re
 import select
 import socket
 import threading
@@ -15,9 +16,15 @@ import time
 from collections import deque
 from typing import Any
 
+from service.lane.request_ids import RequestIds, fit
+
 _LIVE = frozenset({b"/livez", b"/healthz", b"/v2/health/live"})
 _NOT_READY = b'{"error":"not ready: loading the service; retry"}'
-_HEAD = b"HTTP/1.1 %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%sconnection: close\r\n\r\n"
+_HEAD = (
+    b"HTTP/1.1 %s\r\nx-request-id: %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n"
+    b"%sconnection: close\r\n\r\n"
+)
+_ID = re.compile(rb"\nx-request-id:[ \t]*([!-~]+)[ \t]*\r\n", re.IGNORECASE)
 _READ_BYTES = 1 << 16
 _BACKLOG = 2048  # BentoML's default
 _TURN_S = 0.05
@@ -96,19 +103,24 @@ class EarlyAnswers:
             connection.close()
 
 
+_ids = RequestIds()
+
+
 def answer(head: bytes) -> bytes:
     """Return the answer to a request.
 
     Args:
-        head: It, or at least its first line; only that is read.
+        head: It, or at least its first line; only that is read, and the id.
     """
+    found = _ID.search(head.partition(b"\r\n\r\n")[0] + b"\r\n")
+    request_id = (fit(found[1]) if found else b"") or _ids.make()
     method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
     path = rest.partition(b" ")[0].partition(b"?")[0]
     if method in (b"GET", b"HEAD") and path in _LIVE:
-        body, start = b"\n", _HEAD % (b"200 OK", b"text/plain; charset=utf-8", 1, b"")
+        body, start = b"\n", _HEAD % (b"200 OK", request_id, b"text/plain; charset=utf-8", 1, b"")
     else:
         body, status = _NOT_READY, b"503 Service Unavailable"
-        start = _HEAD % (status, b"application/json", len(body), b"retry-after: 1\r\n")
+        start = _HEAD % (status, request_id, b"application/json", len(body), b"retry-after: 1\r\n")
     return start if method == b"HEAD" else start + body
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -149,7 +150,8 @@ def test_the_access_log_has_a_line_of_json_for_each_answer(
             time.sleep(0.05)
         raise AssertionError(f"expected a line for {path}, got none:\n{observed.log}")
 
-    httpx.post(f"{observed.url}/models/tiny/predict?top=1", content=image)
+    headers = {"X-Request-Id": "of-the-log"}
+    httpx.post(f"{observed.url}/models/tiny/predict?top=1", content=image, headers=headers)
     httpx.post(f"{observed.url}/models/none/predict", content=image)
     good, bad = line("/models/tiny/predict"), line("/models/none/predict")
     assert (good["method"], good["status"]) == ("POST", 200)
@@ -157,7 +159,9 @@ def test_the_access_log_has_a_line_of_json_for_each_answer(
     assert 0 <= good["queue_ms"] < good["total_ms"]
     assert 0 < good["run_ms"] < good["total_ms"]
     assert abs(good["time"] - time.time()) < 60
+    assert good["id"] == "of-the-log"
     assert bad["status"] == 404
+    assert re.fullmatch("[0-9a-f]{12}-[0-9a-f]+", bad["id"])
     assert "rows" not in bad
 
 

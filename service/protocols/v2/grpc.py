@@ -13,6 +13,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.errors import INTERNAL, InvalidInputError, NotReadyError, ServiceError
+from service.lane.request_ids import RequestIds
 from service.protocols.engine import Engine
 from service.protocols.v2.documents import (
     model_config,
@@ -21,7 +22,7 @@ from service.protocols.v2.documents import (
     server_metadata,
 )
 from service.protocols.v2.grpc_arrivals import Arrivals, call_task
-from service.protocols.v2.grpc_endings import Context, end, refuse
+from service.protocols.v2.grpc_endings import Context, end, identify, refuse
 from service.protocols.v2.grpc_infer import GrpcInfer
 from service.protocols.v2.messages import write_config, write_document
 from service.protocols.v2.statistics import Statistics
@@ -67,6 +68,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         max_message_bytes: Largest message once it is expanded.
 
     Attributes:
+        ids: Gives calls their ids.
         trim: Called when the memory of a large message is free again.
         in_flight: Inferences that are not answered yet.
         is_draining: Whether new requests of open streams are refused.
@@ -84,6 +86,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         max_message_bytes: int,
     ) -> None:
         self.engine = engine
+        self.ids = RequestIds()
         self.trim: Callable[[], None] = lambda: None
         self.max_message_bytes = max_message_bytes
         self.control = control
@@ -169,6 +172,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         room = asyncio.Semaphore(STREAM_AHEAD)
         answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
         tasks: set[asyncio.Task[Any]] = set()
+        identify(context, self.ids)
         call = call_task()
         requests = self.arrivals.messages(requests, call)
 

@@ -13,7 +13,8 @@ import grpc
 from service.access.keys import Key, Keys
 from service.access.tls import Certificate
 from service.errors import ForbiddenError, ServiceError
-from service.protocols.v2.grpc_endings import refuse
+from service.lane.request_ids import RequestIds
+from service.protocols.v2.grpc_endings import identify, refuse
 
 _V2 = "/inference.GRPCInferenceService/"
 _PUBLIC = frozenset(
@@ -33,10 +34,12 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # untyp
 
     Args:
         keys: The keys.
+        ids: Gives a refused call its id.
     """
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, ids: RequestIds) -> None:
         self._keys = keys
+        self._ids = ids
 
     async def intercept_service(self, continuation: Continuation, details: Any) -> Any:
         """Return the method of a call, or one that refuses it."""
@@ -54,16 +57,17 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # untyp
             key = keys.check(authorization)
             keys.count(key)
         except ServiceError as error:
-            return _refusing(error)
+            return _refusing(error, self._ids)
         handler = await continuation(details)
         is_stream = handler is not None and handler.request_streaming
         return _paced(keys, key, handler) if is_stream and key.interval_s else handler
 
 
-def _refusing(error: ServiceError) -> Any:
+def _refusing(error: ServiceError, ids: RequestIds) -> Any:
     """Return a method of any kind that reads no message and gives an error's status."""
 
     async def answer(_requests: AsyncIterator[bytes], context: Any) -> None:
+        identify(context, ids)
         refuse(context, error)
 
     return grpc.stream_stream_rpc_method_handler(answer)

@@ -1,4 +1,4 @@
-"""How a call over gRPC ends that is not answered: the statuses of errors."""
+"""How a call over gRPC ends: with its id, and with a status if it is not answered."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 
 from service.errors import ServiceError
+from service.lane.request_ids import REQUEST_ID, RequestIds, fit
 
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -19,7 +20,24 @@ CODES = {
 }
 
 Header = tuple[bytes, bytes]
+_REQUEST_ID = REQUEST_ID.decode()
 Context = Any  # grpc.aio.ServicerContext; grpcio has no types here
+
+
+def identify(context: Context, ids: RequestIds) -> None:
+    """Give a call its id, the client's if it is fit, as metadata of its end."""
+    request_id = b""
+    for key, value in context.invocation_metadata() or ():
+        if key == _REQUEST_ID:
+            request_id = fit(value if isinstance(value, bytes) else value.encode())
+            break
+    context.set_trailing_metadata(((_REQUEST_ID, (request_id or ids.make()).decode()),))
+
+
+def id_of(context: Context) -> bytes:
+    """Return the id that ``identify`` gave a call."""
+    request_id: str = context.trailing_metadata()[0][1]
+    return request_id.encode()
 
 
 def refuse(context: Context, error: ServiceError) -> None:
@@ -38,4 +56,5 @@ def end(
     """
     context.set_code(code)
     context.set_details(message)
-    context.set_trailing_metadata(tuple((key.decode(), value.decode()) for key, value in headers))
+    added = ((key.decode(), value.decode()) for key, value in headers)
+    context.set_trailing_metadata((*(context.trailing_metadata() or ()), *added))

@@ -11,8 +11,9 @@ import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service.errors import ServiceError
+from service.lane.request_ids import RequestIds
 from service.protocols.v2.grpc_arrivals import Arrivals, call_task
-from service.protocols.v2.grpc_endings import Context, refuse
+from service.protocols.v2.grpc_endings import Context, identify, refuse
 from service.protocols.v2.grpc_requests import Registrar
 from service.protocols.v2.messages import read_small
 
@@ -27,16 +28,19 @@ class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # un
     Args:
         services: Full names of the services.
         arrivals: Knows of every stream until its next message is there.
+        ids: Gives each stream its id.
     """
 
-    def __init__(self, services: Iterable[str], arrivals: Arrivals) -> None:
+    def __init__(self, services: Iterable[str], arrivals: Arrivals, ids: RequestIds) -> None:
         super().__init__((*services, reflection.SERVICE_NAME))
         self._arrivals = arrivals
+        self._ids = ids
 
     async def ServerReflectionInfo(
         self, requests: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[Any]:
         """Answer the questions of one stream, one after the other."""
+        identify(context, self._ids)
         call = call_task()
         try:
             async for answer in super().ServerReflectionInfo(self._read(requests), context):

@@ -10,8 +10,9 @@ from typing import Any
 import grpc
 
 from service.errors import ServiceError
+from service.lane.request_ids import RequestIds
 from service.protocols.v2.grpc_arrivals import Arrivals
-from service.protocols.v2.grpc_endings import Context, refuse
+from service.protocols.v2.grpc_endings import Context, identify, refuse
 from service.protocols.v2.messages import read_small
 
 
@@ -21,14 +22,20 @@ class Registrar:
     Args:
         server: Gets the methods, with deserializers of ours.
         arrivals: Knows of every call until its message is there.
+        ids: Gives each call its id, except a stream, which takes one itself.
         raw: Names of methods that read their bytes themselves.
     """
 
     def __init__(
-        self, server: grpc.aio.Server, arrivals: Arrivals, raw: frozenset[str] = frozenset()
+        self,
+        server: grpc.aio.Server,
+        arrivals: Arrivals,
+        ids: RequestIds,
+        raw: frozenset[str] = frozenset(),
     ) -> None:
         self._server = server
         self._arrivals = arrivals
+        self._ids = ids
         self._raw = raw
 
     def add_generic_rpc_handlers(self, _handlers: Any) -> None:
@@ -46,7 +53,12 @@ class Registrar:
         serializer = method.response_serializer
         if method.request_streaming:
             return self._bounded(name, method)
-        answer = self._reading(name, method)
+        read, ids = self._reading(name, method), self._ids
+
+        async def answer(raw: bytes, context: Context) -> Any:
+            identify(context, ids)
+            return await read(raw, context)
+
         if method.response_streaming:
             return grpc.unary_stream_rpc_method_handler(answer, None, serializer)
         return grpc.unary_unary_rpc_method_handler(answer, None, serializer)
@@ -57,9 +69,10 @@ class Registrar:
         if method.request_streaming:
             assert name in self._raw and method.response_streaming, "no other; this is a bug"
             return grpc.stream_stream_rpc_method_handler(method.stream_stream, None, serializer)
-        answer, arrivals = self._reading(name, method), self._arrivals
+        answer, arrivals, ids = self._reading(name, method), self._arrivals, self._ids
 
         async def respond(requests: AsyncIterator[bytes], context: Context) -> None:
+            identify(context, ids)
             raw = await arrivals.message(requests, context)
             if raw is not None:
                 response = await answer(raw, context)

@@ -101,7 +101,7 @@ class GrpcServer:
         self._servicer = servicer
         self._health = Health(servicer.is_ready)
         self._server = grpc.aio.server(
-            interceptors=None if keys is None else [KeyInterceptor(keys)],
+            interceptors=None if keys is None else [KeyInterceptor(keys, servicer.ids)],
             options=[
                 ("grpc.so_reuseport", int(limits.is_shared)),
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
@@ -119,10 +119,12 @@ class GrpcServer:
         servicer.arrivals = Arrivals(
             limits.receive_timeout_s, limits.max_message_bytes, engine.inflight, servicer.trim
         )
-        registrar = Registrar(self._server, servicer.arrivals, RAW | {METHOD})
+        registrar = Registrar(self._server, servicer.arrivals, servicer.ids, RAW | {METHOD})
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, registrar)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
-        register(Reflection((SERVICE, health.SERVICE_NAME), servicer.arrivals), registrar)
+        register(
+            Reflection((SERVICE, health.SERVICE_NAME), servicer.arrivals, servicer.ids), registrar
+        )
         self._stopping: asyncio.Task[None] | None = None
         try:
             if certificate is None:

@@ -8,7 +8,7 @@ import logging
 import time
 
 from service.errors import InvalidInputError, ServiceError
-from service.lane.exchange import JSON, REQUEST_ID, Exchange, server_timing
+from service.lane.exchange import JSON, Exchange, server_timing
 from service.protocols import compression
 from service.protocols.body_work import BodyWork
 from service.protocols.engine import Engine, ModelRoute, Target
@@ -103,7 +103,7 @@ class HttpInfer(BodyWork):
         """Return the id of this request, empty if it has none."""
         if request.id:
             return request.id.encode()
-        return self._exchange.header(REQUEST_ID) or b""
+        return self._exchange.request_id
 
     def _read(self, body: bytes) -> InferRequest:
         value = self._head_bytes

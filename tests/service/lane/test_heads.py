@@ -59,6 +59,7 @@ class Wire:
         self.lane = Lane(
             max_body_bytes=MAX_BODY_BYTES, receive_timeout_s=9, keep_alive_s=9, drain_timeout_s=9
         )
+        self.lane.ids.prefix = b"id-"  # two lanes write the same bytes
         self.lane.route(lambda path: self.handle if path.startswith(b"/lane") else None)
         if not remembers:
             self.lane.heads.find = lambda _key: None  # type: ignore[method-assign,assignment]
@@ -77,6 +78,7 @@ class Wire:
                 exchange.body,
                 exchange.content_type,
                 exchange.deadline_ms,
+                exchange.request_id,
                 exchange.keep_alive,
             )
         )
@@ -109,6 +111,7 @@ LINES = st.sampled_from(
         b"Connection: keep-alive",
         b"Content-Encoding: gzip",
         b"Expect: 100-continue",
+        b"X-Request-Id: 7",
         b"Upgrade: h2c",
         b"Connection: upgrade",
         b"Transfer-Encoding: chunked",

@@ -50,6 +50,7 @@ def test_a_refusal_is_one_write_without_json_and_keeps_the_connection() -> None:
     loop = asyncio.new_event_loop()
     lane = Lane(max_body_bytes=64, receive_timeout_s=9, keep_alive_s=9, drain_timeout_s=9)
     lane.route(lambda _path: refuse)
+    lane.ids.prefix = b"id-"
     config = uvicorn.Config(application, log_config=None)
     config.load()
     transport = Sink()
@@ -69,10 +70,11 @@ def test_a_refusal_is_one_write_without_json_and_keeps_the_connection() -> None:
     protocol.connection_lost(None)
     loop.close()
     body = b'{"error":"%s"}' % MESSAGE.encode()
-    expected = (
-        b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\nretry-after: 2\r\n\r\n%s" % (len(body), body)
-    )
-    assert transport.writes == [expected] * 2
+    assert transport.writes == [
+        b"HTTP/1.1 429 Too Many Requests\r\nx-request-id: id-%d\r\n"
+        b"content-type: application/json\r\ncontent-length: %d\r\nretry-after: 2\r\n\r\n%s"
+        % (number, len(body), body)
+        for number in (1, 2)
+    ]
     assert not [name for name in called if "json" in name]
     assert len(called) < 25, called

@@ -1,5 +1,6 @@
 """Probes before there are workers: each connection gets one whole answer, here or from a worker."""
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -36,10 +37,11 @@ def ask(port: int, *parts: bytes) -> bytes:
 @pytest.mark.usefixtures("early")
 @pytest.mark.parametrize("path", ["/livez", "/healthz", "/v2/health/live", "/livez?probe=1"])
 def test_it_is_live(port: int, path: str) -> None:
-    got = ask(port, f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
-    assert got.startswith(b"HTTP/1.1 200 OK\r\n")
+    lines = b" HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine \r\n\r\n"
+    got = ask(port, b"GET " + path.encode() + lines)
+    assert got.startswith(b"HTTP/1.1 200 OK\r\nx-request-id: mine\r\n")
     assert got.endswith(b"content-length: 1\r\nconnection: close\r\n\r\n\n")
-    head = ask(port, f"HEAD {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+    head = ask(port, b"HEAD " + path.encode() + lines)
     assert head == got[:-1]
 
 
@@ -52,6 +54,7 @@ def test_all_else_is_503(port: int, request_line: str) -> None:
     head, _, body = got.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"\r\nretry-after: 1\r\n" in head
+    assert re.search(rb"\r\nx-request-id: [0-9a-f]{12}-[0-9a-f]+\r\n", head)
     assert b"content-length: %d\r\n" % len(body) in head
     assert body == b'{"error":"not ready: loading the service; retry"}'
 
