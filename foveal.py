@@ -10,7 +10,20 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import typer
 
-from commands import adopt, bench, check, keys, loadtest, models, record, score, serve, train, tune
+from commands import (
+    adopt,
+    bench,
+    check,
+    keys,
+    loadtest,
+    models,
+    record,
+    replay,
+    score,
+    serve,
+    train,
+    tune,
+)
 from commands.console import explain, print_line
 
 app = typer.Typer(
@@ -31,6 +44,7 @@ for command in (
     adopt.adopt,
     tune.tune,
     loadtest.loadtest,
+    replay.replay,
 ):
     app.command(cls=train.TrainCommand if command is train.train else None)(command)
 

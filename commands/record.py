@@ -107,7 +107,7 @@ def export_rows(
         Path,
         typer.Argument(
             metavar="OUT",
-            help="New file .parquet or .tar, or new folder: images in a folder for each true label.",
+            help="New file .parquet or .tar, or new folder: images, in folders of true labels.",
         ),
     ],
     recording: RecordingOption = None,

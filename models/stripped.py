@@ -1,4 +1,4 @@
-"""Encoded pictures without what is not the picture: where it was taken, by whom, comments, previews.
+"""Encoded pictures without what is no picture: where it was taken, by whom, comments, previews.
 
 JPEG, PNG and WebP are cut without a loss: every pixel decodes as before, turned as before. Of EXIF
 only the orientation stays, in a block of its own.
@@ -69,15 +69,15 @@ def _strip_jpeg(encoded: bytes) -> tuple[bytes, int] | None:
         if code == _SOS:
             if channels and encoded[begin : begin + 1] == channels:
                 # The one scan of a baseline picture: its end is the first of these two bytes.
-                last = encoded.find(b"\xff\xd9", end)
-                if last < 0:
+                stop = encoded.find(b"\xff\xd9", end)
+                if stop < 0:
                     return None
-                end = last
-                parts.append(encoded[start:end])
-                continue
-            following = _MARKER.search(encoded, end)
-            end = following.start() if following else len(encoded)
-        elif code in _BASELINE:
+                parts.append(encoded[start:stop])
+            else:
+                following = _MARKER.search(encoded, end)
+                parts.append(encoded[start : following.start() if following else len(encoded)])
+            continue
+        if code in _BASELINE:
             channels = encoded[begin + 5 : begin + 6]
         elif code == _APP1 and orientation == 1 and encoded.startswith(_EXIF, begin):
             orientation, turn_at = read_orientation(encoded[begin:end]), len(parts)

@@ -1,4 +1,4 @@
-"""Recordings of a service as sources, and as files: images with what is known to be true of them."""
+"""Recordings of a service as sources, and as files: images with what is true of them."""
 
 import io
 import tarfile

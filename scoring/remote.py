@@ -41,7 +41,7 @@ class RemoteModel:
         self._url = url.rstrip("/")
         self._name, _, version = reference.partition(":")
         self._version = int(version) if version.isdecimal() else 0
-        self._connection, prefix = _connect(self._url, timeout_s)
+        self._connection, prefix = connect(self._url, timeout_s)
         self._path = f"{prefix}/models/{quote(self._name)}" if self._name else prefix
         self._path += f"/versions/{quote(version)}/predict" if version else "/predict"
 
@@ -134,7 +134,7 @@ def check_served(url: str, repository: ModelRepository, reference: str) -> None:
     RemoteModel(url, reference).predict([image], 1)
 
 
-def _connect(url: str, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:
+def connect(url: str, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:
     """Return a connection, opened on first use, and the path before the routes."""
     try:
         parts = urlsplit(url)

@@ -74,6 +74,7 @@ OURS: dict[str, set[str]] = {
     "training": {"export", "models", "report"},
     "scoring": {
         "models",
+        "report",
         "service.errors",
         "service.pipeline",
         "service.record",

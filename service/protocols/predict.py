@@ -127,7 +127,7 @@ class PredictJob(Job):
 
     __slots__ = ("_errors", "_exchange", "_files", "_target", "_top")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - a call with names costs every request
         self,
         rows: list[Pixels],
         deadline: float,

@@ -1,1 +1,1 @@
-"""What was asked and answered, kept: shards on the disk, written beside the answers and read later."""
+"""What was asked and answered, kept: shards on the disk, written beside the answers, read later."""

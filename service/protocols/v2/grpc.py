@@ -22,7 +22,7 @@ from service.protocols.v2.documents import (
     server_metadata,
 )
 from service.protocols.v2.grpc_arrivals import Arrivals, call_task
-from service.protocols.v2.grpc_endings import Context, end, identify, refuse
+from service.protocols.v2.grpc_endings import Context, end, id_of, refuse
 from service.protocols.v2.grpc_infer import GrpcInfer
 from service.protocols.v2.messages import write_config, write_document
 from service.protocols.v2.statistics import Statistics
@@ -163,7 +163,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
     @_answered
     async def ModelInfer(self, raw: bytes, context: Context) -> Any:
         """Answer one inference."""
-        return await self._infer(self._inference(), raw, context.time_remaining())
+        return await self._infer(self._inference(context), raw, context.time_remaining())
 
     async def ModelStreamInfer(
         self, requests: AsyncIterator[bytes], context: Context
@@ -180,7 +180,7 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
             try:
                 async for raw in requests:
                     await room.acquire()
-                    task = asyncio.create_task(self._infer_in_stream(raw))
+                    task = asyncio.create_task(self._infer_in_stream(raw, context))
                     tasks.add(task)
                     answers.put_nowait(task)
             finally:
@@ -199,8 +199,8 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
                 task.cancel()
             await asyncio.gather(reader, *tasks, return_exceptions=True)
 
-    async def _infer_in_stream(self, raw: bytes) -> Any:
-        inference = self._inference()
+    async def _infer_in_stream(self, raw: bytes, context: Context) -> Any:
+        inference = self._inference(context)
         try:
             if self.is_draining:
                 raise NotReadyError("not ready: draining; connect again")
@@ -217,8 +217,8 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
             infer_response=service_pb2.ModelInferResponse(id=inference.id),
         )
 
-    def _inference(self) -> GrpcInfer:
-        return GrpcInfer(self.engine, self.max_message_bytes)
+    def _inference(self, context: Context) -> GrpcInfer:
+        return GrpcInfer(self.engine, self.max_message_bytes, id_of(context))
 
     async def _infer(self, inference: GrpcInfer, raw: bytes, time_remaining_s: float | None) -> Any:
         self.in_flight += 1
