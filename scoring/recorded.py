@@ -105,6 +105,49 @@ class Wanted:
         return name in ("", document["model"]) and version in ("", str(document["version"]))
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One recorded request.
+
+    Attributes:
+        time: When it was received, seconds since 1970.
+        images: Encoded.
+        answered: Indexes of the label or labels that each got.
+    """
+
+    time: float
+    images: list[bytes]
+    answered: list[tuple[int, ...]]
+
+
+def requests_of(recording: Path, wanted: Wanted, most_bytes: int) -> list[Request]:
+    """Return the answered requests of a recording by their time; all rows of each together.
+
+    Args:
+        recording: A folder of shards, or one tar.
+        wanted: Which rows.
+        most_bytes: Bytes of images that may be held; the oldest requests are left out.
+
+    Raises:
+        RecordingError: There is no recording.
+    """
+    found: dict[tuple[str, float], Request] = {}
+    held = 0
+    for sample, _ in wanted.rows(recording):
+        document = sample.document
+        if not sample.is_answered:
+            continue
+        key = sample.id, float(document["time"])
+        request = found.setdefault(key, Request(key[1], [], []))
+        image = image_of(sample)
+        held += len(image)
+        request.images.append(image)
+        request.answered.append(tuple(document.get("labels", [document["index"]])))
+        while held > most_bytes and len(found) > 1:
+            held -= sum(map(len, found.pop(next(iter(found))).images))
+    return sorted(found.values(), key=lambda request: request.time)
+
+
 def export(
     recording: Path, out: Path, wanted: Wanted, label_of: Callable[[Sample, Truth], str]
 ) -> int:

@@ -22,7 +22,7 @@ from service.protocols.v2.documents import (
     server_metadata,
 )
 from service.protocols.v2.grpc_arrivals import Arrivals, call_task
-from service.protocols.v2.grpc_endings import Context, end, id_of, refuse
+from service.protocols.v2.grpc_endings import Context, end, id_of, identify, refuse
 from service.protocols.v2.grpc_infer import GrpcInfer
 from service.protocols.v2.messages import write_config, write_document
 from service.protocols.v2.statistics import Statistics
