@@ -2,16 +2,21 @@
 
 import datetime
 import os
+import tempfile
 from collections import Counter, deque
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from commands.console import print_line, show
-from commands.options import JsonOption
+from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from models.repository import ModelRepository
     from service.record.sample import Sample
     from service.record.truths import Truth, Truths
 
@@ -116,6 +121,7 @@ def export_rows(
     labelled: Annotated[
         bool, typer.Option("--labelled", help="Only rows whose true label is known.")
     ] = False,
+    models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
     """Copy recorded images with their answers, and true labels where they are known.
@@ -126,7 +132,7 @@ def export_rows(
 
     folder = folder_of(recording)
     wanted = Wanted(model, truths_of(folder, labels), labelled)
-    rows = export(folder, out, wanted, label_text)
+    rows = export(folder, out, wanted, Labels(open_repository(models)))
     show({"rows": rows, "out": str(out)}, as_json, [(f"{rows:,} rows in {out}",)])
 
 
@@ -171,11 +177,60 @@ def truths_of(recording: Path, labels: Path | None) -> "Truths":
     return read_labels(labels) if labels is not None else read_truths(recording)
 
 
-def label_text(_sample: "Sample", truth: "Truth | None") -> str:
-    """Return a true label as text; an index as its digits."""
-    if truth is None:
-        return ""
-    return "|".join(map(str, truth)) if isinstance(truth, tuple) else str(truth)
+class Labels:
+    """True labels as text: what stands for an index is the label of the version that answered.
+
+    Args:
+        repository: Where the versions are; the digits of an index that it does not know stay.
+    """
+
+    def __init__(self, repository: "ModelRepository") -> None:
+        self._repository = repository
+        self._known: dict[tuple[str, int], tuple[str, ...]] = {}
+
+    def __call__(self, sample: "Sample", truth: "Truth | None") -> str:
+        """Return the label, several with a bar between them; empty where nothing is known."""
+        if truth is None:
+            return ""
+        several = truth if isinstance(truth, tuple) else (truth,)
+        return "|".join(self._one(sample, each) for each in several)
+
+    def _one(self, sample: "Sample", truth: int | str) -> str:
+        if isinstance(truth, str):
+            return truth
+        version = str(sample.document["model"]), int(sample.document["version"])
+        if version not in self._known:
+            self._known[version] = self._load(*version)
+        labels = self._known[version]
+        return labels[truth] if 0 <= truth < len(labels) else str(truth)
+
+    def _load(self, name: str, version: int) -> tuple[str, ...]:
+        from models.artifact import ArtifactError
+
+        try:
+            return self._repository.load(name, version).labels
+        except ArtifactError:
+            return ()
+
+
+@contextmanager
+def as_pictures(paths: "Sequence[Path]", repository: "ModelRepository") -> "Iterator[list[Path]]":
+    """Yield paths to images, for recordings among them those of a folder that is deleted after."""
+    from scoring.recorded import Wanted, export
+    from service.record.reading import is_recording
+    from service.record.truths import read_truths
+
+    with tempfile.TemporaryDirectory(prefix="foveal-recording-") as folder:
+        found = []
+        for number, path in enumerate(paths):
+            if is_recording(path):
+                truths = read_truths(path)
+                taken = Path(folder) / str(number)
+                # Beside folders that are labels there may be no other images.
+                export(path, taken, Wanted("", truths, bool(truths)), Labels(repository))
+                path = taken  # noqa: PLW2901
+            found.append(path)
+        yield found
 
 
 def _line(document: dict[str, Any]) -> tuple[str, ...]:
