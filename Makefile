@@ -85,6 +85,7 @@ bench: $(VENV)/.all   ## compare with other servers and measure each stage; need
 	$(BIN)/foveal bench overload
 	$(BIN)/foveal bench endurance
 	$(BIN)/foveal bench start
+	$(BIN)/foveal bench record
 
 GPU_OUT ?= gpu-check
 GPU_DIR ?=

@@ -90,6 +90,7 @@ bench_app.command("stages")(bench.bench_stages)
 bench_app.command("overload")(bench.bench_overload)
 bench_app.command("endurance")(bench.bench_endurance)
 bench_app.command("start")(bench.bench_start)
+bench_app.command("record")(bench.bench_record)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
