@@ -90,17 +90,19 @@ def main() -> None:
         done = subprocess.run([*_FOVEAL, *words], capture_output=True, text=True, check=False)
         seconds = time.monotonic() - begun
         found = json.loads(done.stdout)
+    alone = found["bit_equal_alone"]
     text = f"""# Replay of {asked.requests:,} requests
 
-{machine_line()}, {datetime.now(UTC):%Y-%m-%d}; `make replay-proof`. {MODEL}, one image a request, each another picture, at
-{RATE:,.0f} requests/s; the service ran them in batches of 1 to {max(sizes)} rows, {np.mean(sizes):.1f} on average.
+{machine_line()}, {datetime.now(UTC):%Y-%m-%d}; `make replay-proof`. {MODEL}, one image a request,
+each another picture, at {RATE:,.0f} requests/s; the service ran them in batches of 1 to {max(sizes)}
+rows, {np.mean(sizes):.1f} on average.
 
 | | |
 |---|---|
 | answered with 200 | {answered:,} |
 | recorded | {len(sizes):,} |
 | replayed, the same version | {found["rows"]:,} |
-| equal to the last bit | {found["bit_equal"]:,}, {found["bit_equal_alone"]:,} of them only in a batch of their own |
+| equal to the last bit | {found["bit_equal"]:,}, {alone:,} of them only in a batch of their own |
 | largest difference | {found["largest_difference"]:g} |
 | labels changed | {found["flipped"]:,} |
 | seconds of the replay | {seconds:.0f} |

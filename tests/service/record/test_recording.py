@@ -14,7 +14,7 @@ from scoring.local import LocalModel
 from service.record import writer as writing
 from service.record.asked import Asked, uncertain_rows
 from service.record.erasing import erase, erase_all
-from service.record.reading import RecordingError, is_recording, read
+from service.record.reading import RecordingError, find, is_recording, read
 from service.record.recorder import Choice, Recorder
 from service.record.sample import key_of
 from service.record.shards import Shard, find_shards, is_written, keep_ring, member
@@ -51,6 +51,16 @@ def test_what_is_written_is_read(model: LocalModel, tmp_path: Path) -> None:
     with tarfile.open(shard.path) as tar:
         names = [info.name for info in tar if info.isreg()]
     assert names[:2] == ["id-0.png", "id-0.json"] and len(names) == 2 * len(PNGS)
+
+
+def test_the_newest_answer_of_an_id_is_found(model: LocalModel, tmp_path: Path) -> None:
+    for png in PNGS[:2]:  # two shards
+        write(tmp_path, [ask(model, [png], "same"), ask(model, PNGS[2:4], 'with "quotes"')])
+    found = find(tmp_path, ["same", 'with "quotes"', "unknown"])
+    assert set(found) == {("same", 0), ('with "quotes"', 0), ('with "quotes"', 1)}
+    newest = model.run([model.decode(PNGS[1])])[0]
+    assert found["same", 0]["index"] == newest.argmax()
+    np.testing.assert_array_equal(np.array(found["same", 0]["probabilities"], np.float32), newest)
 
 
 def test_only_the_owner_can_read(model: LocalModel, tmp_path: Path) -> None:
