@@ -31,10 +31,10 @@ from starlette.types import ASGIApp
 from models.repository import ModelRepository
 from service.access.access import open_access
 from service.access.metrics_port import MetricsPort, moved
-from service.errors import ModelNotFoundError, NotReadyError
+from service.errors import NotReadyError
 from service.inflight import Inflight
 from service.lane.asgi import FreshMetrics, HeaderLines, OneErrorShape, ReadOnly, is_bentomls
-from service.lane.exchange import Exchange, Handler
+from service.lane.exchange import Handler
 from service.lane.lane import Lane
 from service.lane.observers import AccessLog, Observer, Tracing
 from service.lane.server import install
@@ -52,8 +52,7 @@ from service.protocols.rollout import RolloutProtocol
 from service.protocols.v2.http import V2Http
 from service.protocols.v2.statistics import Statistics
 from service.protocols.while_loading import find_while_loading
-from service.record.recorder import Choice, Recorder
-from service.record.writer import Bounds
+from service.record.options import load_recorder
 from service.rollout.catalog import Catalog, load_catalog
 from service.rollout.model_control import ModelControl
 from service.rollout.options import load_options
@@ -125,34 +124,10 @@ def _observers() -> list[Observer]:
     return observers
 
 
-def _recorder() -> Recorder:
-    choice = Choice(settings.record, settings.record_keep == "uncertain", settings.record_below)
-    most_bytes = int(settings.record_max_gib * (1 << 30))
-    return Recorder(
-        choice,
-        Bounds(
-            settings.recording,
-            most_bytes,
-            settings.record_days,
-            settings.workers,
-            settings.record_exif,
-            settings.record_keep,
-        ),
-    )
-
-
 def _find_while_loading(path: bytes) -> Handler | None:
     if settings.metrics_port and path == b"/metrics":
         return moved
     return find_while_loading(path, lambda: starting[0].reason)
-
-
-def _no_such_route(exchange: Exchange) -> None:
-    """Answer 404: what is no route of the lane never reaches BentoML, unless it is named there."""
-    if running:
-        running[0].meters.count_refusal("none", ModelNotFoundError.status)
-    path = exchange.path[:200].decode("latin-1")
-    raise ModelNotFoundError(f"{exchange.method} {path}: no such route")
 
 
 inflight = Inflight(settings.max_inflight_mib << 20)
@@ -225,8 +200,9 @@ class Foveal:
         for classifier in catalog:
             self._start(classifier)
         self.control = self._control_of(catalog)
-        self.recorder = _recorder()
-        self.recorder.shares = self.control.records = self.repository.settings().records
+        self.recorder = load_recorder(settings, self.repository)
+        self.recorder.on_change = self._forget  # a route's target knows its share
+        self.control.on_records = self.recorder.follow
         self.shadows = Shadows(lambda: self.control.catalog, self.loop, self.recorder.differs)
         self.rollout = RolloutProtocol(self.control)
         self.engine = Engine(
@@ -248,7 +224,7 @@ class Foveal:
         self.v2 = V2Http(self.engine, self.control, self.statistics, self._is_ready)
         self.control.on_replace = self._forget
         self.watch = Watch(
-            self._poll,
+            self.control.poll,
             settings.reload_s,
             is_due=worker is not None and worker.was_signalled,
         )
@@ -268,13 +244,6 @@ class Foveal:
         memory.trim()
         self._join_others()
         logger.info("ready after %.1f s", self.starting.seconds)
-
-    async def _poll(self) -> None:
-        await self.control.poll()
-        records = self.control.records
-        if records != self.recorder.shares:
-            self.recorder.shares = records
-            self._forget()  # a route's target knows its share
 
     def _join_others(self) -> None:
         if worker is not None:
@@ -309,7 +278,7 @@ class Foveal:
             or self.v2.find(path)
             or self.classified.find(path)
             or self.rollout.find(path)
-            or (None if is_bentomls(path) else _no_such_route)
+            or (None if is_bentomls(path) else self.engine.no_such_route)
         )
 
     def _serve_metrics(self) -> MetricsPort | None:

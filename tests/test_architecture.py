@@ -55,7 +55,13 @@ OURS: dict[str, set[str]] = {
         "service.session",
         "service.settings",
     },
-    "service.record": {"models", "service.errors", "service.metrics", "service.pipeline"},
+    "service.record": {
+        "models",
+        "service.errors",
+        "service.metrics",
+        "service.pipeline",
+        "service.settings",
+    },
     "service.protocols": {
         "models",
         "service.access",

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import orjson
 
-from service.errors import MethodError, ServiceError
+from service.errors import MethodError, ModelNotFoundError, ServiceError
 from service.inflight import Inflight
 from service.lane.exchange import Exchange
 from service.metrics.meters import Meters
@@ -101,6 +101,16 @@ class Engine:
             target = Target(self, candidate.classifier)
             canary = Canary(target, classifier.artifact.name, candidate.fraction)
         return Target(self, classifier, canary)
+
+    def no_such_route(self, exchange: Exchange) -> None:
+        """Answer 404: what is no route of the lane never reaches BentoML, unless it is named there.
+
+        Raises:
+            ModelNotFoundError: Always.
+        """
+        self.meters.count_refusal("none", ModelNotFoundError.status)
+        path = exchange.path[:200].decode("latin-1")
+        raise ModelNotFoundError(f"{exchange.method} {path}: no such route")
 
     def recording_of(self, classifier: Classifier) -> Recording | None:
         """Return what records the requests of a version; None: none are."""

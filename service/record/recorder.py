@@ -9,7 +9,7 @@ import math
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,12 +49,14 @@ class Recorder:
 
     Attributes:
         shares: Shares of models that have their own, by name.
+        on_change: Called when they have changed: what ``of`` returned holds for no longer.
     """
 
     def __init__(self, choice: Choice, bounds: Bounds) -> None:
         self.choice = choice
         self.bounds = bounds
         self.shares: Mapping[str, float] = {}
+        self.on_change: Callable[[], None] = lambda: None
         self._writer: Writer | None = None
         self._waiting: OrderedDict[int, tuple[Job, Asked]] = OrderedDict()
 
@@ -70,6 +72,12 @@ class Recorder:
         """
         share = self.shares.get(artifact.name, self.choice.share)
         return Recording(self, artifact, precision, share, has_shadow) if share else None
+
+    def follow(self, shares: Mapping[str, float]) -> None:
+        """Take the shares that the repository has now."""
+        if shares != self.shares:
+            self.shares = shares
+            self.on_change()
 
     def put(self, asked: Asked, job: Job | None, *, has_shadow: bool) -> None:
         """Record a request, or those of its rows that are uncertain."""

@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+
 MARK = "recording.json"
 BLOCK = 512
 _END = bytes(2 * BLOCK)
@@ -94,6 +96,23 @@ class Shard:
                 self.path.unlink(missing_ok=True)
         finally:
             os.close(self._file)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a recording, for its owner alone, with the file that says what it is.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mark = folder / MARK
+    if not mark.exists():
+        folder.chmod(0o700)
+        descriptor = os.open(mark, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.write(descriptor, orjson.dumps({"format": 1}) + b"\n")
+        finally:
+            os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)

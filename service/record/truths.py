@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from service.record.reading import RecordingError
-from service.record.writer import make_folder
+from service.record.shards import make_folder
 
 TRUTHS = "truths.jsonl"
 # Of a row: an index, a label, or all of several.

@@ -16,12 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
 from service.metrics.families import RECORD_BYTES, RECORD_ROWS, RECORD_STOPPED
 from service.record.asked import Asked, samples
 from service.record.sample import dump
-from service.record.shards import MARK, Shard, keep_ring, member
+from service.record.shards import Shard, keep_ring, make_folder, member
 
 logger = logging.getLogger("foveal.record")
 
@@ -256,20 +254,3 @@ class Writer:
 
 def _labels(asked: Asked) -> tuple[str, str]:
     return asked.artifact.name, str(asked.artifact.version)
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of a recording, for its owner alone, with the file that says what it is.
-
-    Raises:
-        OSError: It cannot be made.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    mark = folder / MARK
-    if not mark.exists():
-        folder.chmod(0o700)
-        descriptor = os.open(mark, os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            os.write(descriptor, orjson.dumps({"format": 1}) + b"\n")
-        finally:
-            os.close(descriptor)

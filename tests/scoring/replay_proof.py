@@ -94,7 +94,7 @@ def main() -> None:
     text = f"""# Replay of {asked.requests:,} requests
 
 {machine_line()}, {datetime.now(UTC):%Y-%m-%d}; `make replay-proof`. {MODEL}, one image a request,
-each another picture, at {RATE:,.0f} requests/s; the service ran them in batches of 1 to {max(sizes)}
+each another picture, at {RATE:,.0f} requests/s; batches had 1 to {max(sizes)}
 rows, {np.mean(sizes):.1f} on average.
 
 | | |
