@@ -5,6 +5,7 @@
 A request that is not chosen costs its protocol one subtraction; nothing where a model's share is 0.
 """
 
+import logging
 import math
 import random
 import time
@@ -19,6 +20,8 @@ from service.errors import ServiceError
 from service.pipeline.job import Job
 from service.record.asked import Asked, needs_pixels, uncertain_rows
 from service.record.writer import Bounds, Writer
+
+logger = logging.getLogger("foveal.record")
 
 # Requests that wait for the shadow's opinion: it answers within a run, or never.
 _WAITING = 256
@@ -170,6 +173,20 @@ class Recording:
             errors: A message, or None for a good row, for each image; None: all are good.
         """
         self._choose()
+        try:
+            self._record(protocol, request_id, received_at, job, images, errors)
+        except Exception:  # the request is answered; its neighbours of the batch must be, too
+            logger.exception("a request could not be recorded; this is a bug")
+
+    def _record(
+        self,
+        protocol: str,
+        request_id: bytes,
+        received_at: float,
+        job: Job,
+        images: Sequence[bytes] | None,
+        errors: Sequence[str | None] | None,
+    ) -> None:
         first, last = job.parts[0][0], job.parts[-1][0]
         pieces = [
             batch.outputs.probabilities[start : start + count]

@@ -14,6 +14,7 @@ from scoring.local import LocalModel
 from scoring.recorded import Wanted, export, image_of
 from scoring.replay import Answer, replay
 from service.record.truths import add_truths, read_truths
+from tests.export.foreign import foreign_model, save
 from tests.recordings import ask, load, record, write
 from tests.shell import Shell
 from tests.tiny import LABELS, publish_tiny, random_images, tiny_logits, tiny_model
@@ -234,3 +235,18 @@ def test_pixels_become_pictures(model: LocalModel, tmp_path: Path) -> None:
     ((sample, _),) = Wanted("", {}).rows(tmp_path)
     assert sample.ending == "npy"
     np.testing.assert_array_equal(model.decode(image_of(sample)), IMAGES[0])
+
+
+def test_its_images_and_labels_measure_an_adopted_model(
+    shell: Shell, model: LocalModel, tmp_path: Path
+) -> None:
+    folder, repository = tmp_path / "recording", ModelRepository(tmp_path / "models")
+    record(folder, model, PNGS[:60])
+    add_truths(folder, [{"id": f"id-{i}", "label": LABEL_N[i]} for i in range(50)])
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
+    words = ["adopt", save(foreign_model(channels=1), tmp_path), "--name", "adopted"]
+    words += ["--labels", tmp_path / "labels.txt", "--scale", "1/255", "--images", folder]
+    said = shell(*words, models=repository.root)
+    assert said.code == 0, said.error
+    metrics = repository.load("adopted", 1).metrics
+    assert metrics is not None and metrics.images == 50
