@@ -217,7 +217,7 @@ class Settings(BaseSettings):
     )
     record_max_gib: float = Field(
         default=1,
-        gt=0,
+        ge=0.01,
         description="Most of the recording on the disk, GiB; the oldest part is deleted first",
     )
     record_days: float = Field(

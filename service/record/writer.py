@@ -90,7 +90,7 @@ class Writer:
         self._is_closing = False
         self._wake = threading.Event()
         self._shard: Shard | None = None
-        self._stopped_until = 0.0
+        self._stopped_until = self._ring_at = 0.0
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)
         self._thread.start()
 
@@ -194,8 +194,7 @@ class Writer:
             make_folder(bounds.folder)
             # Every worker may write one shard more before it looks again.
             room = bounds.most_bytes - bounds.workers * (bounds.shard_bytes + _BURST_BYTES)
-            oldest_s = self._clock() - bounds.days * 86_400
-            RECORD_BYTES.labels(bounds.keep).set(keep_ring(bounds.folder, max(room, 0), oldest_s))
+            self._keep_ring(room)
             disk = os.statvfs(bounds.folder)
             if disk.f_bavail * disk.f_frsize < 2 * bounds.shard_bytes:
                 raise OSError(28, "the disk is nearly full", str(bounds.folder))
@@ -208,15 +207,19 @@ class Writer:
 
     def _end_old(self) -> None:
         """End a shard that is old, and delete what is too old, also while nothing comes."""
-        shard = self._shard
-        if shard is None or time.time() - shard.opened_at < self._bounds.shard_s:
-            return
-        self._end_shard()
-        keep_ring(
-            self._bounds.folder,
-            self._bounds.most_bytes,
-            self._clock() - self._bounds.days * 86_400,
-        )
+        now = time.time()
+        if self._shard is not None and now - self._shard.opened_at >= self._bounds.shard_s:
+            self._end_shard()
+        if now >= self._ring_at:
+            self._ring_at = now + self._bounds.shard_s
+            if self._bounds.folder.is_dir():
+                self._keep_ring(self._bounds.most_bytes)
+
+    def _keep_ring(self, most_bytes: int) -> None:
+        bounds = self._bounds
+        oldest_s = self._clock() - bounds.days * 86_400
+        kept_bytes = keep_ring(bounds.folder, max(most_bytes, 0), oldest_s)
+        RECORD_BYTES.labels(bounds.keep).set(kept_bytes)
 
     def _end_shard(self) -> None:
         shard, self._shard = self._shard, None
