@@ -1,6 +1,7 @@
 """Shards and their writer: whole after any kill, within their bounds, erased where they lie."""
 
 import os
+import resource
 import stat
 import tarfile
 import time
@@ -141,6 +142,23 @@ def test_a_recording_stays_within_its_bytes(model: LocalModel, tmp_path: Path) -
     assert most // 4 < sum(sizes) <= most
     assert ids_of(tmp_path)[-1] == "29-59"
     assert "0-0" not in ids_of(tmp_path)
+
+
+def test_what_does_not_fit_on_the_disk_leaves_nothing_of_it(tmp_path: Path) -> None:
+    shard = Shard(tmp_path)
+    whole = [*member(b"a.json", b'{"id": "a"}', 0)]
+    shard.append(whole)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            shard.append([*member(b"b.json", bytes(5000), 0)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert shard.path.stat().st_size == shard.size == 1024
+    shard.append([*member(b"c.json", b'{"id": "c"}', 0)])
+    shard.close()
+    assert ids_of(tmp_path / shard.path.name) == ["a", "c"]
 
 
 def test_what_has_no_room_is_dropped(
