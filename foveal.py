@@ -10,7 +10,19 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import typer
 
-from commands import adopt, bench, check, keys, loadtest, models, score, serve, train, tune
+from commands import (
+    adopt,
+    bench,
+    check,
+    keys,
+    loadtest,
+    models,
+    promote,
+    score,
+    serve,
+    train,
+    tune,
+)
 from commands.console import explain, print_line
 
 app = typer.Typer(
@@ -47,6 +59,7 @@ models_app.command("default")(models.set_default)
 models_app.command("unpin")(models.unpin_model)
 models_app.command("shadow")(models.set_shadow)
 models_app.command("canary")(models.set_canary)
+models_app.command("promote")(promote.promote_model)
 models_app.command("prune")(models.prune_model)
 
 keys_app = typer.Typer(help="Make API keys for a service.", no_args_is_help=True)

@@ -11,21 +11,24 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models.artifact import ArtifactError, ModelArtifact
 from models.comparable import why_incomparable
-from models.files import MOST_BYTES, hash_file, read_file, sync, write_atomically
+from models.files import MOST_BYTES, hash_file, locked, read_file, sync, write_atomically
 from models.onnx_data import DataFile
 from models.onnx_file import OnnxFileError, check_graph
+from models.promotion import Promotion, read_promotion
 from models.rollout import NO_ROLLOUT, Rollout, read_rollout
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 MODEL_JSON = "model.json"
 _SETTINGS_JSON = "repository.json"
+_LOCK = ".lock"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Far above any: a million labels of 40 letters are less.
 _MOST_JSON_BYTES = 64 << 20
@@ -40,11 +43,13 @@ class RepositorySettings:
         default_model: Name of the default model, None to leave it open.
         default_versions: Name to pinned version; a model that is not named serves its newest.
         rollouts: Name to the candidates that get a share of its requests.
+        promotions: Name to its last promotion, which may be over.
     """
 
     default_model: str | None = None
     default_versions: dict[str, int] = field(default_factory=dict)
     rollouts: dict[str, Rollout] = field(default_factory=dict)
+    promotions: dict[str, Promotion] = field(default_factory=dict)
 
 
 class ModelRepository:
@@ -145,6 +150,7 @@ class ModelRepository:
                 name,
                 {str(name): int(v) for name, v in document.get("default_versions", {}).items()},
                 {str(name): read_rollout(r) for name, r in document.get("traffic", {}).items()},
+                {str(n): read_promotion(p) for n, p in document.get("promotions", {}).items()},
             )
         except FileNotFoundError:
             return RepositorySettings()
@@ -166,13 +172,15 @@ class ModelRepository:
         """
         reference = name if version is None else f"{name}:{version}"
         self.resolve(reference)
-        settings = self.settings()
-        if version is None:
-            settings = replace(settings, default_model=name)
-        else:
+
+        def change(settings: RepositorySettings) -> RepositorySettings:
+            if version is None:
+                return replace(settings, default_model=name)
             pinned = {**settings.default_versions, name: version}
             settings = replace(settings, default_versions=pinned)
-        self._write_settings(settings)
+            return _stop_promotion(settings, name, but_against=version)
+
+        self.change(change)
 
     def unpin(self, name: str) -> int:
         """Let a model serve its newest version, also one that is published later.
@@ -185,17 +193,20 @@ class ModelRepository:
         """
         # Not `resolve(name)`: the pinned version may be gone.
         _, newest = self.resolve(f"{name}:{max(self.versions(name), default=0)}")
-        settings = self.settings()
-        pinned = {n: v for n, v in settings.default_versions.items() if n != name}
-        self._write_settings(replace(settings, default_versions=pinned))
+
+        def change(settings: RepositorySettings) -> RepositorySettings:
+            pinned = {n: v for n, v in settings.default_versions.items() if n != name}
+            return _stop_promotion(replace(settings, default_versions=pinned), name)
+
+        self.change(change)
         return newest
 
     def set_rollout(self, name: str, rollout: Rollout) -> None:
         """Give candidates a share of a model's requests, in place of those that had one.
 
         Raises:
-            ArtifactError: No such model, or a new candidate is no version of it, or none that can
-                be compared with the version that serves.
+            ArtifactError: No such model, a new candidate is no version of it or none that can be
+                compared with the version that serves, or a promotion decides about the shares.
         """
         _, served = self.resolve(name)
         settings = self.settings()
@@ -206,7 +217,34 @@ class ModelRepository:
                 continue
             if why := why_incomparable(self.load(name, version), self.load(name, served)):
                 raise ArtifactError(why)
-        self._write_settings(replace(settings, rollouts={**settings.rollouts, name: rollout}))
+
+        def change(settings: RepositorySettings) -> RepositorySettings:
+            promotion = settings.promotions.get(name)
+            if promotion is not None and promotion.is_running:
+                raise ArtifactError(
+                    f"{name}:{promotion.version} is being promoted, which sets these shares; stop "
+                    f"it first: foveal models promote {name} --stop"
+                )
+            return replace(settings, rollouts={**settings.rollouts, name: rollout})
+
+        self.change(change)
+
+    def change(self, change: Callable[[RepositorySettings], RepositorySettings]) -> None:
+        """Change ``repository.json`` in one step that no other process's change can undo.
+
+        Args:
+            change: From the settings as they are now to those that are written; what it raises
+                leaves them.
+
+        Raises:
+            ArtifactError: It cannot be read.
+            OSError: It cannot be written, or another process has held its lock for seconds.
+        """
+        with locked(self.root / _LOCK):
+            before = self.settings()
+            after = change(before)
+            if after != before:
+                self._write_settings(after)
 
     def _write_settings(self, settings: RepositorySettings) -> None:
         document: dict[str, object] = {
@@ -216,6 +254,8 @@ class ModelRepository:
         # Written only if it is not empty: earlier versions do not know the field.
         if rollouts := {n: r.document for n, r in settings.rollouts.items() if r != NO_ROLLOUT}:
             document["traffic"] = rollouts
+        if settings.promotions:
+            document["promotions"] = {n: p.document for n, p in settings.promotions.items()}
         write_atomically(self.root / _SETTINGS_JSON, json.dumps(document, indent=2) + "\n")
 
     def load(self, name: str, version: int) -> ModelArtifact:
@@ -373,6 +413,21 @@ class ModelRepository:
             raise ArtifactError(f'model "{name}": expected a version before {current}, got none')
         self.set_default(name, older[-1])
         return older[-1]
+
+
+def _stop_promotion(
+    settings: RepositorySettings, name: str, but_against: int = 0
+) -> RepositorySettings:
+    """Return settings in which no promotion goes on, but one against the version that is pinned."""
+    promotion = settings.promotions.get(name)
+    if promotion is None or not promotion.is_running or promotion.against == but_against:
+        return settings
+    stopped = promotion.ended("stopped", time.time(), "the served version was set by command")
+    return replace(
+        settings,
+        rollouts={**settings.rollouts, name: stopped.rollout},
+        promotions={**settings.promotions, name: stopped},
+    )
 
 
 def _check_data(path: Path, data: DataFile) -> None:

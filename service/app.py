@@ -53,8 +53,8 @@ from service.protocols.v2.http import V2Http
 from service.protocols.v2.statistics import Statistics
 from service.protocols.while_loading import find_while_loading
 from service.rollout.catalog import Catalog, load_catalog
-from service.rollout.model_control import ModelControl
-from service.rollout.options import load_options
+from service.rollout.options import control_of, load_options
+from service.rollout.promoter import promoter_of
 from service.rollout.shadow import Shadows
 from service.rollout.starting import Starting
 from service.rollout.watch import Watch
@@ -206,7 +206,7 @@ class Foveal:
         """Answer requests from now on."""
         for classifier in catalog:
             self._start(classifier)
-        self.control = self._control_of(catalog)
+        self.control = control_of(settings, self.options, self.meters, catalog, self._start)
         self.shadows = Shadows(lambda: self.control.catalog, self.loop)
         self.rollout = RolloutProtocol(self.control)
         self.engine = Engine(
@@ -231,6 +231,7 @@ class Foveal:
             settings.reload_s,
             is_due=worker is not None and worker.was_signalled,
         )
+        self.promoter = promoter_of(self.control, settings.reload_s)
         self.access_watch = self.loop.create_task(access.watch(count_key))
         self.metrics_port = self._serve_metrics()
         lane.observers = _observers()
@@ -254,20 +255,6 @@ class Foveal:
             lane.balance = worker.start(self.loop)
             if lane.balance is not None:
                 lane.balance.closed(len(lane.connections))  # those that came while it loaded
-
-    def _control_of(self, catalog: Catalog) -> ModelControl:
-        return ModelControl(
-            self.repository,
-            settings.loaded_versions,
-            self.options,
-            self.meters,
-            catalog,
-            self._start,
-            token=settings.admin_token,
-            workers=settings.workers,
-            reload_s=settings.reload_s,
-            default_model=settings.default_model,
-        )
 
     def _start(self, classifier: Classifier) -> None:
         classifier.start(self.loop, self._observe_batch, lane.outbox, lane.newcomers, inflight)
@@ -362,6 +349,8 @@ class Foveal:
             return
         self._drain()
         self.watch.close()
+        if self.promoter is not None:
+            self.promoter.close()
         self.access_watch.cancel()
         if self.metrics_port is not None:
             await self.metrics_port.close()

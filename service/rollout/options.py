@@ -1,13 +1,19 @@
-"""From the settings to how versions are loaded: device, buckets, bounds.
+"""From the settings to how versions are loaded and controlled: device, buckets, bounds.
 
 Finding the device may take seconds, as a graph is run on it; so it belongs to the load.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
+from models.repository import ModelRepository
 from service.errors import InferenceError
+from service.metrics.meters import Meters
+from service.pipeline.classifier import Classifier
 from service.pipeline.limits import BatchLimits
+from service.rollout.catalog import Catalog
 from service.rollout.loading import LoadOptions
+from service.rollout.model_control import ModelControl
 from service.session.buckets import parse_buckets
 from service.session.devices import select_device
 from service.session.planning import DeviceOptions
@@ -36,6 +42,28 @@ def load_options(settings: Settings, worker: int) -> LoadOptions:
         _device(settings, worker),
         frozenset(settings.model_fields_set),
         has_brownout=settings.brownout != "off",
+    )
+
+
+def control_of(
+    settings: Settings,
+    options: LoadOptions,
+    meters: Meters,
+    catalog: Catalog,
+    start: Callable[[Classifier], None],
+) -> ModelControl:
+    """Return the control of a catalog that was loaded by these settings and options."""
+    return ModelControl(
+        ModelRepository(settings.models),
+        settings.loaded_versions,
+        options,
+        meters,
+        catalog,
+        start,
+        token=settings.admin_token,
+        workers=settings.workers,
+        reload_s=settings.reload_s,
+        default_model=settings.default_model,
     )
 
 
