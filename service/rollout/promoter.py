@@ -44,8 +44,8 @@ class Promoter:
         self._folder = folder
         self._interval_s = interval_s
         self._replica = f"{socket.gethostname()}-{folder.name}"
-        holder = f"{self._replica}-{os.getpid()}"
-        self._lease = Lease(self._repository.root, holder, max(LEASE_S, 5 * interval_s))
+        # A worker that takes the place of another here need not wait: the lock has told it.
+        self._lease = Lease(self._repository.root, self._replica, max(LEASE_S, 5 * interval_s))
         self._lock: int | None = None
         self._seen: dict[str, Promotion] = {}
         self._logged = ""

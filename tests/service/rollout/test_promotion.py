@@ -1,4 +1,4 @@
-"""What a promotion decides, by simulated traffic: seeds are fixed, nothing runs but the decision."""
+"""What a promotion decides by simulated traffic, and by counts; nothing runs but the decision."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from models.promotion import Limits, Promotion, new_promotion
-from service.rollout.promotion import STEP_REQUESTS, decide, judge
-from service.rollout.sequential import drop_evidence, share_evidence
+from service.rollout.promotion import decide
 
 WITHIN_S = 7200.0
 LOOK_S = 30.0
@@ -35,9 +34,7 @@ def promotion_of(limits: Limits, **changes: object) -> Promotion:
     return replace(begun, **changes)  # type: ignore[arg-type]
 
 
-def run(
-    limits: Limits, seed: int, accuracy: float, flips: float, slow: float = 0.003
-) -> Promotion:
+def run(limits: Limits, seed: int, accuracy: float, flips: float, slow: float = 0.003) -> Promotion:
     """Simulate one promotion until it ends.
 
     Of rows whose labels differ some are right in one version only, all others in both or neither.
@@ -62,7 +59,9 @@ def run(
         counts["right"] += right
         counts["wrong"] += JUDGED - right
         shares = (0.01 + drop, 0.01, 0.98 - drop)
-        for key, rows in zip(("worse", "better", "same"), rng.multinomial(JUDGED, shares), strict=True):
+        for key, rows in zip(
+            ("worse", "better", "same"), rng.multinomial(JUDGED, shares), strict=True
+        ):
             counts[key] += rows
         promotion = decide(promotion, counts, now_s) or promotion
     return promotion
@@ -78,7 +77,9 @@ def test_an_equal_candidate_is_promoted() -> None:
     assert wrong <= MOST_WRONG
 
 
-@pytest.mark.parametrize("limits", [EVERY, Limits(min_accuracy=0.93), Limits(max_drop=0.01)], ids=str)
+@pytest.mark.parametrize(
+    "limits", [EVERY, Limits(min_accuracy=0.93), Limits(max_drop=0.01)], ids=str
+)
 def test_a_candidate_that_is_a_point_worse_falls_back(limits: Limits) -> None:
     wrong = wrong_runs("fell back", lambda seed: run(limits, seed, SERVED_ACCURACY - 0.01, 0.025))
     assert wrong <= MOST_WRONG
