@@ -118,7 +118,10 @@ def locked(path: Path) -> Iterator[None]:
         OSError: Another process has held it for ``LOCK_S``.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except PermissionError:  # another user's; NFS alone wants it to be writable
+            descriptor = os.open(path, os.O_RDONLY)
     except OSError:  # what the block writes fails by itself, with a better reason
         yield
         return

@@ -66,8 +66,13 @@ class Promoter:
                 has_changed = await self._loop.run_in_executor(self._thread, self._look)
                 if has_changed:
                     await self._control.poll()
-            except (ArtifactError, OSError) as error:
+            except ArtifactError as error:
                 self._log_once(f"no promotion goes on: {error}")
+            except OSError as error:
+                self._log_once(
+                    f"no promotion goes on: {error.filename}: {error.strerror}; the service must be "
+                    "able to write to the repository"
+                )
             except Exception:
                 logger.exception("looking at the promotions failed; this is a bug")
             else:

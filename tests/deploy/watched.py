@@ -21,6 +21,8 @@ import yaml
 from models.artifact import ModelArtifact
 from models.evidence import Statistics
 from models.image import encode_png
+from models.promote import begin
+from models.promotion import Limits, new_promotion
 from models.repository import ModelRepository
 from models.rollout import Rollout, Share
 from tests.deploy.programs import program
@@ -68,7 +70,10 @@ class Watched:
 
 
 def build_repository(root: Path) -> None:
-    """Two versions of ``tiny``, the first pinned, one refused; one of ``slow``, one of ``dim``."""
+    """Two versions of ``tiny``, the first pinned, one refused; one of ``slow``, one of ``dim``.
+
+    Version 2 of ``rising`` is being promoted.
+    """
 
     def build(gain: float) -> Callable[[Path, int], ModelArtifact]:
         def made(folder: Path, version: int) -> ModelArtifact:
@@ -86,6 +91,20 @@ def build_repository(root: Path) -> None:
     repository.set_default("tiny")
     repository.set_default("tiny", 1)
     repository.set_rollout("tiny", Rollout(shadow=Share(2, 0.5), canary=Share(2, 0.3)))
+    for gain in (1.0, 2.0):
+        publish_tiny(root, "rising", gain=gain)
+    promotion = new_promotion(
+        2,
+        1,
+        Limits(max_flips=0.01, p99_ms=1000),
+        first_share=0.2,
+        shadow=0.5,
+        within_s=3600,
+        step_s=None,
+        now_s=time.time(),
+    )
+    repository.set_default("rising", 1)
+    begin(repository, "rising", promotion)
 
 
 def configured(folder: Path, target: str) -> Path:
