@@ -108,8 +108,8 @@ def decide(
     refused = [finding.text for finding in findings if finding.verdict == "refused"]
     if refused:
         return promotion.ended("fell back", now_s, "; ".join(refused))
-    # An error is waited for no longer than the other limits: it can only refuse.
-    open_limits = [f for f in findings if f.verdict == "undecided" and f.limit != "errors"]
+    waited_for = [f for f in findings if f.limit != "errors"]  # these can only refuse
+    open_limits = [finding for finding in waited_for if finding.verdict == "undecided"]
     said = "; ".join(finding.text for finding in findings)
     answers = counts.get("answers", 0.0) - promotion.before.get("answers", 0.0)
     is_over = now_s - promotion.step_began_s >= promotion.step_s and answers >= STEP_REQUESTS
@@ -117,7 +117,7 @@ def decide(
         return promotion.ended("promoted", now_s, said)
     if now_s - promotion.began_s >= promotion.within_s:
         return promotion.ended("fell back", now_s, _undecided(promotion, open_limits, counts))
-    passed = tuple(finding.limit for finding in findings if finding.verdict == "passed")
+    passed = tuple(finding.limit for finding in waited_for if finding.verdict == "passed")
     changed = replace(promotion, passed=passed)
     if is_over and not promotion.is_last_step:
         return changed.grown(now_s, {key: counts.get(key, 0.0) for key in COUNTS}, said)

@@ -118,7 +118,7 @@ def test_it_grows_by_time_and_requests() -> None:
     promotion = promotion_of(LIMITS)
     passed = decide(promotion, GOOD, STEP_S - 1)
     assert passed is not None and passed.step == 0
-    assert passed.passed == ("flips", "p99", "errors")
+    assert passed.passed == ("flips", "p99")
     assert decide(passed, GOOD, STEP_S - 1) is None, "a step has its time"
     few = GOOD | {"answers": STEP_REQUESTS - 1.0}
     assert decide(passed, few, STEP_S) is None, "a canary that answers nobody shows nothing"
