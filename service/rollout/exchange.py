@@ -106,8 +106,8 @@ def total(root: Path, name: str, promotion: Promotion) -> dict[str, float]:
     counts: defaultdict[str, float] = defaultdict(float)
     for path in _folder(root, name, promotion).glob("*.json"):
         said = _read(path)
-        before = said.get("before", {})
-        for key, value in said.get("now", {}).items():
+        before = _numbers(said.get("before"))
+        for key, value in _numbers(said.get("now")).items():
             counts[key] += max(0.0, value - before.get(key, 0.0))
     return dict(counts)
 
@@ -125,6 +125,11 @@ def clean(root: Path, name: str, kept: Promotion | None = None) -> None:
 
 def _folder(root: Path, name: str, promotion: Promotion) -> Path:
     return root / _FOLDER / name / promotion.id
+
+
+def _numbers(document: Any) -> dict[str, float]:
+    pairs = document.items() if isinstance(document, dict) else ()
+    return {key: value for key, value in pairs if isinstance(value, int | float)}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -70,8 +70,8 @@ class Promoter:
                 self._log_once(f"no promotion goes on: {error}")
             except OSError as error:
                 self._log_once(
-                    f"no promotion goes on: {error.filename}: {error.strerror}; the service must be "
-                    "able to write to the repository"
+                    f"no promotion goes on: {error.filename}: {error.strerror}; let the service "
+                    "write to the repository"
                 )
             except Exception:
                 logger.exception("looking at the promotions failed; this is a bug")

@@ -57,8 +57,9 @@ def test_counts_are_those_since_the_promotion_began_of_all_replicas(tmp_path: Pa
     publish(tmp_path, "tiny", promotion, "a2", {"agreed": 3})
     assert total(tmp_path, "tiny", promotion) == expected | {"agreed": 60}
     assert total(tmp_path, "tiny", promotion_of()) == {}, "another promotion begins with nothing"
-    (tmp_path / ".promotions/tiny" / promotion.id / "b.json").write_bytes(b"\0")
-    assert total(tmp_path, "tiny", promotion)["agreed"] == 53, "a damaged file is no evidence"
+    for damaged in (b"\0", b"[1]", b'{"now": 1}', b'{"now": {"agreed": "9"}}'):
+        (tmp_path / ".promotions/tiny" / promotion.id / "b.json").write_bytes(damaged)
+        assert total(tmp_path, "tiny", promotion)["agreed"] == 53, "a damaged file is no evidence"
 
 
 def test_counts_of_past_promotions_go(tmp_path: Path) -> None:
