@@ -85,7 +85,12 @@ class Promoter:
 
     def _look(self) -> bool:
         """Take all promotions a step further that are due; return whether one has changed."""
-        promotions = self._repository.settings().promotions
+        try:
+            promotions = self._repository.settings().promotions
+        except ArtifactError:  # whoever loads models says so, too
+            if self._seen:
+                raise
+            return False
         running = {name: each for name, each in promotions.items() if each.is_running}
         if not (running or self._seen) or not self._is_counting():
             return False
@@ -113,6 +118,8 @@ class Promoter:
     def _tell(self, promotions: dict[str, Promotion]) -> bool:
         """Log what has happened since the last look, and show each promotion in the metrics."""
         has_news = False
+        for name in self._seen.keys() - promotions.keys():  # taken out of the file by hand
+            PROMOTION_SHARE.labels(name, str(self._seen.pop(name).version)).set(0)
         for name, promotion in promotions.items():
             seen = self._seen.get(name)
             is_known = seen is not None and seen.id == promotion.id
@@ -154,7 +161,7 @@ class Promoter:
         if len(after.events) > len(promotion.events):
             outcome = _OUTCOMES[after.state]
             PROMOTION_STEPS.labels(name, str(promotion.version), outcome).inc()
-        self._tell({name: after})
+        self._tell(self._seen | {name: after})
         return True
 
     def _why_not(self, name: str, promotion: Promotion, now_s: float) -> str:
