@@ -187,12 +187,12 @@ def test_others_go_on_when_who_decides_is_killed(tmp_path: Path) -> None:
     """Of two replicas: first a worker, whose place another one takes, then all of that service."""
     root = tmp_path / "models"
     repository = publish_pair(root, "shared", SAME)
-    options = {"workers": WORKERS, "reload_s": 0.2}
     with contextlib.ExitStack() as stack:
         replicas = []
         for folder in (tmp_path / "a", tmp_path / "b"):
             folder.mkdir()
-            replicas.append(stack.enter_context(running_server(root, folder, **options)))
+            replica = running_server(root, folder, workers=WORKERS, reload_s=0.2)
+            replicas.append(stack.enter_context(replica))
         limits = Limits(max_flips=0.2)
         promotion = new_promotion(
             2, 1, limits, first_share=0.1, shadow=1, within_s=600, step_s=1, now_s=time.time()
@@ -207,19 +207,19 @@ def test_others_go_on_when_who_decides_is_killed(tmp_path: Path) -> None:
         until(lambda: has_step(1), "it grows", WAIT_S)
         counts = [json.loads(path.read_text()) for path in (root / ".promotions").rglob("*-*.json")]
         assert len(counts) == 2 and all(each["now"]["agreed"] > 0 for each in counts)
-        replica = decider(root)
+        holder = decider(root)
         found = {counting_worker(each): each for each in replicas}
-        [who] = [each for each in found if each is not None and replica.endswith(each[1])]
+        [who] = [each for each in found if each is not None and holder.endswith(each[1])]
         deciding, worker = found[who], who[0]
         worker.kill()
         until(lambda: has_step(2), "it grows without the worker that decided", WAIT_S)
-        assert decider(root) == replica
+        assert decider(root) == holder
         another = counting_worker(deciding)
         assert another is not None and another[0] != worker
         deciding.process.send_signal(signal.SIGKILL)
         left.remove(deciding)
         until(lambda: has_step(3), "it grows without the replica that decided", WAIT_S)
-        assert decider(root) != replica
+        assert decider(root) != holder
         until(
             lambda: has_step(3) and not promotion_of(repository, "shared").is_running, "end", WAIT_S
         )

@@ -26,7 +26,7 @@ def write(folder: Path, kind: str, pid: int, samples: list[Sample]) -> None:
         metric = name.removesuffix("_total").removesuffix("_bucket")
         key = mmap_key(metric, name, [*labels], [*labels.values()], "help")  # type: ignore[no-untyped-call]
         file.write_value(key, value, 0.0)
-    file.close()
+    file.close()  # type: ignore[no-untyped-call]
 
 
 def rows(name: str, outcome: str, value: float, version: str = "2", model: str = "tiny") -> Sample:
