@@ -91,7 +91,7 @@ def test_panels_tell_what_was_sent(watched: Watched) -> None:
     assert 110 < value(watched, "Mean pixel", model="tiny", version="1") < 145
     assert value(watched, "Rows a run", model="slow") > 8
     assert value(watched, "Share of the candidate", model="rising", version="2") == 0.2
-    assert value(watched, "Evidence by limit", model="rising", limit="flips") == 0
+    assert value(watched, "Evidence by limit", model="rising", limit="flips") <= 0
     assert value(watched, "Steps", model="rising", outcome="grown") == 0
     assert value(watched, "Shadow: rows by outcome", outcome="differed", version="2") > 0
     for status in ("400", "404", "429", "504"):

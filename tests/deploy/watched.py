@@ -195,7 +195,8 @@ def send_load(server: RunningServer) -> None:
 
 def _singles(client: httpx.Client) -> None:
     for png in PNGS[:4]:
-        assert client.post("/predict", content=png).status_code == 200
+        for path in ("/predict", "/models/rising/predict"):
+            assert client.post(path, content=png).status_code == 200
     files = {f"image{i}": png for i, png in enumerate(PNGS)}
     assert client.post("/predict", files=files).status_code == 200
 
