@@ -18,6 +18,7 @@ from commands import (
     keys,
     loadtest,
     models,
+    promote,
     record,
     replay,
     score,
@@ -64,6 +65,7 @@ models_app.command("unpin")(models.unpin_model)
 models_app.command("shadow")(models.set_shadow)
 models_app.command("canary")(models.set_canary)
 models_app.command("record")(models.set_record)
+models_app.command("promote")(promote.promote_model)
 models_app.command("prune")(models.prune_model)
 
 record_app = typer.Typer(

@@ -8,6 +8,7 @@ import typer
 
 from commands.console import print_line, show
 from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
+from commands.promote import show_promotion
 
 if TYPE_CHECKING:
     from models.repository import ModelRepository
@@ -42,7 +43,7 @@ def show_model(
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one version: inputs and outputs, accuracy, provenance, plan.
+    """Show one version: inputs and outputs, promotion, accuracy, provenance, plan.
 
     Example: foveal models show fashion-cnn
     """
@@ -59,13 +60,15 @@ def show_model(
     except ArtifactError as error:  # the service ignores an invalid plan, too
         plan, lines = None, [("plan", str(error))]
     said = answers(repository, artifact)
+    promotion, promoted = show_promotion(repository, name, version)
     document = dataclasses.asdict(artifact) | {
         "answers": said,
         "plan": dataclasses.asdict(plan) if plan else None,
+        "promotion": promotion,
     }
     known, *others = describe(artifact)
     requests = " and ".join(said) or "only requests that name the version"
-    show(document, as_json, [known, ("answers", requests), *others, *lines])
+    show(document, as_json, [known, ("answers", requests), *promoted, *others, *lines])
 
 
 def verify_models(

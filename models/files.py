@@ -5,16 +5,20 @@ A kill or a power cut never leaves half of a written file.
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 # More than any file of a version that is read whole: protobuf ends at 2 GiB.
 MOST_BYTES = 2 << 30
+# Longest wait for a lock that is held for milliseconds, seconds; then its holder hangs.
+LOCK_S = 10.0
 
 
 def read_file(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
@@ -101,6 +105,46 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is made; the kernel gives it back when its holder ends.
+
+    On NFS Linux asks the server for it, so it holds between machines. Where a file system has no
+    locks, or the file cannot be made, the block runs without one.
+
+    Raises:
+        OSError: Another process has held it for ``LOCK_S``.
+    """
+    try:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except PermissionError:  # another user's; NFS alone wants it to be writable
+            descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # what the block writes fails by itself, with a better reason
+        yield
+        return
+    try:
+        _wait_for_lock(descriptor, path)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for_lock(descriptor: int, path: Path) -> None:
+    deadline = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                why = f"held by another process for {LOCK_S:.0f} s; end it, then retry"
+                raise OSError(errno.EAGAIN, why, str(path)) from None
+            time.sleep(0.01)
+        except OSError:  # no locks here
+            return
 
 
 def write_atomically(path: Path, text: str) -> None:

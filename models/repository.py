@@ -11,21 +11,24 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models.artifact import ArtifactError, ModelArtifact
 from models.comparable import why_incomparable
-from models.files import MOST_BYTES, hash_file, read_file, sync, write_atomically
+from models.files import MOST_BYTES, hash_file, locked, read_file, sync, write_atomically
 from models.onnx_data import DataFile
 from models.onnx_file import OnnxFileError, check_graph
+from models.promotion import Promotion, read_promotion
 from models.rollout import NO_ROLLOUT, Rollout, read_rollout
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 MODEL_JSON = "model.json"
 _SETTINGS_JSON = "repository.json"
+_LOCK = ".lock"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Far above any: a million labels of 40 letters are less.
 _MOST_JSON_BYTES = 64 << 20
@@ -42,12 +45,14 @@ class RepositorySettings:
         rollouts: Name to the candidates that get a share of its requests.
         records: Name to the share of its requests that is recorded, 0 to 1; others have the
             service's own.
+        promotions: Name to its last promotion, which may be over.
     """
 
     default_model: str | None = None
     default_versions: dict[str, int] = field(default_factory=dict)
     rollouts: dict[str, Rollout] = field(default_factory=dict)
     records: dict[str, float] = field(default_factory=dict)
+    promotions: dict[str, Promotion] = field(default_factory=dict)
 
 
 class ModelRepository:
@@ -149,6 +154,7 @@ class ModelRepository:
                 {str(name): int(v) for name, v in document.get("default_versions", {}).items()},
                 {str(name): read_rollout(r) for name, r in document.get("traffic", {}).items()},
                 {str(name): _share(share) for name, share in document.get("record", {}).items()},
+                {str(n): read_promotion(p) for n, p in document.get("promotions", {}).items()},
             )
         except FileNotFoundError:
             return RepositorySettings()
@@ -170,13 +176,15 @@ class ModelRepository:
         """
         reference = name if version is None else f"{name}:{version}"
         self.resolve(reference)
-        settings = self.settings()
-        if version is None:
-            settings = replace(settings, default_model=name)
-        else:
+
+        def change(settings: RepositorySettings) -> RepositorySettings:
+            if version is None:
+                return replace(settings, default_model=name)
             pinned = {**settings.default_versions, name: version}
             settings = replace(settings, default_versions=pinned)
-        self._write_settings(settings)
+            return _stop_promotion(settings, name, but_against=version)
+
+        self.change(change)
 
     def unpin(self, name: str) -> int:
         """Let a model serve its newest version, also one that is published later.
@@ -189,17 +197,20 @@ class ModelRepository:
         """
         # Not `resolve(name)`: the pinned version may be gone.
         _, newest = self.resolve(f"{name}:{max(self.versions(name), default=0)}")
-        settings = self.settings()
-        pinned = {n: v for n, v in settings.default_versions.items() if n != name}
-        self._write_settings(replace(settings, default_versions=pinned))
+
+        def change(settings: RepositorySettings) -> RepositorySettings:
+            pinned = {n: v for n, v in settings.default_versions.items() if n != name}
+            return _stop_promotion(replace(settings, default_versions=pinned), name)
+
+        self.change(change)
         return newest
 
     def set_rollout(self, name: str, rollout: Rollout) -> None:
         """Give candidates a share of a model's requests, in place of those that had one.
 
         Raises:
-            ArtifactError: No such model, or a new candidate is no version of it, or none that can
-                be compared with the version that serves.
+            ArtifactError: No such model, a new candidate is no version of it or none that can be
+                compared with the version that serves, or a promotion decides about the shares.
         """
         _, served = self.resolve(name)
         settings = self.settings()
@@ -210,7 +221,34 @@ class ModelRepository:
                 continue
             if why := why_incomparable(self.load(name, version), self.load(name, served)):
                 raise ArtifactError(why)
-        self._write_settings(replace(settings, rollouts={**settings.rollouts, name: rollout}))
+
+        def change(settings: RepositorySettings) -> RepositorySettings:
+            promotion = settings.promotions.get(name)
+            if promotion is not None and promotion.is_running:
+                raise ArtifactError(
+                    f"{name}:{promotion.version} is being promoted, which sets these shares; stop "
+                    f"it first: foveal models promote {name} --stop"
+                )
+            return replace(settings, rollouts={**settings.rollouts, name: rollout})
+
+        self.change(change)
+
+    def change(self, change: Callable[[RepositorySettings], RepositorySettings]) -> None:
+        """Change ``repository.json`` in one step that no other process's change can undo.
+
+        Args:
+            change: From the settings as they are now to those that are written; what it raises
+                leaves them.
+
+        Raises:
+            ArtifactError: It cannot be read.
+            OSError: It cannot be written, or another process has held its lock for seconds.
+        """
+        with locked(self.root / _LOCK):
+            before = self.settings()
+            after = change(before)
+            if after != before:
+                self._write_settings(after)
 
     def set_record(self, name: str, share: float | None) -> None:
         """Set the share of a model's requests that is recorded.
@@ -223,11 +261,14 @@ class ModelRepository:
             ArtifactError: No such model.
         """
         self.resolve(f"{name}:{max(self.versions(name), default=0)}")
-        settings = self.settings()
-        records = {n: s for n, s in settings.records.items() if n != name}
-        if share is not None:
-            records[name] = share
-        self._write_settings(replace(settings, records=records))
+
+        def change(settings: RepositorySettings) -> RepositorySettings:
+            records = {n: s for n, s in settings.records.items() if n != name}
+            if share is not None:
+                records[name] = share
+            return replace(settings, records=records)
+
+        self.change(change)
 
     def _write_settings(self, settings: RepositorySettings) -> None:
         document: dict[str, object] = {
@@ -239,6 +280,8 @@ class ModelRepository:
             document["traffic"] = rollouts
         if settings.records:
             document["record"] = settings.records
+        if settings.promotions:
+            document["promotions"] = {n: p.document for n, p in settings.promotions.items()}
         write_atomically(self.root / _SETTINGS_JSON, json.dumps(document, indent=2) + "\n")
 
     def load(self, name: str, version: int) -> ModelArtifact:
@@ -402,6 +445,21 @@ def _share(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
         raise ValueError(f"record: a share of {value!r}, not 0 to 1")
     return float(value)
+
+
+def _stop_promotion(
+    settings: RepositorySettings, name: str, but_against: int = 0
+) -> RepositorySettings:
+    """Return settings in which no promotion goes on, but one against the version that is pinned."""
+    promotion = settings.promotions.get(name)
+    if promotion is None or not promotion.is_running or promotion.against == but_against:
+        return settings
+    stopped = promotion.ended("stopped", time.time(), "the served version was set by command")
+    return replace(
+        settings,
+        rollouts={**settings.rollouts, name: stopped.rollout},
+        promotions={**settings.promotions, name: stopped},
+    )
 
 
 def _check_data(path: Path, data: DataFile) -> None:

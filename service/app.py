@@ -57,6 +57,7 @@ from service.record.keeper import open_keeper
 from service.record.options import load_recorder
 from service.rollout.catalog import Catalog, load_catalog
 from service.rollout.options import control_of, load_options
+from service.rollout.promoter import promoter_of
 from service.rollout.shadow import Shadows
 from service.rollout.starting import Starting
 from service.rollout.watch import Watch
@@ -231,6 +232,7 @@ class Foveal:
             settings.reload_s,
             is_due=worker is not None and worker.was_signalled,
         )
+        self.promoter = promoter_of(self.control, settings.reload_s)
         self.access_watch = self.loop.create_task(access.watch(count_key))
         self.metrics_port = self._serve_metrics()
         lane.observers = [*_observers(), *self.feedback.observers]
@@ -350,6 +352,8 @@ class Foveal:
             return
         self._drain()
         self.watch.close()
+        if self.promoter is not None:
+            self.promoter.close()
         self.access_watch.cancel()
         if self.metrics_port is not None:
             await self.metrics_port.close()

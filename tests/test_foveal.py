@@ -57,6 +57,8 @@ COMMANDS = {
     "models rollback": "NAME --models",
     "models unpin": "NAME --models",
     "models default": "NAME [V] --models",
+    "models promote": "NAME [V] --canary --max-flips --min-accuracy --max-drop --p99-ms --within "
+    "--step --shadow --stop --resume --models",
     "models shadow": "NAME VERSION FRACTION --models",
     "models canary": "NAME VERSION FRACTION --models",
     "models prune": "NAME --keep --dry-run --models",

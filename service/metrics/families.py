@@ -107,6 +107,23 @@ MODEL_REFUSED = Gauge(
     MODEL,
     multiprocess_mode="livemax",
 )
+PROMOTION_SHARE = Gauge(
+    "foveal_promotion_share",
+    "Share of the requests that a promotion gives its candidate now, 0 to 1",
+    MODEL,
+    multiprocess_mode="livemostrecent",
+)
+PROMOTION_EVIDENCE = Gauge(
+    "foveal_promotion_evidence",
+    "Evidence about each limit of a promotion: at 1 it refuses the candidate, at -1 it passes",
+    (*MODEL, "limit"),
+    multiprocess_mode="livemostrecent",
+)
+PROMOTION_STEPS = Counter(
+    "foveal_promotion_steps",
+    "Steps of promotions that this service decided, by outcome: grown, promoted, fell_back",
+    (*MODEL, "outcome"),
+)
 
 KEY_REQUESTS = Counter(
     "foveal_key_requests",

@@ -5,6 +5,7 @@ at a time. Rows that arrive while it is busy are dropped, not queued: no client 
 and none sees its outputs.
 """
 
+import contextlib
 import logging
 import random
 import time
@@ -74,6 +75,7 @@ class Shadows:
         self._thread = ThreadPoolExecutor(1, "shadow")
         self._is_busy = False
         self.keep: Keep | None = None
+        self._is_closed = False
 
     def observe_batch(self, classifier: Classifier, batch: Batch) -> None:
         """Take a share of the requests of a batch, after they are answered.
@@ -87,8 +89,8 @@ class Shadows:
             self._loop.call_soon(self._take, classifier.artifact, shadow, batch, batch.jobs)
 
     def close(self) -> None:
-        """Stop taking rows."""
-        self._is_busy = True
+        """Stop taking rows; a run that has begun ends by itself."""
+        self._is_closed = True
         self._thread.shutdown(wait=False)
 
     def _take(
@@ -111,7 +113,7 @@ class Shadows:
             position += count
         if not rows:
             return
-        if self._is_busy:
+        if self._is_busy or self._is_closed:
             _count(shadow.classifier, "dropped", len(rows))
             return
         assert batch.outputs is not None, "only finished batches are observed; this is a bug"
@@ -127,7 +129,10 @@ class Shadows:
         served: ModelArtifact,
         served_NK: NDArray[np.float32],
     ) -> None:
-        """Run the candidate and compare; on the thread."""
+        """Run the candidate and compare; on the thread.
+
+        The candidate may be retired meanwhile: its session lives as long as this call.
+        """
         try:
             started = time.monotonic()
             candidate_NK = candidate.session.run(np.stack(rows)).probabilities
@@ -157,7 +162,8 @@ class Shadows:
             logger.exception("%s: a shadow's run failed", candidate.artifact.reference)
             _count(candidate, "failed", len(rows))
         finally:
-            self._loop.call_soon_threadsafe(self._done)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._done)
 
     def _tell(self, candidate: Classifier, differing: list[tuple[Job, int]]) -> None:
         """Tell on the loop which rows the candidate answers differently, job by job."""

@@ -90,6 +90,9 @@ def test_panels_tell_what_was_sent(watched: Watched) -> None:
     assert value(watched, "Mean pixel", 1) == 90
     assert 110 < value(watched, "Mean pixel", model="tiny", version="1") < 145
     assert value(watched, "Rows a run", model="slow") > 8
+    assert value(watched, "Share of the candidate", model="rising", version="2") == 0.2
+    assert value(watched, "Evidence by limit", model="rising", limit="flips") <= 0
+    assert value(watched, "Steps", model="rising", outcome="grown") == 0
     assert value(watched, "Shadow: rows by outcome", outcome="differed", version="2") > 0
     assert 0 < value(watched, "Right answers", model="tiny", version="1") < 0.5
     assert value(watched, "Right answers", 3, model="tiny", version="1") == 0.99

@@ -21,6 +21,8 @@ import yaml
 from models.artifact import ModelArtifact
 from models.evidence import Metrics, Statistics
 from models.image import encode_png
+from models.promote import begin
+from models.promotion import Limits, new_promotion
 from models.repository import ModelRepository
 from models.rollout import Rollout, Share
 from tests.deploy.programs import program
@@ -69,7 +71,10 @@ class Watched:
 
 
 def build_repository(root: Path) -> None:
-    """Two versions of ``tiny``, the first pinned, one refused; one of ``slow``, one of ``dim``."""
+    """Two versions of ``tiny``, the first pinned, one refused; one of ``slow``, one of ``dim``.
+
+    Version 2 of ``rising`` is being promoted.
+    """
 
     def build(gain: float) -> Callable[[Path, int], ModelArtifact]:
         def made(folder: Path, version: int) -> ModelArtifact:
@@ -87,6 +92,20 @@ def build_repository(root: Path) -> None:
     repository.set_default("tiny")
     repository.set_default("tiny", 1)
     repository.set_rollout("tiny", Rollout(shadow=Share(2, 0.5), canary=Share(2, 0.3)))
+    for gain in (1.0, 2.0):
+        publish_tiny(root, "rising", gain=gain)
+    promotion = new_promotion(
+        2,
+        1,
+        Limits(max_flips=0.01, p99_ms=1000),
+        first_share=0.2,
+        shadow=0.5,
+        within_s=3600,
+        step_s=None,
+        now_s=time.time(),
+    )
+    repository.set_default("rising", 1)
+    begin(repository, "rising", promotion)
 
 
 def configured(folder: Path, target: str) -> Path:
@@ -178,7 +197,8 @@ def send_load(server: RunningServer) -> None:
 
 def _singles(client: httpx.Client) -> None:
     for png in PNGS[:4]:
-        assert client.post("/predict", content=png).status_code == 200
+        for path in ("/predict", "/models/rising/predict"):
+            assert client.post(path, content=png).status_code == 200
     files = {f"image{i}": png for i, png in enumerate(PNGS)}
     assert client.post("/predict", files=files).status_code == 200
 
