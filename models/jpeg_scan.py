@@ -57,5 +57,10 @@ def scan(encoded: bytes) -> Scan:
     reason, height, width, sampling, interval, begin, end = _jpeg_scan.scan(encoded)
     orientation = 1 if reason or not end else read_orientation(encoded[begin:end])
     return Scan(
-        REASONS[reason], height, width, SAMPLINGS[sampling], bool(interval), orientation
+        REASONS[reason],
+        height,
+        width,
+        "grey" if reason else SAMPLINGS[sampling],
+        bool(interval),
+        orientation,
     )

@@ -27,6 +27,7 @@ _HALF = 1 << (PRECISION_BITS - 1)
 # Members of the struct ``Picture`` of resize.cu.
 _MEMBERS = 21
 
+
 class Surface(NamedTuple):
     """A decoded picture: RGB, 3 bytes a pixel, as it is stored.
 

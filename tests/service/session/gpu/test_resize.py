@@ -1,4 +1,4 @@
-"""The card's resize without a card: its NumPy twin and its own text, run on the host, are Pillow's."""
+"""The card's resize without a card: its NumPy twin and its own text, as C, give Pillow's pixels."""
 
 import ctypes
 import random
