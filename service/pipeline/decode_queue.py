@@ -127,10 +127,11 @@ class DecodeQueue:
 
     def wait_s(self, model: Hashable) -> float:
         """Return the expected seconds until a thread takes further work of a model; 0: unknown."""
-        if not self._done:
-            return 0.0
-        turns = self._waiting.count(model) * self._waiting.models
-        return turns * self._seconds / self._done / self._count + self._card.wait_s
+        wait_s = self._card.wait_s
+        if self._done:
+            turns = self._waiting.count(model) * self._waiting.models
+            wait_s += turns * self._seconds / self._done / self._count
+        return wait_s
 
     def put(self, work: DecodeWork) -> None:
         """Start work now, or when a thread and memory are free."""

@@ -1,7 +1,8 @@
 """A stand-in for the card's decoder and kernel, on the CPU: the same path where no card is.
 
-Answers as nvImageCodec documents: a picture for each file, None where it decodes none. For tests
-and rehearsals; it is slower than the CPU's own decoder.
+Answers as nvImageCodec documents: a picture for each file, None where it decodes none, an exception
+where all fail. A file whose comment is ``REFUSED`` or ``FAILS`` gets the second or the third. For
+tests and rehearsals; it is slower than the CPU's own decoder.
 """
 
 import ctypes
@@ -13,15 +14,22 @@ from numpy.typing import NDArray
 
 from service.session.gpu.resize import RGB_BYTES, Resizing, Surface, by_numpy
 
+REFUSED = b"rehearsal: refuse"
+FAILS = b"rehearsal: fail"
+
 
 class StandInDecoder:
     """Decodes by libjpeg-turbo into memory of the host."""
 
     def decode(self, encoded: Sequence[bytes]) -> list[Surface | None]:
         """See ``photographs.Decoder``."""
+        if any(FAILS in each for each in encoded):
+            raise RuntimeError("a file asks for it")
         return [self._decode(each) for each in encoded]
 
     def _decode(self, encoded: bytes) -> Surface | None:
+        if REFUSED in encoded:
+            return None
         try:
             pixels = simplejpeg.decode_jpeg(encoded, "RGB")
         except ValueError:
