@@ -54,6 +54,8 @@ static int read_huffman(Picture *p, const uint8_t *at, int size) {
         Huffman *table = &p->tables[at[0] >> 4][at[0] & 1];
         for (int length = 1; length <= 16; length++) symbols += at[length];
         if (symbols > 256 || size < 17 + symbols) return DAMAGED;
+        for (int i = 0; i < symbols && at[0] < 2; i++)
+            if (at[17 + i] > 15) return DAMAGED; /* bits of a difference */
         memset(table, 0, sizeof *table);
         memcpy(table->symbols, at + 17, symbols);
         for (int length = 1, place = 0; length <= 16; length++, code <<= 1) {

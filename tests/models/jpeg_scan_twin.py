@@ -122,6 +122,7 @@ class Twin:
             counts, code = content[1:17], 0
             symbols = content[17 : 17 + sum(counts)]
             need(sum(counts) <= 256 and len(symbols) == sum(counts))
+            need(content[0] > 1 or max(symbols, default=0) <= 15)
             codes, at = {}, 0
             for length, count in enumerate(counts, 1):
                 for _ in range(count):

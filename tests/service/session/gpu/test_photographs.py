@@ -32,6 +32,10 @@ class Scripted(StandInDecoder):
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.behave()
+
+    def behave(self) -> None:
+        """Answer well from now on."""
         self.refused: set[int] = set()  # places in a batch
         self.error: Exception | None = None
         self.is_short = False
@@ -57,14 +61,24 @@ class Otherwise(StandInDecoder):
         return pictures
 
 
-@pytest.fixture
-def scripted() -> Scripted:
-    return Scripted()
+@pytest.fixture(scope="module")
+def photographs() -> tuple[Scripted, Photographs]:
+    """Compared once, as that takes a second or two."""
+    decoder = Scripted()
+    return decoder, Photographs(decoder, StandInResizer())
 
 
 @pytest.fixture
-def card(scripted: Scripted) -> Card:
-    found = Photographs(scripted, StandInResizer()).of(SPEC)
+def scripted(photographs: tuple[Scripted, Photographs]) -> Scripted:
+    photographs[0].behave()
+    return photographs[0]
+
+
+@pytest.fixture
+def card(photographs: tuple[Scripted, Photographs], scripted: Scripted) -> Card:
+    assert scripted is photographs[0]
+    photographs[1]._failures = 0
+    found = photographs[1].of(SPEC)
     assert found is not None
     return found
 
@@ -114,11 +128,12 @@ def test_a_kind_that_is_decoded_otherwise_stays_on_the_cpu(
 
 @pytest.mark.parametrize("error", [None, RuntimeError("CUDA Runtime failure: '#100'")])
 def test_a_card_that_decodes_nothing_is_not_used(
-    scripted: Scripted, error: Exception | None
+    error: Exception | None,
 ) -> None:
-    scripted.error, scripted.refused = error, set(range(64))
+    decoder = Scripted()
+    decoder.error, decoder.refused = error, set(range(64))
     with pytest.raises(CardError if error is None else RuntimeError):
-        Photographs(scripted, StandInResizer())
+        Photographs(decoder, StandInResizer())
 
 
 @pytest.mark.parametrize(
@@ -136,7 +151,7 @@ def test_rows_are_the_cpus(spec: ImageSpec) -> None:
     card = open_card.rehearsal().of(spec)
     assert card is not None
     files = [turned(orientation) for orientation in range(1, 9)]
-    files += [jpeg(mode="L"), jpeg(300, 20), jpeg(8, 8), jpeg(quality=1), jpeg(quality=100)]
+    files += [jpeg(mode="L"), jpeg(100, 40), jpeg(8, 8), jpeg(quality=1), jpeg(quality=100)]
     assert_rows(card, files, spec)
 
 

@@ -155,15 +155,12 @@ def test_random_sizes_and_geometries_are_pillows(host: Host) -> None:
 
 
 @pytest.mark.parametrize("kind", FILTERS)
-@pytest.mark.parametrize(
-    ("height", "width"), [(427, 640), (640, 427), (1, 300), (1500, 20), (31, 33)]
-)
+@pytest.mark.parametrize(("height", "width"), [(227, 340), (900, 20), (31, 33)])
 def test_every_filter_is_pillows(host: Host, kind: Filter, height: int, width: int) -> None:
     specs = [
         ImageSpec(mode, 64, 64, Resize(side, kind, 73, 73), Crop(place=place))
-        for mode in ("RGB", "L")
+        for mode, place in (("RGB", "centre"), ("L", "top-left"))
         for side in ("both", "shorter", "longer")
-        for place in ("centre", "top-left")
     ]
     picture = noise(height, width, 3)
     cases = [(picture, spec, 1 + at % 8) for at, spec in enumerate(specs)]
