@@ -122,6 +122,14 @@ static PyObject *py_axis(PyObject *self, PyObject *args) {
     return capsule;
 }
 
+/* Its outputs' first inputs, their counts and their weights, one after the other: int32. */
+static PyObject *py_table(PyObject *self, PyObject *capsule) {
+    const Axis *axis = PyCapsule_GetPointer(capsule, AXIS);
+    if (axis == NULL) return NULL;
+    size_t bytes = (2 + (size_t)axis->taps) * axis->outputs * sizeof(int32_t);
+    return PyBytes_FromStringAndSize((const char *)axis->first, bytes);
+}
+
 INLINE uint8_t clip(int32_t sum) {
     sum >>= BITS;
     return sum < 0 ? 0 : sum > 255 ? 255 : sum;
@@ -285,6 +293,7 @@ static int fill(PyObject *module) {
 /* What each does is said in _resample.pyi. */
 static PyMethodDef METHODS[] = {
     {"axis", py_axis, METH_VARARGS, NULL},
+    {"table", py_table, METH_O, NULL},
     {"resample", py_resample, METH_VARARGS, NULL},
     {"resample_plain", py_plain, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -16,6 +16,12 @@ def axis(source: int, target: int, begin: int, end: int, kind: str, /) -> object
         MemoryError: The weights do not fit.
     """
 
+def table(axis: object, /) -> bytes:
+    """Return an axis as int32: the first input of each output, their counts, their weights.
+
+    Weights are in 1 / 2^22, [outputs, taps]; those after an output's count are 0.
+    """
+
 def resample(
     image: Pixels, rows: object, columns: object, channels: int, is_down_first: bool, out: Pixels, /
 ) -> None:

@@ -19,7 +19,7 @@ Places = NDArray[np.int64]
 Weights = NDArray[np.int32]
 
 # 32 bits less 8 of the result and 2 for sums outside 0 to 1.
-_PRECISION_BITS = 22
+PRECISION_BITS = 22
 # Pillow finds the nearest pixels by adding up; so far it is followed, beyond they are computed.
 _MAX_ADDED = 1 << 20
 
@@ -45,7 +45,7 @@ def enlarge(
     """
     height, width = image.shape[:2]
     if kind == "nearest":
-        places = _nearest(height, size[0], rows), _nearest(width, size[1], columns)
+        places = nearest(height, size[0], rows), nearest(width, size[1], columns)
         return image[np.ix_(*places)]
     down, down_weights = _weights(height, size[0], rows, kind)
     across, across_weights = _weights(width, size[1], columns, kind)
@@ -54,7 +54,8 @@ def enlarge(
     return _mix(down - top, down_weights, widened)
 
 
-def _nearest(source: int, target: int, span: tuple[int, int]) -> Places:
+def nearest(source: int, target: int, span: tuple[int, int]) -> Places:
+    """Return the nearest pixel of each output of a span of an axis, as Pillow finds it."""
     first, last = span
     scale = source / target
     if last <= _MAX_ADDED:
@@ -67,10 +68,10 @@ def _nearest(source: int, target: int, span: tuple[int, int]) -> Places:
 def _mix(places: Places, weights: Weights, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Weigh values along their first axis: [outputs, taps] twice and [H, …] give [outputs, …]."""
     shape = (-1, *[1] * (values.ndim - 1))
-    sums = np.full((len(places), *values.shape[1:]), 1 << (_PRECISION_BITS - 1), np.int32)
+    sums = np.full((len(places), *values.shape[1:]), 1 << (PRECISION_BITS - 1), np.int32)
     for tap in range(places.shape[1]):
         sums += values[places[:, tap]] * weights[:, tap].reshape(shape)
-    return (sums >> _PRECISION_BITS).clip(0, 255).astype(np.uint8)
+    return (sums >> PRECISION_BITS).clip(0, 255).astype(np.uint8)
 
 
 def _weights(
@@ -92,7 +93,7 @@ def _weights(
     weights = function(places - centres + 0.5)
     weights[places >= ends] = 0
     weights /= weights.sum(axis=1, keepdims=True)
-    scaled = weights * (1 << _PRECISION_BITS)
+    scaled = weights * (1 << PRECISION_BITS)
     rounded = np.trunc(scaled + np.where(scaled < 0, -0.5, 0.5)).astype(np.int32)
     return places.clip(max=source - 1), rounded
 

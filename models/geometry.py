@@ -7,6 +7,7 @@ Layout legend: H height, W width, C channels (1 grey, 3 RGB).
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,26 @@ Span = tuple[int, int]
 _MAX_STRIP = 4
 
 
+class Place(NamedTuple):
+    """Where the pixels of a picture go.
+
+    Attributes:
+        size: (height, width) of the whole resized picture.
+        rows: First row that is kept, and the one after the last.
+        columns: First column that is kept, and the one after the last.
+        top: Row of the model's input where the kept part begins; padding is around it.
+        left: Its column.
+        is_strip: Whether the resized picture is too large to be made whole.
+    """
+
+    size: Span
+    rows: Span
+    columns: Span
+    top: int
+    left: int
+    is_strip: bool
+
+
 def fit(image: Pixels, spec: ImageSpec) -> Pixels:
     """Bring decoded pixels to the model's size by the spec's geometry.
 
@@ -48,8 +69,26 @@ def fit(image: Pixels, spec: ImageSpec) -> Pixels:
         return image
     if isinstance(spec.resize, OpenCVResize):
         return _fit_opencv(image, spec, spec.resize)
-    size = height, width
-    if spec.resize is not None:
+    place = place_of((height, width), spec)
+    if spec.resize is None:
+        part = image[slice(*place.rows), slice(*place.columns)]
+    else:
+        resize = enlarge if place.is_strip else resample
+        part = resize(image, place.size, place.rows, place.columns, spec.resize.filter)
+    if part.shape[:2] != (spec.height, spec.width):
+        part = _pad(part, spec, place)
+    return np.ascontiguousarray(part)
+
+
+def place_of(source: Span, spec: ImageSpec) -> Place:
+    """Return where a picture's pixels go under a spec whose resize is Pillow's, or none.
+
+    Args:
+        source: (height, width) of the picture.
+        spec: Target size, resize, crop.
+    """
+    size = source
+    if isinstance(spec.resize, Resize):
         size = resized_size(size, spec.resized, spec.resize)
     targets = spec.height, spec.width
     offsets = [_offset(was, to, spec.crop) for was, to in zip(size, targets, strict=True)]
@@ -57,15 +96,9 @@ def fit(image: Pixels, spec: ImageSpec) -> Pixels:
         (max(0, offset), min(side, offset + target))
         for offset, side, target in zip(offsets, size, targets, strict=True)
     )
-    if spec.resize is None:
-        part = image[slice(*rows), slice(*columns)]
-    else:
-        is_strip = size[0] * size[1] > max(_MAX_STRIP * math.prod(spec.resized), height * width)
-        resize = enlarge if is_strip else resample
-        part = resize(image, size, rows, columns, spec.resize.filter)
-    if part.shape[:2] != targets:
-        part = _pad(part, spec, offsets)
-    return np.ascontiguousarray(part)
+    top, left = (max(0, -offset) for offset in offsets)
+    most = max(_MAX_STRIP * math.prod(spec.resized), math.prod(source))
+    return Place(size, rows, columns, top, left, size[0] * size[1] > most)
 
 
 def check_available(spec: ImageSpec, name: str) -> None:
@@ -122,12 +155,12 @@ def _offset(size: int, target: int, crop: Crop) -> int:
     return round(spare / 2) if spare > 0 and crop.rounding == "half-even" else int(spare / 2)
 
 
-def _pad(part: Pixels, spec: ImageSpec, offsets: list[int]) -> Pixels:
+def _pad(part: Pixels, spec: ImageSpec, place: Place) -> Pixels:
     padded = np.empty((spec.height, spec.width, *part.shape[2:]), np.uint8)
     colour = spec.crop.colour or (0,) * spec.channels
     padded[...] = colour if part.ndim == 3 else colour[0]
-    top, left = (max(0, -offset) for offset in offsets)
-    padded[top : top + part.shape[0], left : left + part.shape[1]] = part
+    bottom, right = place.top + part.shape[0], place.left + part.shape[1]
+    padded[place.top : bottom, place.left : right] = part
     return padded
 
 

@@ -8,12 +8,14 @@ Layout legend: H height, W width, C channels (1 grey, 3 RGB).
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from models.artifact import Filter
+from models.enlarge import PRECISION_BITS, Weights, nearest
 
 try:
     from models import _resample
@@ -70,6 +72,54 @@ def is_down_first(source: tuple[int, ...], target: tuple[int, int]) -> bool:
     """
     fewer_rows, fewer_columns = source[0] - target[0], source[1] - target[1]
     return fewer_rows > max(0, 2 * fewer_columns)
+
+
+class Table(NamedTuple):
+    """The weights of one axis. Output i is a sum over its count[i] inputs from first[i] on.
+
+    Attributes:
+        first: int32 [outputs]: first input of each output.
+        count: int32 [outputs], at least 1.
+        weights: int32 [outputs, taps], in 1 / 2^22; 0 after the count.
+    """
+
+    first: Weights
+    count: Weights
+    weights: Weights
+
+
+def has_tables() -> bool:
+    """Return whether ``table`` works: only with the C extension."""
+    return _resample is not None
+
+
+def table(source: int, target: int, span: tuple[int, int], kind: Filter | None) -> Table:
+    """Return the weights of one axis; in them, nearest and no resize are sums of one input.
+
+    Equal axes of usual pictures are the same object.
+
+    Args:
+        source: Pixels of the picture.
+        target: Pixels of the resized picture.
+        span: First output, and the one after the last.
+        kind: Filter; None: no resize.
+    """
+    make = _table if source > _MAX_KEPT_SIDE else _kept_table
+    return make(source, target, span, kind)
+
+
+def _table(source: int, target: int, span: tuple[int, int], kind: Filter | None) -> Table:
+    outputs = span[1] - span[0]
+    if kind is None or kind == "nearest":
+        places = np.arange(*span) if kind is None else nearest(source, target, span)
+        whole = np.full((outputs, 1), 1 << PRECISION_BITS, np.int32)
+        return Table(places.astype(np.int32), np.ones(outputs, np.int32), whole)
+    values = np.frombuffer(_resample.table(_axis(source, target, *span, kind)), np.int32)
+    first, count = values[: 2 * outputs].reshape(2, outputs)
+    return Table(first, count, values[2 * outputs :].reshape(outputs, -1))
+
+
+_kept_table = lru_cache(_KEPT_AXES)(_table)
 
 
 def _axis(source: int, target: int, first: int, last: int, kind: Filter) -> object:

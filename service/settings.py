@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     gpu_tf32: bool = Field(
         default=False, description="Whether float32 products on a GPU may be rounded to TF32"
     )
+    gpu_decode: Literal["auto", "off", "rehearse"] = Field(
+        default="auto",
+        description="Where usual JPEGs are decoded if a GPU runs the models; auto: by its JPEG "
+        "hardware, with the extra nvimgcodec; off: on the CPU; rehearse: by a stand-in, for tests",
+    )
     engine_cache: str = Field(
         default="", description="Folder for TensorRT engines; empty: ~/.cache/foveal/engines"
     )

@@ -2,7 +2,7 @@
 
     install.py packages FOLDER    requirements.txt beside this file, into FOLDER
     install.py compile FOLDER     our own modules in FOLDER
-    install.py extension FOLDER   _resample.c beside this file, into FOLDER, if a compiler is here
+    install.py extension FOLDER   the files _*.c beside this one, into FOLDER, if a compiler is here
 
 Python files are compiled to the hash form that is never checked again: layers do not keep file
 times well enough for the usual one, and a root that cannot be written could not mend it.
@@ -82,16 +82,17 @@ def compile_all(folder: Path) -> None:
 
 
 def build_extension(folder: Path) -> None:
-    """Build the C extension as pyproject.toml says, for every Python from 3.11 on."""
+    """Build the C extensions as pyproject.toml says, for every Python from 3.11 on."""
     folder.mkdir(parents=True, exist_ok=True)
     headers = sysconfig.get_path("include")
     if shutil.which("cc") is None or not Path(headers, "Python.h").is_file():
         print("no C compiler or no Python.h: images are resized by Pillow, in five times the time")
         return
     words = ["-O3", "-ffp-contract=off", "-fwrapv", "-fPIC", "-shared", "-s", "-DNDEBUG"]
-    words += ["-DPy_LIMITED_API=0x030B0000", f"-I{headers}", str(HERE / "_resample.c")]
-    words += ["-lm", "-o", str(folder / "_resample.abi3.so")]
-    subprocess.run(["cc", *words], check=True)
+    words += ["-DPy_LIMITED_API=0x030B0000", f"-I{headers}"]
+    for source in sorted(HERE.glob("_*.c")):
+        made = folder / f"{source.stem}.abi3.so"
+        subprocess.run(["cc", *words, str(source), "-lm", "-o", str(made)], check=True)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,17 @@ DEVICE_MEMORY_BYTES = Gauge(
 PADDED_ROWS = Counter(
     "foveal_padded_rows", "Rows of padding that fill a batch up to its bucket", MODEL
 )
+DECODED_IMAGES = Counter(
+    "foveal_decoded_images",
+    "Images decoded where a card decodes JPEGs: by card, or by cpu with the reason",
+    (*MODEL, "by", "reason"),
+)
+CARD_INFO = Gauge(
+    "foveal_card_info",
+    "1 for each loaded version whose JPEGs a card decodes, with the kinds that it does",
+    (*MODEL, "kinds"),
+    multiprocess_mode="livemax",
+)
 MODEL_REFUSED = Gauge(
     "foveal_model_refused",
     "1 for each version that could not be loaded",

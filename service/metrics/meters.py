@@ -16,8 +16,10 @@ from service.metrics.families import (
     BATCH_ROWS,
     BROWNOUT,
     BROWNOUT_ROWS,
+    CARD_INFO,
     CPU_NODES,
     DECODE_SECONDS,
+    DECODED_IMAGES,
     DEVICE_FALLBACK,
     DEVICE_MEMORY_BYTES,
     DRIFT,
@@ -120,6 +122,7 @@ class ModelMetrics:
     """All metrics of one classifier."""
 
     __slots__ = (
+        "_decoded",
         "_drift",
         "_gauges",
         "_info",
@@ -146,6 +149,7 @@ class ModelMetrics:
         self.batch_rows = Tally(BATCH_ROWS.labels(*self._labels))
         self.request = Tally(REQUEST_SECONDS.labels(*self._labels))
         self._statuses: dict[tuple[str, int], int] = {}
+        self._decoded: dict[str, int] = {}
         self._queue_state = QueueMetrics(self._labels, has_brownout=classifier.brownout is not None)
         self._not_finite = NOT_FINITE_ROWS.labels(*self._labels)
         abstain = classifier.artifact.abstain
@@ -177,6 +181,10 @@ class ModelMetrics:
             DEVICE_MEMORY_BYTES.labels(*self._labels): classifier.session.memory_bytes,
             DEVICE_FALLBACK.labels(*self._labels): bool(classifier.fallback),
         }
+        if classifier.card is not None:
+            kinds = ", ".join(sorted(classifier.card.kinds))
+            self._gauges[CARD_INFO.labels(*self._labels, kinds)] = 1
+            DECODED_IMAGES.labels(*self._labels, "card", "")  # a rate needs the zero
         self.reopen()
 
     def observe_batch(self, batch: Batch) -> None:
@@ -197,6 +205,10 @@ class ModelMetrics:
         self._statuses[key] = self._statuses.get(key, 0) + 1
         self.request.observe(seconds)
 
+    def count_decoded(self, reason: str) -> None:
+        """Count an image that was decoded where a card is: by it, or by the CPU for a reason."""
+        self._decoded[reason] = self._decoded.get(reason, 0) + 1
+
     def close(self) -> None:
         """Flush what is left and report this version as not served."""
         self.flush()
@@ -215,6 +227,10 @@ class ModelMetrics:
         for (protocol, status), count in self._statuses.items():
             REQUESTS.labels(*self._labels, protocol, str(status)).inc(count)
         self._statuses.clear()
+        for reason, count in self._decoded.items():
+            by = "cpu" if reason else "card"
+            DECODED_IMAGES.labels(*self._labels, by, reason).inc(count)
+        self._decoded.clear()
         self._queue_state.flush(self.classifier.batcher)
         padded = self.classifier.session.padded_rows
         PADDED_ROWS.labels(*self._labels).inc(padded - self._padded)

@@ -38,6 +38,7 @@ from service.inflight import Inflight
 from service.pipeline.admission import Admission
 from service.pipeline.alarm import Loop
 from service.pipeline.batcher import Batcher
+from service.pipeline.card_lane import Card
 from service.pipeline.job import Batch, Runner
 from service.pipeline.limits import ServingLimits
 from service.pipeline.postprocess import Postprocessor
@@ -103,6 +104,7 @@ class Classifier:
         fingerprint: Of the files that it was loaded from.
         tuned: Tuning that it follows; None: none.
         brownout: What runs in a brownout; None: there is none.
+        card: What decodes its JPEGs on a card; None: the CPU decodes all images.
 
     Attributes:
         session: The first session.
@@ -119,7 +121,9 @@ class Classifier:
         fingerprint: Fingerprint = (),
         tuned: Tuning | None = None,
         brownout: Brownout | None = None,
+        card: Card | None = None,
     ) -> None:
+        self.card = card
         self.artifact = artifact
         self.sessions = sessions
         self.session = sessions[0]

@@ -2,9 +2,9 @@
 
     encoded image -> size in its header -> admission to the queue -> decode -> row
 
-Small images are decoded on the event loop, large ones on threads. The work starts only once the
-queue has room for the rows and can run them before their deadline. Every protocol decodes here;
-what a request does with its rows is the protocol's concern.
+Small images are decoded on the event loop, large ones on threads or by a card. The work starts
+only once the queue has room for the rows and can run them before their deadline. Every protocol
+decodes here; what a request does with its rows is the protocol's concern.
 
 No input holds the loop: what is large, or of a format whose header takes Python to read, is not
 even looked at there.
@@ -12,11 +12,14 @@ even looked at there.
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from models.image import PIXEL_BYTES, Pixels
 from service.errors import DeadlineError, ServiceError
+from service.pipeline.card_lane import Card
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode_queue import DecodeQueue
 
@@ -49,11 +52,15 @@ class DecodeStage:
         classifier: The model; it must be started.
         queue: Where large images wait for a thread.
         observe: Called on the loop with the seconds that one image took.
+        count: Called on the loop for each image that was decoded where a card is: empty if the
+            card decoded it, else why it did not.
     """
 
     __slots__ = (
         "_admit",
         "_batcher",
+        "_card",
+        "_count",
         "_decode",
         "_inline_pixels",
         "_is_light",
@@ -68,7 +75,10 @@ class DecodeStage:
         classifier: Classifier,
         queue: DecodeQueue,
         observe: Callable[[float], None],
+        count: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._card = classifier.card
+        self._count = count
         self._batcher = classifier.batcher
         self._admit = classifier.batcher.admit
         self._is_light = classifier.is_light
@@ -161,7 +171,12 @@ class _Work:
         self._take = take
         self._stops_at_error = stops_at_error
         self.is_measured = self._is_decoded = False
-        self._rows: list[Pixels] = []
+        self.card: Card | None = stage._card
+        self.tickets: list[Any] = []
+        self._positions: list[int] = []  # of their images
+        self._tickets: deque[tuple[int, Any]] | None = None  # those left, and of which image
+        self._reasons = [""] * len(images)  # why the CPU decodes an image; empty: the card did
+        self._rows: list[Pixels | None] = [None] * len(images)
         self._seconds: list[float] = []
         self.deadline = deadline
         self.errors: Errors = [None] * len(images)
@@ -175,13 +190,65 @@ class _Work:
         return self._stops_at_error and any(self.errors)
 
     def run(self) -> None:
-        """Measure the images, and decode them if they fit into what is counted; on any thread."""
-        if not self.is_measured:
+        """Measure the images, and decode them if they fit into what is counted; on any thread.
+
+        What a card may decode is left to it, before anything else of the request is decoded.
+        """
+        was_measured = self.is_measured
+        if not was_measured:
             self.measure()
+            if self.has_failed:
+                return
+        if self.card is not None and self._tickets is None:
+            self._ask(self.card)
+            if self.tickets:
+                return
+        if not was_measured:
             is_too_slow = self.is_quick and self.pixels > QUICK_PIXELS
-            if self.has_failed or self.size > FIRST_BYTES or is_too_slow:
+            if self.size > FIRST_BYTES or is_too_slow:
                 return
         self.decode()
+
+    def _ask(self, card: Card) -> None:
+        """Ask the card for tickets."""
+        self._tickets = deque()
+        for position, encoded in enumerate(self._images):
+            if self.errors[position] is None and not self.is_over:
+                ticket = card.ticket(encoded)
+                if isinstance(ticket, str):
+                    self._reasons[position] = ticket
+                else:
+                    self._tickets.append((position, ticket))
+        self._next_tickets(card)
+
+    def _next_tickets(self, card: Card) -> None:
+        """Take the tickets of the next batch from those that are left."""
+        assert self._tickets is not None, "asked before; this is a bug"
+        self._positions, self.tickets, pixels = [], [], 0
+        while self._tickets and len(self.tickets) < card.most_images:
+            position, ticket = self._tickets[0]
+            pixels += ticket.pixels
+            if pixels > card.most_pixels and self.tickets:
+                return
+            self._tickets.popleft()
+            self._positions.append(position)
+            self.tickets.append(ticket)
+
+    def take_rows(self, rows: Sequence[Pixels | None], each_s: float) -> None:
+        """Take what the card made of its tickets; what it left is the CPU's."""
+        for position, row_HWC in zip(self._positions, rows, strict=True):
+            if row_HWC is None:
+                self._reasons[position] = "refused"
+            else:
+                self._rows[position] = row_HWC
+                self._seconds.append(each_s)
+        assert self.card is not None, "tickets are a card's; this is a bug"
+        self._next_tickets(self.card)
+        is_whole = all(
+            row is not None or error is not None
+            for row, error in zip(self._rows, self.errors, strict=True)
+        )
+        self._is_decoded = is_whole and not self.tickets
 
     def finish(self) -> bool:
         """Pass the rows on, unless the images are only measured yet."""
@@ -201,7 +268,12 @@ class _Work:
         """Hand the rows over and count their times, on the loop."""
         for image_s in self._seconds:
             self._stage._observe(image_s)
-        self._take(self._rows, self.errors)
+        rows = [row for row in self._rows if row is not None]
+        if self.card is not None:
+            for row, reason in zip(self._rows, self._reasons, strict=True):
+                if row is not None:
+                    self._stage._count(reason or ("" if self._tickets is not None else "small"))
+        self._take(rows, self.errors)
 
     def measure(self) -> None:
         """Read all headers; decoders hold one image at a time."""
@@ -221,13 +293,13 @@ class _Work:
         """Decode every image that has no error yet, and note new errors."""
         self._is_decoded = True
         for position, encoded in enumerate(self._images):
-            if self.errors[position] is not None:
+            if self.errors[position] is not None or self._rows[position] is not None:
                 continue
             if self.is_over:
                 return
             started = time.monotonic()
             try:
-                self._rows.append(self._stage._decode(encoded))
+                self._rows[position] = self._stage._decode(encoded)
             except Exception as error:
                 self.errors[position] = _as_refusal(error)
                 if self._stops_at_error:

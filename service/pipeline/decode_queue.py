@@ -3,6 +3,9 @@
 Memory is counted when work starts on a thread, not when it arrives: photographs that wait hold
 their encoded bytes only. A client gets its answer at its deadline, whatever the thread does.
 
+What a card may decode waits for the card (``card_lane``), after a step on a thread that finds it
+so; what the card leaves comes back for the threads.
+
 Work that takes milliseconds has a thread of its own, so it never waits for photographs, and takes
 the others where no photograph waits. The models whose photographs wait take turns.
 """
@@ -13,13 +16,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 from models.machine import available_cpus
 from service.inflight import Inflight
 from service.pipeline.alarm import Alarm, Loop
+from service.pipeline.card_lane import CardLane
 
 # Niceness of the decode threads above the process's own: the lowest priority. Measured on one core,
 # small images at 16 connections beside a stream of photographs: their p99 rises 1.4 times with it,
@@ -46,12 +50,15 @@ class DecodeWork(Protocol):
         size: Bytes that its next step on a thread holds.
         is_quick: Whether it takes milliseconds and holds little.
         is_over: Whether the request was answered; set here, and read on the thread.
+        tickets: Of its images for the card, if that does its next step: then it is also a
+            ``CardWork``; empty: a thread does.
     """
 
     deadline: float
     size: int
     is_quick: bool
     is_over: bool
+    tickets: Sequence[Any]
 
     @property
     def model(self) -> Hashable:
@@ -82,6 +89,7 @@ class DecodeQueue:
         clock: Monotonic seconds.
         quick: One thread more, for quick work alone; None: quick work waits for the others.
         turn: Works that a thread does in one turn, at most, where several times as many wait.
+        card: The thread of a card that decodes; None: no work has tickets for one.
 
     Attributes:
         threads: Where work runs; other work may use them, too.
@@ -97,6 +105,7 @@ class DecodeQueue:
         quick: Executor | None = None,
         *,
         turn: int = 1,
+        card: Executor | None = None,
     ) -> None:
         self.threads = threads
         self._count = count
@@ -111,15 +120,18 @@ class DecodeQueue:
         self._running: set[DecodeWork] = set()
         self._quick_running: DecodeWork | None = None
         self._alarm = Alarm(loop, clock)
+        self._card = CardLane(card or threads, loop, self._back_from_card, clock)
+        self._owns_card = card is not None
         # Decayed sums of all steps; quick work is not in them.
         self._seconds = self._done = 0.0
 
     def wait_s(self, model: Hashable) -> float:
         """Return the expected seconds until a thread takes further work of a model; 0: unknown."""
-        if not self._done:
-            return 0.0
-        turns = self._waiting.count(model) * self._waiting.models
-        return turns * self._seconds / self._done / self._count
+        wait_s = self._card.wait_s
+        if self._done:
+            turns = self._waiting.count(model) * self._waiting.models
+            wait_s += turns * self._seconds / self._done / self._count
+        return wait_s
 
     def put(self, work: DecodeWork) -> None:
         """Start work now, or when a thread and memory are free."""
@@ -132,7 +144,8 @@ class DecodeQueue:
 
     def cancel(self, work: DecodeWork) -> None:
         """Drop work that waits and that nobody waits for; what runs already ends by itself."""
-        if work.is_over or work in self._running or work is self._quick_running:
+        is_running = work in self._running or work is self._quick_running
+        if work.is_over or is_running or self._card.is_running(work):
             return
         work.is_over = True
         self._drop_over()
@@ -144,6 +157,8 @@ class DecodeQueue:
         self.threads.shutdown(wait=False)
         if self._quick is not None:
             self._quick.shutdown(wait=False)
+        if self._owns_card:
+            self._card.close()
 
     def _start(self) -> None:
         if self._quick is not None and self._quick_waiting and self._quick_running is None:
@@ -199,21 +214,45 @@ class DecodeQueue:
             if self._inflight is not None:
                 self._inflight.give(size)
             if not work.is_over:
-                work.is_over = work.finish()
-                if not work.is_over:
-                    self._waiting.put_back(work)
+                self._go_on(work)
             if not work.is_quick:
+                is_done = work.is_over or bool(work.tickets)  # of its steps on threads
                 self._seconds += (each_s - self._seconds) * _NEWEST
-                self._done += (work.is_over - self._done) * _NEWEST
+                self._done += (is_done - self._done) * _NEWEST
+        self._start_or_rest()
+
+    def _back_from_card(self, work: DecodeWork) -> None:
+        if not work.is_over:
+            self._go_on(work)
+        self._start_or_rest()
+
+    def _go_on(self, work: DecodeWork) -> None:
+        """Use the result of a step, and put the work where its next one is done."""
+        work.is_over = work.finish()
+        if work.is_over:
+            return
+        if work.tickets:
+            self._card.put(work)
+        else:
+            self._waiting.put_back(work)
+
+    def _start_or_rest(self) -> None:
         self._start()
-        if not (self._waiting or self._running or self._quick_waiting or self._quick_running):
+        if not (
+            self._waiting
+            or self._running
+            or self._quick_waiting
+            or self._quick_running
+            or self._card
+        ):
             self._alarm.stop()
 
     def _all(self) -> list[DecodeWork]:
         quick = [] if self._quick_running is None else [self._quick_running]
-        return [*self._waiting, *self._running, *self._quick_waiting, *quick]
+        return [*self._waiting, *self._running, *self._quick_waiting, *quick, *self._card]
 
     def _drop_over(self) -> None:
+        self._card.drop_over()
         self._waiting.drop_over()
         self._quick_waiting = deque(work for work in self._quick_waiting if not work.is_over)
 
@@ -298,7 +337,8 @@ def open_queue(count: int, loop: Loop, inflight: Inflight, workers: int = 1) -> 
     turn = _TURN if available_cpus() <= workers else 1
     count = count or available_cpus()
     threads, quick = _threads(count, _NICE), _threads(1, _QUICK_NICE)
-    return DecodeQueue(threads, count, loop, inflight, quick=quick, turn=turn)
+    card = ThreadPoolExecutor(1, "card")  # its thread begins with its first batch
+    return DecodeQueue(threads, count, loop, inflight, quick=quick, turn=turn, card=card)
 
 
 def _threads(count: int, nice: int) -> ThreadPoolExecutor:

@@ -7,7 +7,7 @@ the work makes of a body is counted in the worker's budget before there is memor
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from service.errors import DeadlineError, ServiceError
 from service.lane.exchange import Exchange
@@ -124,6 +124,7 @@ class _Work(Generic[Result]):
     # Bodies take turns with the photographs of each model, as if they were one more.
     model = BodyWork
     is_quick = False
+    tickets: tuple[Any, ...] = ()  # no card takes it
 
     def __init__(
         self,

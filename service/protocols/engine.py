@@ -159,7 +159,10 @@ class Target:
         self.batcher = classifier.batcher
         self.metrics = engine.meters.of(classifier)
         self.decode_stage = DecodeStage(
-            classifier, engine.decode_queue, self.metrics.decode.observe
+            classifier,
+            engine.decode_queue,
+            self.metrics.decode.observe,
+            self.metrics.count_decoded,
         )
         self.fragments = classifier.postprocessor.fragments
         self.opening = orjson.dumps({"model": artifact.name, "version": artifact.version})[:-1]

@@ -21,6 +21,7 @@ from service.pipeline.batcher import LOWER
 from service.pipeline.classifier import Brownout, Classifier
 from service.pipeline.limits import BatchLimits, ServingLimits
 from service.session.gpu.cuda_runtime import CudaError
+from service.session.gpu.photographs import Photographs
 from service.session.machine import this_machine
 from service.session.planning import (
     Choice,
@@ -61,6 +62,7 @@ class LoadOptions:
         tell: Called with the version and the step of a load as it begins.
         has_brownout: Whether an int8 file is loaded, too, and answers in a brownout.
         keeps_measurements: Whether what was measured is written beside the model.
+        photographs: The card's decoder of JPEGs; None: the CPU decodes them.
     """
 
     batch: BatchLimits = field(default_factory=BatchLimits)
@@ -76,6 +78,7 @@ class LoadOptions:
     tell: Callable[[str], None] = lambda _: None
     has_brownout: bool = False
     keeps_measurements: bool = True
+    photographs: Photographs | None = None
 
     @property
     def limits(self) -> ServingLimits:
@@ -134,6 +137,7 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
         fingerprint=fingerprint,
         tuned=options.tuned,
         brownout=brownout,
+        card=options.photographs.of(artifact.image) if options.photographs else None,
     )
     _check_unchanged(repository, artifact, fingerprint)
     logger.info(

@@ -16,6 +16,7 @@ from service.rollout.loading import LoadOptions
 from service.rollout.model_control import ModelControl
 from service.session.buckets import parse_buckets
 from service.session.devices import select_device
+from service.session.gpu.open_card import photographs_of
 from service.session.planning import DeviceOptions
 from service.session.plans import SelectedDevice
 from service.settings import Settings
@@ -28,6 +29,7 @@ def load_options(settings: Settings, worker: int) -> LoadOptions:
         settings: The settings.
         worker: Number of the worker, from 0; workers are dealt to the GPUs in turn.
     """
+    device = _device(settings, worker)
     return LoadOptions(
         BatchLimits(
             settings.max_batch_size,
@@ -39,9 +41,10 @@ def load_options(settings: Settings, worker: int) -> LoadOptions:
         settings.workers,
         settings.precision,
         settings.instances,
-        _device(settings, worker),
+        device,
         frozenset(settings.model_fields_set),
         has_brownout=settings.brownout != "off",
+        photographs=photographs_of(device.selected, settings.gpu_decode),
     )
 
 

@@ -35,6 +35,7 @@ class Model:
     """A model whose images have as many pixels as bytes; the first byte is the row."""
 
     resized_pixels = 1
+    card = None
 
     def __init__(self, batcher: Batcher) -> None:
         self.batcher = batcher

@@ -10,6 +10,8 @@ from tests.service.pipeline.simulator import FakeExecutor, FakeLoop
 class Picture:
     """Work of as many steps as there are sizes."""
 
+    tickets: tuple[object, ...] = ()
+
     def __init__(
         self, *sizes: int, deadline: float = 1030.0, model: str = "a", is_quick: bool = False
     ) -> None:
