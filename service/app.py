@@ -40,13 +40,16 @@ from service.lane.observers import AccessLog, Observer, Tracing
 from service.lane.server import install
 from service.lane.turns import Turns
 from service.metrics.meters import Meters, count_key
+from service.page.files import Page
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode_queue import open_queue
 from service.pipeline.job import Batch
 from service.protocols.classify import ClassifyProtocol
 from service.protocols.engine import Engine
 from service.protocols.limits import BodyLimits
+from service.protocols.models import ModelsProtocol
 from service.protocols.openapi import lane_paths
+from service.protocols.pixels import PixelsProtocol
 from service.protocols.predict import TOP, PredictProtocol
 from service.protocols.rollout import RolloutProtocol
 from service.protocols.v2.http import V2Http
@@ -126,7 +129,7 @@ def _observers() -> list[Observer]:
 def _find_while_loading(path: bytes) -> Handler | None:
     if settings.metrics_port and path == b"/metrics":
         return moved
-    return find_while_loading(path, lambda: starting[0].reason)
+    return page.find(path) or find_while_loading(path, lambda: starting[0].reason)
 
 
 def _no_such_route(exchange: Exchange) -> None:
@@ -137,6 +140,7 @@ def _no_such_route(exchange: Exchange) -> None:
     raise ModelNotFoundError(f"{exchange.method} {path}: no such route")
 
 
+page = Page()
 inflight = Inflight(settings.max_inflight_mib << 20)
 lane = Lane(
     max_body_bytes=settings.max_body_bytes,
@@ -223,6 +227,8 @@ class Foveal:
         )
         self.engine.inflight = inflight
         self.predict = PredictProtocol(self.engine)
+        self.pixels = PixelsProtocol(self.engine)
+        self.models = ModelsProtocol(self.engine, self.control)
         self.classified = ClassifyProtocol(self.engine)
         self.v2 = V2Http(self.engine, self.control, self.statistics, self._is_ready)
         self.control.on_replace = self._forget
@@ -280,7 +286,10 @@ class Foveal:
             self.predict.find(path)
             or self.v2.find(path)
             or self.classified.find(path)
+            or self.pixels.find(path)
+            or self.models.find(path)
             or self.rollout.find(path)
+            or page.find(path)
             or (None if is_bentomls(path) else _no_such_route)
         )
 
@@ -294,6 +303,7 @@ class Foveal:
 
     def _forget(self) -> None:
         self.predict.forget()
+        self.pixels.forget()
         self.v2.forget()
 
     def _observe_batch(self, classifier: Classifier, batch: Batch) -> None:

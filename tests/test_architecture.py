@@ -65,6 +65,7 @@ OURS: dict[str, set[str]] = {
         "service.pipeline",
         "service.rollout",
     },
+    "service.page": {"service.errors", "service.lane"},
     "service.workers": set(),
     "service": {"models", "service"},
     "export": {"models", "report", "service.session"},
