@@ -18,11 +18,12 @@ from typing import Annotated, Any
 # This service sends no usage data.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
+import attrs
 import bentoml
 from _bentoml_impl.server.app import ServiceAppFactory  # type: ignore[import-untyped]
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml._internal.service.openapi.specification import PathItem
+from bentoml._internal.service.openapi.specification import Info, PathItem
 from bentoml._internal.utils.analytics.usage_stats import do_not_track
 from bentoml.validators import ContentType
 from starlette.exceptions import HTTPException
@@ -48,10 +49,11 @@ from service.protocols.classify import ClassifyProtocol
 from service.protocols.engine import Engine
 from service.protocols.limits import BodyLimits
 from service.protocols.models import ModelsProtocol
-from service.protocols.openapi import lane_paths
+from service.protocols.openapi import DESCRIPTION, TITLE, lane_paths
 from service.protocols.pixels import PixelsProtocol
 from service.protocols.predict import TOP, PredictProtocol
 from service.protocols.rollout import RolloutProtocol
+from service.protocols.v2.documents import version
 from service.protocols.v2.http import V2Http
 from service.protocols.v2.statistics import Statistics
 from service.protocols.while_loading import find_while_loading
@@ -104,11 +106,10 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
 
     @property
     def openapi_spec(self) -> Any:
-        """Return BentoML's own document with the lane's paths added."""
-        specification = super().openapi_spec
-        for path, methods in lane_paths().items():
-            specification.paths[path] = PathItem(**methods)
-        return specification
+        """Return the document of every route; of BentoML's own only the schemas stay."""
+        paths = {path: PathItem(**methods) for path, methods in lane_paths().items()}
+        info = Info(title=TITLE, version=version(), description=DESCRIPTION)
+        return attrs.evolve(super().openapi_spec, info=info, tags=None, paths=paths)
 
 
 def _flush() -> None:

@@ -77,9 +77,9 @@ class ModelsProtocol:
 
         async def read() -> None:
             loop = asyncio.get_running_loop()
-            work = self._control.repository.read_file, artifact, path
+            repository = self._control.repository
             try:
-                png = await loop.run_in_executor(None, *work)
+                png = await loop.run_in_executor(None, repository.read_file, artifact, path)
             except ArtifactError as error:
                 raise StorageError(f"golden image {number}: it can't be read") from error
             exchange.respond(200, png, _PNG, _KEPT)
@@ -147,7 +147,9 @@ def card(classifier: Classifier) -> Document:
 
 def _provenance(artifact: ModelArtifact) -> Document | None:
     origin = artifact.provenance
-    return origin and {"dataset": origin.dataset, "date": origin.date, "seed": origin.seed}
+    if origin is None:
+        return None
+    return {"dataset": origin.dataset, "date": origin.date, "seed": origin.seed}
 
 
 def _get(handler: Callable[[Exchange], None]) -> Handler:

@@ -1,6 +1,6 @@
-"""The OpenAPI paths of the lane's routes, which BentoML does not know of.
+"""The OpenAPI paths of all routes, in place of BentoML's.
 
-They are data: ``openapi.yaml`` beside this file. ``app`` adds them to BentoML's own document.
+They are data: ``openapi.yaml`` beside this file. ``app`` puts them into BentoML's document.
 """
 
 import functools
@@ -12,9 +12,13 @@ import yaml  # type: ignore[import-untyped]  # installed with BentoML, which nee
 Document = dict[str, Any]
 
 
+TITLE = "Foveal"
+DESCRIPTION = 'Classify images. An error has one body: `{"error": "<message>"}`.'
+
+
 @functools.cache
 def lane_paths() -> dict[str, Document]:
-    """Return the paths of ``/predict``, of the rollout and of V2, each with its methods."""
+    """Return every path with its methods."""
     text = (Path(__file__).parent / "openapi.yaml").read_text(encoding="utf-8")
     paths: dict[str, Document] = yaml.safe_load(text)["paths"]
     return paths

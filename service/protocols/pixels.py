@@ -85,9 +85,7 @@ class _Pixels(BodyWork):
 
     __slots__ = ("_target",)
 
-    def __init__(
-        self, engine: Engine, exchange: Exchange, target: Target, deadline: float
-    ) -> None:
+    def __init__(self, engine: Engine, exchange: Exchange, target: Target, deadline: float) -> None:
         super().__init__(engine, exchange, deadline)
         self._target = target
 

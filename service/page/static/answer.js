@@ -41,11 +41,11 @@ function pictures(item, card) {
   const { height, width, mode } = card.image;
   const sent = h("figure", {},
     h("img", { src: item.url, alt: `${item.file.name}, as it was sent`, class: item.isSmall ? "pixels" : "" }),
-    h("figcaption", {}, "Sent: ", item.file.name));
+    h("figcaption", {}, "Sent: ", h("a", { href: item.url, download: item.file.name }, item.file.name)));
   sent.firstChild.addEventListener("error", () => {
     sent.replaceChildren(h("figcaption", {}, `${item.file.name}: this browser cannot show it.`));
   });
-  const size = `${width} × ${height}, ${mode === "L" ? "grey" : "colour"}`;
+  const size = `${width}\u00a0×\u00a0${height}, ${mode === "L" ? "grey" : "colour"}`;
   const seen = item.seen
     ? h("figure", {},
       h("img", { src: item.seen, class: "pixels", alt: `The same, as the model saw it: ${size}` }),

@@ -70,7 +70,7 @@ function showPicker() {
   $("model").value = state.name;
   const { version, versions } = entry();
   $("version").replaceChildren(
-    ...(version === null ? [] : [option("", `${version}, the default`)]),
+    ...(version === null ? [] : [option("", `${version} (default)`)]),
     ...versions.toReversed().map((number) => option(String(number), String(number))));
   $("version").value = state.version;
   $("model").disabled = $("version").disabled = false;

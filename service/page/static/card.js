@@ -35,7 +35,7 @@ function measured({ metrics, parity, proof, abstain }) {
     : UNKNOWN]);
   facts.push(["Proof", proof
     ? `${percent(proof.label_agreement)} same labels as ${proof.reference}, from ${count(proof.images)} files to probabilities`
-    : "not adopted: parity covers its export"]);
+    : "none: it was exported, not adopted; see parity"]);
   return facts;
 }
 

@@ -12,18 +12,19 @@ export function h(tag, attributes = {}, ...children) {
     else if (name === "style") Object.assign(element.style, value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return element;
 }
 
 export const percent = (share) => {
   const value = 100 * share;
-  if (value > 0 && value < 0.1) return "< 0.1 %";
-  if (value > 99.9 && value < 100) return "> 99.9 %";
-  return `${value.toFixed(1)} %`;
+  if (value === 0 || value === 100) return `${value}\u00a0%`;
+  if (value < 0.1) return "<\u00a00.1\u00a0%";
+  if (value > 99.9) return ">\u00a099.9\u00a0%";
+  return `${value.toFixed(1)}\u00a0%`;
 };
 
-export const milliseconds = (value) => `${value < 1 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0)} ms`;
+export const milliseconds = (value) => `${value < 1 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0)}\u00a0ms`;
 
 export const count = (value) => value.toLocaleString("en-US");
 

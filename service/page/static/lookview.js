@@ -30,7 +30,7 @@ function heat(image, { grid, cells }, label) {
   return canvas;
 }
 
-function chart({ fractions, map, chance, whole, share }) {
+function chart({ fractions, map, elsewhere, whole, share }) {
   const [width, height, left, bottom] = [330, 170, 34, 30];
   const x = (fraction) => left + (fraction / fractions.at(-1)) * (width - left - 8);
   const y = (value) => 8 + (1 - value) * (height - bottom - 8);
@@ -42,26 +42,26 @@ function chart({ fractions, map, chance, whole, share }) {
       tick(`${100 * value} %`, { x: left - 6, y: y(value) + 4, "text-anchor": "end" }))),
     [0, share, fractions.at(-1)].map((fraction) =>
       tick(fraction ? `${100 * fraction} % covered` : "0", { x: x(fraction), y: height - 8, "text-anchor": fraction === fractions.at(-1) ? "end" : "middle" })),
-    h("path", { class: "chance", d: line(chance) }),
+    h("path", { class: "chance", d: line(elsewhere) }),
     h("path", { class: "map", d: line(map) }));
 }
 
 function explanation(result, label) {
-  const { whole, share, kept, keptByChance, orders, isBelievable } = result;
-  const falls = `With the ${percent(share).replace(".0", "")} that the map names covered, “${label}” goes from ${percent(whole)} to ${percent(kept)}; `;
-  const chance = `with as much covered at random it is ${percent(keptByChance)}, on average of ${orders}.`;
+  const { whole, share, kept, keptElsewhere, places, beaten, isBelievable } = result;
+  const falls = `With the ${percent(share)} covered that the map names first, “${label}” goes from ${percent(whole)} to ${percent(kept)}; `;
+  const others = `with the same shape covered elsewhere, to ${percent(keptElsewhere)} on average.`;
   return h("div", { class: "verdict" },
     h("strong", { class: isBelievable ? "yes" : "no" }, isBelievable ? "Believe the map" : "Do not believe the map"),
-    h("p", {}, falls, chance),
+    h("p", {}, falls, others),
     h("p", { class: "soft small" }, isBelievable
-      ? "Covering in the map's order lowers the probability more than every random order did."
-      : "Covering in the map's order does not lower the probability clearly more than random orders do."));
+      ? `Of ${places} other places, ${beaten} matter less.`
+      : `Of ${places} other places, ${beaten} matter less, and not enough to tell.`));
 }
 
 export function lookView(image, result, label) {
   return [
     h("figure", {}, heat(image, result, label), h("figcaption", {}, `Orange: without it, “${label}” gets less probable. ${result.copies} covered copies, ${result.grid} × ${result.grid} cells.`)),
-    h("figure", { class: "chart" }, chart(result), h("figcaption", {}, `Probability of “${label}” while the picture is covered: solid in the map's order, dashed at random.`)),
+    h("figure", { class: "chart" }, chart(result), h("figcaption", {}, `Probability of “${label}” while the picture is covered: solid where the map says, dashed elsewhere.`)),
     explanation(result, label),
   ];
 }
