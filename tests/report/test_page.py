@@ -35,7 +35,7 @@ def page(template: Path, png: bytes | None = PNG) -> str:
         template,
         title=BAD,
         summary={BAD: BAD},
-        picture=Picture("name", BAD, BAD, png),
+        picture=Picture("name", BAD, BAD, png, BAD),
         table=Table((BAD, "n"), [(BAD, "1"), ("b", "2")], numbers=(1,), marked=(1,)),
     )
 
