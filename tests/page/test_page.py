@@ -83,7 +83,7 @@ def test_upload_is_answered_with_what_the_model_saw(page: Page) -> None:
     upload(page, ("bright top.png", BRIGHT_TOP))
     expect(page.locator(".first")).to_contain_text("top 9")
     expect(page.locator(".bars li")).to_have_count(4)
-    seen = page.get_by_alt_text("The same, as the model saw it: 8\u00a0×\u00a08, grey")
+    seen = page.get_by_alt_text("The same, as the model saw it: 8")
     assert seen.evaluate("(image) => [image.naturalWidth, image.naturalHeight]") == [8, 8]
     expect(page.get_by_role("status").first).to_contain_text("bright top.png: top")
     parts = page.locator(".parts li").all_inner_texts()
@@ -197,9 +197,7 @@ def test_abstaining_several_labels_and_labels_that_look_like_markup(page: Page) 
     expect(page.locator(".bars .name").first).to_have_text("<b>x</b>")
 
 
-def test_code_that_is_shown_gives_the_same_answer(
-    page: Page, server: RunningServer, tmp_path: Path
-) -> None:
+def test_code_that_is_shown_gives_the_same_answer(page: Page, tmp_path: Path) -> None:
     names = ["it's 1.png", "b.png"]
     for name in names:
         (tmp_path / name).write_bytes(BRIGHT_TOP)
@@ -208,7 +206,9 @@ def test_code_that_is_shown_gives_the_same_answer(
         page.get_by_role("tab", name=language).click()
         text = page.locator("#code").inner_text()
         program = ["bash", "-c"] if language == "curl" else [sys.executable, "-c"]
-        done = subprocess.run([*program, text], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(
+            [*program, text], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, (text, done.stderr)
         return done.stdout
 
@@ -223,17 +223,15 @@ def test_code_that_is_shown_gives_the_same_answer(
     assert len(json.loads(run("curl"))["results"]) == 2
     page.get_by_role("tab", name="JavaScript").click()
     code = page.locator("#code").inner_text()
-    text = page.evaluate(
-        "async ({code, bytes}) => { const input = {files: [new File([new Uint8Array(bytes)], 'a')]};"
-        " return JSON.stringify(await eval(`(async () => { ${code}; return results; })()`)); }",
-        {"code": code, "bytes": list(BRIGHT_TOP)},
+    results = page.evaluate(
+        "async (bytes) => { const file = new File([new Uint8Array(bytes)], 'a');"
+        f" const input = {{files: [file, file]}}; {code}\nreturn results; }}",
+        list(BRIGHT_TOP),
     )
-    assert json.loads(text)[0]["predictions"][0]["label"] == "top"
+    assert [result["predictions"][0]["label"] for result in results] == ["top", "top"]
 
 
-def test_a_version_that_is_published_answers_without_a_reload(
-    page: Page, root: Path, server: RunningServer
-) -> None:
+def test_a_version_that_is_published_answers_without_a_reload(page: Page, root: Path) -> None:
     """And what a shadow of the requests says is shown."""
     repository = ModelRepository(root)
     publish_tiny(root, "swapped")
@@ -257,7 +255,7 @@ def test_figures_of_the_service_follow_its_requests(page: Page) -> None:
         return page.locator(f"#live-{name}").inner_text()
 
     for _ in range(600):
-        if figure("rate") not in ("–", "0.0"):
+        if figure("rate")[0] in "123456789":
             break
         page.locator("#samples button").first.click()
         page.wait_for_timeout(100)

@@ -14,12 +14,11 @@ from matplotlib import rc_context
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.figures import reliability
+from export.figures import count_confusions, reliability
 from models.labels import distinct_names
 from report.page import Picture, Table, render, write_pictures
 from report.plots import drawable_names
 from training.datasets.sources import Dataset
-from training.evaluate import count_confusions
 from training.networks import ImageNetwork, multiply_adds
 from training.report.curves import kept_epoch, read_curves
 from training.report.plots import (

@@ -47,6 +47,9 @@ function tell(place, error, again) {
   }
   if (error?.status === 401) askForKey();
   const [title, text] = error ? words(error) : [];
+  const said = error ? `${title} ${text}` : "";
+  if ($(place).dataset.said === said) return; // a screen reader would say it again
+  $(place).dataset.said = said;
   const retry = again && [0, 429, 503, 504].includes(error?.status)
     ? h("button", { type: "button", class: "quiet", onclick: again }, "Try again") : null;
   $(place).replaceChildren(...(error ? [h("div", { class: "notice error" }, h("p", {}, h("strong", {}, title)), h("p", {}, text, " ", retry))] : []));
@@ -97,8 +100,14 @@ function showCandidates() {
 }
 
 async function showSamples({ model, version, golden }) {
-  $("samples-part").hidden = !golden.length;
-  const images = await Promise.all(golden.map((_, number) => api.golden(model, version, number)));
+  let images = [];
+  try {
+    images = await Promise.all(golden.map((_, number) => api.golden(model, version, number)));
+  } catch (error) {
+    if (!(error instanceof api.ServiceError)) throw error; // all else works without them
+  }
+  if (state.card.model !== model || state.card.version !== version) return;
+  $("samples-part").hidden = !images.length;
   $("samples").replaceChildren(...images.map((blob, number) => {
     const name = `golden-${number}.png`;
     const image = h("img", { src: URL.createObjectURL(blob), alt: `Golden image ${number}, ${golden[number]}` });
@@ -189,7 +198,7 @@ async function select(number) {
   }
   if (batch !== state.batch || batch.selected !== number) return;
   const hadFocus = $("answer").contains(document.activeElement);
-  $("answer").replaceChildren(answer(batch, state.card, select));
+  $("answer").replaceChildren(answer(batch, state.card, (other) => select(other).catch((error) => tell("trouble", error))));
   if (hadFocus) $("answer").querySelector("[aria-pressed=true]")?.focus();
   $("said").textContent = sentence(item.file.name, item.result);
   $("look-part").hidden = Boolean(item.result.error);

@@ -1,6 +1,9 @@
 """The page's files as they are answered: from memory, with an ETag and a strict policy."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +63,22 @@ def test_names_only_files_that_are_there(name: str) -> None:
         assert (STATIC / next(filter(None, found)).removeprefix("page/")).is_file(), found
     if name.endswith(".html"):
         assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", text)
+
+
+def test_the_wheel_has_them_all(tmp_path: Path) -> None:
+    """And the templates of reports, which have the same colours and letters."""
+    build = "import setuptools; setuptools.setup()"
+    subprocess.run(
+        [sys.executable, "-c", build, "-q", "build_py", "--build-lib", tmp_path / "lib"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    for folder in ("service/page/static", "report/templates"):
+        built = {path.name: path.read_bytes() for path in (tmp_path / "lib" / folder).iterdir()}
+        assert built == {path.name: path.read_bytes() for path in (ROOT / folder).iterdir()}
+    tokens = (STATIC / "tokens.css").read_bytes()
+    assert tokens == (ROOT / "report" / "templates" / "tokens.css").read_bytes()
 
 
 def test_every_file_of_the_folder_has_a_media_type() -> None:
