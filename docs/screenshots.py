@@ -1,6 +1,6 @@
-"""Make the pictures of docs/page.md: ``python -m docs.screenshots`` serves, drives Chromium, writes.
+"""Make the pictures of docs/page.md: ``python -m docs.screenshots``.
 
-Needs the extra ``dev`` and Debian's chromium. The pictures have few colours, so that they stay small.
+Needs the extra ``dev`` and Debian's chromium. Few colours keep the pictures small.
 """
 
 import io

@@ -31,7 +31,7 @@ function words(error) {
   switch (error.status) {
     case 0: return ["The service does not answer.", "It may be stopping or starting; this page tries again by itself."];
     case 400: case 413: case 415: return ["The service could not use this.", error.message];
-    case 401: case 403: return ["The service wants another key.", error.message];
+    case 401: case 403: return [api.key() ? "The service does not know this key." : "The service asks for a key.", error.message];
     case 404: return ["This is not served any more.", error.message];
     case 429: return ["The service is busy.", `${error.message}. Try again${error.retryAfter ? ` in ${error.retryAfter} s` : ""}.`];
     case 503: return ["Not ready yet.", error.message];
@@ -307,7 +307,7 @@ async function readMetrics() {
   try {
     sums = { ...read(await api.metrics()), at: performance.now() / 1000 };
   } catch (error) {
-    $("live").hidden = error.status === 404; // they have a port of their own
+    $("live").hidden = [403, 404].includes(error.status); // they have a port of their own
     return;
   }
   const before = state.sums;
