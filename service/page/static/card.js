@@ -74,7 +74,7 @@ function perClass({ labels, metrics }) {
   const caption = known.length > shown.length
     ? `The ${shown.length} of ${count(known.length)} labels that it gets right least often.`
     : "Share of each label's own images that got it.";
-  return h("div", { class: "scroll" }, h("table", {},
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Labels" }, h("table", {},
     h("caption", {}, caption),
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Label"), h("th", { scope: "col", class: "number" }, "Right"))),
     h("tbody", {}, shown.map(([label, share]) =>

@@ -36,7 +36,7 @@ function content(root, body) {
 function parameters(root, operation) {
   const all = (operation.parameters ?? []).map((each) => resolve(root, each));
   if (!all.length) return null;
-  return h("div", { class: "scroll" }, h("table", {},
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Parameters" }, h("table", {},
     h("thead", {}, h("tr", {}, ["Parameter", "In", "Type", "What"].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, all.map((each) => h("tr", {},
       h("th", { scope: "row" }, h("code", {}, each.name)),
