@@ -52,6 +52,7 @@ def photograph(
 def main() -> None:
     """Write the pictures."""
     IMAGES.mkdir(exist_ok=True)
+    expect.set_options(timeout=60_000)
     with (
         tempfile.TemporaryDirectory() as folder,
         running_service(SERVE, Path(folder) / "log") as url,

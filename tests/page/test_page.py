@@ -293,7 +293,7 @@ def test_keyboard_and_screen_reader_find_everything(
     assert_usable(page)
 
 
-@pytest.mark.parametrize(("width", "scheme"), zip(WIDTHS, SCHEMES, strict=True))
+@pytest.mark.parametrize(("width", "scheme"), list(zip(WIDTHS, SCHEMES, strict=True)))
 def test_routes_page(open_page: Open, server: RunningServer, width: int, scheme: str) -> None:
     page = open_page(width, scheme, bypass_csp=True)  # axe sets styles while it looks
     page.goto(f"{server.url}/docs")
