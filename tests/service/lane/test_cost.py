@@ -103,12 +103,15 @@ def test_calls_of_functions(crowd: Crowd) -> None:
 
 
 def test_objects_of_a_waiting_request(crowd: Crowd) -> None:
-    gc.collect()
-    before = sys.getallocatedblocks()
-    crowd.ask()
-    waiting = (sys.getallocatedblocks() - before) / ROWS
-    crowd.answer()
-    assert waiting <= MAX_WAITING_OBJECTS
+    """The least of some rounds: other threads of the process make objects meanwhile, too."""
+    waiting = []
+    for _ in range(5):
+        gc.collect()
+        before = sys.getallocatedblocks()
+        crowd.ask()
+        waiting.append((sys.getallocatedblocks() - before) / ROWS)
+        crowd.answer()
+    assert min(waiting) <= MAX_WAITING_OBJECTS, waiting
 
 
 def test_an_answer_leaves_nothing_to_the_collector(crowd: Crowd) -> None:
