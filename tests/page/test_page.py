@@ -1,6 +1,7 @@
 """The page at / in Chromium: pictures in, answers out, whatever the service does meanwhile."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from models.evidence import Abstain, Selective
+from models.evidence import Abstain, Metrics, Selective
 from models.image import encode_png
 from models.repository import ModelRepository
 from models.rollout import Rollout, Share
@@ -39,6 +40,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     publish_tiny(root, "flat", gain=0.0)
     publish_tiny(root, "picky", abstain=Abstain(0.99, 0.99, WORTH, WORTH))
     publish_tiny(root, "several", task="multi-label")
+    counts = ((20, 5, 0, 0), (0, 25, 0, 0), (0, 0, 25, 0), (7, 0, 0, 18))
+    publish_tiny(
+        root, "scored", metrics=Metrics("test", 100, 0.88, (0.8, 1, 1, 0.72), 0.01, None, counts)
+    )
     publish_tiny(root, "hostile", labels=("<b>x</b>", "a'b\"c", "c", "d"))
     ModelRepository(root).set_default("tiny")
     return root
@@ -272,6 +277,9 @@ def test_two_models_answer_as_their_cards_say(page: Page) -> None:
     expect(card).to_contain_text("Confusion matrix: not recorded with this version.")
     choose(page, "tiny")
     expect(card).to_contain_text("not recorded")
+    choose(page, "scored")
+    expect(page.locator(".confusion tbody tr").first).to_have_text(re.compile("top.*20.*5"))
+    expect(page.locator(".confusion tbody td", has_text="7")).to_have_count(1)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
