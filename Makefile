@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
   bento image run-image base-image docs tree fuzz pixels adopt-table check-proof \
-  tuning-proof soak audit
+  tuning-proof soak audit screenshots
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -95,6 +95,9 @@ gpu-check:           ## run tests and benchmarks that need a GPU; results in GPU
 CIFAR10 ?= data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md
 	$(BIN)/python -m training.report.table --data-dir cifar10=$(CIFAR10) --into training/README.md
+
+screenshots: $(VENV)/.all  ## make the pictures of docs/page.md; needs chromium
+	$(BIN)/python -m docs.screenshots
 
 pixels: $(VENV)/.all $(VENV)/.user  ## write models/pixels.md: 310 photographs as libraries see them (half an hour)
 	$(BIN)/python -m tests.models.pixels_table --into models/pixels.md

@@ -22,7 +22,7 @@ from export.calibrate import divide_logits, fit_temperature
 from export.diagnose import Case, check_folders, diagnose
 from export.draft import LowerGraph
 from export.errors import AdoptError, ParityError
-from export.figures import evaluate, halves, softmax
+from export.figures import confusion, evaluate, halves, softmax
 from export.interface import find_precision
 from export.pictures import Pictures, decode_chunks
 from export.precision import (
@@ -271,6 +271,9 @@ def _score(
         figures.per_class,
         figures.calibration_error,
         before,
+        None
+        if thresholds
+        else confusion(probabilities_NK[rows].argmax(axis=1), targets_N[rows], len(subject.labels)),
     )
     found = replace(
         findings, graph=graph, temperature=temperature, metrics=metrics, abstain=abstain

@@ -13,6 +13,8 @@ from models.labels import are_given
 
 # The number of Guo et al. 2017, and the usual one since.
 _BINS = 15
+# Labels whose confusions are recorded: 4,096 numbers in model.json, and as many cells on a screen.
+MOST_CONFUSED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,27 @@ def evaluate(
         for index in range(probabilities_NK.shape[1])
     )
     return Evaluation(len(targets_N), float(is_right_N.mean()), per_class, error)
+
+
+def count_confusions(
+    predictions_N: NDArray[np.int64], targets_N: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """Count the predictions of each class.
+
+    Returns:
+        int64 [K, K]: rows of the class of the first index with the label of the second predicted.
+    """
+    pairs_N = targets_N * classes + predictions_N
+    return np.bincount(pairs_N, minlength=classes**2).reshape(classes, classes)
+
+
+def confusion(
+    predictions_N: NDArray[np.int64], targets_N: NDArray[np.int64], classes: int
+) -> tuple[tuple[int, ...], ...] | None:
+    """Return the confusions as ``model.json`` has them; None of more than 64 classes."""
+    if classes > MOST_CONFUSED:
+        return None
+    return tuple(map(tuple, count_confusions(predictions_N, targets_N, classes).tolist()))
 
 
 def right_rows(

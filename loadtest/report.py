@@ -30,6 +30,14 @@ from loadtest.samples import OUTCOMES, RIGHT, WRONG
 from loadtest.scrape import ServerFigures
 from loadtest.trial import FIGURES, Outcome
 from loadtest.windows import Window, p99_growth, windows_of, windows_of_steps
+from loadtest.words import (
+    batch_words,
+    frontier_words,
+    outcome_words,
+    percentile_words,
+    stage_words,
+    time_words,
+)
 from report.numbers import three_digits, without_nan
 from report.page import Picture, Table, render, write_pictures
 
@@ -174,13 +182,20 @@ def _pictures(outcome: Outcome, windows: list[Window]) -> list[Picture]:
     answers = np.isin(outcome.samples.outcome_N, (RIGHT, WRONG))
     latencies_ms = (outcome.samples.latency_s_N[answers] * 1e3).tolist()
     return [
-        Picture("frontier", "Latency against throughput", words, frontier),
-        Picture("time", "Percentiles over time", counted, plot_time(windows, promise)),
+        Picture("frontier", "Latency against throughput", words, frontier, frontier_words(points)),
+        Picture(
+            "time",
+            "Percentiles over time",
+            counted,
+            plot_time(windows, promise),
+            time_words(windows),
+        ),
         Picture(
             "percentiles",
             "Latency of all answers",
             "The slowest 1 % get as much room as the others.",
             plot_percentiles(latencies_ms, promise) if latencies_ms else None,
+            percentile_words(latencies_ms),
         ),
         Picture(
             "outcomes",
@@ -189,6 +204,7 @@ def _pictures(outcome: Outcome, windows: list[Window]) -> list[Picture]:
             "expired: 504; failed: other statuses and broken connections; timeout: given up by "
             "the client.",
             plot_outcomes(windows),
+            outcome_words(windows),
         ),
         *(_server_pictures(outcome, outcome.server) if outcome.server else []),
     ]
@@ -205,6 +221,7 @@ def _server_pictures(outcome: Outcome, server: ServerFigures) -> list[Picture]:
             "Batch sizes",
             f"{rows}.{padded}",
             plot_batches(server.batch_rows) if server.batches else None,
+            batch_words(server.batch_rows),
         ),
         Picture(
             "stages",
@@ -212,6 +229,7 @@ def _server_pictures(outcome: Outcome, server: ServerFigures) -> list[Picture]:
             "Means of what the service measured; beside the service is what the client sees on "
             "top: the network, sockets, and the client's own work.",
             plot_stages(means) if means else None,
+            stage_words(means),
         ),
     ]
 

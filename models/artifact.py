@@ -38,8 +38,9 @@ Task = Literal["single-label", "binary", "multi-label"]
 # set, so a version without them also loads in an older release.
 _LATER: dict[str, object] = {
     **dict.fromkeys(
-        ("gate", "computes", "calibration_error_before", "abstain", "statistics", "proof")
+        ("gate", "computes", "calibration_error_before", "confusion", "abstain", "statistics")
     ),
+    "proof": None,
     "task": "single-label",
     "thresholds": (),
     "max_pixel_difference": None,
@@ -477,6 +478,12 @@ def _check_measured(artifact: ModelArtifact, classes: int) -> None:
     if artifact.metrics is not None and len(artifact.metrics.per_class) != classes:
         raise ArtifactError(
             f"$.metrics.per_class: expected {classes} values, got {len(artifact.metrics.per_class)}"
+        )
+    confusion = artifact.metrics and artifact.metrics.confusion
+    if confusion and list(map(len, confusion)) != [classes] * classes:
+        raise ArtifactError(
+            f"$.metrics.confusion: expected {classes} lists of {classes} values, "
+            f"got {len(confusion)} of {sorted(set(map(len, confusion)))}"
         )
     if artifact.statistics is not None and len(artifact.statistics.class_shares) != classes:
         raise ArtifactError(

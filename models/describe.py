@@ -149,7 +149,10 @@ def describe(artifact: ModelArtifact) -> list[tuple[str, str]]:
         ("model", artifact.reference),
         ("labels", f"{len(artifact.labels)}: {', '.join(names)}"),
         *_task(artifact),
-        ("image", f"{image.mode} {image.width} x {image.height}{_geometry(image)}"),
+        (
+            "image",
+            ", ".join((f"{image.mode} {image.width} x {image.height}", *geometry_steps(image))),
+        ),
         ("input", _tensors(artifact.inputs)),
         ("outputs", _tensors(artifact.outputs)),
         ("graph", f"opset {artifact.opset}, temperature {artifact.temperature:.4g}"),
@@ -280,7 +283,8 @@ def _origin(artifact: ModelArtifact) -> list[tuple[str, str]]:
     ]
 
 
-def _geometry(image: ImageSpec) -> str:
+def geometry_steps(image: ImageSpec) -> list[str]:
+    """Return what is done to a decoded picture, in order, in words for people."""
     resize, (height, width) = image.resize, image.resized
     if isinstance(resize, OpenCVResize):
         steps = [f"{resize.rule} if of another size ({resize.interpolation} of OpenCV)"]
@@ -300,7 +304,7 @@ def _geometry(image: ImageSpec) -> str:
         steps.append("grey of 16 bits clipped")
     if image.scaled_decoding:
         steps.append("JPEG at a scale")
-    return "".join(f", {step}" for step in steps)
+    return steps
 
 
 def _tensors(tensors: tuple[TensorSpec, ...]) -> str:

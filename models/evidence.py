@@ -49,6 +49,8 @@ class Metrics:
         per_class: For each label, the share of its own images that got it, 0-1; None: it has none.
         calibration_error: Expected calibration error, 15 equal bins (Guo et al. 2017), 0-1.
         calibration_error_before: The same without the temperature.
+        confusion: Images of the label of the first index that got the label of the second, [K][K];
+            None: not recorded, as of many labels and of ``multi-label``.
     """
 
     split: str
@@ -57,6 +59,7 @@ class Metrics:
     per_class: tuple[float | None, ...]
     calibration_error: float
     calibration_error_before: float | None = None
+    confusion: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,14 @@ class Picture:
         title: Heading of the section.
         note: How to read the picture.
         png: The picture; None if there is nothing to show.
+        says: What it shows, in a sentence with the figures that matter: its alternative text.
     """
 
     name: str
     title: str
     note: str
     png: bytes | None
+    says: str
 
 
 @dataclass(frozen=True, slots=True)

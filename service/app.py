@@ -18,11 +18,12 @@ from typing import Annotated, Any
 # This service sends no usage data.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
+import attrs
 import bentoml
 from _bentoml_impl.server.app import ServiceAppFactory  # type: ignore[import-untyped]
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml._internal.service.openapi.specification import PathItem
+from bentoml._internal.service.openapi.specification import Info, PathItem
 from bentoml._internal.utils.analytics.usage_stats import do_not_track
 from bentoml.validators import ContentType
 from starlette.exceptions import HTTPException
@@ -40,6 +41,7 @@ from service.lane.observers import AccessLog, Observer, Tracing
 from service.lane.server import install
 from service.lane.turns import Turns
 from service.metrics.meters import Meters, count_key
+from service.page.files import Page
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode_queue import open_queue
 from service.pipeline.job import Batch
@@ -47,9 +49,12 @@ from service.protocols.classify import ClassifyProtocol
 from service.protocols.engine import Engine
 from service.protocols.feedback import FeedbackProtocol
 from service.protocols.limits import BodyLimits
-from service.protocols.openapi import lane_paths
+from service.protocols.models import ModelsProtocol
+from service.protocols.openapi import DESCRIPTION, TITLE, lane_paths
+from service.protocols.pixels import PixelsProtocol
 from service.protocols.predict import TOP, PredictProtocol
 from service.protocols.rollout import RolloutProtocol
+from service.protocols.v2.documents import version
 from service.protocols.v2.http import V2Http
 from service.protocols.v2.statistics import Statistics
 from service.protocols.while_loading import find_while_loading
@@ -104,11 +109,10 @@ class LaneService(Service[Any]):  # type: ignore[misc]  # BentoML's is untyped h
 
     @property
     def openapi_spec(self) -> Any:
-        """Return BentoML's own document with the lane's paths added."""
-        specification = super().openapi_spec
-        for path, methods in lane_paths().items():
-            specification.paths[path] = PathItem(**methods)
-        return specification
+        """Return the document of every route; of BentoML's own only the schemas stay."""
+        paths = {path: PathItem(**methods) for path, methods in lane_paths().items()}
+        info = Info(title=TITLE, version=version(), description=DESCRIPTION)
+        return attrs.evolve(super().openapi_spec, info=info, tags=None, paths=paths)
 
 
 def _flush() -> None:
@@ -129,9 +133,10 @@ def _observers() -> list[Observer]:
 def _find_while_loading(path: bytes) -> Handler | None:
     if settings.metrics_port and path == b"/metrics":
         return moved
-    return find_while_loading(path, lambda: starting[0].reason)
+    return page.find(path) or find_while_loading(path, lambda: starting[0].reason)
 
 
+page = Page()
 inflight = Inflight(settings.max_inflight_mib << 20)
 lane = Lane(
     max_body_bytes=settings.max_body_bytes,
@@ -222,6 +227,8 @@ class Foveal:
         self.engine.inflight = inflight
         self.engine.recorder = self.recorder
         self.predict = PredictProtocol(self.engine)
+        self.pixels = PixelsProtocol(self.engine)
+        self.models = ModelsProtocol(self.engine, self.control)
         self.classified = ClassifyProtocol(self.engine)
         self.v2 = V2Http(self.engine, self.control, self.statistics, self._is_ready)
         keeper = open_keeper(settings.feedback_rows)
@@ -268,8 +275,11 @@ class Foveal:
             self.predict.find(path)
             or self.v2.find(path)
             or self.classified.find(path)
+            or self.pixels.find(path)
+            or self.models.find(path)
             or self.rollout.find(path)
             or self.feedback.find(path)
+            or page.find(path)
             or (None if is_bentomls(path) else self.engine.no_such_route)
         )
 
@@ -283,6 +293,7 @@ class Foveal:
 
     def _forget(self) -> None:
         self.predict.forget()
+        self.pixels.forget()
         self.v2.forget()
 
     def _observe_batch(self, classifier: Classifier, batch: Batch) -> None:

@@ -75,6 +75,7 @@ OURS: dict[str, set[str]] = {
     },
     # An answer has an id before there is a lane.
     "service.workers": {"service.lane.request_ids"},
+    "service.page": {"service.errors", "service.lane"},
     "service": {"models", "service"},
     "export": {"models", "report", "service.session"},
     "training": {"export", "models", "report"},

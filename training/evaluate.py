@@ -40,18 +40,6 @@ def compute_logits(network: ImageNetwork, split: Split) -> Tensor:
     return logits_NK
 
 
-def count_confusions(
-    predictions_N: NDArray[np.int64], targets_N: NDArray[np.int64], classes: int
-) -> NDArray[np.int64]:
-    """Count the predictions of each class.
-
-    Returns:
-        int64 [K, K]: rows of the class of the first index with the label of the second predicted.
-    """
-    pairs_N = targets_N * classes + predictions_N
-    return np.bincount(pairs_N, minlength=classes**2).reshape(classes, classes)
-
-
 def describe_training(dataset: Dataset, validation_NK: NDArray[np.float32]) -> Statistics:
     """Summarize the training images, for the service to compare with.
 

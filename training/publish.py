@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from export.abstain import check_share, choose_abstain
 from export.draft import Draft, LowerGraph
 from export.errors import ParityError
-from export.figures import evaluate, softmax
+from export.figures import confusion, evaluate, softmax
 from export.golden import choose_golden, draft_golden, encode_golden
 from export.precision import MAX_ACCURACY_DROP, check_gate, convert
 from export.proof import Run as RunBatch
@@ -133,6 +133,7 @@ def publish(  # noqa: PLR0913 - all that a version is made of
             calibration_error_before=evaluate(
                 softmax(test_logits_NK), test.targets_N
             ).calibration_error,
+            confusion=confusion(test_NK.argmax(axis=1), test.targets_N, len(labels)),
         ),
         abstain=_choose_abstain(dataset, validation_NK, test_NK, wishes),
         statistics=describe_training(dataset, validation_NK),

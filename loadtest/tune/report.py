@@ -85,12 +85,15 @@ def _pictures(journal: Journal, story: Story) -> tuple[Picture, Picture, Picture
             "within the promise, counted from the intended start. The first round chose the "
             "favourite, so only its later one is compared with the defaults'.",
             plot_goodput(journal.served, choice),
+            _goodput_words(journal),
         ),
         Picture(
             "offers",
             "Every offer",
             "Each point is a rate that was offered; the highest under the dotted line counts.",
             plot_offers(journal.served, choice, p99_ms),
+            f"{sum(len(r.trail) for rounds in journal.served.values() for r in rounds)} offers to "
+            f"{len(journal.served)} configurations, against p99 of {p99_ms:g} ms.",
         ),
         Picture(
             "frontier",
@@ -99,7 +102,27 @@ def _pictures(journal: Journal, story: Story) -> tuple[Picture, Picture, Picture
             "Rings were also served; the wide line is the frontier: no other point is better in "
             "both. Its points are marked in the table.",
             frontier_png,
+            _session_words(journal),
         ),
+    )
+
+
+def _goodput_words(journal: Journal) -> str:
+    best = max(journal.served, key=lambda c: settled(journal.served[c]).goodput_per_s)
+    rate = settled(journal.served[best]).goodput_per_s
+    return (
+        f"Goodput of {len(journal.served)} configurations; the highest is {rate:,.0f} requests/s, "
+        f"of {best.title}."
+    )
+
+
+def _session_words(journal: Journal) -> str:
+    if not journal.sessions:
+        return "Nothing was measured."
+    point, figure = max(journal.sessions.items(), key=lambda item: item[1].rows_per_s)
+    return (
+        f"{len(journal.sessions)} points; the most rows a second are {figure.rows_per_s:,.0f}, of "
+        f"{point.instances} instances with {point.threads} threads each at {point.rows} rows."
     )
 
 

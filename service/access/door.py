@@ -17,9 +17,9 @@ Find = Callable[[bytes], Handler | None]
 
 # Probes have no key, and the page asks for one.
 _PUBLIC = frozenset(
-    {b"/", b"/livez", b"/readyz", b"/healthz", b"/v2/health/live", b"/v2/health/ready"}
+    {b"/", b"/docs", b"/livez", b"/readyz", b"/healthz", b"/v2/health/live", b"/v2/health/ready"}
 )
-_STATIC = (b"/static_content/", b"/assets/")
+_STATIC = b"/page/"
 # These take the admin token instead, which their handlers check.
 _ADMIN = re.compile(rb"/models/[^/]+/traffic|/v2/repository/models/[^/]+/(load|unload)")
 
@@ -44,7 +44,7 @@ class Door:
 
         def find_guarded(path: bytes) -> Handler | None:
             handler = find(path)
-            if handler is None or path in _PUBLIC or _ADMIN.fullmatch(path):
+            if handler is None or _is_public(path) or _ADMIN.fullmatch(path):
                 return handler
             return functools.partial(_admit, keys, handler)
 
@@ -72,7 +72,7 @@ class Door:
         if self._cors is not None and self._cors.is_preflight(method, headers):
             return _answer_preflight
         keys = self._keys
-        if keys is None or path in _PUBLIC or (handler is None and path.startswith(_STATIC)):
+        if keys is None or _is_public(path):
             return handler
         authorization = _authorization(headers)
         if _ADMIN.fullmatch(path):
@@ -89,6 +89,10 @@ class Door:
     def lines(self, headers: list[Header]) -> bytes:
         """Return the header lines that every answer gets, each ending in CR LF."""
         return b"" if self._cors is None else self._cors.lines(headers)
+
+
+def _is_public(path: bytes) -> bool:
+    return path in _PUBLIC or path.startswith(_STATIC)
 
 
 def _admit(keys: Keys, handler: Handler, exchange: Exchange) -> None:

@@ -8,10 +8,8 @@ BentoML's lists and details. ``HeaderLines`` stands around that.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import bentoml._internal.server
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,12 +22,10 @@ from service.errors import (
 )
 from service.lane.exchange import Header
 
-_STATIC = Path(bentoml._internal.server.__file__).parent / "static_content"
-# The page and its files, its document, the schema that BentoML's client asks for, health, metrics.
-# The files by name: a path below a folder would be a label of BentoML's metrics, for each 404 one.
+# The OpenAPI document, the schema that BentoML's client asks for, health, metrics. Not its page,
+# which loads from other hosts: ``service.page`` has ours.
 BENTOML_PATHS = frozenset(
-    {"/", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz", "/metrics"}
-    | {f"/static_content/{file.name}" for file in _STATIC.iterdir()}
+    {"/docs.json", "/schema.json", "/livez", "/readyz", "/healthz", "/metrics"}
 )
 _BENTOML_PATHS = frozenset(path.encode() for path in BENTOML_PATHS)
 

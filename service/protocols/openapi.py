@@ -1,6 +1,6 @@
-"""The OpenAPI paths of the lane's routes, which BentoML does not know of.
+"""The OpenAPI paths of all routes, in place of BentoML's.
 
-They are data: ``openapi.yaml`` beside this file. ``app`` adds them to BentoML's own document.
+They are data: ``openapi.yaml`` beside this file. ``app`` puts them into BentoML's document.
 """
 
 import functools
@@ -12,12 +12,13 @@ import yaml  # type: ignore[import-untyped]  # installed with BentoML, which nee
 Document = dict[str, Any]
 
 
+TITLE = "Foveal"
+DESCRIPTION = 'Classify images. An error has one body: `{"error": "<message>"}`.'
+
+
 @functools.cache
 def lane_paths() -> dict[str, Document]:
-    """Return the paths of ``/predict``, of the rollout and of V2, each with its methods.
-
-    All of them take and give an id of the request.
-    """
+    """Return every path with its methods. All of them take and give an id of the request."""
     text = (Path(__file__).parent / "openapi.yaml").read_text(encoding="utf-8")
     document: Document = yaml.safe_load(text)
     request_id = document["request_id"]

@@ -26,7 +26,17 @@ from tests.server import ROOT, RunningServer, assert_error, sample
 
 
 @pytest.mark.parametrize(
-    "path", ["/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready", "/"]
+    "path",
+    [
+        "/livez",
+        "/readyz",
+        "/healthz",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/",
+        "/docs",
+        "/page/app.js",
+    ],
 )
 def test_probes_and_the_page_need_no_key(guarded: Guarded, path: str) -> None:
     assert guarded.request("GET", path).status_code == 200
@@ -51,7 +61,11 @@ def test_probes_and_the_page_need_no_key(guarded: Guarded, path: str) -> None:
         ("GET", "/livez/"),
         ("GET", "/livez%00"),
         ("GET", "/%6detrics"),
-        ("GET", "/static_contents/x"),
+        ("GET", "/static_content/index.css"),
+        ("GET", "/pages/app.js"),
+        ("GET", "/models"),
+        ("GET", "/models/tiny/versions/1/golden/0"),
+        ("POST", "/pixels"),
         ("OPTIONS", "/predict"),
     ],
 )

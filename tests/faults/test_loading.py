@@ -47,10 +47,18 @@ def test_probes_and_a_stop_while_a_model_loads(loading: RunningServer) -> None:
     wait_until(lambda: step in loading.get("/readyz").text, LIVE_S, "the run that does not end")
     for path in ("/livez", "/healthz", "/v2/health/live", "/metrics"):
         assert [status(loading, path) for _ in range(5)] == [200] * 5, path
-    for path in ("/readyz", "/v2/health/ready", "/v2", "/v2/models/endless", "/docs.json", "/"):
+    for path in (
+        "/readyz",
+        "/v2/health/ready",
+        "/v2",
+        "/v2/models/endless",
+        "/docs.json",
+        "/models",
+    ):
         answer = loading.get(path)
         assert_error(answer, 503, f"^not ready: {step}\\d+ s so far; retry$")
         assert answer.headers["retry-after"] == "1"
+    assert [status(loading, path) for path in ("/", "/docs", "/page/app.js")] == [200] * 3
     for path in ("/predict", "/classify", "/models/endless/predict", "/v2/models/endless/infer"):
         answer = httpx.post(loading.url + path, content=b"x")
         assert_error(answer, 503, step)

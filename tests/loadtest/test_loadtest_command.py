@@ -99,7 +99,7 @@ def test_starts_a_service_loads_it_reports_and_stops_it(
 
     page = Page(out / "report.html")
     assert not page.outside, "the page must need nothing else"
-    assert page.pictures == [
+    titles = [
         "Latency against throughput",
         "Percentiles over time",
         "Latency of all answers",
@@ -107,6 +107,11 @@ def test_starts_a_service_loads_it_reports_and_stops_it(
         "Batch sizes",
         "Where the time goes",
     ]
+    assert [heading for heading in page.headings if heading in titles] == titles
+    assert len(page.pictures) == len(titles)
+    for words in page.pictures:  # what each shows, in figures
+        assert re.search(r"\d", words) and words.endswith("."), words
+    assert f"{figures['requests']:,} right" in page.pictures[3]
     assert "What went wrong" in page.headings and "Command" in page.headings
     pictures = sorted(path.name for path in (out / "report").iterdir())
     assert len(pictures) == 6 and all(name.endswith(".png") for name in pictures)

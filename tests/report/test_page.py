@@ -35,7 +35,7 @@ def page(template: Path, png: bytes | None = PNG) -> str:
         template,
         title=BAD,
         summary={BAD: BAD},
-        picture=Picture("name", BAD, BAD, png),
+        picture=Picture("name", BAD, BAD, png, BAD),
         table=Table((BAD, "n"), [(BAD, "1"), ("b", "2")], numbers=(1,), marked=(1,)),
     )
 
@@ -43,7 +43,7 @@ def page(template: Path, png: bytes | None = PNG) -> str:
 def test_no_value_becomes_html(template: Path) -> None:
     text = page(template)
     assert "<script>" not in text
-    assert text.count("&lt;script&gt;&amp;&#39;&#34;&lt;/script&gt;") == 9
+    assert text.count("&lt;script&gt;&amp;&#39;&#34;&lt;/script&gt;") == 10
 
 
 def test_the_page_needs_nothing_else(template: Path) -> None:
@@ -56,7 +56,7 @@ def test_the_page_needs_nothing_else(template: Path) -> None:
 
 def test_numbers_are_set_apart_and_rows_marked(template: Path) -> None:
     text = page(template)
-    assert '<th class="number">n</th>' in text
+    assert '<th scope="col" class="number">n</th>' in text
     assert '<td class="number">2</td>' in text
     assert re.search(r'<tr class="marked">\s*<td>b</td>', text)
     assert text.count('class="marked"') == 1

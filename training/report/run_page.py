@@ -14,12 +14,11 @@ from matplotlib import rc_context
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.figures import reliability
+from export.figures import count_confusions, reliability
 from models.labels import distinct_names
 from report.page import Picture, Table, render, write_pictures
 from report.plots import drawable_names
 from training.datasets.sources import Dataset
-from training.evaluate import count_confusions
 from training.networks import ImageNetwork, multiply_adds
 from training.report.curves import kept_epoch, read_curves
 from training.report.plots import (
@@ -29,6 +28,12 @@ from training.report.plots import (
     plot_learning_rate,
     plot_mistakes,
     plot_reliability,
+)
+from training.report.words import (
+    confusion_words,
+    curve_words,
+    learning_rate_words,
+    reliability_words,
 )
 from training.runs import Outcome, Run
 
@@ -95,7 +100,8 @@ def _pictures(
     test_NK: Tensor,
     confusion_KK: NDArray[np.int64],
 ) -> list[Picture]:
-    epochs = read_curves(run.config.run)
+    epochs, names = read_curves(run.config.run), distinct_names(dataset.labels)
+    kept = kept_epoch(epochs, run.config.keep)
     test = dataset.test
     raw_NK, scaled_NK = (
         torch.softmax(test_NK / temperature, dim=1).numpy()
@@ -110,15 +116,23 @@ def _pictures(
             "Training is measured on augmented images while the weights still change, "
             "validation on plain ones after the epoch, so validation can be "
             "better. The dotted line marks the epoch whose weights were kept.",
-            plot_curves(epochs, kept_epoch(epochs, run.config.keep)),
+            plot_curves(epochs, kept),
+            curve_words(epochs, kept),
         ),
-        Picture("learning_rate", "Learning rate", "", plot_learning_rate(epochs)),
+        Picture(
+            "learning_rate",
+            "Learning rate",
+            "",
+            plot_learning_rate(epochs),
+            learning_rate_words(epochs),
+        ),
         Picture(
             "confusion",
             "Confusion matrix",
             "Rows are the true labels, columns the predicted ones. A number, as #12, stands for a "
             "class whose name a picture cannot show; the table below has it.",
-            plot_confusion(confusion_KK, distinct_names(dataset.labels)),
+            plot_confusion(confusion_KK, names),
+            confusion_words(confusion_KK, names),
         ),
         Picture(
             "reliability",
@@ -127,6 +141,7 @@ def _pictures(
             "on the dashed line. The temperature was fitted on the validation split; this "
             "is the test split.",
             plot_reliability(before, after, outcome.temperature),
+            reliability_words(before.error, after.error, outcome.temperature),
         ),
         _mistakes(dataset, scaled_NK, int((~is_right_N).sum())),
         Picture(
@@ -135,6 +150,7 @@ def _pictures(
             "Weights of the first layer, up to 64 of them; red is positive, blue negative "
             "(of RGB images: in their colours, grey is zero).",
             plot_filters(network),
+            f"Weights of the first layer of {run.config.network}.",
         ),
     ]
 
@@ -154,6 +170,9 @@ def _mistakes(dataset: Dataset, probabilities_NK: NDArray[np.float32], wrong: in
         "The predicted and the true label with their probabilities; the lowest probability of "
         "the true label comes first.",
         plot_mistakes(dataset.test, mistakes, captions) if mistakes else None,
+        f"{len(mistakes)} images; the first ones: "
+        + "; ".join(caption.replace("\n", ", ") for caption in captions[:3])
+        + ".",
     )
 
 

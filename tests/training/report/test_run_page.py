@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from export.figures import count_confusions
 from report.plots import drawable_names
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
 from training.datasets.splits import Split
-from training.evaluate import count_confusions
 from training.fit import fit
 from training.pipeline import measure
 from training.report.curves import Epoch, kept_epoch, read_curves, write_curves
@@ -35,6 +35,7 @@ class Page(HTMLParser):
     def __init__(self, text: str):
         super().__init__()
         self.sources: list[str] = []
+        self.alternatives: list[str] = []
         self.headings: list[str] = []
         self.open: list[str] = []
         self.feed(text)
@@ -43,6 +44,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in ("img", "meta"):
             self.open.append(tag)
+        self.alternatives += [value or "" for name, value in attrs if name == "alt"]
         self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
 
     def handle_endtag(self, tag: str) -> None:
@@ -73,6 +75,9 @@ def test_the_page_is_whole_and_alone(
     page = Page(text)
     assert len(page.sources) == len(PICTURES)
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert len(page.alternatives) == len(PICTURES)
+    for words in ("Over 4 epochs", "test images are on the diagonal", "The calibration error is"):
+        assert any(words in alternative for alternative in page.alternatives), words
     assert "http" not in re.sub(r"base64,[^\"]*", "", text)
     for word in (
         "Loss",
