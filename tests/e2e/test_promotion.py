@@ -143,6 +143,19 @@ def test_a_bad_candidate_falls_back_at_once(
     assert server.metric(steps, outcome="fell_back", model="bad", version="2") == 1
 
 
+def test_a_candidate_that_cannot_be_loaded_falls_back(
+    server: RunningServer, root: Path, shell: Shell
+) -> None:
+    repository = publish_pair(root, "broken", SAME)
+    (root / "broken/2/model.onnx").write_bytes(b"no model")
+    promote(shell, root, "broken", "--p99-ms 30000 --within 1h")
+    until(lambda: not promotion_of(repository, "broken").is_running, "it falls back", WAIT_S)
+    promotion = promotion_of(repository, "broken")
+    assert promotion.state == "fell back"
+    assert "falls back: it cannot be loaded: broken/2/model.onnx" in promotion.events[-1].text
+    answers_only(server, "broken", 1)
+
+
 def test_commands_and_routes_keep_off_while_it_goes_on(
     server: RunningServer, root: Path, shell: Shell
 ) -> None:

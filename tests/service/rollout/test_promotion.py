@@ -11,12 +11,12 @@ from service.rollout.promotion import STEP_REQUESTS, decide, judge
 from service.rollout.sequential import drop_evidence, share_evidence
 
 WITHIN_S = 7200.0
-LOOK_S = 30.0
+LOOK_S = 60.0
 RUNS = 100
 # Each run is wrong with a probability of 0.05 at most; more than 11 of 100 come in 1 of 250 then.
 MOST_WRONG = 11
 # Rows of one look that the shadow compares, and those that feedback judges.
-COMPARED, JUDGED = 60, 120
+COMPARED, JUDGED = 120, 240
 SERVED_ACCURACY = 0.94
 EVERY = Limits(max_flips=0.05, min_accuracy=0.93, max_drop=0.01, p99_ms=50)
 
@@ -49,7 +49,7 @@ def run(limits: Limits, seed: int, accuracy: float, flips: float, slow: float = 
     now_s = 0.0
     while promotion.is_running:
         now_s += LOOK_S
-        answers = int(400 * promotion.share)
+        answers = int(800 * promotion.share)
         differed = rng.binomial(COMPARED, flips)
         counts["differed"] += differed
         counts["agreed"] += COMPARED - differed
