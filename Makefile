@@ -85,6 +85,7 @@ bench: $(VENV)/.all   ## compare with other servers and measure each stage; need
 	$(BIN)/foveal bench overload
 	$(BIN)/foveal bench endurance
 	$(BIN)/foveal bench start
+	$(BIN)/foveal bench record
 
 GPU_OUT ?= gpu-check
 GPU_DIR ?=
@@ -106,6 +107,9 @@ tuning-proof: $(VENV)/.all  ## write training/tuning.md: fine-tuned on 20 images
 
 adopt-table: $(VENV)/.all $(VENV)/.user  ## write tests/adoption/table.md: 40 networks with their transforms, from PyTorch to HTTP (half an hour)
 	$(BIN)/python -m tests.adoption.table --into tests/adoption/table.md
+
+replay-proof: $(VENV)/.all  ## write scoring/replay.md: 100,000 recorded requests, asked again (minutes)
+	$(BIN)/python -m tests.scoring.replay_proof --into scoring/replay.md
 
 FUZZ ?= 1000000
 REQUESTS ?= 400000

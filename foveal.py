@@ -18,6 +18,8 @@ from commands import (
     keys,
     loadtest,
     models,
+    record,
+    replay,
     score,
     serve,
     train,
@@ -44,6 +46,7 @@ for command in (
     tune.tune,
     loadtest.loadtest,
     feedback.feedback,
+    replay.replay,
 ):
     app.command(cls=train.TrainCommand if command is train.train else None)(command)
 
@@ -60,7 +63,17 @@ models_app.command("default")(models.set_default)
 models_app.command("unpin")(models.unpin_model)
 models_app.command("shadow")(models.set_shadow)
 models_app.command("canary")(models.set_canary)
+models_app.command("record")(models.set_record)
 models_app.command("prune")(models.prune_model)
+
+record_app = typer.Typer(
+    help="Look at what a service recorded, take it elsewhere, erase it.", no_args_is_help=True
+)
+app.add_typer(record_app, name="record")
+record_app.command("list")(record.list_rows)
+record_app.command("show")(record.show_rows)
+record_app.command("export")(record.export_rows)
+record_app.command("erase")(record.erase_rows)
 
 keys_app = typer.Typer(help="Make API keys for a service.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
@@ -79,6 +92,7 @@ bench_app.command("stages")(bench.bench_stages)
 bench_app.command("overload")(bench.bench_overload)
 bench_app.command("endurance")(bench.bench_endurance)
 bench_app.command("start")(bench.bench_start)
+bench_app.command("record")(bench.bench_record)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

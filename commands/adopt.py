@@ -20,6 +20,7 @@ from commands.options import (
     ServingDropOption,
     open_repository,
 )
+from commands.record import as_pictures
 
 if TYPE_CHECKING:
     from export.adopt import Request
@@ -233,7 +234,7 @@ def adopt(
         Path(model),
         read_labels(labels) if labels else (),
         read_options(toml, flags),
-        images or (),
+        (),
         Bounds() if memory_gib is None else Bounds(int(memory_gib * (1 << 30)), is_given=True),
         shlex.join(["foveal", *sys.argv[1:]]),
         expected=expected,
@@ -242,7 +243,9 @@ def adopt(
         force=force,
     )
     user = None if source is None else User(source, python, trust_pickle, accept_difference)
-    artifact = _publish(request, user, name, repository)
+    with as_pictures(images or (), repository) as pictures:
+        request = dataclasses.replace(request, images=pictures)
+        artifact = _publish(request, user, name, repository)
     line = _summary(artifact, repository.path(name, artifact.version))
     show(dataclasses.asdict(artifact), as_json, [(line,)])
 

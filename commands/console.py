@@ -23,6 +23,7 @@ _MISTAKES = {
     "service.access.keys": "KeysError",
     "service.errors": "ServiceError",
     "scoring.remote": "RemoteError",
+    "service.record.reading": "RecordingError",
     "service.settings": "SettingsError",
     "scoring.rows": "ScoreError",
     "training.errors": "TrainingError",
@@ -43,7 +44,13 @@ _TRAIN = (
 # Packages of ours that are only in a checkout, not in a Bento or an image.
 _ROOMS = ("export", "loadtest", "training")
 # Package to the extra that installs it.
-_EXTRAS = {**dict.fromkeys(_TRAIN, "train"), "onnx": "adopt", "onnxruntime": "cpu", "ray": "ray"}
+_EXTRAS = {
+    **dict.fromkeys(_TRAIN, "train"),
+    "jinja2": "loadtest",
+    "onnx": "adopt",
+    "onnxruntime": "cpu",
+    "ray": "ray",
+}
 
 
 def explain(error: Exception) -> str | None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _USERS, _DURATION_S, _SOAK_S = 32, 10.0, 600.0
 _SEARCH_S = 3.0  # of one measurement of --find-max, if a load is no shorter
+# Of the images of a recording that are sent: the newest ones that are no more.
+_MOST_BYTES = 1 << 30
 _Kind = Literal["raw", "multipart", "v2-json", "v2-binary", "grpc", "mixed"]
 
 
@@ -48,6 +50,17 @@ def loadtest(
         float, typer.Option(min=1, help="Time limit of --find-max, seconds.")
     ] = 120.0,
     expect: Annotated[str | None, typer.Option(help="Checks, such as p99_ms<20,errors==0.")] = None,
+    recording: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RECORDING",
+            help="Send recorded requests, at the times of their recording.",
+        ),
+    ] = None,
+    speed: Annotated[
+        float, typer.Option(min=0.01, help="With --from: times as fast as recorded.")
+    ] = 1.0,
     deadline_ms: Annotated[
         float | None, typer.Option(min=1, help="Deadline of each request, milliseconds.")
     ] = None,
@@ -79,17 +92,30 @@ def loadtest(
     from scoring.remote import check_served
 
     _check(kind, rows, users, rate, find_max=find_max)
+    if recording is not None and (find_max or rate or users or engine == "locust" or kind != "raw"):
+        raise typer.BadParameter(
+            "expected the load to be the recording's alone: no --rate, --users, --find-max, "
+            "--kind, nor --engine locust",
+            param_hint="--from",
+        )
     clauses = _clauses(expect, find_max=find_max)
     repository = open_repository(models)
-    name, calls = _calls(repository, model, kind, rows)
+    moments: tuple[tuple[float, int], ...] = ()
+    if recording is not None:
+        name, calls, moments = _recorded(repository, model, recording, speed)
+    else:
+        name, calls = _calls(repository, model, kind, rows)
     if deadline_ms is not None:
         calls = [call.with_headers(("X-Request-Timeout-Ms", f"{deadline_ms:g}")) for call in calls]
     folder = out or Path(tempfile.mkdtemp(prefix="foveal-loadtest-"))
     folder.mkdir(parents=True, exist_ok=True)
-    is_open = rate is not None or find_max
+    is_open = rate is not None or find_max or bool(moments)
     sender = _engine(engine, kind, is_open=is_open)
     check_engine(sender, calls)
     duration_s = duration_s or (_SOAK_S if shape == "soak" else _DURATION_S)
+    if moments:
+        duration_s = moments[-1][0] + 0.5
+        rate = len(moments) / duration_s
     grpc_port = free_port() if start and kind == "grpc" else 0
     serve = [sys.executable, str(HOME / "foveal.py"), "serve", "--models", str(models.resolve())]
     log = folder / "serve.log"
@@ -106,6 +132,7 @@ def loadtest(
             processes=processes,
             timeout_s=timeout_s,
             grpc_address=grpc or _grpc_address(address, grpc_port),
+            moments=moments,
         )
         for reference in name.split(", "):
             check_served(address, repository, reference)
@@ -167,6 +194,26 @@ def _calls(
         )
     artifact = repository.load(*repository.resolve(model))
     return artifact.reference, make_calls(repository, artifact, kind, rows)  # type: ignore[arg-type]
+
+
+def _recorded(
+    repository: "ModelRepository", model: str | None, recording: Path, speed: float
+) -> "tuple[str, list[Call], tuple[tuple[float, int], ...]]":
+    """Return the version that is asked, the recorded requests, and when each is due, seconds."""
+    from loadtest.errors import LoadTestError
+    from loadtest.payloads import make_call
+    from scoring.recorded import Wanted, requests_of
+
+    artifact = repository.load(*repository.resolve(model))
+    found = requests_of(recording, Wanted(artifact.name, {}), _MOST_BYTES)
+    if not found:
+        raise LoadTestError(
+            f"{recording}: expected requests of {artifact.name}, got none; choose a --model"
+        )
+    first = found[0].time
+    calls = [make_call(artifact, each.images, each.answered) for each in found]
+    moments = tuple(((each.time - first) / speed, i) for i, each in enumerate(found))
+    return artifact.reference, calls, moments
 
 
 def _engine(engine: str, kind: str, *, is_open: bool) -> Literal["sender", "locust"]:

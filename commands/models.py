@@ -157,6 +157,29 @@ def set_canary(
     _set_share("canary", open_repository(models), name, version, fraction)
 
 
+def set_record(
+    name: NameArgument,
+    share: Annotated[
+        float | None,
+        typer.Argument(
+            metavar="[SHARE]",
+            min=0,
+            max=1,
+            help="Share of the requests; 0 records none.",
+            show_default="the service's FOVEAL_RECORD",
+        ),
+    ] = None,
+    models: ModelsOption = SHIPPED,
+) -> None:
+    """Record a share of NAME's requests and answers, whatever FOVEAL_RECORD says.
+
+    Example: foveal models record fashion-cnn 0.1
+    """
+    open_repository(models).set_record(name, share)
+    what = "as FOVEAL_RECORD says" if share is None else f"{share:.4g} of the requests"
+    print_line(f"{name}: recorded is {what}; {_WHEN}")
+
+
 def _set_share(
     kind: str, repository: "ModelRepository", name: str, version: int, fraction: float
 ) -> None:

@@ -26,6 +26,8 @@ class Assignment:
         timeout_s: Seconds from the intended start after which the client gives up on an answer.
         seed: Seed of the arrivals.
         grpc_address: ``host:port`` of V2 over gRPC, for calls of that kind.
+        moments: (second, number of the call) of each open arrival, in order, in the place of the
+            steps and of random calls; (): none.
     """
 
     url: str
@@ -38,6 +40,7 @@ class Assignment:
     timeout_s: float
     seed: int
     grpc_address: str = ""
+    moments: tuple[tuple[float, int], ...] = ()
 
     def write(self, path: Path) -> None:
         """Write it to a file that ``read`` takes."""
@@ -48,6 +51,7 @@ class Assignment:
         """Read a file of ``write``."""
         document = json.loads(path.read_text(encoding="utf-8"))
         document["steps"] = tuple((begin, rate) for begin, rate in document["steps"])
+        document["moments"] = tuple((at_s, call) for at_s, call in document["moments"])
         return cls(**document)
 
 

@@ -62,6 +62,8 @@ class Traffic:
         cpus: CPUs of the processes, as ``taskset -c`` takes them; empty: not pinned.
         seed: Seed of open arrivals.
         grpc_address: ``host:port`` for calls over gRPC.
+        moments: (second, number of the call) of each arrival, in order, as they were recorded; then
+            nothing is random, and the sender sends them. (): none.
     """
 
     steps: Steps
@@ -75,6 +77,7 @@ class Traffic:
     cpus: str = ""
     seed: int = 0
     grpc_address: str = ""
+    moments: tuple[tuple[float, int], ...] = ()
 
     @property
     def process_count(self) -> int:
@@ -153,6 +156,7 @@ def _share(url: str, traffic: Traffic, number: int, count: int, folder: Path) ->
         timeout_s=traffic.timeout_s,
         seed=1000 * traffic.seed + 2 * number,
         grpc_address=traffic.grpc_address,
+        moments=traffic.moments[number::count],
     )
 
 

@@ -56,6 +56,26 @@ def make_calls(
     return calls
 
 
+def make_call(
+    artifact: ModelArtifact, images: Sequence[bytes], answered: Sequence[tuple[int, ...]]
+) -> Call:
+    """Return one request for some images: the image alone, or a form of several.
+
+    Args:
+        artifact: The version that is asked.
+        images: Encoded.
+        answered: Indexes of the label or labels that each must get.
+    """
+    kind: Kind = "raw" if len(images) == 1 else "multipart"
+    names = distinct_names(artifact.labels)
+    expected: tuple[Answered, ...] = tuple(
+        tuple(sorted(names[index] for index in row)) if artifact.thresholds else row[0]
+        for row in answered
+    )
+    made = _make(kind, artifact, list(images), expected)
+    return replace(made, thresholds=artifact.thresholds)
+
+
 def _answered(
     artifact: ModelArtifact, images: Sequence[Golden], kind: Kind
 ) -> tuple[Answered, ...]:

@@ -101,7 +101,7 @@ class Sender:
 
     Args:
         assignment: What to send.
-        calls: Requests, sent in random order.
+        calls: Requests, sent in random order, or at the assignment's moments.
         start_at: Start of the load, seconds of ``time.monotonic``.
     """
 
@@ -132,7 +132,9 @@ class Sender:
         assignment = self._assignment
         is_open = assignment.is_open
         if is_open:
-            times = arrival_times(assignment.steps, assignment.duration_s, assignment.seed)
+            times = np.array([at_s for at_s, _ in assignment.moments])
+            if not assignment.moments:
+                times = arrival_times(assignment.steps, assignment.duration_s, assignment.seed)
             self._due = self._start_at + times
         users = int(assignment.steps[0][1])
         for _ in range(min(assignment.connections, 32) if is_open else users):
@@ -165,13 +167,16 @@ class Sender:
     def _send_due(self) -> None:
         due, now = self._due, time.monotonic()
         while self._next < len(due) and due[self._next] <= now:
-            intended_at = float(due[self._next])
+            intended_at, moments = float(due[self._next]), self._assignment.moments
+            call = moments[self._next][1] if moments else None
             self._next += 1
             now = time.monotonic()
-            self._begin(intended_at, now - intended_at)
+            self._begin(intended_at, now - intended_at, call)
 
-    def _begin(self, intended_at: float, late_s: float) -> None:
-        shot = _Shot(int(self._random.integers(len(self._calls))), intended_at, late_s)
+    def _begin(self, intended_at: float, late_s: float, call: int | None = None) -> None:
+        if call is None:
+            call = int(self._random.integers(len(self._calls)))
+        shot = _Shot(call, intended_at, late_s)
         self._unfinished += 1
         if self._idle:
             self._send(self._idle.pop(), shot)

@@ -167,6 +167,7 @@ def _client_limit(url: str, traffic: Traffic, say: Callable[[str, float, float],
         is_open=False,
         duration_s=limit_s,
         user="",
+        moments=(),
         processes=traffic.process_count,
     )
     samples = send(url, [DO_NOTHING], idle, lambda s: say("client's limit", s, limit_s))

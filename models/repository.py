@@ -40,11 +40,14 @@ class RepositorySettings:
         default_model: Name of the default model, None to leave it open.
         default_versions: Name to pinned version; a model that is not named serves its newest.
         rollouts: Name to the candidates that get a share of its requests.
+        records: Name to the share of its requests that is recorded, 0 to 1; others have the
+            service's own.
     """
 
     default_model: str | None = None
     default_versions: dict[str, int] = field(default_factory=dict)
     rollouts: dict[str, Rollout] = field(default_factory=dict)
+    records: dict[str, float] = field(default_factory=dict)
 
 
 class ModelRepository:
@@ -145,6 +148,7 @@ class ModelRepository:
                 name,
                 {str(name): int(v) for name, v in document.get("default_versions", {}).items()},
                 {str(name): read_rollout(r) for name, r in document.get("traffic", {}).items()},
+                {str(name): _share(share) for name, share in document.get("record", {}).items()},
             )
         except FileNotFoundError:
             return RepositorySettings()
@@ -208,6 +212,23 @@ class ModelRepository:
                 raise ArtifactError(why)
         self._write_settings(replace(settings, rollouts={**settings.rollouts, name: rollout}))
 
+    def set_record(self, name: str, share: float | None) -> None:
+        """Set the share of a model's requests that is recorded.
+
+        Args:
+            name: An existing model.
+            share: 0 to 1; None: the service's own.
+
+        Raises:
+            ArtifactError: No such model.
+        """
+        self.resolve(f"{name}:{max(self.versions(name), default=0)}")
+        settings = self.settings()
+        records = {n: s for n, s in settings.records.items() if n != name}
+        if share is not None:
+            records[name] = share
+        self._write_settings(replace(settings, records=records))
+
     def _write_settings(self, settings: RepositorySettings) -> None:
         document: dict[str, object] = {
             "default_model": settings.default_model,
@@ -216,6 +237,8 @@ class ModelRepository:
         # Written only if it is not empty: earlier versions do not know the field.
         if rollouts := {n: r.document for n, r in settings.rollouts.items() if r != NO_ROLLOUT}:
             document["traffic"] = rollouts
+        if settings.records:
+            document["record"] = settings.records
         write_atomically(self.root / _SETTINGS_JSON, json.dumps(document, indent=2) + "\n")
 
     def load(self, name: str, version: int) -> ModelArtifact:
@@ -373,6 +396,12 @@ class ModelRepository:
             raise ArtifactError(f'model "{name}": expected a version before {current}, got none')
         self.set_default(name, older[-1])
         return older[-1]
+
+
+def _share(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f"record: a share of {value!r}, not 0 to 1")
+    return float(value)
 
 
 def _check_data(path: Path, data: DataFile) -> None:

@@ -20,6 +20,7 @@ from scoring.files import FilesSource, open_binary
 from scoring.folders import Found, walk
 from scoring.formats import is_table, open_table
 from scoring.lists import split_paths
+from scoring.recorded import RecordedSource
 from scoring.rows import ScoreError, Source
 from scoring.tables import Columns
 from scoring.urls import (
@@ -30,6 +31,7 @@ from scoring.urls import (
     url_errors,
     within_limit,
 )
+from service.record.reading import is_recording
 
 _ARCHIVES = (".zip", *TAR_ENDINGS)
 _ARRAYS = (".npy", ".npz")
@@ -134,6 +136,8 @@ def kept_kinds(sources: Iterable[Source], keep: Sequence[str]) -> dict[str, str]
 def _is_container(found: Found) -> bool:
     if found.error:
         return False
+    if not is_url(found.path) and is_recording(Path(found.path)):
+        return True
     is_other = found.path.lower().endswith((*_ARCHIVES, *_ARRAYS))
     return is_other or is_table(found.path, is_named=found.is_named)
 
@@ -153,6 +157,8 @@ def _open(found: Found, columns: Columns, *, strict: bool) -> Source | ScoreErro
     """Open a container; what was found in a folder and cannot be opened is a row with an error."""
     path, lower = found.path, found.path.lower()
     try:
+        if not is_url(path) and is_recording(Path(path)):
+            return RecordedSource(path)
         if is_table(path, is_named=found.is_named):
             return open_table(path, columns)
         if lower.endswith(_ARRAYS):
@@ -225,6 +231,9 @@ def _expand_url(url: str, patterns: Sequence[str]) -> Iterator[Found]:
 
 
 def _in_folder(folder: str, patterns: Sequence[str]) -> Iterator[Found]:
+    if is_recording(Path(folder)):
+        yield Found(folder, is_named=True)
+        return
     saved = saved_dataset(folder)
     if saved is not None:
         yield from map(Found, saved)

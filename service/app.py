@@ -31,10 +31,10 @@ from starlette.types import ASGIApp
 from models.repository import ModelRepository
 from service.access.access import open_access
 from service.access.metrics_port import MetricsPort, moved
-from service.errors import ModelNotFoundError, NotReadyError
+from service.errors import NotReadyError
 from service.inflight import Inflight
 from service.lane.asgi import FreshMetrics, HeaderLines, OneErrorShape, ReadOnly, is_bentomls
-from service.lane.exchange import Exchange, Handler
+from service.lane.exchange import Handler
 from service.lane.lane import Lane
 from service.lane.observers import AccessLog, Observer, Tracing
 from service.lane.server import install
@@ -54,6 +54,7 @@ from service.protocols.v2.http import V2Http
 from service.protocols.v2.statistics import Statistics
 from service.protocols.while_loading import find_while_loading
 from service.record.keeper import open_keeper
+from service.record.options import load_recorder
 from service.rollout.catalog import Catalog, load_catalog
 from service.rollout.options import control_of, load_options
 from service.rollout.shadow import Shadows
@@ -130,14 +131,6 @@ def _find_while_loading(path: bytes) -> Handler | None:
     return find_while_loading(path, lambda: starting[0].reason)
 
 
-def _no_such_route(exchange: Exchange) -> None:
-    """Answer 404: what is no route of the lane never reaches BentoML, unless it is named there."""
-    if running:
-        running[0].meters.count_refusal("none", ModelNotFoundError.status)
-    path = exchange.path[:200].decode("latin-1")
-    raise ModelNotFoundError(f"{exchange.method} {path}: no such route")
-
-
 inflight = Inflight(settings.max_inflight_mib << 20)
 lane = Lane(
     max_body_bytes=settings.max_body_bytes,
@@ -208,7 +201,10 @@ class Foveal:
         for classifier in catalog:
             self._start(classifier)
         self.control = control_of(settings, self.options, self.meters, catalog, self._start)
-        self.shadows = Shadows(lambda: self.control.catalog, self.loop)
+        self.recorder = load_recorder(settings, self.repository)
+        self.recorder.on_change = self._forget  # a route's target knows its share
+        self.control.on_records = self.recorder.follow
+        self.shadows = Shadows(lambda: self.control.catalog, self.loop, self.recorder.differs)
         self.rollout = RolloutProtocol(self.control)
         self.engine = Engine(
             lambda: self.control.catalog,
@@ -223,11 +219,14 @@ class Foveal:
             decode_queue=self.decoders,
         )
         self.engine.inflight = inflight
+        self.engine.recorder = self.recorder
         self.predict = PredictProtocol(self.engine)
         self.classified = ClassifyProtocol(self.engine)
         self.v2 = V2Http(self.engine, self.control, self.statistics, self._is_ready)
         keeper = open_keeper(settings.feedback_rows)
-        self.feedback = FeedbackProtocol(self.engine, self.repository, self.shadows, keeper)
+        self.feedback = FeedbackProtocol(
+            self.engine, self.repository, self.shadows, keeper, settings.recording
+        )
         self.control.on_replace = self._forget
         self.watch = Watch(
             self.control.poll,
@@ -271,7 +270,7 @@ class Foveal:
             or self.classified.find(path)
             or self.rollout.find(path)
             or self.feedback.find(path)
-            or (None if is_bentomls(path) else _no_such_route)
+            or (None if is_bentomls(path) else self.engine.no_such_route)
         )
 
     def _serve_metrics(self) -> MetricsPort | None:
@@ -364,6 +363,7 @@ class Foveal:
         self.shadows.close()
         self.feedback.close()
         self.decoders.close()
+        self.recorder.close()
         self.meters.flush()
 
     @bentoml.api(route="/classify")  # type: ignore[untyped-decorator]

@@ -211,6 +211,38 @@ class Settings(BaseSettings):
         description="Share of answers that are logged as a line of JSON on stdout, 0 to 1",
     )
 
+    record: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="Share of the requests that are recorded, 0 to 1, of models without their own "
+        "(`foveal models record`)",
+    )
+    record_folder: str = Field(
+        default="",
+        description="Folder of the recording; empty: ~/.local/state/foveal/recording",
+    )
+    record_max_gib: float = Field(
+        default=1,
+        ge=0.01,
+        description="Most of the recording on the disk, GiB; the oldest part is deleted first",
+    )
+    record_days: float = Field(
+        default=7, gt=0, description="Days after which a part of the recording is deleted"
+    )
+    record_keep: Literal["all", "uncertain"] = Field(
+        default="all",
+        description="Rows that are recorded; uncertain: of low confidence, abstained, or answered "
+        "differently by the shadow",
+    )
+    record_below: float = Field(
+        default=0.6, gt=0, le=1, description="Confidence below which a row is uncertain"
+    )
+    record_exif: bool = Field(
+        default=False,
+        description="Whether recorded images keep EXIF (place, camera), comments and previews",
+    )
+
     @field_validator("buckets")
     @classmethod
     def _are_buckets(cls, text: str) -> str:
@@ -234,12 +266,25 @@ class Settings(BaseSettings):
         return text
 
     @property
+    def recording(self) -> Path:
+        """Return the folder of the recording."""
+        return recording_folder(self.record_folder)
+
+    @property
     def max_message_bytes(self) -> int:
         """Return the size of the largest gRPC message.
 
         gRPC copies each on the event loop, 1.6 ms a MiB: 32 MiB would keep others for 50 ms.
         """
         return self.max_body_bytes * 3 // 4
+
+
+def recording_folder(name: str) -> Path:
+    """Return the folder of the recording by the setting's value: as XDG's specification says."""
+    if name:
+        return Path(name)
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "foveal" / "recording"
 
 
 def load_settings() -> Settings:

@@ -114,6 +114,24 @@ KEY_REQUESTS = Counter(
     ("key", "outcome"),
 )
 
+RECORD_ROWS = Counter(
+    "foveal_record_rows",
+    "Rows of the recording by outcome: written; dropped, as the queue was full; failed on the disk",
+    (*MODEL, "outcome"),
+)
+RECORD_BYTES = Gauge(
+    "foveal_record_bytes",
+    "Bytes of the recording's shards when the last one was begun",
+    ("keep",),
+    multiprocess_mode="livemax",
+)
+RECORD_STOPPED = Gauge(
+    "foveal_record_stopped",
+    "1 while nothing is recorded as the disk is full or the folder cannot be written",
+    ("keep",),
+    multiprocess_mode="livemax",
+)
+
 # Histograms for drift: sums over sampled rows. Divide by the rows and compare with training's.
 DRIFT_ROWS = Counter("foveal_drift_rows", "Rows sampled for drift", MODEL)
 DRIFT_CLASS_ROWS = Counter(

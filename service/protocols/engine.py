@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import orjson
 
-from service.errors import MethodError, ServiceError
+from service.errors import MethodError, ModelNotFoundError, ServiceError
 from service.inflight import Inflight
 from service.lane.exchange import Exchange
 from service.metrics.meters import Meters
@@ -22,6 +22,7 @@ from service.pipeline.decode import DecodeStage
 from service.pipeline.decode_queue import DecodeQueue
 from service.pipeline.job import Job
 from service.protocols.limits import BodyLimits
+from service.record.recorder import Recorder, Recording
 from service.rollout.canary import Canary
 from service.rollout.catalog import Catalog
 
@@ -57,10 +58,12 @@ class Engine:
 
     Attributes:
         inflight: The budget for bytes that requests hold; None: they are not counted.
+        recorder: Records requests; None: none are.
         keep: Remembers the rows of an answered request by its id; None: nobody asks for them.
     """
 
     inflight: Inflight | None = None
+    recorder: Recorder | None = None
     keep: Callable[[bytes, Job], None] | None = None
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
@@ -102,6 +105,26 @@ class Engine:
             canary = Canary(target, classifier.artifact.name, candidate.fraction)
         return Target(self, classifier, canary)
 
+    def no_such_route(self, exchange: Exchange) -> None:
+        """Answer 404: what is no route of the lane never reaches BentoML, unless it is named there.
+
+        Raises:
+            ModelNotFoundError: Always.
+        """
+        self.meters.count_refusal("none", ModelNotFoundError.status)
+        path = exchange.path[:200].decode("latin-1")
+        raise ModelNotFoundError(f"{exchange.method} {path}: no such route")
+
+    def recording_of(self, classifier: Classifier) -> Recording | None:
+        """Return what records the requests of a version; None: none are."""
+        if self.recorder is None:
+            return None
+        return self.recorder.of(
+            classifier.artifact,
+            classifier.session.plan.precision,
+            has_shadow=classifier in self.catalog().shadows,
+        )
+
 
 class Target:
     """One version of a model, with what all requests for it share.
@@ -110,6 +133,7 @@ class Target:
         canary: Answers a share of the requests instead; None if there is no canary.
         opening: First bytes of the image protocol's JSON.
         lower_opening: The same of an answer that a brownout's precision gave.
+        recording: Records a share of its requests; None: none are.
     """
 
     __slots__ = (
@@ -122,6 +146,7 @@ class Target:
         "lower_opening",
         "metrics",
         "opening",
+        "recording",
     )
 
     def __init__(
@@ -139,6 +164,7 @@ class Target:
         self.fragments = classifier.postprocessor.fragments
         self.opening = orjson.dumps({"model": artifact.name, "version": artifact.version})[:-1]
         self.lower_opening = b'%s,"precision":"%s"' % (self.opening, LOWER.encode())
+        self.recording = engine.recording_of(classifier)
 
     def choose(self, request_id: bytes) -> "Target":
         """Return the target that answers a request: this one, or the canary's."""
@@ -148,12 +174,19 @@ class Target:
     def fail(self, protocol: str, exchange: Exchange, error: ServiceError) -> None:
         """Answer with an error and count it."""
         exchange.fail(error)
-        self.count_failure(protocol, error, exchange.received_at)
+        self.count_failure(protocol, error, exchange.received_at, exchange.request_id)
 
-    def count_failure(self, protocol: str, error: ServiceError, received_at: float) -> None:
+    def count_failure(
+        self, protocol: str, error: ServiceError, received_at: float, request_id: bytes
+    ) -> None:
         """Count a request that was answered with an error; ``received_at`` is monotonic seconds."""
         self.metrics.count_request(protocol, error.status, time.monotonic() - received_at)
         self._meters.touch()
+        recording = self.recording
+        if recording is not None:
+            recording.left -= 1
+            if recording.left < 0:
+                recording.refused(protocol, request_id, received_at, error)
 
 
 class ModelRoute:

@@ -123,11 +123,12 @@ class PredictJob(Job):
         target: The version that classifies.
         top: Labels in the answer for each row.
         errors: A message, or None for a good row, for each file; None: a single good image.
+        files: The encoded images; None: the body is the only one.
     """
 
-    __slots__ = ("_errors", "_exchange", "_target", "_top")
+    __slots__ = ("_errors", "_exchange", "_files", "_target", "_top")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - a call with names costs every request
         self,
         rows: list[Pixels],
         deadline: float,
@@ -135,12 +136,14 @@ class PredictJob(Job):
         target: Target,
         top: int,
         errors: list[str | None] | None = None,
+        files: list[bytes] | None = None,
     ) -> None:
         super().__init__(rows, deadline)
         self._exchange = exchange
         self._target = target
         self._top = top
         self._errors = errors
+        self._files = files
 
     @property
     def numbers(self) -> Sequence[int]:
@@ -190,6 +193,13 @@ class PredictJob(Job):
         body = b'%s,"results":[%s]}' % (opening, results)
         exchange.respond(200, body, JSON, server_timing(self, exchange, now))
         target.metrics.count_request(PROTOCOL, 200, now - exchange.received_at)
+        recording = target.recording
+        if recording is not None:
+            recording.left -= 1
+            if recording.left < 0:
+                files = [exchange.body] if self._files is None else self._files
+                asked = PROTOCOL, exchange.request_id, exchange.received_at
+                recording.answered(*asked, self, files, self._errors)
 
     def _entries(self, errors: list[str | None]) -> list[bytes] | ServiceError:
         """Return the result of each file; an error if no row of the request has an answer."""
@@ -223,10 +233,15 @@ def answer_files(
         if row_HWC is None:
             _decode_files(files, exchange, target, top, deadline, held)
             return
-        PredictJob([row_HWC], deadline, exchange, target, top).enqueue()
+        PredictJob([row_HWC], deadline, exchange, target, top, files=_kept(files, target)).enqueue()
     except ServiceError as error:
         target.fail(PROTOCOL, exchange, error)
     held.give()
+
+
+def _kept(files: list[bytes], target: Target) -> list[bytes] | None:
+    """Return images that are kept until the answer, as they may be recorded; else None."""
+    return files if target.recording is not None else None
 
 
 def _decode_files(
@@ -253,7 +268,8 @@ def _decode_files(
             if not rows:
                 raise next(error for error in errors if error is not None)
             messages = [None if error is None else error.message for error in errors]
-            PredictJob(rows, deadline, exchange, target, top, messages).enqueue()
+            kept = _kept(files, target)
+            PredictJob(rows, deadline, exchange, target, top, messages, kept).enqueue()
         except ServiceError as error:
             target.fail(PROTOCOL, exchange, error)
 

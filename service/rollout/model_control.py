@@ -9,7 +9,7 @@ the repository determines what is served, so workers need not communicate.
 import asyncio
 import hmac
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 
@@ -58,6 +58,7 @@ class ModelControl:
         missing: Models that had no good version when the service started, and have none yet.
         on_replace: Called after the catalog was replaced, for those that cache its contents.
         loading: Entered on the thread while it loads a model.
+        on_records: Called after each poll with the shares of requests that are recorded, by model.
     """
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
@@ -86,6 +87,8 @@ class ModelControl:
         self._reload_s = reload_s
         self._default_model = default_model
         self.on_replace: Callable[[], None] = lambda: None
+        self.on_records: Callable[[Mapping[str, float]], None] = lambda _: None
+        self._records: Mapping[str, float] = {}
         self.loading: Callable[[], AbstractContextManager[None]] = nullcontext
         self._unloaded: frozenset[str] = frozenset()
         self._wanted_model = catalog.default_model
@@ -149,6 +152,7 @@ class ModelControl:
             for name in sorted({*names, *self.catalog.defaults, *self._refused} - self._unloaded):
                 await self._reload(name)
             self.missing.intersection_update(names)
+            self.on_records(self._records)
 
     async def load(self, name: str) -> None:
         """Load or reload one model now, and try again what was refused.
@@ -244,6 +248,7 @@ class ModelControl:
     def _names(self) -> list[str]:
         """Return the repository's models and update the default model; on the thread."""
         names = self.repository.names()
+        self._records = self.repository.settings().records
         try:
             self._wanted_model = self._default_model or self.repository.default_model()
         except ArtifactError:  # no default is named: the current one stays

@@ -10,6 +10,8 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,14 +54,22 @@ class Shadows:
     Args:
         catalog: Returns the catalog that is served now.
         loop: Event loop that batches are observed on.
+        on_differ: Called on the loop with a job, the shadow's version, and the job's rows that it
+            answers differently.
 
     Attributes:
         keep: Called on the loop with a candidate, job and row in it of each row that it ran, and
             its probabilities; None: nobody asks for them.
     """
 
-    def __init__(self, catalog: Callable[[], Catalog], loop: Loop) -> None:
+    def __init__(
+        self,
+        catalog: Callable[[], Catalog],
+        loop: Loop,
+        on_differ: Callable[[Job, int, frozenset[int]], None] | None = None,
+    ) -> None:
         self._catalog = catalog
+        self._on_differ = on_differ
         self._loop = loop
         self._thread = ThreadPoolExecutor(1, "shadow")
         self._is_busy = False
@@ -97,8 +107,7 @@ class Shadows:
                 good = [i for i in range(count) if position + i not in batch.not_finite]
                 rows.extend(job.rows[first + i] for i in good)
                 positions.extend(position + i for i in good)
-                if self.keep is not None:
-                    owners.extend((job, first + i) for i in good)
+                owners.extend((job, first + i) for i in good)
             position += count
         if not rows:
             return
@@ -108,15 +117,15 @@ class Shadows:
         assert batch.outputs is not None, "only finished batches are observed; this is a bug"
         self._is_busy = True
         served_NK = batch.outputs.probabilities[positions]
-        self._thread.submit(self._run, shadow.classifier, rows, served, served_NK, owners)
+        self._thread.submit(self._run, shadow.classifier, rows, owners, served, served_NK)
 
     def _run(
         self,
         candidate: Classifier,
         rows: list[NDArray[np.uint8]],
+        owners: Owners,
         served: ModelArtifact,
         served_NK: NDArray[np.float32],
-        owners: Owners,
     ) -> None:
         """Run the candidate and compare; on the thread."""
         try:
@@ -134,7 +143,9 @@ class Shadows:
                     self.keep, candidate.artifact, kept, candidate_NK.copy()
                 )
             is_same_NK = _chosen(candidate.artifact, candidate_NK) == _chosen(served, served_NK)
-            agreed = int(is_same_NK.all(axis=1).sum())
+            is_same_N = is_same_NK.all(axis=1)
+            self._tell(candidate, [owners[compared[i]] for i in np.flatnonzero(~is_same_N)])
+            agreed = int(is_same_N.sum())
             _count(candidate, "agreed", agreed)
             _count(candidate, "differed", len(compared) - agreed)
             labels = _labels(candidate)
@@ -147,6 +158,15 @@ class Shadows:
             _count(candidate, "failed", len(rows))
         finally:
             self._loop.call_soon_threadsafe(self._done)
+
+    def _tell(self, candidate: Classifier, differing: list[tuple[Job, int]]) -> None:
+        """Tell on the loop which rows the candidate answers differently, job by job."""
+        on_differ = self._on_differ
+        if on_differ is None:
+            return
+        for job, rows in groupby(differing, key=itemgetter(0)):
+            of_job = frozenset(row for _, row in rows)
+            self._loop.call_soon_threadsafe(on_differ, job, candidate.artifact.version, of_job)
 
     def _done(self) -> None:
         self._is_busy = False

@@ -244,6 +244,8 @@ def watched_service(folder: Path) -> Iterator[Watched]:
         feedback_rows=1000,
         loaded_versions=3,
         buckets="1,16,64",
+        record=1,
+        record_folder=folder / "recording",
     ) as server:
         config = configured(folder, f"127.0.0.1:{server.port}")
         with running_prometheus(config, folder) as url:

@@ -69,7 +69,7 @@ class GrpcInfer:
             if self._target is None:
                 self._engine.meters.count_refusal(PROTOCOL, error.status)
             else:
-                self._target.count_failure(PROTOCOL, error, received_at)
+                self._target.count_failure(PROTOCOL, error, received_at, self._request_id)
             raise error.detached() from None
         except Exception:  # a bug: what was counted must not stay counted
             self._held.give()
@@ -80,6 +80,7 @@ class GrpcInfer:
         keep = self._engine.keep
         if keep is not None and call.job is not None:
             keep(self._request_id, call.job)
+        call.record(PROTOCOL, self._request_id, received_at)
         return response
 
     async def _open(self, raw: bytes, limit_s: float) -> InferMessage:

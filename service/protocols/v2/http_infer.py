@@ -155,28 +155,32 @@ class HttpInfer(BodyWork):
         if self._accepted and len(body) >= compression.MIN_BYTES:
             coding = compression.choose(self._accepted)
         if not coding:
-            self._respond(body, media_type, extra)
+            self._respond(call, body, media_type, extra)
             return
         extra += b"content-encoding: %s\r\nvary: accept-encoding\r\n" % coding
         if len(body) <= _INLINE_COMPRESS_BYTES:
-            self._respond(compression.compress(body, coding), media_type, extra)
+            self._respond(call, compression.compress(body, coding), media_type, extra)
         else:
-            self._engine.threads.submit(self._compress, body, coding, media_type, extra)
+            self._engine.threads.submit(self._compress, call, body, coding, media_type, extra)
 
-    def _compress(self, body: bytes, coding: bytes, media_type: bytes, extra: bytes) -> None:
+    def _compress(
+        self, call: InferCall, body: bytes, coding: bytes, media_type: bytes, extra: bytes
+    ) -> None:
         try:
             compressed = compression.compress(body, coding)
         except Exception:  # an executor would drop it, and the request would get no answer
             logger.exception("an answer could not be compressed; this is a bug")
             self._engine.loop.call_soon_threadsafe(self._fail, ServiceError())
         else:
-            self._engine.loop.call_soon_threadsafe(self._respond, compressed, media_type, extra)
+            respond = self._respond
+            self._engine.loop.call_soon_threadsafe(respond, call, compressed, media_type, extra)
 
-    def _respond(self, body: bytes, media_type: bytes, extra: bytes) -> None:
+    def _respond(self, call: InferCall, body: bytes, media_type: bytes, extra: bytes) -> None:
         exchange = self._exchange
         exchange.respond(200, body, media_type, extra)
         seconds = time.monotonic() - exchange.received_at
         self._target.metrics.count_request(PROTOCOL, 200, seconds)
+        call.record(PROTOCOL, exchange.request_id, exchange.received_at)
 
     def _fail(self, error: ServiceError) -> None:
         self._release()

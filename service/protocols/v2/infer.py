@@ -102,6 +102,7 @@ class InferCall:
 
     Attributes:
         job: The rows in the queue, once they are there.
+        images: The encoded images, if there are any and requests are recorded.
         outputs: The outputs of the model, once the call is done.
         error: Why there are none.
     """
@@ -115,6 +116,7 @@ class InferCall:
         "_target",
         "error",
         "held",
+        "images",
         "job",
         "outputs",
         "request",
@@ -136,6 +138,7 @@ class InferCall:
         self._is_cancelled = False
         self._cancel_decoding: Callable[[], None] | None = None
         self.job: Job | None = None
+        self.images: list[bytes] | None = None
         self.outputs: list[OutputTensor] = []
         self.error: ServiceError | None = None
 
@@ -165,6 +168,8 @@ class InferCall:
             self._queue(read_pixels(tensor, shape_HWC, rows, self.held.take))
         elif tensor.datatype == "BYTES":
             images = read_images(tensor, rows, self.held.take)
+            if self._target.recording is not None:
+                self.images = images
             self._cancel_decoding = self._target.decode_stage.decode(
                 images, self._deadline, self._queue_decoded, stops_at_error=True
             )
@@ -220,6 +225,14 @@ class InferCall:
                 shape = list(order_NT.shape)
                 self.outputs.append(OutputTensor(output.name, "BYTES", shape, strings))
         self._finish(error)
+
+    def record(self, protocol: str, request_id: bytes, received_at: float) -> None:
+        """Record the answered request, if it is in the share."""
+        recording, job = self._target.recording, self.job
+        if recording is not None and job is not None:
+            recording.left -= 1
+            if recording.left < 0:
+                recording.answered(protocol, request_id, received_at, job, self.images)
 
     def _finish(self, error: ServiceError | None) -> None:
         self.error = error
