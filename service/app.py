@@ -232,7 +232,9 @@ class Foveal:
         self.classified = ClassifyProtocol(self.engine)
         self.v2 = V2Http(self.engine, self.control, self.statistics, self._is_ready)
         keeper = open_keeper(settings.feedback_rows)
-        self.feedback = FeedbackProtocol(self.engine, self.repository, self.shadows, keeper)
+        self.feedback = FeedbackProtocol(
+            self.engine, self.repository, self.shadows, keeper, settings.recording
+        )
         self.control.on_replace = self._forget
         self.watch = Watch(
             self.control.poll,

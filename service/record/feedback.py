@@ -1,13 +1,15 @@
 """The truth about answers: joined by request id and row with what was answered, and counted.
 
     {"id", "row", "label"} -> the answer, of any worker -> right, wrong or abstained -> metrics
+                              | forgotten: the recording's
 
 A row has one truth. The same again is a duplicate and counts once; another one is refused, as a
 counter takes nothing back.
 """
 
+import logging
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,32 +28,21 @@ from service.metrics.families import (
     FEEDBACK_ROWS,
 )
 from service.record.answers import Answer, Answers, key_of, model_key
+from service.record.late import Late
+from service.record.told import Truth, read_truth, shown
+from service.record.truths import Truths
 
-MAX_ID_BYTES = 128
-MAX_ROW = 1 << 20
+logger = logging.getLogger("foveal.feedback")
+
 # Guo et al. 2017, "On Calibration of Modern Neural Networks": as the calibration error of training.
 BINS = 15
 RIGHT, WRONG, ABSTAINED, DUPLICATE = "right", "wrong", "abstained", "duplicate"
-_KINDS = ("label", "index", "labels", "indexes")
 # Of versions that are not served any more: what is read of them is kept, of so many.
 _MAX_ARTIFACTS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """What is said to be true of one row.
-
-    Attributes:
-        id: Of its request.
-        row: Its number in the request, from 0.
-        labels: Labels as texts or indexes; one, unless ``is_several``.
-        is_several: Whether it is for a multi-label model.
-    """
-
-    id: str
-    row: int
-    labels: tuple[str | int, ...]
-    is_several: bool
+class ForgottenError(ModelNotFoundError):
+    """The answer is not remembered, or was never given."""
 
 
 @dataclass(slots=True)
@@ -61,49 +52,16 @@ class Report:
     Attributes:
         outcomes: Version that answered and outcome, of those that were joined.
         refused: Position and error of each other one.
+        new: Those that were counted.
     """
 
     outcomes: list[tuple[int, str]] = field(default_factory=list)
     refused: list[tuple[int, ClientError]] = field(default_factory=list)
+    new: list[Truth] = field(default_factory=list)
 
     def count(self, outcome: str) -> int:
         """Return how many truths had an outcome."""
         return sum(each == outcome for _, each in self.outcomes)
-
-
-def read_truth(item: Any) -> Truth:
-    """Read one truth as it was sent.
-
-    Raises:
-        InvalidInputError: It is none.
-    """
-    if not isinstance(item, dict):
-        raise InvalidInputError(f'expected {{"id", "row", "label"}}, got {_shown(item)}')
-    if unknown := item.keys() - {"id", "row", *_KINDS}:
-        raise InvalidInputError(
-            f"expected id, row and one of {', '.join(_KINDS)}, got {_shown(min(unknown))}"
-        )
-    request_id, row = item.get("id"), item.get("row", 0)
-    if not (
-        isinstance(request_id, str)
-        and request_id.isascii()
-        and 1 <= len(request_id) <= MAX_ID_BYTES
-    ):
-        raise InvalidInputError(f"id: expected an answer's X-Request-Id, got {_shown(request_id)}")
-    if type(row) is not int or not 0 <= row < MAX_ROW:
-        raise InvalidInputError(f"row: expected a whole number from 0, got {_shown(row)}")
-    given = [kind for kind in _KINDS if kind in item]
-    if len(given) != 1:
-        raise InvalidInputError(f"expected one of {', '.join(_KINDS)}, got {len(given)}")
-    value, is_several = item[given[0]], given[0] in ("labels", "indexes")
-    wanted: type = str if given[0] in ("label", "labels") else int
-    values = value if is_several else [value]
-    if not isinstance(values, list) or not all(type(each) is wanted for each in values):
-        raise InvalidInputError(
-            f"{given[0]}: expected {'a list of ' if is_several else ''}"
-            f"{'text' if wanted is str else 'a whole number'}, got {_shown(value)}"
-        )
-    return Truth(request_id, row, tuple(values), is_several)
 
 
 class Feedback:
@@ -112,9 +70,16 @@ class Feedback:
     Args:
         answers: What was answered of late.
         load: Returns a version, of the repository if it is not served; raises ArtifactError.
+        late: The recording, where answers are that are forgotten; None: there is none.
     """
 
-    def __init__(self, answers: Answers, load: Callable[[str, int], ModelArtifact]) -> None:
+    def __init__(
+        self,
+        answers: Answers,
+        load: Callable[[str, int], ModelArtifact],
+        late: Late | None = None,
+    ) -> None:
+        self._late = late
         self._answers = answers
         self._load = load
         self._versions: dict[tuple[str, int], Version] = {}
@@ -127,45 +92,102 @@ class Feedback:
             items: Objects as they were sent.
         """
         report, tally = Report(), Tally(model)
+        forgotten: list[tuple[int, Truth]] = []
         with self._answers.locked():
             for position, item in enumerate(items):
+                truth = None
                 try:
-                    report.outcomes.append(self._take(model, read_truth(item), tally))
+                    truth = read_truth(item)
+                    self._add(report, truth, self._take(model, truth, tally))
+                except ForgottenError as error:
+                    if self._late is None or truth is None:
+                        report.refused.append((position, error))
+                    else:
+                        forgotten.append((position, truth))
                 except ClientError as error:
                     report.refused.append((position, error))
-                    tally.refused[_reason(error)] += 1
+        if self._late is not None:
+            self._take_late(model, forgotten, report, tally)
+        report.refused.sort(key=lambda refused: refused[0])
+        tally.refused.update(_reason(error) for _, error in report.refused)
         tally.refused[DUPLICATE] += report.count(DUPLICATE)
         tally.flush()
         return report
+
+    @staticmethod
+    def _add(report: Report, truth: Truth, outcome: tuple[int, str]) -> None:
+        report.outcomes.append(outcome)
+        if outcome[1] != DUPLICATE:
+            report.new.append(truth)
+
+    def _take_late(
+        self, model: str, forgotten: list[tuple[int, Truth]], report: Report, tally: "Tally"
+    ) -> None:
+        """Join the truths about forgotten answers with the recording, and note all new ones there.
+
+        The recording is read before the lock is taken: that may take seconds.
+        """
+        assert self._late is not None, "there is a recording; this is a bug"
+        found = self._late.find({truth.id for _, truth in forgotten})
+        with self._answers.locked():
+            known = self._late.truths() if found else {}
+            for position, truth in forgotten:
+                try:
+                    document = found.get((truth.id, truth.row), {})
+                    if document.get("model") != model or "probabilities" not in document:
+                        raise _forgotten(model, truth)
+                    outcome = self._judge_late(model, truth, document, known, tally)
+                    self._add(report, truth, outcome)
+                except ClientError as error:
+                    report.refused.append((position, error))
+            try:
+                self._late.note(truth.line() for truth in report.new)
+            except OSError as error:
+                logger.error("truths are missing in the recording: %s", error.strerror)
+
+    def _judge_late(
+        self, model: str, truth: Truth, document: dict[str, Any], known: Truths, tally: "Tally"
+    ) -> tuple[int, str]:
+        """Count a truth about a recorded row, once."""
+        number = int(document["version"])
+        version = self._version(model, number)
+        true = version.indexes(truth)
+        before = known.get((truth.id, truth.row))
+        if before is not None:
+            told = before if isinstance(before, tuple) else (before,)
+            earlier = Truth(truth.id, truth.row, tuple(told), version.is_several)
+            if version.indexes(earlier) != true:
+                raise _conflict(truth)
+            return number, DUPLICATE
+        known[truth.id, truth.row] = truth.labels if truth.is_several else truth.labels[0]
+        index = int(document["index"])
+        chosen = frozenset(document["labels"] if version.is_several else (index,))
+        outcome = WRONG if chosen != true else RIGHT
+        outcome = ABSTAINED if document.get("abstained") else outcome
+        confidence = None if version.is_several else float(document["probabilities"][index])
+        tally.count(version, number, outcome, true, chosen, confidence)
+        return number, outcome
 
     def _take(self, model: str, truth: Truth, tally: "Tally") -> tuple[int, str]:
         key = key_of(truth.id.encode())
         found = self._answers.find(key, truth.row, model_key(model))
         served = next((answer for answer in found if not answer.is_shadow), None)
         if served is None:
-            raise ModelNotFoundError(
-                f"id {truth.id!r}, row {truth.row}: expected an answer of {model} that is still "
-                "remembered, got none; raise FOVEAL_FEEDBACK_ROWS if it was given"
-            )
+            raise _forgotten(model, truth)
         version = self._version(model, served.version)
         true = version.indexes(truth)
         mark = _mark(true, is_several=truth.is_several)
         if served.truth == mark:
             return served.version, DUPLICATE
         if served.truth:
-            raise ConflictError(
-                f"id {truth.id!r}, row {truth.row}: expected the truth that was given before, got "
-                "another; a row has one truth, and it is counted"
-            )
+            raise _conflict(truth)
         chosen = self._chosen(served, version)
         if chosen is None:
-            raise ModelNotFoundError(
-                f"id {truth.id!r}: expected an answer that is still whole, got one half forgotten; "
-                "raise FOVEAL_FEEDBACK_ROWS"
-            )
+            raise _forgotten(model, truth)
         self._answers.note(served, mark)
         outcome = ABSTAINED if served.is_abstained else RIGHT if chosen == true else WRONG
-        tally.count(version, served, outcome, true, chosen)
+        confidence = None if served.is_several else served.confidence
+        tally.count(version, served.version, outcome, true, chosen, confidence)
         seen: set[int] = set()
         for shadow in found:
             if shadow.is_shadow and shadow.version not in seen:
@@ -250,11 +272,11 @@ class Version:
             return index
         if label in self._equal:
             raise InvalidInputError(
-                f"label: expected one that {self.reference} has once, got {_shown(label)}; "
+                f"label: expected one that {self.reference} has once, got {shown(label)}; "
                 "give its index"
             )
         raise InvalidInputError(
-            f"label: expected one of {self.reference} ({_some(self.names)}), got {_shown(label)}"
+            f"label: expected one of {self.reference} ({_some(self.names)}), got {shown(label)}"
         )
 
 
@@ -268,18 +290,18 @@ class Tally:
         self._rows: Counter[tuple[int, str]] = Counter()
         self._classes: Counter[tuple[int, str, str]] = Counter()
         self._bins: Counter[tuple[int, int, str]] = Counter()
-        self._confidence: Counter[tuple[int, int]] = Counter()
+        self._confidence: defaultdict[tuple[int, int], float] = defaultdict(float)
 
     def count(
         self,
         version: Version,
-        answer: Answer,
+        number: int,
         outcome: str,
         true: frozenset[int],
         chosen: frozenset[int],
+        confidence: float | None,
     ) -> None:
-        """Count one row."""
-        number = answer.version
+        """Count one row; ``confidence`` is None of a multi-label model."""
         self._rows[number, outcome] += 1
         if outcome == ABSTAINED:
             return
@@ -287,10 +309,10 @@ class Tally:
         for group, what in ((true & chosen, "right"), (true - chosen, "missed")):
             self._classes.update((number, names[index], what) for index in group)
         self._classes.update((number, names[index], "extra") for index in chosen - true)
-        if not answer.is_several:
-            own = bin_of(answer.confidence)
+        if confidence is not None:
+            own = bin_of(confidence)
             self._bins[number, own, outcome] += 1
-            self._confidence[number, own] += answer.confidence  # type: ignore[assignment]
+            self._confidence[number, own] += confidence
 
     def flush(self) -> None:
         """Add to the metrics."""
@@ -315,6 +337,20 @@ def bin_of(confidence: float) -> int:
     return min(max(int(np.ceil(confidence * BINS)), 1), BINS)
 
 
+def _forgotten(model: str, truth: Truth) -> ForgottenError:
+    return ForgottenError(
+        f"id {truth.id!r}, row {truth.row}: expected an answer of {model} that is still remembered "
+        "or recorded, got none; raise FOVEAL_FEEDBACK_ROWS if it was given"
+    )
+
+
+def _conflict(truth: Truth) -> ConflictError:
+    return ConflictError(
+        f"id {truth.id!r}, row {truth.row}: expected the truth that was given before, got another; "
+        "a row has one truth, and it is counted"
+    )
+
+
 def _mark(true: frozenset[int], *, is_several: bool) -> int:
     """Return what is noted of a truth, 1 to 2^32 - 1: equal for equal truths."""
     if not is_several:
@@ -328,10 +364,6 @@ def _reason(error: ClientError) -> str:
     if isinstance(error, ConflictError):
         return "conflict"
     return "wrong"
-
-
-def _shown(value: Any) -> str:
-    return repr(value)[:60]
 
 
 def _some(names: Sequence[str]) -> str:

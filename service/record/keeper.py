@@ -61,7 +61,7 @@ class Keeper:
             self._known.add(artifact.reference)
             for outcome in OUTCOMES:  # a rate needs the zero before the first count
                 FEEDBACK_ROWS.labels(artifact.name, str(artifact.version), outcome)
-        batch.notes[_NOTE] = _version(artifact), told(artifact, batch.outputs.probabilities)
+        batch.notes[_NOTE] = _version(artifact), remembered(artifact, batch.outputs.probabilities)
 
     def observe(self, answered: Answered) -> None:
         """Remember what a request was answered."""
@@ -100,7 +100,7 @@ class Keeper:
             probabilities_NK: float32 [N, K].
         """
         at, version = time.monotonic(), _version(artifact)
-        for (job, row), answer in zip(owners, told(artifact, probabilities_NK), strict=True):
+        for (job, row), answer in zip(owners, remembered(artifact, probabilities_NK), strict=True):
             if job.key:
                 self._add(job.key, job.numbers[row], at, version, answer, SHADOW)
 
@@ -119,7 +119,7 @@ def _version(artifact: ModelArtifact) -> tuple[int, int]:
     return model_key(artifact.name), artifact.version
 
 
-def told(artifact: ModelArtifact, probabilities_NK: NDArray[np.float32]) -> list[Any]:
+def remembered(artifact: ModelArtifact, probabilities_NK: NDArray[np.float32]) -> list[Any]:
     """Return what is remembered of each row: index and probability of its first label, and flags.
 
     Of a multi-label model: a bit for each label, as bytes, and flags.

@@ -261,7 +261,7 @@ def watched_service(folder: Path) -> Iterator[Watched]:
         grpc_port=free_port(),
         max_wait_ms=MAX_WAIT_MS,
         brownout="int8",
-        feedback_rows=1000,
+        feedback_rows=100_000,
         loaded_versions=3,
         buckets="1,16,64",
         record=1,

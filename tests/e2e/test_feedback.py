@@ -21,6 +21,8 @@ from tritonclient.grpc import service_pb2_grpc
 from models.image import encode_png
 from models.repository import ModelRepository
 from models.rollout import Rollout, Share
+from service.record.reading import find
+from service.record.truths import read_truths
 from tests.guarded import Guarded, until
 from tests.server import START_S, RunningServer, assert_error, free_port, running_server
 from tests.shell import Shell
@@ -307,3 +309,24 @@ def test_rows_are_bounded(tmp_path: Path) -> None:
         assert np.isclose(server.metric("foveal_feedback_bin_rows_total", model="tiny"), 63)
     with running_server(tmp_path / "models", tmp_path, feedback_rows=64) as server:
         assert_error(tell(server, truths[-1]), 404, "FOVEAL_FEEDBACK_ROWS")
+
+
+def test_a_forgotten_answer_counts_if_it_is_recorded(tmp_path: Path) -> None:
+    """Once, also after a restart, and its truth stays with the recording."""
+    publish_tiny(tmp_path / "models")
+    recording = tmp_path / "recording"
+    settings: dict[str, Any] = {"feedback_rows": 64, "record": 1, "record_folder": recording}
+    with running_server(tmp_path / "models", tmp_path, **settings) as server:
+        ids = [ask(server, i % 24) for i in range(100)]
+        until(lambda: len(find(recording, ids)) == 100, "all are recorded", 60)
+        truths = [{"id": name, "index": BEST[i % 24]} for i, name in enumerate(ids)]
+        truths[1]["index"] = WORST[1]
+        document = tell(server, [*truths, {"id": "never", "index": 0}]).json()
+        assert (document["right"], document["wrong"]) == (99, 1)
+        assert [each["item"] for each in document["refused"]] == [100]
+        assert_error(tell(server, truths[1] | {"index": BEST[1]}), 409, "one truth")
+        assert rows(server, "right") == 99 and rows(server, "wrong") == 1
+    assert read_truths(recording) == {(each["id"], 0): each["index"] for each in truths}
+    with running_server(tmp_path / "models", tmp_path, **settings) as server:
+        document = tell(server, truths).json()
+        assert (document["duplicate"], document["right"], document["refused"]) == (100, 0, [])

@@ -12,8 +12,9 @@ from models.artifact import ArtifactError, ModelArtifact
 from models.evidence import Abstain, Selective
 from service.errors import InvalidInputError
 from service.record.answers import ABSTAINED, SHADOW, Answers, key_of, model_key
-from service.record.feedback import BINS, Feedback, Report, bin_of, read_truth
-from service.record.keeper import told
+from service.record.feedback import BINS, Feedback, Report, bin_of
+from service.record.keeper import remembered
+from service.record.told import read_truth
 from tests.tiny import publish_tiny, random_images, tiny_probabilities
 
 LABELS = ("cat", "dog", "crane", "crane")
@@ -206,7 +207,7 @@ def test_multi_label_answers(bench: Bench, versions: dict[tuple[str, int], Model
     images = random_images(20, seed=3)
     probabilities = tiny_probabilities(images, task="multi-label").astype(np.float32)
     given = probabilities >= np.asarray(artifact.thresholds, np.float32)
-    for i, (bits, _) in enumerate(told(artifact, probabilities)):
+    for i, (bits, _) in enumerate(remembered(artifact, probabilities)):
         model = model_key("several"), 1
         bench.answers.add_several(key_of(b"%d" % i), 0, float(i), model, bits)
     rows(bench, "right", model="several")
@@ -231,8 +232,8 @@ def test_a_row_that_is_not_sure_is_abstained(
     some = Selective("test", 100, 0.9, 0.99)
     artifact = replace(versions[name, 1], abstain=Abstain(0.6, 0.99, some, some))
     rows_NK = np.array([[0.7, 0.2, 0.05, 0.05], [0.55, 0.3, 0.1, 0.1]], np.float32)
-    assert [row[-1] for row in told(artifact, rows_NK)] == [0, ABSTAINED]
-    assert [row[-1] for row in told(versions[name, 1], rows_NK)] == [0, 0]
+    assert [row[-1] for row in remembered(artifact, rows_NK)] == [0, ABSTAINED]
+    assert [row[-1] for row in remembered(versions[name, 1], rows_NK)] == [0, 0]
 
 
 def test_a_truth_is_read_as_it_was_sent() -> None:
