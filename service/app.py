@@ -10,7 +10,7 @@ import contextlib
 import gc
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +28,7 @@ from bentoml.validators import ContentType
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from models.installation import how_to_add
 from models.repository import ModelRepository
 from service.access.access import open_access
 from service.access.metrics_port import MetricsPort, moved
@@ -58,8 +59,9 @@ from service.rollout.options import load_options
 from service.rollout.shadow import Shadows
 from service.rollout.starting import Starting
 from service.rollout.watch import Watch
+from service.rollout.welcome import welcome
 from service.settings import end_if_wrong, load_settings, served_names
-from service.workers import memory
+from service.workers import early, memory
 from service.workers.control import close_control_port
 from service.workers.forked import configure_bentoml
 from service.workers.metric_files import adopt_files, take_room
@@ -123,10 +125,20 @@ def _observers() -> list[Observer]:
     return observers
 
 
+def _welcome(address: tuple[str, int]) -> Iterator[str]:
+    return welcome(
+        ModelRepository(settings.models),
+        settings.default_model,
+        address,
+        is_tls=tls is not None,
+        has_keys=access.keys is not None,
+    )
+
+
 def _find_while_loading(path: bytes) -> Handler | None:
     if settings.metrics_port and path == b"/metrics":
         return moved
-    return find_while_loading(path, lambda: starting[0].reason)
+    return find_while_loading(path, lambda: starting[0].reason, early.LOADING_PAGE)
 
 
 def _no_such_route(exchange: Exchange) -> None:
@@ -306,7 +318,7 @@ class Foveal:
         if not settings.grpc_port:
             return None
         if not has_grpc:
-            logger.warning("V2 over gRPC is off: install foveal[grpc], or set FOVEAL_GRPC_PORT=0")
+            logger.info("V2 over gRPC is off; it is added by: %s", how_to_add("grpc"))
             return None
         servicer = V2Grpc(
             self.engine, self.control, self.statistics, self._is_ready, settings.max_message_bytes
@@ -353,7 +365,9 @@ class Foveal:
         end_if_wrong(settings)
         close_control_port()
         log_as_bentoml()
-        install_supervisor(settings.workers, settings.drain_timeout_s, is_tls=tls is not None)
+        install_supervisor(
+            settings.workers, settings.drain_timeout_s, is_tls=tls is not None, welcome=_welcome
+        )
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
