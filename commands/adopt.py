@@ -213,11 +213,7 @@ def adopt(
     Example: foveal adopt resnet50.onnx --name resnet50 --labels imagenet.txt --resize 256 \
         --scale 1/255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     """
-    from models.repository import check_name
-
-    check_name(name)
-    if "://" not in model and ":" not in model and not Path(model).exists():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), model)
+    _check_early(model, name)
     from export.adopt import Request
     from export.examine import Wanted
     from export.from_torch import User
@@ -266,6 +262,15 @@ def adopt(
         artifact = _publish(request, user, name, repository)
     line = _summary(artifact, repository.path(name, artifact.version))
     show(dataclasses.asdict(artifact), as_json, [(line,)])
+
+
+def _check_early(model: str, name: str) -> None:
+    """Refuse what needs no import that takes a while."""
+    from models.repository import check_name
+
+    check_name(name)
+    if ":" not in model and not Path(model).exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), model)
 
 
 def _publish(

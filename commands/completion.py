@@ -1,20 +1,21 @@
 """Completion of the command line in a shell: ``foveal completion``."""
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
-from typer.completion import completion_init, get_completion_script
+import typer.completion
 
 from commands.console import print_line
 
 VARIABLE = "_FOVEAL_COMPLETE"
+_typers: Any = typer.completion  # it does not list the two names as its own
 
 
 def prepare_completion() -> None:
     """Let typer answer a shell that asks for completions; it does so by a variable."""
     if VARIABLE in os.environ:
-        completion_init()
+        _typers.completion_init()
 
 
 def completion(
@@ -27,6 +28,6 @@ def completion(
 
     Example: foveal completion bash
     """
-    script = get_completion_script(prog_name="foveal", complete_var=VARIABLE, shell=shell)
+    script = _typers.get_completion_script(prog_name="foveal", complete_var=VARIABLE, shell=shell)
     for line in script.splitlines():
         print_line(line)

@@ -124,7 +124,7 @@ def show_help(
     parent: Any = context.find_root()
     for word in words or ():
         find = getattr(parent.command, "get_command", None)
-        command = find(parent, word) if find else None
+        command: Any = find(parent, word) if find else None
         if command is None:
             parent.fail(f"No such command {word!r}")
         parent = typer.Context(command, parent=parent, info_name=word, **command.context_settings)

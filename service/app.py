@@ -7,10 +7,11 @@ worker, where BentoML calls ``LaneService.to_asgi`` just before uvicorn is confi
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +29,6 @@ from bentoml.validators import ContentType
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from models.installation import how_to_add
 from models.repository import ModelRepository
 from service.access.access import open_access
 from service.access.metrics_port import MetricsPort, moved
@@ -123,16 +123,6 @@ def _observers() -> list[Observer]:
     if BentoMLContainer.tracing.exporter_type.get() is not None:
         observers.append(Tracing(BentoMLContainer.tracer_provider.get()))
     return observers
-
-
-def _welcome(address: tuple[str, int]) -> Iterator[str]:
-    return welcome(
-        ModelRepository(settings.models),
-        settings.default_model,
-        address,
-        is_tls=tls is not None,
-        has_keys=access.keys is not None,
-    )
 
 
 def _find_while_loading(path: bytes) -> Handler | None:
@@ -315,10 +305,7 @@ class Foveal:
         self.shadows.observe_batch(classifier, batch)
 
     def _serve_grpc(self) -> "GrpcServer | None":
-        if not settings.grpc_port:
-            return None
-        if not has_grpc:
-            logger.info("V2 over gRPC is off; it is added by: %s", how_to_add("grpc"))
+        if not settings.grpc_port or not has_grpc:
             return None
         servicer = V2Grpc(
             self.engine, self.control, self.statistics, self._is_ready, settings.max_message_bytes
@@ -365,9 +352,8 @@ class Foveal:
         end_if_wrong(settings)
         close_control_port()
         log_as_bentoml()
-        install_supervisor(
-            settings.workers, settings.drain_timeout_s, is_tls=tls is not None, welcome=_welcome
-        )
+        greeting = functools.partial(welcome, settings, has_grpc)
+        install_supervisor(settings.workers, settings.drain_timeout_s, greeting, tls is not None)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:

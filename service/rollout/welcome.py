@@ -5,7 +5,9 @@ import shlex
 from collections.abc import Iterator
 
 from models.artifact import ArtifactError
+from models.installation import how_to_add
 from models.repository import ModelRepository
+from service.settings import Settings
 
 
 def is_open_to_all(host: str) -> bool:
@@ -16,31 +18,24 @@ def is_open_to_all(host: str) -> bool:
         return host != "localhost"
 
 
-def welcome(
-    repository: ModelRepository,
-    default_model: str,
-    address: tuple[str, int],
-    *,
-    is_tls: bool = False,
-    has_keys: bool = False,
-) -> Iterator[str]:
+def welcome(settings: Settings, has_grpc: bool, address: tuple[str, int]) -> Iterator[str]:
     """Yield the lines.
 
     Args:
-        repository: What is served.
-        default_model: The setting; empty: the repository's.
-        address: What the service's socket is bound to.
-        is_tls: Whether connections begin with TLS.
-        has_keys: Whether requests need an API key.
+        settings: The service's.
+        has_grpc: Whether the packages of V2 over gRPC are installed.
+        address: What its socket is bound to.
     """
     host, port = address
-    if is_open_to_all(host) and not has_keys:
+    if settings.grpc_port and not has_grpc:
+        yield f"V2 over gRPC is off; it is added by: {how_to_add('grpc')}"
+    if is_open_to_all(host) and not settings.api_keys_file:
         yield (
             f"{host} is open to other machines without API keys: `foveal keys add` makes one, "
             "FOVEAL_API_KEYS_FILE names its file"
         )
-    url = f"{'https' if is_tls else 'http'}://{_reached(host)}:{port}"
-    if command := _first_request(repository, default_model, url, is_tls, has_keys):
+    url = f"{'https' if settings.tls_cert else 'http'}://{_reached(host)}:{port}"
+    if command := _first_request(settings, url):
         yield f"listening on {host}:{port}; to try it: {command}"
     else:
         yield f"listening on {host}:{port}: {url}"
@@ -52,13 +47,12 @@ def _reached(host: str) -> str:
     return f"[{plain}]" if ":" in plain else plain
 
 
-def _first_request(
-    repository: ModelRepository, default_model: str, url: str, is_tls: bool, has_keys: bool
-) -> str:
+def _first_request(settings: Settings, url: str) -> str:
     """Return a command with a golden image of the default model, or of the first; "" for none."""
+    repository = ModelRepository(settings.models)
     try:
         names = repository.names()
-        chosen = default_model or repository.settings().default_model
+        chosen = settings.default_model or repository.settings().default_model
         chosen = chosen or (names[0] if len(names) == 1 else "")
         name, version = repository.resolve(chosen or names[0])
         images = sorted(repository.path(name, version).glob("golden/*.png"))
@@ -68,8 +62,8 @@ def _first_request(
         return ""
     path = "/predict" if chosen else f"/models/{name}/predict"
     words = ["curl", "--data-binary", f"@{images[0].absolute()}"]
-    if has_keys:
+    if settings.api_keys_file:
         words += ["--header", "Authorization: Bearer KEY"]
-    if is_tls:
+    if settings.tls_cert:
         words.append("--insecure")
     return shlex.join([*words, f"{url}{path}"])

@@ -23,7 +23,7 @@ def given(**options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"dataset": "digit"}, "dataset: .*, got 'digit'; did you mean digits?$"),
+        ({"dataset": "digit"}, r"dataset: .*, got 'digit'; did you mean digits\?$"),
         ({"dataset": "folder"}, "dataset: expected one of .*, got 'folder'$"),
         ({"dataset": "foldr:x"}, "got 'foldr:x'; did you mean folder"),
         ({"network": "cn"}, "network: expected one of .*, got 'cn'; did you mean cnn?"),

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from models.machine import available_cpus
 from training import threads
 from training.threads import FreeCores
 
@@ -76,7 +77,7 @@ def test_torch_gets_as_many_threads(stat: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_busy_core_is_seen() -> None:
     """The machine's own file, beside as many busy processes as there are cores."""
-    cores = threads.available_cpus()
+    cores = available_cpus()
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
     try:
         deadline = time.monotonic() + 60

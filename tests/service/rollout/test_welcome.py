@@ -7,7 +7,13 @@ import pytest
 
 from models.repository import ModelRepository
 from service.rollout.welcome import is_open_to_all, welcome
+from service.settings import Settings
 from tests.tiny import publish_tiny
+
+
+def said(repository: ModelRepository, host: str, **options: str) -> list[str]:
+    settings = Settings(models=repository.root, grpc_port=0, **options)  # type: ignore[arg-type]
+    return [*welcome(settings, True, (host, 3123))]
 
 
 @pytest.fixture
@@ -17,31 +23,38 @@ def repository(tmp_path: Path) -> ModelRepository:
 
 
 def test_it_ends_with_a_request_that_fits(repository: ModelRepository) -> None:
-    (line,) = welcome(repository, "", ("127.0.0.1", 3123))
-    said, _, command = line.partition("; to try it: ")
-    assert said == "listening on 127.0.0.1:3123"
+    (line,) = said(repository, "127.0.0.1")
+    start, _, command = line.partition("; to try it: ")
+    assert start == "listening on 127.0.0.1:3123"
     image, url = shlex.split(command)[2:]
     assert Path(image.removeprefix("@")).is_file() and Path(image[1:]).is_absolute()
     assert url == "http://127.0.0.1:3123/predict"
     publish_tiny(repository.root, "two")
-    (line,) = welcome(repository, "", ("127.0.0.1", 3123))
+    (line,) = said(repository, "127.0.0.1")
     assert line.endswith("http://127.0.0.1:3123/models/one/predict"), "no default model"
-    (line,) = welcome(repository, "two", ("127.0.0.1", 3123))
+    (line,) = said(repository, "127.0.0.1", default_model="two")
     assert line.endswith("/predict") and "/two/" in line
 
 
 def test_it_names_keys_and_tls(repository: ModelRepository) -> None:
-    *_, line = welcome(repository, "", ("::1", 3123), is_tls=True, has_keys=True)
+    *_, line = said(repository, "::1", tls_cert="a", tls_key="b", api_keys_file="c")
     assert "--header 'Authorization: Bearer KEY' --insecure 'https://[::1]:3123/predict'" in line
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
 def test_an_open_address_without_keys_is_one_line(repository: ModelRepository, host: str) -> None:
-    open_, line = welcome(repository, "", (host, 3123))
+    open_, line = said(repository, host)
     assert open_.startswith(f"{host} is open to other machines without API keys: ")
-    assert len([*welcome(repository, "", (host, 3123), has_keys=True)]) == 1
+    assert len(said(repository, host, api_keys_file="c")) == 1
     reached = {"0.0.0.0": "http://127.0.0.1:3123/", "::": "http://[::1]:3123/"}
     assert reached.get(host, f"http://{host}:3123/") in line
+
+
+def test_a_missing_extra_is_named(repository: ModelRepository) -> None:
+    settings = Settings(models=repository.root)
+    first, *_ = welcome(settings, False, ("127.0.0.1", 3123))
+    assert first == "V2 over gRPC is off; it is added by: make install-grpc"
+    assert len([*welcome(settings, True, ("127.0.0.1", 3123))]) == 1
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
@@ -50,6 +63,6 @@ def test_a_loop_is_open_to_nobody(host: str) -> None:
 
 
 def test_nothing_to_try_is_no_error(tmp_path: Path) -> None:
-    assert [*welcome(ModelRepository(tmp_path / "none"), "", ("127.0.0.1", 1))] == [
-        "listening on 127.0.0.1:1: http://127.0.0.1:1"
+    assert said(ModelRepository(tmp_path / "none"), "127.0.0.1") == [
+        "listening on 127.0.0.1:3123: http://127.0.0.1:3123"
     ]
