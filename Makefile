@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
   bento image run-image base-image docs tree fuzz pixels adopt-table check-proof \
-  tuning-proof soak audit screenshots
+  tuning-proof soak audit screenshots install-all
 
 help:                ## list the commands
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,7 @@ $(BIN)/python:
 # One stamp per environment: serving only, and everything that tests and training need on top.
 # The C extension is built where a compiler is (models/resample.py).
 $(VENV)/.serve: $(BIN)/python pyproject.toml constraints.txt models/_resample.c
+	@echo "make: installing what serves into $(VENV); half a minute or more without a word"
 	$(PIP) -e '.[cpu]'
 	@touch $@
 
@@ -36,10 +37,18 @@ $(VENV)/.user: $(BIN)/python constraints.txt
 	@touch $@
 
 $(VENV)/.all: $(VENV)/.serve $(VENV)/.user
+	@echo "make: installing all extras into $(VENV); some minutes without a word"
 	$(PIP) -e '.[cpu,grpc,train,score,remote,ray,loadtest,dev]'
 	@touch $@
 
-install: $(VENV)/.serve   ## the serving environment (no torch)
+install: $(VENV)/.serve   ## the serving environment (no torch); install-train, install-loadtest … add an extra
+
+# What a message asks for where an extra is missing (models/installation.py).
+install-%: $(VENV)/.serve
+	@echo "make: installing the extra $* and what it needs; half a minute or more without a word"
+	$(PIP) -e '.[cpu,$*]'
+
+install-all: $(VENV)/.all  ## all extras, what the tests need, too
 
 serve: install       ## serve the shipped models on PORT (3000)
 	$(BIN)/foveal serve --port $(PORT)

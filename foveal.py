@@ -1,20 +1,44 @@
 """The entry of the command line: collects the commands of ``commands`` and runs one."""
 
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import NoReturn
 
 # No telemetry; set before any command imports onnxruntime, which reads the variable once.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+
+def check_packages() -> None:
+    """End the process if somebody else's package has the name of one of ours.
+
+    ``python -m foveal`` looks into the working folder first, every Python into PYTHONPATH.
+    """
+    home = Path(__file__).resolve().parent
+    for name in ("commands", "models", "report", "scoring", "service"):
+        spec = find_spec(name)
+        places = [] if spec is None else [*(spec.submodule_search_locations or ()), spec.origin]
+        if not any(place and Path(place).resolve() == home / name for place in places):
+            raise SystemExit(
+                f"foveal: expected its own package {name} in {home}, got "
+                f"{next(filter(None, places), 'none')}; start in another folder, without PYTHONPATH"
+            )
+
+
+check_packages()
+
+# ruff: noqa: E402
 import typer
 
 from commands import (
     adopt,
     bench,
     check,
+    completion,
+    doctor,
     feedback,
+    init,
     keys,
     loadtest,
     models,
@@ -26,9 +50,12 @@ from commands import (
     train,
     tune,
 )
-from commands.console import explain, print_line
+from commands.console import fail, leave
+from commands.help import Command, Group, show_help
+from commands.version import VersionOption
 
 app = typer.Typer(
+    cls=Group,
     help="From a PyTorch image classifier to a fast, safe endpoint.",
     no_args_is_help=True,
     add_completion=False,
@@ -36,7 +63,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def root(version: VersionOption = False) -> None:
+    """Options that belong to no command."""
+
+
 for command in (
+    init.init,
     serve.serve,
     serve.predict,
     score.score,
@@ -48,53 +83,66 @@ for command in (
     loadtest.loadtest,
     feedback.feedback,
     replay.replay,
+    doctor.doctor,
+    completion.completion,
 ):
-    app.command(cls=train.TrainCommand if command is train.train else None)(command)
+    app.command(cls=train.TrainCommand if command is train.train else Command)(command)
+app.command("help", cls=Command)(show_help)
 
-models_app = typer.Typer(
-    help="List, check and change what a model repository serves.", no_args_is_help=True
+
+def add_group(name: str, summary: str, commands: dict[str, Callable[..., None]]) -> None:
+    """Add commands of two words, as ``models list``."""
+    group = typer.Typer(cls=Group, help=summary, no_args_is_help=True)
+    # With one command alone, typer would leave out its name.
+    group.callback()(lambda: None)
+    for word, command in commands.items():
+        group.command(word, cls=Command)(command)
+    app.add_typer(group, name=name)
+
+
+add_group(
+    "models",
+    "List, check and change what a model repository serves.",
+    {
+        "list": models.list_models,
+        "show": models.show_model,
+        "verify": models.verify_models,
+        "upgrade": models.upgrade_model,
+        "rollback": models.rollback_model,
+        "default": models.set_default,
+        "unpin": models.unpin_model,
+        "shadow": models.set_shadow,
+        "canary": models.set_canary,
+        "promote": promote.promote_model,
+        "record": models.set_record,
+        "prune": models.prune_model,
+    },
 )
-app.add_typer(models_app, name="models")
-models_app.command("list")(models.list_models)
-models_app.command("show")(models.show_model)
-models_app.command("verify")(models.verify_models)
-models_app.command("upgrade")(models.upgrade_model)
-models_app.command("rollback")(models.rollback_model)
-models_app.command("default")(models.set_default)
-models_app.command("unpin")(models.unpin_model)
-models_app.command("shadow")(models.set_shadow)
-models_app.command("canary")(models.set_canary)
-models_app.command("record")(models.set_record)
-models_app.command("promote")(promote.promote_model)
-models_app.command("prune")(models.prune_model)
-
-record_app = typer.Typer(
-    help="Look at what a service recorded, take it elsewhere, erase it.", no_args_is_help=True
+add_group(
+    "record",
+    "Look at what a service recorded, take it elsewhere, erase it.",
+    {
+        "list": record.list_rows,
+        "show": record.show_rows,
+        "export": record.export_rows,
+        "erase": record.erase_rows,
+    },
 )
-app.add_typer(record_app, name="record")
-record_app.command("list")(record.list_rows)
-record_app.command("show")(record.show_rows)
-record_app.command("export")(record.export_rows)
-record_app.command("erase")(record.erase_rows)
-
-keys_app = typer.Typer(help="Make API keys for a service.", no_args_is_help=True)
-app.add_typer(keys_app, name="keys")
-keys_app.command("add")(keys.add_key)
-# With one command alone, typer would leave out its name.
-keys_app.callback()(lambda: None)
-
-bench_app = typer.Typer(
-    help="Run benchmarks; each measures its ratios in one run.", no_args_is_help=True
+add_group("keys", "Make API keys for a service.", {"add": keys.add_key})
+add_group(
+    "bench",
+    "Run benchmarks; each measures its ratios in one run.",
+    {
+        "peers": bench.bench_peers,
+        "v2": bench.bench_v2,
+        "session": bench.bench_session,
+        "stages": bench.bench_stages,
+        "overload": bench.bench_overload,
+        "endurance": bench.bench_endurance,
+        "start": bench.bench_start,
+        "record": bench.bench_record,
+    },
 )
-app.add_typer(bench_app, name="bench")
-bench_app.command("peers")(bench.bench_peers)
-bench_app.command("v2")(bench.bench_v2)
-bench_app.command("session")(bench.bench_session)
-bench_app.command("stages")(bench.bench_stages)
-bench_app.command("overload")(bench.bench_overload)
-bench_app.command("endurance")(bench.bench_endurance)
-bench_app.command("start")(bench.bench_start)
-bench_app.command("record")(bench.bench_record)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -103,16 +151,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: Arguments after ``foveal``; None takes those of the process.
     """
+    completion.prepare_completion()
     try:
         code = app(args=arguments, prog_name="foveal", standalone_mode=False)
+        leave(code or 0)
     except Exception as error:
-        message = explain(error)
-        if message is None:
-            raise
-        for line in message.split("\n"):
-            print_line(line, is_error=True)
-        sys.exit(getattr(error, "exit_code", 1))
-    sys.exit(code or 0)
+        fail(error)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Adopt a model that was made elsewhere: ``adopt``."""
 
 import dataclasses
+import errno
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands.console import show
+from commands.help import headed, stoppable
 from commands.options import (
     SHIPPED,
     AbstainOption,
@@ -146,6 +149,17 @@ MemoryOption = Annotated[
 ]
 
 
+@headed(
+    {
+        "Labels and answers": "labels output gives task threshold",
+        "Pixels": "toml layout scale mean std channels input_channels size resize crop_share "
+        "crop_rounding filter pad_colour loader scaled_decoding",
+        "Proof": "images expected calibrate accept_difference memory_gib",
+        "PyTorch": "python weights trust_pickle",
+        "Publishing": "name precision max_accuracy_drop abstain_precision max_drop_from_serving "
+        "force models",
+    }
+)
 def adopt(
     *,
     model: Annotated[
@@ -193,12 +207,14 @@ def adopt(
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
-    """Adopt a classifier made elsewhere: wrap it, prove its answers unchanged, publish it.
+    r"""Adopt a classifier made elsewhere: wrap it, prove its answers unchanged, publish it.
 
-    Example: foveal adopt eval.py:make --python ../venv/bin/python --images val/ --name birds,
-    or foveal adopt resnet50.onnx --name resnet50 --labels imagenet.txt --scale 1/255
-    --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --resize 256
+    Example: foveal adopt eval.py:make --python ../venv/bin/python --images val/ --name birds
+
+    Example: foveal adopt resnet50.onnx --name resnet50 --labels imagenet.txt --resize 256 \
+        --scale 1/255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     """
+    _check_early(model, name)
     from export.adopt import Request
     from export.examine import Wanted
     from export.from_torch import User
@@ -243,11 +259,23 @@ def adopt(
         force=force,
     )
     user = None if source is None else User(source, python, trust_pickle, accept_difference)
-    with as_pictures(images or (), repository) as pictures:
+    with (
+        as_pictures(images or (), repository) as pictures,
+        stoppable("nothing was published; repeat the command"),
+    ):
         request = dataclasses.replace(request, images=pictures)
         artifact = _publish(request, user, name, repository)
     line = _summary(artifact, repository.path(name, artifact.version))
     show(dataclasses.asdict(artifact), as_json, [(line,)])
+
+
+def _check_early(model: str, name: str) -> None:
+    """Refuse what needs no import that takes a while."""
+    from models.repository import check_name
+
+    check_name(name)
+    if ":" not in model and not Path(model).exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), model)
 
 
 def _publish(

@@ -15,7 +15,7 @@ from commands.options import SHIPPED, JsonOption, ModelOption, ModelsOption, ope
 def bench_peers(
     *,
     rounds: Annotated[int, typer.Option(min=1, help="Measurements per figure.")] = 3,
-    seconds: Annotated[int, typer.Option(min=1, help="Length of one measurement, seconds.")] = 4,
+    duration_s: Annotated[int, typer.Option(min=1, help="Length of one measurement, seconds.")] = 4,
     cases: Annotated[str, typer.Option(help="Cases, from fcnn, cnn, photo.")] = "fcnn,cnn",
     only: Annotated[str, typer.Option(help="Peers, such as bentoml,mosec (default: all).")] = "",
     cpus: Annotated[str, typer.Option(help="Cores of the servers, such as 0,1.")] = "0",
@@ -35,7 +35,7 @@ def bench_peers(
     peers = _names("--only", only, tuple(peer.name for peer in ALL_PEERS))
     setup = Setup(
         rounds=rounds,
-        seconds=seconds,
+        seconds=duration_s,
         server_cpus=cpus,
         load_cpu=load_cpu,
         only=peers,
@@ -48,7 +48,7 @@ def bench_peers(
 def bench_v2(
     *,
     rounds: Annotated[int, typer.Option(min=1, help="Measurements per figure.")] = 3,
-    seconds: Annotated[int, typer.Option(min=1, help="Length of one measurement, seconds.")] = 4,
+    duration_s: Annotated[int, typer.Option(min=1, help="Length of one measurement, seconds.")] = 4,
     case: Annotated[str, typer.Option(help="Case: fcnn or cnn.")] = "fcnn",
     beside: Annotated[Path | None, typer.Option(help="JSON of others: name to rows/s.")] = (None),
     models: ModelsOption = SHIPPED,
@@ -64,7 +64,7 @@ def bench_v2(
     from loadtest.bench.v2 import run, table
 
     (chosen,) = make_cases(models.resolve(), _names("--case", case, CASES[:2]), _say)
-    results = run(chosen, Setup(rounds=rounds, seconds=seconds), _say)
+    results = run(chosen, Setup(rounds=rounds, seconds=duration_s), _say)
     others: dict[str, list[float]] = json.loads(beside.read_text()) if beside else {}
     results["beside"] = {name: median(figures) for name, figures in others.items()}
     text = table(results, results["beside"])
@@ -103,7 +103,7 @@ def bench_session(
 
 def bench_stages(
     model: ModelOption = "fashion-fcnn",
-    seconds: Annotated[int, typer.Option(min=1, help="Length of the load, seconds.")] = 5,
+    duration_s: Annotated[int, typer.Option(min=1, help="Length of the load, seconds.")] = 5,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
@@ -113,7 +113,7 @@ def bench_stages(
     """
     from loadtest.bench.stages import run, table
 
-    results = run(models.resolve(), model or "", seconds)
+    results = run(models.resolve(), model or "", duration_s)
     _write("stages", "Where a request's time goes", table(results), results, as_json=as_json)
 
 
@@ -125,7 +125,7 @@ def bench_overload(
         "0.25,0.5,0.75,1,1.5,2,3,4"
     ),
     rounds: Annotated[int, typer.Option(min=1, help="Measurements per figure.")] = 3,
-    seconds: Annotated[int, typer.Option(min=1, help="Length of one measurement, seconds.")] = 5,
+    duration_s: Annotated[int, typer.Option(min=1, help="Length of one measurement, seconds.")] = 5,
     only: Annotated[str, typer.Option(help="Servers, such as foveal,mosec (default: all).")] = "",
     cpus: Annotated[str, typer.Option(help="Cores of the servers, such as 0,1.")] = "0",
     load_cpus: Annotated[str, typer.Option(help="Cores of the client.")] = "1",
@@ -144,7 +144,7 @@ def bench_overload(
         deadline_ms=deadline_ms,
         loads=_numbers("--loads", loads),
         rounds=rounds,
-        seconds=seconds,
+        seconds=duration_s,
         server_cpus=cpus,
         load_cpus=load_cpus,
         only=_names("--only", only, SERVERS),
@@ -156,7 +156,7 @@ def bench_overload(
 
 
 def bench_endurance(
-    seconds: Annotated[
+    duration_s: Annotated[
         int, typer.Option(min=1, help="Length of the run for pauses, seconds.")
     ] = 60,
     requests: Annotated[int, typer.Option(min=1000, help="Requests of the run for memory.")] = (
@@ -167,11 +167,11 @@ def bench_endurance(
 ) -> None:
     """Measure pauses, new connections, memory and workers under load; needs wrk.
 
-    Example: foveal bench endurance --seconds 10 --requests 100000
+    Example: foveal bench endurance --duration-s 10 --requests 100000
     """
     from loadtest.bench.endurance import run, table
 
-    results = run(models.resolve(), seconds, requests, _say)
+    results = run(models.resolve(), duration_s, requests, _say)
     _write("endurance", "What grows and what does not", table(results), results, as_json=as_json)
 
 

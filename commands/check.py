@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands.console import show, without_library_output
+from commands.help import stoppable
 from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ def check(
 
     Example: foveal check folder:photos
     """
+    from training.early import check_dataset
+
+    check_dataset(dataset)
     from report.progress import ProgressBar
     from training.quality.findings import FINDINGS_CSV
     from training.quality.page import REPORT_HTML
@@ -68,7 +72,11 @@ def check(
 
     folder = out or Path("runs") / "check" / re.sub(r"[^\w.-]+", "-", dataset).strip("-")
     labels = Labels(model, open_repository(models) if model else None, skip_labels)
-    with without_library_output(), ProgressBar(dataset, quiet=quiet) as bar:
+    with (
+        stoppable("no report was written; repeat the command"),
+        without_library_output(),
+        ProgressBar(dataset, quiet=quiet) as bar,
+    ):
         outcome = look_through(
             list_dataset(dataset, data_dir),
             folder,

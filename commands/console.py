@@ -5,15 +5,17 @@ only ``report.terminal`` of this project: errors are looked up by name in the mo
 loaded.
 """
 
+import errno
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
+from models.installation import how_to_add
 from report.terminal import printable, printable_json
 
 # Errors whose message is for the user. Their modules are loaded if they were raised.
@@ -41,6 +43,10 @@ _TRAIN = (
     "torch",
     "torchmetrics",
 )
+# What a shell says of a program that SIGPIPE ends: 128 + 13.
+_READER_LEFT = 141
+# Of a disk that takes no more: full, over a quota, above a limit of sizes, read-only.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # Packages of ours that are only in a checkout, not in a Bento or an image.
 _ROOMS = ("export", "loadtest", "training")
 # Package to the extra that installs it.
@@ -51,6 +57,8 @@ _EXTRAS = {
     "onnxruntime": "cpu",
     "ray": "ray",
 }
+# Of what these commands need, however they come to it.
+_OF_COMMANDS = dict.fromkeys(("loadtest", "tune", "bench"), "loadtest")
 
 
 def explain(error: Exception) -> str | None:
@@ -61,20 +69,77 @@ def explain(error: Exception) -> str | None:
         if context is None or "\n" in message:  # several lines: the help text
             return message
         return f"{context.command_path}: {message.rstrip('.')}; see {context.command_path} --help"
-    package = (getattr(error, "name", None) or "").split(".")[0]
-    if isinstance(error, ModuleNotFoundError) and package in _EXTRAS:
+    if isinstance(error, ModuleNotFoundError) and (message := _missing(error)):
+        return message
+    if isinstance(error, OSError) and (message := _refused(error)):
+        return message
+    imported = ((sys.modules.get(module), name) for module, name in _MISTAKES.items())
+    mistakes = tuple(getattr(module, name) for module, name in imported if module is not None)
+    return printable(str(error)) if isinstance(error, mistakes) else None
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """Return what is not installed and what installs it, "" if that is a bug of ours."""
+    package = (error.name or "").split(".")[0]
+    if package in _EXTRAS:
         extra = _EXTRAS[package]
-        return f"foveal: expected the package {package}, got none; pip install 'foveal[{extra}]'"
-    if isinstance(error, ModuleNotFoundError) and error.name in _ROOMS:
+        if package != "onnxruntime":
+            extra = _OF_COMMANDS.get(next(iter(sys.argv[1:]), ""), extra)
+        return f"foveal: expected the package {package}, got none; {how_to_add(extra)}"
+    if error.name in _ROOMS:
         return (
             f"foveal: expected the package {package}, got none: a Bento and an image hold "
             "only what serves; run this command from a checkout"
         )
-    if isinstance(error, OSError) and error.filename is not None:
+    return ""
+
+
+def _refused(error: OSError) -> str:
+    """Return what the system says of a file or a device, "" if it is neither."""
+    if error.filename is not None:
         return printable(f"{os.fsdecode(error.filename)}: {error.strerror}")
-    imported = ((sys.modules.get(module), name) for module, name in _MISTAKES.items())
-    mistakes = tuple(getattr(module, name) for module, name in imported if module is not None)
-    return printable(str(error)) if isinstance(error, mistakes) else None
+    if error.errno in _DISK:
+        return f"foveal: expected room for what is written, got: {error.strerror}"
+    return ""
+
+
+def leave(code: int) -> NoReturn:
+    """End the process, after what was printed has reached standard output.
+
+    A reader that left early, as ``head`` does, is no error to talk about; a full device is.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        fail(error)
+    sys.exit(code)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Say in a line what is wrong, and end the process with the error's code.
+
+    Raises:
+        Exception: The error itself, if it is a bug of ours.
+    """
+    if isinstance(error, OSError) and error.filename is None:
+        _discard_output()
+    if isinstance(error, BrokenPipeError):
+        sys.exit(_READER_LEFT)
+    message = explain(error)
+    if message is None:
+        raise error
+    for line in message.split("\n"):
+        print_line(line, is_error=True)
+    sys.exit(getattr(error, "exit_code", 1))
+
+
+def _discard_output() -> None:
+    """Let what is still buffered go nowhere: Python would write it again at its end, and fail."""
+    if (descriptor := _descriptor(sys.stdout)) < 0:
+        return
+    with open(os.devnull, "wb") as null:  # noqa: PTH123 - a descriptor is all that is needed
+        os.dup2(null.fileno(), descriptor)
 
 
 def print_line(line: str, *, is_error: bool = False) -> None:

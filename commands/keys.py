@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from commands.console import print_line
+from commands.console import print_line, show
+from commands.options import JsonOption
 
 
 def add_key(
@@ -21,6 +22,7 @@ def add_key(
     burst: Annotated[
         int, typer.Option(min=0, help="Requests at once after a pause; 0: one second's.")
     ] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a key, print it once, and add its hash to the keys file.
 
@@ -34,5 +36,5 @@ def add_key(
     if path == Path():
         raise typer.BadParameter("expected a file, got none", param_hint="--file")
     key = add(path, name, requests_per_s, burst)
-    print_line(key)
+    show({"name": name, "key": key, "file": str(path)}, as_json, [(key,)])
     print_line(f"{path}: {name} added; its key is shown this once", is_error=True)

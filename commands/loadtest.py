@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from commands.console import print_line, show
+from commands.help import headed, stoppable
 from commands.options import HOME, SHIPPED, JsonOption, ModelOption, ModelsOption, open_repository
 
 if TYPE_CHECKING:
@@ -23,9 +24,19 @@ _MOST_BYTES = 1 << 30
 _Kind = Literal["raw", "multipart", "v2-json", "v2-binary", "grpc", "mixed"]
 
 
+@headed(
+    {
+        "Requests": "kind rows model deadline_ms timeout_s grpc",
+        "Load": "users rate shape duration_s engine processes",
+        "Promise": "p99_ms find_max budget_s expect",
+        "Service": "start models",
+    }
+)
 def loadtest(
     *,
-    url: Annotated[str, typer.Argument(metavar="[URL]")] = "http://127.0.0.1:3000",
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Running service.")
+    ] = "http://127.0.0.1:3000",
     kind: Annotated[_Kind, typer.Option(help="Kind of request.")] = "raw",
     rows: Annotated[int, typer.Option(min=1, help="Images per request.")] = 1,
     users: Annotated[
@@ -120,6 +131,7 @@ def loadtest(
     serve = [sys.executable, str(HOME / "foveal.py"), "serve", "--models", str(models.resolve())]
     log = folder / "serve.log"
     with (
+        stoppable("no report was written; repeat the command"),
         running_service(serve, log, grpc_port) if start else nullcontext(url) as address,
         ProgressBar(quiet=as_json) as bar,
     ):

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands.console import print_line, show
-from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
+from commands.options import SHIPPED, JsonOption, ModelsOption, model_names, open_repository
 from commands.promote import show_promotion
 
 if TYPE_CHECKING:
     from models.repository import ModelRepository
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Model to change.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Model to change.", autocompletion=model_names)
+]
 VersionArgument = Annotated[int, typer.Argument(metavar="VERSION", help="Candidate version.")]
 FractionArgument = Annotated[
     float,
@@ -74,9 +76,7 @@ def show_model(
 def verify_models(
     model: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[NAME[:V]]", help="Version, or model, to check.", show_default="all"
-        ),
+        typer.Argument(metavar="NAME[:V]", help="Version, or model, to check.", show_default="all"),
     ] = None,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
@@ -97,7 +97,7 @@ def verify_models(
 
 def upgrade_model(
     model: Annotated[str, typer.Argument(metavar="NAME[:V]", help="Version of format 1.")],
-    image: Annotated[
+    images: Annotated[
         list[Path] | None,
         typer.Option(help="Picture to compare; repeatable (default: resized golden images)."),
     ] = None,
@@ -117,17 +117,19 @@ def upgrade_model(
     from export.upgrade import describe_upgrade, read_colour, upgrade
 
     colour = None if background is None else read_colour(background)
-    done = upgrade(open_repository(models), model, image or (), colour)
+    done = upgrade(open_repository(models), model, images or (), colour)
     show(dataclasses.asdict(done), as_json, describe_upgrade(done))
 
 
-def rollback_model(name: NameArgument, models: ModelsOption = SHIPPED) -> None:
+def rollback_model(
+    name: NameArgument, models: ModelsOption = SHIPPED, as_json: JsonOption = False
+) -> None:
     """Serve the version before the current one; nothing is deleted.
 
     Example: foveal models rollback fashion-cnn
     """
     version = open_repository(models).rollback(name)
-    print_line(f"{name}:{version} is served; {_WHEN}")
+    _say(f"{name}:{version} is served", as_json, model=name, version=version)
 
 
 def set_shadow(
@@ -135,6 +137,7 @@ def set_shadow(
     version: VersionArgument,
     fraction: FractionArgument,
     models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
 ) -> None:
     """Run VERSION on a share of NAME's requests beside the served version, to compare the two.
 
@@ -142,7 +145,7 @@ def set_shadow(
 
     Example: foveal models shadow fashion-cnn 2 0.1
     """
-    _set_share("shadow", open_repository(models), name, version, fraction)
+    _set_share("shadow", open_repository(models), name, version, fraction, as_json=as_json)
 
 
 def set_canary(
@@ -150,6 +153,7 @@ def set_canary(
     version: VersionArgument,
     fraction: FractionArgument,
     models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
 ) -> None:
     """Run VERSION on a share of NAME's requests instead of the served version.
 
@@ -157,7 +161,7 @@ def set_canary(
 
     Example: foveal models canary fashion-cnn 2 0.1
     """
-    _set_share("canary", open_repository(models), name, version, fraction)
+    _set_share("canary", open_repository(models), name, version, fraction, as_json=as_json)
 
 
 def set_record(
@@ -184,7 +188,13 @@ def set_record(
 
 
 def _set_share(
-    kind: str, repository: "ModelRepository", name: str, version: int, fraction: float
+    kind: str,
+    repository: "ModelRepository",
+    name: str,
+    version: int,
+    fraction: float,
+    *,
+    as_json: bool,
 ) -> None:
     from models.describe import why_no_share
     from models.rollout import NO_ROLLOUT, Share
@@ -193,9 +203,10 @@ def _set_share(
     rollout = repository.settings().rollouts.get(name, NO_ROLLOUT)
     share = Share(version, fraction) if fraction else None
     repository.set_rollout(name, dataclasses.replace(rollout, **{kind: share}))
-    print_line(f"{name}:{version} is {kind} of {fraction:.4g} of the requests; {_WHEN}")
-    why = why_no_share(repository, name, version)
-    if share and why:
+    why = why_no_share(repository, name, version) if share else ""
+    said = f"{name}:{version} is {kind} of {fraction:.4g} of the requests"
+    _say(said, as_json, model=name, version=version, kind=kind, fraction=fraction, no_effect=why)
+    if why:
         print_line(f"{name}:{version} gets no share of the requests now: {why}", is_error=True)
 
 
@@ -208,6 +219,7 @@ def prune_model(
         bool, typer.Option("--dry-run", help="Print what would be deleted, delete nothing.")
     ] = False,
     models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete old versions of NAME, never one that is pinned, served, a canary or a shadow.
 
@@ -225,12 +237,18 @@ def prune_model(
         return set(verify(repository, f"{name}:{version}").values()) == {"ok"}
 
     chosen = choose_pruned(repository, name, keep, is_good)
+    deleted = []
     for version in chosen:
-        freed = size_text(disk_bytes(repository, name, version))
+        freed_bytes = disk_bytes(repository, name, version)
         if not is_dry:
             delete_version(repository, name, version)
-        print_line(f"{name}:{version} {'would be ' if is_dry else ''}deleted, {freed}")
-    if not chosen:
+        deleted.append({"version": version, "freed_bytes": freed_bytes})
+        if not as_json:
+            done = "would be deleted" if is_dry else "deleted"
+            print_line(f"{name}:{version} {done}, {size_text(freed_bytes)}")
+    if as_json:
+        show({"model": name, "is_dry_run": is_dry, "deleted": deleted}, True, [])
+    elif not chosen:
         print_line(f"{name}: nothing to delete")
 
 
@@ -238,9 +256,10 @@ def set_default(
     name: NameArgument,
     version: Annotated[
         int | None,
-        typer.Argument(metavar="[V]", help="Version to serve.", show_default="unchanged"),
+        typer.Argument(metavar="V", help="Version to serve.", show_default="unchanged"),
     ] = None,
     models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
 ) -> None:
     """Make NAME the default model or, with V, make V its served version.
 
@@ -248,10 +267,12 @@ def set_default(
     """
     open_repository(models).set_default(name, version)
     change = f"{name} is the default" if version is None else f"{name}:{version} is served"
-    print_line(f"{change}; {_WHEN}")
+    _say(change, as_json, model=name, version=version)
 
 
-def unpin_model(name: NameArgument, models: ModelsOption = SHIPPED) -> None:
+def unpin_model(
+    name: NameArgument, models: ModelsOption = SHIPPED, as_json: JsonOption = False
+) -> None:
     """Serve the newest version of NAME, also one that is published later.
 
     `default NAME V` and `rollback` pin a version.
@@ -259,4 +280,9 @@ def unpin_model(name: NameArgument, models: ModelsOption = SHIPPED) -> None:
     Example: foveal models unpin fashion-cnn
     """
     version = open_repository(models).unpin(name)
-    print_line(f"{name}:{version} is served, and any newer version; {_WHEN}")
+    _say(f"{name}:{version} is served, and any newer version", as_json, model=name, version=version)
+
+
+def _say(change: str, as_json: bool, **document: object) -> None:
+    """Print a change of the repository."""
+    show(document, as_json, [(f"{change}; {_WHEN}",)])

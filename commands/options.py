@@ -1,15 +1,48 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the model repository where none is named.
 
+From a checkout, models are published into the checkout. Installed by pip, pipx or uv, the models of
+the wheel stay as they are: what is served and published is a copy in the user's data folder.
+"""
+
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from models.installation import HOME, NAME, is_installed
+
 if TYPE_CHECKING:
     from models.repository import ModelRepository
 
-HOME = Path(__file__).resolve().parent.parent
-SHIPPED = HOME / "models"
+_PACKAGED = HOME / "models"
+
+
+def _default_models() -> Path:
+    if not is_installed():
+        return _PACKAGED
+    from platformdirs import user_data_path
+
+    return user_data_path(NAME, appauthor=False) / "models"
+
+
+SHIPPED = _default_models()
+"""The model repository where none is named; ``open_repository`` makes it if it is missing."""
+
+
+def model_names(incomplete: str) -> list[str]:
+    """Return the models whose names begin so, for completion in a shell."""
+    from models.artifact import ArtifactError
+
+    root = Path(os.environ.get("FOVEAL_MODELS", SHIPPED))
+    try:
+        return [name for name in open_repository(root).names() if name.startswith(incomplete)]
+    except (ArtifactError, OSError):
+        return []
+
+
 ModelsOption = Annotated[
     Path,
     typer.Option(
@@ -22,7 +55,12 @@ ModelsOption = Annotated[
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME[:V]", help="Model to use.", show_default="the repository's default"),
+    typer.Option(
+        metavar="NAME[:V]",
+        help="Model to use.",
+        show_default="the repository's default",
+        autocompletion=model_names,
+    ),
 ]
 PrecisionOption = Annotated[
     Literal["auto", "fp32", "int8", "fp16"],
@@ -67,7 +105,31 @@ JsonOption = Annotated[
 
 
 def open_repository(root: Path) -> "ModelRepository":
-    """Return the repository in a folder, without reading it."""
+    """Return the repository in a folder, without reading it.
+
+    Raises:
+        OSError: It is the one of an installed program, and cannot be made.
+    """
     from models.repository import ModelRepository
 
+    if root == SHIPPED != _PACKAGED and not root.exists():
+        _copy_packaged(root)
     return ModelRepository(root)
+
+
+def _copy_packaged(root: Path) -> None:
+    """Copy the models of the wheel; one that comes first wins."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".models-", dir=root.parent) as scratch:
+        copy = Path(scratch) / "models"
+        copy.mkdir()
+        for entry in _PACKAGED.iterdir():
+            if any(each.name.isdecimal() for each in entry.glob("*/")):
+                shutil.copytree(entry, copy / entry.name)
+            elif entry.name == "repository.json":
+                shutil.copy(entry, copy)
+        try:
+            copy.rename(root)
+        except OSError:
+            if not root.is_dir():  # else another process has done the same
+                raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from commands.console import print_line, show, without_library_output
+from commands.help import headed
 from commands.options import SHIPPED, JsonOption, ModelsOption, PrecisionOption, open_repository
 
 if TYPE_CHECKING:
@@ -128,6 +129,13 @@ RayAddressOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Hide the progress bar.")]
 
 
+@headed(
+    {
+        "Images": "patterns image_column label_column id_column strict max_image_pixels max_errors",
+        "Table": "out kind keep top probabilities resume overwrite",
+        "Running": "model precision engine ray_address models",
+    }
+)
 def score(
     sources: SourcesArgument,
     model: RequiredModelOption,

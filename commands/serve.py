@@ -1,10 +1,13 @@
 """Use a model: ``serve`` the repository, ``predict`` a few images; ``score`` has its own module."""
 
+import dataclasses
+import os
 from typing import Annotated, Literal
 
 import typer
 
 from commands.console import print_line, show, without_library_output
+from commands.help import headed
 from commands.options import (
     SHIPPED,
     JsonOption,
@@ -14,8 +17,25 @@ from commands.options import (
     open_repository,
 )
 
-PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
-HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
+PortOption = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")
+]
+
+
+def _take_host(host: str) -> str:
+    """Take the variable out of the environment: to the service itself it is no setting."""
+    os.environ.pop("FOVEAL_HOST", None)
+    return host
+
+
+HostOption = Annotated[
+    str,
+    typer.Option(
+        envvar="FOVEAL_HOST",
+        callback=_take_host,
+        help="Address to listen on; 0.0.0.0: all of this machine's.",
+    ),
+]
 WorkersOption = Annotated[
     int | None,
     typer.Option(
@@ -53,14 +73,21 @@ LocalOption = Annotated[
 ]
 
 
+@headed(
+    {
+        "Address": "host port",
+        "Running": "workers device max_image_pixels",
+    }
+)
 def serve(
     models: ModelsOption = SHIPPED,
     port: PortOption = 3000,
-    host: HostOption = "0.0.0.0",
+    host: HostOption = "127.0.0.1",
     workers: WorkersOption = None,
     device: DeviceOption = None,
     max_image_pixels: MaxImagePixelsOption = None,
     is_dry: DryRunOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Serve the models over HTTP; FOVEAL_* variables hold the other settings.
 
@@ -68,6 +95,8 @@ def serve(
     """
     from service.launch import configure, launch
 
+    if as_json and not is_dry:
+        raise typer.BadParameter("expected --dry-run with it", param_hint="--json")
     if is_dry:
         from service.access.access import open_access
         from service.rollout.dry_run import load_all, tabulate
@@ -77,7 +106,7 @@ def serve(
         settings = load_settings()
         open_access(settings)
         rows = load_all(settings)
-        show(None, False, tabulate(rows))
+        show([dataclasses.asdict(row) for row in rows], as_json, tabulate(rows))
         if any(row.error for row in rows):
             raise typer.Exit(1)
         return

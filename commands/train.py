@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
 
 from commands.console import show
+from commands.help import Command, headed, stoppable
 from commands.options import (
     SHIPPED,
     AbstainOption,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from training.options import OptionField
 
 
-class TrainCommand(TyperCommand):
+class TrainCommand(Command):
     """The command ``train``, whose options are those that ``TrainConfig`` declares.
 
     They are read when the command is used, not when this module is imported: a Bento and an image
@@ -60,11 +60,15 @@ class TrainCommand(TyperCommand):
         return rest
 
 
+@headed({"Run": "resume overwrite logger sweep trials publish_as models as_json"})
 def train(
     context: typer.Context,
     *,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run with the same options.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Throw away the run in the folder and begin anew.")
     ] = False,
     logger: Annotated[
         Literal["tensorboard", "mlflow", "wandb", "none"],
@@ -95,12 +99,29 @@ def train(
 
     Example: foveal train --dataset digits --network cnn --run runs/digits
     """
+    from training.early import check_options
     from training.endings import describe_progress, explained
+    from training.threads import FreeCores
 
+    if resume and overwrite:
+        raise typer.BadParameter(
+            "expected one of them, got both", param_hint="--resume, --overwrite"
+        )
     options: dict[str, Any] = context.obj
     dataset, network, run = (options.pop(name) for name in ("dataset", "network", "run"))
     for name in ("hidden", "widths"):
         options[name] = _widths(f"--{name}", options[name])
+    check_options({**options, "dataset": dataset, "network": network})
+    if publish_as is not None:
+        from models.repository import check_name
+
+        check_name(publish_as)
+    space = None
+    if sweep is not None:
+        from training.search import parse_space
+
+        space = parse_space(sweep)
+    cores = FreeCores.begin()
     with explained(sys.argv[1:], lambda: str(run or dataset)):
         from training.pretrained import check_torchvision
 
@@ -111,23 +132,31 @@ def train(
         logging.getLogger("training").setLevel(logging.INFO)
         repository = open_repository(models) if publish_as is not None else None
         config = resolve(dataset, network, run, **options)
+        if config.devices * config.nodes == 1:
+            cores.use()
     with explained(sys.argv[1:], lambda: describe_progress(config.run, config.epochs)):
-        folder = _run(config, sweep, trials, resume=resume, logger=logger)
+        folder = _run(config, space, trials, resume=resume, overwrite=overwrite, logger=logger)
         model = "" if publish_as is None else _export(folder, publish_as, repository)
     _show_run(folder, model, as_json=as_json)
 
 
-def _run(config: Any, sweep: str | None, trials: int, *, resume: bool, logger: Any) -> Path:
+def _run(
+    config: Any, space: Any, trials: int, *, resume: bool, overwrite: bool, logger: Any
+) -> Path:
     """Train one run, or the best of a sweep; return its folder."""
-    if sweep is None:
+    if space is None:
         from training import pipeline
 
-        is_terminal = sys.stderr.isatty()
-        return pipeline.train(config, show_progress=is_terminal, resume=resume, logger=logger)
-    from training.search import parse_space
+        return pipeline.train(
+            config,
+            show_progress=sys.stderr.isatty(),
+            resume=resume,
+            overwrite=overwrite,
+            logger=logger,
+        )
     from training.sweep import sweep as search
 
-    return search(config, parse_space(sweep), trials, resume=resume)
+    return search(config, space, trials, resume=resume, overwrite=overwrite)
 
 
 def _export(folder: Path, name: str, repository: Any) -> str:
@@ -152,6 +181,12 @@ def _show_run(folder: Path, model: str, *, as_json: bool) -> None:
     show(record, as_json, [(line,)])
 
 
+@headed(
+    {
+        "Publishing": "name precision max_accuracy_drop abstain_precision max_drop_from_serving "
+        "force models",
+    }
+)
 def export(
     *,
     run: Annotated[
@@ -175,22 +210,34 @@ def export(
 
     Example: foveal export runs/digits --name digits-cnn --precision fp32,int8
     """
-    from training.pretrained import check_torchvision
+    from models.repository import check_name
+    from report.progress import ProgressBar
+    from training.early import check_finished, check_precisions
 
-    check_torchvision()
-    from training.pipeline import export as publish
+    check_finished(run)
+    check_precisions(precision)
+    check_name(name)
+    with (
+        stoppable("nothing was published; repeat the command"),
+        ProgressBar(f"{run}: to ONNX, proof, publication", quiet=as_json) as bar,
+    ):
+        bar.show(0, None)
+        from training.pretrained import check_torchvision
 
-    repository = open_repository(models)
-    artifact = publish(
-        run,
-        name,
-        repository,
-        precision.split(","),
-        max_accuracy_drop=max_accuracy_drop / 100,
-        abstain_precision=abstain_precision,
-        max_drop=None if force else max_drop_from_serving / 100,
-        embedding=embedding,
-    )
+        check_torchvision()
+        from training.pipeline import export as publish
+
+        repository = open_repository(models)
+        artifact = publish(
+            run,
+            name,
+            repository,
+            precision.split(","),
+            max_accuracy_drop=max_accuracy_drop / 100,
+            abstain_precision=abstain_precision,
+            max_drop=None if force else max_drop_from_serving / 100,
+            embedding=embedding,
+        )
     served = repository.resolve(name)[1]
     line = f"{artifact.reference} published in {repository.path(name, artifact.version)}"
     if served != artifact.version:
@@ -222,7 +269,7 @@ def _declared_options() -> list[Any]:
 
 
 def _parameter(field: "OptionField") -> inspect.Parameter:
-    option = typer.Option(help=field.help)
+    option = typer.Option(help=field.help, rich_help_panel=field.option.group)
     if field.is_required:
         annotation, default = Annotated[field.word_type, option], inspect.Parameter.empty
     else:

@@ -9,18 +9,32 @@ from typing import Annotated, Any, Literal
 import typer
 
 from commands.console import print_line, show
-from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
+from commands.help import headed, stoppable
+from commands.options import SHIPPED, JsonOption, ModelsOption, model_names, open_repository
 
 
+@headed(
+    {
+        "Search": "p99_ms precision device cores workers budget_s overwrite",
+    }
+)
 def tune(
-    model: Annotated[str | None, typer.Argument(metavar="[NAME[:V]]")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME[:V]",
+            help="Model to tune.",
+            show_default="the repository's default",
+            autocompletion=model_names,
+        ),
+    ] = None,
     *,
     p99_ms: Annotated[
         float, typer.Option(min=0.1, help="Promised p99 latency, milliseconds.")
     ] = 20,
     precision: Annotated[
         str, typer.Option(help="Precisions to try, such as fp32,int8 (default: all).")
-    ] = (""),
+    ] = "",
     device: Annotated[
         Literal["auto", "cpu", "cuda", "tensorrt"],
         typer.Option(envvar="FOVEAL_DEVICE", help="Device of the sessions."),
@@ -35,8 +49,10 @@ def tune(
     out: Annotated[
         Path | None, typer.Option(help="Output folder (default: runs/tune/NAME-V).")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Discard earlier measurements.")] = False,
-    reset: Annotated[bool, typer.Option("--reset", help="Remove the plan and exit.")] = (False),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Discard earlier measurements.")
+    ] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Remove the plan and exit.")] = False,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,11 +81,12 @@ def tune(
         workers,
         budget_s,
         out,
-        fresh,
+        overwrite,
         " ".join(["foveal", *sys.argv[1:]]),
     )
     begun = time.monotonic()
-    with ProgressBar() as bar:
+    kept = "measurements so far are kept; repeat the command to go on"
+    with stoppable(kept), ProgressBar() as bar:
         result = tune_model(
             repository,
             request,

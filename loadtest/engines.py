@@ -21,6 +21,7 @@ from loadtest.errors import LoadTestError
 from loadtest.processes import run_together
 from loadtest.samples import Samples, read_samples
 from loadtest.shapes import Steps
+from models.installation import how_to_add
 
 _HOME = Path(__file__).resolve().parent.parent
 _LOCUSTFILE = Path(__file__).with_name("locustfile.py")
@@ -131,7 +132,7 @@ def check_engine(engine: Engine, calls: Sequence[Call]) -> None:
         LoadTestError: It is not, or cannot.
     """
     if engine == "locust" and importlib.util.find_spec("locust") is None:
-        raise LoadTestError("loadtest: expected locust, got none; pip install 'foveal[loadtest]'")
+        raise LoadTestError(f"loadtest: expected locust, got none; {how_to_add('loadtest')}")
     if engine == "sender" and any(call.kind == "grpc" for call in calls):
         raise LoadTestError("sender: expected calls over HTTP, got gRPC; choose --engine locust")
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from models.artifact import ArtifactError, Crop, ImageSpec, OpenCVResize, Resize
 from models.enlarge import enlarge
+from models.installation import how_to_add
 from models.resample import resample
 
 try:
@@ -113,9 +114,9 @@ def check_available(spec: ImageSpec, name: str) -> None:
     """
     if cv2 is None and isinstance(spec.resize, OpenCVResize):
         raise ArtifactError(
-            f'model "{name}": expected OpenCV, which resizes in format 1, got none; install it '
-            f'with "pip install foveal[opencv]", or publish the model in format 2 with "foveal '
-            f'models upgrade {name}"'
+            f'model "{name}": expected OpenCV, which resizes in format 1, got none; publish the '
+            f'model in format 2 with "foveal models upgrade {name}", or add it: '
+            f"{how_to_add('opencv')}"
         )
 
 

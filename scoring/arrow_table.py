@@ -6,6 +6,7 @@ Parquet and Arrow files are read to batches elsewhere. Needs pyarrow.
 from functools import partial
 from typing import Any
 
+from models.installation import how_to_add
 from scoring.columns import (
     class_names,
     column_of,
@@ -116,7 +117,7 @@ class ArrowTable:
 def need_pyarrow(path: str) -> None:
     """Raise ScoreError if pyarrow is missing."""
     if pyarrow is None:
-        raise ScoreError(f"{path}: expected pyarrow, got none; pip install 'foveal[score]'")
+        raise ScoreError(f"{path}: expected pyarrow, got none; {how_to_add('score')}")
 
 
 def line_of(error: Exception) -> str:

@@ -21,6 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from models.abstain import is_answered
+from models.installation import how_to_add
 from models.spreadsheet import BEGINS, csv_writer, inert
 from scoring.rows import ScoreError
 from scoring.stages import OutputOptions, Scored
@@ -241,8 +242,8 @@ def check_format(name: str, ending: str) -> None:
         )
     if ending == ".parquet" and pyarrow is None:
         raise ScoreError(
-            f"{name}: expected pyarrow for Parquet, got none; "
-            "pip install 'foveal[score]', or write .csv or .jsonl"
+            f"{name}: expected pyarrow for Parquet, got none; write .csv or .jsonl, or add it: "
+            f"{how_to_add('score')}"
         )
 
 

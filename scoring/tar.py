@@ -15,6 +15,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
+from models.installation import how_to_add
+
 try:  # the `score` extra; only zstd needs it
     import pyarrow
 except ImportError:
@@ -272,7 +274,7 @@ class _Zstd:
 
     def __init__(self, first: bytes, take: Callable[[], bytes]) -> None:
         if pyarrow is None:
-            raise tarfile.ReadError("zstd needs pyarrow; pip install 'foveal[score]'")
+            raise tarfile.ReadError(f"zstd needs pyarrow; {how_to_add('score')}")
         stored = pyarrow.PythonFile(_Taken(first, take), mode="r")
         self._stream = pyarrow.CompressedInputStream(stored, "zstd")
 

@@ -15,6 +15,7 @@ from threading import Thread
 from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
+from models.installation import how_to_add
 from scoring.rows import LostError, ScoreError
 
 try:  # the `remote` extra; only URLs need it
@@ -64,9 +65,7 @@ def check_scheme(url: str) -> None:
         ScoreError: fsspec, or its package for this kind of URL, is missing.
     """
     if fsspec is None:
-        raise ScoreError(
-            f"{url}: expected fsspec for a URL, got none; pip install 'foveal[remote]'"
-        )
+        raise ScoreError(f"{url}: expected fsspec for a URL, got none; {how_to_add('remote')}")
     reason = "" if "::" in url else _unknown(url.partition("://")[0])
     if reason:
         raise ScoreError(f"{url}: expected a URL that fsspec opens, got: {reason}")

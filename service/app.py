@@ -7,6 +7,7 @@ worker, where BentoML calls ``LaneService.to_asgi`` just before uvicorn is confi
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -66,8 +67,9 @@ from service.rollout.promoter import promoter_of
 from service.rollout.shadow import Shadows
 from service.rollout.starting import Starting
 from service.rollout.watch import Watch
+from service.rollout.welcome import welcome
 from service.settings import end_if_wrong, load_settings, served_names
-from service.workers import memory
+from service.workers import early, memory
 from service.workers.control import close_control_port
 from service.workers.forked import configure_bentoml
 from service.workers.metric_files import adopt_files, take_room
@@ -133,7 +135,9 @@ def _observers() -> list[Observer]:
 def _find_while_loading(path: bytes) -> Handler | None:
     if settings.metrics_port and path == b"/metrics":
         return moved
-    return page.find(path) or find_while_loading(path, lambda: starting[0].reason)
+    return page.find(path) or find_while_loading(
+        path, lambda: starting[0].reason, early.LOADING_PAGE
+    )
 
 
 page = Page()
@@ -306,10 +310,7 @@ class Foveal:
         self.shadows.observe_batch(classifier, batch)
 
     def _serve_grpc(self) -> "GrpcServer | None":
-        if not settings.grpc_port:
-            return None
-        if not has_grpc:
-            logger.warning("V2 over gRPC is off: install foveal[grpc], or set FOVEAL_GRPC_PORT=0")
+        if not settings.grpc_port or not has_grpc:
             return None
         servicer = V2Grpc(
             self.engine, self.control, self.statistics, self._is_ready, settings.max_message_bytes
@@ -356,7 +357,8 @@ class Foveal:
         end_if_wrong(settings)
         close_control_port()
         log_as_bentoml()
-        install_supervisor(settings.workers, settings.drain_timeout_s, is_tls=tls is not None)
+        greeting = functools.partial(welcome, settings, has_grpc)
+        install_supervisor(settings.workers, settings.drain_timeout_s, greeting, tls is not None)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:

@@ -36,7 +36,7 @@ def launch(
     Args:
         models: Model repository.
         host: Address to listen on.
-        port: Port to listen on.
+        port: Port to listen on; 0: a free one, which the log says.
         workers: Processes that share the port (default: FOVEAL_WORKERS).
         device: Where models run (default: FOVEAL_DEVICE).
         max_image_pixels: Most pixels of an image (default: FOVEAL_MAX_IMAGE_PIXELS).
@@ -46,7 +46,7 @@ def launch(
         SettingsError: A FOVEAL_* variable or a file that it names is wrong, or a port is not free.
     """
     configure(models, workers, device, max_image_pixels)
-    _check_port(host, port)
+    port = check_port(host, port)
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
     os.environ.setdefault("FOVEAL_GRPC_HOST", host)
     os.environ.setdefault("FOVEAL_METRICS_HOST", host)
@@ -54,13 +54,13 @@ def launch(
     served_names(ModelRepository(models), settings.default_model)
     is_tls = open_access(settings).certificate is not None
     if settings.metrics_port:
-        _check_port(
+        check_port(
             settings.metrics_host,
             settings.metrics_port,
             "FOVEAL_METRICS_HOST and FOVEAL_METRICS_PORT",
         )
     if settings.grpc_port and importlib.util.find_spec("grpc") is not None:
-        _check_port(
+        check_port(
             settings.grpc_host,
             settings.grpc_port,
             "FOVEAL_GRPC_HOST and FOVEAL_GRPC_PORT, 0 for none",
@@ -125,13 +125,18 @@ def _listen(host: str, port: int) -> None:
         raise SettingsError(_not_free(host, port, error)) from None
 
 
-def _check_port(host: str, port: int, how: str = "--host and --port") -> None:
-    """Check that the service can listen on an address."""
+def check_port(host: str, port: int, how: str = "--host and --port") -> int:
+    """Check that the service can listen on an address; return its port, a free one for 0.
+
+    Raises:
+        SettingsError: It cannot.
+    """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
+            return int(probe.getsockname()[1])
     except OSError as error:
         raise SettingsError(_not_free(host, port, error, how)) from None
 

@@ -63,7 +63,7 @@ def explained(arguments: Sequence[str], progress: Callable[[], str]) -> Iterator
 
     for each in signals:
         signal.signal(each, stop)
-    words = [word for word in arguments if word != "--resume"]
+    words = [word for word in arguments if word not in ("--resume", "--overwrite")]
     again = f"continue with: {shlex.join(['foveal', *words, '--resume'])}"
     try:
         yield

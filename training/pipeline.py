@@ -39,7 +39,7 @@ from training.report.run_page import write_report
 from training.runs import (
     Outcome,
     Run,
-    check_unfinished,
+    check_free,
     is_finished,
     read_run,
     start_run,
@@ -54,6 +54,7 @@ def train(
     *,
     show_progress: bool = False,
     resume: bool = False,
+    overwrite: bool = False,
     logger: LoggerName = "tensorboard",
 ) -> Path:
     """Train a network and measure it, once, on the test split.
@@ -66,6 +67,7 @@ def train(
         show_progress: Whether to draw a progress bar on stderr.
         resume: Continue an interrupted run of the same configuration, if there is one; a finished
             one stays as it is.
+        overwrite: Throw away the run in the folder, once the data has been read.
         logger: Where the figures of each epoch also go.
 
     Returns:
@@ -74,19 +76,21 @@ def train(
     Raises:
         ConfigError: A name or number in the configuration is wrong.
         DatasetError: The data is missing or damaged.
-        RunError: The run folder holds a finished run, or one of another configuration; or the run
-            diverges.
+        RunError: The run folder holds a run, or one of another configuration; or the run diverges.
     """
     if resume and is_finished(config):
         _LOG.info("%s: finished already", config.run)
         return config.run
-    check_unfinished(config)  # before hours of decoding
+    if not overwrite:
+        check_free(config, resume=resume)  # before hours of decoding
     dataset = load_data(config)
     imbalance = describe_imbalance(dataset.labels, dataset.train.targets_N)
     if imbalance and is_first_process():
         hint = "" if config.class_weights != "none" else "; see --class-weights"
         _LOG.info("classes are unbalanced: %s%s", imbalance, hint)
-    run = start_run(config, dataset, resume=resume) if is_first_process() else None
+    run = None
+    if is_first_process():
+        run = start_run(config, dataset, resume=resume, overwrite=overwrite)
     network = fit(config, dataset, show_progress=show_progress, resume=resume, logger=logger)
     if run is None:
         sys.exit()

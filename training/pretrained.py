@@ -23,6 +23,7 @@ from export.errors import AdoptError
 from export.geometry import image_spec
 from export.options import Options
 from models.artifact import Filter, ImageSpec
+from models.installation import how_to_add
 from training.config import TrainConfig
 from training.data_config import chosen_size
 from training.errors import ConfigError
@@ -184,8 +185,7 @@ def _timm() -> Any:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f'network: expected timm, got no package {error.name}; install it with "pip install '
-            f'foveal[timm]"'
+            f"network: expected timm, got no package {error.name}; {how_to_add('timm')}"
         ) from error
 
 
@@ -280,8 +280,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f'{file}: expected the package safetensors, got none; install it with "pip install '
-            f'foveal[timm]"'
+            f"{file}: expected the package safetensors, got none; {how_to_add('timm')}"
         ) from error
     except Exception as error:  # damaged files raise anything
         reason = " ".join(str(error).split())[:160] or type(error).__name__

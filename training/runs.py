@@ -70,23 +70,27 @@ class Outcome:
     test: Evaluation
 
 
-def start_run(config: TrainConfig, dataset: Dataset, *, resume: bool = False) -> Run:
+def start_run(
+    config: TrainConfig, dataset: Dataset, *, resume: bool = False, overwrite: bool = False
+) -> Run:
     """Create the folder of a run and write ``run.json``, or resume the run in it.
 
     Args:
         config: Configuration of the run.
         dataset: Data of the run.
-        resume: Keep the files of an interrupted run; otherwise they are overwritten. The folder
-            may be empty: a scheduler can repeat one command until the run is finished.
+        resume: Keep the files of an interrupted run. The folder may be empty: a scheduler can
+            repeat one command until the run is finished.
+        overwrite: Throw away the run in the folder.
 
     Raises:
-        RunError: The folder holds a finished run, or ``resume`` and the run in it has another
-            configuration.
+        RunError: The folder holds a run, and neither ``resume`` nor ``overwrite``; or ``resume``,
+            and the run in it is finished or has another configuration.
     """
-    check_unfinished(config)
+    if not overwrite:
+        check_free(config, resume=resume)
     if resume and (config.run / RUN_JSON).exists():
         return _resume(config, dataset)
-    for stale in (CHECKPOINT, LAST_CHECKPOINT, Path(METRICS_CSV)):
+    for stale in (CHECKPOINT, LAST_CHECKPOINT, Path(METRICS_CSV), Path(EVALUATION_JSON)):
         (config.run / stale).unlink(missing_ok=True)
     run = Run(
         config=config,
@@ -101,15 +105,25 @@ def start_run(config: TrainConfig, dataset: Dataset, *, resume: bool = False) ->
     return run
 
 
-def check_unfinished(config: TrainConfig) -> None:
-    """Refuse the folder of a finished run.
+def check_free(config: TrainConfig, *, resume: bool = False) -> None:
+    """Refuse the folder of a run that would be lost.
+
+    Args:
+        config: Configuration of the run that is about to begin.
+        resume: Whether it goes on with an interrupted one.
 
     Raises:
-        RunError: It is one.
+        RunError: The folder has a finished run, or, without ``resume``, a checkpoint.
     """
     if (config.run / EVALUATION_JSON).exists():
         raise RunError(
-            f"{config.run}: expected a new folder, got a finished run; choose another with --run"
+            f"{config.run}: expected a new folder, got a finished run; choose another with --run, "
+            "or throw it away with --overwrite"
+        )
+    if (config.run / LAST_CHECKPOINT).exists() and not resume:
+        raise RunError(
+            f"{config.run}: expected a new folder, got an interrupted run; go on with --resume, or "
+            "throw it away with --overwrite"
         )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from models.files import write_atomically
+from models.installation import how_to_add
 from training.batches import mix_seed
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
@@ -27,7 +28,7 @@ from training.fit import fit
 from training.initial import load_checkpoint
 from training.pipeline import finish, load_data
 from training.report.curves import METRICS_CSV, kept_epoch, read_curves
-from training.runs import EVALUATION_JSON, start_run
+from training.runs import EVALUATION_JSON, check_free, start_run
 from training.search import Choice, Range, Space
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +40,14 @@ _TRIALS = "trials"
 _FIRST_TRIALS = 4
 
 
-def sweep(config: TrainConfig, space: Space, trials: int, *, resume: bool = False) -> Path:
+def sweep(
+    config: TrainConfig,
+    space: Space,
+    trials: int,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
     """Try options, and leave the best run.
 
     Args:
@@ -47,6 +55,7 @@ def sweep(config: TrainConfig, space: Space, trials: int, *, resume: bool = Fals
         space: What is tried.
         trials: How many trials there are in the end, those of earlier calls counted in.
         resume: Go on with the sweep in the folder, if there is one.
+        overwrite: Throw away the sweep in the folder, once the data has been read.
 
     Returns:
         The folder, a finished run.
@@ -62,12 +71,17 @@ def sweep(config: TrainConfig, space: Space, trials: int, *, resume: bool = Fals
             f"sweep: expected one device, got {config.nodes} x {config.devices}; a sweep runs one "
             "trial at a time"
         )
-    if (config.run / JOURNAL).exists() and not resume:
+    if (config.run / JOURNAL).exists() and not resume and not overwrite:
         raise RunError(
-            f"{config.run}: expected a new folder, got a sweep; go on with --resume, or choose "
-            "another with --run"
+            f"{config.run}: expected a new folder, got a sweep; go on with --resume, choose "
+            "another with --run, or throw it away with --overwrite"
         )
+    if not resume and not overwrite:
+        check_free(config)
     dataset = load_data(config)
+    if overwrite:
+        (config.run / JOURNAL).unlink(missing_ok=True)
+        shutil.rmtree(config.run / _TRIALS, ignore_errors=True)
     study = _open(optuna, config, space, dataset)
     left = trials - len(_ended(study))
     if left > 0:
@@ -109,7 +123,7 @@ class _Objective:
 
         try:
             config = dataclasses.replace(self._config, run=run, **values)
-            start_run(config, self._dataset)
+            start_run(config, self._dataset, overwrite=True)
             fit(config, self._dataset, show_progress=False, watch=watch)
         except TrainingError as error:
             trial.set_user_attr("error", str(error))
@@ -144,9 +158,7 @@ def _optuna() -> Any:
     try:
         optuna = importlib.import_module("optuna")
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            'sweep: expected Optuna, got none; install it with "pip install foveal[sweep]"'
-        ) from error
+        raise ConfigError(f"sweep: expected Optuna, got none; {how_to_add('sweep')}") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
@@ -229,7 +241,7 @@ def _finish_best(study: Any, config: TrainConfig, dataset: Dataset) -> None:
     best = study.best_trial
     config = dataclasses.replace(config, **best.params)
     source = _folder(config, best.number)
-    run = start_run(config, dataset)
+    run = start_run(config, dataset, overwrite=True)
     shutil.copytree(source / "checkpoints", config.run / "checkpoints", dirs_exist_ok=True)
     shutil.copy(source / METRICS_CSV, config.run / METRICS_CSV)
     finish(run, dataset, load_checkpoint(config, dataset))

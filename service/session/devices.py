@@ -71,8 +71,10 @@ def select_device(asked: Asked, worker: int = 0) -> SelectedDevice:
         if asked != "auto":
             raise
         selected = SelectedDevice("cpu", 0, asked, error.message, _expects_gpu())
-        log = logger.warning if selected.is_fallback else logger.info
-        log("device auto: the CPU runs all models: %s", error.message)
+        if selected.is_fallback:
+            logger.warning("device auto: the CPU runs all models: %s", error.message)
+        else:
+            logger.info("device auto: the CPU runs all models")
         return selected
     logger.info("device %s: %s:%d runs all models of worker %d", asked, device, index, worker)
     return SelectedDevice(device, index, asked)

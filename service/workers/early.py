@@ -20,11 +20,19 @@ from service.lane.request_ids import RequestIds, fit
 
 _LIVE = frozenset({b"/livez", b"/healthz", b"/v2/health/live"})
 _NOT_READY = b'{"error":"not ready: loading the service; retry"}'
+LOADING_PAGE = (
+    b'<!doctype html><html lang="en"><meta charset="utf-8"><title>Foveal is starting</title>'
+    b'<meta name="viewport" content="width=device-width"><meta http-equiv="refresh" content="1">'
+    b"<h1>Foveal is starting</h1><p>It loads its models; this page opens by itself.</p></html>"
+)
+"""What a browser gets until models are loaded."""
+
 _HEAD = (
     b"HTTP/1.1 %s\r\nx-request-id: %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n"
     b"%sconnection: close\r\n\r\n"
 )
 _ID = re.compile(rb"\nx-request-id:[ \t]*([!-~]+)[ \t]*\r\n", re.IGNORECASE)
+_HTML = re.compile(rb"^accept:.*text/html", re.IGNORECASE | re.MULTILINE)
 _READ_BYTES = 1 << 16
 _BACKLOG = 2048  # BentoML's default
 _TURN_S = 0.05
@@ -39,7 +47,10 @@ class EarlyAnswers:
 
     Args:
         host: Address to listen on.
-        port: Port to listen on.
+        port: Port to listen on; 0: a free one.
+
+    Attributes:
+        port: The one that it listens on.
 
     Raises:
         OSError: The address cannot be listened on.
@@ -54,6 +65,7 @@ class EarlyAnswers:
         except OSError:
             self._listener.close()
             raise
+        self.port: int = self._listener.getsockname()[1]
         self._defer(1)
         self._listener.setblocking(False)
         self._listener.listen(_BACKLOG)
@@ -110,30 +122,34 @@ def answer(head: bytes) -> bytes:
     """Return the answer to a request.
 
     Args:
-        head: It, or at least its first line; only that is read, and the id.
+        head: It, or at least its first line; of the others the id and what is accepted are read.
     """
-    found = _ID.search(head.partition(b"\r\n\r\n")[0] + b"\r\n")
+    line, _, lines = head.partition(b"\r\n\r\n")[0].partition(b"\r\n")
+    found = _ID.search(b"\n" + lines + b"\r\n")
     request_id = (fit(found[1]) if found else b"") or _ids.make()
-    method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
+    method, _, rest = line.partition(b" ")
     path = rest.partition(b" ")[0].partition(b"?")[0]
     if method in (b"GET", b"HEAD") and path in _LIVE:
         body, start = b"\n", _HEAD % (b"200 OK", request_id, b"text/plain; charset=utf-8", 1, b"")
     else:
-        body, status = _NOT_READY, b"503 Service Unavailable"
-        start = _HEAD % (status, request_id, b"application/json", len(body), b"retry-after: 1\r\n")
+        body, kind, status = _NOT_READY, b"application/json", b"503 Service Unavailable"
+        if path == b"/" and _HTML.search(lines):
+            body, kind = LOADING_PAGE, b"text/html; charset=utf-8"
+        start = _HEAD % (status, request_id, kind, len(body), b"retry-after: 1\r\n")
     return start if method == b"HEAD" else start + body
 
 
 _early: list[EarlyAnswers] = []  # this process', until its supervisor takes their socket
 
 
-def begin(host: str, port: int) -> None:
-    """Listen on the service's port and answer until ``end``.
+def begin(host: str, port: int) -> int:
+    """Listen on the service's port and answer until ``end``; return the port.
 
     Raises:
         OSError: The address cannot be listened on.
     """
     _early.append(EarlyAnswers(host, port))
+    return _early[-1].port
 
 
 def end(listener: Any) -> None:

@@ -22,7 +22,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ from service.workers.metric_folder import forget_gauges, own_folder
 from service.workers.worker import BEAT_S, VARIABLE
 
 logger = logging.getLogger("foveal.supervisor")
+
+# What the log says once all workers are ready, by the address that they listen on.
+Welcome = Callable[[tuple[str, int]], Iterable[str]]
 
 # A loop that does not turn for so long hangs: the longest run of a batch is far below it.
 HANG_S = 10.0
@@ -80,6 +83,8 @@ class Supervisor:
         self._metrics = metrics
         self._board = board = Board(descriptor)
         self._is_tls = is_tls
+        self._wanted = 0
+        self._welcome: Welcome | None = None
         self._clock = clock
         self._loop: Any = arbiter.loop.asyncio_loop
         self._is_stopping = False
@@ -155,8 +160,30 @@ class Supervisor:
         except ConflictError:
             self._loop.call_later(_RETRY_S, again)
 
+    def greet_with(self, welcome: Welcome | None, workers: int) -> None:
+        """Log something once so many workers are ready.
+
+        Args:
+            welcome: Returns its lines; called with the address of the listening socket.
+            workers: How many are ready when the start is over.
+        """
+        self._welcome, self._wanted = welcome, workers
+
+    def _greet(self) -> None:
+        """Log, once, where the workers listen: a turn after all are ready and have said so."""
+        if self._welcome is None:
+            return
+        board = self._board
+        ready = [slot for slot in range(len(board)) if board.ready[slot] and board.beats[slot] > 1]
+        if len(ready) >= self._wanted:
+            welcome, self._welcome = self._welcome, None
+            host, port, *_ = self._arbiter.sockets[API_SOCKET].getsockname()
+            for line in welcome((host, port)):
+                logger.info("%s", line)
+
     def _tick(self) -> None:
         """Kill the workers whose loop hangs."""
+        self._greet()
         now = self._clock()
         # A machine or container that was suspended: nobody could beat meanwhile.
         was_away = now - self._ticked_at > HANG_S / 2
@@ -212,7 +239,7 @@ class Supervisor:
             listener.shutdown(socket.SHUT_RDWR)
 
 
-def install(workers: int, drain_timeout_s: float, *, is_tls: bool = False) -> None:
+def install(workers: int, drain_timeout_s: float, welcome: Welcome, is_tls: bool) -> None:
     """Supervise the workers of the arbiter that BentoML starts next in this process."""
     gc.freeze()  # what was imported stays, here and in the workers
     gc.enable()  # ``launch`` turned it off
@@ -223,8 +250,13 @@ def install(workers: int, drain_timeout_s: float, *, is_tls: bool = False) -> No
     def supervised(arbiter: Any, cb: Callable[[Any], Any] | None = None) -> None:
         early.end(arbiter.sockets[API_SOCKET])
         supervisor = Supervisor(
-            arbiter, descriptor, drain_timeout_s, is_tls=is_tls, metrics=_metrics_folder()
+            arbiter,
+            descriptor,
+            drain_timeout_s,
+            is_tls=is_tls,
+            metrics=_metrics_folder(),
         )
+        supervisor.greet_with(welcome, workers)
         supervisor.start()
         start(arbiter, cb)
 

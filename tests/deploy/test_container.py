@@ -67,6 +67,7 @@ def test_it_runs_as_nobody_without_a_shell(image: dict[str, dict[str, object]]) 
     assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", str(config["User"]))
     assert config["Entrypoint"] == ["python3", "/app/foveal.py"]
     assert config["Cmd"] == ["serve"]
+    assert "FOVEAL_HOST=0.0.0.0" in list(config["Env"])  # type: ignore[call-overload]
     health = json.loads(podman("image", "inspect", IMAGE, "--format", "{{json .HealthCheck}}"))
     assert health["Test"][:2] == ["CMD", "python3"]
     if not code("image", "exists", RUNTIME):

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from models.image import encode_png
@@ -97,6 +99,51 @@ def test_serve_serves_from_anywhere_and_stops(tiny_repository: Path, tmp_path: P
     finally:
         server.stop()
     assert process.returncode in (0, -signal.SIGTERM), server.log
+
+
+@pytest.mark.e2e
+def test_the_log_of_a_start_ends_with_a_request_to_try(
+    tiny_repository: Path, tmp_path: Path
+) -> None:
+    """At the address that it is bound to, one of this machine's own, without a line that alarms."""
+    grpc_port = free_port()
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("FOVEAL_")
+    }
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "foveal.py", "serve", "--models", tiny_repository, "--port=0"],
+            env={**environment, "FOVEAL_GRPC_PORT": str(grpc_port)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    server = RunningServer(0, process, tmp_path / "log")
+    try:
+        deadline = time.monotonic() + START_S
+        while "; to try it: " not in server.log or not server.log.endswith("\n"):
+            assert time.monotonic() < deadline and process.poll() is None, server.log
+            time.sleep(0.05)
+        found = re.fullmatch(
+            r".*listening on 127\.0\.0\.1:(\d+); to try it: (curl --data-binary @(\S+) (\S+))",
+            server.log.splitlines()[-1],
+        )
+        assert found, server.log
+        server.port = int(found[1])
+        assert found[4] == f"http://127.0.0.1:{server.port}/predict"
+        answer = httpx.post(found[4], content=Path(found[3]).read_bytes())
+        assert answer.json()["model"] == "tiny"
+        main = psutil.Process(process.pid)
+        listening = {
+            connection.laddr.ip
+            for each in (main, *main.children(recursive=True))
+            for connection in each.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}
+        for word in ("WARNING", "ERROR", "expected", "got "):
+            assert word not in server.log, server.log
+    finally:
+        server.stop()
 
 
 @pytest.mark.training

@@ -300,5 +300,5 @@ def test_without_opencv_only_format_1_is_refused() -> None:
         text=True,
     )
     assert ended.stdout.count("\n") == 1
-    assert "pip install foveal[opencv]" in ended.stdout
+    assert "make install-opencv" in ended.stdout
     assert "foveal models upgrade mine" in ended.stdout

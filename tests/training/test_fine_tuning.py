@@ -286,7 +286,7 @@ def test_timm_is_asked_for_by_name_where_it_is_missing(
 ) -> None:
     if os.environ.get("PYTHONPATH", ""):
         pytest.skip("timm may be on the path")
-    with pytest.raises(ConfigError, match=r'install it with "pip install foveal\[timm\]"'):
+    with pytest.raises(ConfigError, match=r"; make install-timm$"):
         untrained(replace(config, network="timm:resnet18"), squares())
 
 

@@ -145,8 +145,15 @@ def test_another_run_is_not_resumed(config: TrainConfig, squares: Squares) -> No
 
 def test_starting_anew_forgets_the_old_checkpoints(config: TrainConfig, squares: Squares) -> None:
     fit(config, squares(), show_progress=False)
-    start_run(config, squares())
-    assert not (config.run / LAST_CHECKPOINT).exists()
+    with pytest.raises(RunError, match=r"got an interrupted run; go on with --resume, or throw"):
+        start_run(config, squares())
+    assert (config.run / LAST_CHECKPOINT).exists() and rows(config.run), "nothing is thrown away"
+    (config.run / EVALUATION_JSON).write_text("{}")
+    with pytest.raises(RunError, match=r"got a finished run; .* or throw it away with --overwrite"):
+        start_run(config, squares())
+    start_run(config, squares(), overwrite=True)
+    for path in (LAST_CHECKPOINT, EVALUATION_JSON):
+        assert not (config.run / path).exists()
     assert rows(config.run) == []
 
 

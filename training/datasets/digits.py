@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from models.installation import how_to_add
 from training.datasets.splits import Source, Split, split_off_test
 from training.errors import DatasetError
 
@@ -30,7 +31,7 @@ def read_digits(data_dir: Path | None) -> Source:
         sklearn_datasets = importlib.import_module("sklearn.datasets")
     except ImportError as error:
         raise DatasetError(
-            "digits: expected scikit-learn, got none; pip install scikit-learn"
+            f"digits: expected scikit-learn, got none; {how_to_add('train')}"
         ) from error
     bunch = sklearn_datasets.load_digits()
     images_NHW = np.rint(np.asarray(bunch.images) * (255 / 16)).astype(np.uint8)

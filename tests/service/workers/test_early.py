@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from circus.sockets import CircusSocket  # type: ignore[import-untyped]
 
-from service.workers.early import EarlyAnswers, answer
+from service.workers.early import LOADING_PAGE, EarlyAnswers, answer
 from tests.server import free_port
 
 
@@ -57,6 +57,18 @@ def test_all_else_is_503(port: int, request_line: str) -> None:
     assert re.search(rb"\r\nx-request-id: [0-9a-f]{12}-[0-9a-f]+\r\n", head)
     assert b"content-length: %d\r\n" % len(body) in head
     assert body == b'{"error":"not ready: loading the service; retry"}'
+
+
+def test_a_browser_gets_a_page_that_asks_again() -> None:
+    accept = b"host: x\r\nAccept: text/html,application/xhtml+xml;q=0.9\r\n\r\n"
+    head, _, body = answer(b"GET / HTTP/1.1\r\n" + accept).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"\r\ncontent-type: text/html; charset=utf-8\r\n" in head
+    assert b"\r\nretry-after: 1\r\n" in head
+    assert b"content-length: %d\r\n" % len(body) in head
+    assert body == LOADING_PAGE and b'<meta http-equiv="refresh" content="1">' in body
+    for line in (b"GET /predict HTTP/1.1\r\n", b"POST /predict HTTP/1.1\r\n"):
+        assert b"content-type: application/json\r\n" in answer(line + accept)
 
 
 @pytest.mark.usefixtures("early")

@@ -1,0 +1,132 @@
+"""The help of the command line: options under headings, whole summaries, examples as typed.
+
+Leans on names inside typer, whose own help without colours has one list of options and cuts its
+summaries; tests/commands/test_help.py names them.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from commands.console import fail, print_line
+
+_Function = TypeVar("_Function", bound=Callable[..., None])
+_REST = "Options"
+_LIMIT = 1 << 16  # of a summary: none is so long
+# Rows of examples are not wrapped: they are to be copied. typer's own mark of such a paragraph.
+_AS_IS = "\b\n"
+
+
+def headed(headings: Mapping[str, str]) -> Callable[[_Function], _Function]:
+    """Put options of a command under headings in its help.
+
+    Args:
+        headings: Heading to names of parameters, spaces between; others stand under "Options".
+    """
+
+    def mark(function: _Function) -> _Function:
+        places = {name: each for each, names in headings.items() for name in names.split()}
+        vars(function)["headings"] = places
+        return function
+
+    return mark
+
+
+class Command(TyperCommand):
+    """A command whose options stand under headings: ``headed``, or their ``rich_help_panel``."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write the description, and examples without wrapping them."""
+        described = self.help
+        self.help = "\n\n".join(
+            _AS_IS + paragraph if paragraph.startswith("Example") else paragraph
+            for paragraph in inspect.cleandoc(described or "").split("\n\n")
+        )
+        try:
+            super().format_help_text(ctx, formatter)
+        finally:
+            self.help = described
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, then the options of each heading, those without one last."""
+        headings: dict[str, str] = getattr(self.callback, "headings", {})
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        rest: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is None:
+                continue
+            panel: str | None = getattr(parameter, "rich_help_panel", None)
+            panel = headings.get(parameter.name, panel)
+            if parameter.param_type_name == "argument":
+                panel = "Arguments"
+            (rest if panel is None else sections.setdefault(panel, [])).append(record)
+        for heading, records in {**sections, _REST: rest}.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it; Ctrl-C ends it with a line and 130, as shells report the signal.
+
+        Notes of the KeyboardInterrupt say what was kept and how to go on.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            said = ["stopped by Ctrl-C", *getattr(error, "__notes__", ())]
+            print_line(f"{ctx.command_path}: {'; '.join(said)}", is_error=True)
+            raise typer.Exit(130) from None
+        except BrokenPipeError as error:  # which typer would make a 1
+            fail(error)
+
+
+@contextmanager
+def stoppable(kept: str | Callable[[], str]) -> Iterator[None]:
+    """Let Ctrl-C in the block say what was kept and how to go on.
+
+    Args:
+        kept: That, or what returns it when it is needed.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note(kept if isinstance(kept, str) else kept())
+        raise
+
+
+class Group(TyperGroup):
+    """A group of commands whose summaries are whole."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write each command with the first sentence of its description."""
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [(name, each.get_short_help_str(_LIMIT)) for name, each in commands if each]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def show_help(
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="COMMAND", help="Command, as train or models list."),
+    ] = None,
+) -> None:
+    """Show the help of a command, or of all.
+
+    Example: foveal help models list
+    """
+    parent: Any = context.find_root()
+    for word in words or ():
+        find = getattr(parent.command, "get_command", None)
+        command: Any = find(parent, word) if find else None
+        if command is None:
+            parent.fail(f"No such command {word!r}")
+        parent = typer.Context(command, parent=parent, info_name=word, **command.context_settings)
+    for line in parent.get_help().splitlines():
+        print_line(line)

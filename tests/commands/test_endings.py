@@ -1,0 +1,128 @@
+"""How commands end when they are stopped, or cannot write: one line, and a code."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from models.image import encode_png
+from tests.server import ROOT
+from tests.shell import Shell
+from tests.tiny import random_images
+
+WORDS = [sys.executable, str(ROOT / "foveal.py")]
+
+
+def in_shell(
+    command: str, tiny_repository: Path, **options: object
+) -> "subprocess.CompletedProcess[str]":
+    """Run a pipeline in bash, where ``$foveal`` is the command."""
+    environment = {**os.environ, "foveal": " ".join(WORDS), "FOVEAL_MODELS": str(tiny_repository)}
+    environment |= {name: str(value) for name, value in options.items()}
+    return subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_device_is_one_line(tiny_repository: Path, unbuffered: str) -> None:
+    for command in ("$foveal models list > /dev/full", "$foveal help train > /dev/full"):
+        ended = in_shell(command, tiny_repository, PYTHONUNBUFFERED=unbuffered)
+        assert ended.returncode == 1
+        assert ended.stderr == (
+            "foveal: expected room for what is written, got: No space left on device\n"
+        )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_is_no_error(tiny_repository: Path, unbuffered: str) -> None:
+    command = "$foveal models list --json | true; echo ${PIPESTATUS[0]}"
+    # The pipe is closed before anything is written into it.
+    command = command.replace("| true", "| { exec <&-; cat /dev/null; }")
+    ended = in_shell(f"sleep 0; {command}", tiny_repository, PYTHONUNBUFFERED=unbuffered)
+    assert (ended.stdout, ended.stderr) == ("141\n", "")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_one_line(shell: Shell, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    for words in (("keys", "add", "a", "--file", tmp_path / "keys.toml"), ("init", tmp_path / "a")):
+        said = shell.plain(*words)
+        assert said.code == 1 and len(said.error.splitlines()) == 1
+
+
+def test_no_folder_for_what_is_written_is_one_line(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for words in (
+        ("keys", "add", "a", "--file", tmp_path / "file" / "keys.toml"),
+        ("init", tmp_path / "file" / "a"),
+    ):
+        said = shell.plain(*words)
+        assert said.code == 1 and len(said.error.splitlines()) == 1, said
+
+
+@pytest.mark.parametrize(
+    ("words", "target", "match"),
+    [
+        (("predict", "a.png"), "scoring.predictions.predict_files", "foveal predict: stopped"),
+        (
+            ("tune", "tiny"),
+            "loadtest.tune.pipeline.tune_model",
+            "foveal tune: stopped by Ctrl-C; measurements so far are kept; repeat the command",
+        ),
+        (
+            ("check", "digits"),
+            "training.quality.pipeline.list_dataset",
+            "foveal check: stopped by Ctrl-C; no report was written; repeat the command",
+        ),
+        (
+            ("models", "verify"),
+            "scoring.local.verify",
+            "foveal models verify: stopped by Ctrl-C",
+        ),
+    ],
+)
+def test_ctrl_c_says_what_was_kept(
+    words: tuple[str, ...],
+    target: str,
+    match: str,
+    shell: Shell,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if words[0] == "check":
+        pytest.importorskip("torch", reason="the train extra")
+
+    def stop(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(encode_png(random_images(1)[0]))
+    monkeypatch.setattr(target, stop)
+    said = shell(*words)
+    assert (said.code, said.out) == (130, "")
+    assert said.error.startswith(match) and len(said.error.splitlines()) == 1
+
+
+def test_ctrl_c_of_a_process_is_one_line(tiny_repository: Path, tmp_path: Path) -> None:
+    """The real signal, to a command that waits for its standard input."""
+    process = subprocess.Popen(
+        [*WORDS, "score", "-", "--model", "tiny", "--out", str(tmp_path / "a.csv")],
+        env={**os.environ, "FOVEAL_MODELS": str(tiny_repository)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(tmp_path.glob("*a.csv*")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert error == "foveal score: stopped; finished rows are kept: add --resume to go on\n"
