@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from service.errors import (
     DeadlineError,
+    DeviceLostError,
     InferenceError,
     NotReadyError,
     RunMemoryError,
@@ -45,6 +46,8 @@ logger = logging.getLogger("foveal.batcher")
 
 # The precision of runs in a brownout: the only lower one that is faster on a CPU.
 LOWER: Final = "int8"
+# What a request gets whose run found that the GPU works no more: another process answers it.
+LOST = NotReadyError("not ready: the GPU failed; another worker starts, retry")
 # A budget for a queue whose bytes nobody counts.
 _UNBOUNDED = 1 << 62
 
@@ -64,6 +67,9 @@ class Batcher:
         clock: Monotonic seconds. Not the loop's own, as uvloop's has a resolution of 1 ms.
         inflight: Budget for the bytes of waiting rows, shared by all queues; None: no bound.
         admission: Decides which rows are run in time (default: by ``limits``).
+
+    Attributes:
+        on_lost: Called when a run found that the GPU does no further work in this process.
     """
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
@@ -114,6 +120,7 @@ class Batcher:
         self.reserved_rows = 0
         self.dropped_rows = 0
         self.brownout_rows = 0
+        self.on_lost: Callable[[], None] = lambda: None
 
     @property
     def is_idle(self) -> bool:
@@ -274,6 +281,10 @@ class Batcher:
             if runner.stage is not None and not batch.precision:
                 # Before the executor's thread is free: the upload overlaps with the run before it.
                 runner.stage(images)
+        except ServiceError as error:  # the upload failed
+            logger.error("%s", error.message)
+            self._free.append(runner)
+            self._finish(batch, error)
         except (
             Exception
         ) as error:  # law 1 was broken; the other jobs of the batch still get an answer
@@ -388,10 +399,13 @@ class Batcher:
         is_running = len(self._free) < self._runners
         self.admission.ended(batch, is_running=is_running)
         if isinstance(outcome, ServiceError):
-            error = InferenceError("inference failed; see the server's log")
+            is_lost = isinstance(outcome, DeviceLostError)
+            error = LOST if is_lost else InferenceError("inference failed; see the server's log")
             for job, _, _ in batch.jobs:
                 self._fail(job, error)
             batch.jobs = []
+            if is_lost:
+                self.on_lost()
             return
         batch.outputs = outcome
         batch.not_finite = not_finite(outcome.probabilities)

@@ -21,11 +21,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.errors import InferenceError, RunMemoryError
+from service.errors import DeviceLostError, InferenceError, RunMemoryError
 from service.session.buckets import choose_buckets
 from service.session.gpu.accelerator import Accelerator, accelerator
 from service.session.gpu.binding import OUTPUTS, BoundRuns, Slot
 from service.session.gpu.cuda_runtime import CudaError
+from service.session.gpu.faults import is_sticky
 from service.session.gpu.memory import CpuMemory, Memory
 from service.session.outputs import Outputs
 from service.session.plans import Asked, Binding, MeasuredRun, Plan
@@ -139,13 +140,25 @@ class Session:
         try:
             return slot.run(images_NHWC)
         except Exception as error:
-            raise _failed(images_NHWC, error) from error
+            raise self._failed(images_NHWC, error) from error
+
+    def stage_slot(self, slot: Slot, images_NHWC: NDArray[np.uint8]) -> None:
+        """Begin to upload the batch of a slot that is run next; see ``Slot.stage``.
+
+        Raises:
+            InferenceError: CUDA refuses.
+        """
+        try:
+            slot.stage(images_NHWC)
+        except CudaError as error:  # on the loop's thread, so CUDA is not asked
+            kind = DeviceLostError if is_sticky(error) else InferenceError
+            raise kind(f"upload of batch {images_NHWC.shape} failed: {error}") from error
 
     def _run_plain(self, images_NHWC: NDArray[np.uint8]) -> Outputs:
         try:
             logits, probabilities = self._session.run(_NAMES, {"images": images_NHWC})
         except Exception as error:
-            raise _failed(images_NHWC, error) from error
+            raise self._failed(images_NHWC, error) from error
         if len(logits) != len(images_NHWC) or len(probabilities) != len(images_NHWC):
             raise InferenceError(
                 f"expected {len(images_NHWC)} rows out, got {len(logits)}, {len(probabilities)}"
@@ -162,6 +175,13 @@ class Session:
             for first in range(0, len(images_NHWC), most)
         ]
         return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def _failed(self, images_NHWC: NDArray[np.uint8], error: Exception) -> InferenceError:
+        message = f"run of batch {images_NHWC.shape} failed: {_first_line(error)}"
+        # cuBLAS and cuDNN have words of their own for a fault of CUDA, so CUDA is asked as well.
+        if is_sticky(error) or (self._accelerator is not None and self._accelerator.is_lost()):
+            return DeviceLostError(message)
+        return (RunMemoryError if _is_about_memory(error) else InferenceError)(message)
 
     def _open_on(self, device: Accelerator, content: bytes | Path, choose: bool) -> None:
         """Open on a GPU, within the budget that its sessions share."""
@@ -311,11 +331,6 @@ def _free(held: list[object], memory: Memory) -> None:
             each.close()
     held.clear()
     memory.release()
-
-
-def _failed(images_NHWC: NDArray[np.uint8], error: Exception) -> InferenceError:
-    kind = RunMemoryError if _is_about_memory(error) else InferenceError
-    return kind(f"run of batch {images_NHWC.shape} failed: {_first_line(error)}")
 
 
 def _is_about_memory(error: Exception) -> bool:
