@@ -125,6 +125,10 @@ RayAddressOption = Annotated[
         show_default="starts one on this machine",
     ),
 ]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda", "tensorrt"],
+    typer.Option(help="Device that runs the model; auto is a GPU if one works, else the CPU."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Hide the progress bar.")]
 
 
@@ -146,6 +150,7 @@ def score(
     max_errors: MaxErrorsOption = None,
     max_image_pixels: MaxImagePixelsOption = 1 << 25,
     precision: PrecisionOption = "fp32",
+    device: DeviceOption = "cpu",
     engine: EngineOption = "local",
     ray_address: RayAddressOption = "",
     models: ModelsOption = SHIPPED,
@@ -182,8 +187,10 @@ def score(
         overwrite,
     )
     repository = open_repository(models)
+    if engine == "ray" and device != "cpu":
+        raise typer.BadParameter("expected cpu with --engine ray", param_hint="--device")
     # One thread for a run, because each core has a run of its own.
-    loaded = LocalModel.load(repository, model, threads=1, precision=precision)
+    loaded = LocalModel.load(repository, model, threads=1, precision=precision, device=device)
     # A bar between rows could not be read.
     quiet = quiet or (out == STANDARD_OUTPUT and sys.stdout.isatty())
     cluster = None

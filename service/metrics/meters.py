@@ -168,6 +168,8 @@ class ModelMetrics:
                 asked,
                 plan.device,
                 str(plan.index),
+                plan.format,
+                plan.layout,
                 plan.binding,
                 buckets,
                 classifier.resampler,

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -62,6 +63,8 @@ class Session:
         cpu_nodes: Nodes that a plan for a GPU leaves on the CPU, as ``Shape node_shape``.
         memory_bytes: Memory of the GPU that opening it took.
         measured: What choosing its threads measured.
+        opening_s: Seconds of the parts of opening it: ``onnxruntime`` reads and optimizes the
+            graph, ``search`` runs each bucket first, ``graphs`` captures and checks them.
 
     Raises:
         InferenceError: onnxruntime refuses the model, gives another provider than the plan's, or
@@ -76,6 +79,7 @@ class Session:
         self.cpu_nodes: tuple[str, ...] = ()
         self.memory_bytes = 0
         self.measured = MeasuredRun()
+        self.opening_s: dict[str, float] = {}
         self._session: Any = None
         self._bound: BoundRuns | None = None
         self._accelerator: Accelerator | None = None
@@ -194,6 +198,8 @@ class Session:
             # Measured on the whole device: memory that other processes take meanwhile counts, too.
             self.memory_bytes = max(0, before - device.call(memory.free_bytes))
             device.budget.take(id(self), self.memory_bytes, limit)
+            parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in self.opening_s.items())
+            logger.info("cuda:%d: opened a session: %s", self.plan.index, parts)
         except Exception as error:
             held, self._bound, self._session = [self._bound, self._session], None, None
             device.call(_free, held, memory)
@@ -223,7 +229,9 @@ class Session:
         self, binding: Binding, content: bytes | Path, choose: bool, memory: Memory
     ) -> None:
         plan = self.plan = dataclasses.replace(self.plan, binding=binding)
+        started = time.perf_counter()
         self._session = _open_session(content, plan, memory.run_stream)
+        self.opening_s = {"onnxruntime": time.perf_counter() - started}
         if plan.device != "cpu":
             self.cpu_nodes = _check_nodes(self._session, plan)
         if plan.binding == "plain":
@@ -249,6 +257,7 @@ class Session:
         except Exception as error:  # onnxruntime's and CUDA's
             raise InferenceError(f"binding failed: {_first_line(error)}") from error
         self._bound = bound
+        self.opening_s |= {"search": bound.search_s, "graphs": bound.graphs_s}
         self.plan = dataclasses.replace(plan, buckets=kept)
 
 
