@@ -176,8 +176,7 @@ def score(
         output = Output.parse(out, kind or "")
     except FormatError as error:
         raise typer.BadParameter(str(error), param_hint="--out") from None
-    if ray_address and engine != "ray":
-        raise typer.BadParameter("expected --engine ray with it", param_hint="--ray-address")
+    _check_engine(engine, ray_address, device)
     options = Options(
         Columns(image_column, label_column, id_column, tuple(keep or ())),
         OutputOptions(top, probabilities, strict, max_image_pixels),
@@ -187,8 +186,6 @@ def score(
         overwrite,
     )
     repository = open_repository(models)
-    if engine == "ray" and device != "cpu":
-        raise typer.BadParameter("expected cpu with --engine ray", param_hint="--device")
     # One thread for a run, because each core has a run of its own.
     loaded = LocalModel.load(repository, model, threads=1, precision=precision, device=device)
     # A bar between rows could not be read.
@@ -220,6 +217,13 @@ def score(
             _show_confusion(summary)
     if summary.errors:
         raise typer.Exit(3)
+
+
+def _check_engine(engine: str, ray_address: str, device: str) -> None:
+    if ray_address and engine != "ray":
+        raise typer.BadParameter("expected --engine ray with it", param_hint="--ray-address")
+    if device != "cpu" and engine == "ray":
+        raise typer.BadParameter("expected cpu with --engine ray", param_hint="--device")
 
 
 def _reporter(bar: "ProgressBar", *, quiet: bool) -> "Callable[[Progress], None]":

@@ -247,8 +247,9 @@ def _first_request(
         The times of its first run and of the median of those after it; the buckets it chose.
     """
     images = random_images(1, shape)
-    session = Session(content, replace(plan, buckets=default_buckets(64)), choose=True)
-    for rows in (1, 2, 64):  # as a classifier does before it is ready
+    most = min(64, plan.buckets[-1])
+    session = Session(content, replace(plan, buckets=default_buckets(most)), choose=True)
+    for rows in (1, 2, most):  # as a classifier does before it is ready
         session.run(random_images(rows, shape))
     started = time.perf_counter()
     session.run(images)

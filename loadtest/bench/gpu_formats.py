@@ -28,7 +28,7 @@ from service.errors import InferenceError
 from service.pipeline.limits import BatchLimits
 from service.rollout.loading import LoadOptions, load
 from service.session.devices import select_device
-from service.session.formats import Variant, variants
+from service.session.formats import Choice, Variant, variants
 from service.session.planning import DeviceOptions
 from service.session.plans import SelectedDevice
 from service.session.session import Session
@@ -88,7 +88,12 @@ def measure_starts(
         repository = ModelRepository(models)
         version = repository.resolve(name)[1]
         (root / name / str(version)).symlink_to(repository.path(name, version).resolve())
-        for words, precision in (("exact", "fp32"), ("first", "auto"), ("again", "auto")):
+        asked: tuple[tuple[str, Choice], ...] = (
+            ("exact", "fp32"),
+            ("first", "auto"),
+            ("again", "auto"),
+        )
+        for words, precision in asked:
             options = LoadOptions(
                 BatchLimits(rows),
                 precision=precision,

@@ -131,7 +131,7 @@ def table(figures: list[dict[str, Any]]) -> str:
 def _write_body(folder: Path, rows: int, shape: tuple[int, ...]) -> tuple[Path, int]:
     """Write a request of random rows; return its path and the length of its JSON."""
     pixels = np.random.default_rng(0).integers(0, 256, (rows, *shape), np.uint8)
-    tensor = {"name": "images", "shape": pixels.shape, "datatype": "UINT8"}
+    tensor: dict[str, Any] = {"name": "images", "shape": pixels.shape, "datatype": "UINT8"}
     tensor["parameters"] = {"binary_data_size": pixels.nbytes}
     outputs = [{"name": "probabilities", "parameters": {"binary_data": True}}]
     head = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()

@@ -71,7 +71,7 @@ def steps(out: Path, carried: Path | None, *, is_rehearsal: bool) -> list[Step]:
 def _making(out: Path, *, is_rehearsal: bool) -> list[Step]:
     """Return the steps that make models: a ResNet-50 behind its gate, a graph in float16."""
     made, models = out / "made", out / "models"
-    few = ("--images", "8", "--more", "8") if is_rehearsal else ()
+    few = ("--divide", "8", "--more", "8") if is_rehearsal else ()
     shipped = sorted((HOME / "models/cifar10-cnn").glob("*/model.onnx"))[-1]
     half = made / "cifar10-cnn.fp16.onnx"
     adopt = (

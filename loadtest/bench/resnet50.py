@@ -11,6 +11,7 @@ is folded into the convolutions, as exporters do.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,7 +34,7 @@ class _Graph:
         self.weights: list[TensorProto] = []
         self._random = np.random.default_rng(50)
 
-    def add(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
         output = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
@@ -64,13 +65,18 @@ class _Graph:
         return self.add("Relu", self.add("Add", x, y))
 
 
-def resnet50() -> onnx.ModelProto:
-    """Return the network: float32 ``pixels`` [N, 3, 224, 224] to ``scores`` [N, 1000]."""
+def resnet50(divide: int = 1) -> onnx.ModelProto:
+    """Return the network: float32 ``pixels`` [N, 3, 224, 224] to ``scores`` [N, 1000].
+
+    Args:
+        divide: Divisor of all its channels; above 1 for a rehearsal, which has no time.
+    """
     graph = _Graph()
-    x = graph.add("Relu", graph.conv("pixels", 3, 64, 7, 2))
+    channels = 64 // divide
+    x = graph.add("Relu", graph.conv("pixels", 3, channels, 7, 2))
     x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
-    channels = 64
-    for number, (blocks, width) in enumerate(STAGES):
+    for number, (blocks, full) in enumerate(STAGES):
+        width = full // divide
         for block in range(blocks):
             x = graph.block(x, channels, width, 2 if number and not block else 1)
             channels = width * _WIDENED
@@ -105,12 +111,13 @@ def main() -> None:
     """Write everything into a folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--images", type=int, default=64, help="for the gate")
+    parser.add_argument("--images", type=int, default=128, help="for the gate")
+    parser.add_argument("--divide", type=int, default=1, help="divisor of all channels")
     parser.add_argument("--more", type=int, default=1024, help="to score")
     options = parser.parse_args()
     write_images(options.out / "images", options.images)
     write_images(options.out / "more", options.more)
-    onnx.save(resnet50(), options.out / "resnet50.onnx")
+    onnx.save(resnet50(options.divide), options.out / "resnet50.onnx")
     (options.out / "labels.txt").write_text("\n".join(f"class {i}" for i in range(CLASSES)))
 
 

@@ -28,8 +28,6 @@ from numpy.typing import NDArray
 
 from service.errors import (
     DeadlineError,
-    DeviceLostError,
-    InferenceError,
     NotReadyError,
     RunMemoryError,
     ServiceError,
@@ -37,6 +35,7 @@ from service.errors import (
 from service.inflight import Inflight
 from service.pipeline.admission import Admission
 from service.pipeline.alarm import Alarm, Loop, Timer
+from service.pipeline.failures import LOST, answer_to, log_failure
 from service.pipeline.job import Batch, Job, Runner
 from service.pipeline.limits import BatchLimits
 from service.pipeline.postprocess import not_finite
@@ -46,8 +45,6 @@ logger = logging.getLogger("foveal.batcher")
 
 # The precision of runs in a brownout: the only lower one that is faster on a CPU.
 LOWER: Final = "int8"
-# What a request gets whose run found that the GPU works no more: another process answers it.
-LOST = NotReadyError("not ready: the GPU failed; another worker starts, retry")
 # A budget for a queue whose bytes nobody counts.
 _UNBOUNDED = 1 << 62
 
@@ -281,16 +278,10 @@ class Batcher:
             if runner.stage is not None and not batch.precision:
                 # Before the executor's thread is free: the upload overlaps with the run before it.
                 runner.stage(images)
-        except ServiceError as error:  # the upload failed
-            logger.error("%s", error.message)
+        except Exception as error:  # of the upload, or law 1 was broken: each job gets an answer
             self._free.append(runner)
-            self._finish(batch, error)
-        except (
-            Exception
-        ) as error:  # law 1 was broken; the other jobs of the batch still get an answer
-            logger.exception("putting a batch together failed; this is a bug")
-            self._free.append(runner)
-            self._finish(batch, InferenceError(str(error)))
+            what = "putting a batch together failed; this is a bug"
+            self._finish(batch, log_failure(error, what))
         else:
             if self._executor is None:
                 outcome = self._run_safely(batch, runner, images)
@@ -355,12 +346,8 @@ class Batcher:
     ) -> Outputs | ServiceError:
         try:
             return self._run_within_memory(runner, images, bool(batch.precision))
-        except ServiceError as error:
-            logger.error("%s", error.message)
-            return error
         except Exception as error:
-            logger.exception("run of batch %s failed", images.shape)
-            return InferenceError(str(error))
+            return log_failure(error, f"run of batch {images.shape} failed")
 
     def _run_within_memory(
         self, runner: Runner, images: NDArray[np.uint8], is_lower: bool
@@ -399,12 +386,11 @@ class Batcher:
         is_running = len(self._free) < self._runners
         self.admission.ended(batch, is_running=is_running)
         if isinstance(outcome, ServiceError):
-            is_lost = isinstance(outcome, DeviceLostError)
-            error = LOST if is_lost else InferenceError("inference failed; see the server's log")
+            error = answer_to(outcome)
             for job, _, _ in batch.jobs:
                 self._fail(job, error)
             batch.jobs = []
-            if is_lost:
+            if error is LOST:
                 self.on_lost()
             return
         batch.outputs = outcome

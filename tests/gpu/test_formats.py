@@ -30,7 +30,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     pytest.importorskip("onnx")
     folder = tmp_path_factory.mktemp("half")
     (folder / "in.onnx").write_bytes(shipped("cifar10-cnn"))
-    words = [sys.executable, "-m", "export.convert", folder / "in.onnx", folder / "out.onnx"]
+    words = [sys.executable, "-m", "export.convert", f"{folder}/in.onnx", f"{folder}/out.onnx"]
     done = subprocess.run(words, cwd=HOME, capture_output=True, text=True, timeout=120, check=False)
     assert not done.returncode, done.stderr
     return (folder / "out.onnx").read_bytes()

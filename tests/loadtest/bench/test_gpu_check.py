@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,12 +64,12 @@ def test_the_report_has_what_the_steps_left(tmp_path: Path) -> None:
     broken = {**figure, "format": "tf32", "error": "no room"}
     start = {"model": "resnet50", "start": "first", "seconds": 6.0, "format": "fp16"}
     start |= {"layout": "nhwc", "buckets": (1, 64), "parts_s": {"search": 2.5}}
-    results = {"figures": [measured, broken], "starts": [start]}
-    results["targets"] = gpu_formats.targets(results["figures"])  # type: ignore[assignment]
-    assert list(results["targets"].values()) == [10200.0]  # type: ignore[attr-defined]
+    results: dict[str, Any] = {"figures": [measured, broken], "starts": [start]}
+    results["targets"] = gpu_formats.targets(results["figures"])
+    assert list(results["targets"].values()) == [10200.0]
     (tmp_path / "formats.json").write_text(json.dumps(results))
     (tmp_path / "formats.md").write_text(gpu_formats.table(results))
-    served = [
+    served: list[dict[str, Any]] = [
         {"workers": 1, "first_answer_s": 5.5, "log": []},
         {"workers": 1, "rows": 8, "connections": 64, "rows_per_s": 4359.0, "p50_ms": 1.0}
         | {"p99_ms": 2.0, "failed": 0},

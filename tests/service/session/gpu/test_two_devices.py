@@ -1,6 +1,7 @@
 """Two GPUs, and more workers than that: each worker's sessions are on a device of its own."""
 
 import ctypes
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,9 +19,8 @@ from service.settings import Settings
 def two(runtime: CudaRuntime, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The stand-in has two devices; the devices that were probed."""
     probed: list[int] = []
-    monkeypatch.setattr(
-        devices.onnxruntime, "get_available_providers", lambda: [*PROVIDERS.values()]
-    )
+    there = list(PROVIDERS.values())
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: there)
     monkeypatch.setattr(devices, "driver_error", lambda: "")
     monkeypatch.setattr(devices, "runtime", lambda: runtime)
     monkeypatch.setattr(devices, "probe", lambda _device, index: probed.append(index))
@@ -28,7 +28,9 @@ def two(runtime: CudaRuntime, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("asked", ["auto", "cuda"])
-def test_workers_are_dealt_to_the_devices_in_turn(two: list[int], asked: str) -> None:
+def test_workers_are_dealt_to_the_devices_in_turn(
+    two: list[int], asked: Literal["auto", "cuda"]
+) -> None:
     settings = Settings(device=asked, gpu_tf32="on")
     found = [load_options(settings, worker).device for worker in range(4)]
     assert [each.selected.index for each in found] == two == [0, 1, 0, 1]
