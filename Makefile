@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check \
+.PHONY: help install serve test test-slow check format clean train-demo train-table bench gpu-check gpu-rehearsal \
   bento image run-image base-image docs tree fuzz pixels adopt-table check-proof \
   tuning-proof soak audit screenshots install-all
 
@@ -98,8 +98,11 @@ bench: $(VENV)/.all   ## compare with other servers and measure each stage; need
 
 GPU_OUT ?= gpu-check
 GPU_DIR ?=
-gpu-check:           ## run tests and benchmarks that need a GPU; results in GPU_OUT, inputs from GPU_DIR
+gpu-check:           ## measure all that needs a GPU, in under eight minutes; logs in GPU_OUT, inputs from GPU_DIR
 	loadtest/bench/gpu_check.sh $(GPU_OUT) $(GPU_DIR)
+
+gpu-rehearsal: $(VENV)/.all  ## run every step of gpu-check on the CPU, with small inputs
+	$(BIN)/python -m loadtest.bench.gpu_check --rehearse --out gpu-rehearsal
 
 CIFAR10 ?= data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md

@@ -126,6 +126,10 @@ RayAddressOption = Annotated[
         show_default="starts one on this machine",
     ),
 ]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda", "tensorrt"],
+    typer.Option(help="Device that runs the model; auto is a GPU if one works, else the CPU."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Hide the progress bar.")]
 
 
@@ -154,6 +158,7 @@ def score(
     max_errors: MaxErrorsOption = None,
     max_image_pixels: MaxImagePixelsOption = 1 << 25,
     precision: PrecisionOption = "fp32",
+    device: DeviceOption = "cpu",
     engine: EngineOption = "local",
     ray_address: RayAddressOption = "",
     models: ModelsOption = SHIPPED,
@@ -179,8 +184,7 @@ def score(
         output = Output.parse(out, kind or "")
     except FormatError as error:
         raise typer.BadParameter(str(error), param_hint="--out") from None
-    if ray_address and engine != "ray":
-        raise typer.BadParameter("expected --engine ray with it", param_hint="--ray-address")
+    _check_engine(engine, ray_address, device)
     options = Options(
         Columns(image_column, label_column, id_column, tuple(keep or ())),
         OutputOptions(top, probabilities, strict, max_image_pixels),
@@ -191,7 +195,7 @@ def score(
     )
     repository = open_repository(models)
     # One thread for a run, because each core has a run of its own.
-    loaded = LocalModel.load(repository, model, threads=1, precision=precision)
+    loaded = LocalModel.load(repository, model, threads=1, precision=precision, device=device)
     # A bar between rows could not be read.
     quiet = quiet or (out == STANDARD_OUTPUT and sys.stdout.isatty())
     cluster = None
@@ -221,6 +225,13 @@ def score(
             _show_confusion(summary)
     if summary.errors:
         raise typer.Exit(3)
+
+
+def _check_engine(engine: str, ray_address: str, device: str) -> None:
+    if ray_address and engine != "ray":
+        raise typer.BadParameter("expected --engine ray with it", param_hint="--ray-address")
+    if device != "cpu" and engine == "ray":
+        raise typer.BadParameter("expected cpu with --engine ray", param_hint="--device")
 
 
 def _reporter(bar: "ProgressBar", *, quiet: bool) -> "Callable[[Progress], None]":

@@ -243,6 +243,8 @@ def _to_fp16(model: onnx.ModelProto, body: set[str]) -> onnx.ModelProto:
     """
     graph = model.graph
     floats = _float_tensors(model)
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
+    body = {n.name for n in graph.node if n.name in body and _gives_half(n, floats, opsets)}
     weights = {t.name: t for t in graph.initializer if t.data_type == TensorProto.FLOAT}
     inside = {output for node in graph.node if node.name in body for output in node.output}
     nodes: list[onnx.NodeProto] = []
@@ -258,16 +260,17 @@ def _to_fp16(model: onnx.ModelProto, body: set[str]) -> onnx.ModelProto:
         for place, name in enumerate(node.input):
             if name not in floats:
                 continue
-            if node.name in body and name in weights:
+            is_half = node.name in body and _allows_half(node, opsets, place)
+            if is_half and name in weights:
                 half = f"{name}_fp16"
                 if half not in made:
                     made.add(half)
                     value = numpy_helper.to_array(weights[name]).astype(np.float16)
                     graph.initializer.append(numpy_helper.from_array(value, half))
                 node.input[place] = half
-            elif node.name in body and name not in inside:
+            elif is_half and name not in inside:
                 node.input[place] = cast(name, TensorProto.FLOAT16, "_fp16")
-            elif node.name not in body and name in inside:
+            elif not is_half and name in inside:
                 node.input[place] = cast(name, TensorProto.FLOAT, "_fp32")
         if node.op_type == "Cast" and node.name in body and node.output[0] in floats:
             next(a for a in node.attribute if a.name == "to").i = TensorProto.FLOAT16
@@ -281,6 +284,31 @@ def _to_fp16(model: onnx.ModelProto, body: set[str]) -> onnx.ModelProto:
     graph.initializer.extend(kept)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _gives_half(node: onnx.NodeProto, floats: set[str], opsets: dict[str, int]) -> bool:
+    """Return whether a node computes in float16 once its inputs are; else it stays in float32.
+
+    What makes floats of none, such as ConstantOfShape, gives the type that it names.
+    """
+    outputs = [place for place, name in enumerate(node.output) if name in floats]
+    if not outputs or node.op_type == "Cast":
+        return True
+    if not floats & set(node.input):
+        return False
+    return all(_allows_half(node, opsets, place, of_output=True) for place in outputs)
+
+
+def _allows_half(
+    node: onnx.NodeProto, opsets: dict[str, int], place: int, *, of_output: bool = False
+) -> bool:
+    """Return whether an operator's schema allows float16 at a place; Resize's scales may not be."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+    except onnx.defs.SchemaError:  # an operator of another domain: the checker has the last word
+        return True
+    formal = schema.outputs if of_output else schema.inputs
+    return "tensor(float16)" in formal[min(place, len(formal) - 1)].types
 
 
 def _float_tensors(model: onnx.ModelProto) -> set[str]:

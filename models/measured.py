@@ -12,6 +12,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from models.artifact import ModelArtifact, Precision
 from models.fields import FieldError, read_dataclass
@@ -36,6 +37,9 @@ class Measurement:
         precision: Precision of the file that was chosen.
         threads: Threads of one run, at least 1.
         full_batch_s: Seconds of a full batch, above 0.
+        tf32: Whether float32 products are rounded to TF32, on a GPU.
+        layout: Order of the tensors inside the graph, on a GPU.
+        buckets: Batch sizes that are run, on a GPU.
         format: Version of the file format.
     """
 
@@ -45,11 +49,16 @@ class Measurement:
     precision: Precision
     threads: int
     full_batch_s: float
+    tf32: bool = False
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    buckets: tuple[int, ...] = ()
     format: int = FORMAT
 
     def __post_init__(self) -> None:
         """Check ranges; raises FieldError."""
-        if self.format != FORMAT or self.threads < 1 or not 0 < self.full_batch_s < 1e6:
+        buckets_are_right = [*self.buckets] == sorted({max(1, rows) for rows in self.buckets})
+        numbers = self.threads > 0 and 0 < self.full_batch_s < 1e6 and buckets_are_right
+        if self.format != FORMAT or not numbers:
             raise FieldError(f"measurement: expected format {FORMAT} and positive numbers")
 
 

@@ -353,7 +353,7 @@ def _pin(
     columns = options.columns
     return {
         "sources": [source.pin() for source in sources],
-        "model": f"{model.artifact.reference} {model.file.precision} {model.file.sha256}",
+        "model": f"{model.artifact.reference} {model.computed_in} {model.file.sha256}",
         "columns": layout.types,
         "table columns": {
             "image": columns.image,

@@ -21,7 +21,10 @@ from models.repository import ModelRepository
 from scoring.predictions import Prediction, Response, Result
 from service.errors import ServiceError
 from service.pipeline.postprocess import choose_labels, not_finite, rank, shortest_decimals
-from service.session.planning import Choice, PlanChoices, open_all, open_best
+from service.session.devices import select_device
+from service.session.formats import Choice
+from service.session.planning import DeviceOptions, PlanChoices, open_all, open_best
+from service.session.plans import Asked
 from service.session.session import Session
 
 # Largest batch of one run: the service's default.
@@ -43,6 +46,7 @@ class LocalModel:
         reference: str | None = None,
         threads: int = 0,
         precision: Choice = "fp32",
+        device: Asked = "cpu",
     ) -> "LocalModel":
         """Load a version: checksums, graph, session, golden images.
 
@@ -51,18 +55,26 @@ class LocalModel:
             reference: ``name``, ``name:version``, or None for the repository's default.
             threads: onnxruntime's intra-op threads; 0 is one for each core.
             precision: Which file runs; ``auto`` chooses as the service does.
+            device: Where it runs; ``auto`` is a GPU if one works, else the CPU.
 
         Raises:
             ArtifactError: No such model or precision, its files break the contract, or a golden
                 image gets another result.
-            InferenceError: onnxruntime cannot load the model.
+            InferenceError: onnxruntime cannot load the model, or the device does not work.
         """
         artifact = repository.verify(*repository.resolve(reference))
-        choices = PlanChoices(precision, (threads or available_cpus(),), BATCH_SIZE)
+        options = DeviceOptions(select_device(device), tf32="auto")
+        choices = PlanChoices(precision, (threads or available_cpus(),), BATCH_SIZE, options)
         session = open_best(repository, artifact, choices)
         file = artifact.file(session.plan.precision)
         assert file is not None, "the session was opened from one of the files; this is a bug"
         return cls(artifact, session, file)
+
+    @property
+    def computed_in(self) -> str:
+        """Return what its answers depend on besides the file: a table is resumed with the same."""
+        plan = self._session.plan
+        return plan.precision if plan.device == "cpu" else f"{plan.format} on {plan.device}"
 
     def decode(
         self,

@@ -74,7 +74,7 @@ from service.workers.control import close_control_port
 from service.workers.forked import configure_bentoml
 from service.workers.metric_files import adopt_files, take_room
 from service.workers.supervisor import install as install_supervisor
-from service.workers.worker import join, log_as_bentoml, stopping_at_once
+from service.workers.worker import end_worker, join, log_as_bentoml, stopping_at_once
 
 try:
     from service.protocols.v2.grpc import V2Grpc
@@ -272,6 +272,7 @@ class Foveal:
 
     def _start(self, classifier: Classifier) -> None:
         classifier.start(self.loop, self._observe_batch, lane.outbox, lane.newcomers, inflight)
+        classifier.batcher.on_lost = lambda: end_worker(self._drain)
         self.meters.of(classifier)
 
     def _find(self, path: bytes) -> Handler | None:

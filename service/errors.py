@@ -180,6 +180,10 @@ class RunMemoryError(InferenceError):
     """A run found no memory: a smaller batch may."""
 
 
+class DeviceLostError(InferenceError):
+    """The GPU does no further work in this process; another process may use it."""
+
+
 class NotReadyError(ServerError):
     """The model or the service is loading, could not be loaded, or is draining."""
 

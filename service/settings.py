@@ -86,8 +86,10 @@ class Settings(BaseSettings):
         ge=0,
         description="GPU memory that all models of a worker may hold, MiB; 0: all",
     )
-    gpu_tf32: bool = Field(
-        default=False, description="Whether float32 products on a GPU may be rounded to TF32"
+    gpu_tf32: Literal["auto", "off", "on"] = Field(
+        default="auto",
+        description="Whether float32 products on a GPU may be rounded to TF32; "
+        "auto: where FOVEAL_PRECISION=auto measures it to be faster",
     )
     gpu_decode: Literal["auto", "off", "rehearse"] = Field(
         default="auto",
@@ -256,6 +258,13 @@ class Settings(BaseSettings):
         except BucketError as error:  # load_settings appends the value, as for every setting
             raise ValueError(str(error).partition(", got")[0]) from None
         return text
+
+    @field_validator("gpu_tf32", mode="before")
+    @classmethod
+    def _may_be_a_truth(cls, value: object) -> object:
+        """Read 1 and true as on, 0 and false as off: before there was auto, it was one of them."""
+        words = {"1": "on", "true": "on", "yes": "on", "0": "off", "false": "off", "no": "off"}
+        return words.get(str(value).lower(), value)
 
     @field_validator("cors_origins")
     @classmethod

@@ -8,6 +8,7 @@ import pytest
 from docs.generate import SETTINGS_PAGE, generated, settings_table
 from scoring.remote import API_KEY
 from service.settings import GONE, Settings
+from tests.service.session.test_formats import CIFAR10_64, CIFAR10_256, RESNET50
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -69,3 +70,18 @@ def test_every_guide_is_linked_from_the_readme() -> None:
 
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
+
+
+def test_figures_of_the_gpu_come_from_their_table() -> None:
+    """README's line, and the rates that the choice of formats is tested with."""
+    page = (ROOT / "docs/gpu.md").read_text()
+    table = page.partition("## What was measured")[2].partition("## Measure it")[0]
+    (line,) = [x for x in (ROOT / "README.md").read_text().splitlines() if "| one H100" in x]
+    (date,) = re.findall(r"\((\d{4}-\d{2})\)", line)
+    assert f"measured {date}" in table
+    quoted = set(re.findall(r"\d,\d{3}|0\.\d+", line))
+    assert len(quoted) == 3
+    rates = {
+        f"{rate:,}" for rates in (RESNET50, CIFAR10_64, CIFAR10_256) for rate in rates.values()
+    }
+    assert quoted | rates <= set(re.findall(r"[\d,.]*\d", table))

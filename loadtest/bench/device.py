@@ -48,6 +48,10 @@ _TORCH_S, _COMPILE_S = 90, 50
 _FLOPS_A_CLOCK = {"9.0": {"fp32": 256, "tf32": 2048, "fp16": 4096}}
 
 
+# In a rehearsal.
+_NO_GPU = DeviceFacts("no GPU", "", 0, 0.0, 0.0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceFigure:
     """One line: the median time of a batch of ``rows`` rows, and what that makes.
@@ -79,15 +83,17 @@ def measure(
     lower: Path | None,
     say: Callable[[str], None],
     save: Callable[[dict[str, Any]], None] = lambda _results: None,
+    rows: tuple[int, ...] = ROWS,
 ) -> dict[str, Any]:
     """Measure the shipped networks.
 
     Args:
-        device: ``cuda`` or ``tensorrt``.
+        device: ``cuda`` or ``tensorrt``; ``cpu`` only rehearses: no figure means anything.
         models: Repository that they are in.
         lower: Folder with ``<model>.fp16.onnx``; None: float16 is left out.
         say: Called with a line of progress.
         save: Called with what is measured so far, whenever there is more.
+        rows: Batch sizes.
 
     Returns:
         ``figures``, ``torch``, ``limits``, ``device``, ``first_request``, ``targets``, for JSON.
@@ -96,7 +102,8 @@ def measure(
         InferenceError: The device does not work here.
     """
     found = select_device(device)
-    facts = runtime().facts(found.index)
+    is_rehearsal = device == "cpu"
+    facts = _NO_GPU if is_rehearsal else runtime().facts(found.index)
     figures: list[DeviceFigure] = []
     results: dict[str, Any] = {
         "device": asdict(facts),
@@ -111,7 +118,8 @@ def measure(
 
     def keep() -> None:
         results["figures"] = [asdict(figure) for figure in figures]
-        results["limits"] = _limits(facts, results["torch"], found.index)
+        if not is_rehearsal:
+            results["limits"] = _limits(facts, results["torch"], found.index)
         results["targets"] = _targets(figures, results)
         save(results)
 
@@ -122,14 +130,14 @@ def measure(
         for variant in _variants(model, content, lower, results):
             say(f"{model} {variant.name}")
             for binding in _BINDINGS:
-                plan = _plan(device, variant, binding, found.index, expected.row_shape)
+                plan = _plan(device, variant, binding, found.index, expected.row_shape, rows)
                 try:
                     figures += _measure_plan(model, variant, plan, results, expected)
                 except InferenceError as error:
                     reason = f"{model} {variant.name} {binding}: {error.message}"
                     results["skipped"].append(reason)
                 keep()
-    for model, recipe in MODELS.items():
+    for model, recipe in {}.items() if is_rehearsal else MODELS.items():
         say(f"{model} in PyTorch")
         results["torch"][model] = _torch(recipe)
         keep()
@@ -167,10 +175,15 @@ def _variants(
 
 
 def _plan(
-    device: Device, variant: _Variant, binding: Binding, index: int, row_shape: tuple[int, ...]
+    device: Device,
+    variant: _Variant,
+    binding: Binding,
+    index: int,
+    row_shape: tuple[int, ...],
+    rows: tuple[int, ...],
 ) -> Plan:
     return Plan(
-        device, variant.precision, 1, binding, ROWS, index, variant.tf32, row_shape=row_shape
+        device, variant.precision, 1, binding, rows, index, variant.tf32, row_shape=row_shape
     )
 
 
@@ -182,7 +195,6 @@ def _measure_plan(
     if session.plan.binding != plan.binding:
         raise InferenceError(f"runs {session.plan.binding}: {session.reason}")
     shape = expected.row_shape
-    call = accelerator(plan.index).call
     sample = random_images(64, shape)
     off = float(np.abs(session.run(sample).logits - expected.run(sample).logits).max())
     results["difference"][f"{model} {kind} {plan.binding}"] = off
@@ -193,14 +205,16 @@ def _measure_plan(
         )
     for rows in plan.buckets:
         images = random_images(rows, shape)
-        seconds = call(median_s, partial(session.run, images), _SECONDS, _RUNS)
+        run = partial(median_s, partial(session.run, images), _SECONDS, _RUNS)
+        # The device's own thread: the hand-over to it is not counted.
+        seconds = run() if session.executor is None else accelerator(plan.index).call(run)
         yield DeviceFigure(model, kind, plan.binding, rows, seconds * 1e6, rows / seconds)
-        if plan.binding == "graph":
-            seconds = _staged_s(session, images)
+        if plan.binding == "graph" and session.executor is not None:
+            seconds = staged_s(session, images)
             yield DeviceFigure(model, kind, "staged", rows, seconds * 1e6, rows / seconds)
 
 
-def _staged_s(session: Session, images: NDArray[np.uint8]) -> float:
+def staged_s(session: Session, images: NDArray[np.uint8]) -> float:
     """Return the time of a batch where the next one is filled and uploaded while one runs."""
     executor, rows = session.executor, len(images)
     assert executor is not None, "only GPUs are measured here; this is a bug"
@@ -233,8 +247,9 @@ def _first_request(
         The times of its first run and of the median of those after it; the buckets it chose.
     """
     images = random_images(1, shape)
-    session = Session(content, replace(plan, buckets=default_buckets(64)), choose=True)
-    for rows in (1, 2, 64):  # as a classifier does before it is ready
+    most = min(64, plan.buckets[-1])
+    session = Session(content, replace(plan, buckets=default_buckets(most)), choose=True)
+    for rows in (1, 2, most):  # as a classifier does before it is ready
         session.run(random_images(rows, shape))
     started = time.perf_counter()
     session.run(images)
@@ -341,7 +356,8 @@ def _ratio(over: float | None, under: float | None) -> float | None:
 def main() -> None:
     """Measure, print one JSON document, and write it to a folder if one is named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=("cuda", "tensorrt"), default="cuda")
+    parser.add_argument("--device", choices=("cuda", "tensorrt", "cpu"), default="cuda")
+    parser.add_argument("--rows", type=lambda text: tuple(map(int, text.split(","))), default=ROWS)
     parser.add_argument("--models", type=Path, default=HOME / "models")
     parser.add_argument("--lower", type=Path)
     parser.add_argument("--out", type=Path)
@@ -359,6 +375,7 @@ def main() -> None:
         options.lower,
         lambda line: print(line, file=sys.stderr, flush=True),
         save,
+        options.rows,
     )
     print(json.dumps(results, indent=1))
 

@@ -35,6 +35,7 @@ def drive(  # noqa: PLR0913 - one run's words
     cpu: str,
     *,
     headers: str = "",
+    threads: int = 1,
 ) -> Figure:
     """Ask a server as fast as it answers.
 
@@ -46,6 +47,7 @@ def drive(  # noqa: PLR0913 - one run's words
         media_type: Its ``Content-Type``.
         cpu: What wrk is pinned to, as ``taskset -c`` takes it.
         headers: Further ones, ``Name:value`` separated by semicolons.
+        threads: wrk's own, at most as many as connections.
     """
     done = subprocess.run(
         [
@@ -53,7 +55,7 @@ def drive(  # noqa: PLR0913 - one run's words
             "-c",
             cpu,
             "wrk",
-            "-t1",
+            f"-t{threads}",
             f"-c{connections}",
             f"-d{seconds}s",
             "--timeout",

@@ -46,7 +46,7 @@ def main() -> None:
         options = DeviceOptions(found, buckets=buckets)
         most = max(point.rows for point in shape)
         try:
-            plan = options.plan(precision, threads, most, artifact.image.shape_HWC)
+            plan = options.plan(options.variant(precision), threads, most, artifact.image.shape_HWC)
             sessions = _open(repository, artifact, plan, instances)
         except (ArtifactError, InferenceError) as error:
             refused.add(precision)

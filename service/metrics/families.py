@@ -75,9 +75,9 @@ MODEL_INFO = Gauge(
 )
 PLAN_INFO = Gauge(
     "foveal_plan_info",
-    "1 for each loaded version: device asked for and got, its index, how runs are bound, buckets, "
-    "what resizes its images: compiled code (avx2, plain) or pillow",
-    (*MODEL, "asked", "device", "index", "binding", "buckets", "resampler"),
+    "1 for each loaded version: device asked for and got, its index, number format, layout, how "
+    "runs are bound, buckets, what resizes its images: compiled code (avx2, plain) or pillow",
+    (*MODEL, "asked", "device", "index", "format", "layout", "binding", "buckets", "resampler"),
     multiprocess_mode="livemax",
 )
 DEVICE_FALLBACK = Gauge(

@@ -173,6 +173,8 @@ class ModelMetrics:
                 asked,
                 plan.device,
                 str(plan.index),
+                plan.format,
+                plan.layout,
                 plan.binding,
                 buckets,
                 classifier.resampler,

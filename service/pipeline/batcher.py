@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 
 from service.errors import (
     DeadlineError,
-    InferenceError,
     NotReadyError,
     RunMemoryError,
     ServiceError,
@@ -36,6 +35,7 @@ from service.errors import (
 from service.inflight import Inflight
 from service.pipeline.admission import Admission
 from service.pipeline.alarm import Alarm, Loop, Timer
+from service.pipeline.failures import LOST, answer_to, log_failure
 from service.pipeline.job import Batch, Job, Runner
 from service.pipeline.limits import BatchLimits
 from service.pipeline.postprocess import not_finite
@@ -64,6 +64,9 @@ class Batcher:
         clock: Monotonic seconds. Not the loop's own, as uvloop's has a resolution of 1 ms.
         inflight: Budget for the bytes of waiting rows, shared by all queues; None: no bound.
         admission: Decides which rows are run in time (default: by ``limits``).
+
+    Attributes:
+        on_lost: Called when a run found that the GPU does no further work in this process.
     """
 
     def __init__(  # noqa: PLR0913 - wiring, called in one place
@@ -114,6 +117,7 @@ class Batcher:
         self.reserved_rows = 0
         self.dropped_rows = 0
         self.brownout_rows = 0
+        self.on_lost: Callable[[], None] = lambda: None
 
     @property
     def is_idle(self) -> bool:
@@ -274,12 +278,10 @@ class Batcher:
             if runner.stage is not None and not batch.precision:
                 # Before the executor's thread is free: the upload overlaps with the run before it.
                 runner.stage(images)
-        except (
-            Exception
-        ) as error:  # law 1 was broken; the other jobs of the batch still get an answer
-            logger.exception("putting a batch together failed; this is a bug")
+        except Exception as error:  # of the upload, or law 1 was broken: each job gets an answer
             self._free.append(runner)
-            self._finish(batch, InferenceError(str(error)))
+            what = "putting a batch together failed; this is a bug"
+            self._finish(batch, log_failure(error, what))
         else:
             if self._executor is None:
                 outcome = self._run_safely(batch, runner, images)
@@ -344,12 +346,8 @@ class Batcher:
     ) -> Outputs | ServiceError:
         try:
             return self._run_within_memory(runner, images, bool(batch.precision))
-        except ServiceError as error:
-            logger.error("%s", error.message)
-            return error
         except Exception as error:
-            logger.exception("run of batch %s failed", images.shape)
-            return InferenceError(str(error))
+            return log_failure(error, f"run of batch {images.shape} failed")
 
     def _run_within_memory(
         self, runner: Runner, images: NDArray[np.uint8], is_lower: bool
@@ -388,10 +386,12 @@ class Batcher:
         is_running = len(self._free) < self._runners
         self.admission.ended(batch, is_running=is_running)
         if isinstance(outcome, ServiceError):
-            error = InferenceError("inference failed; see the server's log")
+            error = answer_to(outcome)
             for job, _, _ in batch.jobs:
                 self._fail(job, error)
             batch.jobs = []
+            if error is LOST:
+                self.on_lost()
             return
         batch.outputs = outcome
         batch.not_finite = not_finite(outcome.probabilities)

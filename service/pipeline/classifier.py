@@ -77,6 +77,9 @@ class Session(Protocol):
     def run_slot(self, slot: Any, images_NHWC: NDArray[np.uint8]) -> Outputs:
         """Classify one batch of a slot, on the executor's thread."""
 
+    def stage_slot(self, slot: Any, images_NHWC: NDArray[np.uint8]) -> None:
+        """Begin to upload the batch of a slot that is run next."""
+
 
 class Brownout(NamedTuple):
     """The sessions that take the place of others in a brownout.
@@ -275,7 +278,7 @@ class Classifier:
                 Runner(
                     functools.partial(session.run_slot, slot),
                     slot.images,
-                    slot.stage,
+                    functools.partial(session.stage_slot, slot),
                     lower[0].run if lower else None,
                 )
                 for slot in slots

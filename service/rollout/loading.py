@@ -20,15 +20,14 @@ from models.tuned import Tuning, read_tuning
 from service.pipeline.batcher import LOWER
 from service.pipeline.classifier import Brownout, Classifier
 from service.pipeline.limits import BatchLimits, ServingLimits
+from service.session.formats import Choice, Variant
 from service.session.gpu.cuda_runtime import CudaError
 from service.session.gpu.photographs import Photographs
 from service.session.machine import this_machine
+from service.session.measuring import best_of, largest_batch
 from service.session.planning import (
-    Choice,
     DeviceOptions,
     PlanChoices,
-    best_of,
-    largest_batch,
     open_again,
     open_best,
     open_lower,
@@ -40,6 +39,7 @@ logger = logging.getLogger("foveal.loading")
 
 # What was measured is kept for the next start if a full batch takes longer, seconds. Small networks
 # are measured in less than that, and a start on a busy machine must not decide for all later ones.
+# On a GPU it is always kept: each format, layout and bucket has its algorithms searched.
 KEPT_BATCH_S = 2.0
 
 
@@ -91,8 +91,10 @@ class LoadOptions:
         choices = self.choices
         threads = " or ".join(map(str, sorted(set(choices.threads))))
         buckets = ", ".join(map(str, self.device.buckets)) or "none"
+        is_gpu = self.device.selected.device != "cpu"
+        tf32 = f", TF32 {self.device.tf32}" if is_gpu else ""
         return (
-            f"{choices.precision}, {self.instances} x {threads} threads, "
+            f"{choices.precision}{tf32}, {self.instances} x {threads} threads, "
             f"batches up to {choices.rows}, buckets {buckets}"
         )
 
@@ -147,7 +149,7 @@ def load(repository: ModelRepository, name: str, version: int, options: LoadOpti
         (time.perf_counter() - started) * 1e3,
         f" ({steps})" if steps else "",
         session.plan.device,
-        session.plan.precision,
+        session.plan.format + (" nhwc" if session.plan.layout == "nhwc" else ""),
         options.instances,
         session.plan.threads,
         options.batch.max_batch_size,
@@ -176,7 +178,7 @@ def _open(
     kept = read_measurement(repository, artifact, machine, options.asked) if machine else None
     choices = options.choices
     if kept is not None:
-        choices = replace(choices, precision=kept.precision, threads=(kept.threads,))
+        choices = _as_kept(choices, kept)
     session = open_best(repository, artifact, choices, progress)
     # Threads of its own are a session's: runs at once would share them. A run on one thread is
     # on its caller's, and one session serves them all.
@@ -190,12 +192,32 @@ def _open(
     full_batch_s = _warm_up(sessions, artifact, options.batch.max_batch_size, progress)
     plan = session.plan
     is_asked = plan.device == options.device.selected.device
-    if machine and is_asked and options.keeps_measurements and full_batch_s > KEPT_BATCH_S:
+    is_dear = plan.device != "cpu" or full_batch_s > KEPT_BATCH_S
+    if machine and is_asked and options.keeps_measurements and is_dear:
         found = Measurement(
-            artifact.fp32.sha256, machine, options.asked, plan.precision, plan.threads, full_batch_s
+            artifact.fp32.sha256,
+            machine,
+            options.asked,
+            plan.precision,
+            plan.threads,
+            full_batch_s,
+            tf32=plan.tf32,
+            layout=plan.layout,
+            buckets=plan.buckets,
         )
         write_measurement(repository, artifact, found)
     return sessions, full_batch_s, False
+
+
+def _as_kept(choices: PlanChoices, kept: Measurement) -> PlanChoices:
+    """Return the choices that leave only what an earlier start chose."""
+    if choices.device.selected.device == "cpu":
+        return replace(choices, precision=kept.precision, threads=(kept.threads,))
+    return replace(
+        choices,
+        variant=Variant(kept.precision, kept.tf32, kept.layout),
+        device=replace(choices.device, buckets=kept.buckets or choices.device.buckets),
+    )
 
 
 def _open_brownout(

@@ -8,28 +8,33 @@ says why. Knows no requests and no queues.
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.artifact import ArtifactError, ModelArtifact, ModelFile, Precision
+from models.artifact import ArtifactError, ModelArtifact, Precision
 from models.evidence import rounding_tolerance
 from models.geometry import check_available
 from models.image import decode
 from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.session.buckets import default_buckets, fit_buckets
+from service.session.formats import (
+    PRECISION_GAIN,
+    Choice,
+    Tf32,
+    Variant,
+    choose_variant,
+    variants,
+)
+from service.session.measuring import best_of, blank, largest_batch
 from service.session.plans import MeasuredRun, Plan, SelectedDevice
 from service.session.progress import Budget, Progress
 from service.session.session import Session
 
 logger = logging.getLogger("foveal.planning")
-
-Choice = Literal["auto", "fp32", "int8", "fp16"]
 
 # Probabilities of a golden image may differ this much from the recorded ones of the same precision.
 # fp32: CPU kernels of other instruction sets sum in another order; exports are verified to 1e-5
@@ -39,9 +44,6 @@ Choice = Literal["auto", "fp32", "int8", "fp16"]
 GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 2e-2}
 # More threads must make a full batch this much faster to be worth taking from decode and HTTP.
 THREADS_GAIN = 1.15
-# A lower precision must make it this much faster to be worth other digits: more than the noise of
-# the measurement, so that workers and restarts decide alike.
-PRECISION_GAIN = 1.15
 # A row that takes this long on all threads is that of a network which more threads make faster; to
 # measure it would mean to open the file again, and to run batches of seconds.
 LONG_ROW_S = 0.02
@@ -49,6 +51,8 @@ LONG_ROW_S = 0.02
 # model is verified offline. A row of a ViT-L takes seconds.
 GOLDEN_S = 6.0
 _LEAST_GOLDEN = 2
+# What one format and layout may be measured on a GPU, seconds: searching its algorithms takes more.
+_VARIANT_S = 1.0
 _RUNS = 4  # of which the shortest counts; one more before them does not
 
 
@@ -60,7 +64,7 @@ class DeviceOptions:
         selected: Device.
         error: Error message if the device is unavailable, else empty; then no session is opened.
         buckets: Batch sizes that are run; empty: chosen by measurement on a GPU, none on a CPU.
-        tf32: As in ``Plan``.
+        tf32: Whether products may be rounded to TF32.
         memory_bytes: Memory of a GPU that all sessions together may hold; 0: no limit.
         engine_cache: As in ``Plan``.
     """
@@ -68,7 +72,7 @@ class DeviceOptions:
     selected: SelectedDevice = field(default_factory=SelectedDevice)
     error: str = ""
     buckets: tuple[int, ...] = ()
-    tf32: bool = False
+    tf32: Tf32 = "off"
     memory_bytes: int = 0
     engine_cache: Path | None = None
 
@@ -77,13 +81,15 @@ class DeviceOptions:
         """Whether buckets are chosen by measurement."""
         return self.selected.device != "cpu" and not self.buckets
 
-    def plan(
-        self, precision: Precision, threads: int, rows: int, row_shape: tuple[int, ...]
-    ) -> Plan:
+    def variant(self, precision: Precision) -> Variant:
+        """Return how a file is computed where there is nothing to choose."""
+        return Variant(precision, self.selected.device != "cpu" and self.tf32 == "on")
+
+    def plan(self, variant: Variant, threads: int, rows: int, row_shape: tuple[int, ...]) -> Plan:
         """Return the plan for a file, with the buckets to choose from.
 
         Args:
-            precision: Precision of the file.
+            variant: The file's precision, and how it is computed.
             threads: Threads of one run on a CPU.
             rows: Rows of the largest batch.
             row_shape: (H, W, C) of each row.
@@ -97,18 +103,19 @@ class DeviceOptions:
         if buckets:
             buckets = fit_buckets(buckets, rows)
         if self.selected.device == "cpu":
-            return Plan("cpu", precision, threads, "bound" if buckets else "plain", buckets)
+            return Plan("cpu", variant.precision, threads, "bound" if buckets else "plain", buckets)
         return Plan(
             self.selected.device,
-            precision,
+            variant.precision,
             1,
             "graph",
             buckets,
             self.selected.index,
-            self.tf32,
+            variant.tf32,
             self.memory_bytes,
             self.engine_cache,
             row_shape,
+            variant.layout,
         )
 
 
@@ -121,12 +128,14 @@ class PlanChoices:
         threads: Numbers of threads to choose from, by measurement if there are several.
         rows: Rows of a full batch, which is measured.
         device: Device, and what may be used of it.
+        variant: What an earlier start chose by measurement on a GPU; None: nothing is known.
     """
 
     precision: Choice = "fp32"
     threads: tuple[int, ...] = (1,)
     rows: int = 64
     device: DeviceOptions = field(default_factory=DeviceOptions)
+    variant: Variant | None = None
 
 
 def open_best(
@@ -176,10 +185,13 @@ def _open_best(
     choices: PlanChoices,
     progress: Progress,
 ) -> Session:
+    if choices.device.selected.device == "cuda" and not choices.device.error:
+        return _open_on_cuda(repository, artifact, choices, progress)
+    reference = choices.device.variant("fp32")
     if choices.precision in ("int8", "fp16"):
         lower = open_lower(repository, artifact, choices.precision, choices, progress)
-        return lower or _open_file(repository, artifact, artifact.fp32, choices, progress)
-    best = _open_file(repository, artifact, artifact.fp32, choices, progress)
+        return lower or _open_file(repository, artifact, choices, progress, reference)
+    best = _open_file(repository, artifact, choices, progress, reference)
     if choices.precision == "fp32":
         return best
     progress.begin("measuring")
@@ -199,6 +211,72 @@ def _open_best(
     return best
 
 
+def _open_on_cuda(
+    repository: ModelRepository,
+    artifact: ModelArtifact,
+    choices: PlanChoices,
+    progress: Progress,
+) -> Session:
+    """Open the format and layout that an earlier start chose, or that measures best."""
+    asked, device = choices.precision, choices.device
+    gated = {file.precision for file in artifact.files if file.gate}
+    if asked in ("fp16", "int8") and asked not in gated:
+        _warn_no_file(artifact, asked)
+        asked = "fp32"
+    found = variants("cuda", asked, device.tf32, gated)
+    base = variants("cuda", "fp32", device.tf32, ())[0]
+    if choices.variant is not None and choices.variant.precision in {*gated, "fp32"}:
+        chosen = choices.variant
+    elif len(found) > 1:
+        seconds = measure_variants(repository, artifact, choices, found, progress)
+        chosen = choose_variant(seconds) if seconds else base
+        times = ", ".join(f"{each} {s * 1e3:.2f} ms" for each, s in seconds.items())
+        logger.info(
+            "%s: batches of %d: %s; %s runs", artifact.reference, choices.rows, times, chosen
+        )
+    else:
+        (chosen,) = found
+    try:
+        return _open_file(repository, artifact, choices, progress, chosen)
+    except (ArtifactError, InferenceError) as error:
+        if chosen == base:
+            raise
+        logger.warning("%s does not run here, %s answers instead: %s", chosen, base, error)
+        return _open_file(repository, artifact, choices, progress, base)
+
+
+def measure_variants(
+    repository: ModelRepository,
+    artifact: ModelArtifact,
+    choices: PlanChoices,
+    found: Sequence[Variant],
+    progress: Progress,
+) -> dict[Variant, float]:
+    """Measure formats and layouts on a GPU, one after the other, as a full batch alone.
+
+    What does not open, or answers golden images otherwise, is left out, with a warning.
+
+    Returns:
+        Seconds of the shortest run of a full batch, with its copies, by variant.
+    """
+    device = replace(choices.device, buckets=(choices.rows,))
+    golden_s = GOLDEN_S if progress.is_bounded else math.inf
+    seconds: dict[Variant, float] = {}
+    for variant in found:
+        session = None  # let go first: two would share the device's memory
+        try:
+            progress.begin(f"trying {variant}")
+            plan = device.plan(variant, 1, choices.rows, artifact.image.shape_HWC)
+            path = _path(repository, artifact, variant.precision)
+            session = Session(path, replace(plan, binding="bound"))
+            self_test(repository, artifact, session, golden_s)
+            images_NHWC = blank(artifact, choices.rows)
+            seconds[variant] = best_of(session, images_NHWC, _RUNS, Budget(_VARIANT_S))
+        except (ArtifactError, InferenceError) as error:
+            logger.warning("%s: %s cannot be used here: %s", artifact.reference, variant, error)
+    return seconds
+
+
 def open_all(repository: ModelRepository, artifact: ModelArtifact) -> Iterator[Session]:
     """Open every file of a version in turn, its golden images replayed.
 
@@ -208,14 +286,14 @@ def open_all(repository: ModelRepository, artifact: ModelArtifact) -> Iterator[S
     """
     for file in artifact.files:
         if file.gate or file.precision == "fp32":
-            yield _open_file(repository, artifact, file, PlanChoices(), Progress())
+            yield _open_file(
+                repository, artifact, PlanChoices(), Progress(), Variant(file.precision)
+            )
 
 
 def open_again(repository: ModelRepository, artifact: ModelArtifact, session: Session) -> Session:
     """Open another session on the file and the plan of an open one, with threads of its own."""
-    file = artifact.file(session.plan.precision)
-    assert file is not None, "the session was opened from it; this is a bug"
-    return Session(_path(repository, artifact, file), session.plan)
+    return Session(_path(repository, artifact, session.plan.precision), session.plan)
 
 
 def self_test(
@@ -272,59 +350,7 @@ def self_test(
                 f"probabilities within {tolerance}, got a difference of {difference:.2g}; "
                 "export the model again on this version of onnxruntime"
             )
-    return row_s if artifact.golden else best_of(session, _blank(artifact, 1), 0)
-
-
-def best_of(
-    session: Session, images_NHWC: NDArray[np.uint8], runs: int, budget: Budget | None = None
-) -> float:
-    """Return the seconds of the shortest run; the first, which allocates, is not counted.
-
-    Where the budget ends earlier, fewer runs count, and the first one if it is the only one.
-    """
-    times: list[float] = []
-    for _ in range(runs + 1):
-        started = time.perf_counter()
-        session.run(images_NHWC)
-        times.append(time.perf_counter() - started)
-        if budget is not None:
-            budget.spend(times[-1])
-            if budget.left_s < times[-1]:
-                break
-    return min(times[1:] or times)
-
-
-def largest_batch(
-    session: Session, artifact: ModelArtifact, most: int, runs: int, budget: Budget
-) -> tuple[NDArray[np.uint8], float]:
-    """Find the largest batch that can be run several times within a budget.
-
-    Doubles the rows while further runs fit, by the time that the last one took, or one more: a busy
-    machine, or a graph whose time grows faster than its rows, ends the search early.
-
-    Args:
-        session: Session on one of the version's files; its buckets are the sizes that are tried.
-        artifact: The version.
-        most: Rows of the largest batch.
-        runs: How often it is to be run; batches of one row have been in any case.
-        budget: What it is found and run with.
-
-    Returns:
-        The batch, uint8 [N, H, W, C], and the seconds of its one run.
-    """
-    first, *larger = session.plan.buckets or default_buckets(most)
-    images_NHWC = _blank(artifact, first)
-    seconds = best_of(session, images_NHWC, 0, budget)
-    for rows in larger:
-        more = rows / len(images_NHWC) * (runs + 1)
-        if budget.left_s < seconds * more:
-            if seconds < budget.left_s:  # another process may have had the core
-                seconds = min(seconds, best_of(session, images_NHWC, 0, budget))
-            if budget.left_s < seconds * more:
-                break
-        images_NHWC = _blank(artifact, rows)
-        seconds = best_of(session, images_NHWC, 0, budget)
-    return images_NHWC, seconds
+    return row_s if artifact.golden else best_of(session, blank(artifact, 1), 0)
 
 
 def open_lower(
@@ -345,32 +371,37 @@ def open_lower(
     """
     file = artifact.file(precision)
     if file is None or file.gate is None:
-        has = ", ".join(f.precision for f in artifact.files if f.gate or f.precision == "fp32")
-        logger.warning(
-            "%s: expected an %s file that passed its gate, got %s; fp32 answers instead, export "
-            "with --precision %s to change that",
-            artifact.reference,
-            precision,
-            has,
-            precision,
-        )
+        _warn_no_file(artifact, precision)
         return None
     try:
-        return _open_file(repository, artifact, file, choices, progress)
+        variant = choices.device.variant(precision)
+        return _open_file(repository, artifact, choices, progress, variant)
     except (ArtifactError, InferenceError) as error:
         logger.warning("%s does not run here, fp32 answers instead: %s", precision, error)
         return None
 
 
+def _warn_no_file(artifact: ModelArtifact, precision: Precision) -> None:
+    has = ", ".join(f.precision for f in artifact.files if f.gate or f.precision == "fp32")
+    logger.warning(
+        "%s: expected an %s file that passed its gate, got %s; fp32 answers instead, export with "
+        "--precision %s to change that",
+        artifact.reference,
+        precision,
+        has,
+        precision,
+    )
+
+
 def _open_file(
     repository: ModelRepository,
     artifact: ModelArtifact,
-    file: ModelFile,
     choices: PlanChoices,
     progress: Progress,
+    variant: Variant,
 ) -> Session:
     """Open one file on the number of threads that pays, and replay the golden images."""
-    path = _path(repository, artifact, file)
+    path = _path(repository, artifact, variant.precision)
     device, shape = choices.device, artifact.image.shape_HWC
     most, *others = (
         sorted(set(choices.threads), reverse=True) if device.selected.device == "cpu" else [1]
@@ -379,7 +410,7 @@ def _open_file(
 
     def opened(threads: int) -> tuple[Session, float]:
         progress.begin("opening")
-        plan = device.plan(file.precision, threads, choices.rows, shape)
+        plan = device.plan(variant, threads, choices.rows, shape)
         session = Session(path, plan, choose=device.chooses)
         progress.begin("self-test")
         return session, self_test(repository, artifact, session, golden_s)
@@ -401,9 +432,7 @@ def _open_file(
     return best
 
 
-def _path(repository: ModelRepository, artifact: ModelArtifact, file: ModelFile) -> Path:
+def _path(repository: ModelRepository, artifact: ModelArtifact, precision: Precision) -> Path:
+    file = artifact.file(precision)
+    assert file is not None, "only files that the version has are opened; this is a bug"
     return repository.path(artifact.name, artifact.version) / file.path
-
-
-def _blank(artifact: ModelArtifact, rows: int) -> NDArray[np.uint8]:
-    return np.zeros((rows, *artifact.image.shape_HWC), np.uint8)

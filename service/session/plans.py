@@ -16,6 +16,17 @@ Device = Literal["cpu", "cuda", "tensorrt"]
 # bound: persistent buffers, rows filled up to a bucket. graph: the same, a CUDA graph replayed for
 # each bucket.
 Binding = Literal["plain", "bound", "graph"]
+# How products are computed: by the file's precision, float32 ones exactly or rounded to TF32.
+NumberFormat = Literal["fp32", "tf32", "fp16", "int8"]
+# The order of a GPU's tensors inside the graph; pixels and outputs do not change.
+Layout = Literal["nchw", "nhwc"]
+# How cuDNN finds an algorithm for each convolution and batch size: by trying all, or by rules.
+Search = Literal["exhaustive", "heuristic"]
+
+
+def format_of(precision: Precision, tf32: bool) -> NumberFormat:
+    """Return the number format of a file's precision."""
+    return "tf32" if tf32 and precision == "fp32" else precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,8 @@ class Plan:
         memory_bytes: Largest size of the arena on a GPU; 0: as the device allows.
         engine_cache: Folder of TensorRT's engines; None: they are built at each start.
         row_shape: (H, W, C) of the rows, for TensorRT, which needs them beforehand.
+        layout: Order of the tensors inside the graph on a GPU.
+        search: How cuDNN finds an algorithm for each convolution and bucket.
     """
 
     device: Device = "cpu"
@@ -71,3 +84,10 @@ class Plan:
     memory_bytes: int = 0
     engine_cache: Path | None = None
     row_shape: tuple[int, ...] = ()
+    layout: Layout = "nchw"
+    search: Search = "exhaustive"
+
+    @property
+    def format(self) -> NumberFormat:
+        """Return the number format that products are computed in."""
+        return format_of(self.precision, self.tf32)

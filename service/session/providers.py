@@ -34,13 +34,15 @@ def _cuda_options(plan: Plan, stream: int) -> dict[str, Any]:
     options: dict[str, Any] = {
         "device_id": plan.index,
         # Each bucket's convolutions are searched once, at warm-up: the sizes are few.
-        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "cudnn_conv_algo_search": plan.search.upper(),
         # An arena that doubles takes the memory of the models beside it.
         "arena_extend_strategy": "kSameAsRequested",
         "use_tf32": int(plan.tf32),
     }
     if plan.memory_bytes:
         options["gpu_mem_limit"] = plan.memory_bytes
+    if plan.layout == "nhwc":
+        options["prefer_nhwc"] = 1
     if stream:
         options |= {"has_user_compute_stream": 1, "user_compute_stream": stream}
     if plan.binding == "graph":

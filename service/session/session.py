@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -21,11 +22,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.errors import InferenceError, RunMemoryError
+from service.errors import DeviceLostError, InferenceError, RunMemoryError
 from service.session.buckets import choose_buckets
 from service.session.gpu.accelerator import Accelerator, accelerator
 from service.session.gpu.binding import OUTPUTS, BoundRuns, Slot
 from service.session.gpu.cuda_runtime import CudaError
+from service.session.gpu.faults import is_sticky
 from service.session.gpu.memory import CpuMemory, Memory
 from service.session.outputs import Outputs
 from service.session.plans import Asked, Binding, MeasuredRun, Plan
@@ -61,6 +63,8 @@ class Session:
         cpu_nodes: Nodes that a plan for a GPU leaves on the CPU, as ``Shape node_shape``.
         memory_bytes: Memory of the GPU that opening it took.
         measured: What choosing its threads measured.
+        opening_s: Seconds of the parts of opening it: ``onnxruntime`` reads and optimizes the
+            graph, ``search`` runs each bucket first, ``graphs`` captures and checks them.
 
     Raises:
         InferenceError: onnxruntime refuses the model, gives another provider than the plan's, or
@@ -75,6 +79,7 @@ class Session:
         self.cpu_nodes: tuple[str, ...] = ()
         self.memory_bytes = 0
         self.measured = MeasuredRun()
+        self.opening_s: dict[str, float] = {}
         self._session: Any = None
         self._bound: BoundRuns | None = None
         self._accelerator: Accelerator | None = None
@@ -139,13 +144,25 @@ class Session:
         try:
             return slot.run(images_NHWC)
         except Exception as error:
-            raise _failed(images_NHWC, error) from error
+            raise self._failed(images_NHWC, error) from error
+
+    def stage_slot(self, slot: Slot, images_NHWC: NDArray[np.uint8]) -> None:
+        """Begin to upload the batch of a slot that is run next; see ``Slot.stage``.
+
+        Raises:
+            InferenceError: CUDA refuses.
+        """
+        try:
+            slot.stage(images_NHWC)
+        except CudaError as error:  # on the loop's thread, so CUDA is not asked
+            kind = DeviceLostError if is_sticky(error) else InferenceError
+            raise kind(f"upload of batch {images_NHWC.shape} failed: {error}") from error
 
     def _run_plain(self, images_NHWC: NDArray[np.uint8]) -> Outputs:
         try:
             logits, probabilities = self._session.run(_NAMES, {"images": images_NHWC})
         except Exception as error:
-            raise _failed(images_NHWC, error) from error
+            raise self._failed(images_NHWC, error) from error
         if len(logits) != len(images_NHWC) or len(probabilities) != len(images_NHWC):
             raise InferenceError(
                 f"expected {len(images_NHWC)} rows out, got {len(logits)}, {len(probabilities)}"
@@ -163,6 +180,13 @@ class Session:
         ]
         return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
+    def _failed(self, images_NHWC: NDArray[np.uint8], error: Exception) -> InferenceError:
+        message = f"run of batch {images_NHWC.shape} failed: {_first_line(error)}"
+        # cuBLAS and cuDNN have words of their own for a fault of CUDA, so CUDA is asked as well.
+        if is_sticky(error) or (self._accelerator is not None and self._accelerator.is_lost()):
+            return DeviceLostError(message)
+        return (RunMemoryError if _is_about_memory(error) else InferenceError)(message)
+
     def _open_on(self, device: Accelerator, content: bytes | Path, choose: bool) -> None:
         """Open on a GPU, within the budget that its sessions share."""
         limit = self.plan.memory_bytes
@@ -174,6 +198,8 @@ class Session:
             # Measured on the whole device: memory that other processes take meanwhile counts, too.
             self.memory_bytes = max(0, before - device.call(memory.free_bytes))
             device.budget.take(id(self), self.memory_bytes, limit)
+            parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in self.opening_s.items())
+            logger.info("cuda:%d: opened a session: %s", self.plan.index, parts)
         except Exception as error:
             held, self._bound, self._session = [self._bound, self._session], None, None
             device.call(_free, held, memory)
@@ -203,7 +229,9 @@ class Session:
         self, binding: Binding, content: bytes | Path, choose: bool, memory: Memory
     ) -> None:
         plan = self.plan = dataclasses.replace(self.plan, binding=binding)
+        started = time.perf_counter()
         self._session = _open_session(content, plan, memory.run_stream)
+        self.opening_s = {"onnxruntime": time.perf_counter() - started}
         if plan.device != "cpu":
             self.cpu_nodes = _check_nodes(self._session, plan)
         if plan.binding == "plain":
@@ -229,6 +257,7 @@ class Session:
         except Exception as error:  # onnxruntime's and CUDA's
             raise InferenceError(f"binding failed: {_first_line(error)}") from error
         self._bound = bound
+        self.opening_s |= {"search": bound.search_s, "graphs": bound.graphs_s}
         self.plan = dataclasses.replace(plan, buckets=kept)
 
 
@@ -311,11 +340,6 @@ def _free(held: list[object], memory: Memory) -> None:
             each.close()
     held.clear()
     memory.release()
-
-
-def _failed(images_NHWC: NDArray[np.uint8], error: Exception) -> InferenceError:
-    kind = RunMemoryError if _is_about_memory(error) else InferenceError
-    return kind(f"run of batch {images_NHWC.shape} failed: {_first_line(error)}")
 
 
 def _is_about_memory(error: Exception) -> bool:

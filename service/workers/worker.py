@@ -14,11 +14,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from service.workers.balance import Balance
 from service.workers.board import Board
+
+logger = logging.getLogger("foveal.worker")
 
 # Seconds between two signs of life.
 BEAT_S = 1.0
@@ -145,6 +147,20 @@ def log_as_bentoml() -> None:
     for name, logger in logging.root.manager.loggerDict.items():
         if name.partition(".")[0] == ours.name and isinstance(logger, logging.Logger):
             logger.disabled = False
+
+
+def end_worker(drain: Callable[[], None]) -> None:
+    """End this process in order, as its GPU works again only in another: the supervisor starts it.
+
+    Args:
+        drain: Makes it unready at once; what it accepted is answered after that.
+    """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        return  # it ends already
+    logger.error("the GPU does no further work in this process, which ends; another one starts")
+    drain()
+    signal.raise_signal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def test_auto_says_in_log_metrics_and_metadata_that_the_cpu_runs(
         assert f"device auto: the CPU runs all models{why}" in server.log
         assert (server.metric("foveal_device_fallback", model="tiny") > 0) == HAS_CUDA
         plan = {"model": "tiny", "asked": "auto", "device": "cpu", "binding": "bound"}
-        plan |= {"buckets": "4,16,64", "resampler": RESAMPLER}
+        plan |= {"buckets": "4,16,64", "resampler": RESAMPLER, "format": "fp32", "layout": "nchw"}
         assert server.metric("foveal_plan_info", **plan) >= 1
         assert f"images resized by {RESAMPLER}" in server.log
         config = httpx.get(f"{server.url}/v2/models/tiny/config").json()

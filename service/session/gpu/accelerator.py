@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 from service.errors import InferenceError
 from service.session.devices import runtime
 from service.session.gpu.cuda_runtime import CudaError
+from service.session.gpu.faults import is_sticky
 from service.session.gpu.memory import CudaMemory
 
 P = ParamSpec("P")
@@ -103,6 +104,18 @@ class Accelerator:
     def memory(self) -> CudaMemory:
         """Return a new allocator for one session."""
         return CudaMemory(self._runtime, self.index, *self._streams)
+
+    def is_lost(self) -> bool:
+        """Ask CUDA whether it does no further work in this process; waits for runs that began."""
+
+        def ask() -> bool:
+            try:
+                self._runtime.call("cudaStreamSynchronize", self._streams[0])
+            except CudaError as error:
+                return is_sticky(error)
+            return False
+
+        return self.call(ask)
 
     def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call on the device's thread and wait; at once if this is that thread."""

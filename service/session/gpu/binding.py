@@ -51,6 +51,8 @@ class BoundRuns:
         buckets: Batch sizes that are run.
         slots: The first is for runs of any caller; the others for batches of the queue.
         padded_rows: Rows run so far only to fill up buckets.
+        search_s: Seconds of first runs, in which algorithms are searched.
+        graphs_s: Seconds in which graphs were captured and checked.
 
     Raises:
         InferenceError: The graph's images or outputs have no fixed size.
@@ -69,6 +71,7 @@ class BoundRuns:
         self.buckets = tuple(buckets)
         self.graphs = graphs
         self.padded_rows = 0
+        self.search_s = self.graphs_s = 0.0
         self.row_shape = _fixed(session.get_inputs()[0])
         shapes = {output.name: _fixed(output) for output in session.get_outputs()}
         (self.classes,) = shapes[OUTPUTS[0]]
@@ -202,7 +205,10 @@ class Slot:
         different = [
             random.integers(0, 256, self.images[:bucket].shape, np.uint8) for _ in range(2)
         ]
+        started = time.perf_counter()
         expected = [self._try(images, bound, "plain") for images in different]
+        searched = time.perf_counter()
+        self._runs.search_s += searched - started
         if not self._runs.graphs:
             return
         self._try(different[0], bound, "capture")
@@ -215,6 +221,7 @@ class Slot:
                         f"graph of bucket {bucket}: expected the answers of a plain run, got "
                         "others; it was captured wrongly"
                     )
+        self._runs.graphs_s += time.perf_counter() - searched
 
     def bind(self, bucket: int) -> None:
         """Bind a bucket to the buffers."""

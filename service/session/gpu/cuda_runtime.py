@@ -44,7 +44,16 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
 
 
 class CudaError(RuntimeError):
-    """The CUDA runtime is missing or a call failed; the message names it."""
+    """The CUDA runtime is missing or a call failed; the message names it.
+
+    Args:
+        message: One line.
+        status: cudaError_t of the call; 0: there was no call.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +108,7 @@ class CudaRuntime:
         status = getattr(self._library, function)(*arguments)
         if status:
             reason = self._library.cudaGetErrorString(status).decode(errors="replace")
-            raise CudaError(f"{function}: {reason} ({status})")
+            raise CudaError(f"{function}: {reason} ({status})", status)
 
     def count(self) -> int:
         """Return how many GPUs this process may use, according to ``CUDA_VISIBLE_DEVICES``."""

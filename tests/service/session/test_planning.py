@@ -12,7 +12,8 @@ from models.artifact import ArtifactError, ModelArtifact, Precision
 from models.evidence import Parity
 from models.repository import ModelRepository
 from scoring.local import LocalModel, verify
-from service.session.planning import Choice, PlanChoices, open_best
+from service.session.formats import Choice
+from service.session.planning import PlanChoices, open_best
 from tests.tiny import build_tiny, publish_tiny, random_images, tiny_model, tiny_probabilities
 
 GAINS: dict[Precision, float] = {"int8": 3.0, "fp16": 5.0}

@@ -5,10 +5,8 @@ and all that was taken is given back. What is not: anything that a GPU does by i
 """
 
 import gc
-import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,67 +25,10 @@ from service.session.gpu.memory import CudaMemory
 from service.session.planning import DeviceOptions
 from service.session.plans import Asked, Plan, SelectedDevice
 from service.session.session import Session
+from tests.service.session.gpu.stand_in import COMPILER, CPU, HostMemory, held
 from tests.tiny import publish_tiny, random_images, tiny_logits, tiny_model
 
-COMPILER = shutil.which("cc")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
-
-SOURCE = r"""
-#include <stdlib.h>
-#include <string.h>
-static long held, handles = 0x123456789abc, recorded;
-static int device = -1;
-int cudaGetDeviceCount(int *count) { *count = 2; return 0; }
-int cudaSetDevice(int index) { if (index > 1) return 101; device = index; return 0; }
-int cudaDeviceGetAttribute(int *value, int attribute, int index) {
-  *value = attribute; return index > 1 ? 101 : 0; }
-int cudaMemGetInfo(size_t *free_, size_t *total) {
-  *total = 1 << 30; *free_ = *total - held; return 0; }
-int cudaMalloc(void **at, size_t size) {
-  if (size > 1 << 30) return 2;
-  *at = malloc(size); memset(*at, 7, size); held++; return 0; }
-int cudaFree(void *at) { free(at); held--; return 0; }
-int cudaHostAlloc(void **at, size_t size, unsigned flags) {
-  if (flags) return 1; *at = malloc(size); memset(*at, 7, size); held++; return 0; }
-int cudaFreeHost(void *at) { free(at); held--; return 0; }
-int cudaMemset(void *at, int value, size_t size) { memset(at, value, size); return 0; }
-int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *stream) {
-  if (kind != 4 || stream == 0) return 1; memcpy(to, from, size); return 0; }
-int cudaStreamCreateWithFlags(void **stream, unsigned flags) {
-  *stream = (void *)++handles; return flags != 1; }
-int cudaStreamSynchronize(void *stream) { return 0; }
-int cudaStreamWaitEvent(void *stream, void *event, unsigned flags) {
-  return flags || (long)event != recorded; }
-int cudaEventCreateWithFlags(void **event, unsigned flags) {
-  *event = (void *)++handles; held++; return flags != 2; }
-int cudaEventRecord(void *event, void *stream) { recorded = (long)event; return 0; }
-int cudaEventDestroy(void *event) { held--; return 0; }
-int cudaStreamEndCapture(void *stream, void **graph) { return 1; }
-int cudaGetLastError(void) { return 0; }
-const char *cudaGetErrorString(int status) {
-  return status == 2 ? "out of memory" : "invalid device ordinal"; }
-"""
-
-
-class HostMemory(CudaMemory):
-    """As on a GPU, but that onnxruntime runs on the CPU, whose memory this is."""
-
-    kind = "cpu"
-
-
-@pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> CudaRuntime:
-    folder = tmp_path_factory.mktemp("runtime")
-    source, library = folder / "runtime.c", folder / "libcudart.so.0"
-    source.write_text(SOURCE)
-    assert COMPILER is not None
-    subprocess.run([COMPILER, "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
-    return CudaRuntime(str(library))
-
-
-def held(runtime: CudaRuntime) -> int:
-    """Return how many things are handed out."""
-    return (1 << 30) - runtime.free_bytes()
 
 
 def test_devices_are_counted_and_chosen(runtime: CudaRuntime) -> None:
@@ -158,19 +99,6 @@ def test_memory_starts_over_after_a_capture_that_failed(runtime: CudaRuntime) ->
 # A device of plain memory: all of a GPU's code but the GPU; onnxruntime's part runs on the CPU
 
 
-@pytest.fixture
-def device(runtime: CudaRuntime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Accelerator]:
-    monkeypatch.setattr("service.session.gpu.accelerator.runtime", lambda: runtime)
-    monkeypatch.setattr("service.session.gpu.accelerator.CudaMemory", HostMemory)
-    made = Accelerator(0)
-    monkeypatch.setattr("service.session.session.accelerator", lambda _index: made)
-    monkeypatch.setattr("service.session.session.providers_of", lambda *_: CPU)
-    monkeypatch.setattr("service.session.session._check_nodes", lambda *_: ("Shape shape",))
-    yield made
-    made.executor.shutdown()
-
-
-CPU: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
 MODEL = tiny_model().SerializeToString()
 PLAN = Plan("cuda", binding="graph", buckets=(1, 2, 4))
 
