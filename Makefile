@@ -146,7 +146,7 @@ audit:               ## write sbom.json of the image's packages, and look for kn
 	.audit/bin/cyclonedx-py requirements deploy/requirements.txt --output-file sbom.json
 	.audit/bin/pip-audit --requirement deploy/requirements.txt --no-deps --disable-pip
 
-docs: install        ## write the tree of ARCHITECTURE.md and the settings' table
+docs: install        ## write the parts of docs/reference/ that come from the code
 	$(BIN)/python -m docs.generate
 
 tree: docs

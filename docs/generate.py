@@ -1,22 +1,25 @@
 """Write the parts of the documentation that come from the code: ``python -m docs.generate``.
 
-The settings' table comes from the fields of ``service.settings``, the tree of ARCHITECTURE.md from
-the first line of each file. Both stand between two comments of their page; tests compare them.
+The settings' table comes from the fields of ``service.settings``, the tree from the first line of
+each file, the rest from ``docs.tables``. Each stands between two comments of its page, and tests
+compare them.
 """
 
 import ast
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from docs.tables import errors_table, metrics_table, model_table, routes_table
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS_PAGE = ROOT / "docs" / "reference" / "settings.md"
-TREE_PAGE = ROOT / "ARCHITECTURE.md"
+REFERENCE = ROOT / "docs" / "reference"
+SETTINGS_PAGE = REFERENCE / "settings.md"
+TREE_PAGE = REFERENCE / "tree.md"
 BEGIN, END = "<!-- generated: make docs -->\n", "<!-- end of generated -->\n"
 
 # Lines of the tree; an empty one is the first line of the file, or of the room's ``__init__.py``.
@@ -124,6 +127,15 @@ def write(page: Path, text: str) -> None:
     page.write_text(before + begin + text + end + after)
 
 
+GENERATED: dict[Path, Callable[[], str]] = {
+    SETTINGS_PAGE: settings_table,
+    TREE_PAGE: tree,
+    REFERENCE / "metrics.md": metrics_table,
+    REFERENCE / "routes.md": routes_table,
+    REFERENCE / "errors.md": errors_table,
+    REFERENCE / "model-json.md": model_table,
+}
+
 if __name__ == "__main__":
-    write(SETTINGS_PAGE, settings_table())
-    write(TREE_PAGE, tree())
+    for page, make in GENERATED.items():
+        write(page, make())

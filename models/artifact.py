@@ -55,7 +55,13 @@ class ArtifactError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output, in the terms of the Open Inference Protocol; -1 is a free dimension."""
+    """One input or output, in the terms of the Open Inference Protocol.
+
+    Attributes:
+        name: Its name in the graph.
+        datatype: What a value is.
+        shape: Its dimensions; -1 is a free one.
+    """
 
     name: str
     datatype: Datatype
@@ -192,6 +198,15 @@ class ModelFile:
     A file of lower precision is served only with its ``gate``; the fp32 file needs none. Weights
     that one ONNX file cannot hold lie in ``data``, beside it. An adopted one is the file as it
     came: ``computes`` says in what, if not in fp32.
+
+    Attributes:
+        path: Path within the version's directory.
+        precision: What the file computes in, or is the full precision of.
+        sha256: Digest of the file.
+        size_bytes: Its size.
+        gate: What a file of lower precision measured before it was published; null for fp32.
+        data: The file beside it that holds its weights, if one file cannot.
+        computes: Precision of an adopted file, if not fp32.
     """
 
     path: str
@@ -227,8 +242,9 @@ class ModelArtifact:
         task: What the probabilities are: of ``single-label`` a softmax, they sum to 1; of
             ``binary`` 1 - p and p of one sigmoid; of ``multi-label`` a sigmoid for each label.
         thresholds: Of ``multi-label``: least probability of each label that an image gets, 0-1, K;
-            else ().
+            else none.
         proof: Agreement with the model's own pipeline, files in, probabilities out, if compared.
+        format: Number of the format; 1 is read, too, another number is refused.
     """
 
     name: str

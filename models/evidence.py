@@ -165,7 +165,17 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where the model came from: revision, command, seed, data, versions and date."""
+    """Where the model came from.
+
+    Attributes:
+        git: Revision of the code that made it.
+        command: Command that made it.
+        seed: Seed of the training.
+        dataset: Name of the data, or of the file that was adopted.
+        dataset_sha256: Digest of the data, or of that file.
+        versions: Version of each library.
+        date: When, as ISO 8601.
+    """
 
     git: str
     command: str

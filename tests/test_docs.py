@@ -1,12 +1,16 @@
 """README.md and docs/ against the code: links, anchors, settings."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from docs.generate import SETTINGS_PAGE, generated, settings_table
+import service.errors
+from docs.generate import GENERATED, REFERENCE, generated, settings_table
+from docs.tables import errors_table, metrics_table, model_table
 from scoring.remote import API_KEY
+from service.protocols.v2 import grpc_endings
 from service.settings import GONE, Settings
 from tests.service.session.test_formats import CIFAR10_64, CIFAR10_256, RESNET50
 
@@ -28,8 +32,62 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_settings_table_is_the_one_of_the_code() -> None:
-    assert generated(SETTINGS_PAGE) == settings_table(), "run `make docs`"
+@pytest.mark.parametrize("page", GENERATED, ids=lambda page: page.name)
+def test_a_generated_table_is_the_one_of_the_code(page: Path) -> None:
+    assert generated(page) == GENERATED[page](), "run `make docs`"
+
+
+def test_metrics_table_has_the_name_that_a_query_takes() -> None:
+    table = metrics_table()
+    assert "| `foveal_requests_total` | counter | `model`, `version`, `protocol`," in table
+    assert (
+        "| `foveal_run_seconds` | histogram | `model`, `version` | One onnxruntime call |" in table
+    )
+    rows = table.splitlines()
+    assert len(rows) == len(set(rows)) > 28
+
+
+def test_errors_table_has_every_status() -> None:
+    """Those that a class of the service has, and gRPC's of each."""
+    named = {
+        kind.status
+        for kind in vars(service.errors).values()
+        if isinstance(kind, type) and issubclass(kind, service.errors.ServiceError)
+    }
+    rows = dict(re.findall(r"^\| (\d+) \| (.*) \|$", errors_table(), re.MULTILINE))
+    assert set(map(int, rows)) == named
+    assert rows["429"].endswith("| `Retry-After`")
+    assert rows["405"].endswith("| `Allow`")
+    text, codes = (REFERENCE / "errors.md").read_text(), dict(grpc_endings.CODES)
+    for statuses, code in re.findall(r"^\| ([\d, ]+) \| ([A-Z_]+) \|$", text, re.MULTILINE):
+        for status in map(int, statuses.split(", ")):
+            assert codes.pop(status).name == code
+    assert not codes
+
+
+def test_model_table_has_every_field_with_its_meaning() -> None:
+    """Every field that a shipped version has; and none without a word about it."""
+    table = model_table()
+    rows = dict(re.findall(r"^\| `([\w.\[\]]+)` \| .* \| (.*) \|$", table, re.MULTILINE))
+    assert all(rows.values()), [name for name, what in rows.items() if not what]
+    assert "| `image.resize.height` | integer, or null | null |" in table
+    assert "| `metrics.per_class` | list of numbers or nulls | required |" in table
+    for file in ROOT.glob("models/*/*/model.json"):
+        assert paths(json.loads(file.read_text()), "") <= set(rows), file
+
+
+def paths(value: object, path: str) -> set[str]:
+    """The fields of a document, named as the table names them; names that are data are not."""
+    if isinstance(value, list):
+        return set().union(*(paths(each, f"{path}[]") for each in value if isinstance(each, dict)))
+    # An earlier release wrote ``per_class`` as an object by label.
+    if not isinstance(value, dict) or path in ("provenance.versions", "metrics.per_class"):
+        return set()
+    found = set()
+    for name, item in value.items():
+        inner = f"{path}.{name}" if path else name
+        found |= {inner} | paths(item, inner)
+    return found
 
 
 def test_settings_table_has_every_setting_once() -> None:

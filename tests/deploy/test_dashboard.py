@@ -62,7 +62,8 @@ def test_every_metric_of_the_service_is_shown_and_documented() -> None:
         for query in panel.queries
         for name in re.findall(r"foveal_\w+", query.expression)
     }
-    documented = set(re.findall(r"`(foveal_\w+)`", (ROOT / "docs" / "metrics.md").read_text()))
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text()
+    documented = set(re.findall(r"`(foveal_\w+)`", page))
     for metric in counted:
         [family] = metric.describe()
         name = family.name + ("_total" if isinstance(metric, Counter) else "")
