@@ -36,6 +36,7 @@ def test_statuses() -> None:
         "InvalidInputError": 400,
         "ModelNotFoundError": 404,
         "MethodError": 405,
+        "ConflictError": 409,
         "RequestTimeoutError": 408,
         "TooLargeError": 413,
         "UnsupportedMediaError": 415,
