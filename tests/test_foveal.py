@@ -39,7 +39,7 @@ COMMANDS = {
     "tune": "[NAME[:V]] --p99-ms --precision --device --cores --workers --budget-s --out --fresh "
     "--reset --models --json",
     "loadtest": "[URL] --kind --rows --users --rate --shape --duration-s --p99-ms --find-max "
-    "--budget-s --expect --deadline-ms --timeout-s --engine --processes --grpc --out --model "
+    "--budget-s --expect --from --speed --deadline-ms --timeout-s --engine --processes --grpc --out --model "
     "--start --models --json",
     "bench peers": "--rounds --seconds --cases --only --cpus --load-cpu --multipart "
     "--no-multipart --models --json",
@@ -61,6 +61,14 @@ COMMANDS = {
     "models canary": "NAME VERSION FRACTION --models",
     "models prune": "NAME --keep --dry-run --models",
     "keys add": "NAME --file --requests-per-s --burst",
+    "replay": "[RECORDING] --candidate --against --model --labels --url --speed --max-flips "
+    "--out --precision --models --json",
+    "models record": "NAME [SHARE] --models",
+    "record list": "--recording --model --last --json",
+    "record show": "ID --recording --out --json",
+    "record export": "OUT --recording --model --labels --labelled --models --json",
+    "record erase": "--id --all --recording --json",
+    "bench record": "--cases --rounds --seconds --cpus --load-cpus --models --json",
 }
 
 
