@@ -39,8 +39,8 @@ COMMANDS = {
     "tune": "[NAME[:V]] --p99-ms --precision --device --cores --workers --budget-s --out --fresh "
     "--reset --models --json",
     "loadtest": "[URL] --kind --rows --users --rate --shape --duration-s --p99-ms --find-max "
-    "--budget-s --expect --from --speed --deadline-ms --timeout-s --engine --processes --grpc --out --model "
-    "--start --models --json",
+    "--budget-s --expect --from --speed --deadline-ms --timeout-s --engine --processes --grpc "
+    "--out --model --start --models --json",
     "bench peers": "--rounds --seconds --cases --only --cpus --load-cpu --multipart "
     "--no-multipart --models --json",
     "bench v2": "--rounds --seconds --case --beside --models --json",
