@@ -45,16 +45,12 @@ from service.page.files import Page
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode_queue import open_queue
 from service.pipeline.job import Batch
-from service.protocols.classify import ClassifyProtocol
 from service.protocols.engine import Engine
 from service.protocols.limits import BodyLimits
-from service.protocols.models import ModelsProtocol
 from service.protocols.openapi import DESCRIPTION, TITLE, lane_paths
-from service.protocols.pixels import PixelsProtocol
-from service.protocols.predict import TOP, PredictProtocol
-from service.protocols.rollout import RolloutProtocol
+from service.protocols.predict import TOP
+from service.protocols.routes import Routes
 from service.protocols.v2.documents import version
-from service.protocols.v2.http import V2Http
 from service.protocols.v2.statistics import Statistics
 from service.protocols.while_loading import find_while_loading
 from service.rollout.catalog import Catalog, load_catalog
@@ -213,7 +209,6 @@ class Foveal:
             self._start(classifier)
         self.control = self._control_of(catalog)
         self.shadows = Shadows(lambda: self.control.catalog, self.loop)
-        self.rollout = RolloutProtocol(self.control)
         self.engine = Engine(
             lambda: self.control.catalog,
             self.loop,
@@ -227,12 +222,8 @@ class Foveal:
             decode_queue=self.decoders,
         )
         self.engine.inflight = inflight
-        self.predict = PredictProtocol(self.engine)
-        self.pixels = PixelsProtocol(self.engine)
-        self.models = ModelsProtocol(self.engine, self.control)
-        self.classified = ClassifyProtocol(self.engine)
-        self.v2 = V2Http(self.engine, self.control, self.statistics, self._is_ready)
-        self.control.on_replace = self._forget
+        self.routes = Routes(self.engine, self.control, self.statistics, self._is_ready)
+        self.control.on_replace = self.routes.forget
         self.watch = Watch(
             self.control.poll,
             settings.reload_s,
@@ -284,12 +275,7 @@ class Foveal:
         if settings.metrics_port and path == b"/metrics":
             return moved
         return (
-            self.predict.find(path)
-            or self.v2.find(path)
-            or self.classified.find(path)
-            or self.pixels.find(path)
-            or self.models.find(path)
-            or self.rollout.find(path)
+            self.routes.find(path)
             or page.find(path)
             or (None if is_bentomls(path) else _no_such_route)
         )
@@ -301,11 +287,6 @@ class Foveal:
         return MetricsPort(
             settings.metrics_host, settings.metrics_port, metrics.generate_latest, tls
         )
-
-    def _forget(self) -> None:
-        self.predict.forget()
-        self.pixels.forget()
-        self.v2.forget()
 
     def _observe_batch(self, classifier: Classifier, batch: Batch) -> None:
         self.turns.observe(classifier)
