@@ -11,7 +11,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from models.evidence import Abstain, Gate, Golden, Metrics, Parity, Proof, Provenance, Statistics
+from models.evidence import (
+    LATER_EVIDENCE,
+    Abstain,
+    Gate,
+    Golden,
+    Metrics,
+    Parity,
+    Proof,
+    Provenance,
+    Statistics,
+    why_no_confusion,
+)
 from models.fields import FieldError, read_dataclass
 from models.onnx_data import DataFile
 from models.onnx_file import describe_tensors
@@ -37,15 +48,10 @@ Task = Literal["single-label", "binary", "multi-label"]
 # Fields that came later, and what they are without a value. They are optional and written only if
 # set, so a version without them also loads in an older release.
 _LATER: dict[str, object] = {
-    **dict.fromkeys(
-        ("gate", "computes", "calibration_error_before", "confusion", "abstain", "statistics")
-    ),
-    "proof": None,
+    **dict.fromkeys((*LATER_EVIDENCE, "gate", "computes", "data")),
     "task": "single-label",
     "thresholds": (),
-    "max_pixel_difference": None,
     "clip_16_bits": False,
-    "data": None,
 }
 
 
@@ -495,12 +501,8 @@ def _check_measured(artifact: ModelArtifact, classes: int) -> None:
         raise ArtifactError(
             f"$.metrics.per_class: expected {classes} values, got {len(artifact.metrics.per_class)}"
         )
-    confusion = artifact.metrics and artifact.metrics.confusion
-    if confusion and list(map(len, confusion)) != [classes] * classes:
-        raise ArtifactError(
-            f"$.metrics.confusion: expected {classes} lists of {classes} values, "
-            f"got {len(confusion)} of {sorted(set(map(len, confusion)))}"
-        )
+    if why := why_no_confusion(artifact.metrics, classes):
+        raise ArtifactError(why)
     if artifact.statistics is not None and len(artifact.statistics.class_shares) != classes:
         raise ArtifactError(
             f"$.statistics.class_shares: expected {classes} values, "

@@ -46,17 +46,13 @@ from service.page.files import Page
 from service.pipeline.classifier import Classifier
 from service.pipeline.decode_queue import open_queue
 from service.pipeline.job import Batch
-from service.protocols.classify import ClassifyProtocol
 from service.protocols.engine import Engine
 from service.protocols.feedback import FeedbackProtocol
 from service.protocols.limits import BodyLimits
-from service.protocols.models import ModelsProtocol
 from service.protocols.openapi import DESCRIPTION, TITLE, lane_paths
-from service.protocols.pixels import PixelsProtocol
-from service.protocols.predict import TOP, PredictProtocol
-from service.protocols.rollout import RolloutProtocol
+from service.protocols.predict import TOP
+from service.protocols.routes import Routes
 from service.protocols.v2.documents import version
-from service.protocols.v2.http import V2Http
 from service.protocols.v2.statistics import Statistics
 from service.protocols.while_loading import find_while_loading
 from service.record.keeper import open_keeper
@@ -212,10 +208,8 @@ class Foveal:
             self._start(classifier)
         self.control = control_of(settings, self.options, self.meters, catalog, self._start)
         self.recorder = load_recorder(settings, self.repository)
-        self.recorder.on_change = self._forget  # a route's target knows its share
         self.control.on_records = self.recorder.follow
         self.shadows = Shadows(lambda: self.control.catalog, self.loop, self.recorder.differs)
-        self.rollout = RolloutProtocol(self.control)
         self.engine = Engine(
             lambda: self.control.catalog,
             self.loop,
@@ -230,16 +224,13 @@ class Foveal:
         )
         self.engine.inflight = inflight
         self.engine.recorder = self.recorder
-        self.predict = PredictProtocol(self.engine)
-        self.pixels = PixelsProtocol(self.engine)
-        self.models = ModelsProtocol(self.engine, self.control)
-        self.classified = ClassifyProtocol(self.engine)
-        self.v2 = V2Http(self.engine, self.control, self.statistics, self._is_ready)
+        self.routes = Routes(self.engine, self.control, self.statistics, self._is_ready)
         keeper = open_keeper(settings.feedback_rows)
         self.feedback = FeedbackProtocol(
             self.engine, self.repository, self.shadows, keeper, settings.recording
         )
-        self.control.on_replace = self._forget
+        self.recorder.on_change = self.routes.forget  # a route's target knows its share
+        self.control.on_replace = self.routes.forget
         self.watch = Watch(
             self.control.poll,
             settings.reload_s,
@@ -279,12 +270,7 @@ class Foveal:
         if settings.metrics_port and path == b"/metrics":
             return moved
         return (
-            self.predict.find(path)
-            or self.v2.find(path)
-            or self.classified.find(path)
-            or self.pixels.find(path)
-            or self.models.find(path)
-            or self.rollout.find(path)
+            self.routes.find(path)
             or self.feedback.find(path)
             or page.find(path)
             or (None if is_bentomls(path) else self.engine.no_such_route)
@@ -297,11 +283,6 @@ class Foveal:
         return MetricsPort(
             settings.metrics_host, settings.metrics_port, metrics.generate_latest, tls
         )
-
-    def _forget(self) -> None:
-        self.predict.forget()
-        self.pixels.forget()
-        self.v2.forget()
 
     def _observe_batch(self, classifier: Classifier, batch: Batch) -> None:
         self.turns.observe(classifier)

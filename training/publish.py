@@ -115,6 +115,7 @@ def publish(  # noqa: PLR0913 - all that a version is made of
     parity = prove(network, session.run, test.images_NHWC)
     test_logits_NK, test_NK = run_images(session, test.images_NHWC)
     _, validation_NK = run_images(session, dataset.validation.images_NHWC)
+    before = evaluate(softmax(test_logits_NK), test.targets_N)
     rows = choose_golden(test_NK, test.targets_N)
     golden, golden_NHWC = encode_golden(test.images_NHWC[rows], spec)
     _, golden_NK = run_batches(session.run, golden_NHWC, 1)
@@ -130,9 +131,7 @@ def publish(  # noqa: PLR0913 - all that a version is made of
         metrics=Metrics(
             split="test",
             **asdict(outcome.test),
-            calibration_error_before=evaluate(
-                softmax(test_logits_NK), test.targets_N
-            ).calibration_error,
+            calibration_error_before=before.calibration_error,
             confusion=confusion(test_NK.argmax(axis=1), test.targets_N, len(labels)),
         ),
         abstain=_choose_abstain(dataset, validation_NK, test_NK, wishes),

@@ -72,7 +72,7 @@ def test_a_value_that_is_missing_is_an_error(template: Path) -> None:
 
 
 def test_pictures_are_files_too(tmp_path: Path) -> None:
-    write_pictures(tmp_path, [Picture("a", "", "", PNG), Picture("b", "", "", None)])
+    write_pictures(tmp_path, [Picture("a", "", "", PNG, ""), Picture("b", "", "", None, "")])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.png": PNG}
 
 

@@ -100,8 +100,7 @@ def _pictures(
     test_NK: Tensor,
     confusion_KK: NDArray[np.int64],
 ) -> list[Picture]:
-    epochs, names = read_curves(run.config.run), distinct_names(dataset.labels)
-    kept = kept_epoch(epochs, run.config.keep)
+    names = distinct_names(dataset.labels)
     test = dataset.test
     raw_NK, scaled_NK = (
         torch.softmax(test_NK / temperature, dim=1).numpy()
@@ -110,22 +109,7 @@ def _pictures(
     is_right_N = scaled_NK.argmax(axis=1) == test.targets_N
     before, after = (reliability(p_NK.max(axis=1), is_right_N) for p_NK in (raw_NK, scaled_NK))
     return [
-        Picture(
-            "curves",
-            "Loss and accuracy",
-            "Training is measured on augmented images while the weights still change, "
-            "validation on plain ones after the epoch, so validation can be "
-            "better. The dotted line marks the epoch whose weights were kept.",
-            plot_curves(epochs, kept),
-            curve_words(epochs, kept),
-        ),
-        Picture(
-            "learning_rate",
-            "Learning rate",
-            "",
-            plot_learning_rate(epochs),
-            learning_rate_words(epochs),
-        ),
+        *_curves(run),
         Picture(
             "confusion",
             "Confusion matrix",
@@ -151,6 +135,29 @@ def _pictures(
             "(of RGB images: in their colours, grey is zero).",
             plot_filters(network),
             f"Weights of the first layer of {run.config.network}.",
+        ),
+    ]
+
+
+def _curves(run: Run) -> list[Picture]:
+    epochs = read_curves(run.config.run)
+    kept = kept_epoch(epochs, run.config.keep)
+    return [
+        Picture(
+            "curves",
+            "Loss and accuracy",
+            "Training is measured on augmented images while the weights still change, "
+            "validation on plain ones after the epoch, so validation can be "
+            "better. The dotted line marks the epoch whose weights were kept.",
+            plot_curves(epochs, kept),
+            curve_words(epochs, kept),
+        ),
+        Picture(
+            "learning_rate",
+            "Learning rate",
+            "",
+            plot_learning_rate(epochs),
+            learning_rate_words(epochs),
         ),
     ]
 
