@@ -75,16 +75,16 @@ def is_down_first(source: tuple[int, ...], target: tuple[int, int]) -> bool:
 
 
 class Table(NamedTuple):
-    """The weights of one axis. Output i is a sum over its count[i] inputs from first[i] on.
+    """The weights of one axis. Output i is a sum over its counts[i] inputs from first[i] on.
 
     Attributes:
         first: int32 [outputs]: first input of each output.
-        count: int32 [outputs], at least 1.
-        weights: int32 [outputs, taps], in 1 / 2^22; 0 after the count.
+        counts: int32 [outputs], at least 1.
+        weights: int32 [outputs, taps], in 1 / 2^22; 0 after the counts.
     """
 
     first: Weights
-    count: Weights
+    counts: Weights
     weights: Weights
 
 
@@ -115,8 +115,8 @@ def _table(source: int, target: int, span: tuple[int, int], kind: Filter | None)
         whole = np.full((outputs, 1), 1 << PRECISION_BITS, np.int32)
         return Table(places.astype(np.int32), np.ones(outputs, np.int32), whole)
     values = np.frombuffer(_resample.table(_axis(source, target, *span, kind)), np.int32)
-    first, count = values[: 2 * outputs].reshape(2, outputs)
-    return Table(first, count, values[2 * outputs :].reshape(outputs, -1))
+    first, counts = values[: 2 * outputs].reshape(2, outputs)
+    return Table(first, counts, values[2 * outputs :].reshape(outputs, -1))
 
 
 _kept_table = lru_cache(_KEPT_AXES)(_table)

@@ -56,13 +56,15 @@ class CardWork(Protocol):
 
     Attributes:
         card: What decodes them; all works of a lane have the same one, for their models.
-        tickets: Those of its next batch, within the card's bounds; empty: none any more.
         is_over: Whether the request was answered.
     """
 
     card: Card | None
-    tickets: Sequence[Any]
     is_over: bool
+
+    @property
+    def tickets(self) -> Sequence[Any]:
+        """Return those of its next batch, within the card's bounds; empty: none any more."""
 
     def take_rows(self, rows: Sequence[NDArray[np.uint8] | None], each_s: float) -> None:
         """Take what the card made of its tickets, on the loop, and the seconds of an image."""
@@ -127,7 +129,8 @@ class CardLane:
     def _start(self) -> None:
         if self._running or not self._waiting:
             return
-        works, tickets, pixels = self._running, [], 0
+        works, pixels = self._running, 0
+        tickets: list[Any] = []
         card = self._waiting[0].card
         while self._waiting:
             more = self._waiting[0].tickets

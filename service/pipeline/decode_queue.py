@@ -50,15 +50,19 @@ class DecodeWork(Protocol):
         size: Bytes that its next step on a thread holds.
         is_quick: Whether it takes milliseconds and holds little.
         is_over: Whether the request was answered; set here, and read on the thread.
-        tickets: Of its images for the card, if that does its next step: then it is also a
-            ``CardWork``; empty: a thread does.
     """
 
     deadline: float
     size: int
     is_quick: bool
     is_over: bool
-    tickets: Sequence[Any]
+
+    @property
+    def tickets(self) -> Sequence[Any]:
+        """Return those for the card, if it does the next step: then this is also a ``CardWork``.
+
+        Empty: a thread does the next step.
+        """
 
     @property
     def model(self) -> Hashable:

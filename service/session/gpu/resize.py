@@ -109,7 +109,7 @@ def resizing(height: int, width: int, orientation: int, spec: ImageSpec) -> Resi
     is_rows_first = is_down_first(source, place.size)
     reach = across if is_rows_first else down
     begin = int(reach.first[0])
-    kept = int(reach.first[-1] + reach.count[-1]) - begin
+    kept = int(reach.first[-1] + reach.counts[-1]) - begin
     rows, columns = (len(down.first), kept) if is_rows_first else (kept, len(across.first))
     return Resizing(
         *(spec, orientation, down, across, is_rows_first, begin, rows, columns),

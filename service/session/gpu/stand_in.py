@@ -50,6 +50,6 @@ class StandInResizer:
 
 def _pixels(surface: Surface) -> NDArray[np.uint8]:
     size = surface.height * surface.row_bytes
-    memory = (ctypes.c_uint8 * size).from_address(surface.address)
+    memory = memoryview((ctypes.c_uint8 * size).from_address(surface.address))
     rows = np.frombuffer(memory, np.uint8).reshape(surface.height, surface.row_bytes)
     return rows[:, : surface.width * RGB_BYTES].reshape(surface.height, surface.width, RGB_BYTES)

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.artifact import Crop, Filter, ImageSpec, Resize
+from models.artifact import Crop, Filter, ImageSpec, Mode, Place, Resize
 from models.geometry import place_of
 from models.resample import has_tables
 from service.session.gpu.resize import (
@@ -29,6 +29,8 @@ from service.session.gpu.resize import (
 Pixels = NDArray[np.uint8]
 Host = Callable[[Sequence[Pixels], Sequence[Resizing]], list[Pixels]]
 FILTERS = get_args(Filter)
+MODES: tuple[Mode, ...] = ("RGB", "RGB", "L")
+CORNERS: tuple[tuple[Mode, Place], ...] = (("RGB", "centre"), ("L", "top-left"))
 CASES = 2000
 # Pillow's turns that undo an orientation of EXIF.
 TURNS = {
@@ -107,7 +109,7 @@ def noise(height: int, width: int, seed: int) -> Pixels:
 
 def random_spec(chance: random.Random) -> ImageSpec:
     """A geometry of the contract: any filter, side, crop, padding, mode."""
-    mode = chance.choice(["RGB", "RGB", "L"])
+    mode: Mode = chance.choice(MODES)
     colour = tuple(chance.randrange(256) for _ in range(3 if mode == "RGB" else 1))
     crop = Crop(
         chance.choice([None, colour]),
@@ -159,7 +161,7 @@ def test_random_sizes_and_geometries_are_pillows(host: Host) -> None:
 def test_every_filter_is_pillows(host: Host, kind: Filter, height: int, width: int) -> None:
     specs = [
         ImageSpec(mode, 64, 64, Resize(side, kind, 73, 73), Crop(place=place))
-        for mode, place in (("RGB", "centre"), ("L", "top-left"))
+        for mode, place in CORNERS
         for side in ("both", "shorter", "longer")
     ]
     picture = noise(height, width, 3)
