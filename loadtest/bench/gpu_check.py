@@ -105,11 +105,13 @@ def report(out: Path, card: str, outcomes: Sequence[dict[str, Any]]) -> tuple[st
 
 
 def _last_json(path: Path) -> dict[str, Any]:
+    """Return the object that a log ends with, on one line or several; {} if there is none."""
     try:
-        found = json.loads(path.read_text().strip().splitlines()[-1])
-    except (OSError, ValueError, IndexError):
+        text = path.read_text()
+        found: dict[str, Any] = json.loads(text[text.rindex("\n{" if "\n{" in text else "{") :])
+    except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found
 
 
 def _card(*, is_rehearsal: bool) -> str:

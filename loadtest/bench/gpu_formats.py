@@ -200,7 +200,7 @@ def main() -> None:
 
 
 def _subjects(resnet50: Path | None, lower: Path | None) -> Iterator[_Subject]:
-    if resnet50 is not None:
+    if resnet50 is not None and (resnet50 / "resnet50").exists():
         repository = ModelRepository(resnet50)
         artifact = repository.load(*repository.resolve("resnet50"))
         folder = repository.path(artifact.name, artifact.version)

@@ -54,7 +54,6 @@ def steps(out: Path, carried: Path | None, *, is_rehearsal: bool) -> list[Step]:
             "formats",
             110,
             (*_module("gpu_formats"), *where, *rows, *lower, "--resnet50", str(models)),
-            after=adopted,
         ),
         Step(
             "decode",

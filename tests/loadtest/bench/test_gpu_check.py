@@ -76,7 +76,7 @@ def test_the_report_has_what_the_steps_left(tmp_path: Path) -> None:
         {"workers": 2, "error": "wrk or taskset is not installed: no load"},
     ]
     (tmp_path / "serve.md").write_text(gpu_serve.table(served))
-    (tmp_path / "score.log").write_text('a line\n{"rows": 1024, "seconds": 0.5}\n')
+    (tmp_path / "score.log").write_text('a line\n{\n "rows": 1024,\n "seconds": 0.5}\n')
     outcomes = [{"name": "formats", "outcome": "done", "seconds": 61.0, "why": "a | b"}]
     text, document = report(tmp_path, "NVIDIA H100", outcomes)
     for line in (
