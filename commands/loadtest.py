@@ -10,7 +10,8 @@ import typer
 
 from commands.console import print_line, show
 from commands.help import headed, stoppable
-from commands.options import HOME, SHIPPED, JsonOption, ModelOption, ModelsOption, open_repository
+from commands.options import SHIPPED, JsonOption, ModelOption, ModelsOption, open_repository
+from models.installation import HOME
 
 if TYPE_CHECKING:
     from loadtest.calls import Call

@@ -97,6 +97,7 @@ def serve(
 
     if as_json and not is_dry:
         raise typer.BadParameter("expected --dry-run with it", param_hint="--json")
+    models = open_repository(models).root
     if is_dry:
         from service.access.access import open_access
         from service.rollout.dry_run import load_all, tabulate

@@ -239,7 +239,12 @@ class Supervisor:
             listener.shutdown(socket.SHUT_RDWR)
 
 
-def install(workers: int, drain_timeout_s: float, welcome: Welcome, is_tls: bool) -> None:
+def install(
+    workers: int,
+    drain_timeout_s: float,
+    welcome: Welcome | None = None,
+    is_tls: bool = False,
+) -> None:
     """Supervise the workers of the arbiter that BentoML starts next in this process."""
     gc.freeze()  # what was imported stays, here and in the workers
     gc.enable()  # ``launch`` turned it off

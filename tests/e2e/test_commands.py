@@ -134,7 +134,7 @@ def test_the_log_of_a_start_ends_with_a_request_to_try(
         assert answer.json()["model"] == "tiny"
         main = psutil.Process(process.pid)
         listening = {
-            connection.laddr.ip
+            connection.laddr.ip.removeprefix("::ffff:")  # as gRPC binds
             for each in (main, *main.children(recursive=True))
             for connection in each.net_connections("tcp")
             if connection.status == psutil.CONN_LISTEN
