@@ -1,14 +1,21 @@
-"""The examples of docs/protocols.md and docs/clients.md, run as they stand on shipped models."""
+"""The examples of README.md and of docs/ on protocols, clients and serving, run as they stand.
+
+Programs run in an environment that has only what the page says to install.
+"""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
+from tests.only_installed import make_python
 from tests.server import ROOT, RunningServer
 
 pytestmark = pytest.mark.e2e
@@ -21,6 +28,28 @@ RECIPES = dict(
     re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "clients.md").read_text(), re.DOTALL)
 )
 PRINTED = ["[9 2 1 4 6 5 7 3]", "Sandal", "probabilities (2, 10)"]
+SERVE = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), re.DOTALL)
+Environment = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """Make an environment of what ``pip install`` is given, once each."""
+    made: dict[tuple[str, ...], str] = {}
+
+    def make(*requirements: str) -> str:
+        if requirements not in made:
+            folder = tmp_path_factory.mktemp("environment") / "venv"
+            made[requirements] = str(make_python(folder, requirements))
+        return made[requirements]
+
+    return make
+
+
+def installed(text: str) -> list[str]:
+    """What the last ``pip install`` of a text installs."""
+    (*_, line) = re.findall(r"`pip install ([^`]+)`", text)
+    return [word.strip("'") for word in line.split()]
 
 
 def run(server: RunningServer, words: list[str], code: str) -> str:
@@ -33,8 +62,77 @@ def run(server: RunningServer, words: list[str], code: str) -> str:
 
 
 @pytest.mark.parametrize(("code", "printed"), list(zip(PROGRAMS, PRINTED, strict=True)))
-def test_program(shipped: RunningServer, code: str, printed: str) -> None:
-    assert printed in run(shipped, [sys.executable, "-W", "error", "-c"], code)
+def test_program(shipped: RunningServer, environment: Environment, code: str, printed: str) -> None:
+    python = environment(*installed(SECTION[: SECTION.index(code)]))
+    assert printed in run(shipped, [python, "-W", "error", "-c"], code)
+
+
+def test_an_environment_has_only_what_was_named(environment: Environment) -> None:
+    command = [
+        environment("httpx"),
+        "-c",
+        "import httpx, anyio; print(httpx.__file__); import numpy",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'numpy'"
+    assert "environment" in done.stdout
+
+
+def test_serve_commands(shipped: RunningServer) -> None:
+    """The first block of docs/serve.md: three requests, then two commands without a server."""
+    commands = next(code for language, code in SERVE if language == "sh")
+    commands = commands.replace("curl", "curl -sS -w '\\n'")
+    assert ".venv/bin/foveal" in commands
+    said = run(shipped, ["bash", "-ec"], at_hand(commands)).splitlines()
+    one, several, digits = (json.loads(line) for line in said[:3])
+    assert [len(each["results"]) for each in (one, several, digits)] == [1, 2, 1]
+    assert (digits["model"], digits["version"]) == ("digits-cnn", 2)
+    rest = "\n".join(said[3:])
+    assert rest.count("models/fashion-cnn/2/golden/") == 8
+    assert re.search(r"^digits-cnn", rest, re.MULTILINE)
+
+
+def at_hand(commands: str) -> str:
+    """Let `.venv/bin/foveal` be the one of the environment that the tests run in."""
+    return commands.replace(".venv/bin/foveal", f"{sys.executable} {ROOT / 'foveal.py'}")
+
+
+def test_bentoml_client(shipped: RunningServer, environment: Environment) -> None:
+    code = next(code for language, code in SERVE if language == "python")
+    assert "Ankle boot" in run(shipped, [environment("bentoml"), "-c"], code)
+
+
+def test_rollout_commands(tmp_path: Path) -> None:
+    """Those of docs/serve.md: version 3 beside version 2, which serves."""
+    commands = next(code for _, code in SERVE if "foveal models canary" in code)
+    shutil.copytree(ROOT / "models" / "digits-cnn", tmp_path / "digits-cnn")
+    pin, rest = commands.split("\n", 1)
+    adopted = f"foveal adopt {tmp_path}/digits-cnn/2/model.onnx --name digits-cnn"
+    for command in (pin, f".venv/bin/{adopted}", rest):
+        done = subprocess.run(
+            ["bash", "-ec", at_hand(command)],
+            env=os.environ | {"FOVEAL_MODELS": str(tmp_path)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "no share" not in done.stderr.splitlines()[0], "the canary is another version"
+    repository = json.loads((tmp_path / "repository.json").read_text())
+    assert repository["default_versions"] == {}
+
+
+def test_routes_beside_the_document(shipped: RunningServer) -> None:
+    """Those that docs/reference/routes.md has by hand are answered, not 404."""
+    text = (ROOT / "docs" / "reference" / "routes.md").read_text().partition("Beside these")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE)
+    paths = [(method, path) for method, cell in rows for path in re.findall(r"`([^`]+)`", cell)]
+    assert len(paths) > 5
+    for method, path in paths:
+        status = httpx.request(method, shipped.url + path, timeout=30).status_code
+        assert status == (200 if method == "GET" else 400), path
 
 
 def test_quick_start(shipped: RunningServer) -> None:
@@ -66,11 +164,16 @@ def test_curl(shipped: RunningServer) -> None:
 
 
 def test_python_client(
-    shipped: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shipped: RunningServer,
+    environment: Environment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copy(ROOT / "docs" / "foveal_client.py", tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    printed = run(shipped, [sys.executable, "-W", "error", "-c"], RECIPES["python"]).splitlines()
+    page = (ROOT / "docs" / "clients.md").read_text()
+    python = environment(*installed(page[: page.index(RECIPES["python"])]))
+    printed = run(shipped, [python, "-W", "error", "-c"], RECIPES["python"]).splitlines()
     assert printed[0].startswith("Ankle boot 0.9")
     assert printed[1] == "models/fashion-cnn/2/golden/0.png Ankle boot"
     assert printed[-1].startswith("400 image: ")
