@@ -20,6 +20,8 @@ _USERS, _DURATION_S, _SOAK_S = 32, 10.0, 600.0
 _SEARCH_S = 3.0  # of one measurement of --find-max, if a load is no shorter
 # Of the images of a recording that are sent: the newest ones that are no more.
 _MOST_BYTES = 1 << 30
+# (second, number of the call) of each recorded request, in order.
+Moments = tuple[tuple[float, int], ...]
 _Kind = Literal["raw", "multipart", "v2-json", "v2-binary", "grpc", "mixed"]
 
 
@@ -89,22 +91,17 @@ def loadtest(
     from loadtest.shapes import steps_of
     from loadtest.trial import Search, run_trial
     from report.progress import ProgressBar
-    from scoring.remote import check_served
 
     _check(kind, rows, users, rate, find_max=find_max)
-    if recording is not None and (find_max or rate or users or engine == "locust" or kind != "raw"):
-        raise typer.BadParameter(
-            "expected the load to be the recording's alone: no --rate, --users, --find-max, "
-            "--kind, nor --engine locust",
-            param_hint="--from",
-        )
+    if recording is not None:
+        _check_alone(find_max, rate, users, kind != "raw", engine == "locust")
     clauses = _clauses(expect, find_max=find_max)
     repository = open_repository(models)
-    moments: tuple[tuple[float, int], ...] = ()
-    if recording is not None:
-        name, calls, moments = _recorded(repository, model, recording, speed)
-    else:
+    moments: Moments = ()
+    if recording is None:
         name, calls = _calls(repository, model, kind, rows)
+    else:
+        name, calls, moments = _recorded(repository, model, recording, speed)
     if deadline_ms is not None:
         calls = [call.with_headers(("X-Request-Timeout-Ms", f"{deadline_ms:g}")) for call in calls]
     folder = out or Path(tempfile.mkdtemp(prefix="foveal-loadtest-"))
@@ -113,14 +110,13 @@ def loadtest(
     sender = _engine(engine, kind, is_open=is_open)
     check_engine(sender, calls)
     duration_s = duration_s or (_SOAK_S if shape == "soak" else _DURATION_S)
-    if moments:
-        duration_s = moments[-1][0] + 0.5
-        rate = len(moments) / duration_s
+    duration_s, rate = _as_recorded(moments) if moments else (duration_s, rate)
     grpc_port = free_port() if start and kind == "grpc" else 0
     serve = [sys.executable, str(HOME / "foveal.py"), "serve", "--models", str(models.resolve())]
-    log = folder / "serve.log"
     with (
-        running_service(serve, log, grpc_port) if start else nullcontext(url) as address,
+        running_service(serve, folder / "serve.log", grpc_port)
+        if start
+        else nullcontext(url) as address,
         ProgressBar(quiet=as_json) as bar,
     ):
         traffic = Traffic(
@@ -134,8 +130,7 @@ def loadtest(
             grpc_address=grpc or _grpc_address(address, grpc_port),
             moments=moments,
         )
-        for reference in name.split(", "):
-            check_served(address, repository, reference)
+        _check_served(address, repository, name)
         search = Search(rate or 200.0, min(_SEARCH_S, duration_s), budget_s) if find_max else None
         outcome = run_trial(
             address, name, calls, traffic, p99_ms=p99_ms, search=search, say=bar.show_step
@@ -157,6 +152,29 @@ def _check(kind: str, rows: int, users: int | None, rate: float | None, *, find_
         raise typer.BadParameter(
             "expected no --users with open arrivals, got both", param_hint="--users"
         )
+
+
+def _check_alone(*others: object) -> None:
+    """Check that nothing else is said of the load beside a recording."""
+    if any(others):
+        raise typer.BadParameter(
+            "expected the load to be the recording's alone: no --rate, --users, --find-max, "
+            "--kind, nor --engine locust",
+            param_hint="--from",
+        )
+
+
+def _as_recorded(moments: Moments) -> tuple[float, float]:
+    """Return the length of a recorded load, seconds, and its mean rate, requests/s."""
+    duration_s = moments[-1][0] + 0.5
+    return duration_s, len(moments) / duration_s
+
+
+def _check_served(address: str, repository: "ModelRepository", names: str) -> None:
+    from scoring.remote import check_served
+
+    for reference in names.split(", "):
+        check_served(address, repository, reference)
 
 
 def _clauses(expect: str | None, *, find_max: bool) -> "list[Clause]":
@@ -198,7 +216,7 @@ def _calls(
 
 def _recorded(
     repository: "ModelRepository", model: str | None, recording: Path, speed: float
-) -> "tuple[str, list[Call], tuple[tuple[float, int], ...]]":
+) -> "tuple[str, list[Call], Moments]":
     """Return the version that is asked, the recorded requests, and when each is due, seconds."""
     from loadtest.errors import LoadTestError
     from loadtest.payloads import make_call

@@ -12,10 +12,10 @@ import numpy as np
 
 from models.image import encode_png
 from scoring.files import FileSource, pin_files
-from scoring.rows import Chunk, Pin, Row, ScoreError, Truth, chunked
+from scoring.rows import Chunk, Pin, Row, ScoreError, chunked
 from service.record.reading import RecordingError, read, tars_of
 from service.record.sample import PIXELS, Sample, dump
-from service.record.truths import Truths, read_truths
+from service.record.truths import Truth, Truths, read_truths
 
 try:
     import pyarrow
@@ -90,7 +90,7 @@ class Wanted:
     truths: Truths
     is_labelled: bool = False
 
-    def rows(self, recording: Path) -> Iterator[tuple[Sample, Truth]]:
+    def rows(self, recording: Path) -> Iterator[tuple[Sample, Truth | None]]:
         """Yield the samples that have an image, with their truth, None if it is not known."""
         for entry in read(recording):
             sample = entry.sample
@@ -149,7 +149,7 @@ def requests_of(recording: Path, wanted: Wanted, most_bytes: int) -> list[Reques
 
 
 def export(
-    recording: Path, out: Path, wanted: Wanted, label_of: Callable[[Sample, Truth], str]
+    recording: Path, out: Path, wanted: Wanted, label_of: Callable[[Sample, Truth | None], str]
 ) -> int:
     """Write the rows of a recording as a table, as one tar, or as a folder of images.
 
@@ -175,7 +175,7 @@ def export(
     return write(out, rows)
 
 
-_Labelled = Iterator[tuple[Sample, Truth, str]]
+_Labelled = Iterator[tuple[Sample, Truth | None, str]]
 
 
 def _to_folder(out: Path, rows: _Labelled) -> int:
@@ -243,7 +243,7 @@ def _to_parquet(out: Path, rows: _Labelled) -> int:
     return count
 
 
-def _cells(sample: Sample, _truth: Truth, label: str) -> dict[str, Any]:
+def _cells(sample: Sample, _truth: Truth | None, label: str) -> dict[str, Any]:
     document = sample.document
     probabilities = document.get("probabilities")
     return {

@@ -4,8 +4,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from models.repository import ModelRepository
 from scoring.local import LocalModel
 from service.record.asked import Asked
@@ -22,7 +20,7 @@ def load(root: Path, reference: str = "tiny") -> LocalModel:
 
 def ask(model: LocalModel, images: Sequence[bytes], id_: str = "a", **more: object) -> Asked:
     """One request and its answer, run in one batch."""
-    probabilities_NK = model.run(np.stack([model.decode(image) for image in images]))
+    probabilities_NK = model.run([model.decode(image) for image in images])
     values: dict[str, object] = {
         "precision": "fp32",
         "queue_ms": 0.25,

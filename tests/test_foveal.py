@@ -70,6 +70,14 @@ COMMANDS = {
     "models canary": "NAME VERSION FRACTION --models",
     "models prune": "NAME --keep --dry-run --models",
     "keys add": "NAME --file --requests-per-s --burst",
+    "replay": "[RECORDING] --candidate --against --model --labels --url --speed --max-flips "
+    "--out --precision --models --json",
+    "models record": "NAME [SHARE] --models",
+    "record list": "--recording --model --last --json",
+    "record show": "ID --recording --out --json",
+    "record export": "OUT --recording --model --labels --labelled --models --json",
+    "record erase": "--id --all --recording --json",
+    "bench record": "--cases --rounds --seconds --cpus --load-cpus --models --json",
 }
 
 

@@ -102,19 +102,7 @@ def _measure(case: Case, setup: Setup, say: Callable[[str], None]) -> dict[str, 
             probe = Probe(f"http://127.0.0.1:{port}/predict", case.body, case.media_type)
             stack.enter_context(serving(foveal(port), port, setup.server_cpus, variables, probe))
         for number in range(setup.rounds + 1):  # the first one warms up
-            figures = {}
-            turned = case.shares[number % len(case.shares) :] + case.shares
-            for share in turned[: len(case.shares)]:
-                url = f"http://127.0.0.1:{ports[share]}/predict"
-                figure = drive(
-                    url,
-                    case.connections,
-                    setup.seconds,
-                    body,
-                    case.media_type,
-                    setup.load_cpus,
-                )
-                figures[share] = figure.requests_per_s if not figure.failed else 0.0
+            figures = _round(case, setup, number, ports, body)
             if number:
                 rounds.append(figures)
                 said = ", ".join(f"{share:g}: {rate:,.0f}/s" for share, rate in figures.items())
@@ -135,6 +123,19 @@ def _measure(case: Case, setup: Setup, say: Callable[[str], None]) -> dict[str, 
         ],
         "rounds": [{f"{share:g}": rate for share, rate in each.items()} for each in rounds],
     }
+
+
+def _round(
+    case: Case, setup: Setup, number: int, ports: dict[float, int], body: Path
+) -> dict[float, float]:
+    """Load each service once; return requests/s by share, 0 where a request failed."""
+    figures = {}
+    turned = case.shares[number % len(case.shares) :] + case.shares
+    for share in turned[: len(case.shares)]:
+        url = f"http://127.0.0.1:{ports[share]}/predict"
+        figure = drive(url, case.connections, setup.seconds, body, case.media_type, setup.load_cpus)
+        figures[share] = figure.requests_per_s if not figure.failed else 0.0
+    return figures
 
 
 def _rows(port: int) -> dict[str, int]:

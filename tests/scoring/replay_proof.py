@@ -29,8 +29,8 @@ from service.record.reading import read
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "digits-cnn"
-# Below what the service and the recorder's one thread keep up with beside others.
-RATE = 2000.0
+# Requests/s. Below what the service and the recorder's one thread keep up with beside others.
+_RATE = 1000.0
 _FOVEAL = [sys.executable, str(ROOT / "foveal.py")]
 
 
@@ -52,7 +52,7 @@ def make_calls(count: int) -> list[Call]:
     return calls
 
 
-def record(folder: Path, count: int) -> int:
+def record(folder: Path, count: int, rate: float) -> int:
     """Serve, send, record; return the requests that were answered with 200."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -63,10 +63,10 @@ def record(folder: Path, count: int) -> int:
         "BENTOML_HOME": str(folder / "home"),
     }
     words = [*_FOVEAL, "serve", "--host", "127.0.0.1", "--port", str(port)]
-    moments = tuple((number / RATE, number) for number in range(count))
-    length_s = count / RATE + 1
+    moments = tuple((number / rate, number) for number in range(count))
+    length_s = count / rate + 1
     traffic = Traffic(
-        ((0.0, RATE),), True, length_s, processes=1, connections=64, timeout_s=60, moments=moments
+        ((0.0, rate),), True, length_s, processes=1, connections=64, timeout_s=60, moments=moments
     )
     ready = f"{url}/readyz"
     with running(words, folder / "log", lambda: is_answered(ready), variables=variables):
@@ -78,11 +78,12 @@ def main() -> None:
     """Run it and write the result."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--rate", type=float, default=_RATE)
     parser.add_argument("--into", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         folder = Path(name)
-        answered = record(folder, asked.requests)
+        answered = record(folder, asked.requests, asked.rate)
         recording = folder / "recording"
         sizes = [entry.sample.document["batch_rows"] for entry in read(recording)]
         begun = time.monotonic()
@@ -94,7 +95,7 @@ def main() -> None:
     text = f"""# Replay of {asked.requests:,} requests
 
 {machine_line()}, {datetime.now(UTC):%Y-%m-%d}; `make replay-proof`. {MODEL}, one image a request,
-each another picture, at {RATE:,.0f} requests/s; batches had 1 to {max(sizes)}
+each another picture, at {asked.rate:,.0f} requests/s; batches had 1 to {max(sizes)}
 rows, {np.mean(sizes):.1f} on average.
 
 | | |

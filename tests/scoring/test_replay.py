@@ -17,7 +17,7 @@ from service.record.truths import add_truths, read_truths
 from tests.export.foreign import foreign_model, save
 from tests.recordings import ask, load, record, write
 from tests.shell import Shell
-from tests.tiny import LABELS, publish_tiny, random_images, tiny_logits, tiny_model
+from tests.tiny import LABELS, publish_tiny, random_images, tiny_logits
 
 IMAGES = random_images(300, seed=41)
 PNGS = [encode_png(image) for image in IMAGES]
@@ -84,7 +84,7 @@ def test_another_version_flips_every_label(recording: Path, root: Path) -> None:
     assert (found.rows, found.equal, found.flipped) == (300, 0, 300)
     assert sum(found.flips.values()) == 300
     assert all(before != after for before, after in found.flips)
-    assert found.largest > 0.5
+    assert found.largest > 0.1
 
 
 def test_versions_are_compared_with_each_other(
@@ -158,7 +158,7 @@ def test_what_cannot_be_replayed_is_one_line(
     assert "expected a recording, got another folder" in said.error
     said = shell("replay", recording, "--candidate", "tiny:9", models=root)
     assert said.error == 'model "tiny": no version 9; available: 1, 2, 3\n'
-    publish_tiny(root, "other", tiny_model(("one", "two")), labels=("one", "two"))
+    publish_tiny(root, "other", task="binary")
     said = shell("replay", recording, "--candidate", "other", "--model", "tiny", models=root)
     assert said.code == 1 and "expected an answer of 2 labels, got 4 from tiny:1" in said.error
     said = shell("replay", recording, "--candidate", "other", models=root)

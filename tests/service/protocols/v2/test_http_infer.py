@@ -88,7 +88,8 @@ def test_a_bug_on_a_thread_is_an_answer_and_logged(
             exchange.body = cast(Any, "text")
             infer.begin()
         else:
-            await asyncio.to_thread(infer._compress, cast(Any, "text"), b"gzip", JSON, b"")
+            nothing, text = cast(Any, None), cast(Any, "text")
+            await asyncio.to_thread(infer._compress, nothing, text, b"gzip", JSON, b"")
         await until(lambda: bool(statuses))
 
     desk.run(run())
