@@ -42,14 +42,6 @@ COMMANDS = {
     "--budget-s --expect --from --speed --deadline-ms --timeout-s --engine --processes --grpc "
     "--out --model --start --models --json",
     "feedback": "FILE --model --url --json",
-    "replay": "[RECORDING] --candidate --against --model --labels --url --speed --max-flips --out "
-    "--precision --models --json",
-    "models record": "NAME [SHARE] --models",
-    "record list": "--recording --model --last --json",
-    "record show": "ID --recording --out --json",
-    "record export": "OUT --recording --model --labels --labelled --models --json",
-    "record erase": "--id --all --recording --json",
-    "bench record": "--cases --rounds --seconds --cpus --load-cpus --models --json",
     "bench peers": "--rounds --seconds --cases --only --cpus --load-cpu --multipart "
     "--no-multipart --models --json",
     "bench v2": "--rounds --seconds --case --beside --models --json",
