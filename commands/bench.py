@@ -193,7 +193,7 @@ def bench_start(
 def bench_record(
     cases: Annotated[str, typer.Option(help="Cases: fcnn, photo.")] = "fcnn,photo",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of all services.")] = 9,
-    seconds: Annotated[int, typer.Option(min=1, help="Length of one load, seconds.")] = 4,
+    duration_s: Annotated[int, typer.Option(min=1, help="Length of one load, seconds.")] = 4,
     cpus: Annotated[str, typer.Option(help="Cores of the services, such as 0,1.")] = "0",
     load_cpus: Annotated[str, typer.Option(help="Cores of the client.")] = "1",
     models: ModelsOption = SHIPPED,
@@ -205,7 +205,7 @@ def bench_record(
     """
     from loadtest.bench.record import CASES, Setup, make_cases, run, table
 
-    setup = Setup(rounds, seconds, cpus, load_cpus)
+    setup = Setup(rounds, duration_s, cpus, load_cpus)
     chosen = make_cases(models.resolve(), _names("--cases", cases, CASES), _say)
     results = run(chosen, setup, _say)
     _write("record", "What recording costs", table(results), results, as_json=as_json)

@@ -177,6 +177,7 @@ def set_record(
         ),
     ] = None,
     models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
 ) -> None:
     """Record a share of NAME's requests and answers, whatever FOVEAL_RECORD says.
 
@@ -184,7 +185,7 @@ def set_record(
     """
     open_repository(models).set_record(name, share)
     what = "as FOVEAL_RECORD says" if share is None else f"{share:.4g} of the requests"
-    print_line(f"{name}: recorded is {what}; {_WHEN}")
+    _say(f"{name}: recorded is {what}", as_json, model=name, share=share)
 
 
 def _set_share(

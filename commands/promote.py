@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.console import print_line
-from commands.options import SHIPPED, ModelsOption, open_repository
+from commands.console import show
+from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
 
 if TYPE_CHECKING:
     from models.promotion import Promotion
@@ -61,6 +61,7 @@ def promote_model(
         bool, typer.Option("--resume", help="Go on with a promotion that was stopped.")
     ] = False,
     models: ModelsOption = SHIPPED,
+    as_json: JsonOption = False,
 ) -> None:
     """Let VERSION serve in place of the served version, step by step, if the evidence allows it.
 
@@ -77,7 +78,8 @@ def promote_model(
     repository = open_repository(models)
     if is_stopped or is_resumed:
         done = stop(repository, name) if is_stopped else resume(repository, name)
-        print_line(f"{name}:{done.version} {done.events[-1].text}{_WHEN}")
+        said = f"{name}:{done.version} {done.events[-1].text}{_WHEN}"
+        show({"model": name, "promotion": done.document}, as_json, [(said,)])
         return
     if version is None:
         raise typer.BadParameter("VERSION: expected the candidate, got none")
@@ -103,8 +105,8 @@ def promote_model(
         now_s=time.time(),
     )
     begin(repository, name, promotion)
-    for line in _told(name, promotion):
-        print_line(line)
+    lines = [(line,) for line in _told(name, promotion)]
+    show({"model": name, "promotion": promotion.document}, as_json, lines)
 
 
 def show_promotion(

@@ -20,7 +20,7 @@ COMMANDS = {
     "predict": "IMAGE… --model --top --url --local --precision --models --json",
     "score": "SOURCE… --model --out --format --resume --overwrite --strict --glob --image-column "
     "--label-column --id-column --keep --top --probabilities --max-errors --max-image-pixels "
-    "--precision --engine --ray-address --models --quiet --json",
+    "--precision --device --engine --ray-address --models --quiet --json",
     "check": "DATASET --data-dir --model --skip-labels --similarity --out --models --quiet --json",
     "train": "--dataset --network --run --data-dir --size --resize --grey --no-grey "
     "--skip-unreadable --no-skip-unreadable --image-column --label-column --positive --validation "
@@ -33,34 +33,40 @@ COMMANDS = {
     "export": "RUN --name --precision --max-accuracy-drop --abstain-precision "
     "--max-drop-from-serving --force --embedding --models --json",
     "adopt": "MODEL --name --labels --toml --layout --scale --mean --std --channels --resize "
-    "--crop-share --crop-rounding --filter --pad-colour --loader --scaled-decoding --size --output "
-    "--gives --task --threshold --input-channels --images --expected --calibrate "
-    "--abstain-precision --precision --max-accuracy-drop --max-drop-from-serving --force "
-    "--python --weights --trust-pickle --accept-difference --memory-gib --models --json",
+    "--crop-share --crop-rounding --filter --pad-colour --loader --scaled-decoding --size "
+    "--output --gives --task --threshold --input-channels --images --expected --calibrate "
+    "--abstain-precision --precision --max-accuracy-drop --max-drop-from-serving --force --python "
+    "--weights --trust-pickle --accept-difference --memory-gib --models --json",
     "tune": "NAME[:V] --p99-ms --precision --device --cores --workers --budget-s --out "
     "--overwrite --reset --models --json",
     "loadtest": "URL --kind --rows --users --rate --shape --duration-s --p99-ms --find-max "
-    "--budget-s --expect --deadline-ms --timeout-s --engine --processes --grpc --out --model "
-    "--start --models --json",
-    "doctor": "--models --port --host --json",
-    "completion": "SHELL",
-    "help": "COMMAND",
-    "bench peers": "--rounds --duration-s --cases --only --cpus --load-cpu --multipart "
-    "tune": "[NAME[:V]] --p99-ms --precision --device --cores --workers --budget-s --out --fresh "
-    "--reset --models --json",
-    "loadtest": "[URL] --kind --rows --users --rate --shape --duration-s --p99-ms --find-max "
     "--budget-s --expect --from --speed --deadline-ms --timeout-s --engine --processes --grpc "
     "--out --model --start --models --json",
     "feedback": "FILE --model --url --json",
     "replay": "[RECORDING] --candidate --against --model --labels --url --speed --max-flips --out "
     "--precision --models --json",
-    "models record": "NAME [SHARE] --models",
+    "doctor": "--models --port --host --json",
+    "completion": "SHELL",
+    "help": "COMMAND",
+    "models list": "--models --json",
+    "models show": "NAME[:V] --models --json",
+    "models verify": "NAME[:V] --models --json",
+    "models upgrade": "NAME[:V] --images --background --models --json",
+    "models rollback": "NAME --models --json",
+    "models default": "NAME V --models --json",
+    "models unpin": "NAME --models --json",
+    "models shadow": "NAME VERSION FRACTION --models --json",
+    "models canary": "NAME VERSION FRACTION --models --json",
+    "models promote": "NAME [V] --canary --max-flips --min-accuracy --max-drop --p99-ms --within "
+    "--step --shadow --stop --resume --models --json",
+    "models record": "NAME [SHARE] --models --json",
+    "models prune": "NAME --keep --dry-run --models --json",
     "record list": "--recording --model --last --json",
     "record show": "ID --recording --out --json",
     "record export": "OUT --recording --model --labels --labelled --models --json",
     "record erase": "--id --all --recording --json",
-    "bench record": "--cases --rounds --seconds --cpus --load-cpus --models --json",
-    "bench peers": "--rounds --seconds --cases --only --cpus --load-cpu --multipart "
+    "keys add": "NAME --file --requests-per-s --burst --json",
+    "bench peers": "--rounds --duration-s --cases --only --cpus --load-cpu --multipart "
     "--no-multipart --models --json",
     "bench v2": "--rounds --duration-s --case --beside --models --json",
     "bench session": "--model --threads --device --models --json",
@@ -69,19 +75,7 @@ COMMANDS = {
     "--load-cpus --models --json",
     "bench endurance": "--duration-s --requests --models --json",
     "bench start": "--starts --models --json",
-    "models list": "--models --json",
-    "models show": "NAME[:V] --models --json",
-    "models verify": "[NAME[:V]] --models --json",
-    "models upgrade": "NAME[:V] --images --background --models --json",
-    "models rollback": "NAME --models --json",
-    "models unpin": "NAME --models --json",
-    "models default": "NAME [V] --models --json",
-    "models promote": "NAME [V] --canary --max-flips --min-accuracy --max-drop --p99-ms --within "
-    "--step --shadow --stop --resume --models",
-    "models shadow": "NAME VERSION FRACTION --models --json",
-    "models canary": "NAME VERSION FRACTION --models --json",
-    "models prune": "NAME --keep --dry-run --models --json",
-    "keys add": "NAME --file --requests-per-s --burst --json",
+    "bench record": "--cases --rounds --duration-s --cpus --load-cpus --models --json",
 }
 
 
