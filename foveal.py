@@ -90,7 +90,7 @@ for command in (
 app.command("help", cls=Command)(show_help)
 
 
-def add_group(name: str, summary: str, commands: dict[str, Callable[..., None]]) -> None:
+def add_group(name: str, summary: str, commands: dict[str, Callable[..., None]]) -> typer.Typer:
     """Add commands of two words, as ``models list``."""
     group = typer.Typer(cls=Group, help=summary, no_args_is_help=True)
     # With one command alone, typer would leave out its name.
@@ -98,9 +98,10 @@ def add_group(name: str, summary: str, commands: dict[str, Callable[..., None]])
     for word, command in commands.items():
         group.command(word, cls=Command)(command)
     app.add_typer(group, name=name)
+    return group
 
 
-add_group(
+models_app = add_group(
     "models",
     "List, check and change what a model repository serves.",
     {
