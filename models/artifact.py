@@ -11,18 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from models.evidence import (
-    LATER_EVIDENCE,
-    Abstain,
-    Gate,
-    Golden,
-    Metrics,
-    Parity,
-    Proof,
-    Provenance,
-    Statistics,
-    why_no_confusion,
-)
+from models.evidence import Abstain, Gate, Golden, Metrics, Parity, Proof, Provenance, Statistics
 from models.fields import FieldError, read_dataclass
 from models.onnx_data import DataFile
 from models.onnx_file import describe_tensors
@@ -48,7 +37,10 @@ Task = Literal["single-label", "binary", "multi-label"]
 # Fields that came later, and what they are without a value. They are optional and written only if
 # set, so a version without them also loads in an older release.
 _LATER: dict[str, object] = {
-    **dict.fromkeys((*LATER_EVIDENCE, "gate", "computes", "data")),
+    **dict.fromkeys(
+        ("gate", "computes", "calibration_error_before", "confusion", "abstain", "statistics")
+    ),
+    **dict.fromkeys(("proof", "max_pixel_difference", "data")),
     "task": "single-label",
     "thresholds": (),
     "clip_16_bits": False,
@@ -497,11 +489,7 @@ def _check_measured(artifact: ModelArtifact, classes: int) -> None:
         raise ArtifactError(
             f"$.abstain.threshold: expected 0 to 1, got {artifact.abstain.threshold}"
         )
-    if artifact.metrics is not None and len(artifact.metrics.per_class) != classes:
-        raise ArtifactError(
-            f"$.metrics.per_class: expected {classes} values, got {len(artifact.metrics.per_class)}"
-        )
-    if why := why_no_confusion(artifact.metrics, classes):
+    if artifact.metrics is not None and (why := artifact.metrics.why_wrong(classes)):
         raise ArtifactError(why)
     if artifact.statistics is not None and len(artifact.statistics.class_shares) != classes:
         raise ArtifactError(

@@ -5,15 +5,6 @@ Plain dataclasses; ``artifact`` reads, writes and checks them as parts of a vers
 
 from dataclasses import dataclass
 
-# Fields that came later; they are left out where they are None.
-LATER_EVIDENCE = (
-    "calibration_error_before",
-    "confusion",
-    "abstain",
-    "statistics",
-    "proof",
-    "max_pixel_difference",
-)
 # Of a network that amplifies rounding: this many times what rounding moves, and no more than two
 # pipelines may differ end to end.
 _ROUNDINGS, _MOST_MOVED = 4, 1e-3
@@ -70,16 +61,16 @@ class Metrics:
     calibration_error_before: float | None = None
     confusion: tuple[tuple[int, ...], ...] | None = None
 
-
-def why_no_confusion(metrics: Metrics | None, classes: int) -> str:
-    """Return what is wrong with the confusions of a version, empty if nothing is."""
-    confusion = metrics.confusion if metrics else None
-    if confusion is None or list(map(len, confusion)) == [classes] * classes:
-        return ""
-    return (
-        f"$.metrics.confusion: expected {classes} lists of {classes} values, "
-        f"got lists of {list(map(len, confusion))}"
-    )
+    def why_wrong(self, classes: int) -> str:
+        """Return which field is not of so many labels, in words of an error; empty if none."""
+        if len(self.per_class) != classes:
+            return f"$.metrics.per_class: expected {classes} values, got {len(self.per_class)}"
+        if self.confusion is None or list(map(len, self.confusion)) == [classes] * classes:
+            return ""
+        return (
+            f"$.metrics.confusion: expected {classes} lists of {classes} values, "
+            f"got lists of {list(map(len, self.confusion))}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,18 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    sync_playwright,
+)
 
 CHROMIUM = Path("/usr/bin/chromium")
 WAIT_MS = 60_000
@@ -25,15 +33,24 @@ def browser() -> Iterator[Browser]:
 
 
 Open = Callable[..., Page]
+Scheme = Literal["light", "dark"]
 
 
 @contextmanager
 def opening(browser: Browser, origin: str) -> Iterator[Open]:
     """Open pages that load from one origin alone, break no policy and throw no error."""
     problems: list[str] = []
-    contexts = []
+    contexts: list[BrowserContext] = []
 
-    def open_page(width: int = 1280, scheme: str = "light", **options: object) -> Page:
+    def hear(message: ConsoleMessage) -> None:
+        if "policy" in message.text.lower() or "This page failed" in message.text:
+            problems.append(message.text)
+
+    def see(request: Request) -> None:
+        if not request.url.startswith((origin, "blob:", "data:")):
+            problems.append(f"another host: {request.url}")
+
+    def open_page(width: int = 1280, scheme: Scheme = "light", **options: Any) -> Page:
         context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme=scheme,
@@ -48,22 +65,8 @@ def opening(browser: Browser, origin: str) -> Iterator[Open]:
         )
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))
-        page.on(
-            "console",
-            lambda message: (
-                problems.append(message.text)
-                if "policy" in message.text.lower() or "This page failed" in message.text
-                else None
-            ),
-        )
-        page.on(
-            "request",
-            lambda request: (
-                None
-                if request.url.startswith((origin, "blob:", "data:"))
-                else problems.append(f"another host: {request.url}")
-            ),
-        )
+        page.on("console", hear)
+        page.on("request", see)
         return page
 
     yield open_page

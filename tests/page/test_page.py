@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from models.evidence import Abstain, Metrics, Selective
 from models.image import encode_png
@@ -75,13 +75,11 @@ def choose(page: Page, model: str) -> None:
 
 
 def upload(page: Page, *files: tuple[str, bytes]) -> None:
-    page.set_input_files(
-        "#files",
-        [
-            {"name": name, "mimeType": "application/octet-stream", "buffer": body}
-            for name, body in files
-        ],
-    )
+    kind = "application/octet-stream"
+    payloads: list[FilePayload] = [
+        {"name": name, "mimeType": kind, "buffer": body} for name, body in files
+    ]
+    page.set_input_files("#files", payloads)
 
 
 def test_upload_is_answered_with_what_the_model_saw(page: Page) -> None:
