@@ -293,9 +293,8 @@ def test_only_uncertain_rows(tmp_path: Path) -> None:
     ) as server:
         for number, png in enumerate(PNGS):
             assert ask(server, f"alone-{number}", png, "/models/alone/predict") == 200
-        for number in range(5):  # one by one: the shadow is not busy
+        for compared, number in enumerate(asked):  # one by one: the shadow is not busy
             assert ask(server, f"shadow-{number}", PNGS[number], "/models/tiny/predict") == 200
-            compared = asked.index(number)
             wait_for(partial(has_compared, server, compared))
         assert ask(server, "bad", b"x", "/models/alone/predict") == 400
         recorded(folder, "alone-", len(unsure))
