@@ -105,17 +105,11 @@ def loadtest(
     from report.progress import ProgressBar
 
     _check(kind, rows, users, rate, find_max=find_max)
-    if recording is not None:
-        _check_alone(find_max, rate, users, kind != "raw", engine == "locust")
+    _check_alone(recording, find_max, rate, users, kind != "raw", engine == "locust")
     clauses = _clauses(expect, find_max=find_max)
     repository = open_repository(models)
-    moments: Moments = ()
-    if recording is None:
-        name, calls = _calls(repository, model, kind, rows)
-    else:
-        name, calls, moments = _recorded(repository, model, recording, speed)
-    if deadline_ms is not None:
-        calls = [call.with_headers(("X-Request-Timeout-Ms", f"{deadline_ms:g}")) for call in calls]
+    name, calls, moments = _recorded_or_made(repository, model, kind, rows, recording, speed)
+    calls = _with_deadline(calls, deadline_ms)
     folder = out or Path(tempfile.mkdtemp(prefix="foveal-loadtest-"))
     folder.mkdir(parents=True, exist_ok=True)
     is_open = rate is not None or find_max or bool(moments)
@@ -149,9 +143,9 @@ def loadtest(
             address, name, calls, traffic, p99_ms=p99_ms, search=search, say=bar.show_step
         )
     command = " ".join(["foveal", *sys.argv[1:]])
-    page = write_report(folder, outcome, command)
-    document = {**to_json(outcome, command), "out": str(folder)}
-    show(document, as_json, [*lines_of(outcome), ("report", str(page))])
+    page = str(write_report(folder, outcome, command))
+    document = to_json(outcome, command) | {"out": str(folder)}
+    show(document, as_json, [*lines_of(outcome), ("report", page)])
     if _is_violated(clauses, dict(outcome.figures)) or not outcome.figures["rps"]:
         raise typer.Exit(1)
 
@@ -167,9 +161,29 @@ def _check(kind: str, rows: int, users: int | None, rate: float | None, *, find_
         )
 
 
-def _check_alone(*others: object) -> None:
+def _recorded_or_made(
+    repository: "ModelRepository",
+    model: str | None,
+    kind: str,
+    rows: int,
+    recording: Path | None,
+    speed: float,
+) -> "tuple[str, list[Call], Moments]":
+    if recording is not None:
+        return _recorded(repository, model, recording, speed)
+    name, calls = _calls(repository, model, kind, rows)
+    return name, calls, ()
+
+
+def _with_deadline(calls: "list[Call]", deadline_ms: float | None) -> "list[Call]":
+    if deadline_ms is None:
+        return calls
+    return [call.with_headers(("X-Request-Timeout-Ms", f"{deadline_ms:g}")) for call in calls]
+
+
+def _check_alone(recording: Path | None, *others: object) -> None:
     """Check that nothing else is said of the load beside a recording."""
-    if any(others):
+    if recording is not None and any(others):
         raise typer.BadParameter(
             "expected the load to be the recording's alone: no --rate, --users, --find-max, "
             "--kind, nor --engine locust",

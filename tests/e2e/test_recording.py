@@ -237,7 +237,7 @@ def test_loaded_again(server: RunningServer, folder: Path, root: Path, tmp_path:
     done = foveal("loadtest", server.url, *words)
     assert done.returncode == 0, done.stderr + done.stdout
     figures = json.loads(done.stdout)["figures"]
-    assert figures["errors"] == 0 and 40 <= figures["requests"] <= answered
+    assert figures["errors"] == 0 and 10 <= figures["requests"] <= answered
 
 
 def test_a_killed_worker_leaves_whole_rows(server: RunningServer, folder: Path) -> None:
@@ -293,9 +293,8 @@ def test_only_uncertain_rows(tmp_path: Path) -> None:
     ) as server:
         for number, png in enumerate(PNGS):
             assert ask(server, f"alone-{number}", png, "/models/alone/predict") == 200
-        for number in range(5):  # one by one: the shadow is not busy
+        for compared, number in enumerate(asked):  # one by one: the shadow is not busy
             assert ask(server, f"shadow-{number}", PNGS[number], "/models/tiny/predict") == 200
-            compared = asked.index(number)
             wait_for(partial(has_compared, server, compared))
         assert ask(server, "bad", b"x", "/models/alone/predict") == 400
         recorded(folder, "alone-", len(unsure))
