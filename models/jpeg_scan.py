@@ -3,8 +3,8 @@
 libjpeg-turbo goes on after damage, by rules of its own, and other decoders go on by other rules. So
 a file is read to its end first, every Huffman code of it, and whatever a decoder could take in
 another way stays with libjpeg-turbo. That takes half the time of decoding: 2.1 ms of a core where
-libjpeg-turbo takes 3.3, for 185 KB of 640 x 427 pixels. By a C extension (``_jpeg_scan.c``); without
-it no card decodes.
+libjpeg-turbo takes 3.3, for 185 KB of 640 x 427 pixels. By a C extension (``_jpeg_scan.c``);
+without it no card decodes.
 """
 
 from typing import Literal, NamedTuple
