@@ -259,12 +259,8 @@ def adopt(
         force=force,
     )
     user = None if source is None else User(source, python, trust_pickle, accept_difference)
-    with (
-        as_pictures(images or (), repository) as pictures,
-        stoppable("nothing was published; repeat the command"),
-    ):
-        request = dataclasses.replace(request, images=pictures)
-        artifact = _publish(request, user, name, repository)
+    with stoppable("nothing was published; repeat the command"):
+        artifact = _publish(request, images or [], user, name, repository)
     line = _summary(artifact, repository.path(name, artifact.version))
     show(dataclasses.asdict(artifact), as_json, [(line,)])
 
@@ -279,15 +275,21 @@ def _check_early(model: str, name: str) -> None:
 
 
 def _publish(
-    request: "Request", user: "User | None", name: str, repository: "ModelRepository"
+    request: "Request",
+    images: "list[Path]",
+    user: "User | None",
+    name: str,
+    repository: "ModelRepository",
 ) -> "ModelArtifact":
     from export.adopt import adopt as publish
     from export.from_torch import exported
 
-    if user is None:
-        return publish(request, name, repository)
-    with exported(user, request) as taken:
-        return publish(taken, name, repository)
+    with as_pictures(images, repository) as pictures:
+        request = dataclasses.replace(request, images=pictures)
+        if user is None:
+            return publish(request, name, repository)
+        with exported(user, request) as taken:
+            return publish(taken, name, repository)
 
 
 def _summary(artifact: "ModelArtifact", folder: Path) -> str:

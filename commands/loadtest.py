@@ -16,6 +16,7 @@ from models.installation import HOME
 if TYPE_CHECKING:
     from loadtest.calls import Call
     from loadtest.expect import Clause
+    from loadtest.trial import Outcome
     from models.repository import ModelRepository
 
 _USERS, _DURATION_S, _SOAK_S = 32, 10.0, 600.0
@@ -98,7 +99,6 @@ def loadtest(
     Example: foveal loadtest --start --find-max --p99-ms 20
     """
     from loadtest.engines import Traffic, check_engine
-    from loadtest.report import lines_of, to_json, write_report
     from loadtest.serving import free_port, running_service
     from loadtest.shapes import steps_of
     from loadtest.trial import Search, run_trial
@@ -109,12 +109,11 @@ def loadtest(
     clauses = _clauses(expect, find_max=find_max)
     repository = open_repository(models)
     name, calls, moments = _recorded_or_made(repository, model, kind, rows, recording, speed)
-    calls = _with_deadline(calls, deadline_ms)
     folder = out or Path(tempfile.mkdtemp(prefix="foveal-loadtest-"))
     folder.mkdir(parents=True, exist_ok=True)
     is_open = rate is not None or find_max or bool(moments)
     sender = _engine(engine, kind, is_open=is_open)
-    check_engine(sender, calls)
+    check_engine(sender, calls := _with_deadline(calls, deadline_ms))
     duration_s = duration_s or (_SOAK_S if shape == "soak" else _DURATION_S)
     duration_s, rate = _as_recorded(moments) if moments else (duration_s, rate)
     grpc_port = free_port() if start and kind == "grpc" else 0
@@ -142,12 +141,18 @@ def loadtest(
         outcome = run_trial(
             address, name, calls, traffic, p99_ms=p99_ms, search=search, say=bar.show_step
         )
+    _report(outcome, folder, as_json=as_json)
+    if _is_violated(clauses, dict(outcome.figures)) or not outcome.figures["rps"]:
+        raise typer.Exit(1)
+
+
+def _report(outcome: "Outcome", folder: Path, *, as_json: bool) -> None:
+    from loadtest.report import lines_of, to_json, write_report
+
     command = " ".join(["foveal", *sys.argv[1:]])
     page = str(write_report(folder, outcome, command))
     document = to_json(outcome, command) | {"out": str(folder)}
     show(document, as_json, [*lines_of(outcome), ("report", page)])
-    if _is_violated(clauses, dict(outcome.figures)) or not outcome.figures["rps"]:
-        raise typer.Exit(1)
 
 
 def _check(kind: str, rows: int, users: int | None, rate: float | None, *, find_max: bool) -> None:
