@@ -19,7 +19,7 @@ from service.record.shards import make_folder
 
 TRUTHS = "truths.jsonl"
 # Of a row: an index, a label, or all of several.
-Truth = int | str | tuple[int, ...] | tuple[str, ...]
+Truth = int | str | tuple[int | str, ...]
 Truths = dict[tuple[str, int], Truth]
 _NAMES = ("index", "label", "indexes", "labels")
 

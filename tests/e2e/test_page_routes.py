@@ -62,8 +62,8 @@ def test_golden_images_are_the_published_files(shipped: RunningServer) -> None:
         answer = shipped.get(f"{route}/{number}")
         assert answer.headers["content-type"] == "image/png"
         assert answer.content == SHIPPED.read_file(artifact, golden.path)
-    for number in (str(len(artifact.golden)), "-1", "x", "%C2%B2", "9" * 50):
-        assert_error(shipped.get(f"{route}/{number}"), 404, "golden image")
+    for wrong in (str(len(artifact.golden)), "-1", "x", "%C2%B2", "9" * 50):
+        assert_error(shipped.get(f"{route}/{wrong}"), 404, "golden image")
 
 
 @pytest.mark.parametrize("name", ["cifar10-cnn", "digits-cnn"])

@@ -23,7 +23,7 @@ TUNED = ROOT / "loadtest" / "bench" / "results" / "tune_2026-11-21_digits-cnn"
 
 
 def run(*arguments: object) -> None:
-    command = [sys.executable, ROOT / "foveal.py", *map(str, arguments)]
+    command = [sys.executable, str(ROOT / "foveal.py"), *map(str, arguments)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 

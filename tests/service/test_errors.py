@@ -47,6 +47,7 @@ def test_statuses() -> None:
         "QueueFullError": 429,
         "RateLimitError": 429,
         "InferenceError": 500,
+        "DeviceLostError": 500,
         "RunMemoryError": 500,
         "NotReadyError": 503,
         "StorageError": 507,

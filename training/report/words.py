@@ -34,7 +34,7 @@ def confusion_words(confusion_KK: NDArray[np.int64], labels: Sequence[str]) -> s
     said = f"{right:,} of {total:,} test images are on the diagonal"
     if not wrong_KK.any():
         return f"{said}."
-    true, given = np.unravel_index(int(wrong_KK.argmax()), wrong_KK.shape)
+    true, given = divmod(int(wrong_KK.argmax()), wrong_KK.shape[1])
     count = int(wrong_KK.max())
     return f"{said}; most often {labels[true]} is taken for {labels[given]}, {count:,} times."
 

@@ -32,7 +32,8 @@ REQUESTS = 400
 # Measured with Python 3.11: 100.6 calls and 13.3 objects.
 # Another Python may differ a little; one more call for each request does not pass.
 MAX_CALLS = 101
-MAX_WAITING_OBJECTS = 14
+# In a process that ran other tests before it was 14.3.
+MAX_WAITING_OBJECTS = 15
 
 IMAGE = (ROOT / "models/fashion-fcnn/2/golden/0.png").read_bytes()
 REQUEST = (

@@ -127,11 +127,16 @@ class Schedule:
         self.known.append(known[0])
 
     def may_be_late(self, rows: int, timeout_s: float) -> bool:
-        """Whether rows could miss their deadline if every run was as slow a row as the slowest."""
+        """Whether rows could miss their deadline if every run was as slow a row as the slowest.
+
+        One that is out and late is expected to take as long again.
+        """
         seen = [batch.run_s / batch.rows for batch in self.batches if batch.outputs is not None]
+        out = [self.w.loop.now - batch.started_at for batch in self.batches if not batch.run_s]
         full = self.w.limits.max_batch_size
         runs_before = -(-rows // full) + 1  # and the one that is out
-        return timeout_s * 0.8 < max(seen, default=0.0) * full * runs_before
+        run_s = max(seen, default=0.0) * full
+        return timeout_s * 0.8 < run_s * runs_before + max(out, default=0.0)
 
     def may_wait_long(self, waiting: int) -> bool:
         """Whether rows could wait too long if every run was as slow a row as the slowest."""

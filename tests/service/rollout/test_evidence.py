@@ -25,7 +25,7 @@ def write(folder: Path, kind: str, pid: int, samples: list[Sample]) -> None:
     for name, labels, value in samples:
         metric = name.removesuffix("_total").removesuffix("_bucket")
         key = mmap_key(metric, name, [*labels], [*labels.values()], "help")  # type: ignore[no-untyped-call]
-        file.write_value(key, value, 0.0)
+        file.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
     file.close()  # type: ignore[no-untyped-call]
 
 
