@@ -92,6 +92,7 @@ def test_every_metric_is_in_base_units_and_of_this_service() -> None:
         "foveal_shadow_rows",
         "foveal_shadow_seconds",
         "foveal_training",
+        "foveal_training_accuracy",
         "foveal_training_class_share",
     ]
 
