@@ -248,10 +248,10 @@ class ModelControl:
     def _names(self) -> list[str]:
         """Return the repository's models and update the default model; on the thread."""
         names = self.repository.names()
-        self._records = self.repository.settings().records
         try:
+            self._records = self.repository.settings().records
             self._wanted_model = self._default_model or self.repository.default_model()
-        except ArtifactError:  # no default is named: the current one stays
+        except ArtifactError:  # they cannot be read, or no default is named: the current ones stay
             self._wanted_model = ""
         return names
 

@@ -108,7 +108,7 @@ def test_rollout_commands(tmp_path: Path) -> None:
     commands = next(code for _, code in SERVE if "foveal models canary" in code)
     shutil.copytree(ROOT / "models" / "digits-cnn", tmp_path / "digits-cnn")
     pin, rest = commands.split("\n", 1)
-    adopted = f"foveal adopt {tmp_path}/digits-cnn/2/model.onnx --name digits-cnn"
+    adopted = f"foveal adopt {tmp_path}/digits-cnn/2/model.onnx --name digits-cnn --force"
     for command in (pin, f".venv/bin/{adopted}", rest):
         done = subprocess.run(
             ["bash", "-ec", at_hand(command)],
