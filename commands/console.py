@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 import typer
 
-from models.installation import how_to_add
 from report.terminal import printable, printable_json
 
 # Errors whose message is for the user. Their modules are loaded if they were raised.
@@ -80,6 +79,8 @@ def explain(error: Exception) -> str | None:
 
 def _missing(error: ModuleNotFoundError) -> str:
     """Return what is not installed and what installs it, "" if that is a bug of ours."""
+    from models.installation import how_to_add
+
     package = (error.name or "").split(".")[0]
     if package in _EXTRAS:
         extra = _EXTRAS[package]

@@ -11,7 +11,6 @@ import typer
 from commands.console import print_line, show
 from commands.help import headed, stoppable
 from commands.options import SHIPPED, JsonOption, ModelOption, ModelsOption, open_repository
-from models.installation import HOME
 
 if TYPE_CHECKING:
     from loadtest.calls import Call
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from loadtest.trial import Outcome
     from models.repository import ModelRepository
 
+_PROGRAM = Path(__file__).resolve().parent.parent / "foveal.py"
 _USERS, _DURATION_S, _SOAK_S = 32, 10.0, 600.0
 _SEARCH_S = 3.0  # of one measurement of --find-max, if a load is no shorter
 # Of the images of a recording that are sent: the newest ones that are no more.
@@ -117,7 +117,7 @@ def loadtest(
     duration_s = duration_s or (_SOAK_S if shape == "soak" else _DURATION_S)
     duration_s, rate = _as_recorded(moments) if moments else (duration_s, rate)
     grpc_port = free_port() if start and kind == "grpc" else 0
-    serve = [sys.executable, str(HOME / "foveal.py"), "serve", "--models", str(models.resolve())]
+    serve = [sys.executable, str(_PROGRAM), "serve", "--models", str(models.resolve())]
     with (
         stoppable("no report was written; repeat the command"),
         running_service(serve, folder / "serve.log", grpc_port)

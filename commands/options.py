@@ -6,26 +6,28 @@ the wheel stay as they are: what is served and published is a copy in the user's
 
 import os
 import shutil
+import sysconfig
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from models.installation import HOME, NAME, is_installed
-
 if TYPE_CHECKING:
     from models.repository import ModelRepository
 
-_PACKAGED = HOME / "models"
+# As in ``models.installation``, which is not imported here: BentoML imports the module ``foveal``
+# where it looks for the Bento of that name, and ``models`` is the Bento's then.
+_HOME = Path(__file__).resolve().parent.parent
+_PACKAGED = _HOME / "models"
 
 
 def _default_models() -> Path:
-    if not is_installed():
+    if str(_HOME) not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
         return _PACKAGED
     from platformdirs import user_data_path
 
-    return user_data_path(NAME, appauthor=False) / "models"
+    return user_data_path("foveal", appauthor=False) / "models"
 
 
 SHIPPED = _default_models()

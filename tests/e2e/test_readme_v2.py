@@ -17,6 +17,7 @@ import pytest
 
 from tests.only_installed import make_python
 from tests.server import ROOT, RunningServer
+from tests.tiny import publish_tiny
 
 pytestmark = pytest.mark.e2e
 
@@ -106,10 +107,10 @@ def test_bentoml_client(shipped: RunningServer, environment: Environment) -> Non
 def test_rollout_commands(tmp_path: Path) -> None:
     """Those of docs/serve.md: version 3 beside version 2, which serves."""
     commands = next(code for _, code in SERVE if "foveal models canary" in code)
-    shutil.copytree(ROOT / "models" / "digits-cnn", tmp_path / "digits-cnn")
     pin, rest = commands.split("\n", 1)
-    adopted = f"foveal adopt {tmp_path}/digits-cnn/2/model.onnx --name digits-cnn --force"
-    for command in (pin, f".venv/bin/{adopted}", rest):
+    for _ in range(2):
+        publish_tiny(tmp_path, "digits-cnn")
+    for command in (pin, rest):
         done = subprocess.run(
             ["bash", "-ec", at_hand(command)],
             env=os.environ | {"FOVEAL_MODELS": str(tmp_path)},
@@ -119,7 +120,8 @@ def test_rollout_commands(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-    assert "no share" not in done.stderr.splitlines()[0], "the canary is another version"
+        publish_tiny(tmp_path, "digits-cnn")
+    assert "no share" not in done.stderr.partition("\n")[0], "the canary is another version"
     repository = json.loads((tmp_path / "repository.json").read_text())
     assert repository["default_versions"] == {}
 
