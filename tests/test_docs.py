@@ -23,7 +23,8 @@ PAGES = [
     ROOT / "service" / "README.md",
 ]
 EVERY = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-README_LINES = 80
+README_LINES = 100
+LINES_TO_THE_ANSWER = 40
 
 
 def anchors(page: Path) -> set[str]:
@@ -127,7 +128,9 @@ def test_every_guide_is_linked_from_the_readme() -> None:
 
 
 def test_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= README_LINES
+    assert any(line.startswith('{"model"') for line in lines[:LINES_TO_THE_ANSWER])
 
 
 def test_figures_of_the_gpu_come_from_their_table() -> None:

@@ -3,6 +3,7 @@
 Programs run in an environment that has only what the page says to install.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -13,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import onnx
 import pytest
 
+from models.repository import ModelRepository
 from tests.only_installed import make_python
 from tests.server import ROOT, RunningServer
-from tests.tiny import publish_tiny
 
 pytestmark = pytest.mark.e2e
 
@@ -104,26 +106,40 @@ def test_bentoml_client(shipped: RunningServer, environment: Environment) -> Non
     assert "Ankle boot" in run(shipped, [environment("bentoml"), "-c"], code)
 
 
+def publish_again(version: Path) -> None:
+    """Copy a version as the next one: only its number is another."""
+    number = int(version.name) + 1
+    copy = version.parent / str(number)
+    shutil.copytree(version, copy)
+    document = json.loads((copy / "model.json").read_text()) | {"version": number}
+    for file in document["files"]:
+        graph = onnx.load(copy / file["path"])
+        (each,) = (prop for prop in graph.metadata_props if prop.key == "foveal.version")
+        each.value = str(number)
+        content = graph.SerializeToString()
+        (copy / file["path"]).write_bytes(content)
+        file |= {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+    (copy / "model.json").write_text(json.dumps(document))
+
+
 def test_rollout_commands(tmp_path: Path) -> None:
     """Those of docs/serve.md: version 3 beside version 2, which serves."""
     commands = next(code for _, code in SERVE if "foveal models canary" in code)
-    pin, rest = commands.split("\n", 1)
-    for _ in range(2):
-        publish_tiny(tmp_path, "digits-cnn")
-    for command in (pin, rest):
-        done = subprocess.run(
-            ["bash", "-ec", at_hand(command)],
-            env=os.environ | {"FOVEAL_MODELS": str(tmp_path)},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        publish_tiny(tmp_path, "digits-cnn")
-    assert "no share" not in done.stderr.partition("\n")[0], "the canary is another version"
-    repository = json.loads((tmp_path / "repository.json").read_text())
-    assert repository["default_versions"] == {}
+    shutil.copytree(ROOT / "models" / "digits-cnn", tmp_path / "digits-cnn")
+    publish_again(tmp_path / "digits-cnn" / "2")
+    done = subprocess.run(
+        ["bash", "-ec", at_hand(commands)],
+        env=os.environ | {"FOVEAL_MODELS": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == 5 and "0.5" in said[1] and "0.1" in said[2], said
+    repository = ModelRepository(tmp_path)
+    assert repository.resolve("digits-cnn") == ("digits-cnn", 3)
 
 
 def test_routes_beside_the_document(shipped: RunningServer) -> None:
