@@ -56,7 +56,10 @@ class Entry:
 
 def is_recording(path: Path) -> bool:
     """Whether a folder holds a recording."""
-    return (path / MARK).is_file()
+    try:
+        return (path / MARK).is_file()
+    except OSError:  # its name is too long
+        return False
 
 
 def tars_of(recording: Path) -> list[Path]:
