@@ -33,7 +33,7 @@ def test_query_answers(watched: Watched, panel: Panel, query: Query) -> None:
     for labels, values in series:
         assert any(math.isfinite(value) for value in values), (labels, values)
         if panel.unit == "percentunit" and panel.title != "Runner busy":
-            assert all(0 <= value <= 1 + 1e-9 for value in values if math.isfinite(value)), labels
+            assert all(-1e-9 <= value <= 1 + 1e-9 for value in values if math.isfinite(value)), labels
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
@@ -100,7 +100,7 @@ def test_panels_tell_what_was_sent(watched: Watched) -> None:
     assert value(watched, "Shadow: rows by outcome", outcome="differed", version="2") > 0
     assert 0 < value(watched, "Right answers", model="tiny", version="1") < 0.5
     assert value(watched, "Right answers", 3, model="tiny", version="1") == 0.99
-    assert value(watched, "Right answers by label", label="upper") < 0.5
+    assert value(watched, "Right answers by label", label="upper") <= 0.5
     assert value(watched, "Truths that were refused", reason="unknown") > 0
     for status in ("400", "404", "429", "504"):
         assert value(watched, "Answers other than 200", status=status) > 0
