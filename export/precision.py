@@ -25,6 +25,7 @@ from export.figures import right_rows
 from models.artifact import Precision
 from models.evidence import Gate
 from models.labels import are_given
+from models.machine import multiplies_whole
 
 # Precisions that ``foveal export`` can write; fp32 is always written.
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "fp16")
@@ -216,7 +217,8 @@ def _to_int8(
     """Quantize the body: static QDQ, weights int8 per channel, activations uint8.
 
     Measured on a CPU with AVX-512 VNNI, see training/LOG.md: uint8 activations run
-    on VNNI's own instruction, int8 ones and uint8 weights do not.
+    on VNNI's own instruction, int8 ones and uint8 weights do not. On a CPU without it the weights
+    have 7 bits, as its sums would be cut off.
     """
     with _quiet_quantizer(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
@@ -226,6 +228,7 @@ def _to_int8(
             _Images(train_NHWC),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=not multiplies_whole(),
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[node.name for node in model.graph.node if node.name not in body],

@@ -103,3 +103,18 @@ def cpu_name() -> str:
     except OSError:
         found = None
     return found[1].strip() if found else platform.processor() or platform.machine() or "unknown"
+
+
+def multiplies_whole() -> bool:
+    """Return whether products of uint8 and int8 are added up without being cut off on this CPU.
+
+    Before VNNI, x86's instruction for them adds two products in 16 bits, which 255 * 127 * 2 does
+    not fit into; with weights of 7 bits it does. Source: onnxruntime, Quantize ONNX Models, "When
+    and why do I need to try U8U8 or reduce_range?".
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True

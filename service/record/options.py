@@ -1,5 +1,8 @@
 """From the settings to what is recorded, and where."""
 
+import contextlib
+
+from models.artifact import ArtifactError
 from models.repository import ModelRepository
 from service.record.recorder import Choice, Recorder
 from service.record.writer import Bounds
@@ -7,11 +10,7 @@ from service.settings import Settings
 
 
 def load_recorder(settings: Settings, repository: ModelRepository) -> Recorder:
-    """Return the recorder of one process, with the shares that the repository has now.
-
-    Raises:
-        ArtifactError: Its settings cannot be read.
-    """
+    """Return the recorder of one process, with the shares that the repository has now."""
     bounds = Bounds(
         settings.recording,
         int(settings.record_max_gib * (1 << 30)),
@@ -22,5 +21,6 @@ def load_recorder(settings: Settings, repository: ModelRepository) -> Recorder:
     )
     is_uncertain = settings.record_keep == "uncertain"
     recorder = Recorder(Choice(settings.record, is_uncertain, settings.record_below), bounds)
-    recorder.shares = repository.settings().records
+    with contextlib.suppress(ArtifactError):  # the log has said it; a poll tells when it is mended
+        recorder.shares = repository.settings().records
     return recorder

@@ -33,7 +33,9 @@ def test_query_answers(watched: Watched, panel: Panel, query: Query) -> None:
     for labels, values in series:
         assert any(math.isfinite(value) for value in values), (labels, values)
         if panel.unit == "percentunit" and panel.title != "Runner busy":
-            assert all(-1e-9 <= value <= 1 + 1e-9 for value in values if math.isfinite(value)), labels
+            assert all(-1e-9 <= value <= 1 + 1e-9 for value in values if math.isfinite(value)), (
+                labels
+            )
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])

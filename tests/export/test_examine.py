@@ -18,7 +18,9 @@ from export.answers import Expected
 from export.diagnose import check_folders
 from export.errors import AdoptError
 from export.examine import Wanted
+from models.artifact import Precision
 from models.describe import describe
+from models.machine import multiplies_whole
 from scoring.local import LocalModel
 from tests.export.adopting import PIPELINE, Own
 from tests.export.own import LABELS, network, pictures
@@ -80,10 +82,12 @@ def test_calibration_and_abstaining_are_fitted_where_they_are_asked(
 def test_lower_precisions_pass_their_gate_on_the_users_images(own: Own, tmp_path: Path) -> None:
     model = network("convolution")
     own.files = pictures(tmp_path / "many", 100)
-    wanted = Wanted(precisions=("int8", "fp16"))
+    # Weights of 7 bits, as CPUs before VNNI need, cost a random network more than its gate allows.
+    lower: tuple[Precision, ...] = ("int8", "fp16") if multiplies_whole() else ("fp16",)
+    wanted = Wanted(precisions=lower)
     artifact = own(model, images=tmp_path / "many", wanted=wanted)
     gates = [file.gate for file in artifact.files]
-    assert [file.precision for file in artifact.files] == ["fp32", "int8", "fp16"]
+    assert [file.precision for file in artifact.files] == ["fp32", *lower]
     for gate in gates[1:]:
         assert gate is not None
         assert (gate.split, gate.images, gate.accuracy) == ("given", 50, None)

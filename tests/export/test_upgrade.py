@@ -76,7 +76,7 @@ def test_without_opencv_the_rest_is_done(
     repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("models.geometry.cv2", None)
-    with pytest.raises(ArtifactError, match=r"foveal\[opencv\].*foveal models upgrade tiny"):
+    with pytest.raises(ArtifactError, match=r"foveal models upgrade tiny.*make install-opencv"):
         LocalModel.load(repository, "tiny")
     done = upgrade(repository, "tiny")
     assert done.resized is None

@@ -24,7 +24,7 @@ FILE = Path(__file__).with_name("v2_pairs.json")
 IMAGES = random_images(2, seed=16)
 HEAD = "Inference-Header-Content-Length"
 # Stages' times and the clock are not part of what is held.
-VOLATILE = ("server-timing", "date")
+VOLATILE = ("server-timing", "date", "x-request-id")
 
 
 def tensor(**fields: Any) -> dict[str, Any]:
