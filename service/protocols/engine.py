@@ -1,19 +1,21 @@
 """What every protocol needs to answer for a model: where requests go, and within which limits.
 
 ``Engine`` is one value for the whole service; ``Target`` is one version of a model with what its
-requests share; ``ModelRoute`` is a handler that remembers its target. Knows no wire format.
+requests share; ``ModelRoute`` is a handler that remembers its target, ``ModelRoutes`` a table of
+them. Knows no wire format.
 """
 
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar
+from urllib.parse import unquote
 
 import orjson
 
 from service.errors import MethodError, ModelNotFoundError, ServiceError
 from service.inflight import Inflight
-from service.lane.exchange import Exchange
+from service.lane.exchange import Exchange, Handler
 from service.metrics.meters import Meters
 from service.pipeline.alarm import Loop
 from service.pipeline.batcher import LOWER
@@ -192,6 +194,39 @@ class Target:
                 recording.refused(protocol, request_id, received_at, error)
 
 
+class ModelRoutes:
+    """The routes of a protocol: ``/WORD``, and its forms for a named model and version.
+
+    Args:
+        engine: What all protocols share.
+    """
+
+    word: str  # last part of each path
+    route: "type[ModelRoute]"
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._path = f"/{self.word}".encode()
+        self.forget()
+
+    def find(self, path: bytes) -> Handler | None:
+        """Return the handler of a raw path, None if the path is not this protocol's."""
+        route = self._routes.get(path)
+        if route is None and path.startswith(b"/models/") and path.endswith(self._path):
+            match unquote(path.decode("latin-1")).split("/"):
+                case ["", "models", name, self.word] if name:
+                    route = self.route(self._engine, name, "")
+                case ["", "models", name, "versions", version, self.word] if name and version:
+                    route = self.route(self._engine, name, version)
+            if route is not None:
+                remember(self._routes, path, route)
+        return route
+
+    def forget(self) -> None:
+        """Drop every route with its target: an unloaded model must not be kept in memory."""
+        self._routes = {self._path: self.route(self._engine, "", "")}
+
+
 class ModelRoute:
     """The handler of one path of one model; finds it again only when the catalog was replaced.
 
@@ -212,6 +247,10 @@ class ModelRoute:
         self._version = version
         self._catalog: Catalog | None = None
         self._target: Target | None = None
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Answer one request; each protocol's own."""
+        raise NotImplementedError
 
     def find(self, exchange: Exchange) -> Target | None:
         """Find the target in the catalog of now and keep it; answer the request if it is refused.

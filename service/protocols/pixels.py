@@ -6,46 +6,16 @@ resizing and cropping make of it, without loss.
 
 import time
 from functools import partial
-from urllib.parse import unquote
 
 from models.image import Pixels, encode_png
 from service.errors import InvalidInputError, ServiceError
-from service.lane.exchange import Exchange, Handler
+from service.lane.exchange import Exchange
 from service.pipeline.decode import Errors
 from service.protocols.body_work import BodyWork
-from service.protocols.engine import Engine, ModelRoute, Target, remember
+from service.protocols.engine import Engine, ModelRoute, ModelRoutes, Target
 
 PROTOCOL = "pixels"
 _PNG = b"image/png"
-
-
-class PixelsProtocol:
-    """The handlers of the route.
-
-    Args:
-        engine: What all protocols share.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.forget()
-
-    def find(self, path: bytes) -> Handler | None:
-        """Return the handler of a raw path, None if the path is not this protocol's."""
-        route = self._routes.get(path)
-        if route is None and path.startswith(b"/models/") and path.endswith(b"/pixels"):
-            match unquote(path.decode("latin-1")).split("/"):
-                case ["", "models", name, "pixels"] if name:
-                    route = PixelsRoute(self._engine, name, "")
-                case ["", "models", name, "versions", version, "pixels"] if name and version:
-                    route = PixelsRoute(self._engine, name, version)
-            if route is not None:
-                remember(self._routes, path, route)
-        return route
-
-    def forget(self) -> None:
-        """Drop every route with its target: an unloaded model must not be kept in memory."""
-        self._routes = {b"/pixels": PixelsRoute(self._engine, "", "")}
 
 
 class PixelsRoute(ModelRoute):
@@ -71,6 +41,13 @@ class PixelsRoute(ModelRoute):
             _Pixels(engine, exchange, target, deadline).begin()
         except ServiceError as error:
             target.fail(PROTOCOL, exchange, error)
+
+
+class PixelsProtocol(ModelRoutes):
+    """The handlers of the route."""
+
+    word = PROTOCOL
+    route = PixelsRoute
 
 
 class _Pixels(BodyWork):

@@ -7,7 +7,7 @@ JSON. Reads requests and writes answers; what happens between is the pipeline's.
 import time
 from collections.abc import Sequence
 from functools import partial
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs
 
 from models.image import Pixels
 from service.errors import (
@@ -17,11 +17,11 @@ from service.errors import (
     UnsupportedMediaError,
     error_body,
 )
-from service.lane.exchange import JSON, Exchange, Handler, server_timing
+from service.lane.exchange import JSON, Exchange, server_timing
 from service.pipeline.decode import Errors
 from service.pipeline.job import Job
 from service.protocols.body_work import BodyWork
-from service.protocols.engine import Engine, ModelRoute, Target, remember
+from service.protocols.engine import Engine, ModelRoute, ModelRoutes, Target
 from service.protocols.limits import Held
 from service.protocols.multipart import INLINE_BYTES, read_files
 
@@ -29,35 +29,6 @@ PROTOCOL = "predict"
 TOP = 5
 _MAX_QUERY_FIELDS = 64
 _IMAGE_TYPES = (b"image/", b"application/octet-stream")
-
-
-class PredictProtocol:
-    """The handlers of the image protocol.
-
-    Args:
-        engine: What all protocols share.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.forget()
-
-    def find(self, path: bytes) -> Handler | None:
-        """Return the handler of a raw path, None if the path is not this protocol's."""
-        route = self._routes.get(path)
-        if route is None and path.startswith(b"/models/") and path.endswith(b"/predict"):
-            match unquote(path.decode("latin-1")).split("/"):
-                case ["", "models", name, "predict"] if name:
-                    route = PredictRoute(self._engine, name, "")
-                case ["", "models", name, "versions", version, "predict"] if name and version:
-                    route = PredictRoute(self._engine, name, version)
-            if route is not None:
-                remember(self._routes, path, route)
-        return route
-
-    def forget(self) -> None:
-        """Drop every route with its target: an unloaded model must not be kept in memory."""
-        self._routes = {b"/predict": PredictRoute(self._engine, "", "")}
 
 
 class PredictRoute(ModelRoute):
@@ -111,6 +82,13 @@ class PredictRoute(ModelRoute):
             exchange.on_disconnect = job.cancel
         except ServiceError as error:
             target.fail(PROTOCOL, exchange, error)
+
+
+class PredictProtocol(ModelRoutes):
+    """The handlers of the image protocol."""
+
+    word = PROTOCOL
+    route = PredictRoute
 
 
 class PredictJob(Job):
