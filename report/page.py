@@ -34,6 +34,32 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A small picture on a card.
+
+    Attributes:
+        text: What it is, for those who do not see it.
+        png: None if it cannot be read.
+    """
+
+    text: str
+    png: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One thing that was found, as ``cards`` of ``parts.html`` draws it.
+
+    Attributes:
+        pictures: None, one or two.
+        lines: What is said about them.
+    """
+
+    pictures: Sequence[Thumbnail]
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A table of a page.
 

@@ -1,13 +1,12 @@
 """The page of a replay: what changed, with the images whose label did, self-contained."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.artifact import ModelArtifact
 from models.files import write_atomically
 from models.image import ImageError, decode, encode_png
-from report.page import Table, render
+from report.page import Card, Table, Thumbnail, render
 from scoring.compared import Comparison, Flip, accuracy_text, summarize
 from scoring.recorded import image_of
 from service.record.reading import RecordingError
@@ -27,22 +26,6 @@ class Names:
     before: str
     after: str
     latency: str
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture of a card: what it is, and its PNG, None if it cannot be read."""
-
-    text: str
-    png: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One row whose label changed."""
-
-    pictures: Sequence[Picture]
-    lines: Sequence[str]
 
 
 def write_page(
@@ -112,4 +95,4 @@ def _card(flip: Flip, artifact: ModelArtifact) -> Card:
     lines = [f"{flip.before} {was:.3f} → {flip.after} {now:.3f}", pair.sample.id]
     if pair.truth is not None:
         lines.insert(1, f"true: {pair.truth}")
-    return Card([Picture(text, png)], lines)
+    return Card([Thumbnail(text, png)], lines)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from models.files import write_atomically
 from models.image import ImageError, encode_png
-from report.page import Table, render
+from report.page import Card, Table, Thumbnail, render
 from training.datasets.listing import Listing
 from training.quality.findings import KINDS, Finding, Outcome, count_kinds
 from training.quality.scan import shown
@@ -24,27 +24,6 @@ _SHOWN = 24
 _SIDE = 112
 # Rows of the table of confusions.
 _CONFUSIONS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An image of the dataset on the page.
-
-    Attributes:
-        text: What it is, for those who do not see it.
-        png: None if it cannot be read.
-    """
-
-    text: str
-    png: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One finding on the page: one picture or two, and what is said about them."""
-
-    pictures: Sequence[Picture]
-    lines: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +87,19 @@ def write_page(folder: Path, outcome: Outcome, command: str) -> Path:
     return path
 
 
-def _read_pictures(listing: Listing, wanted: set[int]) -> dict[int, Picture]:
+def _read_pictures(listing: Listing, wanted: set[int]) -> dict[int, Thumbnail]:
     pictures = {}
     for index, content in listing.read(wanted):
         label = listing.label(index)
         text = f"{listing.rows[index]}, {f'labelled {label}' if label else 'without a label'}"
         try:
-            pictures[index] = Picture(text, encode_png(shown(content, _SIDE)))
+            pictures[index] = Thumbnail(text, encode_png(shown(content, _SIDE)))
         except ImageError:
-            pictures[index] = Picture(text, None)
+            pictures[index] = Thumbnail(text, None)
     return pictures
 
 
-def _card(finding: Finding, listing: Listing, pictures: dict[int, Picture]) -> Card:
+def _card(finding: Finding, listing: Listing, pictures: dict[int, Thumbnail]) -> Card:
     if finding.index is None:
         return Card([], [f"{finding.label} ({finding.split})", finding.suggestion])
     label = listing.label(finding.index) or "no label"
