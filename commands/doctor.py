@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -148,15 +147,10 @@ def _onnxruntime() -> Check:
 
 
 def _processor() -> Check:
-    from models.machine import available_cpus, cpu_name
+    from models.machine import available_cpus, cpu_features, cpu_name
 
-    try:
-        flags = re.search(
-            r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
-        )
-    except OSError:  # not Linux
-        flags = None
-    has = [name for name in _FEATURES if flags and name in flags[1].split()]
+    found = cpu_features()
+    has = [name for name in _FEATURES if name in found]
     cores = f"{available_cpus()} of {os.cpu_count()} cores may be used"
     return Check("processor", f"{cpu_name()}: {cores}; {', '.join(has) or 'features unknown'}")
 

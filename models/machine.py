@@ -105,6 +105,16 @@ def cpu_name() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine() or "unknown"
 
 
+def cpu_features() -> frozenset[str]:
+    """Return what the processor has beyond its base, as Linux names it; empty: unknown."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.M)
+    return frozenset(found[1].split()) if found else frozenset()
+
+
 def multiplies_whole() -> bool:
     """Return whether products of uint8 and int8 are added up without being cut off on this CPU.
 
@@ -114,7 +124,5 @@ def multiplies_whole() -> bool:
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
-    try:
-        return "vnni" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return True
+    features = cpu_features()
+    return not features or any("vnni" in feature for feature in features)
