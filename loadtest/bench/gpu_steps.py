@@ -99,10 +99,11 @@ def _serve(models: Path, where: tuple[str, ...], *, is_rehearsal: bool) -> tuple
 
 
 def _score(out: Path, *, is_rehearsal: bool) -> tuple[str, ...]:
-    how = ("cpu", "fp32") if is_rehearsal else ("cuda", "auto")
+    how = ("cpu", "fp32", "rehearse") if is_rehearsal else ("cuda", "auto", "auto")
     return (
         *(*_FOVEAL, "score", str(out / "made/more"), "--model", "resnet50"),
-        *("--device", how[0], "--precision", how[1], "--models", str(out / "models")),
+        *("--device", how[0], "--precision", how[1], "--gpu-decode", how[2]),
+        *("--models", str(out / "models")),
         *("--out", str(out / "scores.csv"), "--overwrite", "--quiet", "--json"),
     )
 
