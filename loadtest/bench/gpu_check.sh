@@ -79,13 +79,18 @@ if [ -n "$CARRIED" ]; then
   wheel=$(ls "$TARGET"/onnxruntime_gpu-*.whl "$CARRIED"/onnxruntime_gpu-*.whl 2>/dev/null | head -1 || true)
   [ -n "$wheel" ] || "$PYTHON" -c 'from importlib.metadata import version; version("onnxruntime-gpu")' 2>/dev/null ||
     { echo "gpu-check: expected onnxruntime-gpu installed or its wheel in $CARRIED, got neither"; exit 1; }
+  # An environment above this Python's, as the child of an adoption reads no PYTHONPATH.
+  "$PYTHON" -m venv --without-pip "$TARGET/venv"
+  site=$("$TARGET/venv/bin/python" -c 'import site; print(site.getsitepackages()[0])')
+  "$PYTHON" -c 'import site; [print(f"import site; site.addsitedir({p!r})") for p in site.getsitepackages()]' \
+    > "$site/below.pth"
   wheels=($wheel $(ls "$CARRIED"/{wheels,card,cuda}/*.whl 2>/dev/null || true))
   if [ "${#wheels[@]}" -gt 0 ]; then
     timeout "$INSTALL_S" "$PYTHON" -m pip install -q --no-index --no-deps --no-compile \
-      --target "$TARGET/site" "${wheels[@]}" ||
+      --target "$site" "${wheels[@]}" ||
       { echo "gpu-check: expected $CARRIED's wheels installed in $INSTALL_S s, got status $?"; exit 1; }
   fi
-  export PYTHONPATH="$TARGET/site${PYTHONPATH:+:$PYTHONPATH}"
+  PYTHON=$TARGET/venv/bin/python
   for built in "$CARRIED"/_*.abi3.so; do
     if [ -e "$built" ] && [ ! -e "models/${built##*/}" ]; then cp "$built" models; fi
   done
