@@ -199,13 +199,13 @@ class _Batch:
     def _begin(self) -> None:
         self._waiting: list[tuple[int, bytes]] = []
         self._tickets: list[Any] = []
-        self._pixels = self._bytes = 0
+        self._size = self._bytes = 0
 
     def is_full_with(self, encoded: bytes, ticket: Any) -> bool:
         """Return whether what waits must be decoded before another image joins."""
         return bool(self._tickets) and (
             len(self._tickets) == self.card.most_images
-            or self._pixels + ticket.pixels > self.card.most_pixels
+            or self._size + ticket.size > self.card.most_bytes
             or self._bytes + len(encoded) > CHUNK_BYTES
         )
 
@@ -213,7 +213,7 @@ class _Batch:
         """Let an image wait."""
         self._waiting.append((number, encoded))
         self._tickets.append(ticket)
-        self._pixels += ticket.pixels
+        self._size += ticket.size
         self._bytes += len(encoded)
 
     def take(self) -> tuple[list[tuple[int, bytes]], list[Pixels | None]]:

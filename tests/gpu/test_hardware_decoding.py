@@ -15,7 +15,7 @@ from service.session.devices import runtime
 from service.session.gpu.cuda_resize import CudaResizer
 from service.session.gpu.golden_jpegs import golden_jpegs
 from service.session.gpu.open_card import photographs_of
-from service.session.gpu.photographs import MOST_IMAGES, Card, Photographs, Ticket
+from service.session.gpu.photographs import MOST_BYTES, MOST_IMAGES, Card, Photographs, Ticket
 from service.session.gpu.stand_in import StandInDecoder
 from service.session.plans import SelectedDevice
 from tests.gpu.conftest import HOME
@@ -61,7 +61,7 @@ def kernel() -> Photographs:
     card = runtime()
     card.use(0)
     stream = card.stream()
-    return Photographs(Uploaded(stream), CudaResizer(0, stream))
+    return Photographs(Uploaded(stream), CudaResizer(0, stream, MOST_BYTES))
 
 
 def assert_rows(card: Photographs, spec: ImageSpec, files: list[bytes]) -> int:

@@ -97,7 +97,7 @@ def test_a_batch_that_fails_is_the_cpus(tiny_repository: Path, model: LocalModel
 class Bounded:
     """The stand-in, with small bounds; notes the batches."""
 
-    most_images, most_pixels = 5, 3 * 240 * 180
+    most_images, most_bytes = 5, 3 * 3 * 240 * 180
 
     def __init__(self, card: Any) -> None:
         self._card = card
@@ -124,7 +124,7 @@ def test_batches_keep_the_cards_bounds(tiny_repository: Path, with_card: LocalMo
     assert bounded.batches == [3, 3, 1]
     assert decoded.by_card == 7
     bounded.batches.clear()
-    bounded.most_pixels = 1 << 26
+    bounded.most_bytes = 1 << 26
     Decoder(own)(Chunk(list("abcdefg"), list(files)))
     assert bounded.batches == [5, 2]
 

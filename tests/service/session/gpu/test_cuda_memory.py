@@ -8,6 +8,7 @@ import gc
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_devices_are_counted_and_chosen(runtime: CudaRuntime) -> None:
 
 def test_memory_is_all_zeros_and_given_back(runtime: CudaRuntime) -> None:
     before = held(runtime)
-    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream())
+    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream(), nullcontext())
     array = memory.host((3, 5), np.float32)
     assert not array.any()
     array[:] = np.arange(15).reshape(3, 5)
@@ -61,14 +62,14 @@ def test_memory_is_all_zeros_and_given_back(runtime: CudaRuntime) -> None:
 
 
 def test_what_does_not_fit_is_refused_by_name(runtime: CudaRuntime) -> None:
-    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream())
+    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream(), nullcontext())
     with pytest.raises(CudaError, match=r"cudaMalloc: out of memory \(2\)"):
         memory.device(1 << 40)
 
 
 def test_a_session_is_bound_to_it(runtime: CudaRuntime) -> None:
     before = held(runtime)
-    memory = HostMemory(runtime, 0, runtime.stream(), runtime.stream())
+    memory = HostMemory(runtime, 0, runtime.stream(), runtime.stream(), nullcontext())
     content = tiny_model().SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     bound = BoundRuns(session, memory, (1, 4), graphs=True)
@@ -90,7 +91,7 @@ def test_a_session_is_bound_to_it(runtime: CudaRuntime) -> None:
 
 def test_memory_starts_over_after_a_capture_that_failed(runtime: CudaRuntime) -> None:
     before = held(runtime)
-    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream())
+    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream(), nullcontext())
     memory.device(16)
     memory.recover()
     assert held(runtime) == before
