@@ -8,7 +8,7 @@ import gc
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.rollout.loading import LoadOptions, load
 from service.session.gpu.accelerator import Accelerator
-from service.session.gpu.binding import BoundRuns
+from service.session.gpu.binding import STAGED, BoundRuns
 from service.session.gpu.cuda_runtime import CudaError, CudaRuntime
 from service.session.gpu.memory import CudaMemory
 from service.session.planning import DeviceOptions
@@ -118,6 +118,23 @@ def test_all_runs_are_on_the_devices_thread(device: Accelerator) -> None:
             images = random_images(1 + seed % 9, seed)
             logits = threads.submit(session.run, images).result().logits
             np.testing.assert_array_equal(logits, tiny_logits(images))
+
+
+def test_each_graph_is_captured_while_nothing_else_is_on_the_device(device: Accelerator) -> None:
+    """Another thread that allocates during a capture would end it: there the card decodes JPEGs."""
+    captures = []
+
+    class Lock(AbstractContextManager[None]):
+        def __enter__(self) -> None:
+            captures.append("begun")
+
+        def __exit__(self, *_: object) -> None:
+            captures.append("ended")
+
+    device.exclusive = Lock()  # type: ignore[assignment]
+    session = Session(MODEL, PLAN)
+    assert captures == ["begun", "ended"] * len(PLAN.buckets) * (1 + STAGED)
+    assert session.plan.binding == "graph"
 
 
 def test_a_session_that_is_let_go_gives_its_memory_back(
