@@ -64,6 +64,7 @@ class Batcher:
         clock: Monotonic seconds. Not the loop's own, as uvloop's has a resolution of 1 ms.
         inflight: Budget for the bytes of waiting rows, shared by all queues; None: no bound.
         admission: Decides which rows are run in time (default: by ``limits``).
+        rows_now: How many of 0, 1, 2, … waiting rows are run together; empty: all.
 
     Attributes:
         on_lost: Called when a run found that the GPU does no further work in this process.
@@ -82,6 +83,7 @@ class Batcher:
         clock: Callable[[], float] = time.monotonic,
         inflight: Inflight | None = None,
         admission: Admission | None = None,
+        rows_now: Sequence[int] = (),
     ) -> None:
         assert runners, "a queue without a runner never drains; this is a bug"
         assert executor is not None or len(runners) == 1, "one loop is one runner; this is a bug"
@@ -94,6 +96,7 @@ class Batcher:
         self._newcomers = newcomers
         self._known_clients = newcomers()
         self._clock = clock
+        self._rows_now = rows_now
         self._queue: deque[Job] = deque()
         # The one that ran last is the first to run again: its buffer is still in the cache.
         self._free = list(runners)
@@ -300,6 +303,8 @@ class Batcher:
         that came first knew nothing when they were admitted.
         """
         taken, most = 0, self._limits.max_batch_size
+        if self._rows_now:  # a bucket that is full does more rows a second than a padded one
+            most = self._rows_now[min(self.queued_rows, most)]
         now = batch.started_at
         near = now + self.admission.full_run_s(batch)
         queue, members = self._queue, batch.jobs

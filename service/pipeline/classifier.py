@@ -68,6 +68,10 @@ class Session(Protocol):
         """Return the buffers that batches are put together in; empty if runs are not bound."""
 
     @property
+    def rows_now(self) -> Sequence[int]:
+        """Return how many of 0, 1, 2, … waiting rows are best run now; empty: always all."""
+
+    @property
     def padded_rows(self) -> int:
         """Return how many rows were run only to fill batches up to their buckets."""
 
@@ -201,6 +205,7 @@ class Classifier:
             answering=answering,
             newcomers=newcomers,
             inflight=inflight,
+            rows_now=self.session.rows_now,
             admission=Admission(
                 self.limits.batch,
                 len(runners),

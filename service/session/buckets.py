@@ -91,3 +91,22 @@ def choose_buckets(seconds: Mapping[int, float]) -> tuple[int, ...]:
         ),
         key=lambda chosen: expected(chosen) + price * len(chosen),
     )
+
+
+def rows_now(seconds: Mapping[int, float]) -> tuple[int, ...]:
+    """Return how many of 0, 1, 2, … waiting rows are run now: all, or a full bucket of them.
+
+    The bucket below is filled and the rest left for the next run where that does more rows a second
+    than all of them with padding: 40 rows in a bucket of 64 may take as long as 64.
+
+    Args:
+        seconds: Of a run, by bucket; the largest is the largest batch.
+    """
+    buckets = sorted(seconds)
+    chosen = [0]
+    for rows in range(1, buckets[-1] + 1):
+        holding = bucket_of(rows, buckets)
+        below = max((size for size in buckets if size < rows), default=0)
+        is_below_faster = below and below / seconds[below] > rows / seconds[holding]
+        chosen.append(below if is_below_faster else rows)
+    return tuple(chosen)

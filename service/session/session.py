@@ -23,7 +23,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from service.errors import DeviceLostError, InferenceError, RunMemoryError
-from service.session.buckets import choose_buckets
+from service.session.buckets import choose_buckets, rows_now
 from service.session.gpu.accelerator import Accelerator, accelerator
 from service.session.gpu.binding import OUTPUTS, BoundRuns, Slot
 from service.session.gpu.cuda_runtime import CudaError
@@ -80,6 +80,7 @@ class Session:
         self.memory_bytes = 0
         self.measured = MeasuredRun()
         self.opening_s: dict[str, float] = {}
+        self._rows_now: tuple[int, ...] = ()
         self._session: Any = None
         self._bound: BoundRuns | None = None
         self._accelerator: Accelerator | None = None
@@ -106,6 +107,11 @@ class Session:
     def row_shape(self) -> tuple[int, ...]:
         """Return (H, W, C) of the rows, as the graph declares it."""
         return tuple(self._session.get_inputs()[0].shape[1:])
+
+    @property
+    def rows_now(self) -> tuple[int, ...]:
+        """Return how many of 0, 1, 2, … waiting rows are best run now; empty: always all."""
+        return self._rows_now
 
     @property
     def padded_rows(self) -> int:
@@ -252,6 +258,7 @@ class Session:
             else:
                 for step in bound.warm_ups():
                     call(step)
+                self._rows_now = rows_now(bound.seconds)
         except InferenceError:
             raise
         except Exception as error:  # onnxruntime's and CUDA's

@@ -51,6 +51,7 @@ class BoundRuns:
         buckets: Batch sizes that are run.
         slots: The first is for runs of any caller; the others for batches of the queue.
         padded_rows: Rows run so far only to fill up buckets.
+        seconds: Of the shortest run of each bucket, with its copies, as measured at warm-up.
         search_s: Seconds of first runs, in which algorithms are searched.
         graphs_s: Seconds in which graphs were captured and checked.
 
@@ -71,6 +72,7 @@ class BoundRuns:
         self.buckets = tuple(buckets)
         self.graphs = graphs
         self.padded_rows = 0
+        self.seconds: dict[int, float] = {}
         self.search_s = self.graphs_s = 0.0
         self.row_shape = _fixed(session.get_inputs()[0])
         shapes = {output.name: _fixed(output) for output in session.get_outputs()}
@@ -83,16 +85,21 @@ class BoundRuns:
         Returns:
             Seconds of the shortest run, with its copies.
         """
-        return self.slots[0].measure(bucket)
+        if bucket not in self.seconds:
+            self.seconds[bucket] = self.slots[0].measure(bucket)
+        return self.seconds[bucket]
 
     def keep(self, buckets: Sequence[int]) -> None:
         """Keep only these buckets; on the device's thread."""
         for bucket in set(self.buckets) - set(buckets):
             self.slots[0].drop(bucket)
+            self.seconds.pop(bucket, None)
         self.buckets = tuple(buckets)
 
-    def warm_ups(self) -> list[Callable[[], None]]:
-        """Return the steps that make all slots ready, to be called on the device's thread.
+    def warm_ups(self) -> list[Callable[[], object]]:
+        """Return the steps that make all slots ready and measure each bucket.
+
+        They are to be called on the device's thread.
 
         In one step onnxruntime searches algorithms and captures a graph for one batch size; between
         two steps the device runs batches of other models.
@@ -101,9 +108,12 @@ class BoundRuns:
             InferenceError: In a step: a replayed graph gives other outputs than a plain run.
         """
         return [
-            functools.partial(slot.warm_up, bucket)
-            for slot in self.slots
-            for bucket in self.buckets
+            *(
+                functools.partial(slot.warm_up, bucket)
+                for slot in self.slots
+                for bucket in self.buckets
+            ),
+            *(functools.partial(self.measure, bucket) for bucket in self.buckets),
         ]
 
     def bind(self) -> None:

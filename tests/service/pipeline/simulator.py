@@ -3,7 +3,7 @@
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -145,6 +145,7 @@ class World:
             is none.
         queue_bytes: Bytes of rows that may wait.
         full_s: Seconds of a full run as measured at the load; 0: unknown.
+        rows_now: How many of 0, 1, 2, … waiting rows are run together; empty: all.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class World:
         lower_s: float | None = None,
         queue_bytes: int = 1 << 30,
         full_s: float = 0.0,
+        rows_now: Sequence[int] = (),
     ) -> None:
         self.loop = FakeLoop()
         self.executor = FakeExecutor(threads) if threads else None
@@ -179,6 +181,7 @@ class World:
             clock=self.loop.clock,
             inflight=self.inflight,
             admission=Admission(limits, len(runners), full_s, lower_s),
+            rows_now=rows_now,
         )
         self.done: list[Job] = []
         self.numbers: dict[int, range] = {}  # id(job) -> its rows' numbers

@@ -6,7 +6,8 @@ import pytest
 
 from service.errors import InferenceError
 from service.pipeline.job import Job
-from tests.service.pipeline.simulator import FAILURE, RUNNERS, world
+from service.pipeline.limits import BatchLimits
+from tests.service.pipeline.simulator import FAILURE, RUNNERS, World, world
 
 # Work conserving
 
@@ -82,6 +83,35 @@ def test_what_arrives_during_a_run_is_the_next_batch() -> None:
     w.run_all()
     assert w.runs == [[0], [1, 2, 3, 4], [5, 6]]
     for job in later:
+        w.assert_answered(job)
+
+
+# Buckets of 1, 4 and 8 rows, of which one of 8 takes little less than two of 4.
+FULL_FIRST = (0, 1, 2, 3, 4, 4, 4, 7, 8)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_bucket_is_filled_before_a_larger_one_is_padded(threads: int) -> None:
+    w = World(BatchLimits(8), threads, rows_now=FULL_FIRST)
+    w.submit(8)
+    w.loop.settle()
+    jobs = [w.submit(), *(w.submit(rows) for rows in (2, 3)), w.submit(8)]
+    w.run_all()
+    assert [len(run) for run in w.runs] == [8, 8, 4, 2]
+    lone = [w.submit() for _ in range(6)]
+    w.run_all()
+    assert [len(run) for run in w.runs[4:]] == [4, 2]
+    for job in (*jobs, *lone):
+        w.assert_answered(job)
+
+
+def test_a_row_that_left_makes_a_bucket_no_smaller() -> None:
+    w = World(BatchLimits(8), 1, rows_now=FULL_FIRST)
+    jobs = [w.submit() for _ in range(6)]
+    w.batcher.cancel(jobs[0])
+    w.run_all()
+    assert [len(run) for run in w.runs] == [4, 1]
+    for job in jobs[1:]:
         w.assert_answered(job)
 
 

@@ -120,6 +120,16 @@ def test_all_runs_are_on_the_devices_thread(device: Accelerator) -> None:
             np.testing.assert_array_equal(logits, tiny_logits(images))
 
 
+@pytest.mark.usefixtures("device")
+def test_buckets_that_are_full_go_first_by_measurement() -> None:
+    for choose in (True, False):
+        session = Session(MODEL, PLAN, choose=choose)
+        now = session.rows_now
+        assert len(now) == session.plan.buckets[-1] + 1
+        assert all(rows in (now[rows], *session.plan.buckets) for rows in now)
+    assert Session(MODEL, Plan(binding="bound", buckets=(1, 4))).rows_now == ()
+
+
 def test_each_graph_is_captured_while_nothing_else_is_on_the_device(device: Accelerator) -> None:
     """Another thread that allocates during a capture would end it: there the card decodes JPEGs."""
     captures = []
