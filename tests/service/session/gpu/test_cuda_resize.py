@@ -20,7 +20,6 @@ from models.artifact import ImageSpec, Resize
 from models.jpeg_scan import can_scan
 from models.resample import has_tables
 from service.rollout.options import load_options
-from service.session.devices import SelectedDevice
 from service.session.gpu import cuda_resize, open_card
 from service.session.gpu.accelerator import Accelerator
 from service.session.gpu.cuda_resize import CudaResizer
@@ -28,6 +27,7 @@ from service.session.gpu.cuda_runtime import CudaRuntime, DeviceFacts
 from service.session.gpu.photographs import MOST_BYTES, WORK
 from service.session.gpu.resize import KERNEL, Surface, by_numpy, resizing
 from service.session.gpu.stand_in import StandInDecoder
+from service.session.plans import SelectedDevice
 from service.settings import Settings
 
 pytestmark = pytest.mark.skipif(
@@ -58,8 +58,8 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Any:
         pytest.skip("needs a C compiler")
     library = tmp_path_factory.mktemp("kernel") / "resize.so"
     source = Path(__file__).with_name("host.c")
-    words = [compiler, "-shared", "-fPIC", "-O2", "-I", KERNEL.parent, source, "-o", library]
-    subprocess.run(words, check=True, timeout=60)
+    words = [compiler, "-shared", "-fPIC", "-O2", "-I", str(KERNEL.parent), str(source)]
+    subprocess.run([*words, "-o", str(library)], check=True, timeout=60)
     run = getattr(ctypes.CDLL(str(library)), "pass")
     run.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint)
     return run
@@ -105,7 +105,7 @@ def test_rows_are_the_twins_and_memory_stays_within_its_bound(
         spec = ImageSpec("RGB", side, side + 3, Resize("shorter", "lanczos"))
         sizes = generator.integers(60, 200, (count, 2)).tolist()
         pictures = [generator.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
-        each = [how for size in sizes if (how := resizing(*size, 6, spec)) is not None]
+        each = [how for high, wide in sizes if (how := resizing(high, wide, 6, spec)) is not None]
         assert len(each) == count
         work_bytes = sum(how.work_bytes for how in each)
         assert work_bytes <= most
