@@ -33,8 +33,8 @@ Pixels = NDArray[np.uint8]
 MOST_IMAGES = 64
 # Decoded pictures of a batch, bytes on the card. A larger image is the CPU's.
 MOST_BYTES = 192 << 20
-# The kernel works in a third of that at most: a photograph takes a twentieth to a half of its own
-# bytes, a narrow one that is widened many times as much.
+# The kernel works in a third of that at most, rows included: for a photograph a twentieth to a half
+# of its own bytes, for a small picture that becomes a large row many times as much.
 WORK = 3
 # Failed batches in a row after which the card is left alone: a fault that stays costs no more.
 _MOST_FAILURES = 3
