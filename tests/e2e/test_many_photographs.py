@@ -27,8 +27,13 @@ def server(
     if request.param == "rehearse" and not can_scan():
         pytest.skip("needs the compiled scan")
     folder = tmp_path_factory.mktemp(request.param)
-    bounds = {"max_wait_ms": 120_000, "request_timeout_s": 120}
-    with running_server(tiny_repository, folder, gpu_decode=request.param, **bounds) as running:
+    with running_server(
+        tiny_repository,
+        folder,
+        gpu_decode=request.param,
+        max_wait_ms=120_000,
+        request_timeout_s=120,
+    ) as running:
         yield running
 
 

@@ -75,8 +75,9 @@ def test_a_graph_is_adopted_beside_the_onnxruntime_of_a_gpu(
         return real(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", distribution)
-    versions = adopted(foreign_model()).provenance.versions
-    assert versions["onnxruntime"] == onnxruntime.__version__
+    provenance = adopted(foreign_model()).provenance
+    assert provenance is not None
+    assert provenance.versions["onnxruntime"] == onnxruntime.__version__
 
 
 def test_pixels_are_scaled_normalised_and_reordered_as_told(
