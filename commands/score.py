@@ -1,6 +1,7 @@
 """Classify many images: ``foveal score``."""
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from commands.options import SHIPPED, JsonOption, ModelsOption, PrecisionOption,
 if TYPE_CHECKING:
     from report.progress import ProgressBar
     from scoring.job import Progress, Summary
+    from service.session.gpu.open_card import Decoding
 
 # A table of more labels than this is for a program (--json), not for a terminal.
 _MATRIX_LABELS = 20
@@ -130,14 +132,6 @@ DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda", "tensorrt"],
     typer.Option(help="Device that runs the model; auto is a GPU if one works, else the CPU."),
 ]
-DecodingOption = Annotated[
-    Literal["auto", "off", "rehearse"],
-    typer.Option(
-        envvar="FOVEAL_GPU_DECODE",
-        help="Where usual JPEGs are decoded if a GPU runs the model; auto: by its JPEG hardware; "
-        "off: on the CPU; rehearse: by a stand-in, for tests.",
-    ),
-]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Hide the progress bar.")]
 
 
@@ -145,7 +139,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="Hide the progress ba
     {
         "Images": "patterns image_column label_column id_column strict max_image_pixels max_errors",
         "Table": "out kind keep top probabilities resume overwrite",
-        "Running": "model precision device gpu_decode engine ray_address models",
+        "Running": "model precision device engine ray_address models",
     }
 )
 def score(
@@ -167,7 +161,6 @@ def score(
     max_image_pixels: MaxImagePixelsOption = 1 << 25,
     precision: PrecisionOption = "fp32",
     device: DeviceOption = "cpu",
-    gpu_decode: DecodingOption = "auto",
     engine: EngineOption = "local",
     ray_address: RayAddressOption = "",
     models: ModelsOption = SHIPPED,
@@ -204,7 +197,7 @@ def score(
     )
     repository = open_repository(models)
     # One thread for a run, because each core has a run of its own.
-    loaded = LocalModel.load(repository, model, 1, precision, device, gpu_decode)
+    loaded = LocalModel.load(repository, model, 1, precision, device, _decoding())
     # A bar between rows could not be read.
     quiet = quiet or (out == STANDARD_OUTPUT and sys.stdout.isatty())
     cluster = None
@@ -241,6 +234,16 @@ def _check_engine(engine: str, ray_address: str, device: str) -> None:
         raise typer.BadParameter("expected --engine ray with it", param_hint="--ray-address")
     if device != "cpu" and engine == "ray":
         raise typer.BadParameter("expected cpu with --engine ray", param_hint="--device")
+
+
+def _decoding() -> "Decoding":
+    """Return where JPEGs are decoded if a GPU runs the model: the service's setting."""
+    asked = os.environ.get("FOVEAL_GPU_DECODE", "auto")
+    if asked != "auto" and asked != "off" and asked != "rehearse":
+        raise typer.BadParameter(
+            f"expected auto, off or rehearse, got {asked!r}", param_hint="FOVEAL_GPU_DECODE"
+        )
+    return asked
 
 
 def _reporter(bar: "ProgressBar", *, quiet: bool) -> "Callable[[Progress], None]":

@@ -205,9 +205,7 @@ def score(
         accuracy,
         (*notes, *tally.remarks.lines(is_compared=accuracy is not None)),
         _passed_over(found, sources, options),
-        tally.damaged,
-        collected.damaged_examples,
-        collected.by_card,
+        *(tally.damaged, collected.damaged_examples, collected.by_card),
     )
 
 

@@ -100,9 +100,10 @@ def _serve(models: Path, where: tuple[str, ...], *, is_rehearsal: bool) -> tuple
 
 def _score(out: Path, *, is_rehearsal: bool) -> tuple[str, ...]:
     how = ("cpu", "fp32", "rehearse") if is_rehearsal else ("cuda", "auto", "auto")
+    setting = f"FOVEAL_GPU_DECODE={how[2]}"
     return (
-        *(*_FOVEAL, "score", str(out / "made/more"), "--model", "resnet50"),
-        *("--device", how[0], "--precision", how[1], "--gpu-decode", how[2]),
+        *("env", setting, *_FOVEAL, "score", str(out / "made/more"), "--model", "resnet50"),
+        *("--device", how[0], "--precision", how[1]),
         *("--models", str(out / "models")),
         *("--out", str(out / "scores.csv"), "--overwrite", "--quiet", "--json"),
     )

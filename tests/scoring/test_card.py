@@ -1,6 +1,9 @@
 """JPEGs decoded by a card, a stand-in for it here: a table is the same with it and without."""
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from scoring.stages import OutputOptions
 from service.session.gpu.photographs import Photographs
 from service.session.gpu.stand_in import FAILS, REFUSED, StandInDecoder, StandInResizer
 from tests.scoring.containers import read
+from tests.server import ROOT
 
 pytestmark = pytest.mark.skipif(not can_scan(), reason="needs the compiled scan")
 
@@ -147,3 +151,31 @@ def test_a_chunk_that_may_have_ended_the_process_is_the_cpus(
     for first, by_card in ((64, 0), (0, 3), (67, 3)):
         chunk = Chunk(["a", "b", "c"], list(files), place=(0, first))
         assert Decoder(with_card, marks=marks)(chunk).by_card == by_card
+
+
+@pytest.mark.parametrize(
+    ("setting", "code", "said"),
+    [
+        ("rehearse", 0, "1 decoded by the GPU"),
+        ("off", 0, "1 rows by tiny:1"),
+        ("never", 2, "FOVEAL_GPU_DECODE: expected auto, off or rehearse, got 'never'"),
+    ],
+)
+def test_the_services_setting_says_where(
+    tiny_repository: Path, tmp_path: Path, setting: str, code: int, said: str
+) -> None:
+    (tmp_path / "1.jpg").write_bytes(photograph(1))
+    words = [sys.executable, "foveal.py", "score", tmp_path / "1.jpg", "--model", "tiny"]
+    words += ["--out", tmp_path / "out.csv", "--models", tiny_repository]
+    done = subprocess.run(
+        list(map(str, words)),
+        cwd=ROOT,
+        env=os.environ | {"FOVEAL_GPU_DECODE": setting},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr
+    assert ("decoded by the GPU" in done.stdout) == (setting == "rehearse")
