@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -239,11 +239,11 @@ def _check_engine(engine: str, ray_address: str, device: str) -> None:
 def _decoding() -> "Decoding":
     """Return where JPEGs are decoded if a GPU runs the model: the service's setting."""
     asked = os.environ.get("FOVEAL_GPU_DECODE", "auto")
-    if asked != "auto" and asked != "off" and asked != "rehearse":
+    if asked not in {"auto", "off", "rehearse"}:
         raise typer.BadParameter(
             f"expected auto, off or rehearse, got {asked!r}", param_hint="FOVEAL_GPU_DECODE"
         )
-    return asked
+    return cast("Decoding", asked)
 
 
 def _reporter(bar: "ProgressBar", *, quiet: bool) -> "Callable[[Progress], None]":
