@@ -50,6 +50,7 @@ def test_score_writes_a_table_and_counts_what_it_rejected(shell: Shell, tmp_path
         "passed_over": 0,
         "damaged": 0,
         "examples": {},
+        "by_card": 0,
         "resumed_rows": 0,
         "accuracy": None,
         "notes": [],
