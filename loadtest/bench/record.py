@@ -97,7 +97,7 @@ def _measure(case: Case, setup: Setup, say: Callable[[str], None]) -> dict[str, 
         body = Path(folder) / "body"
         body.write_bytes(case.body)
 
-        def serve(share: float, name: str) -> "_Service":
+        def serve(share: float, name: str) -> "Service":
             port = free_port()
             variables = {
                 "FOVEAL_MODELS": str(case.models),
@@ -108,7 +108,7 @@ def _measure(case: Case, setup: Setup, say: Callable[[str], None]) -> dict[str, 
             }
             probe = Probe(f"http://127.0.0.1:{port}/predict", case.body, case.media_type)
             served = serving(foveal(port), port, setup.server_cpus, variables, probe)
-            return _Service(port, stack.enter_context(served))
+            return Service(port, stack.enter_context(served))
 
         none = serve(_OFF, "none")
         shares = [(share, serve(share, f"share-{share:g}")) for share in case.shares]
@@ -131,7 +131,7 @@ def _measure(case: Case, setup: Setup, say: Callable[[str], None]) -> dict[str, 
                 "share": share,
                 "request_us": median(each[share][1] for each in rounds) * 1e6,
                 "none_us": median(each[share][0] for each in rounds) * 1e6,
-                **_of_none(
+                **of_none(
                     [none_s / share_s for none_s, share_s in (each[share] for each in rounds)]
                 ),
                 "rows": rows[share],
@@ -141,7 +141,7 @@ def _measure(case: Case, setup: Setup, say: Callable[[str], None]) -> dict[str, 
     }
 
 
-class _Service(NamedTuple):
+class Service(NamedTuple):
     """A running service: its port, and the number of its first process."""
 
     port: int
@@ -157,7 +157,7 @@ class _Service(NamedTuple):
 
 
 def _pair(
-    case: Case, setup: Setup, services: tuple[_Service, _Service], body: Path
+    case: Case, setup: Setup, services: tuple[Service, Service], body: Path
 ) -> tuple[float, float]:
     """Load two services at once; return the processor time of a request of each, seconds.
 
@@ -166,7 +166,7 @@ def _pair(
     """
     before = [service.processor_s() for service in services]
 
-    def load(service: _Service) -> float:
+    def load(service: Service) -> float:
         url = f"http://127.0.0.1:{service.port}/predict"
         figure = drive(url, case.connections, setup.seconds, body, case.media_type, setup.load_cpus)
         if figure.failed:
@@ -179,7 +179,7 @@ def _pair(
     return used[0] / requests[0], used[1] / requests[1]
 
 
-def _of_none(ratios: list[float]) -> dict[str, float]:
+def of_none(ratios: list[float]) -> dict[str, float]:
     """Return the median of ratios, with the 95 % interval of its order statistics.
 
     Requests/s of one core beside none: the inverse of the processor times.
