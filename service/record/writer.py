@@ -213,6 +213,9 @@ class Writer:
         now = time.time()
         if self._shard is not None and now - self._shard.opened_at >= self._bounds.shard_s:
             self._end_shard()
+        if self._stopped_until:  # tried again whether or not something comes: the metric says so
+            with contextlib.suppress(BlockingIOError):
+                self._open()
         if now >= self._ring_at:
             self._ring_at = now + self._bounds.shard_s
             if self._bounds.folder.is_dir():
