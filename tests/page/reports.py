@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +24,16 @@ TUNED = ROOT / "loadtest" / "bench" / "results" / "tune_2026-11-21_digits-cnn"
 
 def run(*arguments: object) -> None:
     command = [sys.executable, str(ROOT / "foveal.py"), *map(str, arguments)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
-def training(folder: Path, *options: object) -> Path:
+def training(folder: Path, options: Sequence[object] = ()) -> Path:
     run("train", "--dataset", "digits", *options, "--run", folder / "run")
     return folder / "run" / "report.html"
 
 
-def load(folder: Path, *options: object) -> Path:
+def load(folder: Path, options: Sequence[object] = ()) -> Path:
     run("loadtest", "--start", *options, "--out", folder / "load")
     return folder / "load" / "report.html"
 

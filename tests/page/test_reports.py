@@ -1,4 +1,4 @@
-"""The reports of training, tuning, load tests and replays in Chromium: one look, readable on a telephone."""
+"""The reports of training, tuning, load tests and replays in Chromium: readable on a telephone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.training]
 def reports(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("reports")
     return {
-        "training": made.training(folder, "--network", "fcnn", "--hidden", 8, "--epochs", 2),
-        "load": made.load(folder, "--models", tiny_repository, "--users", 2, "--duration-s", 1),
+        "training": made.training(folder, ("--network", "fcnn", "--hidden", 8, "--epochs", 2)),
+        "load": made.load(folder, ("--models", tiny_repository, "--users", 2, "--duration-s", 1)),
         "tuning": made.tuning(folder),
         "replay": made.replay(folder),
     }
