@@ -130,7 +130,7 @@ class Feedback:
         assert self._late is not None, "there is a recording; this is a bug"
         found = self._late.find({truth.id for _, truth in forgotten})
         with self._answers.locked():
-            known = self._late.truths() if found else {}
+            known = self._late.truths({id_ for id_, _ in found}) if found else {}
             for position, truth in forgotten:
                 try:
                     document = found.get((truth.id, truth.row), {})
