@@ -9,7 +9,6 @@ import pytest
 
 from models.image import encode_png
 from scoring.local import LocalModel
-from service.record import index as indexing
 from service.record.erasing import erase
 from service.record.index import Index
 from service.record.reading import RecordingError, read
@@ -30,7 +29,7 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count, self._real = 0, os.pread
-        monkeypatch.setattr(indexing.os, "pread", self._pread)
+        monkeypatch.setattr(os, "pread", self._pread)
 
     def _pread(self, *arguments: Any) -> bytes:
         self.count += 1
