@@ -69,8 +69,8 @@ class Bounds:
 
     @property
     def truth_bytes(self) -> int:
-        """Return what the truths about its rows may take, beside the shards."""
-        return max(_LEAST_TRUTH_BYTES, self.most_bytes // 64)
+        """Return what the truths may take, beside the shards: a line is 60 bytes, a row 1.5 KiB."""
+        return max(_LEAST_TRUTH_BYTES, self.most_bytes // 16)
 
     def oldest_s(self, now_s: float) -> float:
         """Return the time before which nothing is kept, seconds since 1970."""
