@@ -5,12 +5,14 @@ import resource
 import stat
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
+from models.evidence import Abstain, Selective
 from models.image import encode_png
 from scoring.local import LocalModel
 from service.record import writer as writing
@@ -321,6 +323,9 @@ def test_uncertain_rows(model: LocalModel) -> None:
     probabilities_NK = np.array([[0.9, 0.1, 0, 0], [0.5, 0.4, 0.1, 0]], np.float32)
     assert uncertain_rows(model.artifact, probabilities_NK, 0.6) == {1}
     assert uncertain_rows(model.artifact, probabilities_NK, 0.95) == {0, 1}
+    some = Selective("test", 100, 0.9, 0.99)
+    abstaining = replace(model.artifact, abstain=Abstain(0.7, 0.99, some, some))
+    assert uncertain_rows(abstaining, probabilities_NK, 0.1) == {1}, "it abstained from that one"
 
 
 def test_a_share_is_chosen_at_random(model: LocalModel, tmp_path: Path) -> None:
