@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from service.record.reading import RecordingError, entry_at, tars_of
+from service.record.reading import entry_at, tars_of
 from service.record.shards import BLOCK
 
 Documents = dict[tuple[str, int], dict[str, Any]]
@@ -72,10 +72,8 @@ class Index:
             known = before.get(path) or _Known()
             try:
                 known.read_on(path)
-            except FileNotFoundError:  # the ring deleted it meanwhile
+            except OSError:  # the ring deleted it meanwhile, or it is another user's
                 continue
-            except OSError as error:
-                raise RecordingError(f"{path}: expected to read it, got {error.strerror}") from None
             self._shards[path] = known
             rows += len(known.keys)
         return list(self._shards)

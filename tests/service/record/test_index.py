@@ -96,6 +96,16 @@ def test_what_was_erased_or_deleted_is_not_found(model: LocalModel, tmp_path: Pa
     assert index.find({"id-4"}) == {}
 
 
+def test_a_shard_that_cannot_be_opened_hides_no_other(model: LocalModel, tmp_path: Path) -> None:
+    for number, png in enumerate(PNGS[:3]):
+        write(tmp_path, [ask(model, [png], f"id-{number}")])
+    _, middle, _ = find_shards(tmp_path)
+    middle.path.unlink()
+    middle.path.symlink_to(middle.path.name)  # a loop: not even root opens it
+    found = Index(tmp_path).find({"id-0", "id-1", "id-2"})
+    assert set(found) == {("id-0", 0), ("id-2", 0)}
+
+
 def test_any_cut_leaves_the_rows_before_it(model: LocalModel, tmp_path: Path) -> None:
     record(tmp_path, model, PNGS[:4])
     (shard,) = find_shards(tmp_path)
