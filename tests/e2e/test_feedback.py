@@ -21,7 +21,8 @@ from tritonclient.grpc import service_pb2_grpc
 from models.image import encode_png
 from models.repository import ModelRepository
 from models.rollout import Rollout, Share
-from service.record.reading import find, is_recording
+from service.record.index import Index
+from service.record.reading import is_recording
 from service.record.truths import read_truths
 from tests.guarded import Guarded, until
 from tests.server import START_S, RunningServer, assert_error, free_port, running_server
@@ -211,8 +212,9 @@ def test_each_message_of_a_stream_has_its_own_id(tmp_path: Path, own: str) -> No
         ids = [each.infer_response.parameters["x-request-id"].string_param for each in answers]
         assert ids == [f"{whole}-{number}" for number in range(4)] and whole.startswith(own)
         told_of = [(ids[0], 0, 0), (ids[2], 0, 2), (ids[2], 1, 3), (ids[3], 0, 4)]
-        until(lambda: is_recording(recording) and len(find(recording, ids)) == 4, "recorded", 60)
-        for (name, row), document in find(recording, ids).items():
+        until(lambda: is_recording(recording), "a recording", 60)
+        until(lambda: len(Index(recording).find(ids)) == 4, "all are recorded", 60)
+        for (name, row), document in Index(recording).find(ids).items():
             image = next(i for one, place, i in told_of if (one, place) == (name, row))
             assert document["index"] == BEST[image] and document["protocol"] == "v2_grpc"
         truths = [{"id": name, "row": row, "index": BEST[i]} for name, row, i in told_of[1:]]
@@ -352,7 +354,7 @@ def test_a_forgotten_answer_counts_if_it_is_recorded(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"feedback_rows": 64, "record": 1, "record_folder": recording}
     with running_server(tmp_path / "models", tmp_path, **settings) as server:
         ids = [ask(server, i % 24) for i in range(100)]
-        until(lambda: len(find(recording, ids)) == 100, "all are recorded", 60)
+        until(lambda: len(Index(recording).find(ids)) == 100, "all are recorded", 60)
         truths = [{"id": name, "index": BEST[i % 24]} for i, name in enumerate(ids)]
         truths[1]["index"] = WORST[1]
         document = tell(server, [*truths, {"id": "never", "index": 0}]).json()

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -40,7 +41,7 @@ def recording(root: Path) -> Iterator[Path]:
     images_NHWC = np.rint(digits.images[:ROWS] * (255 / 16)).astype(np.uint8)[..., None]
     true_N = [7 if digit == 1 else int(digit) for digit in digits.target[:ROWS]]
     folder = root.parent / "recording"
-    settings = {"record": 1, "record_folder": folder, "feedback_rows": 10_000}
+    settings: dict[str, Any] = {"record": 1, "record_folder": folder, "feedback_rows": 10_000}
     with (
         running_server(root, root.parent, workers=2, **settings) as server,
         httpx.Client(base_url=server.url, timeout=60) as client,

@@ -63,7 +63,10 @@ def put_rollout(server: RunningServer) -> httpx.Response:
 
 @pytest.mark.parametrize(
     ("fault", "match"),
-    [("full", "No space left on device"), ("read-only", "Read-only file system")],
+    [
+        ("full", "No space left on device"),
+        ("read-only", "Read-only file system; mount it writable"),
+    ],
 )
 def test_rollout(disk: Path, tmp_path: Path, fault: str, match: str) -> None:
     root = disk / "models"
