@@ -108,7 +108,7 @@ CIFAR10 ?= data/cifar10
 train-table: $(VENV)/.all  ## train every network on every dataset (hours) into training/README.md
 	$(BIN)/python -m training.report.table --data-dir cifar10=$(CIFAR10) --into training/README.md
 
-screenshots: $(VENV)/.all  ## make the pictures of docs/page.md; needs chromium
+screenshots: $(VENV)/.all  ## make the pictures of the page and the reports in docs/; needs chromium
 	$(BIN)/python -m docs.screenshots
 
 pixels: $(VENV)/.all $(VENV)/.user  ## write models/pixels.md: 310 photographs as libraries see them (half an hour)

@@ -57,11 +57,11 @@ def plot_frontier(points: Sequence[Point], p99_ms: float, *, is_sequence: bool) 
     known = sorted(
         (p for p in points if not math.isnan(p.p99_ms)), key=lambda p: (p.answered_per_s, p.p99_ms)
     )
-    line = "-" if is_sequence else ""
+    line = "-" if is_sequence else "none"
     for name, colour in (("p50", BLUE), ("p99", ORANGE)):
         values = [getattr(point, f"{name}_ms") for point in known]
         rates = [point.answered_per_s for point in known]
-        axes.plot(rates, values, line, color=colour, marker="o", markersize=4, label=name)
+        axes.plot(rates, values, "o", linestyle=line, color=colour, markersize=4, label=name)
     broken = [p for p in known if p.is_kept is False]
     if broken:
         axes.plot(

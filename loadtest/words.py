@@ -63,7 +63,8 @@ def batch_words(batch_rows: Sequence[tuple[float, int]]) -> str:
         return "Nothing was run."
     bound, runs = max(batch_rows, key=lambda pair: pair[1])
     below = max((other for other, _ in batch_rows if other < bound), default=0.0)
-    rows = f"more than {below:g}" if math.isinf(bound) else f"{below + 1:g} to {bound:g}"
+    rows = f"{bound:g}" if bound == below + 1 else f"{below + 1:g} to {bound:g}"
+    rows = f"more than {below:g}" if math.isinf(bound) else rows
     return f"Runs by their rows: most often {rows}, in {runs:,} of {total:,} runs."
 
 

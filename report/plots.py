@@ -89,6 +89,7 @@ def set_milliseconds(axes: Axes, values: Sequence[float]) -> None:
 def set_logarithmic(axes: Axes) -> None:
     """Make the y axis logarithmic, with plain numbers instead of powers of ten."""
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 

@@ -87,11 +87,12 @@ class Side:
 
 @dataclass(slots=True)
 class Flip:
-    """A row whose label changed: the pair, and the labels' names before and after."""
+    """A row whose label changed: the pair, and names of labels: before, after, true (if known)."""
 
     pair: Pair
     before: str
     after: str
+    truth: str
 
 
 class Comparison:
@@ -141,7 +142,8 @@ class Comparison:
         self.better += now is True and was is False
         self.worse += now is False and was is True
         if before.chosen != after.chosen:
-            flip = Flip(pair, self._name(before.chosen), self._name(after.chosen))
+            true = "" if truth is None else self._name(sorted(truth))
+            flip = Flip(pair, self._name(before.chosen), self._name(after.chosen), true)
             key = flip.before, flip.after
             self.flips[key] += 1
             if len(self.shown) < MOST_SHOWN and self.flips[key] <= _SHOWN_OF_PAIR:

@@ -83,7 +83,7 @@ def _sides(found: Comparison, names: Names) -> Table:
 
 def _card(flip: Flip, artifact: ModelArtifact) -> Card:
     pair = flip.pair
-    text = f"{pair.sample.id}, row {pair.sample.row}: {flip.before} became {flip.after}"
+    text = f"Image of {pair.sample.id}, row {pair.sample.row}: {flip.before} became {flip.after}."
     try:
         row_HWC = decode(image_of(pair.sample), artifact.image)
         factor = max(1, _SIDE // max(row_HWC.shape[:2]))
@@ -93,6 +93,6 @@ def _card(flip: Flip, artifact: ModelArtifact) -> Card:
     assert pair.after is not None, "a flip has two answers; this is a bug"
     was, now = (float(x.probabilities_K.max()) for x in (pair.before, pair.after))
     lines = [f"{flip.before} {was:.3f} → {flip.after} {now:.3f}", pair.sample.id]
-    if pair.truth is not None:
-        lines.insert(1, f"true: {pair.truth}")
+    if flip.truth:
+        lines.insert(1, f"true: {flip.truth}")
     return Card([Thumbnail(text, png)], lines)

@@ -227,7 +227,7 @@ class Foveal:
         self.routes = Routes(self.engine, self.control, self.statistics, self._is_ready)
         keeper = open_keeper(settings.feedback_rows)
         self.feedback = FeedbackProtocol(
-            self.engine, self.repository, self.shadows, keeper, settings.recording
+            self.engine, self.repository, self.shadows, keeper, self.recorder.bounds
         )
         self.recorder.on_change = self.routes.forget  # a route's target knows its share
         self.control.on_replace = self.routes.forget

@@ -58,7 +58,7 @@ class FreeCores:
         torch = sys.modules["torch"]
         free = self.count()
         if free < torch.get_num_threads():
-            _LOG.info("%d of %d cores are busy: computing with %d threads", *_busy(free), free)
+            _LOG.info("busy cores: %d of %d; threads to compute with: %d", *_busy(free), free)
             torch.set_num_threads(free)
 
 

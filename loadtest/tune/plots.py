@@ -135,6 +135,7 @@ def plot_goodput(
             fontsize=8,
         )
     axes.margins(x=0.35)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("goodput: requests/s answered rightly within the promise; dots are rounds")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     return to_png(figure)

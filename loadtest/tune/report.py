@@ -51,7 +51,7 @@ def write_report(out: Path, journal: Journal, story: Story) -> Path:
     machine, date = story.machine, datetime.now(UTC).isoformat(timespec="seconds")
     goodput, offers, frontier_ = _pictures(journal, story)
     write_pictures(out, [goodput, offers, frontier_])
-    about = f"{machine.cpu}, {machine.cores} cores, {machine.workers} workers, {machine.device}, "
+    about = f"{machine.cpu}, cores: {machine.cores}, workers: {machine.workers}, {machine.device}, "
     about += f"onnxruntime {machine.onnxruntime}; {date}"
     text = render(
         _TEMPLATE,
@@ -122,7 +122,7 @@ def _session_words(journal: Journal) -> str:
     point, figure = max(journal.sessions.items(), key=lambda item: item[1].rows_per_s)
     return (
         f"{len(journal.sessions)} points; the most rows a second are {figure.rows_per_s:,.0f}, of "
-        f"{point.instances} instances with {point.threads} threads each at {point.rows} rows."
+        f"{point.instances} x {point.threads} threads at {point.rows} rows."
     )
 
 

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -31,6 +30,7 @@ from service.protocols.engine import Engine
 from service.record.feedback import ABSTAINED, DUPLICATE, RIGHT, WRONG, Feedback, Report
 from service.record.keeper import Keeper
 from service.record.late import Late
+from service.record.writer import Bounds
 from service.rollout.shadow import Shadows
 
 logger = logging.getLogger("foveal.feedback")
@@ -49,7 +49,7 @@ class FeedbackProtocol:
         repository: Where versions are that answered and are not served any more.
         shadows: Whose answers are remembered, too.
         keeper: Remembers answers; None: feedback is off.
-        recording: Folder of the recording, which has answers that are forgotten.
+        bounds: Of the recording, which has answers that are forgotten.
 
     Attributes:
         observers: Called with every answer.
@@ -61,7 +61,7 @@ class FeedbackProtocol:
         repository: ModelRepository,
         shadows: Shadows,
         keeper: Keeper | None,
-        recording: Path,
+        bounds: Bounds,
     ) -> None:
         self._engine = engine
         self._repository = repository
@@ -69,7 +69,7 @@ class FeedbackProtocol:
         self._feedback: Feedback | None = None
         self.observers: list[Callable[[Exchange], None]] = []
         if keeper is not None:
-            self._feedback = Feedback(keeper.answers, self._load, Late(recording))
+            self._feedback = Feedback(keeper.answers, self._load, Late(bounds))
             engine.keep, shadows.keep = keeper.keep, keeper.keep_shadows
             self.observers = [keeper.observe]
             # One thread: the truths of a worker are joined one request after the other.

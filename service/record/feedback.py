@@ -82,6 +82,7 @@ class Feedback:
         self._late = late
         self._answers = answers
         self._load = load
+        self._is_missing = False  # what the recording should have; the log says so once
         self._versions: dict[tuple[str, int], Version] = {}
 
     def take(self, model: str, items: Iterable[Any]) -> Report:
@@ -130,7 +131,7 @@ class Feedback:
         assert self._late is not None, "there is a recording; this is a bug"
         found = self._late.find({truth.id for _, truth in forgotten})
         with self._answers.locked():
-            known = self._late.truths() if found else {}
+            known = self._late.truths({id_ for id_, _ in found}) if found else {}
             for position, truth in forgotten:
                 try:
                     document = found.get((truth.id, truth.row), {})
@@ -143,7 +144,11 @@ class Feedback:
             try:
                 self._late.note(truth.line() for truth in report.new)
             except OSError as error:
-                logger.error("truths are missing in the recording: %s", error.strerror)
+                if not self._is_missing:
+                    logger.error("truths are missing in the recording: %s", error.strerror)
+                self._is_missing = True
+            else:
+                self._is_missing = False
 
     def _judge_late(
         self, model: str, truth: Truth, document: dict[str, Any], known: Truths, tally: "Tally"

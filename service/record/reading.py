@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import orjson
 
@@ -102,28 +102,14 @@ def read(
                 f"{path}: expected to read it, got {error.strerror}; use the service's user"
             ) from None
         with file:
-            yield from _entries(path, file, with_content=with_content, ids=ids)
+            yield from _entries(path, file, 0, with_content=with_content, ids=ids)
 
 
-def find(recording: Path, ids: Collection[str]) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return what was answered to some requests: documents by id and row, the newest of each.
-
-    Newest shards first, until every id was found: a recent one takes milliseconds, an unknown one
-    a reading of all headers and documents. Blocks: call it on a thread.
-
-    Raises:
-        RecordingError: There is no recording.
-    """
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    missing = set(ids)
-    for path in reversed(tars_of(recording)):
-        if not missing:
-            break
-        with suppress(RecordingError):  # deleted meanwhile
-            for entry in read(path, with_content=False, ids=missing):
-                found[entry.sample.id, entry.sample.row] = entry.sample.document
-        missing -= {id_ for id_, _ in found}
-    return found
+def entry_at(path: Path, start: int) -> Entry | None:
+    """Return the first entry of a tar from a byte on, without its content; None: there is none."""
+    with suppress(OSError), path.open("rb") as file:
+        return next(_entries(path, file, start, with_content=False, ids=None), None)
+    return None
 
 
 def read_entry(path: Path, members: tuple[Member, ...]) -> Entry:
@@ -140,10 +126,10 @@ def read_entry(path: Path, members: tuple[Member, ...]) -> Entry:
 
 
 def _entries(
-    path: Path, file: IO[bytes], *, with_content: bool, ids: Collection[str] | None
+    path: Path, file: IO[bytes], start: int, *, with_content: bool, ids: Collection[str] | None
 ) -> Iterator[Entry]:
     waiting: list[Member] = []
-    for member in members_of(file):
+    for member in members_of(file, start):
         if waiting and _key(waiting[0].name) != _key(member.name):
             waiting.clear()  # files without their JSON
         waiting.append(member)
@@ -196,12 +182,12 @@ def _key(name: str) -> str:
     return name.partition(".")[0]
 
 
-def members_of(file: IO[bytes]) -> Iterator[Member]:
-    """Yield the regular files of a plain ustar that are there whole.
+def members_of(file: IO[bytes], start: int = 0) -> Iterator[Member]:
+    """Yield the regular files of a plain ustar that are there whole, from a header on.
 
     ``tarfile`` takes 60 us a file for what takes 5 here, and this is done for all of a recording.
     """
-    position = 0
+    position = start
     end = os.fstat(file.fileno()).st_size
     while position + BLOCK <= end:
         file.seek(position)

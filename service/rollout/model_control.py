@@ -7,6 +7,7 @@ the repository determines what is served, so workers need not communicate.
 """
 
 import asyncio
+import errno
 import hmac
 import logging
 from collections.abc import Callable, Mapping
@@ -338,7 +339,8 @@ class ModelControl:
 def _storage_error(error: OSError) -> StorageError:
     """Return the error for a client, and log what it does not get to know."""
     logger.error("the repository cannot be used: %s", error)
+    is_read_only = error.errno == errno.EROFS
+    how = "mount it writable" if is_read_only else "see the server's log, then retry"
     return StorageError(
-        f"model repository: expected to read and write it, got {error.strerror}; see the "
-        "server's log, then retry"
+        f"model repository: expected to read and write it, got {error.strerror}; {how}"
     )

@@ -258,6 +258,7 @@ def watched_service(folder: Path) -> Iterator[Watched]:
     with running_server(
         folder / "models",
         folder,
+        workers=2,
         grpc_port=free_port(),
         max_wait_ms=MAX_WAIT_MS,
         brownout="int8",

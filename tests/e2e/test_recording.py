@@ -1,14 +1,19 @@
 """Two workers record what they answer; the recording is looked at, erased, and asked again."""
 
+import contextlib
 import io
+import itertools
 import json
 import os
+import random
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +27,8 @@ from models.image import encode_png
 from models.repository import ModelRepository
 from models.rollout import Rollout, Share
 from service.record.reading import Entry, is_recording, read
-from service.record.shards import find_shards
-from service.record.truths import add_truths
+from service.record.shards import find_shards, make_folder
+from service.record.truths import add_truths, read_truths
 from tests.faults.test_disks import disk, fill
 from tests.server import ROOT, RunningServer, free_port, running_server
 from tests.tiny import LABELS, publish_tiny, random_images, tiny_logits, tiny_probabilities
@@ -262,9 +267,46 @@ def test_a_killed_worker_leaves_whole_rows(server: RunningServer, folder: Path) 
     assert {each.path for each in find_shards(folder)} > before
 
 
+def test_workers_killed_while_they_write_leave_whole_rows(tmp_path: Path) -> None:
+    root, folder = tmp_path / "models", tmp_path / "recording"
+    publish_tiny(root)
+    is_over = threading.Event()
+
+    def load(server: RunningServer, name: str) -> None:
+        for number in itertools.count():
+            if is_over.is_set():
+                return
+            with contextlib.suppress(httpx.TransportError):
+                ask(server, f"{name}-{number}", PNGS[number % len(PNGS)])
+
+    with (
+        running_server(root, tmp_path, workers=2, record=1, record_folder=folder) as server,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        for name in ("a", "b"):
+            threads.submit(load, server, name)
+        try:
+            for kills in range(1, 5):
+                recorded(folder, "", 20 * kills)
+                victim = random.Random(kills).choice(server.workers())
+                victim.kill()
+                wait_for(lambda: server.log.count("ready after") >= 2 + kills)  # noqa: B023
+        finally:
+            is_over.set()
+    found = entries(folder, "")
+    assert len(find_shards(folder)) >= 4 and len(found) >= 80
+    for entry in found:
+        number = int(entry.sample.id.partition("-")[2])
+        assert entry.sample.content == PNGS[number % len(PNGS)]
+        assert entry.sample.document["index"] == BEST_N[number % len(PNGS)]
+
+
 def test_a_full_disk_stops_recording_not_answers(disk: Path, tmp_path: Path) -> None:
     folder = disk / "recording"
-    with running_server(disk / "models", tmp_path, record=1, record_folder=folder) as server:
+    settings: dict[str, Any] = {"record": 1, "record_folder": folder, "feedback_rows": 64}
+    with running_server(disk / "models", tmp_path, **settings) as server:
+        make_folder(folder)
+        add_truths(folder, [{"id": "before", "index": 0}])
         fill(disk)
         for number in range(5):
             assert ask(server, f"full-{number}") == 200
@@ -272,6 +314,13 @@ def test_a_full_disk_stops_recording_not_answers(disk: Path, tmp_path: Path) -> 
         wait_for(lambda: server.metric("foveal_record_rows_total", outcome="failed") >= 5)
         assert server.log.count("recording stopped") == 1
         assert ask(server, "later") == 200
+        feedback = f"{server.url}/models/tiny/feedback"
+        for number in range(200):  # more than the file has room for
+            assert ask(server, f"told-{number}") == 200
+            truth = {"id": f"told-{number}", "index": BEST_N[0]}
+            assert httpx.post(feedback, json=truth).json()["outcome"] == "right"
+        assert server.log.count("truths are missing in the recording: No space left") == 1
+        assert ("before", 0) in read_truths(folder)
 
 
 def test_only_uncertain_rows(tmp_path: Path) -> None:

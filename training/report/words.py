@@ -35,8 +35,8 @@ def confusion_words(confusion_KK: NDArray[np.int64], labels: Sequence[str]) -> s
     if not wrong_KK.any():
         return f"{said}."
     true, given = divmod(int(wrong_KK.argmax()), wrong_KK.shape[1])
-    count = int(wrong_KK.max())
-    return f"{said}; most often {labels[true]} is taken for {labels[given]}, {count:,} times."
+    count = f"{wrong_KK.max():,} of {confusion_KK[true].sum():,} times"
+    return f"{said}; most often {labels[true]} is taken for {labels[given]}, {count}."
 
 
 def reliability_words(before: float, after: float, temperature: float) -> str:

@@ -85,13 +85,13 @@ function confusion({ labels, metrics }) {
   const rows = metrics?.confusion;
   if (!rows) return h("p", { class: "soft" }, "Confusion matrix: not recorded with this version.");
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Confusion matrix" }, h("table", { class: "confusion" },
-    h("caption", {}, "Confusion: images of the label of a row that got the label of a column."),
+    h("caption", {}, h("span", {}, "Confusion: images of the label of a row that got the label of a column.")),
     h("thead", {}, h("tr", {}, h("td", {}), labels.map((label) => h("th", { scope: "col" }, label)))),
     h("tbody", {}, rows.map((row, truth) => {
       const all = row.reduce((sum, value) => sum + value, 0) || 1;
       return h("tr", {}, h("th", { scope: "row" }, labels[truth]), row.map((value, given) => {
-        const strength = value ? 10 + Math.round((90 * value) / all) : 0;
-        const colour = truth === given ? "var(--accent-soft)" : "var(--warn-soft)";
+        const share = value / all;
+        const [colour, strength] = truth === given ? ["var(--accent-soft)", 100 * share] : ["var(--warn)", Math.min(30, 150 * share)];
         return h("td", { style: { background: `color-mix(in srgb, ${colour} ${strength}%, transparent)` } }, value ? count(value) : "·");
       }));
     }))));

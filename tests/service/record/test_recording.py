@@ -5,22 +5,26 @@ import resource
 import stat
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
+from models.evidence import Abstain, Selective
 from models.image import encode_png
 from scoring.local import LocalModel
 from service.record import writer as writing
 from service.record.asked import Asked, uncertain_rows
 from service.record.erasing import erase, erase_all
-from service.record.reading import RecordingError, find, is_recording, read
+from service.record.reading import RecordingError, is_recording, read
 from service.record.recorder import Choice, Recorder
 from service.record.sample import key_of
 from service.record.shards import Shard, find_shards, is_written, keep_ring, member
-from service.record.truths import TRUTHS, add_truths, read_labels, read_truths
+from service.record.truths import TRUTHS, add_truths, keep_truths, read_labels, read_truths
 from service.record.writer import Bounds, Writer
+from tests.guarded import until
 from tests.recordings import BEGAN_S, ask, load, record, write
 from tests.tiny import random_images
 
@@ -52,16 +56,6 @@ def test_what_is_written_is_read(model: LocalModel, tmp_path: Path) -> None:
     with tarfile.open(shard.path) as tar:
         names = [info.name for info in tar if info.isreg()]
     assert names[:2] == ["id-0.png", "id-0.json"] and len(names) == 2 * len(PNGS)
-
-
-def test_the_newest_answer_of_an_id_is_found(model: LocalModel, tmp_path: Path) -> None:
-    for png in PNGS[:2]:  # two shards
-        write(tmp_path, [ask(model, [png], "same"), ask(model, PNGS[2:4], 'with "quotes"')])
-    found = find(tmp_path, ["same", 'with "quotes"', "unknown"])
-    assert set(found) == {("same", 0), ('with "quotes"', 0), ('with "quotes"', 1)}
-    newest = model.run([model.decode(PNGS[1])])[0]
-    assert found["same", 0]["index"] == newest.argmax()
-    np.testing.assert_array_equal(np.array(found["same", 0]["probabilities"], np.float32), newest)
 
 
 def test_only_the_owner_can_read(model: LocalModel, tmp_path: Path) -> None:
@@ -200,6 +194,28 @@ def test_a_folder_that_cannot_be_written_stops_it_and_it_goes_on_later(
     assert set(ids_of(folder)) == {"kept"}
 
 
+def test_it_goes_on_though_nothing_is_asked(
+    model: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metric, and with it the alert, must not wait for the next request."""
+
+    def stopped() -> float | None:
+        return REGISTRY.get_sample_value("foveal_record_stopped", {"keep": "idle"})
+
+    monkeypatch.setattr(writing, "_WAKE_S", 0.01)
+    now = [BEGAN_S]
+    folder = tmp_path / "recording"
+    folder.write_text("a file in the way")
+    writer = Writer(Bounds(folder, 1 << 30, 1e5, keep="idle"), clock=lambda: now[0])
+    writer.put(ask(model, PNGS[:1], "lost"), None)
+    until(lambda: stopped() == 1, "it stops", 60)
+    folder.unlink()
+    now[0] += writing.RETRY_S + 1
+    until(lambda: stopped() == 0, "it goes on", 60)
+    writer.close(60)
+    assert not find_shards(folder)
+
+
 def test_erased_rows_are_gone_from_the_disk(model: LocalModel, tmp_path: Path) -> None:
     ids = record(tmp_path, model, PNGS[:4])
     add_truths(tmp_path, [{"id": id_, "index": 1} for id_ in ids])
@@ -255,10 +271,61 @@ def test_truths(tmp_path: Path) -> None:
         read_labels(table)
 
 
+def test_truths_are_bounded_in_bytes_and_days(tmp_path: Path) -> None:
+    for number in range(1000):
+        add_truths(tmp_path, [{"id": f"id-{number}", "index": number % 7}])
+    size = (tmp_path / TRUTHS).stat().st_size
+    keep_truths(tmp_path, size, time.time() - 60)
+    assert len(read_truths(tmp_path)) == 1000
+    keep_truths(tmp_path, size - 1, time.time() - 60)
+    left = read_truths(tmp_path)
+    assert 700 < len(left) < 760, "a quarter of the room is made"
+    assert list(left)[-1] == ("id-999", 0) and ("id-0", 0) not in left
+    assert left["id-999", 0] == 999 % 7
+    keep_truths(tmp_path, size, time.time() + 3500)
+    assert read_truths(tmp_path) == left, "lines go together, an hour's at once"
+    keep_truths(tmp_path, size, time.time() + 3700)
+    assert read_truths(tmp_path) == {} and (tmp_path / TRUTHS).stat().st_size == 0
+    keep_truths(tmp_path / "none", 0, 0)
+
+
+def test_truths_of_some_requests(tmp_path: Path) -> None:
+    add_truths(tmp_path, [{"id": f'with "{number}', "index": number} for number in range(100)])
+    few, many = {f'with "{i}' for i in range(3)}, {f'with "{i}' for i in range(50)}
+    for ids in (few, many):
+        assert {id_ for id_, _ in read_truths(tmp_path, ids)} == ids
+
+
+def test_the_ring_bounds_the_truths_too(model: LocalModel, tmp_path: Path) -> None:
+    """Where nobody tells a truth any more, those that are too old go all the same."""
+    add_truths(tmp_path, [{"id": "old", "index": 1}])
+    path = tmp_path / TRUTHS
+    path.write_text(path.read_text().replace('"time":1', '"time":'))
+    write(tmp_path, [ask(model, PNGS[:1], "new")])
+    assert read_truths(tmp_path) == {}
+
+
+def test_a_truth_that_has_no_room_leaves_nothing_of_it(tmp_path: Path) -> None:
+    add_truths(tmp_path, [{"id": "first", "index": 1}])
+    size = (tmp_path / TRUTHS).stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            add_truths(tmp_path, [{"id": "second", "index": 1}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    add_truths(tmp_path, [{"id": "third", "index": 1}])
+    assert set(read_truths(tmp_path)) == {("first", 0), ("third", 0)}
+
+
 def test_uncertain_rows(model: LocalModel) -> None:
     probabilities_NK = np.array([[0.9, 0.1, 0, 0], [0.5, 0.4, 0.1, 0]], np.float32)
     assert uncertain_rows(model.artifact, probabilities_NK, 0.6) == {1}
     assert uncertain_rows(model.artifact, probabilities_NK, 0.95) == {0, 1}
+    some = Selective("test", 100, 0.9, 0.99)
+    abstaining = replace(model.artifact, abstain=Abstain(0.7, 0.99, some, some))
+    assert uncertain_rows(abstaining, probabilities_NK, 0.1) == {1}, "it abstained from that one"
 
 
 def test_a_share_is_chosen_at_random(model: LocalModel, tmp_path: Path) -> None:
