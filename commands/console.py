@@ -8,6 +8,8 @@ loaded.
 import errno
 import json
 import os
+import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -98,10 +100,16 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 def _refused(error: OSError) -> str:
     """Return what the system says of a file or a device, "" if it is neither."""
+    if isinstance(error, shutil.Error) and error.args and error.args[0]:
+        _, target, reason = error.args[0][0]  # the first of the files that were not copied
+        return printable(f"{target}: {re.sub(r'^.Errno [0-9]+. |: .*', '', str(reason))}")
     if error.filename is not None:
         return printable(f"{os.fsdecode(error.filename)}: {error.strerror}")
     if error.errno in _DISK:
-        return f"foveal: expected room for what is written, got: {error.strerror}"
+        return (
+            f"foveal: expected room for what is written, got: {error.strerror}; free some, or "
+            "write elsewhere"
+        )
     return ""
 
 

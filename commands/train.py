@@ -99,7 +99,7 @@ def train(
 
     Example: foveal train --dataset digits --network cnn --run runs/digits
     """
-    from training.early import check_options
+    from training.early import check_options, check_writable
     from training.endings import describe_progress, explained
     from training.threads import FreeCores
 
@@ -112,6 +112,7 @@ def train(
     for name in ("hidden", "widths"):
         options[name] = _widths(f"--{name}", options[name])
     check_options({**options, "dataset": dataset, "network": network})
+    check_writable(Path("runs") if run is None else run, "--run")
     if publish_as is not None:
         from models.repository import check_name
 
