@@ -253,7 +253,7 @@ def test_a_missing_extra_is_named(
     package: str, extra: str, words: tuple[str, ...], tiny_repository: Path
 ) -> None:
     # None in sys.modules is how Python itself marks a module that cannot be imported.
-    script = "import sys; sys.modules[sys.argv[1]] = None; import foveal; foveal.main(sys.argv[2:])"
+    script = "import sys; sys.modules[sys.argv.pop(1)] = None; import foveal; foveal.main()"
     ended = subprocess.run(
         [sys.executable, "-c", script, package, *words],
         cwd=ROOT,

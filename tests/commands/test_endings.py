@@ -100,7 +100,7 @@ def test_a_folder_that_cannot_be_filled_is_left_as_it_was(
         (
             ("models", "verify"),
             "scoring.local.verify",
-            "foveal models verify: stopped by Ctrl-C",
+            "foveal models verify: stopped by Ctrl-C; repeat the command",
         ),
     ],
 )
@@ -143,3 +143,19 @@ def test_ctrl_c_of_a_process_is_one_line(tiny_repository: Path, tmp_path: Path) 
     out, error = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert error == "foveal score: stopped; finished rows are kept: add --resume to go on\n"
+
+
+def test_ctrl_c_before_there_is_a_command_prints_nothing() -> None:
+    """The first packages take most of the time of a short command."""
+    script = (
+        "import sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "import foveal"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
