@@ -93,7 +93,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Args:
         path: File to write; its folder must exist. The new file has mode 0644.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:  # names the file that the caller knows
+        raise OSError(error.errno, error.strerror, str(path)) from None
     new = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.files import read_file
+from models.files import read_file, replacing
 
 
 def test_regular_file_and_a_link_to_one(tmp_path: Path) -> None:
@@ -60,3 +60,14 @@ def test_too_large(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(OSError, match="more than 2147483648 bytes"):
         read_file(tmp_path / "file")
+
+
+def test_a_file_that_cannot_be_replaced_is_named(tmp_path: Path) -> None:
+    """Not the hidden one that would have replaced it."""
+    path = tmp_path / "none" / "repository.json"
+    with pytest.raises(FileNotFoundError) as caught, replacing(path):
+        pass
+    assert (caught.value.filename, caught.value.strerror) == (
+        str(path),
+        "No such file or directory",
+    )
