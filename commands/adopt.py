@@ -223,7 +223,7 @@ def adopt(
     Example: foveal adopt resnet50.onnx --name resnet50 --labels imagenet.txt --resize 256 \
         --scale 1/255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     """
-    _check_early(model, name)
+    _check_early(model, name, models)
     from export.adopt import Request
     from export.examine import Wanted
     from export.from_torch import User
@@ -274,11 +274,13 @@ def adopt(
     show(dataclasses.asdict(artifact), as_json, [(line,)])
 
 
-def _check_early(model: str, name: str) -> None:
+def _check_early(model: str, name: str, models: Path) -> None:
     """Refuse what needs no import that takes a while."""
+    from models.files import check_writable
     from models.repository import check_name
 
     check_name(name)
+    check_writable(models, "--models")
     if ":" not in model and not Path(model).exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), model)
 

@@ -61,7 +61,8 @@ def check(
 
     Example: foveal check folder:photos
     """
-    from training.early import check_dataset, check_writable
+    from models.files import check_writable
+    from training.early import check_dataset
 
     folder = out or Path("runs") / "check" / re.sub(r"[^\w.-]+", "-", dataset).strip("-")
     check_dataset(dataset)

@@ -102,6 +102,10 @@ def loadtest(
 
     Example: foveal loadtest --start --find-max --p99-ms 20
     """
+    from models.files import check_writable
+
+    if out is not None:
+        check_writable(out, "--out")
     from loadtest.engines import Traffic, check_engine
     from loadtest.serving import free_port, running_service
     from loadtest.shapes import steps_of

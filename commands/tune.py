@@ -63,6 +63,10 @@ def tune(
 
     Example: foveal tune fashion-cnn --p99-ms 20
     """
+    from models.files import check_writable
+
+    if not reset:
+        check_writable(out or Path("runs/tune"), "--out")
     from loadtest.tune.pipeline import Request, tune_model
     from loadtest.tune.pipeline import reset as remove
     from report.progress import ProgressBar

@@ -5,7 +5,6 @@ still be refused by the registry or the reader of its name.
 """
 
 import difflib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,22 +72,6 @@ def check_finished(run: Path) -> None:
                 f"{run / name}: expected a finished run, got no such file; run foveal train to its "
                 "end"
             )
-
-
-def check_writable(folder: Path, option: str) -> None:
-    """Check that a folder, which need not exist, can be written.
-
-    Args:
-        folder: What is to be made or filled.
-        option: What the user names it with.
-
-    Raises:
-        RunError: It, or what it would be made in, cannot be written or is no folder.
-    """
-    there = next(path for path in (folder, *folder.parents, Path()) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        what = "one that cannot be written" if there.is_dir() else "a file"
-        raise RunError(f"{there}: expected a folder to write, got {what}; set {option}")
 
 
 def check_precisions(words: str) -> None:

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
 
-from models.files import read_file, replacing
+from models import files
+from models.files import check_writable, read_file, replacing
 
 
 def test_regular_file_and_a_link_to_one(tmp_path: Path) -> None:
@@ -71,3 +73,18 @@ def test_a_file_that_cannot_be_replaced_is_named(tmp_path: Path) -> None:
         str(path),
         "No such file or directory",
     )
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_writable(Path("runs/x"), "--run")
+    check_writable(tmp_path, "--run")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="expected a folder to write, got a file; set --out"):
+        check_writable(Path("file/x"), "--out")
+    if Path("/proc/self").exists():  # what root cannot write either
+        with pytest.raises(OSError, match="got one that cannot be written; set --run"):
+            check_writable(Path("/proc/self/none/x"), "--run")
+    monkeypatch.setattr(files, "_LEAST_FREE_BYTES", shutil.disk_usage(tmp_path).total + 1)
+    with pytest.raises(OSError, match="got a full disk; set --run"):
+        check_writable(tmp_path, "--run")

@@ -17,7 +17,6 @@ from training.early import (
     check_finished,
     check_options,
     check_precisions,
-    check_writable,
 )
 from training.errors import ConfigError, DatasetError, RunError
 
@@ -106,20 +105,6 @@ def test_a_run_that_is_not_finished(tmp_path: Path) -> None:
     check_finished(tmp_path)
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="nothing that root cannot write either")
-def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    check_writable(Path("runs/x"), "--run")
-    check_writable(tmp_path, "--run")
-    (tmp_path / "file").touch()
-    match = "file: expected a folder to write, got a file; set --out$"
-    with pytest.raises(RunError, match=match):
-        check_writable(Path("file/x"), "--out")
-    match = "^/proc/self: expected a folder to write, got one that cannot be written; set --run$"
-    with pytest.raises(RunError, match=match):
-        check_writable(Path("/proc/self/none/x"), "--run")
-
-
 def test_precisions() -> None:
     check_precisions("fp32, int8")
     with pytest.raises(ConfigError, match=r"precision: expected one of .*, got 'int7'"):
@@ -137,6 +122,8 @@ def test_precisions() -> None:
         ("export", "none", "--name", "x"),
         ("check", "digit"),
         ("check", "digits", "--out", "/proc/self/none"),
+        ("loadtest", "--out", "/proc/self/none"),
+        ("tune", "--out", "/proc/self/none"),
         ("train", "--dataset", "digits", "--network", "cnn", "--run", "/proc/self/none"),
     ],
 )
