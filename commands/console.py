@@ -67,7 +67,7 @@ def explain(error: Exception) -> str | None:
     """Return the message for the user, None if the error is a bug of ours."""
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
-        message = error.format_message()
+        message = error.format_message().replace("Input should be", "expected")
         if context is None or "\n" in message:  # several lines: the help text
             return message
         return f"{context.command_path}: {message.rstrip('.')}; see {context.command_path} --help"

@@ -66,6 +66,7 @@ def tune(
     from models.files import check_writable
 
     if not reset:
+        open_repository(models).resolve(model)
         check_writable(out or Path("runs/tune"), "--out")
     from loadtest.tune.pipeline import Request, tune_model
     from loadtest.tune.pipeline import reset as remove

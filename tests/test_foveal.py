@@ -172,6 +172,11 @@ WRONG = [
     (("models", "rollback", "tiny"), 1, "expected a version before 1, got none$"),
     (("models", "default", "none"), 1, '^model "none"'),
     (("models", "default", "tiny", "x"), 2, "'V'"),
+    (
+        ("models", "shadow", "tiny", "2", "7"),
+        2,
+        "'FRACTION': expected less than or equal to 1; see",
+    ),
     (("serve", "--port", "65536"), 2, "--port"),
     (("serve", "--device", "abacus"), 2, "--device"),
     (("serve", "--max-image-pixels", "0"), 2, "--max-image-pixels"),
