@@ -1,11 +1,16 @@
 """The entry of the command line: collects the commands of ``commands`` and runs one."""
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+# Ctrl-C while packages are imported is no bug, so no traceback; Python ends by SIGINT.
+sys.excepthook = lambda kind, error, trace: (
+    None if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)
+)
 # No telemetry; set before any command imports onnxruntime, which reads the variable once.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 

@@ -5,10 +5,3 @@ Exit codes: 0 done, 1 failed, 2 the command line is wrong, 3 finished, but some 
 A user's mistake is one line on stderr, ``where: expected X, got Y; how to fix it``; a traceback is
 always a bug.
 """
-
-import sys
-
-# Ctrl-C while a command's packages are imported is no bug, so no traceback; Python ends by SIGINT.
-sys.excepthook = lambda kind, error, trace: (
-    None if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)
-)

@@ -34,49 +34,49 @@ if TYPE_CHECKING:
 LabelsOption = Annotated[
     Path | None,
     typer.Option(
-        help="Class labels: one a line, JSON, CSV or a Python dict (default: the file's own)."
+        help="Class labels: one a line, JSON, CSV or a Python dict.", show_default="the file's own"
     ),
 ]
 TomlOption = Annotated[Path | None, typer.Option(help="TOML file with the options below.")]
 LayoutOption = Annotated[
-    str | None, typer.Option(help="Input axes: NCHW or NHWC (default: from its shape).")
+    str | None, typer.Option(help="Input axes: NCHW or NHWC.", show_default="from its shape")
 ]
 ScaleOption = Annotated[
-    str | None, typer.Option(help="Factor for each pixel, as 1/255 (default: 1).")
+    str | None, typer.Option(help="Factor for each pixel, as 1/255.", show_default="1")
 ]
 MeanOption = Annotated[
-    str | None, typer.Option(help="Then subtracted: one number, or R,G,B (default: 0).")
+    str | None, typer.Option(help="Then subtracted: one number, or R,G,B.", show_default="0")
 ]
 StdOption = Annotated[
-    str | None, typer.Option(help="Then divided by: one number, or R,G,B (default: 1).")
+    str | None, typer.Option(help="Then divided by: one number, or R,G,B.", show_default="1")
 ]
-ChannelsOption = Annotated[str | None, typer.Option(help="RGB or BGR (default: RGB).")]
+ChannelsOption = Annotated[str | None, typer.Option(help="RGB or BGR.", show_default="RGB")]
 ResizeOption = Annotated[
     str | None,
     typer.Option(
-        help="stretch, crop or pad; or the shorter side before a centre crop, as 256 (default: "
-        "stretch)."
+        help="stretch, crop or pad; or the shorter side before a centre crop, as 256.",
+        show_default="stretch",
     ),
 ]
 CropShareOption = Annotated[
     str | None,
-    typer.Option(help="Share of the resized picture that is kept, as 0.875 (default: 1)."),
+    typer.Option(help="Share of the resized picture that is kept, as 0.875.", show_default="1"),
 ]
 CropRoundingOption = Annotated[
     str | None,
     typer.Option(help="Offset of the centre: half-even, or floor as transformers."),
 ]
 FilterOption = Annotated[
-    str | None, typer.Option(help="Pillow's filter, as bicubic (default: bilinear).")
+    str | None, typer.Option(help="Pillow's filter, as bicubic.", show_default="bilinear")
 ]
 PadColourOption = Annotated[
-    str | None, typer.Option(help="Colour of the padding, as 114 or R,G,B (default: 0).")
+    str | None, typer.Option(help="Colour of the padding, as 114 or R,G,B.", show_default="0")
 ]
 LoaderOption = Annotated[
     str | None,
     typer.Option(
-        help="viewer: EXIF applied, transparency over white; pillow: as Image.open(f).convert "
-        "(default: viewer)."
+        help="viewer: EXIF applied, transparency over white; pillow: as Image.open(f).convert.",
+        show_default="viewer",
     ),
 ]
 ScaledDecodingOption = Annotated[
@@ -93,14 +93,19 @@ OutputOption = Annotated[
     str | None, typer.Option(help="Output to use, required if there are several.")
 ]
 GivesOption = Annotated[
-    str | None, typer.Option(help="Meaning: logits or probabilities (default: from the graph).")
+    str | None,
+    typer.Option(help="Meaning: logits or probabilities.", show_default="from the graph"),
 ]
 TaskOption = Annotated[
-    str | None, typer.Option(help="single-label, binary or multi-label (default: from the graph).")
+    str | None,
+    typer.Option(help="single-label, binary or multi-label.", show_default="from the graph"),
 ]
 ThresholdOption = Annotated[
     str | None,
-    typer.Option(help="Least probability of a multi-label answer, or a file of one a label (0.5)."),
+    typer.Option(
+        help="Least probability of a multi-label answer, or a file of one a label.",
+        show_default="0.5",
+    ),
 ]
 InputChannelsOption = Annotated[
     str | None, typer.Option(help="1 or 3, required if neither shape nor first layer says it.")
@@ -108,8 +113,8 @@ InputChannelsOption = Annotated[
 ImagesOption = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Image or folder for the proof, its folders named as labels; repeatable "
-        "(default: random pixels)."
+        help="Image or folder for the proof, its folders named as labels; repeatable.",
+        show_default="random pixels",
     ),
 ]
 ExpectedOption = Annotated[
@@ -127,7 +132,11 @@ CalibrateOption = Annotated[
     ),
 ]
 PythonOption = Annotated[
-    str, typer.Option(help="Python of the environment that a PyTorch model runs in.")
+    str,
+    typer.Option(
+        help="Python of the environment that a PyTorch model runs in.",
+        show_default="that of Foveal",
+    ),
 ]
 WeightsOption = Annotated[Path | None, typer.Option(help="File of weights, of timm:NAME.")]
 TrustPickleOption = Annotated[
@@ -143,8 +152,8 @@ MemoryOption = Annotated[
     float | None,
     typer.Option(
         min=0.5,
-        help="Memory limit of the graph during the proof, GiB (default: 4, or 1 and 2.5 times its "
-        "weights).",
+        help="Memory limit of the graph during the proof, GiB.",
+        show_default="4, or 1 and 2.5 times its weights",
     ),
 ]
 
@@ -214,7 +223,7 @@ def adopt(
     Example: foveal adopt resnet50.onnx --name resnet50 --labels imagenet.txt --resize 256 \
         --scale 1/255 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     """
-    _check_early(model, name)
+    _check_early(model, name, models)
     from export.adopt import Request
     from export.examine import Wanted
     from export.from_torch import User
@@ -265,11 +274,13 @@ def adopt(
     show(dataclasses.asdict(artifact), as_json, [(line,)])
 
 
-def _check_early(model: str, name: str) -> None:
+def _check_early(model: str, name: str, models: Path) -> None:
     """Refuse what needs no import that takes a while."""
+    from models.files import check_writable
     from models.repository import check_name
 
     check_name(name)
+    check_writable(models, "--models")
     if ":" not in model and not Path(model).exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), model)
 

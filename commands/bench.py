@@ -17,7 +17,9 @@ def bench_peers(
     rounds: Annotated[int, typer.Option(min=1, help="Measurements per figure.")] = 3,
     duration_s: Annotated[int, typer.Option(min=1, help="Length of one measurement, seconds.")] = 4,
     cases: Annotated[str, typer.Option(help="Cases, from fcnn, cnn, photo.")] = "fcnn,cnn",
-    only: Annotated[str, typer.Option(help="Peers, such as bentoml,mosec (default: all).")] = "",
+    only: Annotated[
+        str, typer.Option(help="Peers, such as bentoml,mosec.", show_default="all")
+    ] = "",
     cpus: Annotated[str, typer.Option(help="Cores of the servers, such as 0,1.")] = "0",
     load_cpu: Annotated[str, typer.Option(help="Core of the load generator.")] = "1",
     multipart: Annotated[bool, typer.Option(help="Send forms to Foveal too.")] = False,
@@ -129,7 +131,9 @@ def bench_overload(
     ),
     rounds: Annotated[int, typer.Option(min=1, help="Measurements per figure.")] = 3,
     duration_s: Annotated[int, typer.Option(min=1, help="Length of one measurement, seconds.")] = 5,
-    only: Annotated[str, typer.Option(help="Servers, such as foveal,mosec (default: all).")] = "",
+    only: Annotated[
+        str, typer.Option(help="Servers, such as foveal,mosec.", show_default="all")
+    ] = "",
     cpus: Annotated[str, typer.Option(help="Cores of the servers, such as 0,1.")] = "0",
     load_cpus: Annotated[str, typer.Option(help="Cores of the client.")] = "1",
     models: ModelsOption = SHIPPED,

@@ -61,16 +61,18 @@ def check(
 
     Example: foveal check folder:photos
     """
+    from models.files import check_writable
     from training.early import check_dataset
 
+    folder = out or Path("runs") / "check" / re.sub(r"[^\w.-]+", "-", dataset).strip("-")
     check_dataset(dataset)
+    check_writable(folder, "--out")
     from report.progress import ProgressBar
     from training.quality.findings import FINDINGS_CSV
     from training.quality.page import REPORT_HTML
     from training.quality.pipeline import Labels, list_dataset
     from training.quality.pipeline import check as look_through
 
-    folder = out or Path("runs") / "check" / re.sub(r"[^\w.-]+", "-", dataset).strip("-")
     labels = Labels(model, open_repository(models) if model else None, skip_labels)
     with (
         stoppable("no report was written; repeat the command"),

@@ -8,6 +8,8 @@ loaded.
 import errno
 import json
 import os
+import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,7 +67,7 @@ def explain(error: Exception) -> str | None:
     """Return the message for the user, None if the error is a bug of ours."""
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
-        message = error.format_message()
+        message = error.format_message().replace("Input should be", "expected")
         if context is None or "\n" in message:  # several lines: the help text
             return message
         return f"{context.command_path}: {message.rstrip('.')}; see {context.command_path} --help"
@@ -98,10 +100,16 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 def _refused(error: OSError) -> str:
     """Return what the system says of a file or a device, "" if it is neither."""
+    if isinstance(error, shutil.Error) and error.args and error.args[0]:
+        _, target, reason = error.args[0][0]  # the first of the files that were not copied
+        return printable(f"{target}: {re.sub(r'^.Errno [0-9]+. |: .*', '', str(reason))}")
     if error.filename is not None:
         return printable(f"{os.fsdecode(error.filename)}: {error.strerror}")
     if error.errno in _DISK:
-        return f"foveal: expected room for what is written, got: {error.strerror}"
+        return (
+            f"foveal: expected room for what is written, got: {error.strerror}; free some, or "
+            "write elsewhere"
+        )
     return ""
 
 

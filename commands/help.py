@@ -5,6 +5,7 @@ summaries; tests/commands/test_help.py names them.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
@@ -17,6 +18,13 @@ from commands.console import fail, print_line
 _Function = TypeVar("_Function", bound=Callable[..., None])
 _REST = "Options"
 _LIMIT = 1 << 16  # of a summary: none is so long
+# What typer calls the kind of a value, to what a reader does.
+_TYPES = {
+    **dict.fromkeys(("int", "int range"), "integer"),
+    **dict.fromkeys(("float", "float range"), "number"),
+    **dict.fromkeys(("str", "list[str]"), "text"),
+    "list[Path]": "path",
+}
 # Rows of examples are not wrapped: they are to be copied. typer's own mark of such a paragraph.
 _AS_IS = "\b\n"
 
@@ -73,7 +81,8 @@ class Command(_Summarized, TyperCommand):
             panel = headings.get(parameter.name, panel)
             if parameter.param_type_name == "argument":
                 panel = "Arguments"
-            (rest if panel is None else sections.setdefault(panel, [])).append(record)
+            section = rest if panel is None else sections.setdefault(panel, [])
+            section.append(_plain(*record))
         for heading, records in {**sections, _REST: rest}.items():
             if records:
                 with formatter.section(heading):
@@ -96,11 +105,18 @@ class Command(_Summarized, TyperCommand):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            said = ["stopped by Ctrl-C", *getattr(error, "__notes__", ())]
+            notes = getattr(error, "__notes__", None) or ["repeat the command"]
+            said = ["stopped by Ctrl-C", *notes]
             print_line(f"{ctx.command_path}: {'; '.join(said)}", is_error=True)
             raise typer.Exit(130) from None
         except BrokenPipeError as error:  # which typer would make a 1
             fail(error)
+
+
+def _plain(option: str, text: str) -> tuple[str, str]:
+    """Return a row of a help text without Python's names of types, and defaults as one form."""
+    option = re.sub("<(.+?)>", lambda found: f"<{_TYPES.get(found[1], found[1])}>", option)
+    return option, re.sub(r"default: \(([^]]+?)\)(?=[];])", r"default: \1", text)
 
 
 @contextmanager

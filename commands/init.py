@@ -1,6 +1,7 @@
 """Begin a folder of one's own: ``foveal init``."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -40,16 +41,27 @@ def init(folder: FolderArgument, model: FromOption = None, as_json: JsonOption =
             f"{folder}: expected a folder without {', '.join(made)}, got one with "
             f"{', '.join(there)}; nothing was written: name another folder"
         )
-    image = sorted(shipped.path(name, version).glob("golden/*.png"))[0]
-    target = folder / _MODELS / name / str(version)
-    shutil.copytree(shipped.path(name, version), target)
-    shutil.copyfile(image, folder / _IMAGE)
-    (folder / _SETTINGS).write_text(_settings(), encoding="utf-8")
-    (folder / _README).write_text(_readme(name), encoding="utf-8")
+    is_new = not folder.exists()
+    try:
+        _fill(folder, shipped.path(name, version), name)
+    except BaseException:  # a full disk, Ctrl-C: the next try finds the folder as this one did
+        shutil.rmtree(folder if is_new else folder / _MODELS, ignore_errors=True)
+        for each in made[1:]:
+            with suppress(OSError):
+                (folder / each).unlink()
+        raise
     start = f"cd {folder} && foveal serve --models {_MODELS}"
     document = {"folder": str(folder), "model": f"{name}:{version}", "files": list(made)}
     lines = [(f"{folder}: {', '.join(made)}; model {name}:{version}",), (f"next: {start}",)]
     show(document, as_json, lines)
+
+
+def _fill(folder: Path, version: Path, name: str) -> None:
+    image = sorted(version.glob("golden/*.png"))[0]
+    shutil.copytree(version, folder / _MODELS / name / version.name)
+    shutil.copyfile(image, folder / _IMAGE)
+    (folder / _SETTINGS).write_text(_settings(), encoding="utf-8")
+    (folder / _README).write_text(_readme(name), encoding="utf-8")
 
 
 def _settings() -> str:

@@ -44,7 +44,7 @@ def loadtest(
     kind: Annotated[_Kind, typer.Option(help="Kind of request.")] = "raw",
     rows: Annotated[int, typer.Option(min=1, help="Images per request.")] = 1,
     users: Annotated[
-        int | None, typer.Option(min=1, help="Users in a closed loop (default: 32).")
+        int | None, typer.Option(min=1, help="Users in a closed loop.", show_default="32")
     ] = None,
     rate: Annotated[
         float | None, typer.Option(min=0.1, help="Rate of open arrivals, requests/s.")
@@ -53,7 +53,7 @@ def loadtest(
         Literal["steady", "steps", "spike", "soak"], typer.Option(help="Users or rate over time.")
     ] = "steady",
     duration_s: Annotated[
-        float | None, typer.Option(min=0.5, help="Length, seconds (default: 10; soak: 600).")
+        float | None, typer.Option(min=0.5, help="Length, seconds.", show_default="10; soak: 600")
     ] = None,
     p99_ms: Annotated[
         float, typer.Option(min=0.1, help="Promised p99 latency, milliseconds.")
@@ -86,9 +86,13 @@ def loadtest(
     processes: Annotated[int, typer.Option(min=0, help="Sender processes; 0 chooses by rate.")] = 0,
     grpc: Annotated[
         str,
-        typer.Option(metavar="HOST:PORT", help="gRPC address (default: URL's host, port 8001)."),
+        typer.Option(
+            metavar="HOST:PORT", help="gRPC address.", show_default="URL's host, port 8001"
+        ),
     ] = "",
-    out: Annotated[Path | None, typer.Option(help="Output folder (default: a new one).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder.", show_default="a new one")
+    ] = None,
     model: ModelOption = None,
     start: Annotated[bool, typer.Option("--start", help="Start a service for the test.")] = False,
     models: ModelsOption = SHIPPED,
@@ -98,6 +102,10 @@ def loadtest(
 
     Example: foveal loadtest --start --find-max --p99-ms 20
     """
+    from models.files import check_writable
+
+    if out is not None:
+        check_writable(out, "--out")
     from loadtest.engines import Traffic, check_engine
     from loadtest.serving import free_port, running_service
     from loadtest.shapes import steps_of

@@ -99,11 +99,13 @@ def upgrade_model(
     model: Annotated[str, typer.Argument(metavar="NAME[:V]", help="Version of format 1.")],
     images: Annotated[
         list[Path] | None,
-        typer.Option(help="Picture to compare; repeatable (default: resized golden images)."),
+        typer.Option(help="Picture to compare; repeatable.", show_default="resized golden images"),
     ] = None,
     background: Annotated[
         str | None,
-        typer.Option(help="Colour under transparent pixels, as 255,255,255 (default: dropped)."),
+        typer.Option(
+            help="Colour under transparent pixels, as 255,255,255.", show_default="dropped"
+        ),
     ] = None,
     models: ModelsOption = SHIPPED,
     as_json: JsonOption = False,

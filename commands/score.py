@@ -173,6 +173,7 @@ def score(
 
     Example: foveal score photos --model fashion-cnn --out scores.parquet
     """
+    open_repository(models).resolve(model)  # before what takes a second to import
     from report.progress import ProgressBar
     from scoring.job import Options, score
     from scoring.local import LocalModel

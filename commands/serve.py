@@ -131,6 +131,8 @@ def predict(
 
     Example: foveal predict boot.png --model fashion-cnn --top 2
     """
+    if not url:  # before what takes a second to import
+        open_repository(models).resolve(model)
     from scoring.predictions import Predictor, predict_files, tabulate
 
     if url and local:

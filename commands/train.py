@@ -99,6 +99,7 @@ def train(
 
     Example: foveal train --dataset digits --network cnn --run runs/digits
     """
+    from models.files import check_writable
     from training.early import check_options
     from training.endings import describe_progress, explained
     from training.threads import FreeCores
@@ -112,6 +113,7 @@ def train(
     for name in ("hidden", "widths"):
         options[name] = _widths(f"--{name}", options[name])
     check_options({**options, "dataset": dataset, "network": network})
+    check_writable(Path("runs") if run is None else run, "--run")
     if publish_as is not None:
         from models.repository import check_name
 
@@ -210,6 +212,7 @@ def export(
 
     Example: foveal export runs/digits --name digits-cnn --precision fp32,int8
     """
+    from models.files import check_writable
     from models.repository import check_name
     from report.progress import ProgressBar
     from training.early import check_finished, check_precisions
@@ -217,6 +220,7 @@ def export(
     check_finished(run)
     check_precisions(precision)
     check_name(name)
+    check_writable(models, "--models")
     with (
         stoppable("nothing was published; repeat the command"),
         ProgressBar(f"{run}: to ONNX, proof, publication", quiet=as_json) as bar,

@@ -33,21 +33,21 @@ def tune(
         float, typer.Option(min=0.1, help="Promised p99 latency, milliseconds.")
     ] = 20,
     precision: Annotated[
-        str, typer.Option(help="Precisions to try, such as fp32,int8 (default: all).")
+        str, typer.Option(help="Precisions to try, such as fp32,int8.", show_default="all")
     ] = "",
     device: Annotated[
         Literal["auto", "cpu", "cuda", "tensorrt"],
         typer.Option(envvar="FOVEAL_DEVICE", help="Device of the sessions."),
     ] = "auto",
     cores: Annotated[
-        int | None, typer.Option(min=1, help="Cores of the service (default: all).")
+        int | None, typer.Option(min=1, help="Cores of the service.", show_default="all")
     ] = None,
     workers: Annotated[
         int, typer.Option(min=1, envvar="FOVEAL_WORKERS", help="Worker processes of the service.")
     ] = 1,
     budget_s: Annotated[float, typer.Option(min=10, help="Time limit, seconds.")] = 300,
     out: Annotated[
-        Path | None, typer.Option(help="Output folder (default: runs/tune/NAME-V).")
+        Path | None, typer.Option(help="Output folder.", show_default="runs/tune/NAME-V")
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Discard earlier measurements.")
@@ -63,6 +63,11 @@ def tune(
 
     Example: foveal tune fashion-cnn --p99-ms 20
     """
+    from models.files import check_writable
+
+    if not reset:
+        open_repository(models).resolve(model)
+        check_writable(out or Path("runs/tune"), "--out")
     from loadtest.tune.pipeline import Request, tune_model
     from loadtest.tune.pipeline import reset as remove
     from report.progress import ProgressBar

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -17,6 +18,8 @@ from typing import IO
 
 # More than any file of a version that is read whole: protobuf ends at 2 GiB.
 MOST_BYTES = 2 << 30
+# Of room for results; with less, the disk is full.
+_LEAST_FREE_BYTES = 1 << 20
 # Longest wait for a lock that is held for milliseconds, seconds; then its holder hangs.
 LOCK_S = 10.0
 
@@ -83,6 +86,29 @@ def _kind(mode: int) -> str:
     return next((name for is_kind, name in kinds if is_kind(mode)), "something else")
 
 
+def check_writable(folder: Path, option: str) -> None:
+    """Check, before work that takes minutes, that its results will have a place.
+
+    Args:
+        folder: What is to be made or filled.
+        option: What the user names it with.
+
+    Raises:
+        OSError: It, or what it would be made in, cannot be written, is full, or is no folder.
+    """
+    there = next(path for path in (folder, *folder.parents, Path()) if path.exists())
+    if not there.is_dir():
+        found = "a file"
+    elif not os.access(there, os.W_OK):
+        found = "one that cannot be written"
+    elif shutil.disk_usage(there).free < _LEAST_FREE_BYTES:
+        found = "a full disk"
+    else:
+        return
+    said = f"expected a folder to write, got {found}; set {option}"
+    raise OSError(errno.EACCES, said, str(there))
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a binary file beside ``path`` that replaces it when the block ends.
@@ -93,7 +119,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Args:
         path: File to write; its folder must exist. The new file has mode 0644.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:  # names the file that the caller knows
+        raise OSError(error.errno, error.strerror, str(path)) from None
     new = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -67,6 +67,8 @@ _LIGHT = frozenset({b"\xff", b"\x89", b"R"})
 _HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"}
 )
+# What base64 makes of how PNG, JPEG, GIF and WebP begin, and the URL of a canvas or a file reader.
+_BASE64 = (b"iVBORw0K", b"/9j/", b"R0lGOD", b"UklGR", b"data:image/")
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _MAGIC = {
     b"\xff\xd8\xff": "JPEG",
@@ -268,6 +270,7 @@ def _kind(encoded: bytes) -> str:
             raise ImageError(
                 f"image: expected {FORMATS}, got {kind}; save it as JPEG, or install foveal[heif]"
             )
+    how = "; it is text in base64: send the bytes" if encoded.startswith(_BASE64) else ""
     raise ImageError(
-        f"image: expected {FORMATS}, got {len(encoded)} bytes starting {encoded[:8]!r}"
+        f"image: expected {FORMATS}, got {len(encoded)} bytes starting {encoded[:8]!r}{how}"
     )

@@ -111,8 +111,11 @@ class ModelRepository:
         name, _, wanted = (reference or self.default_model()).partition(":")
         versions = self.versions(name)
         if not versions:
-            available = ", ".join(self.names()) or "none"
-            raise ArtifactError(f'model "{name}": expected one of {available}')
+            if not (names := self.names()):
+                raise ArtifactError(
+                    f"{self.root}: expected a folder of <name>/<version>/, got no model in it"
+                )
+            raise ArtifactError(f'model "{name}": expected one of {", ".join(names)}')
         if not wanted:
             version = self.settings().default_versions.get(name, versions[-1])
         else:

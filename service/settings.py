@@ -318,8 +318,8 @@ def load_settings() -> Settings:
         settings = Settings()
     except ValidationError as error:
         lines += [
-            f"{_PREFIX}{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}, "
-            f"got {problem['input']!r}"
+            f"{_PREFIX}{'_'.join(map(str, problem['loc'])).upper()}: "
+            f"{problem['msg'].replace('Input should be', 'expected')}, got {problem['input']!r}"
             for problem in error.errors()
             if problem["type"] != "default_factory_not_called"  # it follows another that is wrong
         ]

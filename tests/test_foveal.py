@@ -172,6 +172,11 @@ WRONG = [
     (("models", "rollback", "tiny"), 1, "expected a version before 1, got none$"),
     (("models", "default", "none"), 1, '^model "none"'),
     (("models", "default", "tiny", "x"), 2, "'V'"),
+    (
+        ("models", "shadow", "tiny", "2", "7"),
+        2,
+        "'FRACTION': expected less than or equal to 1; see",
+    ),
     (("serve", "--port", "65536"), 2, "--port"),
     (("serve", "--device", "abacus"), 2, "--device"),
     (("serve", "--max-image-pixels", "0"), 2, "--max-image-pixels"),
@@ -253,7 +258,7 @@ def test_a_missing_extra_is_named(
     package: str, extra: str, words: tuple[str, ...], tiny_repository: Path
 ) -> None:
     # None in sys.modules is how Python itself marks a module that cannot be imported.
-    script = "import sys; sys.modules[sys.argv[1]] = None; import foveal; foveal.main(sys.argv[2:])"
+    script = "import sys; sys.modules[sys.argv.pop(1)] = None; import foveal; foveal.main()"
     ended = subprocess.run(
         [sys.executable, "-c", script, package, *words],
         cwd=ROOT,

@@ -329,12 +329,13 @@ def _is_form(content_type: bytes) -> bool:
     media_type = content_type.lower()
     if media_type.startswith(b"multipart/form-data"):
         return True
-    # The last one is what `curl --data-binary` sends for any body.
-    if media_type.startswith((*_IMAGE_TYPES, b"application/x-www-form-urlencoded")):
+    # Some clients send the header without a value; the last one is `curl --data-binary`'s.
+    images = (*_IMAGE_TYPES, b"application/x-www-form-urlencoded")
+    if not media_type or media_type.startswith(images):
         return False
     raise UnsupportedMediaError(
         "content-type: expected image/*, application/octet-stream or multipart/form-data, "
-        f"got {media_type.decode('latin-1')[:200]!r}"
+        f"got {media_type.decode('latin-1')[:200]!r}; send the image's bytes as the body"
     )
 
 

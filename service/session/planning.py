@@ -18,6 +18,7 @@ from models.artifact import ArtifactError, ModelArtifact, Precision
 from models.evidence import rounding_tolerance
 from models.geometry import check_available
 from models.image import decode
+from models.machine import multiplies_whole
 from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.session.buckets import default_buckets, fit_buckets
@@ -347,10 +348,17 @@ def self_test(
         if not difference <= tolerance:
             raise ArtifactError(
                 f"{artifact.reference}: golden image {golden.path}: expected the recorded "
-                f"probabilities within {tolerance}, got a difference of {difference:.2g}; "
-                "export the model again on this version of onnxruntime"
+                f"probabilities within {tolerance}, got a difference of {difference:.2g} in "
+                f"{session.plan.precision}; {_how_to_mend(session.plan.precision)}"
             )
     return row_s if artifact.golden else best_of(session, blank(artifact, 1), 0)
+
+
+def _how_to_mend(precision: Precision) -> str:
+    """Return what to do about answers that are not the recorded ones."""
+    if precision == "int8" and not multiplies_whole():
+        return "this CPU lacks VNNI, which the file wants: it serves fp32, or export int8 on it"
+    return "export the model again on this version of onnxruntime"
 
 
 def open_lower(

@@ -1,6 +1,8 @@
 """How commands end when they are stopped, or cannot write: one line, and a code."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -35,7 +37,8 @@ def test_a_full_device_is_one_line(tiny_repository: Path, unbuffered: str) -> No
         ended = in_shell(command, tiny_repository, PYTHONUNBUFFERED=unbuffered)
         assert ended.returncode == 1
         assert ended.stderr == (
-            "foveal: expected room for what is written, got: No space left on device\n"
+            "foveal: expected room for what is written, got: No space left on device; free some, "
+            "or write elsewhere\n"
         )
 
 
@@ -66,6 +69,20 @@ def test_no_folder_for_what_is_written_is_one_line(shell: Shell, tmp_path: Path)
         assert said.code == 1 and len(said.error.splitlines()) == 1, said
 
 
+def test_a_folder_that_cannot_be_filled_is_left_as_it_was(
+    tiny_repository: Path, tmp_path: Path
+) -> None:
+    """A file may have 8 KiB, and a model has more: the next try finds what this one did."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "notes.txt").touch()
+    for folder in ("old", "new"):
+        command = f"cd {shlex.quote(str(tmp_path))}; ulimit -f 8; $foveal init {folder}"
+        ended = in_shell(command, tiny_repository)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert re.fullmatch(rf"{folder}/models/.+: File too large\n", ended.stderr), ended.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["old", "notes.txt"]
+
+
 @pytest.mark.parametrize(
     ("words", "target", "match"),
     [
@@ -83,7 +100,7 @@ def test_no_folder_for_what_is_written_is_one_line(shell: Shell, tmp_path: Path)
         (
             ("models", "verify"),
             "scoring.local.verify",
-            "foveal models verify: stopped by Ctrl-C",
+            "foveal models verify: stopped by Ctrl-C; repeat the command",
         ),
     ],
 )
@@ -126,3 +143,19 @@ def test_ctrl_c_of_a_process_is_one_line(tiny_repository: Path, tmp_path: Path) 
     out, error = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert error == "foveal score: stopped; finished rows are kept: add --resume to go on\n"
+
+
+def test_ctrl_c_before_there_is_a_command_prints_nothing() -> None:
+    """The first packages take most of the time of a short command."""
+    script = (
+        "import sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "import foveal"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")

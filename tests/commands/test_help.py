@@ -78,6 +78,8 @@ def test_options_stand_under_headings(shell: Shell) -> None:
         said = shell.plain(*name.split(), "--help").out
         lists = [part.count("\n  -") for part in re.split(r"^[A-Z].*:$", said, flags=re.MULTILINE)]
         assert max(lists) <= 16, (name, lists)
+        # Types and defaults as a reader says them, in one form.
+        assert not re.search(r"<(str|int|float|list)\b|default: ?\(|\(default", said), said
     said = shell.plain("train", "--help").out
     assert said.index("\nData:\n") < said.index("\nLearning rate:\n") < said.index("\nRun:\n")
 

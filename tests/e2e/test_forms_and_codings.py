@@ -1,5 +1,6 @@
 """Forms as browsers send them, and bodies with a content coding, on /predict and /classify."""
 
+import base64
 import gzip
 import zlib
 from collections.abc import Callable
@@ -134,3 +135,21 @@ def test_a_large_form_to_classify_is_read_on_a_thread(client: httpx.Client) -> N
     assert (answer.status_code, answer.content) == (200, wanted.content)
     cut, headers = form_of(client, padded)
     assert_error(client.post("/classify", content=cut[:-9], headers=headers), 400, "closing")
+
+
+@pytest.mark.parametrize("start", ["", "data:image/png;base64,"])
+def test_an_image_as_text_is_named(client: httpx.Client, start: str) -> None:
+    """As scripts send what they would put into JSON, and pages a canvas's URL."""
+    text = start.encode() + base64.b64encode(PNG)
+    answer = client.post("/predict", content=text, headers={"content-type": "image/png"})
+    assert_error(answer, 400, "image: expected JPEG.*; it is text in base64: send the bytes$")
+    answer = client.post("/predict", json={"image": text.decode()})
+    assert_error(answer, 415, "got 'application/json'; send the image's bytes as the body$")
+
+
+def test_a_content_type_without_a_value_is_none(server: RunningServer) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type:\r\nContent-Length: %d\r\n\r\n"
+    with Wire(server) as wire:
+        answer = wire.send(head % len(PNG) + PNG).answer()
+    (result,) = answer.json()["results"]
+    assert_own_result(result, IMAGE)

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
 
-from models.files import read_file
+from models import files
+from models.files import check_writable, read_file, replacing
 
 
 def test_regular_file_and_a_link_to_one(tmp_path: Path) -> None:
@@ -60,3 +62,29 @@ def test_too_large(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(OSError, match="more than 2147483648 bytes"):
         read_file(tmp_path / "file")
+
+
+def test_a_file_that_cannot_be_replaced_is_named(tmp_path: Path) -> None:
+    """Not the hidden one that would have replaced it."""
+    path = tmp_path / "none" / "repository.json"
+    with pytest.raises(FileNotFoundError) as caught, replacing(path):
+        pass
+    assert (caught.value.filename, caught.value.strerror) == (
+        str(path),
+        "No such file or directory",
+    )
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_writable(Path("runs/x"), "--run")
+    check_writable(tmp_path, "--run")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="expected a folder to write, got a file; set --out"):
+        check_writable(Path("file/x"), "--out")
+    if Path("/proc/self").exists():  # what root cannot write either
+        with pytest.raises(OSError, match="got one that cannot be written; set --run"):
+            check_writable(Path("/proc/self/none/x"), "--run")
+    monkeypatch.setattr(files, "_LEAST_FREE_BYTES", shutil.disk_usage(tmp_path).total + 1)
+    with pytest.raises(OSError, match="got a full disk; set --run"):
+        check_writable(tmp_path, "--run")

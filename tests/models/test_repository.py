@@ -309,7 +309,7 @@ def test_empty_repository(repository: ModelRepository) -> None:
     assert repository.names() == []
     with pytest.raises(ArtifactError, match="got no models"):
         repository.resolve()
-    with pytest.raises(ArtifactError, match='model "x": expected one of none'):
+    with pytest.raises(ArtifactError, match="got no model in it"):
         repository.resolve("x")
 
 

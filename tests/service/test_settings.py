@@ -56,7 +56,7 @@ def test_a_variable_that_is_gone_is_named_with_those_in_its_place(
     message = str(refused.value)
     assert "FOVEAL_MAX_QUEUE_ROWS: expected FOVEAL_MAX_WAIT_MS, " in message
     assert "FOVEAL_MAX_INFLIGHT_MIB" in message and "got '2048'; unset it" in message
-    assert "FOVEAL_MAX_WAIT_MS: Input should be greater than 0" in message, "all at once"
+    assert "FOVEAL_MAX_WAIT_MS: expected greater than 0" in message, "all at once"
 
 
 @pytest.mark.parametrize(

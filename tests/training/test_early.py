@@ -12,7 +12,12 @@ import pytest
 
 from tests.server import ROOT
 from training.config import OPTIONS
-from training.early import check_dataset, check_finished, check_options, check_precisions
+from training.early import (
+    check_dataset,
+    check_finished,
+    check_options,
+    check_precisions,
+)
 from training.errors import ConfigError, DatasetError, RunError
 
 
@@ -116,6 +121,13 @@ def test_precisions() -> None:
         ("train", "--dataset", "digits", "--network", "cnn", "--export", "A b"),
         ("export", "none", "--name", "x"),
         ("check", "digit"),
+        ("predict", "a.png", "--model", "none"),
+        ("score", ".", "--model", "none", "--out", "a.csv"),
+        ("tune", "none"),
+        ("check", "digits", "--out", "/proc/self/none"),
+        ("loadtest", "--out", "/proc/self/none"),
+        ("tune", "--out", "/proc/self/none"),
+        ("train", "--dataset", "digits", "--network", "cnn", "--run", "/proc/self/none"),
     ],
 )
 def test_nothing_heavy_is_imported_and_nothing_is_left(
