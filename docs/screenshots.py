@@ -35,7 +35,13 @@ REPORTS: tuple[tuple[str, int, int, str, Callable[[Path], Path]], ...] = (
         "light",
         partial(reports.training, options=("--network", "cnn", "--epochs", 12)),
     ),
-    ("report-load", 1280, 1230, "dark", partial(reports.load, options=("--shape", "steps", "--users", 16))),
+    (
+        "report-load",
+        1280,
+        1230,
+        "dark",
+        partial(reports.load, options=("--shape", "steps", "--users", 16)),
+    ),
     ("report-tuning", 1280, 1000, "light", reports.tuning),
     ("report-replay", 820, 1400, "dark", reports.replay),
 )
