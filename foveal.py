@@ -132,7 +132,7 @@ add_group(
 add_group("keys", "Make API keys for a service.", {"add": keys.add_key})
 add_group(
     "bench",
-    "Run benchmarks; each measures its ratios in one run.",
+    "Run benchmarks from a checkout; each measures its ratios in one run.",
     {
         "peers": bench.bench_peers,
         "v2": bench.bench_v2,

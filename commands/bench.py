@@ -28,6 +28,7 @@ def bench_peers(
 
     Example: foveal bench peers --rounds 1 --only fastapi
     """
+    _check_checkout()
     from loadtest.bench.peers import CASES, Setup, make_cases, run, table
     from loadtest.bench.servers import ALL_PEERS
 
@@ -58,6 +59,7 @@ def bench_v2(
 
     Example: foveal bench v2 --rounds 1
     """
+    _check_checkout()
     from statistics import median
 
     from loadtest.bench.peers import CASES, Setup, make_cases
@@ -111,6 +113,7 @@ def bench_stages(
 
     Example: foveal bench stages --model fashion-fcnn
     """
+    _check_checkout()
     from loadtest.bench.stages import run, table
 
     results = run(models.resolve(), model or "", duration_s)
@@ -136,6 +139,7 @@ def bench_overload(
 
     Example: foveal bench overload --rounds 1 --only foveal
     """
+    _check_checkout()
     from loadtest.bench.overload import SERVERS, OverloadSetup, run, table
     from loadtest.bench.overload_plot import plot_overload
 
@@ -169,6 +173,7 @@ def bench_endurance(
 
     Example: foveal bench endurance --duration-s 10 --requests 100000
     """
+    _check_checkout()
     from loadtest.bench.endurance import run, table
 
     results = run(models.resolve(), duration_s, requests, _say)
@@ -184,6 +189,7 @@ def bench_start(
 
     Example: foveal bench start --starts 5
     """
+    _check_checkout()
     from loadtest.bench.start import run, table
 
     results = run(models.resolve(), starts, _say)
@@ -203,12 +209,25 @@ def bench_record(
 
     Example: foveal bench record --cases fcnn --rounds 3
     """
+    _check_checkout()
     from loadtest.bench.record import CASES, Setup, make_cases, run, table
 
     setup = Setup(rounds, duration_s, cpus, load_cpus)
     chosen = make_cases(models.resolve(), _names("--cases", cases, CASES), _say)
     results = run(chosen, setup, _say)
     _write("record", "What recording costs", table(results), results, as_json=as_json)
+
+
+def _check_checkout() -> None:
+    """End a benchmark that needs a checkout's sources and writes its results there."""
+    from loadtest.errors import LoadTestError
+    from models.installation import HOME, is_checkout
+
+    if not is_checkout():
+        raise LoadTestError(
+            f"bench: expected a checkout of Foveal, got {HOME}: it holds what is measured beside "
+            "it and the results; `foveal loadtest` measures a service from anywhere"
+        )
 
 
 def _names(option: str, text: str, existing: tuple[str, ...]) -> tuple[str, ...]:

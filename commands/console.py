@@ -55,9 +55,10 @@ _EXTRAS = {
     "onnx": "adopt",
     "onnxruntime": "cpu",
     "ray": "ray",
+    **dict.fromkeys(("grpc", "tritonclient"), "grpc"),
 }
-# Of what these commands need, however they come to it.
-_OF_COMMANDS = dict.fromkeys(("loadtest", "tune", "bench"), "loadtest")
+# What draws reports is in two extras; these commands need the smaller one.
+_DRAWN, _MEASURING = ("jinja2", "matplotlib"), ("loadtest", "tune", "bench")
 
 
 def explain(error: Exception) -> str | None:
@@ -84,8 +85,8 @@ def _missing(error: ModuleNotFoundError) -> str:
     package = (error.name or "").split(".")[0]
     if package in _EXTRAS:
         extra = _EXTRAS[package]
-        if package != "onnxruntime":
-            extra = _OF_COMMANDS.get(next(iter(sys.argv[1:]), ""), extra)
+        if package in _DRAWN and next(iter(sys.argv[1:]), "") in _MEASURING:
+            extra = "loadtest"
         return f"foveal: expected the package {package}, got none; {how_to_add(extra)}"
     if error.name in _ROOMS:
         return (

@@ -36,7 +36,16 @@ def headed(headings: Mapping[str, str]) -> Callable[[_Function], _Function]:
     return mark
 
 
-class Command(TyperCommand):
+class _Summarized:
+    """What has a summary: the first sentence of its description, whole, in completion too."""
+
+    def get_short_help_str(self, limit: int = _LIMIT) -> str:
+        """Return it."""
+        found: str = super().get_short_help_str(max(limit, _LIMIT))  # type: ignore[misc]
+        return found
+
+
+class Command(_Summarized, TyperCommand):
     """A command whose options stand under headings: ``headed``, or their ``rich_help_panel``."""
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
@@ -70,6 +79,15 @@ class Command(TyperCommand):
                 with formatter.section(heading):
                     formatter.write_dl(records)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; an error of the parser names the command, as the others do."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            if getattr(error, "ctx", ctx) is None:
+                vars(error)["ctx"] = ctx
+            raise
+
     def invoke(self, ctx: Any) -> Any:
         """Run it; Ctrl-C ends it with a line and 130, as shells report the signal.
 
@@ -99,13 +117,13 @@ def stoppable(kept: str | Callable[[], str]) -> Iterator[None]:
         raise
 
 
-class Group(TyperGroup):
+class Group(_Summarized, TyperGroup):
     """A group of commands whose summaries are whole."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write each command with the first sentence of its description."""
         commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
-        rows = [(name, each.get_short_help_str(_LIMIT)) for name, each in commands if each]
+        rows = [(name, each.get_short_help_str()) for name, each in commands if each]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

@@ -113,7 +113,7 @@ def show_promotion(
     repository: "ModelRepository", name: str, version: int
 ) -> tuple[dict[str, Any] | None, list[tuple[str, str]]]:
     """Return the promotion that a version has a part in, None for none, and lines about it."""
-    from service.rollout.exchange import total
+    from service.rollout.exchange import is_counted, total
     from service.rollout.promotion import judge
 
     promotion = repository.settings().promotions.get(name)
@@ -126,6 +126,8 @@ def show_promotion(
     findings = []
     if promotion.state in ("running", "stopped"):  # counts of others are gone
         findings = judge(promotion, total(repository.root, name, promotion))
+    if promotion.is_running and not is_counted(repository.root, name, promotion):
+        lines.append(("", _NOBODY))
     lines += [("", f"{each.verdict}: {each.text}") for each in findings]
     for event in promotion.events:
         at = datetime.fromtimestamp(event.at_s, UTC)
@@ -133,6 +135,10 @@ def show_promotion(
     return promotion.document | {"evidence": [each._asdict() for each in findings]}, lines
 
 
+_NOBODY = (
+    "no service takes part yet: none runs, its FOVEAL_RELOAD_S is 0, or it cannot write to the "
+    "repository; its log says which"
+)
 _WHEN = "; a running service follows within FOVEAL_RELOAD_S seconds"
 
 

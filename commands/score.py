@@ -130,6 +130,14 @@ DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda", "tensorrt"],
     typer.Option(help="Device that runs the model; auto is a GPU if one works, else the CPU."),
 ]
+DecodingOption = Annotated[
+    Literal["auto", "off", "rehearse"],
+    typer.Option(
+        envvar="FOVEAL_GPU_DECODE",
+        help="Where usual JPEGs are decoded if a GPU runs the model; auto: by its JPEG hardware; "
+        "off: on the CPU; rehearse: by a stand-in, for tests.",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Hide the progress bar.")]
 
 
@@ -137,7 +145,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="Hide the progress ba
     {
         "Images": "patterns image_column label_column id_column strict max_image_pixels max_errors",
         "Table": "out kind keep top probabilities resume overwrite",
-        "Running": "model precision engine ray_address models",
+        "Running": "model precision device gpu_decode engine ray_address models",
     }
 )
 def score(
@@ -159,6 +167,7 @@ def score(
     max_image_pixels: MaxImagePixelsOption = 1 << 25,
     precision: PrecisionOption = "fp32",
     device: DeviceOption = "cpu",
+    gpu_decode: DecodingOption = "auto",
     engine: EngineOption = "local",
     ray_address: RayAddressOption = "",
     models: ModelsOption = SHIPPED,
@@ -195,7 +204,7 @@ def score(
     )
     repository = open_repository(models)
     # One thread for a run, because each core has a run of its own.
-    loaded = LocalModel.load(repository, model, threads=1, precision=precision, device=device)
+    loaded = LocalModel.load(repository, model, 1, precision, device, gpu_decode)
     # A bar between rows could not be read.
     quiet = quiet or (out == STANDARD_OUTPUT and sys.stdout.isatty())
     cluster = None

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version as version_of
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
 from export.agreement import TIE, Rule
@@ -352,6 +352,7 @@ def _provenance(request: Request, digest: str, parity: Parity, precision: Precis
         seed=SEED,
         dataset=f"none: adopted from {file}, verified on {pixels}",
         dataset_sha256=digest,
-        versions={name: version_of(name) for name in ("onnx", "onnxruntime", "numpy")},
+        # Not by the distribution: with a GPU that is onnxruntime-gpu.
+        versions={each.__name__: each.__version__ for each in (onnx, onnxruntime, np)},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )

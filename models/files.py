@@ -147,6 +147,17 @@ def _wait_for_lock(descriptor: int, path: Path) -> None:
             return
 
 
+def why_not_writable(folder: Path) -> str:
+    """Return why no file of a folder can be replaced, as the system says it; empty if it can be."""
+    if os.access(folder, os.W_OK | os.X_OK):
+        return ""
+    try:
+        is_read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+    except OSError as error:
+        return str(error.strerror)
+    return os.strerror(errno.EROFS if is_read_only else errno.EACCES)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a whole text file as UTF-8, or leave the old one; see ``replacing``."""
     with replacing(path) as file:

@@ -18,19 +18,26 @@ def is_installed() -> bool:
     return str(HOME) in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
 
 
+def is_checkout() -> bool:
+    """Return whether this runs from a checkout, which has ``make`` and the benchmarks' sources."""
+    return (HOME / "Makefile").is_file()
+
+
 def how_to_add(extra: str) -> str:
     """Return the command that adds an extra where this runs: ``make install-train`` in a checkout.
 
     Elsewhere pip finds ``foveal[extra]`` among the installed packages, in no index.
     """
-    if (HOME / "Makefile").is_file():
-        return f"make install-{extra}"
-    wanted, root = f"'{NAME}[{extra}]'", Path(sys.prefix)
-    if (root / "pipx_metadata.json").is_file():
-        return f"pipx runpip {NAME} install {wanted}"
+    return f"make install-{extra}" if is_checkout() else how_to_install(f"'{NAME}[{extra}]'")
+
+
+def how_to_install(package: str) -> str:
+    """Return the command that installs a package into the environment that this runs in."""
+    if (Path(sys.prefix) / "pipx_metadata.json").is_file():
+        return f"pipx runpip {NAME} install {package}"
     if importlib.util.find_spec("pip") is None:  # as uv makes environments
-        return f"uv pip install --python {sys.executable} {wanted}"
-    return f"{sys.executable} -m pip install {wanted}"
+        return f"uv pip install --python {sys.executable} {package}"
+    return f"{sys.executable} -m pip install {package}"
 
 
 def version() -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from models.artifact import ArtifactError
 from models.comparable import why_incomparable
+from models.files import why_not_writable
 from models.promotion import Promotion
 from models.repository import ModelRepository, RepositorySettings
 
@@ -20,8 +21,8 @@ def begin(repository: ModelRepository, name: str, promotion: Promotion) -> None:
 
     Raises:
         ArtifactError: No such version, the candidate serves already or can't be compared with what
-            serves, or another promotion of the model goes on.
-        OSError: The repository cannot be written.
+            serves, another promotion of the model goes on, or the repository cannot be written.
+        OSError: The disk is full.
     """
     check(repository, name, promotion.version)
 
@@ -36,8 +37,13 @@ def check(repository: ModelRepository, name: str, version: int) -> int:
     """Check that a version can be promoted; return the version that serves.
 
     Raises:
-        ArtifactError: As ``begin``.
+        ArtifactError: As ``begin``, or the repository cannot be written.
     """
+    if why := why_not_writable(repository.root):
+        raise ArtifactError(
+            f"{repository.root}: expected a repository that can be written, as each step of a "
+            f"promotion is, got: {why}; mount it writable, for the service, too"
+        )
     repository.resolve(f"{name}:{version}")
     _check_none(repository.settings(), name)
     _, served = repository.resolve(name)

@@ -59,6 +59,8 @@ def send(path: Path, url: str, model: str) -> Sent:
             sent.refused += [
                 (batch[each["item"]][0], str(each["error"])) for each in document["refused"]
             ]
+    except (ScoreError, RemoteError):
+        raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise RemoteError(
             f"{url}: expected a response of Foveal, got one without {error}; check the address"

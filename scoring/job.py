@@ -95,6 +95,7 @@ class Summary:
         passed_over: Files beside the images that are no rows: those of systems and tools.
         damaged: Rows whose JPEG is damaged, but not so much that its decoder ends.
         examples: Ids of some of those of this run, and what the decoder says.
+        by_card: Rows of this run whose JPEG a GPU decoded.
     """
 
     out: str
@@ -110,6 +111,7 @@ class Summary:
     passed_over: int = 0
     damaged: int = 0
     examples: dict[str, str] = field(default_factory=dict)
+    by_card: int = 0
 
     def __str__(self) -> str:
         """Format it as one line."""
@@ -120,6 +122,7 @@ class Summary:
             right = f", accuracy {share:.2%} of {rows} with a label (95 %: {low:.2%} to {high:.2%})"
         left = f"{self.damaged} with damage, " if self.damaged else ""
         left += f"{self.passed_over} other files passed over, " if self.passed_over else ""
+        left += f"{self.by_card} decoded by the GPU, " if self.by_card else ""
         return (
             f"{self.out}: {self.rows} rows by {self.model}:{self.version}, "
             f"{self.errors} with an error, {left}{self.rows_per_s:.0f} rows/s{right}"
@@ -204,6 +207,7 @@ def score(
         _passed_over(found, sources, options),
         tally.damaged,
         collected.damaged_examples,
+        collected.by_card,
     )
 
 
@@ -294,6 +298,7 @@ class Collected:
         self._part_rows = options.part_rows or part_rows
         self._max_errors = options.max_errors
         self.damaged_examples: dict[str, str] = {}
+        self.by_card = 0
         self._position = parts.position
         self._begin()
 
@@ -324,6 +329,7 @@ class Collected:
         self._position = number, before + len(scored)
         self._waiting.append(scored)
         self._tally.count(scored)
+        self.by_card += scored.by_card
         for row, reason in scored.damaged.items():
             if len(self.damaged_examples) < _EXAMPLES:
                 self.damaged_examples[scored.ids[row]] = reason

@@ -20,9 +20,11 @@ from models.machine import available_cpus
 from models.repository import ModelRepository
 from scoring.predictions import Prediction, Response, Result
 from service.errors import ServiceError
+from service.pipeline.card_lane import Card
 from service.pipeline.postprocess import choose_labels, not_finite, rank, shortest_decimals
 from service.session.devices import select_device
 from service.session.formats import Choice
+from service.session.gpu.open_card import Decoding, photographs_of
 from service.session.planning import DeviceOptions, PlanChoices, open_all, open_best
 from service.session.plans import Asked
 from service.session.session import Session
@@ -32,11 +34,22 @@ BATCH_SIZE = 64
 
 
 class LocalModel:
-    """One version of a model, verified, loaded and self-tested. Build it with ``load``."""
+    """One version of a model, verified, loaded and self-tested. Build it with ``load``.
 
-    def __init__(self, artifact: ModelArtifact, session: Session, file: ModelFile) -> None:
+    Attributes:
+        card: What decodes JPEGs for it on a GPU; None: the CPU decodes all images.
+    """
+
+    def __init__(
+        self,
+        artifact: ModelArtifact,
+        session: Session,
+        file: ModelFile,
+        card: Card | None = None,
+    ) -> None:
         self.artifact = artifact
         self.file = file
+        self.card = card
         self._session = session
 
     @classmethod
@@ -47,6 +60,7 @@ class LocalModel:
         threads: int = 0,
         precision: Choice = "fp32",
         device: Asked = "cpu",
+        decoding: Decoding = "auto",
     ) -> "LocalModel":
         """Load a version: checksums, graph, session, golden images.
 
@@ -56,6 +70,7 @@ class LocalModel:
             threads: onnxruntime's intra-op threads; 0 is one for each core.
             precision: Which file runs; ``auto`` chooses as the service does.
             device: Where it runs; ``auto`` is a GPU if one works, else the CPU.
+            decoding: Where usual JPEGs are decoded; the service's setting.
 
         Raises:
             ArtifactError: No such model or precision, its files break the contract, or a golden
@@ -63,12 +78,14 @@ class LocalModel:
             InferenceError: onnxruntime cannot load the model, or the device does not work.
         """
         artifact = repository.verify(*repository.resolve(reference))
-        options = DeviceOptions(select_device(device), tf32="auto")
+        selected = select_device(device)
+        options = DeviceOptions(selected, tf32="auto")
         choices = PlanChoices(precision, (threads or available_cpus(),), BATCH_SIZE, options)
         session = open_best(repository, artifact, choices)
         file = artifact.file(session.plan.precision)
         assert file is not None, "the session was opened from one of the files; this is a bug"
-        return cls(artifact, session, file)
+        photographs = photographs_of(selected, decoding)
+        return cls(artifact, session, file, photographs.of(artifact.image) if photographs else None)
 
     @property
     def computed_in(self) -> str:

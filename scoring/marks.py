@@ -48,6 +48,10 @@ class Marks:
         self._offsets: dict[int, int] = {}
         self._free = count(0, _MARK.size)
 
+    def suspects(self, source: int, first: int, count: int) -> bool:
+        """Return whether one of some rows has a mark of an earlier run."""
+        return any((source, row) in self._suspects for row in range(first, first + count))
+
     def begin(self, source: int, row: int) -> bool:
         """Mark the row that this thread decodes now.
 

@@ -4,26 +4,22 @@ Decode and run follow each other on one thread. Several threads do so at once, e
 chunk: every core is busy whatever the two cost, no image waits for another chunk's, and a thread
 holds at most one decoded chunk.
 
-Layout legend: N rows, H height, W width, C channels, K classes, T most probable classes.
+Layout legend: N rows, K classes, T most probable classes.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.image import MAX_PIXELS, ImageError, Pixels, TooManyPixelsError, encode_png
+from models.image import MAX_PIXELS
+from scoring.decode import Decoder
 from scoring.local import LocalModel
-from scoring.marks import Marks, decode_alone
-from scoring.rows import Chunk, Image, LostError, ScoreError
+from scoring.marks import Marks
+from scoring.rows import Chunk
 from scoring.truths import Remarks, Truths
 from service.pipeline.postprocess import choose_labels, not_finite, rank
-
-# An error may quote what a file holds, such as a name of 64 KiB in a zip.
-_ERROR_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +58,7 @@ class Scored:
             empty if all are.
         damaged: Number of a row to what the decoder says of damage that it went on after.
         remarks: On true labels.
+        by_card: Rows whose JPEG a card decoded.
     """
 
     ids: list[str]
@@ -75,6 +72,7 @@ class Scored:
     truth_sets: list[frozenset[int] | None] = field(default_factory=list)
     damaged: dict[int, str] = field(default_factory=dict)
     remarks: Remarks = field(default_factory=Remarks)
+    by_card: int = 0
 
     def __len__(self) -> int:
         """Return N."""
@@ -95,7 +93,9 @@ class Stages:
     ) -> None:
         self._model = model
         self._output = output
-        self._marks = marks
+        self._decode = Decoder(
+            model, strict=output.strict, max_pixels=output.max_image_pixels, marks=marks
+        )
         artifact = model.artifact
         self._classes = len(artifact.labels)
         self._truths = Truths(artifact.labels)
@@ -109,14 +109,15 @@ class Stages:
             InferenceError: onnxruntime failed.
             ScoreError: A true label is ambiguous.
         """
-        pixels_NHWC, good_N, errors, damaged = self._decode(chunk)
+        decoded = self._decode(chunk)
+        good_N, errors = decoded.good_N, decoded.errors
         rows, top = len(chunk.ids), min(self._output.top, self._classes)
         index_NT = np.zeros((rows, top), np.int32)
         probability_NT = np.zeros((rows, top), np.float32)
         all_NK = np.zeros((rows, self._classes), np.float32) if self._output.probabilities else None
         given: list[list[int]] = [[] for _ in range(rows)] if self._thresholds else []
         if len(good_N):
-            probabilities_NK = self._model.run_batch(pixels_NHWC)
+            probabilities_NK = self._model.run_batch(decoded.pixels_NHWC)
             best_NT = _rank(probabilities_NK, top)
             index_NT[good_N] = best_NT
             probability_NT[good_N] = np.take_along_axis(probabilities_NK, best_NT, axis=1)
@@ -140,8 +141,9 @@ class Stages:
             chunk.kept,
             given,
             truth_sets,
-            damaged,
+            decoded.damaged,
             remarks,
+            decoded.by_card,
         )
 
     def _read_truths(
@@ -156,61 +158,6 @@ class Stages:
             ]
         one = truths.one
         return [one(truth, is_declared=is_declared, remarks=remarks) for truth in chunk.truths], []
-
-    def _decode(
-        self, chunk: Chunk
-    ) -> tuple[Pixels, NDArray[np.intp], dict[int, str], dict[int, str]]:
-        """Return pixels and numbers of the good rows, the errors of the others, and damage."""
-        shape_HWC = self._model.artifact.image.shape_HWC
-        if isinstance(chunk.images, np.ndarray):
-            pixels = chunk.images if chunk.images.ndim == 4 else chunk.images[..., None]
-            if pixels.shape[1:] == shape_HWC:
-                return pixels, np.arange(len(pixels)), {}, {}
-            # Lossless: the result is the service's for the same picture sent as a PNG.
-            images: list[Image] = [encode_png(image_HWC) for image_HWC in pixels]
-        else:
-            images = chunk.images
-        pixels_NHWC = np.empty((len(images), *shape_HWC), np.uint8)
-        good: list[int] = []
-        errors: dict[int, str] = {}
-        damaged: dict[int, str] = {}
-        marks, (source, first) = self._marks, chunk.place
-        for number, image in enumerate(images):
-            is_trusted = marks is None or marks.begin(source, first + number)
-            row = self._decode_row(
-                image, is_trusted=is_trusted, on_damage=partial(damaged.__setitem__, number)
-            )
-            if self._output.strict and number in damaged:
-                row = f"image: expected a JPEG without damage, got: {damaged.pop(number)}"
-            if isinstance(row, str):
-                errors[number] = (
-                    row if len(row) <= _ERROR_CHARACTERS else f"{row[:_ERROR_CHARACTERS]}…"
-                )
-            else:
-                pixels_NHWC[len(good)] = row
-                good.append(number)
-        if marks is not None:
-            marks.end()
-        return pixels_NHWC[: len(good)], np.array(good, np.intp), errors, damaged
-
-    def _decode_row(
-        self, image: Image, *, is_trusted: bool, on_damage: Callable[[str], None]
-    ) -> Pixels | str:
-        if isinstance(image, ScoreError):
-            return str(image)
-        try:
-            encoded = image if isinstance(image, bytes) else image.read()
-            if is_trusted:
-                return self._model.decode(encoded, on_damage, self._output.max_image_pixels)
-            return decode_alone(encoded, self._model.artifact.image, self._output.max_image_pixels)
-        except LostError:
-            raise
-        except TooManyPixelsError as error:
-            return f"{error}; raise --max-image-pixels"
-        except (ImageError, ScoreError) as error:
-            return str(error)
-        except Exception as error:  # a decoder's bug is one row's error, not the end of the job
-            return f"image: could not be decoded: {type(error).__name__}"
 
 
 def _rank(probabilities_NK: NDArray[np.float32], top: int) -> NDArray[np.intp]:

@@ -15,7 +15,7 @@ from threading import Thread
 from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
-from models.installation import how_to_add
+from models.installation import how_to_add, how_to_install
 from scoring.rows import LostError, ScoreError
 
 try:  # the `remote` extra; only URLs need it
@@ -40,6 +40,12 @@ _PIECE_BYTES = 1 << 20
 _DATES = ("mtime", "ETag", "etag", "LastModified", "last_modified", "modificationTime", "created")
 # HTTP: too early, too slow or too many requests; other statuses of 4xx are answers.
 _TRY_AGAIN = frozenset({408, 425, 429})
+# What fsspec opens the URLs of a cloud with.
+_PACKAGES = {
+    **dict.fromkeys(("s3", "s3a"), "s3fs"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("az", "abfs", "abfss"), "adlfs"),
+}
 _ANSWERS = (
     *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError),
     *(NotImplementedError, ValueError),
@@ -68,7 +74,9 @@ def check_scheme(url: str) -> None:
         raise ScoreError(f"{url}: expected fsspec for a URL, got none; {how_to_add('remote')}")
     reason = "" if "::" in url else _unknown(url.partition("://")[0])
     if reason:
-        raise ScoreError(f"{url}: expected a URL that fsspec opens, got: {reason}")
+        package = _PACKAGES.get(url.partition("://")[0].lower())
+        how = f"; {how_to_install(package)}" if package else ""
+        raise ScoreError(f"{url}: expected a URL that fsspec opens, got: {reason}{how}")
 
 
 @cache

@@ -207,6 +207,11 @@ class DeadlineError(ServerError):
     status = 504
 
 
+def no_such_route(method: str, path: str) -> ModelNotFoundError:
+    """Return the error of a path that is no route; it repeats 200 characters of it at most."""
+    return ModelNotFoundError(f"{method} {path[:200]}: no such route; GET /docs lists all")
+
+
 def error_body(message: str) -> bytes:
     """Return the one error body, ``{"error": message}``, as JSON."""
     # Not orjson: benchmarks and tests use the pipeline with the standard library and numpy only.

@@ -63,6 +63,8 @@ NOT_RUN = {
     "docs/record.md": {
         "FOVEAL_RECORD=0.01": "serves until it is stopped: tests/e2e/test_recording.py",
         ".venv/bin/foveal record list": "wants a recording: tests/e2e/test_recording.py",
+        ".venv/bin/foveal record export": "wants a recording with truths: "
+        "tests/e2e/test_learning.py",
         ".venv/bin/foveal replay": "wants a recording: tests/e2e/test_recording.py, "
         "tests/scoring/test_replay.py",
     },

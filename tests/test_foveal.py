@@ -147,6 +147,9 @@ WRONG = [
     (("frobnicate",), 2, "^foveal: No such command 'frobnicate'; see foveal --help$"),
     (("score", "--bogus"), 2, "^foveal score: No such option: --bogus.*; see foveal score --help$"),
     (("predict",), 2, "^foveal predict: Missing argument"),
+    (("loadtest", "--grpc"), 2, "^foveal loadtest: Option '--grpc' requires an argument; see"),
+    (("train", "--size"), 2, "^foveal train: Option '--size' requires an argument; see foveal tr"),
+    (("feedback", "no.csv", "--model", "tiny"), 1, "^no.csv: expected a CSV of id and label, got"),
     (("predict", "x.png", "--top", "0"), 2, "--top"),
     (("predict", "x.png", "--url", "http://127.0.0.1:9", "--local"), 2, "expected one of them"),
     (("predict", "x.png", "--url", "localhost:3000"), 1, "^url: expected http://host:port, got"),
@@ -242,6 +245,8 @@ def test_a_missing_repository_is_reported(shell: Shell, tmp_path: Path) -> None:
         ("fsspec", "remote", ("score", "s3://a/b", "--model", "tiny", "--out", "a.csv")),
         ("ray", "ray", ("score", ".", "--model", "tiny", "--out", "a.csv", "--engine", "ray")),
         ("locust", "loadtest", ("loadtest",)),
+        ("matplotlib", "loadtest", ("tune", "tiny")),
+        ("tritonclient", "grpc", ("bench", "v2")),
     ],
 )
 def test_a_missing_extra_is_named(

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
+
 from export.figures import Evaluation
 from models.files import write_atomically
 from models.labels import distinct_names
@@ -30,7 +32,7 @@ RUN_JSON = "run.json"
 EVALUATION_JSON = "evaluation.json"
 
 # Distributions whose version can change a weight or a node of the graph.
-_DISTRIBUTIONS = ("torch", "pytorch-lightning", "numpy", "onnx", "onnxscript", "onnxruntime")
+_DISTRIBUTIONS = ("torch", "pytorch-lightning", "numpy", "onnx", "onnxscript")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +229,8 @@ def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:
         versions[name] = importlib.metadata.version(name)
-    return versions
+    # Not by the distribution: with a GPU that is onnxruntime-gpu.
+    return versions | {"onnxruntime": onnxruntime.__version__}
 
 
 def _git_revision() -> str:

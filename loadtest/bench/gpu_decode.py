@@ -264,7 +264,7 @@ def main() -> None:
         chosen.out,
         chosen.models or chosen.out / "models",
         chosen.rehearse,
-        1 if chosen.rehearse else 5,
+        1 if chosen.rehearse else 4,
         time.monotonic() + chosen.limit,
     )
     options.out.mkdir(parents=True, exist_ok=True)
@@ -277,7 +277,7 @@ def main() -> None:
     }
     parts: list[tuple[str, Iterator[dict[str, Any]]]] = [("services", services(options))]
     if card is not None:
-        seconds = 0.2 if options.is_rehearsal else 2.0
+        seconds = 0.2 if options.is_rehearsal else 1.0
         exact = exactness(card, few=options.is_rehearsal)
         parts = [
             ("exactness", exact),

@@ -1,21 +1,29 @@
-"""What recording costs: requests/s with it as a share of requests/s without, side by side.
+"""What recording costs: processor time of a request with it and without, in one moment.
 
-A service for each share of requests that is recorded; all run at once on the same core, and are
-loaded in turns: a round loads each once, in an order that turns from round to round, and its ratios
-are taken within it. Needs wrk.
+A core's pace changes by half from one second to the next where others share the machine, so loads
+one after the other can't show one percent. Two services share one core and are loaded at once: the
+scheduler gives each its turn every few milliseconds, and both meet the same pace. What one of them
+used for a request, divided by what the other used, is one round; a round of two services that don't
+record shows what the method is worth. Needs wrk.
 """
 
 import dataclasses
+import math
 import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
+
+import psutil  # type: ignore[import-untyped]
 
 from loadtest.bench import photo
 from loadtest.bench.servers import Probe, foveal, serving
 from loadtest.bench.wrk import drive
+from loadtest.errors import LoadTestError
 from loadtest.scrape import look
 from loadtest.serving import free_port
 from models.repository import ModelRepository
@@ -41,7 +49,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setup:
-    """Rounds, their length, and the cores of the services and of wrk."""
+    """Rounds, the seconds of a load, and the cores of the services and of wrk."""
 
     rounds: int = 9
     seconds: int = 4
@@ -85,29 +93,35 @@ def run(cases: list[Case], setup: Setup, say: Callable[[str], None]) -> dict[str
 
 
 def _measure(case: Case, setup: Setup, say: Callable[[str], None]) -> dict[str, Any]:
-    rounds: list[dict[float, float]] = []
     with tempfile.TemporaryDirectory(prefix="foveal-bench-record-") as folder, ExitStack() as stack:
         body = Path(folder) / "body"
         body.write_bytes(case.body)
-        ports = {}
-        for share in case.shares:
-            port = ports[share] = free_port()
+
+        def serve(share: float, name: str) -> "Service":
+            port = free_port()
             variables = {
                 "FOVEAL_MODELS": str(case.models),
                 "FOVEAL_DEFAULT_MODEL": case.model,
                 "FOVEAL_GRPC_PORT": "0",
                 "FOVEAL_RECORD": str(share),
-                "FOVEAL_RECORD_FOLDER": str(Path(folder) / f"share-{share:g}"),
+                "FOVEAL_RECORD_FOLDER": str(Path(folder) / name),
             }
             probe = Probe(f"http://127.0.0.1:{port}/predict", case.body, case.media_type)
-            stack.enter_context(serving(foveal(port), port, setup.server_cpus, variables, probe))
+            served = serving(foveal(port), port, setup.server_cpus, variables, probe)
+            return Service(port, stack.enter_context(served))
+
+        none = serve(_OFF, "none")
+        shares = [(share, serve(share, f"share-{share:g}")) for share in case.shares]
+        rounds: list[dict[float, tuple[float, float]]] = []
         for number in range(setup.rounds + 1):  # the first one warms up
-            figures = _round(case, setup, number, ports, body)
+            figures = {share: _pair(case, setup, (none, each), body) for share, each in shares}
             if number:
                 rounds.append(figures)
-                said = ", ".join(f"{share:g}: {rate:,.0f}/s" for share, rate in figures.items())
+                said = ", ".join(
+                    f"{share:g}: {theirs / ours:.4f}" for share, (ours, theirs) in figures.items()
+                )
                 say(f"{case.name}, round {number} of {setup.rounds}: {said}")
-        rows = {share: _rows(port) for share, port in ports.items()}
+        rows = {share: _rows(each.port) for share, each in shares}
     return {
         "name": case.name,
         "connections": case.connections,
@@ -115,27 +129,65 @@ def _measure(case: Case, setup: Setup, say: Callable[[str], None]) -> dict[str, 
         "shares": [
             {
                 "share": share,
-                "requests_per_s": median(each[share] for each in rounds),
-                "of_none": median(each[share] / each[_OFF] for each in rounds),
+                "request_us": median(each[share][1] for each in rounds) * 1e6,
+                "none_us": median(each[share][0] for each in rounds) * 1e6,
+                **of_none(
+                    [none_s / share_s for none_s, share_s in (each[share] for each in rounds)]
+                ),
                 "rows": rows[share],
             }
             for share in case.shares
         ],
-        "rounds": [{f"{share:g}": rate for share, rate in each.items()} for each in rounds],
     }
 
 
-def _round(
-    case: Case, setup: Setup, number: int, ports: dict[float, int], body: Path
-) -> dict[float, float]:
-    """Load each service once; return requests/s by share, 0 where a request failed."""
-    figures = {}
-    turned = case.shares[number % len(case.shares) :] + case.shares
-    for share in turned[: len(case.shares)]:
-        url = f"http://127.0.0.1:{ports[share]}/predict"
+class Service(NamedTuple):
+    """A running service: its port, and the number of its first process."""
+
+    port: int
+    pid: int
+
+    def processor_s(self) -> float:
+        """Return the processor time of all its processes so far, seconds."""
+        main = psutil.Process(self.pid)
+        pids = [self.pid, *(child.pid for child in main.children(recursive=True))]
+        # The clock of a process by its number (Linux: CPUCLOCK_SCHED): to the nanosecond, where
+        # /proc counts hundredths of a second.
+        return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)
+
+
+def _pair(
+    case: Case, setup: Setup, services: tuple[Service, Service], body: Path
+) -> tuple[float, float]:
+    """Load two services at once; return the processor time of a request of each, seconds.
+
+    Raises:
+        LoadTestError: A request failed.
+    """
+    before = [service.processor_s() for service in services]
+
+    def load(service: Service) -> float:
+        url = f"http://127.0.0.1:{service.port}/predict"
         figure = drive(url, case.connections, setup.seconds, body, case.media_type, setup.load_cpus)
-        figures[share] = figure.requests_per_s if not figure.failed else 0.0
-    return figures
+        if figure.failed:
+            raise LoadTestError(f"{url}: expected answers, {figure.failed} requests failed")
+        return figure.requests_per_s * setup.seconds
+
+    with ThreadPoolExecutor(2) as pool:
+        requests = list(pool.map(load, services))
+    used = [service.processor_s() - was for service, was in zip(services, before, strict=True)]
+    return used[0] / requests[0], used[1] / requests[1]
+
+
+def of_none(ratios: list[float]) -> dict[str, float]:
+    """Return the median of ratios, with the 95 % interval of its order statistics.
+
+    Requests/s of one core beside none: the inverse of the processor times.
+    """
+    ordered, count = sorted(ratios), len(ratios)
+    away = math.ceil(0.98 * math.sqrt(count))  # 1.96 standard deviations of a fair coin's heads
+    low, high = max(0, count // 2 - away), min(count - 1, (count - 1) // 2 + away)
+    return {"of_none": median(ordered), "low": ordered[low], "high": ordered[high]}
 
 
 def _rows(port: int) -> dict[str, int]:
@@ -151,8 +203,9 @@ def _rows(port: int) -> dict[str, int]:
 def table(results: dict[str, Any]) -> str:
     """Return the results of ``run`` as Markdown."""
     lines = [
-        "| case | recorded | requests/s | of none | lost | rows written | dropped |",
-        "|---|---|---|---|---|---|---|",
+        "| case | recorded | us of processor a request | beside it without | requests/s of none "
+        "| 95 % interval | rows written | dropped |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for case in results["cases"]:
         for each in case["shares"]:
@@ -160,9 +213,10 @@ def table(results: dict[str, Any]) -> str:
             cells = (
                 f"{case['name']}, {case['connections']} connections",
                 f"{each['share']:.0%}",
-                f"{each['requests_per_s']:,.0f}",
+                f"{each['request_us']:,.1f}",
+                f"{each['none_us']:,.1f}",
                 f"{each['of_none']:.4f}",
-                f"{1 - each['of_none']:.2%}",
+                f"{each['low']:.4f} to {each['high']:.4f}",
                 f"{rows.get('written', 0):,}",
                 f"{rows.get('dropped', 0):,}",
             )

@@ -16,9 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import (
     InvalidInputError,
     MethodError,
-    ModelNotFoundError,
     ServiceError,
     error_body,
+    no_such_route,
 )
 from service.lane.exchange import Header
 
@@ -69,7 +69,7 @@ def _check(scope: Scope) -> None:
     """
     method, path = scope["method"], scope["path"]
     if path not in BENTOML_PATHS:
-        raise ModelNotFoundError(f"{method} {path[:200]}: no such route")
+        raise no_such_route(method, path)
     if method not in ("GET", "HEAD"):
         raise MethodError(f"{method} {path}: method not allowed", "GET, HEAD")
     for name, value in scope["headers"]:
@@ -162,9 +162,10 @@ def _message(body: bytes, status: int, scope: Scope) -> str:
     try:
         said: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
-        route = f"{scope['method']} {scope['path']}"
-        if status in (404, 405):
-            return f"{route}: {'no such route' if status == 404 else 'method not allowed'}"
+        if status == 404:
+            return no_such_route(scope["method"], scope["path"]).message
+        if status == 405:
+            return f"{scope['method']} {scope['path']}: method not allowed"
         said = body.decode("utf-8", "replace").strip()
     while isinstance(said, list) and said:
         said = said[0]

@@ -22,11 +22,11 @@ _NEWEST = 0.1
 
 
 class Ticket(Protocol):
-    """An image that the card may decode; ``pixels`` are those that it decodes."""
+    """An image that the card may decode."""
 
     @property
-    def pixels(self) -> int:
-        """Return the pixels that are decoded."""
+    def size(self) -> int:
+        """Return its bytes of a batch's bound."""
 
 
 class Card(Protocol):
@@ -34,11 +34,11 @@ class Card(Protocol):
 
     Attributes:
         most_images: Images in a batch, at most.
-        most_pixels: Decoded pixels in a batch, at most; no ticket has more.
+        most_bytes: Sizes of the tickets of a batch together, at most; no ticket has more.
     """
 
     most_images: int
-    most_pixels: int
+    most_bytes: int
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -129,13 +129,13 @@ class CardLane:
     def _start(self) -> None:
         if self._running or not self._waiting:
             return
-        works, pixels = self._running, 0
+        works, size = self._running, 0
         tickets: list[Any] = []
         card = self._waiting[0].card
         while self._waiting:
             more = self._waiting[0].tickets
-            pixels += sum(ticket.pixels for ticket in more)
-            is_full = len(tickets) + len(more) > card.most_images or pixels > card.most_pixels
+            size += sum(ticket.size for ticket in more)
+            is_full = len(tickets) + len(more) > card.most_images or size > card.most_bytes
             if tickets and is_full:
                 break
             works.append(self._waiting.popleft())

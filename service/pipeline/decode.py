@@ -224,11 +224,11 @@ class _Work:
     def _next_tickets(self, card: Card) -> None:
         """Take the tickets of the next batch from those that are left."""
         assert self._tickets is not None, "asked before; this is a bug"
-        self._positions, self.tickets, pixels = [], [], 0
+        self._positions, self.tickets, size = [], [], 0
         while self._tickets and len(self.tickets) < card.most_images:
             position, ticket = self._tickets[0]
-            pixels += ticket.pixels
-            if pixels > card.most_pixels and self.tickets:
+            size += ticket.size
+            if size > card.most_bytes and self.tickets:
                 return
             self._tickets.popleft()
             self._positions.append(position)

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from service.errors import MethodError, ModelNotFoundError, ServiceError
+from service.errors import MethodError, ModelNotFoundError, ServiceError, no_such_route
 from service.inflight import Inflight
 from service.lane.exchange import Exchange, Handler
 from service.metrics.meters import Meters
@@ -114,8 +114,7 @@ class Engine:
             ModelNotFoundError: Always.
         """
         self.meters.count_refusal("none", ModelNotFoundError.status)
-        path = exchange.path[:200].decode("latin-1")
-        raise ModelNotFoundError(f"{exchange.method} {path}: no such route")
+        raise no_such_route(exchange.method, exchange.path.decode("latin-1"))
 
     def recording_of(self, classifier: Classifier) -> Recording | None:
         """Return what records the requests of a version; None: none are."""

@@ -5,7 +5,8 @@ from typing import Any
 
 from service.errors import InvalidInputError
 
-MAX_ID_BYTES = 128
+# Of a stream's message: the stream's, of up to 128, a hyphen, and a number.
+MAX_ID_BYTES = 128 + 12
 MAX_ROW = 1 << 20
 _KINDS = ("label", "index", "labels", "indexes")
 

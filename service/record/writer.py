@@ -27,8 +27,10 @@ logger = logging.getLogger("foveal.record")
 QUEUE_BYTES = 16 << 20
 _BURST = 64
 _BURST_BYTES = 1 << 20
-# Once it wakes, so long until it looks: what comes meanwhile is written together.
-_GATHER_S = 0.05
+# Once it wakes, so long until it writes, or until a quarter of the queue is full: what comes
+# meanwhile is written together. A row of 70 a second takes 75 us so, 190 us at a fifth of it.
+_GATHER_S = 0.25
+_GATHER_BYTES = QUEUE_BYTES // 4
 # At most this much in a shard, and a sixteenth of the ring: what is deleted at once.
 _SHARD_BYTES = 64 << 20
 _LEAST_SHARD_BYTES = 64 << 10
@@ -107,7 +109,7 @@ class Writer:
             return
         self._put_bytes += size
         self._waiting.append((asked, rows, size))
-        if self._is_asleep:
+        if self._is_asleep or self._put_bytes - self._taken_bytes > _GATHER_BYTES:
             self._wake.set()
 
     def close(self, timeout_s: float = 5.0) -> None:
@@ -134,7 +136,8 @@ class Writer:
                 time.sleep(time.monotonic() - began)
             else:
                 self._sleep()
-                time.sleep(0 if self._is_closing else _GATHER_S)
+                if not self._is_closing:
+                    self._wake.wait(_GATHER_S)
         self._end_shard()
 
     def _sleep(self) -> None:
@@ -210,6 +213,9 @@ class Writer:
         now = time.time()
         if self._shard is not None and now - self._shard.opened_at >= self._bounds.shard_s:
             self._end_shard()
+        if self._stopped_until:  # tried again whether or not something comes: the metric says so
+            with contextlib.suppress(BlockingIOError):
+                self._open()
         if now >= self._ring_at:
             self._ring_at = now + self._bounds.shard_s
             if self._bounds.folder.is_dir():

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from models.artifact import ArtifactError
 from models.comparable import why_incomparable
-from models.repository import Fingerprint, ModelRepository
+from models.repository import Fingerprint, ModelRepository, RepositorySettings
 from models.rollout import NO_ROLLOUT, Rollout, Share
 from service.errors import ModelNotFoundError, NotReadyError, ServiceError
 from service.pipeline.classifier import Classifier
+from service.rollout.exchange import why_not_part
 from service.rollout.loading import LoadOptions, load
 from service.session.progress import ALL_MODELS_S, Budget
 from service.settings import served_names
@@ -221,7 +222,7 @@ def load_versions(
     # A pinned version that was removed is refused like any other that cannot be loaded.
     settings = repository.settings()
     preferred = settings.default_versions.get(name, versions[-1])
-    rollout = settings.rollouts.get(name, NO_ROLLOUT)
+    rollout = _rollout(repository, settings, name, is_polling=options.is_polling)
     good: dict[int, Classifier] = {}
     refused: dict[int, Refusal] = {}
 
@@ -248,6 +249,20 @@ def load_versions(
     else:
         default = known.default if known.default in good else max(good, default=None)
     return LoadedVersions(dict(sorted(good.items())), default, refused, preferred, rollout)
+
+
+def _rollout(
+    repository: ModelRepository, settings: RepositorySettings, name: str, *, is_polling: bool
+) -> Rollout:
+    """Return the candidates that get a share; none in a promotion that this service cannot decide.
+
+    Nobody would take it from its share, however bad it is; ``promoter`` logs it.
+    """
+    promotion = settings.promotions.get(name)
+    is_running = promotion is not None and promotion.is_running
+    if is_running and (not is_polling or why_not_part(repository.root)):
+        return NO_ROLLOUT
+    return settings.rollouts.get(name, NO_ROLLOUT)
 
 
 def _load_if_changed(

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from models.files import locked, read_file, write_atomically
+from models.files import locked, read_file, why_not_writable, write_atomically
 from models.promotion import Promotion
 from service.rollout.promotion import Counts
 
@@ -26,6 +26,16 @@ _MOST_BYTES = 1 << 16
 # any holder that lives. Who was only paused finds it gone; what it decides meanwhile is refused, as
 # every decision names the state that it was made from.
 LEASE_S = 10.0
+
+
+def why_not_part(root: Path) -> str:
+    """Return why this process can take no part in a promotion; empty if it can.
+
+    Args:
+        root: The repository.
+    """
+    folder = root / _FOLDER  # another user's service may have made it
+    return why_not_writable(root) or (why_not_writable(folder) if folder.is_dir() else "")
 
 
 class Lease:
@@ -99,6 +109,11 @@ def publish(root: Path, name: str, promotion: Promotion, replica: str, counts: C
     if said != known:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(said))
+
+
+def is_counted(root: Path, name: str, promotion: Promotion) -> bool:
+    """Whether a service takes part in a promotion, or did."""
+    return any(_folder(root, name, promotion).glob("*.json"))
 
 
 def total(root: Path, name: str, promotion: Promotion) -> dict[str, float]:

@@ -63,6 +63,7 @@ class LoadOptions:
         has_brownout: Whether an int8 file is loaded, too, and answers in a brownout.
         keeps_measurements: Whether what was measured is written beside the model.
         photographs: The card's decoder of JPEGs; None: the CPU decodes them.
+        is_polling: Whether changes of the repository are followed, as a promotion needs.
     """
 
     batch: BatchLimits = field(default_factory=BatchLimits)
@@ -79,6 +80,7 @@ class LoadOptions:
     has_brownout: bool = False
     keeps_measurements: bool = True
     photographs: Photographs | None = None
+    is_polling: bool = True
 
     @property
     def limits(self) -> ServingLimits:

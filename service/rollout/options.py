@@ -44,7 +44,8 @@ def load_options(settings: Settings, worker: int) -> LoadOptions:
         device,
         frozenset(settings.model_fields_set),
         has_brownout=settings.brownout != "off",
-        photographs=photographs_of(device.selected, settings.gpu_decode),
+        photographs=photographs_of(device.selected, settings.gpu_decode, device.memory_bytes),
+        is_polling=settings.reload_s > 0,
     )
 
 

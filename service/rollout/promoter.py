@@ -7,6 +7,7 @@ restart goes on. Everything here is on a thread of its own.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -20,7 +21,7 @@ from models.promote import advance
 from models.promotion import Promotion
 from service.metrics.families import PROMOTION_EVIDENCE, PROMOTION_SHARE, PROMOTION_STEPS
 from service.rollout.evidence import read_counts
-from service.rollout.exchange import LEASE_S, Lease, clean, publish, total
+from service.rollout.exchange import LEASE_S, Lease, clean, publish, total, why_not_part
 from service.rollout.model_control import ModelControl
 from service.rollout.promotion import decide, judge
 
@@ -94,6 +95,11 @@ class Promoter:
         running = {name: each for name, each in promotions.items() if each.is_running}
         if not (running or self._seen) or not self._is_counting():
             return False
+        if running and (why := why_not_part(self._repository.root)):
+            raise ArtifactError(
+                f"{self._repository.root}: expected a repository that the service can write, got: "
+                f"{why}; mount it writable. Until then no candidate of a promotion gets a request"
+            )
         has_changed = self._tell(promotions)
         counts = read_counts(self._folder, running) if running else {}
         for name, promotion in running.items():
@@ -193,5 +199,15 @@ def promoter_of(control: ModelControl, interval_s: float) -> Promoter | None:
         control: As ``Promoter``.
         interval_s: FOVEAL_RELOAD_S.
     """
+    if not interval_s:
+        with contextlib.suppress(ArtifactError):
+            for name, each in control.repository.settings().promotions.items():
+                if each.is_running:
+                    logger.error(
+                        "promotion of %s:%d: expected FOVEAL_RELOAD_S above 0, got 0; it does not "
+                        "go on, and the candidate gets no request",
+                        name,
+                        each.version,
+                    )
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     return Promoter(control, Path(folder), interval_s) if folder and interval_s else None

@@ -1,7 +1,9 @@
 """Help, completion and the examples of every command."""
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +131,46 @@ def test_bash_completes_commands_options_choices_and_models(
     assert complete("foveal train --lab", tmp_path) == ["--label-column", "--label-smoothing"]
     assert complete("foveal serve --device cu", tmp_path) == ["cuda"]
     assert complete("foveal tune bo", tmp_path) == ["boots"]
+
+
+# As zsh's own function would be called, here with what Foveal answered printed.
+ZSH = """
+compdef() {{ :; }}; _arguments() {{ print -r -- "$@"; }}; _files() {{ print files; }}
+eval "$(foveal completion zsh)"
+words=({line}); CURRENT=${{#words}}; _foveal_completion
+"""
+FISH = "foveal completion fish | source; complete -C '{line}'"
+
+
+@pytest.mark.parametrize(("name", "script"), [("zsh", ZSH), ("fish", FISH)])
+def test_zsh_and_fish_complete(
+    name: str, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (found := shutil.which(name)):
+        pytest.skip(f"no {name}")
+    publish_tiny(tmp_path / "models", "boots")
+    (tmp_path / "boot.png").touch()
+    monkeypatch.setenv("FOVEAL_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("PATH", f"{FOVEAL.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def offered(line: str) -> str:
+        words = [found, *(["-f"] if name == "zsh" else ["--no-config"])]
+        return subprocess.run(
+            [*words, "-c", script.format(line=line)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    said = offered("foveal mo")
+    assert "List, check and change what a model repository serves" in said, "not cut"
+    assert "shadow" in offered("foveal models sha")
+    assert "--label-smoothing" in offered("foveal train --lab")
+    assert "cuda" in offered("foveal serve --device cu")
+    assert "boots" in offered("foveal tune bo")
+    assert ("files" if name == "zsh" else "boot.png") in offered("foveal predict bo")
 
 
 @pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])

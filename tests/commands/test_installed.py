@@ -11,6 +11,7 @@ from models import installation
 from models.installation import how_to_add
 from models.repository import ModelRepository
 from tests.server import ROOT
+from tests.shell import Shell
 
 PACKAGES = ("commands", "models", "report", "scoring", "service")
 
@@ -78,7 +79,9 @@ def test_somebody_elses_package_is_one_line(
     )
 
 
-def test_an_extra_is_added_where_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extra_is_added_where_it_runs(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert how_to_add("train") == "make install-train"
     makefile = (ROOT / "Makefile").read_text()
     assert "\ninstall-%: " in makefile and "-e '.[cpu,$*]'" in makefile
@@ -89,5 +92,8 @@ def test_an_extra_is_added_where_it_runs(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "pipx_metadata.json").touch()
     assert how_to_add("train") == f"pipx runpip foveal install {wanted}"
     (tmp_path / "pipx_metadata.json").unlink()
+    said = shell.plain("bench", "start")
+    assert (said.code, said.out) == (1, "")
+    assert said.error.startswith(f"bench: expected a checkout of Foveal, got {tmp_path}: ")
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     assert how_to_add("train") == f"uv pip install --python {sys.executable} {wanted}"

@@ -13,7 +13,7 @@ from tests.server import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("cpu", "gpu", "kserve")
-COMPONENTS = ("ingress", "keys", "kserve-keys", "monitoring", "tls", "volume")
+COMPONENTS = ("ingress", "keys", "kserve-keys", "monitoring", "promotion", "tls", "volume")
 
 Resource = dict[str, Any]
 

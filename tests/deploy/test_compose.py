@@ -44,6 +44,8 @@ def test_image_port_and_models_can_be_chosen(tmp_path: Path) -> None:
     assert foveal["image"] == "mine:2"
     assert "8080" in json.dumps(foveal["ports"][0])
     assert foveal["volumes"] == [f"{tmp_path}:/models:ro"]
+    foveal = read(COMPOSE, MODELS=str(tmp_path), MODELS_MODE="rw")["services"]["foveal"]
+    assert foveal["volumes"] == [f"{tmp_path}:/models:rw"]
 
 
 def test_only_the_service_is_open_to_other_machines() -> None:

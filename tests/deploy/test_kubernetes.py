@@ -78,7 +78,7 @@ def test_compose_waits_for_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = assert_understood(environment, monkeypatch)
     assert int(COMPOSE["stop_grace_period"].removesuffix("s")) >= settings.drain_timeout_s + 5
     [mount] = COMPOSE["volumes"]
-    assert mount.endswith(f":{environment['FOVEAL_MODELS']}:ro")
+    assert mount.endswith(f":{environment['FOVEAL_MODELS']}:${{MODELS_MODE:-ro}}")
 
 
 @OWN

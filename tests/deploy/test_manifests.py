@@ -119,6 +119,20 @@ def test_every_component_can_be_switched_on(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+def test_a_promotion_may_write_the_models_and_nothing_else(overlay: str) -> None:
+    resources = rendered(f"overlays/{overlay}", "volume", "promotion")
+    for resource in resources:
+        validate(resource)
+    pod = pod_of(resources)
+    [container] = pod["containers"]
+    models = {v["name"]: v.get("value") for v in container["env"]}["FOVEAL_MODELS"]
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    assert mounts.keys() == {"/tmp", models} and not mounts[models].get("readOnly")
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
 def test_keys_and_tls_reach_every_part(overlay: str) -> None:
     """Probes go on, over TLS and without a key; metrics have their own port everywhere."""
     resources = rendered(f"overlays/{overlay}", "keys", "tls")

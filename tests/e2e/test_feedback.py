@@ -21,7 +21,7 @@ from tritonclient.grpc import service_pb2_grpc
 from models.image import encode_png
 from models.repository import ModelRepository
 from models.rollout import Rollout, Share
-from service.record.reading import find
+from service.record.reading import find, is_recording
 from service.record.truths import read_truths
 from tests.guarded import Guarded, until
 from tests.server import START_S, RunningServer, assert_error, free_port, running_server
@@ -170,25 +170,59 @@ def test_v2_over_http_and_classify(told: RunningServer) -> None:
 
 
 def test_v2_over_grpc_and_its_streams(told: RunningServer) -> None:
-    def request(i: int) -> Any:
-        asked = pb.ModelInferRequest(
-            model_name="tiny", raw_input_contents=[IMAGES[i : i + 1].tobytes()]
-        )
-        asked.inputs.add(name="images", datatype="UINT8", shape=[1, SIDE, SIDE, 1])
-        return asked
-
     with grpc.insecure_channel(told.grpc_address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        _, call = stub.ModelInfer.with_call(request(3))
+        _, call = stub.ModelInfer.with_call(pixels(3))
         ((_, name),) = [p for p in call.trailing_metadata() if p[0] == "x-request-id"]
         stream = stub.ModelStreamInfer(
-            iter([request(4), request(5)]), metadata=[("x-request-id", "of-a-stream")]
+            iter([pixels(4), pixels(5)]), metadata=[("x-request-id", "of-a-stream")]
         )
         assert [bool(answer.error_message) for answer in stream] == [False, False]
     truths = [{"id": name, "index": BEST[3]}]
     truths += [{"id": f"of-a-stream-{i}", "index": BEST[4 + i]} for i in range(2)]
     document = tell(told, truths).json()
     assert document["right"] == 3, document
+
+
+def pixels(*numbers: int, model: str = "tiny") -> Any:
+    """A V2 request of some images, by their numbers."""
+    asked = pb.ModelInferRequest(
+        model_name=model, raw_input_contents=[IMAGES[list(numbers)].tobytes()]
+    )
+    asked.inputs.add(name="images", datatype="UINT8", shape=[len(numbers), SIDE, SIDE, 1])
+    return asked
+
+
+@pytest.mark.parametrize("own", ["", "s" * 128], ids=["the service's", "the longest"])
+def test_each_message_of_a_stream_has_its_own_id(tmp_path: Path, own: str) -> None:
+    """By it the truth finds its answer, remembered or recorded, also behind one that failed."""
+    publish_tiny(tmp_path / "models")
+    recording = tmp_path / "recording"
+    settings: dict[str, Any] = {"record": 1, "record_folder": recording, "grpc_port": free_port()}
+    with running_server(tmp_path / "models", tmp_path, feedback_rows=64, **settings) as server:
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            asked = [pixels(0), pixels(1, model="none"), pixels(2, 3), pixels(4)]
+            metadata = [("x-request-id", own)] if own else []
+            stream = stub.ModelStreamInfer(iter(asked), metadata=metadata)
+            answers = list(stream)
+            ((_, whole),) = [p for p in stream.trailing_metadata() if p[0] == "x-request-id"]
+        assert [bool(answer.error_message) for answer in answers] == [False, True, False, False]
+        ids = [each.infer_response.parameters["x-request-id"].string_param for each in answers]
+        assert ids == [f"{whole}-{number}" for number in range(4)] and whole.startswith(own)
+        told_of = [(ids[0], 0, 0), (ids[2], 0, 2), (ids[2], 1, 3), (ids[3], 0, 4)]
+        until(lambda: is_recording(recording) and len(find(recording, ids)) == 4, "recorded", 60)
+        for (name, row), document in find(recording, ids).items():
+            image = next(i for one, place, i in told_of if (one, place) == (name, row))
+            assert document["index"] == BEST[image] and document["protocol"] == "v2_grpc"
+        truths = [{"id": name, "row": row, "index": BEST[i]} for name, row, i in told_of[1:]]
+        assert tell(server, truths).json()["right"] == 3
+        assert_error(tell(server, {"id": ids[1], "index": 0}), 404, ids[1][:9])
+    # After a restart only the recording knows them.
+    with running_server(tmp_path / "models", tmp_path, feedback_rows=64, **settings) as server:
+        truths.append({"id": ids[0], "index": WORST[0]})
+        document = tell(server, truths).json()
+        assert (document["duplicate"], document["wrong"]) == (3, 1), document
 
 
 def test_multi_label_answers(told: RunningServer) -> None:

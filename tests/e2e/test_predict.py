@@ -335,7 +335,9 @@ def test_too_many_pixels(narrow: RunningServer, path: str) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
 def test_unknown_route(client: httpx.Client, method: str) -> None:
-    assert_error(client.request(method, "/nothing"), 404, f"{method} /nothing: no such route")
+    said = "no such route; GET /docs lists all"
+    assert_error(client.request(method, "/nothing"), 404, f"{method} /nothing: {said}")
+    assert client.get("/docs").status_code == 200
 
 
 def test_head_of_an_unknown_route(client: httpx.Client) -> None:

@@ -120,6 +120,17 @@ def test_raw_and_typed_contents(stub: Any, is_raw: bool) -> None:
     np.testing.assert_array_equal(logits(response), tiny_logits(IMAGES[:3]))
 
 
+def test_an_empty_list_of_outputs_asks_for_all(stub: Any) -> None:
+    """As over HTTP, where the list is written: test_v2_http.py."""
+    asked = request(2)
+    assert not asked.outputs
+    response = stub.ModelInfer(asked)
+    assert [output.name for output in response.outputs] == ["logits", "probabilities"]
+    asked.outputs.add(name="probabilities")
+    response = stub.ModelInfer(asked)
+    assert [output.name for output in response.outputs] == ["probabilities"]
+
+
 def test_encoded_images_as_typed_contents(stub: Any) -> None:
     asked = pb.ModelInferRequest(model_name="tiny", model_version="2")
     tensor = asked.inputs.add(name="images", datatype="BYTES", shape=[64])

@@ -259,6 +259,7 @@ def test_tensors_that_are_refused(
 
 
 def test_an_empty_list_of_outputs_asks_for_all(client: httpx.Client) -> None:
+    """As over gRPC, where a list that is not sent is empty: test_v2_grpc.py."""
     response = client.post(INFER, json=document() | {"outputs": []})
     assert [output["name"] for output in response.json()["outputs"]] == ["logits", "probabilities"]
 

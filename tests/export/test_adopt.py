@@ -1,8 +1,10 @@
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
@@ -59,6 +61,22 @@ def test_an_adopted_graph_answers_as_the_network_does(
     assert summary.metadata["foveal.name"] == "foreign"
     assert len(artifact.golden) == 8
     assert artifact.metrics is None
+
+
+def test_a_graph_is_adopted_beside_the_onnxruntime_of_a_gpu(
+    adopted: Adopt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is of another distribution, onnxruntime-gpu: asking for this one's version failed."""
+    real = importlib.metadata.distribution
+
+    def distribution(name: str) -> importlib.metadata.Distribution:
+        if name == "onnxruntime":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    versions = adopted(foreign_model()).provenance.versions
+    assert versions["onnxruntime"] == onnxruntime.__version__
 
 
 def test_pixels_are_scaled_normalised_and_reordered_as_told(

@@ -14,6 +14,7 @@ from models.image import encode_png
 from models.repository import ModelRepository
 from tests.faults.test_workers import wait_until
 from tests.server import RunningServer, assert_error, running_server
+from tests.shell import Shell
 from tests.tiny import assert_own_result, publish_tiny, random_images
 
 pytestmark = pytest.mark.e2e
@@ -85,6 +86,76 @@ def test_rollout(disk: Path, tmp_path: Path, fault: str, match: str) -> None:
         remount(disk, "rw")
         (disk / "ballast").unlink(missing_ok=True)
         assert put_rollout(server).status_code == 200
+
+
+@pytest.fixture
+def mounted(disk: Path, tmp_path: Path) -> Iterator[Path]:
+    """The same repository, as a container has it: mounted read-only."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    subprocess.run(["mount", "--bind", str(disk), str(folder)], check=True)
+    remount(folder, "ro,bind")
+    yield folder / "models"
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def versions(server: RunningServer) -> set[int]:
+    """Which versions answer 60 requests: with a share of 0.5 never one alone."""
+    url = f"{server.url}/models/tiny/predict"
+    with httpx.Client() as client:
+        return {client.post(url, content=PNG).json()["version"] for _ in range(60)}
+
+
+PROMOTE = ("models", "promote", "tiny", 2, "--p99-ms", 30_000, "--canary", 0.5, "--within", "1h")
+
+
+def test_no_promotion_begins_where_nothing_can_be_written(
+    disk: Path, mounted: Path, shell: Shell
+) -> None:
+    before = (disk / "models/repository.json").read_bytes()
+    said = shell(*PROMOTE, models=mounted)
+    assert said.code == 1 and not said.out
+    assert said.error == (
+        f"{mounted}: expected a repository that can be written, as each step of a promotion is, "
+        "got: Read-only file system; mount it writable, for the service, too\n"
+    )
+    assert (disk / "models/repository.json").read_bytes() == before
+
+
+def test_a_candidate_gets_nothing_of_a_service_that_cannot_decide(
+    disk: Path, mounted: Path, tmp_path: Path, shell: Shell
+) -> None:
+    """It would else stay at its share: whoever began the promotion can write, the service not."""
+    with running_server(mounted, tmp_path, workers=2, reload_s=0.2) as server:
+        assert shell(*PROMOTE, models=disk / "models").code == 0
+        why = (
+            f"no promotion goes on: {mounted}: expected a repository that the service can write, "
+            "got: Read-only file system; mount it writable"
+        )
+        wait_until(lambda: why in server.log, 30, "the reason")
+        assert versions(server) == {1}
+        time.sleep(1)
+        assert server.log.count(why) == 1, "each look says it"
+        shown = shell("models", "show", "tiny:2", models=disk / "models").out
+        assert "no service takes part yet" in shown
+        remount(mounted.parent, "rw,bind")
+        wait_until(lambda: versions(server) == {1, 2}, 30, "its share")
+        shown = shell("models", "show", "tiny:2", models=disk / "models").out
+        assert "no service takes part yet" not in shown
+
+
+def test_a_candidate_gets_nothing_of_a_service_that_follows_nothing(
+    tmp_path: Path, shell: Shell
+) -> None:
+    root = tmp_path / "models"
+    for gain in (1.0, 2.0):
+        publish_tiny(root, gain=gain)
+    ModelRepository(root).set_default("tiny", 1)
+    assert shell(*PROMOTE, models=root).code == 0
+    with running_server(root, tmp_path, reload_s=0) as server:
+        why = "promotion of tiny:2: expected FOVEAL_RELOAD_S above 0, got 0; it does not go on"
+        assert why in server.log
+        assert versions(server) == {1}
 
 
 def test_folder_of_metrics_is_full(disk: Path, tmp_path: Path) -> None:

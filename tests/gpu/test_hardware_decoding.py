@@ -10,13 +10,15 @@ from loadtest.bench.photo import photograph
 from models.artifact import Crop, Filter, ImageSpec, Resize
 from models.image import decode
 from models.jpeg_scan import SAMPLINGS, can_scan
+from models.repository import ModelRepository
 from service.session.devices import runtime
 from service.session.gpu.cuda_resize import CudaResizer
 from service.session.gpu.golden_jpegs import golden_jpegs
 from service.session.gpu.open_card import photographs_of
-from service.session.gpu.photographs import MOST_IMAGES, Card, Photographs, Ticket
+from service.session.gpu.photographs import MOST_BYTES, MOST_IMAGES, Card, Photographs, Ticket
 from service.session.gpu.stand_in import StandInDecoder
 from service.session.plans import SelectedDevice
+from tests.gpu.conftest import HOME
 
 pytestmark = [
     pytest.mark.gpu,
@@ -59,7 +61,7 @@ def kernel() -> Photographs:
     card = runtime()
     card.use(0)
     stream = card.stream()
-    return Photographs(Uploaded(stream), CudaResizer(0, stream))
+    return Photographs(Uploaded(stream), CudaResizer(0, stream, MOST_BYTES))
 
 
 def assert_rows(card: Photographs, spec: ImageSpec, files: list[bytes]) -> int:
@@ -132,3 +134,17 @@ def test_photographs_take_less_time_than_on_one_core(photographs: Photographs) -
     for _ in range(4):
         decode(encoded, SPEC)
     assert card_s / MOST_IMAGES < (time.perf_counter() - started) / 4
+
+
+def test_scoring_decodes_there(photographs: Photographs) -> None:
+    local = pytest.importorskip("scoring.local")
+    decoding = pytest.importorskip("scoring.decode")
+    rows = pytest.importorskip("scoring.rows")
+    # Of the shipped models one that decodes no JPEG at a scale.
+    model = local.LocalModel.load(ModelRepository(HOME / "models"), "fashion-cnn", device="cuda")
+    assert model.card.kinds == photographs.kinds
+    files = [photograph(200 + at, 300, seed=at) for at in range(MOST_IMAGES)]
+    decoded = decoding.Decoder(model)(rows.Chunk(list(map(str, range(MOST_IMAGES))), files))
+    assert decoded.by_card == MOST_IMAGES
+    for row, encoded in zip(decoded.pixels_NHWC, files, strict=True):
+        np.testing.assert_array_equal(row, model.decode(encoded))

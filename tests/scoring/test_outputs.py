@@ -1,6 +1,7 @@
 """Where the table goes: no source and no other file is written over; URLs, pipes, gzip."""
 
 import gzip
+import importlib.util
 import json
 import signal
 import subprocess
@@ -159,6 +160,9 @@ def test_a_table_goes_to_a_url(photos: Path, model: LocalModel, tmp_path: Path) 
         memory.store.clear()
     with pytest.raises(ScoreError, match=r"^abacus://x/a.csv: expected a URL that fsspec opens"):
         write("abacus://x/a.csv", model, photos)
+    if importlib.util.find_spec("s3fs") is None:
+        with pytest.raises(ScoreError, match=r"Install s3fs to access S3; .+ install s3fs$"):
+            write("s3://x/a.csv", model, photos)
 
 
 def test_a_job_that_writes_to_a_url_resumes(

@@ -216,16 +216,6 @@ def test_it_is_exported_with_its_labels(recording: Path, tmp_path: Path, name: s
             assert (out / LABEL_N[i] / f"id-{i}.png").read_bytes() == PNGS[i]
 
 
-def test_an_exported_folder_trains(recording: Path, tmp_path: Path) -> None:
-    from training.datasets.folders import list_folder
-
-    truths = {(f"id-{i}", 0): LABEL_N[i] for i in range(40)}
-    out = tmp_path / "labelled"
-    export(recording, out, Wanted("", truths, True), lambda _, truth: str(truth))  # type: ignore[arg-type]
-    listing = list_folder("folder", out)
-    assert len(listing.rows) == 40 and set(listing.labels) == set(LABEL_N[:40])
-
-
 def test_pixels_become_pictures(model: LocalModel, tmp_path: Path) -> None:
     asked = ask(model, PNGS[:1], "pixels")
     asked.images, asked.pixels = None, IMAGES[:1]

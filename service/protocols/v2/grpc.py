@@ -14,7 +14,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.errors import INTERNAL, InvalidInputError, NotReadyError, ServiceError
-from service.lane.request_ids import RequestIds
+from service.lane.request_ids import REQUEST_ID, RequestIds
 from service.protocols.engine import Engine
 from service.protocols.v2.documents import (
     model_config,
@@ -171,7 +171,8 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
     ) -> AsyncIterator[Any]:
         """Answer inferences in the order of their requests; several are in progress at once.
 
-        The id of the first is the stream's with ``-0`` behind it, and so on.
+        The id of the first is the stream's with ``-0`` behind it, and so on; each answer names its
+        own in the parameter ``x-request-id``, as metadata come once a stream, and at its end.
         """
         room = asyncio.Semaphore(STREAM_AHEAD)
         answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
@@ -217,11 +218,11 @@ class V2Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
             logger.exception("an inference in a stream failed; this is a bug")
             message = INTERNAL
         else:
-            return service_pb2.ModelStreamInferResponse(infer_response=response)
-        return service_pb2.ModelStreamInferResponse(
-            error_message=message,
-            infer_response=service_pb2.ModelInferResponse(id=inference.id),
-        )
+            message = ""
+        if message:
+            response = service_pb2.ModelInferResponse(id=inference.id)
+        response.parameters[REQUEST_ID.decode()].string_param = request_id.decode()
+        return service_pb2.ModelStreamInferResponse(error_message=message, infer_response=response)
 
     def _inference(self, request_id: bytes) -> GrpcInfer:
         return GrpcInfer(self.engine, self.max_message_bytes, request_id)

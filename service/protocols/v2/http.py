@@ -13,8 +13,8 @@ import orjson
 from service.errors import (
     InvalidInputError,
     MethodError,
-    ModelNotFoundError,
     NotReadyError,
+    no_such_route,
 )
 from service.lane.exchange import Exchange, Handler
 from service.protocols.engine import Engine, remember
@@ -208,8 +208,7 @@ live = _get(_live)  # the one route that needs no model
 
 
 def _unknown(exchange: Exchange) -> None:
-    path = exchange.path.decode("latin-1")
-    raise ModelNotFoundError(f"{exchange.method} {path[:200]}: no such route")
+    raise no_such_route(exchange.method, exchange.path.decode("latin-1"))
 
 
 def _respond(exchange: Exchange, document: dict[str, Any]) -> None:

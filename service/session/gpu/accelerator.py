@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Budget:
-    """The memory that all sessions on one device hold.
+    """The memory that all sessions and the decoder of JPEGs on one device hold.
 
     Args:
         name: Name of the device, for messages.
@@ -34,7 +34,7 @@ class Budget:
 
     @property
     def held_bytes(self) -> int:
-        """Return the memory that all sessions hold."""
+        """Return the memory that all hold."""
         with self._lock:
             return sum(self._held.values())
 
@@ -50,12 +50,12 @@ class Budget:
         if held >= limit_bytes:
             raise InferenceError(
                 f"{self._name}: expected room in {limit_bytes >> 20} MiB, got {held >> 20} MiB "
-                "held by other models; raise FOVEAL_GPU_MEMORY_MIB or serve fewer"
+                "held by others; raise FOVEAL_GPU_MEMORY_MIB or serve fewer models"
             )
         return limit_bytes - held
 
     def take(self, holder: int, size_bytes: int, limit_bytes: int) -> None:
-        """Record the memory that a session holds.
+        """Record the memory that a session or the decoder holds.
 
         Raises:
             InferenceError: It is more than was left; nothing is recorded.
@@ -64,9 +64,9 @@ class Budget:
             held = sum(self._held.values())
             if limit_bytes and held + size_bytes > limit_bytes:
                 raise InferenceError(
-                    f"{self._name}: expected room in {limit_bytes >> 20} MiB, got a model of "
-                    f"{size_bytes >> 20} MiB beside {held >> 20} MiB of others; raise "
-                    "FOVEAL_GPU_MEMORY_MIB or serve fewer"
+                    f"{self._name}: expected room in {limit_bytes >> 20} MiB, got "
+                    f"{size_bytes >> 20} MiB more beside {held >> 20} MiB of others; raise "
+                    "FOVEAL_GPU_MEMORY_MIB or serve fewer models"
                 )
             self._held[holder] = size_bytes
 
@@ -85,6 +85,8 @@ class Accelerator:
     Attributes:
         executor: The device's one thread.
         budget: Budget of its memory.
+        exclusive: Held while a graph is captured, and by other threads while they allocate:
+            onnxruntime captures in a mode in which an allocation anywhere ends the capture.
 
     Raises:
         InferenceError: CUDA's runtime refuses it.
@@ -93,6 +95,7 @@ class Accelerator:
     def __init__(self, index: int) -> None:
         self.index = index
         self.budget = Budget(f"cuda:{index}")
+        self.exclusive = threading.Lock()
         self._thread = 0
         self.executor = ThreadPoolExecutor(1, f"cuda-{index}", initializer=self._begin)
         try:
@@ -103,7 +106,7 @@ class Accelerator:
 
     def memory(self) -> CudaMemory:
         """Return a new allocator for one session."""
-        return CudaMemory(self._runtime, self.index, *self._streams)
+        return CudaMemory(self._runtime, self.index, *self._streams, self.exclusive)
 
     def is_lost(self) -> bool:
         """Ask CUDA whether it does no further work in this process; waits for runs that began."""

@@ -211,7 +211,8 @@ class Slot:
         self._runs.search_s += searched - started
         if not self._runs.graphs:
             return
-        self._try(different[0], bound, "capture")
+        with self._memory.exclusive:
+            self._try(different[0], bound, "capture")
         for images, plain in zip((*different, *different), (*expected, *expected), strict=True):
             replayed = self._try(images, bound, "options")
             for got_NK, expected_NK in zip(replayed, plain, strict=True):

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from service.session.devices import runtime
 from service.session.gpu.cuda_runtime import CudaError, CudaRuntime
-from service.session.gpu.resize import KERNEL, Resizing, Surface, pack, table_bytes
+from service.session.gpu.resize import KERNEL, Resizing, Surface, pack
 
 _THREADS = 256
 # Blocks of one picture: more than any card has multiprocessors, and threads stride over the rest.
 _MOST_BLOCKS = 512
-_PICTURE_BYTES = 256  # a little more than the struct has
 
 
 class CudaResizer:
@@ -28,12 +27,13 @@ class CudaResizer:
     Args:
         index: Number of the GPU among those that this process sees.
         stream: Stream that the decoder's pictures are ready on.
+        most_bytes: Most memory of the device that it holds, and half of what it holds of the host.
 
     Raises:
         CudaError: NVRTC, the driver or the runtime refuses it.
     """
 
-    def __init__(self, index: int, stream: int) -> None:
+    def __init__(self, index: int, stream: int, most_bytes: int) -> None:
         self._index = index
         self._stream = stream
         self._runtime = runtime()
@@ -45,8 +45,10 @@ class CudaResizer:
             self._call("cuModuleGetFunction", module, name)
             for name in (b"first_pass", b"second_pass")
         ]
-        self._control, self._middle, self._out = (_Block(self._runtime) for _ in range(3))
-        self._host_control, self._host_out = (_Block(self._runtime, is_host=True) for _ in range(2))
+        self._work = _Block(self._runtime, most_bytes)
+        self._host_control, self._host_out = (
+            _Block(self._runtime, most_bytes, is_host=True) for _ in range(2)
+        )
 
     def resize(
         self, surfaces: Sequence[Surface], each: Sequence[Resizing]
@@ -57,11 +59,10 @@ class CudaResizer:
             CudaError: A call failed.
         """
         self._runtime.use(self._index)
-        most = sum(table_bytes(how) for how in each) + len(each) * _PICTURE_BYTES
         out_bytes = sum(how.row_bytes for how in each)
-        control = self._control.address(most)
-        out = self._out.address(out_bytes)
-        middle = self._middle.address(sum(how.middle_bytes for how in each))
+        control = self._work.address(sum(how.work_bytes for how in each))
+        middle = control + sum(how.control_bytes for how in each)
+        out = middle + sum(how.middle_bytes for how in each)
         packed, offsets = pack(surfaces, each, control, middle, out)
         host = self._host_control.address(len(packed))
         ctypes.memmove(host, packed, len(packed))
@@ -98,10 +99,14 @@ class CudaResizer:
 
 
 class _Block:
-    """Memory of the device, or page-locked memory of the host, that grows as it is needed."""
+    """Memory of the device, or page-locked memory of the host, that grows as it is needed.
 
-    def __init__(self, runtime: CudaRuntime, *, is_host: bool = False) -> None:
+    It grows by a quarter more than is asked for, up to ``most_bytes``.
+    """
+
+    def __init__(self, runtime: CudaRuntime, most_bytes: int, *, is_host: bool = False) -> None:
         self._runtime = runtime
+        self._most_bytes = most_bytes
         self._is_host = is_host
         self._address = self._size = 0
 
@@ -111,7 +116,7 @@ class _Block:
             if self._address:
                 self._runtime.call("cudaFreeHost" if self._is_host else "cudaFree", self._address)
                 self._address = self._size = 0
-            size_bytes += size_bytes // 4
+            size_bytes = max(size_bytes, min(size_bytes * 5 // 4, self._most_bytes))
             allocate = self._runtime.allocate_host if self._is_host else self._runtime.allocate
             self._address, self._size = allocate(size_bytes), size_bytes
         return self._address

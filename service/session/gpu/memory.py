@@ -7,7 +7,8 @@ with a run; a run that needs it waits on the device, not on the host.
 
 import ctypes
 import threading
-from typing import Protocol, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,13 @@ class Memory(Protocol):
         kind: onnxruntime's name of the device's memory.
         index: Number of the device of that kind.
         run_stream: Handle of the stream that runs are queued on, 0 if there is none.
+        exclusive: Held while a graph is captured: no other thread may allocate on the device then.
     """
 
     kind: str
     index: int
     run_stream: int
+    exclusive: AbstractContextManager[Any]
 
     def host(self, shape: tuple[int, ...], dtype: type[S]) -> NDArray[S]:
         """Return a zeroed array of host memory that copies can use."""
@@ -67,6 +70,7 @@ class CpuMemory:
     kind = "cpu"
     index = 0
     run_stream = 0
+    exclusive: AbstractContextManager[Any] = nullcontext()
 
     def __init__(self) -> None:
         self._held: dict[int, NDArray[np.uint8]] = {}
@@ -124,13 +128,22 @@ class CudaMemory:
         index: Number of the GPU among those that the process may use.
         run_stream: Stream of runs, shared by all sessions on the device.
         copy_stream: Stream of uploads, shared likewise.
+        exclusive: Lock of the device, shared likewise.
     """
 
     kind = "cuda"
 
-    def __init__(self, runtime: CudaRuntime, index: int, run_stream: int, copy_stream: int) -> None:
+    def __init__(
+        self,
+        runtime: CudaRuntime,
+        index: int,
+        run_stream: int,
+        copy_stream: int,
+        exclusive: AbstractContextManager[Any],
+    ) -> None:
         self.index = index
         self.run_stream = run_stream
+        self.exclusive = exclusive
         self._runtime = runtime
         self._copy_stream = copy_stream
         self._device_addresses: list[int] = []

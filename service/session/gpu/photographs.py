@@ -11,7 +11,8 @@ answer. Knows no queue and no model but by its ``ImageSpec``.
 import logging
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from models.artifact import Crop, ImageSpec, Resize
 from models.image import decode as decode_on_cpu
 from models.jpeg_scan import Scan, can_scan, scan
 from service.session.gpu.golden_jpegs import golden_jpegs
-from service.session.gpu.resize import Resizing, Surface, can_resize, resizing
+from service.session.gpu.resize import RGB_BYTES, Resizing, Surface, can_resize, resizing
 
 logger = logging.getLogger("foveal.photographs")
 
@@ -30,8 +31,11 @@ Pixels = NDArray[np.uint8]
 # Images in a batch: the rate of an H100's JPEG hardware hardly rises after it (8,903 images/s at
 # 16, 10,799 at 64). A worker's batches are no larger, so none waits for long.
 MOST_IMAGES = 64
-# Pixels in a batch: 192 MiB of RGB on the card. A larger image is the CPU's.
-MOST_PIXELS = 1 << 26
+# Decoded pictures of a batch, bytes on the card. A larger image is the CPU's.
+MOST_BYTES = 192 << 20
+# The kernel works in a third of that at most: a photograph takes a twentieth to a half of its own
+# bytes, a narrow one that is widened many times as much.
+WORK = 3
 # Failed batches in a row after which the card is left alone: a fault that stays costs no more.
 _MOST_FAILURES = 3
 
@@ -75,6 +79,11 @@ class Ticket(NamedTuple):
     how: Resizing
     pixels: int
 
+    @property
+    def size(self) -> int:
+        """Return its bytes of a batch's bound: the picture's, or ``WORK`` times the kernel's."""
+        return max(self.pixels * RGB_BYTES, self.how.work_bytes * WORK)
+
 
 class Photographs:
     """The decoder of one card and what it decodes as the CPU does.
@@ -82,21 +91,31 @@ class Photographs:
     Args:
         decoder: Decodes.
         resizer: Makes rows.
+        most_bytes: Most bytes of a batch, by ``Ticket.size``.
+        lock: Held while a batch is decoded; None: one of its own.
 
     Attributes:
         kinds: Kinds of JPEG that it decodes, as ``420`` or ``420 restarts``.
+        most_bytes: As above.
 
     Raises:
         CardError: It decodes nothing, or nothing equally.
     """
 
-    def __init__(self, decoder: Decoder, resizer: Resizer) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        resizer: Resizer,
+        most_bytes: int = MOST_BYTES,
+        lock: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self.most_bytes = most_bytes
         if not can_scan():
             raise CardError("expected the compiled scan of JPEGs, got none; install a C compiler")
         self._decoder = decoder
         self._resizer = resizer
         self._failures = 0
-        self._lock = threading.Lock()
+        self._lock = lock or threading.Lock()
         self.kinds: frozenset[str] = frozenset()
         self.kinds = self._check()
         if not self.kinds:
@@ -115,7 +134,7 @@ class Photographs:
         """Decode a batch, on one thread at a time.
 
         Args:
-            tickets: At most ``MOST_IMAGES``, of at most ``MOST_PIXELS`` together.
+            tickets: At most ``MOST_IMAGES``, of at most ``most_bytes`` together.
 
         Returns:
             For each uint8 [H, W, C] of its model; None: the CPU has to decode it. Never raises.
@@ -189,9 +208,9 @@ class Card:
     def __init__(self, photographs: Photographs, spec: ImageSpec) -> None:
         self._photographs = photographs
         self._spec = spec
+        self.most_bytes = photographs.most_bytes
 
     most_images = MOST_IMAGES
-    most_pixels = MOST_PIXELS
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -216,7 +235,10 @@ class Card:
             return why
         orientation = found.orientation if self._spec.exif else 1
         how = resizing(found.height, found.width, orientation, self._spec)
-        return "strip" if how is None else Ticket(encoded, how, found.width * found.height)
+        if how is None:
+            return "strip"
+        ticket = Ticket(encoded, how, found.width * found.height)
+        return "size" if ticket.size > self.most_bytes else ticket
 
     def _why_not(self, found: Scan) -> str:
         if kind_of(found.sampling, has_restarts=found.has_restarts) not in self.kinds:
@@ -224,7 +246,7 @@ class Card:
         size = found.width, found.height
         if jpeg.scaled_size(*size, self._spec.least_decoded) != size:
             return "scaled"
-        return "size" if found.width * found.height > MOST_PIXELS else ""
+        return "size" if found.width * found.height * RGB_BYTES > self.most_bytes else ""
 
     def rows(self, tickets: Sequence[Ticket]) -> list[Pixels | None]:
         """Decode a batch; see ``Photographs``. Tickets may be of several models of this card."""

@@ -83,6 +83,16 @@ class Resizing(NamedTuple):
         """Return the bytes of the row."""
         return math.prod(self.spec.shape_HWC)
 
+    @property
+    def control_bytes(self) -> int:
+        """Return the bytes that the kernel reads beside the picture, at most: see ``pack``."""
+        return _MEMBERS * 8 + sum(part.nbytes for part in (*self.down, *self.across))
+
+    @property
+    def work_bytes(self) -> int:
+        """Return the bytes that the kernel needs on the device beside the picture."""
+        return self.control_bytes + self.middle_bytes + self.row_bytes
+
 
 def can_resize(spec: ImageSpec) -> bool:
     """Return whether the kernel has a model's geometry: Pillow's, and its weights are at hand."""
@@ -115,11 +125,6 @@ def resizing(height: int, width: int, orientation: int, spec: ImageSpec) -> Resi
         *(spec, orientation, down, across, is_rows_first, begin, rows, columns),
         *(place.top, place.left),
     )
-
-
-def table_bytes(each: Resizing) -> int:
-    """Return the bytes of the two tables of a picture."""
-    return sum(part.nbytes for part in (*each.down, *each.across))
 
 
 def pack(

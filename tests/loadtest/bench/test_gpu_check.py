@@ -1,7 +1,12 @@
 """The GPU check: its steps and limits, and the tables, without a GPU."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +15,12 @@ import pytest
 from onnx import numpy_helper
 
 from loadtest.bench import gpu_formats, gpu_plot, gpu_serve
-from loadtest.bench.gpu_check import BUDGET_S, report, run
+from loadtest.bench.gpu_check import report, run
 from loadtest.bench.gpu_steps import Step, steps
 from loadtest.bench.resnet50 import resnet50, write_images
+
+HOME = Path(__file__).resolve().parents[3]
+SCRIPT = HOME / "loadtest/bench/gpu_check.sh"
 
 
 def python(text: str) -> tuple[str, ...]:
@@ -22,8 +30,8 @@ def python(text: str) -> tuple[str, ...]:
 def test_a_step_that_fails_or_lacks_something_stops_no_other(tmp_path: Path) -> None:
     said: list[str] = []
     planned = [
+        Step("endless", 1, python("import time; time.sleep(600)")),
         Step("fails", 60, python("print('why it did'); raise SystemExit(3)")),
-        Step("endless", 0.2 + 1, python("import time; time.sleep(600)")),
         Step("lacks a module", 60, python(""), ("no_such_module",)),
         Step("lacks a part of one", 60, python(""), ("no_such.module",)),
         Step("lacks a file", 60, python(""), (), tmp_path / "absent"),
@@ -31,8 +39,8 @@ def test_a_step_that_fails_or_lacks_something_stops_no_other(tmp_path: Path) -> 
     ]
     outcomes = run(planned, tmp_path, say=said.append)
     assert [(o["outcome"], o["why"].partition(";")[0]) for o in outcomes] == [
-        ("failed", "why it did"),
         ("ended", "not done after 1 s"),
+        ("failed", "why it did"),
         ("skipped", "no_such_module is not installed"),
         ("skipped", "no_such.module is not installed"),
         ("skipped", "no absent: an earlier step did not leave it"),
@@ -42,20 +50,64 @@ def test_a_step_that_fails_or_lacks_something_stops_no_other(tmp_path: Path) -> 
     assert (tmp_path / "works.log").read_text() == "done\n"
 
 
-def test_no_step_begins_when_the_budget_is_spent(tmp_path: Path) -> None:
-    (outcome,) = run([Step("late", 60, python(""))], tmp_path, budget_s=0.5, say=lambda _: None)
-    assert (outcome["outcome"], outcome["why"]) == ("skipped", "no time is left")
+def test_a_step_may_use_what_those_before_it_left(tmp_path: Path) -> None:
+    lasting = python("import time; time.sleep(1.5)")
+    planned = [Step("short", 59, python("")), Step("long", 1, lasting)]
+    assert [o["outcome"] for o in run(planned, tmp_path, say=lambda _: None)] == ["done", "done"]
 
 
 def test_the_check_is_bounded_and_a_rehearsal_has_the_same_steps(tmp_path: Path) -> None:
-    assert BUDGET_S < 8 * 60
     real = steps(tmp_path, None, is_rehearsal=False)
     rehearsed = steps(tmp_path, None, is_rehearsal=True)
+    found = re.search(r"^INSTALL_S=(\d+)$", SCRIPT.read_text(), re.M)
+    assert found
+    assert sum(step.limit_s for step in real) + int(found[1]) <= 8 * 60
+    decode = next(step for step in real if step.name == "decode")
+    assert float(decode.words[decode.words.index("--limit") + 1]) < decode.limit_s
     assert [step.name for step in real] == [step.name for step in rehearsed]
     assert not any("cpu" in step.words for step in real)
     assert not any("cuda" in step.words for step in rehearsed)
     carried = steps(tmp_path, tmp_path / "carried", is_rehearsal=False)
     assert any(str(tmp_path / "carried") in step.words for step in carried)
+
+
+# In place of Python: fetches empty wheels by the names in pip's list, and converts nothing.
+STAND_IN = """#!/bin/bash
+case "$*" in
+  *"-m pip download"*)
+    while [ $# -gt 0 ]; do case "$1" in -r) list=$2 ;; -d) into=$2 ;; esac; shift; done
+    cp "$list" "$ASKED"
+    for name in $(sed 's/[^A-Za-z0-9_-].*//' "$list") numpy protobuf nvidia-nvjpeg nvidia-ml-py \
+      cuda-pathfinder nvidia-cublas; do echo > "$into/${name//-/_}-1-py3-none-any.whl"; done ;;
+  *export.convert*) echo > "$4" ;;
+  *) exec "$REAL" "$@" ;;
+esac
+"""
+
+
+def test_what_is_carried_is_all_that_the_extras_name(tmp_path: Path) -> None:
+    stand_in, asked, into = tmp_path / "python", tmp_path / "asked", tmp_path / "carried"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    subprocess.run(
+        ["bash", str(SCRIPT), "prepare", str(into)],
+        env=os.environ | {"PYTHON": str(stand_in), "REAL": sys.executable, "ASKED": str(asked)},
+        check=True,
+        timeout=60,
+    )
+    project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = {*project["dependencies"], *extras["gpu"], *extras["nvimgcodec"]}
+    assert set(asked.read_text().splitlines()) == needed
+    found = {str(path.relative_to(into)) for path in into.rglob("*") if path.is_file()}
+    names = {name.removesuffix("-1-py3-none-any.whl") for name in found}
+    assert {"card/cuda_bindings", "card/cuda_pathfinder", "card/nvidia_nvimgcodec_cu13"} <= names
+    assert {"card/nvidia_nvjpeg", "cuda/nvidia_cublas", "wheels/nvidia_ml_py"} <= names
+    assert {"wheels/pillow", "wheels/simplejpeg", "wheels/bentoml"} <= names
+    assert ("bin/wrk" in found) == (shutil.which("wrk") is not None)
+    assert {"_jpeg_scan.abi3.so", "_resample.abi3.so", "cifar10-cnn.fp16.onnx"} <= found
+    assert any(name.startswith("onnxruntime_gpu-") and name.endswith(".00") for name in found)
+    assert not any("numpy" in name or "protobuf" in name for name in found)
 
 
 def test_the_report_has_what_the_steps_left(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_one_cpu_is_all_that_is_tried_and_the_record_says_so(
     publish_tiny(repository.root, lower={"int8": 3.0})
     out = tmp_path / "out"
     shell = Shell(capsys, repository.root)
-    for budget_s in (10, 30, 90):
+    for budget_s in (6, 15, 40, 120):
         done = shell(
             "tune", "tiny", "--p99-ms", 1000, "--json", "--out", out, "--budget-s", budget_s
         )
@@ -182,7 +182,7 @@ def test_a_winner_is_written_beside_the_model_and_the_next_start_follows_it(
     publish_tiny(repository.root, model=very_slow_model(), lower={"int8": 3.0})
     shell = Shell(capsys, repository.root)
     words = ("tune", "tiny", "--p99-ms", 500, "--out", tmp_path / "out")
-    for budget_s in (25, 60):
+    for budget_s in (15, 30, 60, 150):
         said = shell(*words, "--budget-s", budget_s, "--json")
         plan = read_tuning(repository, "tiny", 1)
         if plan is not None:

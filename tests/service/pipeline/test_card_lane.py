@@ -22,14 +22,14 @@ PIXELS = 10
 
 class Ticket(NamedTuple):
     encoded: bytes
-    pixels: int
+    size: int
 
 
 class FakeCard:
     """Takes what begins with ``C`` and decodes it unless an ``x`` follows."""
 
     most_images = 4
-    most_pixels = 100 * PIXELS
+    most_bytes = 100 * PIXELS
     kinds = frozenset({"420"})
 
     def __init__(self) -> None:

@@ -121,7 +121,7 @@ def test_a_truth_counts_once_and_is_not_replaced(bench: Bench) -> None:
         ({"id": "a"}, 400, "expected one of"),
         ({"id": "a", "label": "cat", "more": 1}, 400, "more"),
         ({"id": "", "label": "cat"}, 400, "X-Request-Id"),
-        ({"id": "x" * 129, "label": "cat"}, 400, "X-Request-Id"),
+        ({"id": "x" * 141, "label": "cat"}, 400, "X-Request-Id"),
         ({"id": 7, "label": "cat"}, 400, "X-Request-Id"),
         ({"id": "a", "row": -1, "label": "cat"}, 400, "row"),
         ({"id": "a", "row": 1.0, "label": "cat"}, 400, "row"),

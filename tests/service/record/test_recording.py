@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from models.image import encode_png
 from scoring.local import LocalModel
@@ -21,6 +22,7 @@ from service.record.sample import key_of
 from service.record.shards import Shard, find_shards, is_written, keep_ring, member
 from service.record.truths import TRUTHS, add_truths, read_labels, read_truths
 from service.record.writer import Bounds, Writer
+from tests.guarded import until
 from tests.recordings import BEGAN_S, ask, load, record, write
 from tests.tiny import random_images
 
@@ -198,6 +200,28 @@ def test_a_folder_that_cannot_be_written_stops_it_and_it_goes_on_later(
     writer.close(60)
     assert caplog.text.count("recording stopped") == 1
     assert set(ids_of(folder)) == {"kept"}
+
+
+def test_it_goes_on_though_nothing_is_asked(
+    model: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metric, and with it the alert, must not wait for the next request."""
+
+    def stopped() -> float | None:
+        return REGISTRY.get_sample_value("foveal_record_stopped", {"keep": "idle"})
+
+    monkeypatch.setattr(writing, "_WAKE_S", 0.01)
+    now = [BEGAN_S]
+    folder = tmp_path / "recording"
+    folder.write_text("a file in the way")
+    writer = Writer(Bounds(folder, 1 << 30, 1e5, keep="idle"), clock=lambda: now[0])
+    writer.put(ask(model, PNGS[:1], "lost"), None)
+    until(lambda: stopped() == 1, "it stops", 60)
+    folder.unlink()
+    now[0] += writing.RETRY_S + 1
+    until(lambda: stopped() == 0, "it goes on", 60)
+    writer.close(60)
+    assert not find_shards(folder)
 
 
 def test_erased_rows_are_gone_from_the_disk(model: LocalModel, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_models_share_a_budget() -> None:
     assert budget.left_bytes(0) == 0  # no limit
     budget.take(1, 600 << 20, 1000 << 20)
     assert budget.left_bytes(1000 << 20) == 400 << 20
-    with pytest.raises(InferenceError, match="room in 1000 MiB, got a model of 500 MiB beside 600"):
+    with pytest.raises(InferenceError, match="room in 1000 MiB, got 500 MiB more beside 600"):
         budget.take(2, 500 << 20, 1000 << 20)
     assert budget.held_bytes == 600 << 20
     with pytest.raises(InferenceError, match="cuda:0: expected room in 500 MiB, got 600 MiB held"):

@@ -8,6 +8,7 @@ import gc
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from models.repository import ModelRepository
 from service.errors import InferenceError
 from service.rollout.loading import LoadOptions, load
 from service.session.gpu.accelerator import Accelerator
-from service.session.gpu.binding import BoundRuns
+from service.session.gpu.binding import STAGED, BoundRuns
 from service.session.gpu.cuda_runtime import CudaError, CudaRuntime
 from service.session.gpu.memory import CudaMemory
 from service.session.planning import DeviceOptions
@@ -40,7 +41,7 @@ def test_devices_are_counted_and_chosen(runtime: CudaRuntime) -> None:
 
 def test_memory_is_all_zeros_and_given_back(runtime: CudaRuntime) -> None:
     before = held(runtime)
-    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream())
+    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream(), nullcontext())
     array = memory.host((3, 5), np.float32)
     assert not array.any()
     array[:] = np.arange(15).reshape(3, 5)
@@ -61,14 +62,14 @@ def test_memory_is_all_zeros_and_given_back(runtime: CudaRuntime) -> None:
 
 
 def test_what_does_not_fit_is_refused_by_name(runtime: CudaRuntime) -> None:
-    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream())
+    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream(), nullcontext())
     with pytest.raises(CudaError, match=r"cudaMalloc: out of memory \(2\)"):
         memory.device(1 << 40)
 
 
 def test_a_session_is_bound_to_it(runtime: CudaRuntime) -> None:
     before = held(runtime)
-    memory = HostMemory(runtime, 0, runtime.stream(), runtime.stream())
+    memory = HostMemory(runtime, 0, runtime.stream(), runtime.stream(), nullcontext())
     content = tiny_model().SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     bound = BoundRuns(session, memory, (1, 4), graphs=True)
@@ -90,7 +91,7 @@ def test_a_session_is_bound_to_it(runtime: CudaRuntime) -> None:
 
 def test_memory_starts_over_after_a_capture_that_failed(runtime: CudaRuntime) -> None:
     before = held(runtime)
-    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream())
+    memory = CudaMemory(runtime, 0, runtime.stream(), runtime.stream(), nullcontext())
     memory.device(16)
     memory.recover()
     assert held(runtime) == before
@@ -117,6 +118,23 @@ def test_all_runs_are_on_the_devices_thread(device: Accelerator) -> None:
             images = random_images(1 + seed % 9, seed)
             logits = threads.submit(session.run, images).result().logits
             np.testing.assert_array_equal(logits, tiny_logits(images))
+
+
+def test_each_graph_is_captured_while_nothing_else_is_on_the_device(device: Accelerator) -> None:
+    """Another thread that allocates during a capture would end it: there the card decodes JPEGs."""
+    captures = []
+
+    class Lock(AbstractContextManager[None]):
+        def __enter__(self) -> None:
+            captures.append("begun")
+
+        def __exit__(self, *_: object) -> None:
+            captures.append("ended")
+
+    device.exclusive = Lock()  # type: ignore[assignment]
+    session = Session(MODEL, PLAN)
+    assert captures == ["begun", "ended"] * len(PLAN.buckets) * (1 + STAGED)
+    assert session.plan.binding == "graph"
 
 
 def test_a_session_that_is_let_go_gives_its_memory_back(

@@ -16,7 +16,7 @@ from models.image import decode, encode_png
 from models.jpeg_scan import SAMPLINGS, Scan, can_scan
 from service.session.gpu import open_card
 from service.session.gpu.nvimgcodec import HardwareDecoder, surface_of
-from service.session.gpu.photographs import MOST_PIXELS, Card, CardError, Photographs, Ticket
+from service.session.gpu.photographs import MOST_BYTES, Card, CardError, Photographs, Ticket
 from service.session.gpu.resize import Surface
 from service.session.gpu.stand_in import StandInDecoder, StandInResizer
 from service.session.plans import SelectedDevice
@@ -172,8 +172,19 @@ def test_what_the_cpu_decodes_is_named(card: Card, encoded: bytes, why: str) -> 
 
 
 def test_a_picture_too_large_for_a_batch_is_the_cpus(card: Card) -> None:
-    large = Scan("", 1 << 14, MOST_PIXELS >> 13, "420", has_restarts=False, orientation=1)
+    large = Scan("", 1 << 14, MOST_BYTES // 3 >> 13, "420", has_restarts=False, orientation=1)
     assert card._why_not(large) == "size"
+
+
+def test_a_narrow_picture_that_becomes_wide_counts_with_what_is_between_the_passes() -> None:
+    """Few pixels, and a hundred times as many after the first pass."""
+    narrow = jpeg(4000, 8)
+    for side, is_taken in ((32, True), (4096, False)):
+        card = open_card.rehearsal().of(ImageSpec("RGB", side, side, Resize("both")))
+        assert card is not None
+        found = card.ticket(narrow)
+        assert isinstance(found, Ticket) == is_taken
+        assert found == "size" or found.size > 3 * found.pixels
 
 
 def test_a_picture_that_is_decoded_at_a_scale_is_the_cpus() -> None:
@@ -315,7 +326,9 @@ def test_a_surface_is_rgb_with_any_distance_of_rows(image: Any, row_bytes: int |
 def test_without_the_library_the_log_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    card = types.SimpleNamespace(use=lambda _index: None, stream=lambda: 77)
+    card = types.SimpleNamespace(
+        use=lambda _index: None, stream=lambda: 77, free_bytes=lambda: 1 << 30
+    )
     monkeypatch.setattr(open_card, "runtime", lambda: card)
     monkeypatch.setitem(sys.modules, "nvidia.nvimgcodec", None)
     open_card._open.cache_clear()
