@@ -99,7 +99,7 @@ def train(
 
     Example: foveal train --dataset digits --network cnn --run runs/digits
     """
-    from training.early import check_options
+    from training.early import check_free, check_options
     from training.endings import describe_progress, explained
     from training.threads import FreeCores
 
@@ -112,6 +112,8 @@ def train(
     for name in ("hidden", "widths"):
         options[name] = _widths(f"--{name}", options[name])
     check_options({**options, "dataset": dataset, "network": network})
+    if run is not None and sweep is None and not (resume or overwrite):
+        check_free(Path(run))
     if publish_as is not None:
         from models.repository import check_name
 
