@@ -1,6 +1,7 @@
 # One command per task; CI calls the same. Everything is installed in .venv of the checkout.
 PYTHON ?= python3
 PORT ?= 3000
+GRPC_PORT ?= 8001
 IMAGE ?= foveal:latest
 ENGINE ?= $(shell command -v podman || command -v docker)
 VENV := .venv
@@ -80,9 +81,9 @@ bento: install       ## build the Bento foveal:latest in BentoML's store
 image:               ## build the container image IMAGE (foveal:latest) with podman or docker
 	IMAGE=$(IMAGE) ENGINE=$(ENGINE) deploy/container/build.sh
 
-run-image:           ## run IMAGE, locked down, on PORT (3000) and 8001 for gRPC
+run-image:           ## run IMAGE, locked down, on PORT (3000) and GRPC_PORT (8001)
 	$(ENGINE) run --rm --read-only --tmpfs /tmp --cap-drop all --security-opt no-new-privileges \
-	  --memory 512m --publish $(PORT):3000 --publish 8001:8001 $(IMAGE)
+	  --memory 512m --publish $(PORT):3000 --publish $(GRPC_PORT):8001 $(IMAGE)
 
 base-image:          ## make base images from Debian packages, without a registry
 	ENGINE=$(ENGINE) deploy/container/base-image.sh

@@ -100,7 +100,7 @@ def train(
     Example: foveal train --dataset digits --network cnn --run runs/digits
     """
     from models.files import check_writable
-    from training.early import check_options
+    from training.early import check_free, check_options
     from training.endings import describe_progress, explained
     from training.threads import FreeCores
 
@@ -114,6 +114,8 @@ def train(
         options[name] = _widths(f"--{name}", options[name])
     check_options({**options, "dataset": dataset, "network": network})
     check_writable(Path("runs") if run is None else run, "--run")
+    if run is not None and sweep is None and not (resume or overwrite):
+        check_free(Path(run))
     if publish_as is not None:
         from models.repository import check_name
 

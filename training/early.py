@@ -14,6 +14,7 @@ from training.errors import ConfigError, DatasetError, RunError
 
 # Files of a run, as ``runs`` writes them.
 _OF_A_FINISHED_RUN = ("run.json", "evaluation.json")
+_OF_AN_INTERRUPTED_RUN = "checkpoints/last.ckpt"
 _ON_DISK = ("folder", "parquet")
 _PRECISIONS = ("fp32", "int8", "fp16")
 
@@ -58,6 +59,28 @@ def check_dataset(name: str) -> None:
     if not Path(path).exists():
         what = "a folder with one sub-folder per class" if kind == "folder" else "a file or folder"
         raise DatasetError(f"{path}: expected {what}, got No such file or directory")
+
+
+def check_free(run: Path, *, resume: bool = False) -> None:
+    """Refuse the folder of a run that would be lost.
+
+    Args:
+        run: Folder of the run that is about to begin.
+        resume: Whether it goes on with an interrupted one.
+
+    Raises:
+        RunError: The folder has a finished run, or, without ``resume``, a checkpoint.
+    """
+    if (run / _OF_A_FINISHED_RUN[-1]).exists():
+        raise RunError(
+            f"{run}: expected a new folder, got a finished run; choose another with --run, or "
+            "throw it away with --overwrite"
+        )
+    if (run / _OF_AN_INTERRUPTED_RUN).exists() and not resume:
+        raise RunError(
+            f"{run}: expected a new folder, got an interrupted run; go on with --resume, or throw "
+            "it away with --overwrite"
+        )
 
 
 def check_finished(run: Path) -> None:

@@ -26,6 +26,7 @@ from training.datasets.sources import Dataset, load_dataset
 from training.datasets.splits import describe_imbalance
 from training.devices import is_first_process
 from training.divergence import check_answers
+from training.early import check_free
 from training.errors import ConfigError, RunError
 from training.evaluate import compute_logits
 from training.fit import fit
@@ -39,7 +40,6 @@ from training.report.run_page import write_report
 from training.runs import (
     Outcome,
     Run,
-    check_free,
     is_finished,
     read_run,
     start_run,
@@ -82,7 +82,7 @@ def train(
         _LOG.info("%s: finished already", config.run)
         return config.run
     if not overwrite:
-        check_free(config, resume=resume)  # before hours of decoding
+        check_free(config.run, resume=resume)  # before hours of decoding
     dataset = load_data(config)
     imbalance = describe_imbalance(dataset.labels, dataset.train.targets_N)
     if imbalance and is_first_process():

@@ -23,6 +23,7 @@ from models.labels import distinct_names
 from training.checkpoints import CHECKPOINT, LAST_CHECKPOINT
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
+from training.early import check_free
 from training.errors import ConfigError, RunError
 from training.report.curves import METRICS_CSV
 
@@ -89,7 +90,7 @@ def start_run(
             and the run in it is finished or has another configuration.
     """
     if not overwrite:
-        check_free(config, resume=resume)
+        check_free(config.run, resume=resume)
     if resume and (config.run / RUN_JSON).exists():
         return _resume(config, dataset)
     for stale in (CHECKPOINT, LAST_CHECKPOINT, Path(METRICS_CSV), Path(EVALUATION_JSON)):
@@ -105,28 +106,6 @@ def start_run(
     config.run.mkdir(parents=True, exist_ok=True)
     _write(config.run / RUN_JSON, asdict(run) | {"config": config.to_json()})
     return run
-
-
-def check_free(config: TrainConfig, *, resume: bool = False) -> None:
-    """Refuse the folder of a run that would be lost.
-
-    Args:
-        config: Configuration of the run that is about to begin.
-        resume: Whether it goes on with an interrupted one.
-
-    Raises:
-        RunError: The folder has a finished run, or, without ``resume``, a checkpoint.
-    """
-    if (config.run / EVALUATION_JSON).exists():
-        raise RunError(
-            f"{config.run}: expected a new folder, got a finished run; choose another with --run, "
-            "or throw it away with --overwrite"
-        )
-    if (config.run / LAST_CHECKPOINT).exists() and not resume:
-        raise RunError(
-            f"{config.run}: expected a new folder, got an interrupted run; go on with --resume, or "
-            "throw it away with --overwrite"
-        )
 
 
 def is_finished(config: TrainConfig) -> bool:

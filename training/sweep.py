@@ -23,12 +23,13 @@ from models.installation import how_to_add
 from training.batches import mix_seed
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
+from training.early import check_free
 from training.errors import ConfigError, RunError, TrainingError
 from training.fit import fit
 from training.initial import load_checkpoint
 from training.pipeline import finish, load_data
 from training.report.curves import METRICS_CSV, kept_epoch, read_curves
-from training.runs import EVALUATION_JSON, check_free, start_run
+from training.runs import EVALUATION_JSON, start_run
 from training.search import Choice, Range, Space
 
 _LOG = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def sweep(
             "another with --run, or throw it away with --overwrite"
         )
     if not resume and not overwrite:
-        check_free(config)
+        check_free(config.run)
     dataset = load_data(config)
     if overwrite:
         (config.run / JOURNAL).unlink(missing_ok=True)

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.page import reports as made
-from tests.page.conftest import SCHEMES, Open, assert_usable, opening
+from tests.page.conftest import SCHEMES, WIDTHS, Open, assert_usable, opening
 
 pytestmark = [pytest.mark.e2e, pytest.mark.training]
 
@@ -33,7 +33,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
 def test_report_fits_and_its_pictures_are_described(
     open_page: Open, reports: dict[str, Path], name: str
 ) -> None:
-    for width in (360, 390, 1280):
+    for width in WIDTHS:
         for scheme in SCHEMES:
             page = open_page(width, scheme)
             page.goto(reports[name].as_uri())

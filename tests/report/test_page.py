@@ -43,7 +43,7 @@ def page(template: Path, png: bytes | None = PNG) -> str:
 def test_no_value_becomes_html(template: Path) -> None:
     text = page(template)
     assert "<script>" not in text
-    assert text.count("&lt;script&gt;&amp;&#39;&#34;&lt;/script&gt;") == 10
+    assert text.count("&lt;script&gt;&amp;&#39;&#34;&lt;/script&gt;") == 11
 
 
 def test_the_page_needs_nothing_else(template: Path) -> None:

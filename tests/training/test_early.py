@@ -133,6 +133,25 @@ def test_precisions() -> None:
 def test_nothing_heavy_is_imported_and_nothing_is_left(
     words: tuple[str, ...], tmp_path: Path
 ) -> None:
+    refused(words, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("file", "match"),
+    [("evaluation.json", "got a finished run"), ("checkpoints/last.ckpt", "got an interrupted")],
+)
+def test_a_run_that_would_be_lost(file: str, match: str, tmp_path: Path) -> None:
+    kept = tmp_path / "mine" / file
+    kept.parent.mkdir(parents=True)
+    kept.write_text("kept")
+    words = ("train", "--dataset", "digits", "--network", "cnn", "--run", "mine")
+    assert match in refused(words, tmp_path)
+    assert kept.read_text() == "kept"
+
+
+def refused(words: tuple[str, ...], folder: Path) -> str:
+    """Run a command that ends before anything heavy is imported; return its line."""
     script = (
         "import sys, foveal\n"
         "try: foveal.main(sys.argv[1:])\n"
@@ -142,11 +161,11 @@ def test_nothing_heavy_is_imported_and_nothing_is_left(
     )
     ended = subprocess.run(
         [sys.executable, "-c", script, *words],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,
     )
     assert ended.stdout == "[]\n" and len(ended.stderr.splitlines()) == 1, ended
-    assert not list(tmp_path.iterdir())
+    return ended.stderr
