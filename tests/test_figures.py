@@ -153,8 +153,8 @@ SET = {
     "clients.md": "4 MiB",
     "deploy.md": "60 s, 10 s, 2 s",
     "feedback.md": "1 MiB, 95 %, 2 percentage points",
-    "gpu.md": "15 %, 3 %, 150 KB, 1.2 GB, 8,000 rows/s, 192 MiB, 50 MB, 64 MiB, 171 MiB, 128 MiB, 500 MiB, "
-    "244 MB, 27 MB, 36 MB, 1.3 GB, 7 MB",
+    "gpu.md": "15 %, 3 %, 150 KB, 1.2 GB, 8,000 rows/s, 192 MiB, 50 MB, 64 MiB, 171 MiB, 128 MiB, "
+    "500 MiB, 244 MB, 27 MB, 36 MB, 1.3 GB, 7 MB",
     "metrics.md": "0.2 s",
     "own-model.md": "2 GiB, 255 times, 2.5 times, 300 s",
     "page.md": "5 %",
