@@ -166,6 +166,7 @@ def test_commands_and_routes_keep_off_while_it_goes_on(
     bearer = {"Authorization": f"Bearer {ADMIN}"}
     said = httpx.put(f"{server.url}/models/held/traffic", headers=bearer, json={})
     assert_error(said, 400, "held:2 is being promoted, which sets these shares; stop it first")
+    until_logged(server, "promotion of held:2 ")  # what begins and stops between two looks is not
     assert shell("models", "promote", "held", "--stop", models=root).code == 0
     answers_only(server, "held", 1)
     until_logged(server, "promotion of held:2 is stopped: by command")

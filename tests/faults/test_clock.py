@@ -12,8 +12,10 @@ MAY = {
     "service/lane/observers.py": "an access log's moment, and the start of a trace",
     "service/workers/forked.py": "circus tells a process's age by it",
     "service/protocols/v2/statistics.py": "V2's statistics tell when a model last answered",
+    "service/record/late.py": "truths go by their age in days",
     "service/record/recorder.py": "a recorded request has its moment",
     "service/record/shards.py": "a shard is named by its moment, and goes by its age in days",
+    "service/record/truths.py": "a truth has its moment",
     "service/record/writer.py": "shards go by their age in days",
     "service/rollout/promoter.py": "a promotion goes on after restarts, and in other replicas",
 }
