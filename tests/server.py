@@ -81,14 +81,20 @@ class RunningServer:
         """Return the resident memory of the workers, MiB."""
         return float(sum(process.memory_info().rss for process in self.workers()) / 2**20)
 
-    def wait_ready(self) -> None:
-        """Wait until it has loaded its models, or refused them."""
+    def wait_ready(self, workers: int = 1) -> None:
+        """Wait until it has loaded its models, or refused them.
+
+        Args:
+            workers: Any of several may answer, each when it is ready: they are asked until ten
+                answers in a row say so.
+        """
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise AssertionError(f"server ended with {self.process.returncode}:\n{self.log}")
             with contextlib.suppress(httpx.TransportError):
-                if "not ready: loading" not in self.get("/readyz").text:
+                asked = range(1 if workers == 1 else 10)
+                if all("not ready: loading" not in self.get("/readyz").text for _ in asked):
                     return
             time.sleep(0.05)
         raise AssertionError(f"server not ready after {START_S} s:\n{self.log}")
@@ -154,7 +160,7 @@ def running_server(
     process = start.fork(log_path)
     server = RunningServer(port, process, log_path, asked, str(settings.get("tls_cert", "")))
     try:
-        server.wait_ready()
+        server.wait_ready(int(str(settings.get("workers", 1))))
         readiness = server.get("/readyz").status_code
         assert readiness == (200 if is_ready else 503), server.log
         with contextlib.ExitStack() as stack:
