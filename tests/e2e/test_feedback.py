@@ -83,11 +83,20 @@ def counting(server: RunningServer, expected: dict[str, int]) -> Iterator[None]:
     assert added() == expected
 
 
+def asked_of_both(server: RunningServer) -> tuple[list[str], set[str]]:
+    """Ask 24 pictures until both workers answered some; return ids and the workers' prefixes."""
+    deadline, prefixes = time.monotonic() + 60, set[str]()
+    while len(prefixes) < 2:  # whoever is free takes a connection
+        assert time.monotonic() < deadline, "one worker answered all"
+        ids = [ask(server, i) for i in range(24)]
+        prefixes = {name.partition("-")[0] for name in ids}
+    return ids, prefixes
+
+
 def test_whoever_gets_the_truth_finds_the_answer(told: RunningServer) -> None:
     """Each request and each truth is a connection of its own: of either worker."""
     with counting(told, {"right": 12, "wrong": 12, "abstained": 0}):
-        ids = [ask(told, i) for i in range(24)]
-        assert len({name.partition("-")[0] for name in ids}) == 2, "both workers answered"
+        ids, _ = asked_of_both(told)
         for i, name in enumerate(ids):
             truth = BEST[i] if i % 2 else WORST[i]
             answer = tell(told, {"id": name, "index": truth})
@@ -256,9 +265,7 @@ def test_the_shadow_of_the_same_row_is_compared(told: RunningServer) -> None:
 
 
 def test_answers_of_a_killed_worker_are_remembered(told: RunningServer) -> None:
-    ids = [ask(told, i) for i in range(24)]
-    prefixes = {name.partition("-")[0] for name in ids}
-    assert len(prefixes) == 2
+    ids, prefixes = asked_of_both(told)
     victim = told.workers()[0]
     before = told.log.count("ready after")
     os.kill(victim.pid, signal.SIGKILL)

@@ -294,7 +294,8 @@ def test_workers_killed_while_they_write_leave_whole_rows(tmp_path: Path) -> Non
         finally:
             is_over.set()
     found = entries(folder, "")
-    assert len(find_shards(folder)) >= 4 and len(found) >= 80
+    # A worker that is killed within a second of its first row leaves no shard.
+    assert len(find_shards(folder)) >= 2 and len(found) >= 80
     for entry in found:
         number = int(entry.sample.id.partition("-")[2])
         assert entry.sample.content == PNGS[number % len(PNGS)]
