@@ -173,7 +173,8 @@ def score(
 
     Example: foveal score photos --model fashion-cnn --out scores.parquet
     """
-    open_repository(models).resolve(model)  # before what takes a second to import
+    repository = open_repository(models)
+    repository.resolve(model)  # before what takes a second to import
     from report.progress import ProgressBar
     from scoring.job import Options, score
     from scoring.local import LocalModel
@@ -196,7 +197,6 @@ def score(
         resume,
         overwrite,
     )
-    repository = open_repository(models)
     # One thread for a run, because each core has a run of its own.
     loaded = LocalModel.load(repository, model, 1, precision, device, _decoding())
     # A bar between rows could not be read.

@@ -113,9 +113,10 @@ def train(
     for name in ("hidden", "widths"):
         options[name] = _widths(f"--{name}", options[name])
     check_options({**options, "dataset": dataset, "network": network})
-    check_writable(Path("runs") if run is None else run, "--run")
-    if run is not None and sweep is None and not (resume or overwrite):
-        check_free(Path(run))
+    folder = Path(run or "runs")
+    check_writable(folder, "--run")
+    if run and sweep is None and not (resume or overwrite):
+        check_free(folder)
     if publish_as is not None:
         from models.repository import check_name
 

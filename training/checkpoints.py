@@ -17,9 +17,10 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 
 from models.files import replacing
+from training.early import OF_AN_INTERRUPTED_RUN
 
-CHECKPOINT = Path("checkpoints") / "best.ckpt"
-LAST_CHECKPOINT = CHECKPOINT.with_name("last.ckpt")
+LAST_CHECKPOINT = Path(OF_AN_INTERRUPTED_RUN)
+CHECKPOINT = LAST_CHECKPOINT.with_name("best.ckpt")
 
 # The metric that chooses the best checkpoint and stops early.
 MONITOR = "validation_accuracy"

@@ -12,9 +12,9 @@ from typing import Any
 from training.config import OPTIONS
 from training.errors import ConfigError, DatasetError, RunError
 
-# Files of a run, as ``runs`` writes them.
-_OF_A_FINISHED_RUN = ("run.json", "evaluation.json")
-_OF_AN_INTERRUPTED_RUN = "checkpoints/last.ckpt"
+# Files of a run, which ``runs`` and ``checkpoints`` write.
+OF_A_FINISHED_RUN = ("run.json", "evaluation.json")
+OF_AN_INTERRUPTED_RUN = "checkpoints/last.ckpt"
 _ON_DISK = ("folder", "parquet")
 _PRECISIONS = ("fp32", "int8", "fp16")
 
@@ -71,12 +71,12 @@ def check_free(run: Path, *, resume: bool = False) -> None:
     Raises:
         RunError: The folder has a finished run, or, without ``resume``, a checkpoint.
     """
-    if (run / _OF_A_FINISHED_RUN[-1]).exists():
+    if (run / OF_A_FINISHED_RUN[-1]).exists():
         raise RunError(
             f"{run}: expected a new folder, got a finished run; choose another with --run, or "
             "throw it away with --overwrite"
         )
-    if (run / _OF_AN_INTERRUPTED_RUN).exists() and not resume:
+    if (run / OF_AN_INTERRUPTED_RUN).exists() and not resume:
         raise RunError(
             f"{run}: expected a new folder, got an interrupted run; go on with --resume, or throw "
             "it away with --overwrite"
@@ -89,7 +89,7 @@ def check_finished(run: Path) -> None:
     Raises:
         RunError: It does not.
     """
-    for name in _OF_A_FINISHED_RUN:
+    for name in OF_A_FINISHED_RUN:
         if not (run / name).is_file():
             raise RunError(
                 f"{run / name}: expected a finished run, got no such file; run foveal train to its "

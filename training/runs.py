@@ -23,14 +23,13 @@ from models.labels import distinct_names
 from training.checkpoints import CHECKPOINT, LAST_CHECKPOINT
 from training.config import TrainConfig
 from training.datasets.sources import Dataset
-from training.early import check_free
+from training.early import OF_A_FINISHED_RUN, check_free
 from training.errors import ConfigError, RunError
 from training.report.curves import METRICS_CSV
 
 _LOG = logging.getLogger(__name__)
 
-RUN_JSON = "run.json"
-EVALUATION_JSON = "evaluation.json"
+RUN_JSON, EVALUATION_JSON = OF_A_FINISHED_RUN
 
 # Distributions whose version can change a weight or a node of the graph.
 _DISTRIBUTIONS = ("torch", "pytorch-lightning", "numpy", "onnx", "onnxscript")

@@ -92,12 +92,27 @@ def run(cases: list[Case], setup: Setup, say: Callable[[str], None]) -> dict[str
     return {"setup": dataclasses.asdict(setup), "cases": [_measure(c, setup, say) for c in cases]}
 
 
+class Service(NamedTuple):
+    """A running service: its port, and the number of its first process."""
+
+    port: int
+    pid: int
+
+    def processor_s(self) -> float:
+        """Return the processor time of all its processes so far, seconds."""
+        main = psutil.Process(self.pid)
+        pids = [self.pid, *(child.pid for child in main.children(recursive=True))]
+        # The clock of a process by its number (Linux: CPUCLOCK_SCHED): to the nanosecond, where
+        # /proc counts hundredths of a second.
+        return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)
+
+
 def _measure(case: Case, setup: Setup, say: Callable[[str], None]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="foveal-bench-record-") as folder, ExitStack() as stack:
         body = Path(folder) / "body"
         body.write_bytes(case.body)
 
-        def serve(share: float, name: str) -> "Service":
+        def serve(share: float, name: str) -> Service:
             port = free_port()
             variables = {
                 "FOVEAL_MODELS": str(case.models),
@@ -112,48 +127,37 @@ def _measure(case: Case, setup: Setup, say: Callable[[str], None]) -> dict[str, 
 
         none = serve(_OFF, "none")
         shares = [(share, serve(share, f"share-{share:g}")) for share in case.shares]
-        rounds: list[dict[float, tuple[float, float]]] = []
+        pairs: dict[float, list[tuple[float, float]]] = {share: [] for share in case.shares}
         for number in range(setup.rounds + 1):  # the first one warms up
-            figures = {share: _pair(case, setup, (none, each), body) for share, each in shares}
+            measured = {share: _pair(case, setup, (none, each), body) for share, each in shares}
             if number:
-                rounds.append(figures)
+                for share, pair in measured.items():
+                    pairs[share].append(pair)
                 said = ", ".join(
-                    f"{share:g}: {theirs / ours:.4f}" for share, (ours, theirs) in figures.items()
+                    f"{share:g}: {theirs / ours:.4f}" for share, (ours, theirs) in measured.items()
                 )
                 say(f"{case.name}, round {number} of {setup.rounds}: {said}")
-        rows = {share: _rows(each.port) for share, each in shares}
+        figures = [
+            {"share": share, **_figures(pairs[share]), "rows": _rows(each.port)}
+            for share, each in shares
+        ]
     return {
         "name": case.name,
         "connections": case.connections,
         "body_bytes": len(case.body),
-        "shares": [
-            {
-                "share": share,
-                "request_us": median(each[share][1] for each in rounds) * 1e6,
-                "none_us": median(each[share][0] for each in rounds) * 1e6,
-                **of_none(
-                    [none_s / share_s for none_s, share_s in (each[share] for each in rounds)]
-                ),
-                "rows": rows[share],
-            }
-            for share in case.shares
-        ],
+        "shares": figures,
     }
 
 
-class Service(NamedTuple):
-    """A running service: its port, and the number of its first process."""
-
-    port: int
-    pid: int
-
-    def processor_s(self) -> float:
-        """Return the processor time of all its processes so far, seconds."""
-        main = psutil.Process(self.pid)
-        pids = [self.pid, *(child.pid for child in main.children(recursive=True))]
-        # The clock of a process by its number (Linux: CPUCLOCK_SCHED): to the nanosecond, where
-        # /proc counts hundredths of a second.
-        return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)
+def _figures(pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Return what the rounds of one share say: both processor times, their ratio, and each."""
+    none_s, share_s = zip(*pairs, strict=True)
+    return {
+        "request_us": median(share_s) * 1e6,
+        "none_us": median(none_s) * 1e6,
+        **of_none([none / share for none, share in pairs]),
+        "rounds_us": [[none * 1e6, share * 1e6] for none, share in pairs],
+    }
 
 
 def _pair(
