@@ -1,20 +1,18 @@
 """Photographs by the card through a real server, a stand-in for the card: no answer is another."""
 
-import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
-from PIL import Image
 
 from models.image import decode_pixels, encode_png
 from models.jpeg_scan import can_scan
 from models.pixels import Decoding
 from service.session.gpu.stand_in import FAILS, REFUSED
+from tests.models.pictures import large_jpeg
 from tests.server import RunningServer, assert_error, running_server
 
 pytestmark = [
@@ -31,15 +29,6 @@ def server(
     folder = tmp_path_factory.mktemp("card")
     with running_server(tiny_repository, folder, gpu_decode="rehearse") as running:
         yield running
-
-
-def photograph(seed: int, mode: str = "RGB", **options: Any) -> bytes:
-    """More pixels than are decoded on the loop."""
-    few = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
-    image = Image.fromarray(few).resize((240, 180), Image.Resampling.BICUBIC).convert(mode)
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", **options)
-    return encoded.getvalue()
 
 
 def results(answer: httpx.Response) -> Any:
@@ -60,15 +49,15 @@ def counted(server: RunningServer, by: str, reason: str) -> float:
 @pytest.mark.parametrize(
     ("encoded", "by", "reason"),
     [
-        (photograph(1), "card", ""),
-        (photograph(2, subsampling=0, quality=30), "card", ""),
-        (photograph(3, "L"), "card", ""),
-        (photograph(4, restart_marker_blocks=5), "card", ""),
-        (photograph(5, progressive=True), "cpu", "progressive"),
-        (photograph(6, "CMYK"), "cpu", "colours"),
-        (photograph(7) + b"more", "cpu", "unusual"),
-        (photograph(8, comment=REFUSED), "cpu", "refused"),
-        (photograph(9, comment=FAILS), "cpu", "refused"),
+        (large_jpeg(1), "card", ""),
+        (large_jpeg(2, subsampling=0, quality=30), "card", ""),
+        (large_jpeg(3, "L"), "card", ""),
+        (large_jpeg(4, restart_marker_blocks=5), "card", ""),
+        (large_jpeg(5, progressive=True), "cpu", "progressive"),
+        (large_jpeg(6, "CMYK"), "cpu", "colours"),
+        (large_jpeg(7) + b"more", "cpu", "unusual"),
+        (large_jpeg(8, comment=REFUSED), "cpu", "refused"),
+        (large_jpeg(9, comment=FAILS), "cpu", "refused"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -82,13 +71,13 @@ def test_the_answer_is_the_cpus(
 
 
 def test_a_cut_file_is_refused_as_ever(server: RunningServer) -> None:
-    cut = photograph(10)[:-200]
+    cut = large_jpeg(10)[:-200]
     answer = httpx.post(f"{server.url}/predict", content=cut)
     assert_error(answer, 400, "expected a complete JPEG file")
 
 
 def test_damage_within_a_file_is_the_cpus(server: RunningServer) -> None:
-    encoded = bytearray(photograph(11))
+    encoded = bytearray(large_jpeg(11))
     encoded[len(encoded) * 2 // 3] ^= 0x55
     before = counted(server, "card", "")
     answer = httpx.post(f"{server.url}/predict", content=bytes(encoded))
@@ -98,11 +87,11 @@ def test_damage_within_a_file_is_the_cpus(server: RunningServer) -> None:
 
 def test_a_form_comes_back_in_order(server: RunningServer) -> None:
     images = [
-        photograph(20),
-        photograph(21, progressive=True),
+        large_jpeg(20),
+        large_jpeg(21, progressive=True),
         b"no image",
-        photograph(22, comment=REFUSED),
-        photograph(23),
+        large_jpeg(22, comment=REFUSED),
+        large_jpeg(23),
     ]
     files = [("file", (f"{at}.jpg", encoded)) for at, encoded in enumerate(images)]
     answer = results(httpx.post(f"{server.url}/predict", files=files))
@@ -112,7 +101,7 @@ def test_a_form_comes_back_in_order(server: RunningServer) -> None:
 
 
 def test_many_at_once_get_their_own_answers(server: RunningServer) -> None:
-    images = [photograph(100 + at) for at in range(TOGETHER)]
+    images = [large_jpeg(100 + at) for at in range(TOGETHER)]
     before = counted(server, "card", "")
 
     def ask(encoded: bytes) -> Any:
@@ -132,9 +121,9 @@ def test_what_it_decodes_is_told(server: RunningServer) -> None:
 def test_three_failures_end_it_and_nothing_is_lost(server: RunningServer) -> None:
     """The last: afterwards the card is off."""
     for seed in range(3):
-        failing = photograph(200 + seed, comment=FAILS)
+        failing = large_jpeg(200 + seed, comment=FAILS)
         assert results(httpx.post(f"{server.url}/predict", content=failing))
-    got = results(httpx.post(f"{server.url}/predict", content=photograph(203)))
-    assert got == by_cpu(server, photograph(203))
+    got = results(httpx.post(f"{server.url}/predict", content=large_jpeg(203)))
+    assert got == by_cpu(server, large_jpeg(203))
     assert counted(server, "cpu", "off") == 1
     assert "no JPEG goes there any more" in server.log

@@ -67,6 +67,13 @@ def written(image: Image.Image, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
+def large_jpeg(seed: int, mode: str = "RGB", **options: Any) -> bytes:
+    """Return a JPEG of 240 x 180 pixels, more than are decoded on the loop."""
+    few = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
+    image = Image.fromarray(few).resize((240, 180), Image.Resampling.BICUBIC).convert(mode)
+    return written(image, "JPEG", **options)
+
+
 def pillows(encoded: bytes, mode: str) -> NDArray[np.uint8]:
     image = Image.open(io.BytesIO(encoded))
     image.load()

@@ -23,6 +23,7 @@ from scoring.rows import Chunk
 from scoring.stages import OutputOptions
 from service.session.gpu.photographs import Photographs
 from service.session.gpu.stand_in import FAILS, REFUSED, StandInDecoder, StandInResizer
+from tests.models.pictures import large_jpeg
 from tests.scoring.containers import read
 from tests.server import ROOT
 
@@ -34,26 +35,18 @@ def with_card(tiny_repository: Path) -> LocalModel:
     return LocalModel.load(ModelRepository(tiny_repository), "tiny", 1, decoding="rehearse")
 
 
-def photograph(seed: int, mode: str = "RGB", **options: Any) -> bytes:
-    few = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
-    image = Image.fromarray(few).resize((240, 180), Image.Resampling.BICUBIC).convert(mode)
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", **options)
-    return encoded.getvalue()
-
-
 BY_CARD = [
-    *(photograph(seed) for seed in range(70)),
-    photograph(70, "L"),
-    photograph(71, quality=9),
+    *(large_jpeg(seed) for seed in range(70)),
+    large_jpeg(70, "L"),
+    large_jpeg(71, quality=9),
 ]
 BY_CPU = [
-    photograph(80, progressive=True),
-    photograph(81, "CMYK"),
-    photograph(82) + b"more",
-    photograph(83, comment=REFUSED),
-    photograph(84)[:-300],
-    photograph(85)[:-300] + b"\xff\xd9",
+    large_jpeg(80, progressive=True),
+    large_jpeg(81, "CMYK"),
+    large_jpeg(82) + b"more",
+    large_jpeg(83, comment=REFUSED),
+    large_jpeg(84)[:-300],
+    large_jpeg(85)[:-300] + b"\xff\xd9",
     b"no image",
     encode_png(np.zeros((200, 200, 3), np.uint8)),
 ]
@@ -86,8 +79,8 @@ def test_a_batch_that_fails_is_the_cpus(tiny_repository: Path, model: LocalModel
     """With a card of its own: at the third failure nothing goes there any more."""
     own = LocalModel.load(ModelRepository(tiny_repository), "tiny", 1)
     own.card = Photographs(StandInDecoder(), StandInResizer()).of(own.artifact.image)
-    good = [photograph(seed) for seed in range(3)]
-    failing = [*good, photograph(3, comment=FAILS)]
+    good = [large_jpeg(seed) for seed in range(3)]
+    failing = [*good, large_jpeg(3, comment=FAILS)]
     counts = []
     for files in (failing, good, failing, failing, failing, good):
         ids = [str(number) for number in range(len(files))]
@@ -123,7 +116,7 @@ class Bounded:
 def test_batches_keep_the_cards_bounds(tiny_repository: Path, with_card: LocalModel) -> None:
     own = LocalModel.load(ModelRepository(tiny_repository), "tiny", 1)
     own.card = bounded = Bounded(with_card.card)
-    files = [photograph(seed) for seed in range(7)]
+    files = [large_jpeg(seed) for seed in range(7)]
     decoded = Decoder(own)(Chunk(list("abcdefg"), list(files)))
     assert bounded.batches == [3, 3, 1]
     assert decoded.by_card == 7
@@ -136,7 +129,7 @@ def test_batches_keep_the_cards_bounds(tiny_repository: Path, with_card: LocalMo
 def test_small_images_are_the_cpus(with_card: LocalModel) -> None:
     small = io.BytesIO()
     Image.new("RGB", (100, 100)).save(small, "JPEG")
-    decoded = Decoder(with_card)(Chunk(["small", "large"], [small.getvalue(), photograph(1)]))
+    decoded = Decoder(with_card)(Chunk(["small", "large"], [small.getvalue(), large_jpeg(1)]))
     assert (len(decoded.pixels_NHWC), decoded.by_card) == (2, 1)
 
 
@@ -144,7 +137,7 @@ def test_a_chunk_that_may_have_ended_the_process_is_the_cpus(
     with_card: LocalModel, tmp_path: Path
 ) -> None:
     """Its batch was on the card, and only its last row had a mark."""
-    files = [photograph(seed) for seed in range(3)]
+    files = [large_jpeg(seed) for seed in range(3)]
     killed = Marks(tmp_path / "decoding", 1)
     assert killed.begin(0, 66)
     marks = Marks(tmp_path / "decoding", 1)
@@ -164,7 +157,7 @@ def test_a_chunk_that_may_have_ended_the_process_is_the_cpus(
 def test_the_services_setting_says_where(
     tiny_repository: Path, tmp_path: Path, setting: str, code: int, said: str
 ) -> None:
-    (tmp_path / "1.jpg").write_bytes(photograph(1))
+    (tmp_path / "1.jpg").write_bytes(large_jpeg(1))
     words = [sys.executable, "foveal.py", "score", tmp_path / "1.jpg", "--model", "tiny"]
     words += ["--out", tmp_path / "out.csv", "--models", tiny_repository]
     done = subprocess.run(

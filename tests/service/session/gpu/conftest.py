@@ -1,12 +1,15 @@
 """A device that is none: ``stand_in`` in the place of CUDA."""
 
 import ctypes
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from service.session.gpu.accelerator import Accelerator
 from service.session.gpu.cuda_runtime import CudaRuntime
+from service.session.gpu.resize import KERNEL
 from tests.service.session.gpu.stand_in import COMPILER, CPU, HostMemory, build_runtime
 
 
@@ -15,6 +18,19 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> CudaRuntime:
     if COMPILER is None:
         pytest.skip("there is no C compiler")
     return build_runtime(tmp_path_factory.mktemp("runtime"))
+
+
+@pytest.fixture(scope="session")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The text of the kernel as C, for the host."""
+    if COMPILER is None:
+        pytest.skip("there is no C compiler")
+    library = tmp_path_factory.mktemp("kernel") / "resize.so"
+    checks = ["-fsanitize=undefined", "-fno-sanitize-recover=all", "-O2", "-Wall", "-Werror"]
+    source = str(Path(__file__).with_name("host.c"))
+    words = [COMPILER, "-shared", "-fPIC", *checks, "-I", str(KERNEL.parent), source]
+    subprocess.run([*words, "-o", str(library)], check=True, timeout=60)
+    return ctypes.CDLL(str(library))
 
 
 @pytest.fixture

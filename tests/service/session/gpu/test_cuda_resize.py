@@ -5,12 +5,9 @@ anything that a GPU does by itself.
 """
 
 import ctypes
-import shutil
-import subprocess
 import sys
 import types
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +22,7 @@ from service.session.gpu.accelerator import Accelerator
 from service.session.gpu.cuda_resize import CudaResizer
 from service.session.gpu.cuda_runtime import CudaRuntime, DeviceFacts
 from service.session.gpu.photographs import MOST_BYTES, WORK
-from service.session.gpu.resize import KERNEL, Surface, by_numpy, resizing
+from service.session.gpu.resize import Surface, by_numpy, resizing
 from service.session.gpu.stand_in import StandInDecoder
 from service.session.plans import SelectedDevice
 from service.settings import Settings
@@ -51,30 +48,18 @@ def calls(**results: Any) -> types.SimpleNamespace:
     return types.SimpleNamespace(**{name: call(result) for name, result in results.items()})
 
 
-@pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler")
-    library = tmp_path_factory.mktemp("kernel") / "resize.so"
-    source = Path(__file__).with_name("host.c")
-    words = [compiler, "-shared", "-fPIC", "-O2", "-I", str(KERNEL.parent), str(source)]
-    subprocess.run([*words, "-o", str(library)], check=True, timeout=60)
-    run = getattr(ctypes.CDLL(str(library)), "pass")
-    run.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint)
-    return run
-
-
 @pytest.fixture
 def card(
-    runtime: CudaRuntime, kernel: Any, monkeypatch: pytest.MonkeyPatch
+    runtime: CudaRuntime, kernel: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Accelerator]:
     """A GPU whose kernels run on the host."""
+    run = getattr(kernel, "pass")
+    run.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint)
 
     def launch(function: bytes, *arguments: Any) -> None:
         ((pictures,), _) = arguments[-2]
         assert arguments[-3], "a stream of its own"
-        kernel(function == b"second_pass", pictures, arguments[1])
+        run(function == b"second_pass", pictures, arguments[1])
 
     facts = DeviceFacts("stand-in", "9.0", 1, 1e9, 1e9, 1 << 30)
     monkeypatch.setattr(runtime, "facts", lambda _index: facts)
