@@ -1,5 +1,5 @@
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tests.export.adopting import FILES, Own
 from tests.export.foreign import LABELS, save
 from tests.export.own import pictures
 from tests.user_environment import make_python
+from tests.user_forks import forking_python
 
 if importlib.util.find_spec("torch") is None:
     collect_ignore = ["test_abstain.py", "test_precision.py"]
@@ -28,7 +29,15 @@ Adopt = Callable[..., ModelArtifact]
 
 @pytest.fixture(scope="session")
 def user_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's environment of its own, as a Python."""
     return make_python(tmp_path_factory.mktemp("user") / "environment")
+
+
+@pytest.fixture(scope="session")
+def forked_python(user_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same environment; torch is imported once, for all runs of a script."""
+    with forking_python(user_python, tmp_path_factory.mktemp("forks")) as program:
+        yield program
 
 
 @pytest.fixture

@@ -56,10 +56,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def made(user_python: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(forked_python: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the user's own run wrote: the answers of every pair, and files of every form."""
     folder = tmp_path_factory.mktemp("made")
-    subprocess.run([user_python, USER, pictures, folder], check=True, capture_output=True)
+    subprocess.run([forked_python, USER, pictures, folder], check=True, capture_output=True)
     return folder
 
 
@@ -70,14 +70,18 @@ def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:
 
 @pytest.fixture
 def adopt_user(
-    shell: Shell, user_python: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    shell: Shell,
+    forked_python: Path,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> AdoptUser:
     """Adopt under the name ``birds``; logs of failed runs go to the test's folder."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     def run(model: object, *options: object, images: bool = True) -> CommandResult:
         words = ("--images", pictures) if images else ()
-        return shell("adopt", model, "--python", user_python, "--name", "birds", *words, *options)
+        return shell("adopt", model, "--python", forked_python, "--name", "birds", *words, *options)
 
     return run
 
