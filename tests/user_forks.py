@@ -61,7 +61,7 @@ def forking_python(python: Path, folder: Path) -> Iterator[Path]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
         listening.bind(str(address))
         listening.listen(64)
-        words = [python, __file__]
+        words = [str(python), __file__]
         process = subprocess.Popen(words, stdin=listening.fileno(), stdout=subprocess.DEVNULL)
     program = folder / "python"
     program.write_text(_PROGRAM.format(python=sys.executable, address=str(address)))
@@ -96,7 +96,7 @@ def _accept(listening: socket.socket) -> tuple[socket.socket, bytes, list[int]]:
 def _wait(pid: int, link: socket.socket) -> None:
     """Wait for a process, and tell its code; kill it if nobody asks any more."""
     process = os.pidfd_open(pid)
-    ended, _, _ = select.select([process, link], [], [])
+    ended, _, _ = select.select([process, link.fileno()], [], [])
     if process not in ended:
         os.kill(pid, signal.SIGKILL)
     status = os.waitpid(pid, 0)[1]
@@ -122,7 +122,7 @@ def main() -> None:
     _end_with_parent()
     for target, file in enumerate(files):
         os.dup2(file, target)
-    os.closerange(3, 1 + max(map(int, os.listdir("/proc/self/fd"))))
+    os.closerange(3, 1 + max(int(path.name) for path in Path("/proc/self/fd").iterdir()))
     asked = json.loads(content)
     os.chdir(asked["cwd"])
     os.environ.clear()
