@@ -56,8 +56,9 @@ serve: install       ## serve the shipped models on PORT (3000)
 
 TESTS ?= tests
 JOBS ?= 3
-test: $(VENV)/.all   ## every test of TESTS (default: tests) except the slow ones, JOBS files at a time (3)
-	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(TESTS)
+THOROUGH ?=
+test: $(VENV)/.all   ## the tests of TESTS (tests), JOBS files at a time (3); THOROUGH=1: more cases of each kind
+	$(BIN)/python -m pytest -m "not slow $(if $(THOROUGH),,and not thorough)" -n $(JOBS) --dist loadfile $(TESTS)
 
 test-slow: $(VENV)/.all  ## the slow tests of TESTS: minutes, and gigabytes
 	$(BIN)/python -m pytest -m slow $(TESTS)
