@@ -144,6 +144,7 @@ words=({line}); CURRENT=${{#words}}; _foveal_completion
 FISH = "foveal completion fish | source; complete -C '{line}'"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "script"), [("zsh", ZSH), ("fish", FISH)])
 def test_zsh_and_fish_complete(
     name: str, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

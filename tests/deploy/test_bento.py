@@ -119,6 +119,7 @@ def test_it_gives_the_bytes_that_the_source_tree_gives(
     assert bodies[0] == bodies[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_the_suite_passes_against_it_through_nginx(store: Path, tmp_path: Path) -> None:
     """Of the Bento and of nginx' configuration at once: neither changes an answer."""

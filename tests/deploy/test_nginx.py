@@ -60,6 +60,7 @@ def test_its_limits_follow_the_service_s() -> None:
     assert given("client_body_timeout")[0] == default["receive_timeout_s"]
 
 
+@pytest.mark.thorough
 def test_connections_to_the_service_are_used_again(server: RunningServer, front: Front) -> None:
     """Clients that connect anew for every request; the service sees the same few connections."""
     before = server.client_ports()

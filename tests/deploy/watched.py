@@ -159,6 +159,7 @@ def is_enough(server: RunningServer) -> bool:
         sample(text, "foveal_drift_rows_total", model="tiny", version="1") > 600
         and sample(text, "foveal_requests_total", model="slow", status="429") > 20
         and sample(text, "foveal_requests_total", model="slow", status="504") > 5
+        and sample(text, "foveal_refusals_total", model="slow", reason="wait") > 5
         and sample(text, "foveal_shadow_rows_total", outcome="differed") > 20
         and sample(text, "foveal_feedback_pairs_total", outcome="worse") > 0
     )

@@ -109,7 +109,12 @@ def test_old_tls_is_refused(guarded: Guarded) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "kind"), [("sender", "raw"), ("locust", "v2-binary"), ("locust", "grpc")]
+    ("engine", "kind"),
+    [
+        ("sender", "raw"),
+        pytest.param("locust", "v2-binary", marks=pytest.mark.thorough),
+        pytest.param("locust", "grpc", marks=pytest.mark.thorough),
+    ],
 )
 def test_load_over_tls_with_a_key(
     guarded: Guarded, tiny_repository: Path, tmp_path: Path, engine: str, kind: str

@@ -20,7 +20,7 @@ from tests.server import RunningServer, running_server
 from tests.tiny import publish_tiny
 
 LABELS = tuple(f"class {i}" for i in range(1000))
-QUICK = ("squeezenet", "shufflenet")
+QUICK = ("squeezenet", pytest.param("shufflenet", marks=pytest.mark.thorough))
 SLOW = (
     "bvlc_alexnet",
     "densenet121",

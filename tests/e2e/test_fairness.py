@@ -55,6 +55,7 @@ def test_photographs_do_not_delay_another_model(server: RunningServer) -> None:
     assert_fair(server, photograph(ASKED, 320, 240), photographs, 8, P50)
 
 
+@pytest.mark.thorough
 def test_a_slow_model_does_not_delay_another(shipped: RunningServer) -> None:
     repository = ModelRepository(ROOT / "models")
     slow = repository.load(*repository.resolve("cifar10-cnn"))

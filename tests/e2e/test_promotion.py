@@ -197,6 +197,7 @@ def counting_worker(server: RunningServer) -> tuple[psutil.Process, str] | None:
     return None
 
 
+@pytest.mark.thorough
 def test_others_go_on_when_who_decides_is_killed(tmp_path: Path) -> None:
     """Of two replicas: first a worker, whose place another one takes, then all of that service."""
     root = tmp_path / "models"

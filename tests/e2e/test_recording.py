@@ -218,6 +218,7 @@ def test_a_model_has_its_own_share(server: RunningServer, folder: Path, root: Pa
     wait_for(lambda: are_recorded(True))
 
 
+@pytest.mark.thorough
 def test_replayed_here_and_there(server: RunningServer, folder: Path, root: Path) -> None:
     for number, png in enumerate(PNGS):
         assert ask(server, f"replay-{number}", png) == 200
@@ -233,6 +234,7 @@ def test_replayed_here_and_there(server: RunningServer, folder: Path, root: Path
         assert document["after"]["known"] == len(PNGS) and document["after"]["accuracy"] == 1
 
 
+@pytest.mark.thorough
 def test_loaded_again(server: RunningServer, folder: Path, root: Path, tmp_path: Path) -> None:
     for number in range(10):
         assert ask(server, f"load-{number}", PNGS[number]) == 200

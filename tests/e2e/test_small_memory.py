@@ -59,6 +59,7 @@ def peak_mib(server: RunningServer) -> float:
     return sum(int(re.findall(r"VmHWM:\s+(\d+)", each)[0]) for each in status) / 1024
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not psutil.LINUX, reason="reads /proc")
 def test_the_memory_of_the_image_is_enough(
     monkeypatch: pytest.MonkeyPatch, tiny_repository: Path, tmp_path: Path

@@ -190,6 +190,7 @@ def memory_bytes(server: RunningServer) -> int:
     return sum(worker.memory_info().rss for worker in server.workers())
 
 
+@pytest.mark.thorough
 def test_twenty_swaps_under_load_fail_no_request(tmp_path: Path) -> None:
     root = tmp_path / "models"
     publish(root)

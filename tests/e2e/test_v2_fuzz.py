@@ -14,6 +14,7 @@ from tests.tiny import tiny_logits
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.thorough
 def test_malformed_bodies_leave_the_service_answering(two_wires: RunningServer) -> None:
     with httpx.Client(base_url=two_wires.url, timeout=30) as client:
 

@@ -133,6 +133,7 @@ def test_a_frozen_batch_is_named_and_run_row_by_row(
     assert artifact.proof is not None and artifact.proof.label_agreement == 1
 
 
+@pytest.mark.thorough
 def test_faults_that_come_together_are_named_together(own: Own) -> None:
     """What a user gets who gives no option at all."""
     model = network("convolution")
@@ -156,12 +157,14 @@ def test_answers_of_a_model_in_training_mode_are_named(own: Own) -> None:
         own(model, PIPELINE.answer(trained, own.files))
 
 
+@pytest.mark.thorough
 def test_answers_that_nothing_explains_are_said_so(own: Own) -> None:
     other = PIPELINE.answer(network("patches"), own.files)
     with pytest.raises(AdoptError, match=r"pixels or graph: .* of the same weights"):
         own(network("convolution"), other)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["turned", "transparent"])
 def test_turned_and_transparent_files_are_named(own: Own, tmp_path: Path, kind: str) -> None:
     """The user's pipeline opens files as most do: as they are stored, without transparency."""

@@ -113,6 +113,7 @@ def large(folder: Path, count: int, noise: int) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+@pytest.mark.thorough
 def test_scaled_decoding_passes_a_gate_on_the_users_images(own: Own, tmp_path: Path) -> None:
     model, wanted = network("convolution"), Wanted(scaled_decoding=True)
     own.files = large(tmp_path / "smooth", 60, 0)
@@ -260,6 +261,7 @@ def test_a_statically_quantized_file_says_int8_and_what_was_compared(
         own(small, other, images=tmp_path / "val", force=True)
 
 
+@pytest.mark.thorough
 def test_a_worse_version_asks_for_force(own: Own, tmp_path: Path) -> None:
     model = network("convolution")
     labelled(tmp_path, model, 60, 0)

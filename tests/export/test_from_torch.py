@@ -184,9 +184,17 @@ def test_every_form_of_a_file_is_adopted(
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("resized_as_a_tensor", r"differ by up to [12](\.\d+)? of 255 .* nearest is shorter"),
+        pytest.param(
+            "resized_as_a_tensor",
+            r"differ by up to [12](\.\d+)? of 255 .* nearest is shorter",
+            marks=pytest.mark.thorough,
+        ),
         ("with_a_lambda", r"not read: Lambda \(.*eval\.py:\d+\); without it pixels differ"),
-        ("for_training", r"not read: RandomResizedCrop, which is for training"),
+        pytest.param(
+            "for_training",
+            r"not read: RandomResizedCrop, which is for training",
+            marks=pytest.mark.thorough,
+        ),
         ("of_many_sizes", r"expected one size for all images, got .* end it in a crop"),
         ("fails", r"eval\.py:\d+: ValueError: no weights here \(traceback: .*\.log\)"),
         ("no_transform", r"no_transform\(\): expected \(module, transform\), got no transform"),

@@ -57,6 +57,7 @@ def run(command: str, checkout: Path) -> ModelRepository:
     return ModelRepository(checkout / "models")
 
 
+@pytest.mark.thorough
 def test_the_command_for_pytorch(checkout: Path, user_python: Path) -> None:
     (checkout.parent / "venv").symlink_to(user_python.parent.parent)
     (checkout / "my_project").mkdir()

@@ -197,7 +197,14 @@ def test_limits_of_the_gate_are_inclusive_and_refuse_not_a_number(
     assert set(asdict(gate)) >= {"accuracy", "accuracy_drop", "label_agreement"}
 
 
-@pytest.mark.parametrize("network", ["fcnn", "cnn", "resnet", "speednet"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        "fcnn",
+        "cnn",
+        *(pytest.param(name, marks=pytest.mark.thorough) for name in ("resnet", "speednet")),
+    ],
+)
 @pytest.mark.parametrize("precision", LOWER)
 def test_the_body_of_every_network_is_converted(
     graph_of: GraphOf, squares: Squares, network: str, precision: Precision
@@ -215,6 +222,7 @@ def test_the_body_of_every_network_is_converted(
     assert 0 < np.abs(got_NK - expected_NK).max() < 0.1
 
 
+@pytest.mark.thorough
 def test_the_body_leaves_out_scaling_last_layer_and_softmax(
     graph_of: GraphOf, squares: Squares
 ) -> None:

@@ -210,6 +210,7 @@ def test_weights_beyond_one_file_are_published_beside_the_graph(
     ]
 
 
+@pytest.mark.thorough
 def test_a_version_with_a_data_file_is_adopted_again_and_compared(
     tmp_path: Path, repository: ModelRepository
 ) -> None:

@@ -152,6 +152,7 @@ def request_corpus() -> Iterator[Item]:
             yield how, f"{name}: {what}", whole
 
 
+@pytest.mark.thorough
 def test_the_corpus_harms_no_server(server: RunningServer) -> None:
     with contextlib.closing(Clients(server)) as clients:
         _harms_no_server(server, clients)

@@ -23,6 +23,7 @@ def server(
         yield running
 
 
+@pytest.mark.thorough
 def test_no_operation_blames_the_server(server: RunningServer) -> None:
     schema = schemathesis.openapi.from_dict(httpx.get(f"{server.url}/docs.json").json())
     schema.config.update(base_url=server.url)

@@ -121,6 +121,7 @@ def test_starts_a_service_loads_it_reports_and_stops_it(
     assert json.loads((out / "figures.json").read_text())["figures"] == figures
 
 
+@pytest.mark.thorough
 def test_find_max_searches_open_arrivals(
     loadtest: LoadTest, server: RunningServer, tiny_repository: Path, tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     assert match in ended.error and len(ended.error.splitlines()) == 1, ended.error
 
 
+@pytest.mark.thorough
 def test_another_label_than_the_recorded_one_is_an_error(
     loadtest: LoadTest, server: RunningServer, tmp_path: Path
 ) -> None:
@@ -211,6 +213,7 @@ def test_another_label_than_the_recorded_one_is_an_error(
     assert "expected labels" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.thorough
 def test_mixed_traffic_in_steps_over_locust(
     loadtest: LoadTest, server: RunningServer, tiny_repository: Path, tmp_path: Path
 ) -> None:
@@ -238,6 +241,7 @@ def test_mixed_traffic_in_steps_over_locust(
     assert "mixed" in document["command"]
 
 
+@pytest.mark.thorough
 def test_grpc_is_asked_where_it_listens(
     loadtest: LoadTest, tiny_repository: Path, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def fewer(call: Call) -> Call:
     )
 
 
+@pytest.mark.thorough
 def test_of_several_labels_all_are_judged(two_wires: RunningServer) -> None:
     store = ModelRepository(two_wires.log_path.parent / "models")
     artifact = store.load("several", 1)
@@ -168,6 +169,7 @@ def test_shapes_reach_their_level_and_no_more() -> None:
     assert [level_at(spike, s) for s in (39, 40, 59, 60, 99)] == [10, 50, 50, 10, 10]
 
 
+@pytest.mark.thorough
 def test_users_follow_the_shape() -> None:
     # Answers are given in turns: with six users each waits for those of all others.
     with slow_service(0.02) as (url, _):

@@ -31,6 +31,7 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libraries]:
         yield started
 
 
+@pytest.mark.thorough
 @LIBRARIES
 def test_pixels_are_those_of_the_libraries(peers: Libraries, tmp_path: Path) -> None:
     """Where a library resizes tensors, few values differ."""
@@ -55,6 +56,7 @@ def test_files_are_opened_as_pillow_opens_them(number: int) -> None:
     np.testing.assert_array_equal(decode_pixels(encoded, UPRIGHT), shown)
 
 
+@pytest.mark.thorough
 @LIBRARIES
 def test_a_wrong_filter_and_a_wrong_crop_are_seen(peers: Libraries, tmp_path: Path) -> None:
     """The control: what the comparison above would not pass over."""

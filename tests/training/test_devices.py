@@ -25,6 +25,7 @@ pytestmark = pytest.mark.training
 HOME = Path(__file__).parents[2]
 
 
+@pytest.mark.thorough
 def test_two_processes_reach_the_curve_of_one(tmp_path: Path) -> None:
     options = {"hidden": (32,), "dropout": 0.0, "shift": 0, "epochs": 3, "lr": 0.01}
     one = resolve("digits", "fcnn", tmp_path / "one", **options)

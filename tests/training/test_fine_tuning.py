@@ -257,6 +257,7 @@ def test_a_network_learns_under_mixup(config: TrainConfig, squares: Squares) -> 
     assert (right == dataset.test.targets_N).mean() > 0.9
 
 
+@pytest.mark.thorough
 def test_the_embedding_is_an_output_that_is_asked_for(earlier: Path, tmp_path: Path) -> None:
     repository = ModelRepository(tmp_path / "models")
     artifact = export(
@@ -290,6 +291,7 @@ def test_timm_is_asked_for_by_name_where_it_is_missing(
         untrained(replace(config, network="timm:resnet18"), squares())
 
 
+@pytest.mark.thorough
 def test_checkpoints_are_those_of_the_whole_network(earlier: Path, tmp_path: Path) -> None:
     """A later run may begin with a probe."""
     options: dict[str, Any] = {"init": earlier, "freeze": "body", "epochs": 1, "least_steps": 0}

@@ -50,7 +50,7 @@ def test_overfits_one_batch_of_32(any_network: TrainConfig) -> None:
     pytest.fail(f"after {steps} steps the loss is {loss:.3f}")
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.thorough)])
 def test_exports_and_verifies(any_network: TrainConfig, squares: Squares, channels: int) -> None:
     dataset = squares(channels)
     torch.manual_seed(0)

@@ -53,7 +53,7 @@ def own_code(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("function", ["fixed", "asked"])
+@pytest.mark.parametrize("function", ["fixed", pytest.param("asked", marks=pytest.mark.thorough)])
 def test_a_module_of_ones_own(own_code: Path, tmp_path: Path, function: str) -> None:
     name = f"{own_code}:{function}"
     config = resolve("digits", name, tmp_path / "run", epochs=1)

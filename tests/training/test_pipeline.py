@@ -109,6 +109,7 @@ def test_a_finished_run_is_not_written_over(run: Path, config: TrainConfig) -> N
         train(replace(config, run=run))
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_worse_than_the_serving_version_asks_for_force(
     repository: ModelRepository, tmp_path: Path
 ) -> None:

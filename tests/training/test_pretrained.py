@@ -14,6 +14,7 @@ from tests.user_environment import PACKAGES, beside_foveal
 
 pytestmark = [
     pytest.mark.training,
+    pytest.mark.thorough,
     pytest.mark.skipif(not PACKAGES.is_dir(), reason="make .venv/.user installs timm"),
 ]
 

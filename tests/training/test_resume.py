@@ -53,6 +53,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert (one / EVALUATION_JSON).read_text() == (other / EVALUATION_JSON).read_text()
 
 
+@pytest.mark.thorough
 def test_killed_at_random_moments(config: TrainConfig) -> None:
     """Dropout, augmentation, averaging, clipping, patience: all of it must come back."""
     seed = int(time.time())

@@ -107,6 +107,7 @@ def test_the_best_trial_becomes_the_run(config: TrainConfig) -> None:
     assert (folder / EVALUATION_JSON).read_text() == before
 
 
+@pytest.mark.thorough
 def test_trials_without_a_chance_are_stopped(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_sweep_of_what_cannot_train_says_why(config: TrainConfig) -> None:
         sweeps.sweep(replace(config, devices=2), parse_space("lr=1e-3,1e-2"), 2)
 
 
+@pytest.mark.thorough
 def test_the_test_split_does_not_choose(config: TrainConfig) -> None:
     """No trial writes a figure of the test split."""
     folder = sweeps.sweep(config, parse_space("lr=1e-3,1e-2"), 2)

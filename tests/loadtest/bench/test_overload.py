@@ -33,6 +33,7 @@ def test_the_verdict_holds_the_highest_load_against_the_best() -> None:
     assert verdict([figure(4, 0, 0)], 500)["a"]["goodput_kept"] == 0.0
 
 
+@pytest.mark.thorough
 @pytest.mark.e2e
 def test_overload_is_offered_and_told(tmp_path: Path) -> None:
     publish_tiny(tmp_path / "models", model=tiny_model(is_slow=True), lower={"int8": 1.0})

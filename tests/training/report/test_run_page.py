@@ -110,6 +110,7 @@ def test_a_faultless_network_has_no_mistakes_to_show(config: TrainConfig, square
     assert {path.stem for path in folder.iterdir()} == PICTURES - {"mistakes"}
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("error")
 def test_many_classes_and_every_script(config: TrainConfig, squares: Squares) -> None:
     """What matplotlib's font lacks is a number in pictures and a name on the page."""
