@@ -233,6 +233,15 @@ def batch_arrow(path: Path) -> None:
 
 IMAGES = array_header((100, 8, 8)) + bytes(6400)
 
+
+def tiny_rows(path: Path) -> None:
+    zipped(images=array_header((64 * MIB, 1, 1)) + bytes(64 * MIB))(path)
+
+
+def long_header_npz(path: Path) -> None:
+    zipped(images=b"\x93NUMPY\2\0" + struct.pack("<I", GIB // 2) + bytes(GIB // 2))(path)
+
+
 # Name to a builder; what is at its path then has at most a few MB.
 HOSTILE: dict[str, Callable[[Path], object]] = {
     "pax-2-gib.tar.gz": long_header(tarfile.XHDTYPE),
@@ -253,14 +262,12 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "encrypted.zip": encrypted_zip,
     "many-rows.npy": lambda path: path.write_bytes(array_header((10**12, 8, 8)) + bytes(6400)),
     "many-rows.npz": many_rows_npz,
-    "tiny-rows.npz": zipped(images=array_header((64 * MIB, 1, 1)) + bytes(64 * MIB)),
+    "tiny-rows.npz": tiny_rows,
     "many-labels.npz": zipped(images=IMAGES, labels=array_header((10**12,), "'<i8'")),
     "few-labels.npz": zipped(images=IMAGES, labels=array_header((100,), "'<i8'") + bytes(8)),
     "long-labels.npz": zipped(images=IMAGES, labels=array_header((100,), "'<U50000000'")),
     "object-labels.npz": zipped(images=IMAGES, labels=array_header((100,), "'|O'") + b"cos\n"),
-    "long-header.npz": zipped(
-        images=b"\x93NUMPY\2\0" + struct.pack("<I", GIB // 2) + bytes(GIB // 2)
-    ),
+    "long-header.npz": long_header_npz,
     "deep-header.npy": lambda path: path.write_bytes(array_header("(" * 3000)),
     "negative.npy": lambda path: path.write_bytes(array_header((-5, 8, 8)) + bytes(6400)),
     "huge-image.npy": lambda path: path.write_bytes(array_header((0, 10**6, 10**6))),
