@@ -72,6 +72,7 @@ def test_it_installs_exact_versions_and_names_no_index(bento: Path) -> None:
         assert "://" not in path.read_text(), path
 
 
+@pytest.mark.thorough
 def test_it_runs_its_own_code(store: Path, tmp_path: Path) -> None:
     """In the environment of a checkout, too: nothing is imported from there."""
     program = (
@@ -94,6 +95,7 @@ def test_it_runs_its_own_code(store: Path, tmp_path: Path) -> None:
     assert not [file for file in files if not file.startswith(str(store))]
 
 
+@pytest.mark.thorough
 def test_it_gives_the_bytes_that_the_source_tree_gives(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

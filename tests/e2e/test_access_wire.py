@@ -168,6 +168,7 @@ def wrapped(server: RunningServer) -> ssl.SSLSocket:
     return context.wrap_socket(plain, server_hostname="localhost")
 
 
+@pytest.mark.thorough
 def test_limits_of_a_connection_and_the_drain_hold_over_tls(hasty: RunningServer) -> None:
     with wrapped(hasty) as idle, wrapped(hasty) as late, wrapped(hasty) as deaf:
         idle.sendall(post("/predict", IMAGE))

@@ -113,6 +113,7 @@ def test_another_user_has_no_command_run(two_workers: RunningServer, tmp_path: P
     assert '"status"' not in ask({"command": "list"}, *endpoints, user=0)
 
 
+@pytest.mark.thorough
 @is_root_on_linux
 def test_reloading_is_controlled_by_its_own_user_alone(
     tiny_repository: Path, tmp_path: Path

@@ -49,6 +49,7 @@ def test_a_burst_does_not_delay_another_model(server: RunningServer) -> None:
     assert_fair(server, asked, burst, 128, P50, MOST_BESIDE_BURST)
 
 
+@pytest.mark.thorough
 def test_photographs_do_not_delay_another_model(server: RunningServer) -> None:
     photographs = photograph(OTHER, 4000, 3000)
     assert_fair(server, small(ASKED), photographs, 8)

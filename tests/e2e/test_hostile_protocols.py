@@ -176,6 +176,7 @@ def test_refused_messages_leave_nothing(server: RunningServer, channel: Any) -> 
         time.sleep(0.2)
 
 
+@pytest.mark.thorough
 def test_compressed_messages_at_once_are_counted(server: RunningServer, channel: Any) -> None:
     """Each is 25 KB and expands to 24 MiB: together 384 MiB."""
     raw = b"\x3a\x00" * (12 * MIB - 1)
@@ -284,6 +285,7 @@ def test_a_large_form_is_read_on_a_thread(server: RunningServer) -> None:
     assert_error(answer, 400, "closing boundary")
 
 
+@pytest.mark.thorough
 def test_a_stream_that_is_idle_may_be_pinged_each_second(server: RunningServer) -> None:
     """Clients behind a load balancer do so; the default of gRPC's core ends the connection."""
     options = [

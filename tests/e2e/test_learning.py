@@ -62,6 +62,7 @@ def recording(root: Path) -> Iterator[Path]:
     yield folder
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", ["folder", pytest.param("parquet", marks=pytest.mark.thorough)])
 def test_it_trains_the_next_version(
     recording: Path, root: Path, shell: Shell, tmp_path: Path, form: str

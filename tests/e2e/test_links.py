@@ -32,6 +32,7 @@ def publish(root: Path, name: str, *gains: float) -> None:
         publish_tiny(root, name, gain=gain)
 
 
+@pytest.mark.thorough
 def test_links_that_flip_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in (
         ("BENTOML_HOME", str(tmp_path / "bentoml")),

@@ -83,6 +83,7 @@ def folders(server: RunningServer) -> list[Path]:
     return list((server.log_path.parent / "bentoml/foveal_metrics").iterdir())
 
 
+@pytest.mark.thorough
 def test_services_of_one_user_keep_their_numbers(
     server: RunningServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

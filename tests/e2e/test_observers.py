@@ -165,6 +165,7 @@ def test_the_access_log_has_a_line_of_json_for_each_answer(
     assert "rows" not in bad
 
 
+@pytest.mark.thorough
 def test_v2_is_observed_as_well(observed: RunningServer, collector: Collector) -> None:
     document = {
         "inputs": [

@@ -199,6 +199,7 @@ def test_erased_while_it_runs(server: RunningServer, folder: Path) -> None:
     assert foveal("record", "show", "e-1", *where).returncode == 1
 
 
+@pytest.mark.thorough
 def test_a_model_has_its_own_share(server: RunningServer, folder: Path, root: Path) -> None:
     def are_recorded(is_wanted: bool) -> bool:
         """Ask until what was asked is recorded, or is not; all workers have polled then."""
@@ -269,6 +270,7 @@ def test_a_killed_worker_leaves_whole_rows(server: RunningServer, folder: Path) 
     assert {each.path for each in find_shards(folder)} > before
 
 
+@pytest.mark.thorough
 def test_workers_killed_while_they_write_leave_whole_rows(tmp_path: Path) -> None:
     root, folder = tmp_path / "models", tmp_path / "recording"
     publish_tiny(root)
@@ -304,6 +306,7 @@ def test_workers_killed_while_they_write_leave_whole_rows(tmp_path: Path) -> Non
         assert entry.sample.document["index"] == BEST_N[number % len(PNGS)]
 
 
+@pytest.mark.thorough
 def test_a_full_disk_stops_recording_not_answers(disk: Path, tmp_path: Path) -> None:
     folder = disk / "recording"
     settings: dict[str, Any] = {"record": 1, "record_folder": folder, "feedback_rows": 64}

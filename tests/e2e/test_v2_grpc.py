@@ -288,6 +288,7 @@ def test_metrics_name_the_protocol(two_wires: RunningServer, stub: Any) -> None:
     assert after == before + 1
 
 
+@pytest.mark.thorough
 def test_workers_share_the_port_and_a_stop_answers_what_waits_but_not_for_streams(
     tiny_repository: Path, tmp_path: Path
 ) -> None:

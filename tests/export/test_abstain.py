@@ -72,6 +72,7 @@ def run(tmp_path: Path) -> Path:
     return train(resolve("digits", "cnn", tmp_path / "run", **options))
 
 
+@pytest.mark.thorough
 def test_export_writes_threshold_and_statistics_that_the_files_bear_out(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,6 +154,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_adoption_does_not_hold_the_weights(tmp_path: Path) -> None:
     """It did four times: bytes, what protobuf parsed, and what it kept on the way."""

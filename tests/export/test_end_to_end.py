@@ -95,7 +95,13 @@ NETWORKS = [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in K
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, marks=pytest.mark.thorough) if fault in ("mean", "filter") else fault
+        for fault in FAULTS
+    ],
+)
 def test_a_planted_fault_of_the_pixels_is_named(own: Own, kind: str, fault: str) -> None:
     model = network(kind)
     told, said = FAULTS[fault]

@@ -79,6 +79,7 @@ def test_calibration_and_abstaining_are_fitted_where_they_are_asked(
         own(model, images=own.folder / "pictures", wanted=Wanted(calibrate=True))
 
 
+@pytest.mark.thorough
 def test_lower_precisions_pass_their_gate_on_the_users_images(own: Own, tmp_path: Path) -> None:
     model = network("convolution")
     own.files = pictures(tmp_path / "many", 100)
@@ -135,6 +136,7 @@ def test_scaled_decoding_passes_a_gate_on_the_users_images(own: Own, tmp_path: P
     assert own.repository.versions("own") == [1]
 
 
+@pytest.mark.thorough
 def test_weights_beside_the_graph_are_calibrated_and_converted(own: Own, tmp_path: Path) -> None:
     """More than 64 KiB of one weight: the graph at work does not hold it."""
     model = network("convolution")
@@ -167,6 +169,7 @@ def sigmoids(model: onnx.ModelProto, files: list[Path]) -> NDArray[np.float32]:
     return probabilities
 
 
+@pytest.mark.thorough
 def test_several_labels_are_those_above_their_thresholds(own: Own, tmp_path: Path) -> None:
     model = network("convolution")
     files = pictures(tmp_path / "flat", 40)
@@ -236,6 +239,7 @@ def quantized(model: onnx.ModelProto, files: list[Path], folder: Path) -> onnx.M
     return onnx.load(folder / "int8.onnx")
 
 
+@pytest.mark.thorough
 def test_a_statically_quantized_file_says_int8_and_what_was_compared(
     own: Own, tmp_path: Path
 ) -> None:

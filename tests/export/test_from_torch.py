@@ -91,7 +91,9 @@ def answers(models: Path, files: list[Path]) -> NDArray[np.float32]:
     return model.run([decode(file.read_bytes(), model.artifact.image) for file in files])
 
 
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize(
+    "pair", [PAIRS[0], *(pytest.param(pair, marks=pytest.mark.thorough) for pair in PAIRS[1:])]
+)
 def test_a_file_gets_the_answers_of_the_users_own_evaluation(
     adopt_user: AdoptUser,
     shell: Shell,
@@ -124,6 +126,7 @@ def test_a_file_gets_the_answers_of_the_users_own_evaluation(
     assert ("palette's transparent colour" in caplog.text) == (pair == "processor_in_a_function")
 
 
+@pytest.mark.thorough
 def test_a_loader_as_viewers_have_is_read_off_files_that_are_made(
     adopt_user: AdoptUser, shell: Shell
 ) -> None:
@@ -134,6 +137,7 @@ def test_a_loader_as_viewers_have_is_read_off_files_that_are_made(
     assert (image.exif, image.background, image.clip_16_bits) == (True, (255, 255, 255), False)
 
 
+@pytest.mark.thorough
 def test_a_loader_that_opens_one_kind_of_file_otherwise_is_named(
     adopt_user: AdoptUser, shell: Shell, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,6 +149,7 @@ def test_a_loader_that_opens_one_kind_of_file_otherwise_is_named(
     assert proof.max_pixel_difference is not None and proof.max_pixel_difference > 1
 
 
+@pytest.mark.thorough
 def test_folders_named_as_labels_score_a_network(
     adopt_user: AdoptUser, made: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -165,7 +170,9 @@ def test_folders_named_as_labels_score_a_network(
     ("model", "options"),
     [
         ("script.pt", ("--size", "32", "--scale", "1/255", "--labels", "labels.txt")),
-        ("free.pt2", ("--scale", "1/255", "--labels", "labels.txt")),
+        pytest.param(
+            "free.pt2", ("--scale", "1/255", "--labels", "labels.txt"), marks=pytest.mark.thorough
+        ),
     ],
 )
 def test_every_form_of_a_file_is_adopted(
@@ -189,7 +196,11 @@ def test_every_form_of_a_file_is_adopted(
             r"differ by up to [12](\.\d+)? of 255 .* nearest is shorter",
             marks=pytest.mark.thorough,
         ),
-        ("with_a_lambda", r"not read: Lambda \(.*eval\.py:\d+\); without it pixels differ"),
+        pytest.param(
+            "with_a_lambda",
+            r"not read: Lambda \(.*eval\.py:\d+\); without it pixels differ",
+            marks=pytest.mark.thorough,
+        ),
         pytest.param(
             "for_training",
             r"not read: RandomResizedCrop, which is for training",
@@ -212,6 +223,7 @@ def test_what_cannot_be_said_is_named(
     assert not (shell.models / "birds").exists()
 
 
+@pytest.mark.thorough
 def test_a_difference_is_published_only_if_it_is_accepted(
     adopt_user: AdoptUser, shell: Shell
 ) -> None:
@@ -253,6 +265,7 @@ def test_an_environment_without_torch_is_told_to_the_user(
     assert "expected the package numpy in" in done.error and "-m pip install" in done.error
 
 
+@pytest.mark.thorough
 def test_the_users_process_ends_with_the_command(
     user_python: Path, pictures: Path, tmp_path: Path
 ) -> None:

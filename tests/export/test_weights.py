@@ -175,7 +175,7 @@ def answers(path: Path, images: NDArray[np.uint8], scale: float = 1 / 255) -> ND
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-@pytest.mark.parametrize("batch", ["free", "by row"])
+@pytest.mark.parametrize("batch", ["free", pytest.param("by row", marks=pytest.mark.thorough)])
 def test_weights_beyond_one_file_are_published_beside_the_graph(
     tmp_path: Path, repository: ModelRepository, batch: str
 ) -> None:

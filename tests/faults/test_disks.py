@@ -161,6 +161,7 @@ def test_a_candidate_gets_nothing_of_a_service_that_follows_nothing(
         assert versions(server) == {1}
 
 
+@pytest.mark.thorough
 def test_folder_of_metrics_is_full(disk: Path, tmp_path: Path) -> None:
     """Metrics are files in memory's guise: without room the kernel would end the process."""
     (disk / "home").mkdir()

@@ -98,6 +98,7 @@ def test_stop_while_it_starts(repository: Path, tmp_path: Path, wait_s: float) -
     wait_until(lambda: not any(child.is_running() for child in children), 2, "no worker is left")
 
 
+@pytest.mark.thorough
 def test_stop_while_models_load(tmp_path: Path) -> None:
     """A large model may load for minutes; nothing was accepted yet, so the stop is immediate."""
     for _ in range(150):

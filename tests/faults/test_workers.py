@@ -124,6 +124,7 @@ def test_killed_worker_loses_its_own_requests_only(server: RunningServer) -> Non
         assert other.is_running() and len(workers(server)) == 2
 
 
+@pytest.mark.thorough
 def test_hanging_worker_is_replaced(server: RunningServer) -> None:
     """A run that never ends, on the loop: the other worker answers meanwhile."""
     count = count_started(server)
@@ -165,6 +166,7 @@ def test_killed_supervisor_ends_its_workers(
         assert httpx.post(f"{again.url}/predict", content=PNGS[0]).status_code == 200
 
 
+@pytest.mark.thorough
 def test_killed_supervisor_ends_workers_that_load(repository: Path, tmp_path: Path) -> None:
     """At any moment of their start: also between the fork and the call that ties them."""
     for i, wait_s in enumerate((0.0, 0.3, 0.8)):
@@ -180,6 +182,7 @@ def test_killed_supervisor_ends_workers_that_load(repository: Path, tmp_path: Pa
         wait_until(lambda: not any(p.is_running() for p in orphans), 10, "no worker is left")  # noqa: B023
 
 
+@pytest.mark.thorough
 def test_signals_of_an_operator_are_harmless(repository: Path, tmp_path: Path) -> None:
     """SIGHUP to anybody, from the first moment on and in storms: nobody ends."""
     process = start_two(repository, tmp_path)

@@ -149,6 +149,7 @@ def test_find_max_searches_open_arrivals(
         assert len(list(csv.DictReader(file))) == len(found["trail"])
 
 
+@pytest.mark.thorough
 def test_a_violated_promise_is_one_line_and_exit_code_1(
     loadtest: LoadTest, server: RunningServer, tiny_repository: Path, tmp_path: Path
 ) -> None:

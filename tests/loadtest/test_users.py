@@ -50,7 +50,9 @@ def assert_all_right(samples: Samples, at_least: int) -> None:
     assert samples.count(RIGHT) == len(samples) >= at_least, (len(samples), samples.causes)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.thorough) for kind in KINDS[1:])]
+)
 def test_every_users_answers_have_the_recorded_labels(
     kind: Kind, two_wires: RunningServer, tiny_repository: Path
 ) -> None:
@@ -93,6 +95,7 @@ def test_of_several_labels_all_are_judged(two_wires: RunningServer) -> None:
     assert_all_right(send(two_wires.url, several["grpc"], traffic), at_least=10)
 
 
+@pytest.mark.thorough
 def test_mixed_traffic_asks_every_model_in_every_form(
     two_wires: RunningServer, tiny_repository: Path
 ) -> None:
@@ -109,7 +112,7 @@ def test_mixed_traffic_asks_every_model_in_every_form(
     assert two_wires.metric("foveal_request_seconds_count", version="2") > before
 
 
-@pytest.mark.parametrize("kind", ["raw", "grpc"])
+@pytest.mark.parametrize("kind", ["raw", pytest.param("grpc", marks=pytest.mark.thorough)])
 def test_users_arrivals_are_open(
     kind: Kind, two_wires: RunningServer, tiny_repository: Path
 ) -> None:
@@ -121,6 +124,7 @@ def test_users_arrivals_are_open(
     assert len(samples.between(1, 2)) > 2 * len(samples.between(0, 1))
 
 
+@pytest.mark.thorough
 def test_users_arrivals_count_from_the_intended_start() -> None:
     # 50 a second is all it can do of 100: the last wait for all before them, and it shows.
     with slow_service(0.02) as (url, _):
@@ -139,6 +143,7 @@ def test_users_tell_wrong_labels(two_wires: RunningServer, tiny_repository: Path
     assert all("expected labels (5,)" in cause for cause in samples.causes)
 
 
+@pytest.mark.thorough
 def test_a_route_that_does_nothing_can_be_asked(two_wires: RunningServer) -> None:
     assert_all_right(send(two_wires.url, [DO_NOTHING], users(2, 0.5)), at_least=20)
 

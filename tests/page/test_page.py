@@ -280,8 +280,15 @@ def test_two_models_answer_as_their_cards_say(page: Page) -> None:
     expect(page.locator(".confusion tbody td", has_text="7")).to_have_count(1)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (360, "light"),
+        (1280, "dark"),
+        pytest.param(360, "dark", marks=pytest.mark.thorough),
+        pytest.param(1280, "light", marks=pytest.mark.thorough),
+    ],
+)
 def test_keyboard_and_screen_reader_find_everything(
     open_page: Open, server: RunningServer, width: int, scheme: str
 ) -> None:
@@ -337,6 +344,7 @@ def test_asks_for_a_key_and_keeps_it_in_the_tab(
         expect(page.locator("summary").first).to_be_visible()
 
 
+@pytest.mark.thorough
 def test_says_that_the_service_is_gone_and_goes_on_when_it_is_back(
     browser: Browser, root: Path, tmp_path: Path
 ) -> None:

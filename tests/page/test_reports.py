@@ -9,7 +9,7 @@ from playwright.sync_api import Browser
 from tests.page import reports as made
 from tests.page.conftest import SCHEMES, WIDTHS, Open, assert_usable, opening
 
-pytestmark = [pytest.mark.e2e, pytest.mark.training]
+pytestmark = [pytest.mark.e2e, pytest.mark.training, pytest.mark.thorough]
 
 
 TRAINING = ("--network", "fcnn", "--hidden", 8, "--epochs", 2)
@@ -28,13 +28,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         yield open_page
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "load",
-        *(pytest.param(name, marks=pytest.mark.thorough) for name in REPORTS if name != "load"),
-    ],
-)
+@pytest.mark.parametrize("name", REPORTS)
 def test_report_fits_and_its_pictures_are_described(
     open_page: Open, tiny_repository: Path, tmp_path: Path, name: str
 ) -> None:

@@ -126,6 +126,7 @@ def reader() -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
+@pytest.mark.thorough
 def test_a_job_over_hostile_files_finishes(
     model: LocalModel, hostile: Callable[[str], Path], tmp_path: Path
 ) -> None:

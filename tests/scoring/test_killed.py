@@ -53,7 +53,7 @@ def kill_child(process: "subprocess.Popen[str]") -> None:
     raise AssertionError(process.communicate())
 
 
-@pytest.mark.parametrize("is_deadly", [True, False])
+@pytest.mark.parametrize("is_deadly", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_a_row_that_kills_the_process_is_passed_over(
     files: list[Path], tiny_repository: Path, tmp_path: Path, *, is_deadly: bool
 ) -> None:

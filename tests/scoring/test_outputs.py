@@ -196,6 +196,7 @@ def test_a_table_goes_to_standard_output(
         write("-", model, photos, resume=True)
 
 
+@pytest.mark.thorough
 def test_the_summary_of_a_table_on_standard_output_is_on_standard_error(
     photos: Path, tiny_repository: Path
 ) -> None:
@@ -208,7 +209,12 @@ def test_the_summary_of_a_table_on_standard_output_is_on_standard_error(
 
 
 @pytest.mark.parametrize(
-    ("kind", "begin"), [("csv", "id,l"), ("jsonl", '{"id'), ("parquet", "PAR1")]
+    ("kind", "begin"),
+    [
+        ("csv", "id,l"),
+        pytest.param("jsonl", '{"id', marks=pytest.mark.thorough),
+        pytest.param("parquet", "PAR1", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_reader_that_leaves_ends_the_job_quietly(
     kind: str, begin: str, tmp_path: Path, tiny_repository: Path

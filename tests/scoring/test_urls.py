@@ -105,6 +105,7 @@ def test_an_image_without_an_end_is_not_held(web: Web) -> None:
         FileRow(f"{web.url}/endless").read()
 
 
+@pytest.mark.thorough
 def test_a_service_that_dies_ends_the_job_which_goes_on_later(
     web: Web, table: Path, model: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,7 +63,9 @@ def lines(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+    ("signum", "code"),
+    [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.thorough), (signal.SIGINT, 130)],
+    ids=["SIGTERM", "SIGINT"],
 )
 def test_a_signal_and_the_way_on(
     start: Callable[..., ForkServerProcess], tmp_path: Path, signum: int, code: int
@@ -81,6 +83,7 @@ def test_a_signal_and_the_way_on(
     assert "Traceback" not in (tmp_path / "stderr").read_text()
 
 
+@pytest.mark.thorough
 def test_a_finished_run_is_resumed_without_work(
     start: Callable[..., ForkServerProcess], tmp_path: Path
 ) -> None:
@@ -97,6 +100,7 @@ def test_a_finished_run_is_resumed_without_work(
     assert (tmp_path / "run" / EVALUATION_JSON).stat().st_mtime_ns == written
 
 
+@pytest.mark.thorough
 def test_a_full_disk_is_one_line(start: Callable[..., ForkServerProcess], tmp_path: Path) -> None:
     """A limit on the size of files: the checkpoint does not fit."""
     process = start("--epochs", "2", most_bytes=6000)

@@ -110,6 +110,7 @@ def test_what_is_frozen_does_not_learn(
             assert module.training == learns
 
 
+@pytest.mark.thorough
 def test_frozen_layers_come_out_of_a_fit_as_they_were(earlier: Path, tmp_path: Path) -> None:
     for name, until in (("all", "none"), ("some", "1"), ("head", "body")):
         options: dict[str, Any] = {"init": earlier, "freeze": until, "epochs": 1}

@@ -147,9 +147,8 @@ def requests(draw: st.DrawFn) -> bytes:
     return head + b"b" * draw(st.sampled_from([0, 1, 3, 5, 64, 65]))
 
 
-@settings(max_examples=1500, deadline=None)
-@given(st.lists(requests(), min_size=1, max_size=3), st.integers(2, 4))
-def test_a_known_head_means_what_the_parser_says(sent: list[bytes], times: int) -> None:
+def assert_same(sent: list[bytes], times: int) -> None:
+    """Send requests several times to a lane that remembers heads and to one that does not."""
     fast, slow = Wire(remembers=True), Wire(remembers=False)
     try:
         for data in sent * times:
@@ -161,6 +160,22 @@ def test_a_known_head_means_what_the_parser_says(sent: list[bytes], times: int) 
     finally:
         fast.close()
         slow.close()
+
+
+SENT = st.lists(requests(), min_size=1, max_size=3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(SENT, st.integers(2, 4))
+def test_a_known_head_means_what_the_parser_says(sent: list[bytes], times: int) -> None:
+    assert_same(sent, times)
+
+
+@pytest.mark.thorough
+@settings(max_examples=1500, deadline=None)
+@given(SENT, st.integers(2, 4))
+def test_known_heads_mean_what_the_parser_says(sent: list[bytes], times: int) -> None:
+    assert_same(sent, times)
 
 
 def test_a_known_head_tells_no_length_of_another_request() -> None:

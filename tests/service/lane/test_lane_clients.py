@@ -161,6 +161,7 @@ def test_500_pipelined_requests_of_a_client_that_reads_late(server: RunningServe
             assert_answers(wire.answer(), i % 64)
 
 
+@pytest.mark.thorough
 def test_order_is_kept_while_a_slow_reader_stops_and_starts_the_writing(
     server: RunningServer,
 ) -> None:

@@ -290,9 +290,16 @@ def play(limits: BatchLimits, threads: int, events: list[Any]) -> None:
         logging.disable(logging.NOTSET)
 
 
-@settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(LIMITS, THREADS, EVENTS)
 def test_laws_under_any_schedule(limits: BatchLimits, threads: int, events: list[Any]) -> None:
+    play(limits, threads, events)
+
+
+@pytest.mark.thorough
+@settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(LIMITS, THREADS, EVENTS)
+def test_laws_under_many_schedules(limits: BatchLimits, threads: int, events: list[Any]) -> None:
     play(limits, threads, events)
 
 

@@ -108,6 +108,7 @@ for i in itertools.count():
 """
 
 
+@pytest.mark.thorough
 def test_a_killed_worker_is_read_and_the_next_goes_on_in_its_place(tmp_path: Path) -> None:
     """While it writes, too: what is found is whole, or not found."""
     reader = Answers(tmp_path, ROWS)

@@ -63,7 +63,9 @@ def report(config: TrainConfig, dataset: Dataset) -> tuple[str, Path]:
     return path.read_text(encoding="utf-8"), config.run / REPORT_FOLDER
 
 
-@pytest.mark.parametrize(("network", "channels"), [("cnn", 3), ("fcnn", 1)])
+@pytest.mark.parametrize(
+    ("network", "channels"), [pytest.param("cnn", 3, marks=pytest.mark.thorough), ("fcnn", 1)]
+)
 def test_the_page_is_whole_and_alone(
     config: TrainConfig, squares: Squares, network: str, channels: int
 ) -> None:
@@ -102,6 +104,7 @@ def test_the_page_is_whole_and_alone(
         assert picture.std() > 1, f"{path.name} is blank"
 
 
+@pytest.mark.thorough
 def test_a_faultless_network_has_no_mistakes_to_show(config: TrainConfig, squares: Squares) -> None:
     config = replace(config, epochs=15, batch_size=16, lr=0.01, ema=0.0)
     text, folder = report(config, squares())

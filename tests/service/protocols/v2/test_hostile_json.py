@@ -2,7 +2,7 @@
 
 import base64
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ def outputs(count: int) -> bytes:
 
 
 # What was seen to hold a loop for seconds, and the largest of each kind that may still be parsed.
-BODIES = {
+BODIES: dict[str, tuple[Callable[[], bytes], int, str]] = {
     "11 M objects": (lambda: pixels(b"{}," * 11_000_000 + b"1"), 413, "FOVEAL_MAX_JSON_BYTES"),
     "objects within the size": (
         lambda: pixels(b"{}," * 2_000_000 + b"1"),
