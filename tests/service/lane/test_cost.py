@@ -94,9 +94,12 @@ def counted(calls: Counter[str]) -> Iterator[None]:
 
 
 def test_calls_of_functions(crowd: Crowd) -> None:
-    """Of several turns the cheapest: metrics are flushed in some, by the time that has passed."""
+    """Of several turns the cheapest: metrics are flushed in some, by the time that has passed.
+
+    On a busy machine in most of them: it goes on until one is cheap enough.
+    """
     turns: list[Counter[str]] = []
-    for _ in range(4):
+    while len(turns) < 40 and (not turns or turns[-1].total() > MAX_CALLS * ROWS):
         calls: Counter[str] = Counter()
         with counted(calls):
             crowd.ask()
