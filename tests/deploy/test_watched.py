@@ -35,7 +35,7 @@ def test_query_answers(watched: Watched, panel: Panel, query: Query) -> None:
         if panel.unit == "percentunit" and panel.title != "Runner busy":
             # Of a share, not of a hundred: rates of two young counters are extrapolated apart.
             finite = [value for value in values if math.isfinite(value)]
-            assert -1e-9 <= min(finite) and max(finite) <= 2, (labels, finite)
+            assert min(finite) >= -1e-9 and max(finite) <= 2, (labels, finite)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
@@ -102,7 +102,7 @@ def test_panels_tell_what_was_sent(watched: Watched) -> None:
     assert value(watched, "Shadow: rows by outcome", outcome="differed", version="2") > 0
     assert 0 < value(watched, "Right answers", model="tiny", version="1") < 1
     assert value(watched, "Right answers", 3, model="tiny", version="1") == 0.99
-    assert value(watched, "Right answers by label", label="upper") <= 0.5
+    assert value(watched, "Right answers by label", label="upper") < 1
     assert value(watched, "Truths that were refused", reason="unknown") > 0
     for status in ("400", "404", "429", "504"):
         assert value(watched, "Answers other than 200", status=status) > 0
