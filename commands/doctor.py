@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from commands.console import print_line, show
+from commands.help import stop_behind
 from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
 from commands.serve import HostOption, PortOption
 
@@ -119,7 +120,7 @@ def _tried(name: str, look: Callable[[], Check]) -> Check:
     try:
         return look()
     except Exception as error:
-        message = explain(error)
+        message = None if stop_behind(error) else explain(error)
         if message is None:
             raise
         return Check(name, "wrong", message)
@@ -139,6 +140,8 @@ def _onnxruntime() -> Check:
     try:
         import onnxruntime
     except ImportError as error:
+        if stop_behind(error):
+            raise
         return Check("onnxruntime", "none", f"{error}; {how_to_add('cpu')}")
     names = ", ".join(
         name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()

@@ -104,19 +104,31 @@ class Command(_Summarized, TyperCommand):
         """
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            notes = getattr(error, "__notes__", None) or ["repeat the command"]
+        except BrokenPipeError as error:  # which typer would make a 1
+            fail(error)
+        except (KeyboardInterrupt, Exception) as error:
+            if (stop := stop_behind(error)) is None:
+                raise
+            notes = getattr(stop, "__notes__", None) or ["repeat the command"]
             said = ["stopped by Ctrl-C", *notes]
             print_line(f"{ctx.command_path}: {'; '.join(said)}", is_error=True)
             raise typer.Exit(130) from None
-        except BrokenPipeError as error:  # which typer would make a 1
-            fail(error)
 
 
 def _plain(option: str, text: str) -> tuple[str, str]:
     """Return a row of a help text without Python's names of types, and defaults as one form."""
     option = re.sub("<(.+?)>", lambda found: f"<{_TYPES.get(found[1], found[1])}>", option)
     return option, re.sub(r"default: \(([^]]+?)\)(?=[];])", r"default: \1", text)
+
+
+def stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the Ctrl-C that an error is, or that caused it; None if none did.
+
+    In the import of a compiled module it comes out as an ImportError.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return error
 
 
 @contextmanager

@@ -126,6 +126,23 @@ def test_ctrl_c_says_what_was_kept(
     assert said.error.startswith(match) and len(said.error.splitlines()) == 1
 
 
+def test_ctrl_c_within_an_import_is_no_other_error(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiled module that is interrupted as it loads fails to load."""
+
+    class Interrupted:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "onnxruntime":
+                raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    said = shell("doctor")
+    assert (said.code, said.out) == (130, "")
+    assert said.error == "foveal doctor: stopped by Ctrl-C; repeat the command\n"
+
+
 def test_ctrl_c_of_a_process_is_one_line(tiny_repository: Path, tmp_path: Path) -> None:
     """The real signal, to a command that waits for its standard input."""
     process = subprocess.Popen(
