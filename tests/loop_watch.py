@@ -61,7 +61,10 @@ class LoopWatch:
 
 @contextlib.contextmanager
 def collecting_as_the_service() -> Iterator[None]:
-    """Let the garbage collector run as rarely as in a worker: a test's process has more objects."""
+    """Let the garbage collector run as rarely as in a worker: a test's process has more objects.
+
+    These stay out of its sight afterwards: nobody needs them to be looked through again.
+    """
     thresholds = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
@@ -69,7 +72,6 @@ def collecting_as_the_service() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*thresholds)
-        gc.unfreeze()
 
 
 def shortest_of(rounds: int, measure: Callable[[], float]) -> float:

@@ -20,7 +20,6 @@ def wire() -> Iterator[Wire]:
     gc.freeze()  # what other tests loaded is not looked through
     wire = Wire(remembers=True)
     yield wire
-    gc.unfreeze()
     gc.enable()
     wire.close()
 

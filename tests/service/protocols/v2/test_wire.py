@@ -1,6 +1,5 @@
 """The walk over a ModelInferRequest: as protobuf reads it, and bounded whatever it is given."""
 
-import gc
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -223,7 +222,6 @@ def test_a_message_of_an_allowed_size_is_read_in_time_and_in_proportion(name: st
 
     with collecting_as_the_service():
         assert shortest_of(20, lambda: processor_s(work)) <= LONGEST_S
-    gc.collect()
     tracemalloc.start()
     try:
         work()
