@@ -138,6 +138,7 @@ def one_cpu() -> Iterator[None]:
 
 
 # A run goes on where the one before it ended; on a busy machine the first budget is too little.
+@pytest.mark.timeout(900)  # a busy machine needs the largest budgets
 @pytest.mark.thorough
 @pytest.mark.e2e
 @pytest.mark.usefixtures("one_cpu")
@@ -175,6 +176,7 @@ def test_one_cpu_is_all_that_is_tried_and_the_record_says_so(
         assert plan.goodput_per_s > plan.default_goodput_per_s
 
 
+@pytest.mark.timeout(900)  # a busy machine needs the largest budgets
 @pytest.mark.thorough
 @pytest.mark.e2e
 def test_a_winner_is_written_beside_the_model_and_the_next_start_follows_it(
