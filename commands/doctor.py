@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from commands.console import print_line, show
-from commands.help import stop_behind
+from commands.help import is_stopped
 from commands.options import SHIPPED, JsonOption, ModelsOption, open_repository
 from commands.serve import HostOption, PortOption
 
@@ -120,7 +120,7 @@ def _tried(name: str, look: Callable[[], Check]) -> Check:
     try:
         return look()
     except Exception as error:
-        message = None if stop_behind(error) else explain(error)
+        message = None if is_stopped(error) else explain(error)
         if message is None:
             raise
         return Check(name, "wrong", message)
@@ -140,7 +140,7 @@ def _onnxruntime() -> Check:
     try:
         import onnxruntime
     except ImportError as error:
-        if stop_behind(error):
+        if is_stopped(error):
             raise
         return Check("onnxruntime", "none", f"{error}; {how_to_add('cpu')}")
     names = ", ".join(

@@ -6,8 +6,11 @@ summaries; tests/commands/test_help.py names them.
 
 import inspect
 import re
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -103,13 +106,14 @@ class Command(_Summarized, TyperCommand):
         Notes of the KeyboardInterrupt say what was kept and how to go on.
         """
         try:
-            return super().invoke(ctx)
+            with _hearing_ctrl_c():
+                return super().invoke(ctx)
         except BrokenPipeError as error:  # which typer would make a 1
             fail(error)
         except (KeyboardInterrupt, Exception) as error:
-            if (stop := stop_behind(error)) is None:
+            if isinstance(error, typer.Exit) or not is_stopped(error):
                 raise
-            notes = getattr(stop, "__notes__", None) or ["repeat the command"]
+            notes = getattr(error, "__notes__", None) or ["repeat the command"]
             said = ["stopped by Ctrl-C", *notes]
             print_line(f"{ctx.command_path}: {'; '.join(said)}", is_error=True)
             raise typer.Exit(130) from None
@@ -121,14 +125,37 @@ def _plain(option: str, text: str) -> tuple[str, str]:
     return option, re.sub(r"default: \(([^]]+?)\)(?=[];])", r"default: \1", text)
 
 
-def stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """Return the Ctrl-C that an error is, or that caused it; None if none did.
+# When Ctrl-C came to the command that runs; at most one runs in a process.
+_heard: list[int] = []
 
-    In the import of a compiled module it comes out as an ImportError.
+
+@contextmanager
+def _hearing_ctrl_c() -> Iterator[None]:
+    """Note when Ctrl-C comes, and raise KeyboardInterrupt as Python does."""
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        _heard.append(number)
+        signal.default_int_handler(number, frame)
+
+    _heard.clear()
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or current_thread() is not main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is hear:
+            signal.signal(signal.SIGINT, before)
+
+
+def is_stopped(error: BaseException) -> bool:
+    """Return whether an error is what Ctrl-C became.
+
+    In the import of a compiled module it comes out as an ImportError, and those after it fail, too.
     """
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return error
+    return isinstance(error, KeyboardInterrupt) or bool(_heard)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """Load: ``foveal loadtest`` sends golden images to a service and reports what it did."""
 
+import shutil
 import sys
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -117,8 +119,6 @@ def loadtest(
     clauses = _clauses(expect, find_max=find_max)
     repository = open_repository(models)
     name, calls, moments = _recorded_or_made(repository, model, kind, rows, recording, speed)
-    folder = out or Path(tempfile.mkdtemp(prefix="foveal-loadtest-"))
-    folder.mkdir(parents=True, exist_ok=True)
     is_open = rate is not None or find_max or bool(moments)
     sender = _engine(engine, kind, is_open=is_open)
     check_engine(sender, calls := _with_deadline(calls, deadline_ms))
@@ -128,6 +128,7 @@ def loadtest(
     serve = [sys.executable, str(_PROGRAM), "serve", "--models", str(models.resolve())]
     with (
         stoppable("no report was written; repeat the command"),
+        _folder(out) as folder,
         running_service(serve, folder / "serve.log", grpc_port)
         if start
         else nullcontext(url) as address,
@@ -152,6 +153,19 @@ def loadtest(
     _report(outcome, folder, as_json=as_json)
     if _is_violated(clauses, dict(outcome.figures)) or not outcome.figures["rps"]:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    """Give a folder for the log and the report: a temporary one leaves with Ctrl-C."""
+    folder = out or Path(tempfile.mkdtemp(prefix="foveal-loadtest-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except KeyboardInterrupt:
+        if out is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _report(outcome: "Outcome", folder: Path, *, as_json: bool) -> None:

@@ -83,7 +83,8 @@ def verify_models(
 ) -> None:
     """Check checksums and graphs and replay the golden images.
 
-    The exit code is 1 if a check fails.
+    The exit code is 1 if a check fails. An int8 file that this processor computes otherwise is a
+    note: the service answers in fp32.
 
     Example: foveal models verify fashion-cnn
     """
@@ -91,7 +92,7 @@ def verify_models(
 
     verdicts = verify(open_repository(models), model)
     show(verdicts, as_json, list(verdicts.items()))
-    if set(verdicts.values()) != {"ok"}:
+    if not all(verdict.startswith("ok") for verdict in verdicts.values()):
         raise typer.Exit(1)
 
 

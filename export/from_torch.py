@@ -59,6 +59,8 @@ _BATCH_SIZES = (1, 2, 7)
 # Largest difference of a network's output, relative to its largest one: float32 sums in other
 # orders differ by 1e-5, a graph that freezes something by 1e-2 and more.
 _TOLERANCE = 1e-3
+# Of 255: pixels that differ by more are of another transform, not of another way to resize.
+_FAR = 32.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,9 +365,15 @@ def _judge(
     if user.accept_difference:
         logger.warning("%s: transform: %s", user.source.text, text)
         return
+    if difference.largest > _FAR:
+        advice = (
+            "that is not near: say it by Resize, CenterCrop, ToTensor and Normalize, or adopt an "
+            "ONNX file with --resize, --scale, --mean and --std"
+        )
+    else:
+        advice += ", or publish the nearest with --accept-difference"
     raise AdoptError(
-        f"transform: expected one that the contract can say, got another: {text}: {advice}, or "
-        "publish the nearest with --accept-difference"
+        f"transform: expected one that the contract can say, got another: {text}: {advice}"
     )
 
 

@@ -71,7 +71,7 @@ def screen(
         summary = summarize(content)
         model = onnx.load_from_string(content)
     except (OnnxFileError, DecodeError) as error:
-        raise AdoptError(f"expected an ONNX model, got {_first_line(error)}") from None
+        raise AdoptError(_said(error)) from None
     _drop_unused_domains(model)
     outside = Counter(summary.external)
     if folders is not None:
@@ -284,6 +284,12 @@ def _too_large(name: str, shape: list[int], size_bytes: int, max_bytes: int) -> 
         f'tensor "{name}" of shape {shape}: expected at most {max_bytes >> 20} MiB, '
         f"got {size_bytes >> 20}: raise --memory-gib if you trust the file"
     )
+
+
+def _said(error: Exception) -> str:
+    """Return what is wrong with a file that is no ONNX model; our own reader says it in full."""
+    line = _first_line(error)
+    return line if line.startswith("expected ") else f"expected an ONNX model, got {line}"
 
 
 def _first_line(error: Exception) -> str:

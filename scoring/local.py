@@ -25,7 +25,13 @@ from service.pipeline.postprocess import choose_labels, not_finite, rank, shorte
 from service.session.devices import select_device
 from service.session.formats import Choice
 from service.session.gpu.open_card import Decoding, photographs_of
-from service.session.planning import DeviceOptions, PlanChoices, open_all, open_best
+from service.session.planning import (
+    DeviceOptions,
+    OtherProcessorError,
+    PlanChoices,
+    open_all,
+    open_best,
+)
 from service.session.plans import Asked
 from service.session.session import Session
 
@@ -212,7 +218,8 @@ def verify(repository: ModelRepository, reference: str | None = None) -> dict[st
         reference: ``name:version``, ``name`` for all its versions, None for all models.
 
     Returns:
-        ``name:version`` to "ok" or to the error.
+        ``name:version`` to "ok" or to the error; "ok in fp32" and why, if this processor computes
+        int8 otherwise, so that the service answers in fp32.
 
     Raises:
         ArtifactError: There is no such model or version.
@@ -232,6 +239,8 @@ def verify(repository: ModelRepository, reference: str | None = None) -> dict[st
             for _ in open_all(repository, artifact):
                 pass
             verdicts[each] = "ok"
+        except OtherProcessorError as error:
+            verdicts[each] = f"ok in fp32; {str(error).removeprefix(f'{each}: ')}"
         except (ArtifactError, ServiceError) as error:
-            verdicts[each] = str(error)
+            verdicts[each] = str(error).removeprefix(f"{each}: ")
     return verdicts

@@ -9,8 +9,11 @@ import importlib
 import importlib.util
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import NoReturn
+
+import click
 
 from models.artifact import ArtifactError
 from models.repository import ModelRepository
@@ -113,8 +116,16 @@ def _become_bentoml(words: list[str]) -> NoReturn:
     with contextlib.suppress(OSError):  # the supervisor logs it
         folder = own_folder(Path(container.bentoml_home.get()))
         container.prometheus_multiproc_dir.set(str(folder))
-    command(words, prog_name="bentoml")
-    raise AssertionError("the command line ends the process; this is a bug")
+    # Not its main(), which would make of Ctrl-C an "Aborted!" of its own.
+    try:
+        with command.make_context("bentoml", words) as context:
+            command.invoke(context)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as ended:
+        sys.exit(ended.exit_code)
+    sys.exit()
 
 
 def _listen(host: str, port: int) -> None:

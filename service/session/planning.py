@@ -57,6 +57,10 @@ _VARIANT_S = 1.0
 _RUNS = 4  # of which the shortest counts; one more before them does not
 
 
+class OtherProcessorError(ArtifactError):
+    """This processor computes a file otherwise than the one that it was made for."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceOptions:
     """What a plan may use of the device that sessions run on.
@@ -346,7 +350,8 @@ def self_test(
         recorded = gate.golden[i] if gate else golden.probabilities
         difference = float(np.abs(got_K - np.asarray(recorded, np.float32)).max())
         if not difference <= tolerance:
-            raise ArtifactError(
+            kind = OtherProcessorError if _is_other(session.plan.precision) else ArtifactError
+            raise kind(
                 f"{artifact.reference}: golden image {golden.path}: expected the recorded "
                 f"probabilities within {tolerance}, got a difference of {difference:.2g} in "
                 f"{session.plan.precision}; {_how_to_mend(session.plan.precision)}"
@@ -354,9 +359,14 @@ def self_test(
     return row_s if artifact.golden else best_of(session, blank(artifact, 1), 0)
 
 
+def _is_other(precision: Precision) -> bool:
+    """Return whether this processor computes files of a precision otherwise than newer ones."""
+    return precision == "int8" and not multiplies_whole()
+
+
 def _how_to_mend(precision: Precision) -> str:
     """Return what to do about answers that are not the recorded ones."""
-    if precision == "int8" and not multiplies_whole():
+    if _is_other(precision):
         return "this CPU lacks VNNI, which the file wants: it serves fp32, or export int8 on it"
     return "export the model again on this version of onnxruntime"
 

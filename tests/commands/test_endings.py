@@ -134,7 +134,10 @@ def test_ctrl_c_within_an_import_is_no_other_error(
     class Interrupted:
         def find_spec(self, name: str, *_: object) -> None:
             if name == "onnxruntime":
-                raise ImportError("initialization failed") from KeyboardInterrupt()
+                try:
+                    signal.raise_signal(signal.SIGINT)
+                except KeyboardInterrupt:
+                    raise ImportError("import numpy failed") from None
 
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])

@@ -227,8 +227,9 @@ def test_a_pickle_is_refused_and_never_opened(protocol: int) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"not onnx at all", b"\xff" * 1000])
 def test_what_is_no_onnx_file_is_refused(content: bytes) -> None:
-    with pytest.raises(AdoptError, match="expected an ONNX model, got"):
+    with pytest.raises(AdoptError, match=r"^expected an ONNX model") as refused:
         screen(content, GIB)
+    assert str(refused.value).count("expected") == 1
 
 
 def test_a_cut_file_is_refused_at_any_length() -> None:

@@ -84,6 +84,7 @@ def test_a_file_that_fails_its_self_test_here_leaves_fp32_to_answer(
         monkeypatch.setattr("service.session.planning.multiplies_whole", lambda can=can: can)
         said = verify(ModelRepository(tmp_path))["tiny:1"]
         assert re.search(rf"within 0.02, .+ in int8; {how}", said), said
+        assert said.startswith("golden image" if can else "ok in fp32; golden image")
 
 
 def test_a_file_that_onnxruntime_refuses_leaves_fp32_to_answer(tmp_path: Path) -> None:
