@@ -150,6 +150,16 @@ def _hearing_ctrl_c() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
+def stop_if_heard() -> None:
+    """Raise the KeyboardInterrupt that an import passed over.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came while the command ran.
+    """
+    if _heard:
+        raise KeyboardInterrupt
+
+
 def is_stopped(error: BaseException) -> bool:
     """Return whether an error is what Ctrl-C became.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from commands.console import print_line, show, without_library_output
-from commands.help import headed
+from commands.help import headed, stop_if_heard
 from commands.options import (
     SHIPPED,
     JsonOption,
@@ -93,7 +93,7 @@ def serve(
 
     Example: foveal serve --models models --port 3000
     """
-    from service.launch import configure, launch
+    from service.launch import become_bentoml, configure, prepare
 
     if as_json and not is_dry:
         raise typer.BadParameter("expected --dry-run with it", param_hint="--json")
@@ -111,7 +111,8 @@ def serve(
         if any(row.error for row in rows):
             raise typer.Exit(1)
         return
-    launch(models, host, port, workers, device, max_image_pixels)
+    words = prepare(models, host, port, workers, device, max_image_pixels)
+    become_bentoml(words, stop_if_heard)
 
 
 def predict(

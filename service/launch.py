@@ -10,6 +10,7 @@ import importlib.util
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,15 +27,15 @@ from service.workers.metric_folder import own_folder
 HOME = Path(__file__).resolve().parent.parent
 
 
-def launch(
+def prepare(
     models: Path,
     host: str,
     port: int,
     workers: int | None = None,
     device: str | None = None,
     max_image_pixels: int | None = None,
-) -> NoReturn:
-    """Become ``bentoml serve``, in this process: a signal to it then reaches the service.
+) -> list[str]:
+    """Check all that a start needs, and listen.
 
     Args:
         models: Model repository.
@@ -43,6 +44,9 @@ def launch(
         workers: Processes that share the port (default: FOVEAL_WORKERS).
         device: Where models run (default: FOVEAL_DEVICE).
         max_image_pixels: Most pixels of an image (default: FOVEAL_MAX_IMAGE_PIXELS).
+
+    Returns:
+        The words for ``become_bentoml``.
 
     Raises:
         ArtifactError: ``models`` holds no model, or not the default one of the settings.
@@ -71,7 +75,7 @@ def launch(
     if not is_tls:
         _listen(host, port)
     words = ["serve", "service.app:Foveal", "--working-dir", str(HOME)]
-    _become_bentoml([*words, "--host", host, "--port", str(port)])
+    return [*words, "--host", host, "--port", str(port)]
 
 
 def configure(
@@ -98,13 +102,17 @@ def configure(
             os.environ[name] = str(value)
 
 
-def _become_bentoml(words: list[str]) -> NoReturn:
-    """Run BentoML's command line, without what only makes the start longer.
+def become_bentoml(words: list[str], last: Callable[[], None]) -> NoReturn:
+    """Become ``bentoml serve``, in this process: a signal to it then reaches the service.
 
     What an import makes stays, so the garbage collector finds nothing in it: ``app`` turns it on,
     before there are workers. Of BentoML's commands only the one that serves is imported. It empties
     a folder for metrics at its start: ours, not the one that other services of this user may write
     to.
+
+    Args:
+        words: What ``prepare`` returned.
+        last: Called when all is imported, before the service starts.
     """
     gc.disable()
     leave_out()
@@ -119,6 +127,7 @@ def _become_bentoml(words: list[str]) -> NoReturn:
     # Not its main(), which would make of Ctrl-C an "Aborted!" of its own.
     try:
         with command.make_context("bentoml", words) as context:
+            last()
             command.invoke(context)
     except click.ClickException as error:
         error.show()

@@ -1,7 +1,10 @@
 """``foveal serve`` up to its start, and ``foveal predict``."""
 
+import contextlib
 import json
+import signal
 import socket
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -126,3 +129,18 @@ def test_predict_says_when_the_url_is_no_service(shell: Shell, image: Path) -> N
     said = shell("predict", image, "--url", f"http://127.0.0.1:{free_port()}")
     assert said.code == 1
     assert "expected a running service, got: Connection refused" in said.error
+
+
+def test_ctrl_c_that_an_import_passed_over_stops_the_start(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def become(_: Sequence[str], last: Callable[[], None]) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        last()
+
+    monkeypatch.setattr("service.launch.prepare", lambda *_: [])
+    monkeypatch.setattr("service.launch.become_bentoml", become)
+    said = shell("serve")
+    assert (said.code, said.out) == (130, "")
+    assert said.error == "foveal serve: stopped by Ctrl-C; repeat the command\n"

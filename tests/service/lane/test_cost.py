@@ -86,11 +86,14 @@ def counted(calls: Counter[str]) -> Iterator[None]:
         elif event == "c_call":
             calls[function.__qualname__] += 1
 
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1.0)  # or a runner takes each row alone where a turn takes long
     sys.setprofile(count)
     try:
         yield
     finally:
         sys.setprofile(None)
+        sys.setswitchinterval(interval)
 
 
 def test_calls_of_functions(crowd: Crowd) -> None:
