@@ -289,7 +289,9 @@ def _too_large(name: str, shape: list[int], size_bytes: int, max_bytes: int) -> 
 def _said(error: Exception) -> str:
     """Return what is wrong with a file that is no ONNX model; our own reader says it in full."""
     line = _first_line(error)
-    return line if line.startswith("expected ") else f"expected an ONNX model, got {line}"
+    return (
+        line if line.startswith("expected an ONNX model") else f"expected an ONNX model, got {line}"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -32,6 +32,8 @@ REQUESTS = 400
 # Measured with Python 3.11: 100.6 calls and 13.3 objects.
 # Another Python may differ a little; one more call for each request does not pass.
 MAX_CALLS = 101
+# Of a turn, with the 12 to 20 of a flush of the metrics, which each slow turn has.
+MOST = MAX_CALLS * ROWS + 24
 # In a process that ran other tests before it was 14.3.
 MAX_WAITING_OBJECTS = 15
 
@@ -102,7 +104,7 @@ def test_calls_of_functions(crowd: Crowd) -> None:
     On a busy machine in most of them: it goes on until one is cheap enough.
     """
     turns: list[Counter[str]] = []
-    while len(turns) < 40 and (not turns or turns[-1].total() > MAX_CALLS * ROWS):
+    while len(turns) < 40 and (not turns or turns[-1].total() > MOST):
         calls: Counter[str] = Counter()
         with counted(calls):
             crowd.ask()
@@ -111,7 +113,7 @@ def test_calls_of_functions(crowd: Crowd) -> None:
         turns.append(calls)
     calls = min(turns, key=Counter.total)
     listed = ", ".join(f"{name} {count / ROWS:.2f}" for name, count in calls.most_common(60))
-    assert calls.total() / ROWS <= MAX_CALLS, listed
+    assert calls.total() <= MOST, listed
 
 
 def test_objects_of_a_waiting_request(crowd: Crowd) -> None:
