@@ -52,7 +52,7 @@ install-%: $(VENV)/.serve
 install-all: $(VENV)/.all  ## all extras, what the tests need, too
 
 serve: install       ## serve the shipped models on PORT (3000), gRPC on GRPC_PORT (8001) with its extra
-	FOVEAL_GRPC_PORT=$(GRPC_PORT) $(BIN)/foveal serve --port $(PORT)
+	$(if $(filter file,$(origin GRPC_PORT)),,FOVEAL_GRPC_PORT=$(GRPC_PORT)) $(BIN)/foveal serve --port $(PORT)
 
 TESTS ?= tests
 JOBS ?= 3

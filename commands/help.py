@@ -9,7 +9,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from threading import current_thread, main_thread
+from threading import Event, current_thread, main_thread
 from types import FrameType
 from typing import Annotated, Any, TypeVar
 
@@ -125,8 +125,8 @@ def _plain(option: str, text: str) -> tuple[str, str]:
     return option, re.sub(r"default: \(([^]]+?)\)(?=[];])", r"default: \1", text)
 
 
-# When Ctrl-C came to the command that runs; at most one runs in a process.
-_heard: list[int] = []
+# Whether Ctrl-C came to the command that runs; at most one runs in a process.
+_heard = Event()
 
 
 @contextmanager
@@ -134,7 +134,7 @@ def _hearing_ctrl_c() -> Iterator[None]:
     """Note when Ctrl-C comes, and raise KeyboardInterrupt as Python does."""
 
     def hear(number: int, frame: FrameType | None) -> None:
-        _heard.append(number)
+        _heard.set()
         signal.default_int_handler(number, frame)
 
     _heard.clear()
@@ -156,7 +156,7 @@ def stop_if_heard() -> None:
     Raises:
         KeyboardInterrupt: Ctrl-C came while the command ran.
     """
-    if _heard:
+    if _heard.is_set():
         raise KeyboardInterrupt
 
 
@@ -165,7 +165,7 @@ def is_stopped(error: BaseException) -> bool:
 
     In the import of a compiled module it comes out as an ImportError, and those after it fail, too.
     """
-    return isinstance(error, KeyboardInterrupt) or bool(_heard)
+    return isinstance(error, KeyboardInterrupt) or _heard.is_set()
 
 
 @contextmanager

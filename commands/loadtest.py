@@ -157,7 +157,7 @@ def loadtest(
 
 @contextmanager
 def _folder(out: Path | None) -> Iterator[Path]:
-    """Give a folder for the log and the report: a temporary one leaves with Ctrl-C."""
+    """Give the folder for log and report; Ctrl-C removes a temporary one."""
     folder = out or Path(tempfile.mkdtemp(prefix="foveal-loadtest-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -308,7 +308,7 @@ def _with_transform(
             of_palette,
         )
     if not difference.is_none:
-        advice = _advice(reading, result["versions"]["PIL"], is_of_made=on_images.is_none)
+        advice = _advice(reading, result["versions"]["PIL"], on_images)
         _judge(user, reading, spec, difference, advice)
     outputs_NK = np.load(folder / "outputs.npy", allow_pickle=False)
     gives = options.gives or ("probabilities" if are_probabilities(outputs_NK) else None)
@@ -365,33 +365,32 @@ def _judge(
     if user.accept_difference:
         logger.warning("%s: transform: %s", user.source.text, text)
         return
-    if difference.largest > _FAR:
-        advice = (
-            "that is not near: say it by Resize, CenterCrop, ToTensor and Normalize, or adopt an "
-            "ONNX file with --resize, --scale, --mean and --std"
-        )
-    else:
-        advice += ", or publish the nearest with --accept-difference"
     raise AdoptError(
         f"transform: expected one that the contract can say, got another: {text}: {advice}"
     )
 
 
-def _advice(reading: Reading, pillow: str, *, is_of_made: bool) -> str:
-    """Return how to make pixels equal.
+def _advice(reading: Reading, pillow: str, on_images: PixelDifference) -> str:
+    """Return how to make pixels equal, or what else can be done.
 
     Args:
         reading: What was read of the transform.
         pillow: The version that the user has.
-        is_of_made: Whether only the files that were made differ, so how they are opened.
+        on_images: Of the user's own images. None: only the files that were made differ, so how
+            they are opened.
     """
+    say_it = "say it by Resize, CenterCrop, ToTensor and Normalize"
+    if on_images.largest > _FAR:
+        return f"{say_it}, or adopt an ONNX file with --resize, --scale, --mean and --std"
     if reading.unread:
-        return "say it by Resize, CenterCrop, ToTensor and Normalize"
-    if is_of_made:
-        return 'open files as Image.open(f).convert("RGB") does, or as viewers show them'
-    if pillow != PIL.__version__:
-        return f"use Pillow {PIL.__version__} there, which resizes here, instead of {pillow}"
-    return "resize and crop the PIL image, before it becomes a tensor"
+        how = say_it
+    elif on_images.is_none:
+        how = 'open files as Image.open(f).convert("RGB") does, or as viewers show them'
+    elif pillow != PIL.__version__:
+        how = f"use Pillow {PIL.__version__} there, which resizes here, instead of {pillow}"
+    else:
+        how = "resize and crop the PIL image, before it becomes a tensor"
+    return f"{how}, or publish the nearest with --accept-difference"
 
 
 def _say(spec: ImageSpec) -> str:

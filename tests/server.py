@@ -85,8 +85,8 @@ class RunningServer:
         """Wait until it has loaded its models, or refused them.
 
         Args:
-            workers: Any of several may answer, each when it is ready: they are asked until ten
-                answers in a row say so.
+            workers: Which of several answers is chance, so all ten answers in a row must say that
+                it is ready.
         """
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:

@@ -86,7 +86,7 @@ def counting(server: RunningServer, expected: dict[str, int]) -> Iterator[None]:
 def asked_of_both(server: RunningServer) -> tuple[list[str], set[str]]:
     """Ask 24 pictures until both workers answered some; return ids and the workers' prefixes."""
     deadline, prefixes = time.monotonic() + 60, set[str]()
-    while len(prefixes) < 2:  # whoever is free takes a connection
+    while len(prefixes) < 2:  # the worker that is free first takes a connection
         assert time.monotonic() < deadline, "one worker answered all"
         ids = [ask(server, i) for i in range(24)]
         prefixes = {name.partition("-")[0] for name in ids}
