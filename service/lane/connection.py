@@ -89,7 +89,7 @@ class LaneProtocol(Intake):
         reception = self.reception
         if reception.is_stalled(now):
             reset(self.transport)
-        elif reception.is_late(now):
+        elif self._is_late(now):
             full = self.lane.bodies.full
             self.refuse(full() if reception.was_paused else reception.too_late())
         elif self.is_idle and reception.has_idled(now):

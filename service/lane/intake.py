@@ -134,6 +134,14 @@ class Intake(HttpToolsProtocol):
         self.reception.is_paused = False
         self._resume_reading()
 
+    def _is_late(self, now: float) -> bool:
+        """Return whether the request takes too long to arrive, of the time in which it is read."""
+        reception = self.reception
+        is_held = self.flow.write_paused or len(self.pipeline) >= MAX_PIPELINE
+        if is_held and reception.is_receiving:
+            reception.since = now
+        return reception.is_late(now)
+
     def _learn(self, parsed: LaneExchange, framed: Frame) -> None:
         """Cache the head of the request that the parser has just completed."""
         if (
