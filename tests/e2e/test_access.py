@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from docs.foveal_client import Client, FovealError
+from models.files import write_atomically
 from service.access.keys import add_key
 from tests.guarded import ADMIN, IMAGE, PREFLIGHT, Guarded, until
 from tests.server import ROOT, RunningServer, assert_error, sample
@@ -239,39 +240,24 @@ def test_requests_are_counted_by_the_name_of_their_key(guarded: Guarded) -> None
     assert "foveal_wrong" not in guarded.metrics().text
 
 
-def test_metrics_port_outlives_a_worker(guarded: Guarded) -> None:
-    main = psutil.Process(guarded.server.process.pid)
-    workers = [child for child in main.children(recursive=True) if _listens(child)]
-    assert len(workers) == 2
-    workers[0].kill()
-
-    def is_answered() -> bool:
-        try:
-            return "foveal_requests_total{" in guarded.metrics().text
-        except httpx.TransportError:  # reset: it was queued at the killed worker
-            return False
-
-    until(is_answered, "metrics after a kill", 5)
-    until(lambda: sum(map(_listens, main.children(recursive=True))) == 2, "two workers", 60)
-    assert guarded.predict(guarded.free).status_code == 200
-
-
-def _listens(process: Any) -> bool:
-    try:
-        return len([c for c in process.net_connections("tcp") if c.status == "LISTEN"]) >= 3
-    except psutil.Error:
-        return False
-
-
 def test_key_that_leaves_the_file_is_refused_and_a_new_one_is_known(guarded: Guarded) -> None:
+    """Each worker reads the file by itself, so both are waited for."""
     keys = guarded.folder / "keys.toml"
+    said = guarded.server.log.count(f"{keys}: read again")
+
+    def wait_read(times: int) -> None:
+        lines = f"{keys}: read again"
+        until(lambda: guarded.server.log.count(lines) == said + 2 * times, "both workers", 30)
+
     new = add_key(keys, "new")
-    until(lambda: all(guarded.predict(new).status_code == 200 for _ in range(6)), "the new key")
-    keys.write_text(keys.read_text() + "[broken")
-    until(lambda: "stays in use" in guarded.server.log, "a line in the log")
+    wait_read(1)
     assert guarded.predict(new).status_code == 200
-    keys.write_text(keys.read_text().partition("[new]")[0])
-    until(lambda: all(guarded.predict(new).status_code == 401 for _ in range(6)), "no new key")
+    write_atomically(keys, keys.read_text() + "[broken")
+    until(lambda: guarded.server.log.count("stays in use") == 2, "both workers", 30)
+    assert guarded.predict(new).status_code == 200
+    write_atomically(keys, keys.read_text().partition("[new]")[0])
+    wait_read(2)
+    assert guarded.predict(new).status_code == 401
     assert guarded.predict(guarded.free).status_code == 200
 
 
@@ -317,3 +303,27 @@ def test_python_client_sends_its_key_and_keeps_to_its_rate(guarded: Guarded) -> 
     with Client(guarded.server.url, guarded.slow, verify=trusted, retries=20) as client:
         results = list(client.predict_many([IMAGE] * 8, batch=1))  # 2 a second, 4 at once
     assert len(results) == 8 and all(result.label for result in results)
+
+
+def test_metrics_port_outlives_a_worker(guarded: Guarded) -> None:
+    main = psutil.Process(guarded.server.process.pid)
+    workers = [child for child in main.children(recursive=True) if _listens(child)]
+    assert len(workers) == 2
+    workers[0].kill()
+
+    def is_answered() -> bool:
+        try:
+            return "foveal_requests_total{" in guarded.metrics().text
+        except httpx.TransportError:  # reset: it was queued at the killed worker
+            return False
+
+    until(is_answered, "metrics after a kill", 5)
+    until(lambda: sum(map(_listens, main.children(recursive=True))) == 2, "two workers", 60)
+    assert guarded.predict(guarded.free).status_code == 200
+
+
+def _listens(process: Any) -> bool:
+    try:
+        return len([c for c in process.net_connections("tcp") if c.status == "LISTEN"]) >= 3
+    except psutil.Error:
+        return False
