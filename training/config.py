@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from training.data_config import DATA, REPEAT, SEEDS, DataConfig, parse_size
+from training.data_config import DATA, REPEAT, SEEDS, DataConfig, wrong_size
 from training.errors import ConfigError
 from training.options import REQUIRED, Option, declared_values, option_fields
 
@@ -302,8 +302,7 @@ class TrainConfig(DataConfig):
                 f"batch_size: expected a multiple of devices times nodes, got "
                 f"{self.batch_size} rows for {self.devices} x {self.nodes}"
             )
-        if self.size is not None and parse_size(self.size) is None:
-            wrong.append(f"size: expected 224 or 224x160, height first, got {self.size!r}")
+        wrong.append(wrong_size(self.size))
         if any(wrong):
             raise ConfigError("; ".join(filter(None, wrong)))
 

@@ -106,6 +106,13 @@ def chosen_size(config: DataConfig) -> tuple[int, int] | None:
     return parse_size(config.size) if config.size else None
 
 
+def wrong_size(text: str | None) -> str:
+    """Return what is wrong with a size as it is given, "" if nothing is, or none is given."""
+    if text is None or parse_size(text) is not None:
+        return ""
+    return f"size: expected 224 or 224x160, height first, got {text!r}"
+
+
 def parse_size(text: str) -> tuple[int, int] | None:
     """Return (height, width) of ``224`` or ``224x160``, each 1 to 16,384; None if it is neither."""
     found = _SIZE.fullmatch(text)

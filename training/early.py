@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config import OPTIONS
+from training.data_config import wrong_size
 from training.errors import ConfigError, DatasetError, RunError
 
 # Files of a run, which ``runs`` and ``checkpoints`` write.
@@ -30,6 +31,8 @@ def check_options(options: Mapping[str, Any]) -> None:
         DatasetError: The dataset's folder or file does not exist.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if wrong := wrong_size(given.get("size")):
+        raise ConfigError(wrong)
     check_dataset(str(given["dataset"]))
     for name, value in given.items():
         field = OPTIONS[name]

@@ -96,12 +96,21 @@ def _has_peers() -> bool:
 
 
 def describe_progress(run: Path, epochs: int) -> str:
-    """Return how far a run is: its folder and the rows of its ``metrics.csv``."""
+    """Return how far a run is: its folder and the rows of its ``metrics.csv`` that are kept.
+
+    An epoch's row is written before its checkpoint, without which the epoch runs again.
+    """
+    curves = run / "metrics.csv"
     try:
-        done = len((run / "metrics.csv").read_text(encoding="utf-8").splitlines()) - 1
+        done = len(curves.read_text(encoding="utf-8").splitlines()) - 1
+        written_ns = curves.stat().st_mtime_ns
     except OSError:
-        done = 0
-    return f"{run}: {max(0, done)} of {epochs} epochs done"
+        return f"{run}: 0 of {epochs} epochs done"
+    try:
+        is_kept = (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns >= written_ns
+    except OSError:
+        is_kept = False
+    return f"{run}: {max(0, done if is_kept else done - 1)} of {epochs} epochs done"
 
 
 def _disk(error: BaseException) -> str:

@@ -252,10 +252,10 @@ def _trainer(
 ) -> pl.Trainer:
     seen: Callback = RunBar(config.batch_size) if show_progress else EpochLog()
     callbacks: list[Callback] = [
-        seen,
         Divergence(config),
         Curves(config.run),
         BestAndLast(config.run),
+        seen,
     ]
     if config.patience:
         callbacks.append(Patience(config.patience))

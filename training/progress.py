@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -19,8 +19,12 @@ _LOG = logging.getLogger(__name__)
 _REFRESH_S = 0.25
 
 
-class EpochLog(Callback):
-    """Logs one line per epoch, for runs without a terminal."""
+class EpochLog(Checkpoint):
+    """Logs one line per epoch, for runs without a terminal.
+
+    A checkpoint by its class alone: Lightning calls these after all others, in their order, so that
+    the line comes when the epoch is kept.
+    """
 
     def on_train_epoch_start(self, *_: Any) -> None:
         """Start the clock."""

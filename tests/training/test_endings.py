@@ -15,7 +15,7 @@ import torch
 
 from commands.console import explain
 from foveal import main
-from training.endings import StoppedError, explained
+from training.endings import StoppedError, describe_progress, explained
 from training.errors import RunError
 from training.runs import EVALUATION_JSON
 
@@ -130,6 +130,20 @@ def test_what_libraries_raise_becomes_one_line(error: Exception, message: str) -
             raise RuntimeError("PytorchStreamWriter failed writing file") from full
     assert explain(caught.value) == str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_epoch_without_its_checkpoint_is_not_said_to_be_done(tmp_path: Path) -> None:
+    assert describe_progress(tmp_path, 9) == f"{tmp_path}: 0 of 9 epochs done"
+    curves, checkpoint = tmp_path / "metrics.csv", tmp_path / "checkpoints" / "last.ckpt"
+    curves.write_text("epoch\n1\n2\n")
+    assert describe_progress(tmp_path, 9) == f"{tmp_path}: 1 of 9 epochs done"
+    checkpoint.parent.mkdir()
+    for file, at_s, done in ((checkpoint, 1, 1), (checkpoint, 3, 2), (curves, 4, 1)):
+        file.touch()
+        os.utime(file, (at_s, at_s))
+        if file is checkpoint:
+            os.utime(curves, (2, 2))
+        assert describe_progress(tmp_path, 9) == f"{tmp_path}: {done} of 9 epochs done"
 
 
 def test_other_errors_pass_and_signals_are_restored() -> None:

@@ -1,4 +1,5 @@
 import csv
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,28 @@ def test_the_test_split_is_never_touched(config: TrainConfig, squares: Squares) 
     again = fit(replace(config, run=config.run.with_name("again")), dataset, show_progress=False)
     for name, value in network.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_the_line_of_an_epoch_comes_when_it_is_kept(
+    config: TrainConfig, squares: Squares, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who stops a run at a line goes on behind that epoch."""
+    kept: list[int] = []
+
+    class Reader(logging.Handler):
+        def emit(self, _record: logging.LogRecord) -> None:
+            state = torch.load(config.run / LAST_CHECKPOINT, weights_only=True)
+            kept.append(state["epoch"] + 1)
+
+    log = logging.getLogger("training.progress")
+    reader = Reader()
+    log.addHandler(reader)
+    try:
+        with caplog.at_level(logging.INFO, "training"):
+            fit(replace(config, epochs=3), squares(), show_progress=False)
+    finally:
+        log.removeHandler(reader)
+    assert kept == [1, 2, 3]
 
 
 def test_leaves_curves_and_the_best_checkpoint(config: TrainConfig, squares: Squares) -> None:
