@@ -48,6 +48,15 @@ _TRAIN = (
 _READER_LEFT = 141
 # Of a disk that takes no more: full, over a quota, above a limit of sizes, read-only.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# What was expected of the file or folder that the system refuses.
+_WANTED = {
+    errno.ENOENT: "expected a file or folder that exists",
+    errno.EEXIST: "expected a name that is free",
+    errno.ENOTDIR: "expected a folder",
+    errno.EISDIR: "expected a file",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "expected one that this user may use"),
+    **dict.fromkeys(_DISK, "expected room and leave to write"),
+}
 # Packages of ours that are only in a checkout, not in a Bento or an image.
 _ROOMS = ("export", "loadtest", "training")
 # Package to the extra that installs it.
@@ -66,11 +75,7 @@ _DRAWN, _MEASURING = ("jinja2", "matplotlib"), ("loadtest", "tune", "bench")
 def explain(error: Exception) -> str | None:
     """Return the message for the user, None if the error is a bug of ours."""
     if isinstance(error, typer.TyperException):
-        context = getattr(error, "ctx", None)
-        message = error.format_message().replace("Input should be", "expected")
-        if context is None or "\n" in message:  # several lines: the help text
-            return message
-        return f"{context.command_path}: {message.rstrip('.')}; see {context.command_path} --help"
+        return _usage(error)
     if isinstance(error, ModuleNotFoundError) and (message := _missing(error)):
         return message
     if isinstance(error, OSError) and (message := _refused(error)):
@@ -78,6 +83,22 @@ def explain(error: Exception) -> str | None:
     imported = ((sys.modules.get(module), name) for module, name in _MISTAKES.items())
     mistakes = tuple(getattr(module, name) for module, name in imported if module is not None)
     return printable(str(error)) if isinstance(error, mistakes) else None
+
+
+def _usage(error: typer.TyperException) -> str:
+    """Return what is wrong with the command line; the library leaves out what it got."""
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    message = error.format_message()
+    if context is None or ("\n" in message and parameter is None):  # lines of the help text
+        return message
+    message = " ".join(message.split()).rstrip(".")  # a missing word's choices stand in lines
+    if problems := getattr(error.__cause__, "errors", None):  # pydantic's
+        said, value = problems()[0]["msg"].rstrip("."), problems()[0]["input"]
+        wanted = said.partition(", unable")[0].replace("Input should be", "expected")
+        if " is not one of " in said:
+            wanted = "expected one of " + said.partition(" is not one of ")[2].replace("'", "")
+        message = message.replace(" ".join(said.split()), f"{wanted}, got {str(value)[:80]!r}")
+    return f"{context.command_path}: {message}; see {context.command_path} --help"
 
 
 def _missing(error: ModuleNotFoundError) -> str:
@@ -104,7 +125,8 @@ def _refused(error: OSError) -> str:
         _, target, reason = error.args[0][0]  # the first of the files that were not copied
         return printable(f"{target}: {re.sub(r'^.Errno [0-9]+. |: .*', '', str(reason))}")
     if error.filename is not None:
-        return printable(f"{os.fsdecode(error.filename)}: {error.strerror}")
+        wanted = _WANTED.get(error.errno or 0, "expected one that can be used")
+        return printable(f"{os.fsdecode(error.filename)}: {wanted}, got {error.strerror}")
     if error.errno in _DISK:
         return (
             f"foveal: expected room for what is written, got: {error.strerror}; free some, or "

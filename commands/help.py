@@ -5,6 +5,7 @@ summaries; tests/commands/test_help.py names them.
 """
 
 import inspect
+import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -107,6 +108,8 @@ class Command(_Summarized, TyperCommand):
         """
         try:
             with _hearing_ctrl_c():
+                if self.name not in _WITHOUT_CHECK:
+                    _check_names()
                 return super().invoke(ctx)
         except BrokenPipeError as error:  # which typer would make a 1
             fail(error)
@@ -123,6 +126,24 @@ def _plain(option: str, text: str) -> tuple[str, str]:
     """Return a row of a help text without Python's names of types, and defaults as one form."""
     option = re.sub("<(.+?)>", lambda found: f"<{_TYPES.get(found[1], found[1])}>", option)
     return option, re.sub(r"default: \(([^]]+?)\)(?=[];])", r"default: \1", text)
+
+
+# Commands that say all that is wrong with settings themselves, or need none.
+_WITHOUT_CHECK = frozenset({"serve", "doctor", "help", "completion"})
+
+
+def _check_names() -> None:
+    """Refuse variables that look like a setting and are none, as a misspelt one has no effect.
+
+    Raises:
+        SettingsError: There are some; the message names each.
+    """
+    if not any(name.upper().startswith("FOVEAL_") for name in os.environ):
+        return
+    from service.settings import SettingsError, unknown_names
+
+    if wrong := unknown_names():
+        raise SettingsError("; ".join(wrong))
 
 
 # Whether Ctrl-C came to the command that runs; at most one runs in a process.

@@ -313,7 +313,7 @@ def load_settings() -> Settings:
         for name, instead in GONE.items()
         if name in os.environ
     ]
-    lines += _unknown_names()
+    lines += unknown_names()
     try:
         settings = Settings()
     except ValidationError as error:
@@ -324,11 +324,11 @@ def load_settings() -> Settings:
             if problem["type"] != "default_factory_not_called"  # it follows another that is wrong
         ]
     if lines:
-        raise SettingsError("settings: " + "; ".join(lines))
+        raise SettingsError("; ".join(lines))
     return settings
 
 
-def _unknown_names() -> list[str]:
+def unknown_names() -> list[str]:
     """Return a message for each variable that looks like a setting and is none."""
     known = [field.upper() for field in Settings.model_fields]
     lines = []

@@ -175,10 +175,18 @@ WRONG = [
     (
         ("models", "shadow", "tiny", "2", "7"),
         2,
-        "'FRACTION': expected less than or equal to 1; see",
+        "'FRACTION': expected less than or equal to 1, got '7'; see",
     ),
-    (("serve", "--port", "65536"), 2, "--port"),
-    (("serve", "--device", "abacus"), 2, "--device"),
+    (("serve", "--port", "65536"), 2, "--port': expected less than .* to 65535, got '65536'; see"),
+    (("serve", "--port", "abc"), 2, "--port': expected a valid integer, got 'abc'; see"),
+    (
+        ("serve", "--device", "abacus"),
+        2,
+        "'--device': expected one of auto, cpu, cuda, tensorrt, got 'abacus'; see",
+    ),
+    (("completion",), 2, "^foveal completion: Missing .* Choose from: bash, zsh, fish; see"),
+    (("completion", "tcsh"), 2, "expected one of bash, zsh, fish, got 'tcsh'; see"),
+    (("adopt", "no.onnx", "--name", "a"), 1, "^no.onnx: expected a file or folder that exists, g"),
     (("serve", "--max-image-pixels", "0"), 2, "--max-image-pixels"),
     (("serve", "--host", "203.0.113.1"), 1, "^203.0.113.1:3000: expected a free port of this mach"),
     (("loadtest", "http://127.0.0.1:9"), 1, "^http://127.0.0.1:9: expected a running service, got"),
@@ -192,6 +200,11 @@ WRONG = [
         ("train", "--dataset", "digits", "--network", "cnn", "--widths", "a"),
         2,
         "--widths: expected widths as 512,512, got 'a'",
+    ),
+    (
+        ("train", "--dataset", "digits", "--network", "cnn", "--size", "abc"),
+        1,
+        "^size: expected 224 or 224x160, height first, got 'abc'$",
     ),
     (("train", "--dataset", "digits"), 1, "^network: expected one with --network, or an earlier"),
     (

@@ -51,7 +51,7 @@ def test_it_says_what_would_stop_a_start(
     monkeypatch.setenv("FOVEAL_MODLES", "x")
     said = shell("doctor", "--port", 0)
     assert said.code == 1
-    assert "wrong: settings: settings: FOVEAL_MODLES: expected the name of a setting" in said.out
+    assert "wrong: settings: FOVEAL_MODLES: expected the name of a setting" in said.out
     monkeypatch.delenv("FOVEAL_MODLES")
     monkeypatch.setenv("FOVEAL_DEFAULT_MODEL", "none")
     said = shell("doctor", "--port", 0)

@@ -21,7 +21,24 @@ def test_a_setting_that_is_wrong_is_named(shell: Shell, monkeypatch: pytest.Monk
     monkeypatch.setenv("FOVEAL_THREADS", "many")
     said = shell("serve", "--port", free_port())
     assert said.code == 1
-    assert said.error.startswith("settings: FOVEAL_THREADS: ")
+    assert said.error.startswith("FOVEAL_THREADS: ")
+
+
+@pytest.mark.parametrize(
+    "words", [("models", "list"), ("serve",), ("predict", "x.png")], ids=" ".join
+)
+def test_a_setting_that_does_not_exist_is_named_by_every_command(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("FOVEAL_MODLES", "here")
+    monkeypatch.setenv("FOVEAL_PORT", "80")
+    said = shell(*words)
+    lines = (
+        "FOVEAL_MODLES: expected the name of a setting, got none; did you mean FOVEAL_MODELS?",
+        "FOVEAL_PORT: expected the name of a setting, got none; use `foveal serve --port`",
+    )
+    assert said == (1, "", "; ".join(lines) + "\n")
+    assert shell.plain("help", "models").code == 0
 
 
 def test_a_default_model_that_is_none_is_named(
@@ -89,7 +106,7 @@ def test_a_dry_run_checks_settings_and_candidates(
     monkeypatch.setenv("FOVEAL_THREADS", "many")
     said = shell("serve", "--dry-run", models=root)
     assert (said.code, said.out) == (1, "")
-    assert said.error.startswith("settings: FOVEAL_THREADS: ")
+    assert said.error.startswith("FOVEAL_THREADS: ")
 
 
 def test_predict_prints_a_table(shell: Shell, image: Path) -> None:
