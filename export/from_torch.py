@@ -300,8 +300,8 @@ def _with_transform(
     spec = choose_spec(specs, [*own[:_CHOOSING], *made], options)
     difference = on_images = measure(own, spec, options)
     if made:
-        difference = on_images.joined(measure(made, spec, options))
-    if palettes and not (of_palette := measure(palettes, spec, options)).is_none:
+        difference = on_images.joined(_measure_made(made, images[0], spec, options))
+    if palettes and not (of_palette := _measure_made(palettes, images[0], spec, options)).is_none:
         logger.warning(
             "%s: a palette's transparent colour becomes other pixels: they differ by %s",
             user.source.text,
@@ -326,6 +326,15 @@ def _with_transform(
         is_difference_accepted=user.accept_difference and not on_images.is_none,
     )
     return dataclasses.replace(request, options=options, image=spec, expected=expected)
+
+
+def _measure_made(
+    pairs: Sequence[tuple[Path, Path]], origin: Path, spec: ImageSpec, options: Options
+) -> PixelDifference:
+    """Compare tensors of files that were made of one and are gone when a message names them."""
+    difference = measure(pairs, spec, options)
+    worst = f"{Path(difference.worst).name} made of {origin}"
+    return dataclasses.replace(difference, worst=worst)
 
 
 def _options(given: Options, reading: Reading) -> Options:

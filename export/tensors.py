@@ -27,13 +27,13 @@ class PixelDifference:
         largest: Largest difference of a pixel, 0-255.
         images: How many images were compared.
         differing: How many of them differ.
-        worst: The file that differs most.
+        worst: What differs most: a file, or what was made of one.
     """
 
     largest: float
     images: int
     differing: int
-    worst: Path
+    worst: str
 
     @property
     def is_none(self) -> bool:
@@ -106,7 +106,7 @@ def measure(
         float(differences[worst]),
         len(pairs),
         sum(1 for difference in differences if not difference <= SAME_PIXEL),
-        pairs[worst][0],
+        str(pairs[worst][0]),
     )
 
 
