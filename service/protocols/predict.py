@@ -359,6 +359,7 @@ def read_top(text: str, classes: int) -> int:
     """
     if not (text.isascii() and text.isdecimal() and int(text[:9])):
         raise InvalidInputError(
-            f"top: expected a whole number from 1 to {classes}, got {text[:40]!r}"
+            f"top: expected a whole number above 0 (more than {classes} gives all {classes}), got "
+            f"{text[:40]!r}"
         )
     return min(int(text[:9]), classes)
