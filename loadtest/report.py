@@ -145,8 +145,8 @@ def warnings_of(outcome: Outcome) -> list[str]:
     lines = []
     if outcome.is_client_saturated:
         lines.append(
-            "The client was at its limit: these figures are its own, not the service's. Give it "
-            "more processes (--processes) or another machine."
+            "The load generator could not keep up, so the service may do more than these figures "
+            "say: give the generator more processes (--processes) or another machine."
         )
     if outcome.found is not None and outcome.found.bound == "client":
         lines.append("The client, not the service, ended the search: the service can do more.")
