@@ -53,7 +53,10 @@ FormatOption = Annotated[
     ),
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Write over a file that exists; never over a source.")
+    bool,
+    typer.Option(
+        "--overwrite", help="Write over a file or a job that exists; never over a source."
+    ),
 ]
 StrictOption = Annotated[
     bool,

@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 
 from models.files import sync
 from scoring.folders import Found
-from scoring.parts import has_job
+from scoring.parts import has_job, has_rows
 from scoring.rows import ScoreError
 from scoring.sinks import check_format, is_result
 from scoring.stream import print_file
@@ -91,12 +91,18 @@ class Output:
             resume: Whether a job that has begun to write the file may go on.
 
         Raises:
-            ScoreError: The output is a source, or a file that may not be written over.
+            ScoreError: The output is a source, or a file that may not be written over, or rows of
+                an earlier job would be lost.
         """
         if self.name == STANDARD_OUTPUT:
             if resume:
                 raise ScoreError("--resume: expected --out to be a file, got standard output")
             return list(found)
+        if has_rows(self.path) and not (resume or overwrite):
+            raise ScoreError(
+                f"{self.name}: expected a new table, got one that a job has begun; go on with "
+                "--resume, or throw its rows away with --overwrite"
+            )
         if not self._exists():
             return list(found)
         same = self._same(found)

@@ -175,6 +175,11 @@ def has_job(out: Path) -> bool:
     return (folder_of(out) / _JOB).exists()
 
 
+def has_rows(out: Path) -> bool:
+    """Whether a job that writes a file has begun, not ended, and finished some rows."""
+    return has_job(out) and any(folder_of(out).glob("[0-9]*.json"))
+
+
 def _check_same(out: Path, pin: dict[str, Any], found: dict[str, Any]) -> None:
     for name in [*pin, *(name for name in found if name not in pin)]:
         was, now = found.get(name), pin.get(name)

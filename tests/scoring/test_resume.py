@@ -236,12 +236,23 @@ def test_a_model_of_the_same_name_with_other_weights_is_noticed(
         go_on([str(files[0].parent)], LocalModel.load(ModelRepository(tmp_path / "2.0")), out)
 
 
-def test_without_resume_a_job_begins_anew(
+def test_rows_of_a_job_that_was_begun_are_not_thrown_away(
     files: list[Path], model: LocalModel, tmp_path: Path
 ) -> None:
+    """The same command again loses nothing; a job that has no row yet begins anew."""
     out = tmp_path / "out.csv"
     begin([str(files[0].parent)], model, out, Options(part_rows=1))
-    summary = run(files[:3], model, out)
+    with pytest.raises(ScoreError, match="got one that a job has begun; go on with --resume, or"):
+        run(files[:3], model, out, overwrite=False)
+    parts = tmp_path / ".out.csv.parts"
+    assert len(list(parts.glob("0*.json"))) == 2
+    summary = run(files[:3], model, out, overwrite=True)
+    assert (summary.rows, summary.resumed_rows) == (3, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+    out.unlink()
+    parts.mkdir(mode=0o700)
+    (parts / "job.json").write_text("{}")
+    summary = run(files[:3], model, out, overwrite=False)
     assert (summary.rows, summary.resumed_rows) == (3, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
