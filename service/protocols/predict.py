@@ -348,6 +348,11 @@ def _top(query: bytes, classes: int) -> int:
         raise InvalidInputError(
             f"query: expected at most {_MAX_QUERY_FIELDS} fields, got more"
         ) from None
+    for name in fields.keys() & {"model", "version"}:
+        raise InvalidInputError(
+            f"query: expected no {name}, got {fields[name][-1][:40]!r}; name it in the path: "
+            "/models/NAME/versions/V/predict, or /models/NAME/predict"
+        )
     return read_top(fields.get("top", [str(TOP)])[-1], classes)
 
 

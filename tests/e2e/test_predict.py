@@ -158,6 +158,15 @@ def test_top_beyond_the_labels_gives_all(client: httpx.Client) -> None:
     assert_own_result(response.json()["results"][0], IMAGES[5], top=len(LABELS))
 
 
+@pytest.mark.parametrize("path", ["/predict", "/models/tiny/predict"])
+@pytest.mark.parametrize("name", ["model", "version"])
+def test_a_model_in_the_query_is_refused(client: httpx.Client, path: str, name: str) -> None:
+    """Passed over, another model would answer."""
+    response = client.post(f"{path}?{name}=2", content=PNGS[5])
+    match = f"query: expected no {name}, got '2'; name it in the path: /models/NAME/versions/V/pre"
+    assert_error(response, 400, match)
+
+
 @pytest.mark.parametrize("top", ["0", "-1", "two", "", "1.5", "1e3", "%00", "%D9%A2"])
 def test_wrong_top(client: httpx.Client, top: str) -> None:
     response = client.post(f"/predict?top={top}", content=PNGS[5])
