@@ -124,6 +124,8 @@ def _refused(error: OSError) -> str:
     if isinstance(error, shutil.Error) and error.args and error.args[0]:
         _, target, reason = error.args[0][0]  # the first of the files that were not copied
         return printable(f"{target}: {re.sub(r'^.Errno [0-9]+. |: .*', '', str(reason))}")
+    if error.filename is not None and error.strerror != os.strerror(error.errno or 0):
+        return printable(f"{os.fsdecode(error.filename)}: {error.strerror}")  # our own words
     if error.filename is not None:
         wanted = _WANTED.get(error.errno or 0, "expected one that can be used")
         return printable(f"{os.fsdecode(error.filename)}: {wanted}, got {error.strerror}")

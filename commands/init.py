@@ -1,5 +1,6 @@
 """Begin a folder of one's own: ``foveal init``."""
 
+import shlex
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -50,7 +51,7 @@ def init(folder: FolderArgument, model: FromOption = None, as_json: JsonOption =
             with suppress(OSError):
                 (folder / each).unlink()
         raise
-    start = f"cd {folder} && foveal serve --models {_MODELS}"
+    start = f"cd {shlex.quote(str(folder))} && foveal serve --models {_MODELS}"
     document = {"folder": str(folder), "model": f"{name}:{version}", "files": list(made)}
     lines = [(f"{folder}: {', '.join(made)}; model {name}:{version}",), (f"next: {start}",)]
     show(document, as_json, lines)

@@ -99,9 +99,9 @@ def check_writable(folder: Path, option: str) -> None:
     there = next(path for path in (folder, *folder.parents, Path()) if path.exists())
     if not there.is_dir():
         found = "a file"
-    elif not os.access(there, os.W_OK):
+    elif not os.access(there, os.W_OK) or not (disk := shutil.disk_usage(there)).total:
         found = "one that cannot be written"
-    elif shutil.disk_usage(there).free < _LEAST_FREE_BYTES:
+    elif disk.free < _LEAST_FREE_BYTES:
         found = "a full disk"
     else:
         return

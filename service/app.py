@@ -252,7 +252,13 @@ class Foveal:
         gc.set_threshold(50_000, 20, 100)
         memory.trim()
         self._join_others()
-        logger.info("ready after %.1f s", self.starting.seconds)
+        self._say_ready()
+
+    def _say_ready(self) -> None:
+        if why := self._why_not_ready():
+            logger.warning("%s; what could be loaded answers", why)
+        else:
+            logger.info("ready after %.1f s", self.starting.seconds)
 
     def _join_others(self) -> None:
         if worker is not None:

@@ -112,7 +112,8 @@ def become_bentoml(words: list[str], last: Callable[[], None]) -> NoReturn:
 
     Args:
         words: What ``prepare`` returned.
-        last: Called when all is imported, before the service starts.
+        last: Called when all is imported, before the service starts, and before an error of
+            BentoML is shown; raises what ends the process instead.
     """
     gc.disable()
     leave_out()
@@ -130,6 +131,7 @@ def become_bentoml(words: list[str], last: Callable[[], None]) -> NoReturn:
             last()
             command.invoke(context)
     except click.ClickException as error:
+        last()  # Ctrl-C in the import of a compiled module comes out as an error of that
         error.show()
         sys.exit(error.exit_code)
     except click.exceptions.Exit as ended:

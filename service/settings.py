@@ -319,13 +319,19 @@ def load_settings() -> Settings:
     except ValidationError as error:
         lines += [
             f"{_PREFIX}{'_'.join(map(str, problem['loc'])).upper()}: "
-            f"{problem['msg'].replace('Input should be', 'expected')}, got {problem['input']!r}"
+            f"{_wanted(problem['msg'])}, got {problem['input']!r}"
             for problem in error.errors()
             if problem["type"] != "default_factory_not_called"  # it follows another that is wrong
         ]
     if lines:
         raise SettingsError("; ".join(lines))
     return settings
+
+
+def _wanted(message: str) -> str:
+    """Return pydantic's message as ours, without what the value says itself."""
+    message = message.removeprefix("Value error, ").partition(", unable to parse")[0]
+    return message.replace("Input should be", "expected")
 
 
 def unknown_names() -> list[str]:

@@ -75,7 +75,7 @@ def open_access(settings: Settings) -> Access:
     try:
         return Access(settings)
     except ValueError as error:
-        raise SettingsError(f"settings: {error}") from None
+        raise SettingsError(str(error)) from None
 
 
 def _rates(workers: int) -> Rates | None:

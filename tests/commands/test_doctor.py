@@ -85,6 +85,8 @@ def test_init_makes_a_folder_that_serves_and_writes_over_nothing(
     )
     (folder / "README.md").write_text("mine")
     (folder / "models").rename(folder / "moved")
+    spaced = shell.plain("init", tmp_path / "my shop")
+    assert f"next: cd '{tmp_path}/my shop' && foveal serve" in spaced.out
     said = shell.plain("init", folder)
     assert said.code == 1 and "nothing was written" in said.error
     assert (folder / "README.md").read_text() == "mine" and not (folder / "models").exists()

@@ -1,5 +1,6 @@
 """How commands end when they are stopped, or cannot write: one line, and a code."""
 
+import errno
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from commands.console import explain
 from models.image import encode_png
 from tests.server import ROOT
 from tests.shell import Shell
@@ -81,6 +83,31 @@ def test_a_folder_that_cannot_be_filled_is_left_as_it_was(
         assert (ended.returncode, ended.stdout) == (1, "")
         assert re.fullmatch(rf"{folder}/models/.+: File too large\n", ended.stderr), ended.stderr
     assert [path.name for path in tmp_path.rglob("*")] == ["old", "notes.txt"]
+
+
+def test_words_of_our_own_and_of_the_system_are_said_once() -> None:
+    own = OSError(errno.EACCES, "expected a folder to write, got a file; set --out", "a")
+    system = OSError(errno.EACCES, os.strerror(errno.EACCES), "b")
+    assert explain(own) == "a: expected a folder to write, got a file; set --out"
+    assert explain(system) == "b: expected one that this user may use, got Permission denied"
+
+
+def test_what_bentoml_says_of_ctrl_c_is_not_shown(tmp_path: Path) -> None:
+    """In the import of a compiled module it comes out as an error of that."""
+    script = (
+        "from service.launch import become_bentoml\n"
+        "calls = []\n"
+        "def last():\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 2: raise SystemExit(130)\n"
+        f"words = ['serve', 'nothing:Nothing', '--working-dir', {str(tmp_path)!r}]\n"
+        "become_bentoml([*words, '--port', '0'], last)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 130
+    assert "Failed to" not in ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize(

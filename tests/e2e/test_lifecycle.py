@@ -133,6 +133,8 @@ def test_one_corrupt_model(tmp_path: Path) -> None:
         assert server.metric("foveal_model_refused", model="broken", version="1") == 1
         assert server.metric("foveal_model_refused", model="half", version="2") == 1
         assert "broken:1 refused" in server.log
+        assert 'not ready: model "broken": no version could be loaded' in server.log
+        assert "ready after" not in server.log
         assert "expected the sha256" in server.log
 
 

@@ -31,6 +31,7 @@ def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("FOVEAL_MAX_BATCH_SIZE", "0")
     monkeypatch.setenv("FOVEAL_DEVICE", "abacus")
     monkeypatch.setenv("FOVEAL_KEEP_ALIVE_S", "soon")
+    monkeypatch.setenv("FOVEAL_TLS_CERT", "cert.pem")
     with pytest.raises(SettingsError) as refused:
         load_settings()
     message = str(refused.value)
@@ -44,6 +45,7 @@ def test_all_wrong_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) 
         "'soon'",
     ):
         assert words in message
+    assert "Value error" not in message and "unable to parse" not in message
 
 
 def test_a_variable_that_is_gone_is_named_with_those_in_its_place(
