@@ -213,6 +213,8 @@ def _retry_after_s(text: str) -> float | None:
 
 def _batches(images: Iterable[Image], most: int, most_bytes: int) -> Iterator[list[_File]]:
     """Read images into batches of at most so many images and bytes; a larger one goes alone."""
+    if isinstance(images, str | bytes | os.PathLike):
+        raise TypeError(f"images: expected several, got one: predict({images!r:.80})")
     batch: list[_File] = []
     size = 0
     for position, image in enumerate(images):
@@ -263,6 +265,8 @@ class _Service:
         retries: int = 4,
         verify: Any = True,
     ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise FovealError(f"url: expected http://host:port, got {url!r}")
         key = os.environ.get("FOVEAL_API_KEY", "") if key is None else key
         self._timeout_s, self._retries = timeout_s, retries
         headers = {"Authorization": f"Bearer {key}"} if key else {}

@@ -146,6 +146,14 @@ def test_many_images_keep_their_order(
     ]
 
 
+def test_what_is_no_address_and_no_list_is_said() -> None:
+    with pytest.raises(FovealError, match="url: expected http://host:port, got 'localhost:3000'"):
+        Client("localhost:3000")
+    for one in ("a.png", b"bytes", Path("a.png")):
+        with pytest.raises(TypeError, match="images: expected several, got one: predict"):
+            next(Client("http://localhost:3000").predict_many(one))  # type: ignore[arg-type]
+
+
 def test_requests_that_are_too_large_go_in_halves(server: RunningServer) -> None:
     results = Both(server.url).predict_many(PNGS * 15, batch=600)  # 512 files are the most
     assert len(results) == 600 and all(result.label for result in results)
@@ -271,5 +279,7 @@ def test_what_is_no_service_is_one_error(front: Callable[..., Front], ask: Ask) 
             ask(front(said).url, b"image")
     with pytest.raises(FovealError, match="no answer: "):
         ask("http://127.0.0.1:9", b"image", retries=1, timeout_s=5)
-    with pytest.raises(FovealError, match="no answer: "):
+    with pytest.raises(
+        FovealError, match=r"url: expected http://host:port, got 'ftp://127\.0\.0\.1'"
+    ):
         ask("ftp://127.0.0.1", b"image", timeout_s=5)
