@@ -334,13 +334,17 @@ def _wanted(message: str) -> str:
     return message.replace("Input should be", "expected")
 
 
-def unknown_names() -> list[str]:
-    """Return a message for each variable that looks like a setting and is none."""
+def unknown_names(*others: str) -> list[str]:
+    """Return a message for each variable that looks like a setting and is none.
+
+    Args:
+        others: Names, without the prefix, that are no settings and yet have an effect.
+    """
     known = [field.upper() for field in Settings.model_fields]
     lines = []
     for variable, value in os.environ.items():
         name = variable.upper().removeprefix(_PREFIX)
-        if name == variable.upper() or name in known or name in _OTHER_NAMES or variable in GONE:
+        if name == variable.upper() or name in {*known, *others, *_OTHER_NAMES} or variable in GONE:
             continue
         if _OF_KUBERNETES.fullmatch(f"{name}={value}"):
             continue

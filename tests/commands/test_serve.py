@@ -39,6 +39,10 @@ def test_a_setting_that_does_not_exist_is_named_by_every_command(
     )
     assert said == (1, "", "; ".join(lines) + "\n")
     assert shell.plain("help", "models").code == 0
+    monkeypatch.delenv("FOVEAL_MODLES")
+    monkeypatch.delenv("FOVEAL_PORT")
+    monkeypatch.setenv("FOVEAL_HOST", "0.0.0.0")  # as in the image
+    assert shell("models", "list").code == 0
 
 
 def test_a_default_model_that_is_none_is_named(
