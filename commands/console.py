@@ -89,7 +89,8 @@ def _usage(error: typer.TyperException) -> str:
     """Return what is wrong with the command line; the library leaves out what it got."""
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     message = error.format_message()
-    if context is None or ("\n" in message and parameter is None):  # lines of the help text
+    is_help = "\n" in message and parameter is None
+    if context is None or is_help:
         return message
     message = " ".join(message.split()).rstrip(".")  # a missing word's choices stand in lines
     if problems := getattr(error.__cause__, "errors", None):  # pydantic's
@@ -124,11 +125,11 @@ def _refused(error: OSError) -> str:
     if isinstance(error, shutil.Error) and error.args and error.args[0]:
         _, target, reason = error.args[0][0]  # the first of the files that were not copied
         return printable(f"{target}: {re.sub(r'^.Errno [0-9]+. |: .*', '', str(reason))}")
-    if error.filename is not None and error.strerror != os.strerror(error.errno or 0):
-        return printable(f"{os.fsdecode(error.filename)}: {error.strerror}")  # our own words
     if error.filename is not None:
-        wanted = _WANTED.get(error.errno or 0, "expected one that can be used")
-        return printable(f"{os.fsdecode(error.filename)}: {wanted}, got {error.strerror}")
+        said, number = error.strerror, error.errno or 0
+        if said == os.strerror(number):  # the system's words; ours say what was expected
+            said = f"{_WANTED.get(number, 'expected one that can be used')}, got {said}"
+        return printable(f"{os.fsdecode(error.filename)}: {said}")
     if error.errno in _DISK:
         return (
             f"foveal: expected room for what is written, got: {error.strerror}; free some, or "

@@ -133,7 +133,7 @@ _WITHOUT_CHECK = frozenset({"serve", "doctor", "help", "completion"})
 
 
 def _check_names() -> None:
-    """Refuse variables that look like a setting and are none, as a misspelt one has no effect.
+    """Refuse a variable ``FOVEAL_*`` that has no effect: it is a misspelt setting.
 
     Raises:
         SettingsError: There are some; the message names each.

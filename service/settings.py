@@ -335,16 +335,17 @@ def _wanted(message: str) -> str:
 
 
 def unknown_names(*others: str) -> list[str]:
-    """Return a message for each variable that looks like a setting and is none.
+    """Return a message for each variable ``FOVEAL_*`` that has no effect.
 
     Args:
-        others: Names, without the prefix, that are no settings and yet have an effect.
+        others: Names, without the prefix, that have one although they are not settings.
     """
     known = [field.upper() for field in Settings.model_fields]
+    passed_over = {*known, *others, *_OTHER_NAMES}
     lines = []
     for variable, value in os.environ.items():
         name = variable.upper().removeprefix(_PREFIX)
-        if name == variable.upper() or name in {*known, *others, *_OTHER_NAMES} or variable in GONE:
+        if name == variable.upper() or name in passed_over or variable in GONE:
             continue
         if _OF_KUBERNETES.fullmatch(f"{name}={value}"):
             continue
