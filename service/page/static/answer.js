@@ -83,11 +83,12 @@ function list(items, selected, onSelect) {
   }));
 }
 
-// batch: {items: [{file, url, isSmall, seen, result}], selected, times, model, version}
-export function answer(batch, card, onSelect) {
+// batch: {items: [{file, url, isSmall, seen, result}], selected, times, path, card, precision}
+export function answer(batch, onSelect) {
+  const { card } = batch;
   const item = batch.items[batch.selected];
   const { text, share, note } = verdict(item.result);
-  const by = `${batch.model}, version ${batch.version}${batch.precision ? `, in ${batch.precision}` : ""}`;
+  const by = `${card.model}, version ${card.version}${batch.precision ? `, in ${batch.precision}` : ""}`;
   return h("div", { class: "answer" },
     batch.items.length > 1 ? list(batch.items, batch.selected, onSelect) : null,
     h("div", {},

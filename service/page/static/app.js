@@ -19,6 +19,7 @@ const state = {
   name: "",
   version: "", // "": the one that answers by default
   card: null,
+  files: [], // what was sent last; another model that is chosen is asked about it too
   batch: null, // the last answer; see answer.js
   language: LANGUAGES[0],
   sums: null, // of /metrics, and when
@@ -118,11 +119,13 @@ async function showSamples({ model, version, golden }) {
 
 async function choose(name, version) {
   Object.assign(state, { name, version });
+  const turn = sending;
   showPicker();
   try {
     await showCard();
     tell("service");
-    if (state.batch) await send(state.batch.items.map(({ file }) => file));
+    // What was sent while the card came has gone to this model already.
+    if (state.files.length && turn === sending) await send(state.files);
   } catch (error) {
     tell("service", error);
   }
@@ -162,27 +165,43 @@ async function isSmall(url) {
 
 let sending = 0;
 
+// The card of what answered, which need not be the one that is shown: another version was published,
+// or another model chosen, while the answer came.
+async function cardOf({ model, version }) {
+  const { card } = state;
+  return card.model === model && card.version === version ? card : api.card(model, version);
+}
+
+function forget({ items }) {
+  items.forEach(({ url, seen }) => [url, seen].forEach((each) => each && URL.revokeObjectURL(each)));
+}
+
 async function send(files) {
   const turn = ++sending;
+  state.files = files;
   const path = api.predictPath(state.name, state.version, TOP);
   tell("trouble");
   $("answer-part").setAttribute("aria-busy", "true");
   try {
     const { answer: said, times } = await api.predict(path, files);
     if (turn !== sending) return;
-    state.batch?.items.forEach(({ url, seen }) => [url, seen].forEach((each) => each && URL.revokeObjectURL(each)));
+    const card = await cardOf(said);
     const items = await Promise.all(files.map(async (file, number) => {
       const url = URL.createObjectURL(file);
       return { file, url, isSmall: await isSmall(url), result: said.results[number] };
     }));
-    state.batch = { items, selected: 0, times, path, model: said.model, version: said.version, precision: said.precision };
+    const batch = { items, selected: 0, times, path, card, precision: said.precision };
+    if (turn !== sending) return forget(batch);
+    if (state.batch) forget(state.batch);
+    state.batch = batch;
     await select(0);
     showCode();
   } catch (error) {
     if (turn !== sending) return;
+    state.files = state.batch?.items.map(({ file }) => file) ?? [];
     tell("trouble", error, () => send(files));
   } finally {
-    $("answer-part").removeAttribute("aria-busy");
+    if (turn === sending) $("answer-part").removeAttribute("aria-busy");
   }
 }
 
@@ -193,12 +212,12 @@ async function select(number) {
   $("look-result").replaceChildren();
   tell("look-trouble");
   if (!item.result.error && !item.seen) {
-    item.png = await api.pixels(batch.model, batch.version, item.file);
+    item.png = await api.pixels(batch.card.model, batch.card.version, item.file);
     item.seen = URL.createObjectURL(item.png);
   }
   if (batch !== state.batch || batch.selected !== number) return;
   const hadFocus = $("answer").contains(document.activeElement);
-  $("answer").replaceChildren(answer(batch, state.card, (other) => select(other).catch((error) => tell("trouble", error))));
+  $("answer").replaceChildren(answer(batch, (other) => select(other).catch((error) => tell("trouble", error))));
   if (hadFocus) $("answer").querySelector("[aria-pressed=true]")?.focus();
   $("said").textContent = sentence(item.file.name, item.result);
   $("look-part").hidden = Boolean(item.result.error);
@@ -212,10 +231,10 @@ async function showLook() {
   $("look").disabled = true;
   tell("look-trouble");
   try {
-    const card = await api.card(batch.model, batch.version);
+    const { card } = batch;
     const image = await pixelsOf(item.png, card.image.mode === "L" ? 1 : 3);
     const started = performance.now();
-    const result = await look({ name: batch.model, version: batch.version }, image, index, card.limits);
+    const result = await look({ name: card.model, version: card.version }, image, index, card.limits);
     if (!result) throw new api.ServiceError(413, "even a coarse map of pictures of this size does not fit one request");
     $("look").textContent = `Cover and compare (took ${milliseconds(performance.now() - started)})`;
     if (item === state.batch.items[state.batch.selected]) $("look-result").replaceChildren(...lookView(image, result, label));
