@@ -2,7 +2,8 @@
 
 ``bentoml serve`` starts workers by circus; ``install`` adds to circus' arbiter what it lacks:
 
-- a worker that ends is replaced at once, not at the next check ten seconds later;
+- a worker that ends is replaced at once, not at the next check ten seconds later; a check that
+  comes meanwhile is passed over, where its refusal would be logged as a traceback;
 - a worker whose event loop does not turn for ``HANG_S`` is killed, and so replaced;
 - metrics are in a folder of this service's own, and the gauges of a worker end with it;
 - a stop closes the listening socket first and kills what is left after the drain time;
@@ -87,6 +88,8 @@ class Supervisor:
         self._welcome: Welcome | None = None
         self._clock = clock
         self._loop: Any = arbiter.loop.asyncio_loop
+        self._check = arbiter.manage_watchers
+        arbiter.manage_watchers = self._check_unless_busy  # what circus calls every ten seconds
         self._is_stopping = False
         self._ticked_at = clock()
         self._seen = [(0, 0, self._ticked_at)] * len(board)  # pid, beats, when they changed
@@ -151,7 +154,11 @@ class Supervisor:
 
     def _manage(self) -> None:
         if not self._is_stopping:
-            self._unless_busy(self._arbiter.manage_watchers, self._manage)
+            self._unless_busy(self._check, self._manage)
+
+    def _check_unless_busy(self) -> Any:
+        with contextlib.suppress(ConflictError):
+            return self._check()
 
     def _unless_busy(self, call: Callable[[], Any], again: Callable[[], None]) -> None:
         """Call the arbiter, or try again soon: it does one thing at a time and refuses others."""

@@ -15,7 +15,9 @@ import circus.process  # type: ignore[import-untyped]
 import circus.watcher  # type: ignore[import-untyped]
 import pytest
 import uvloop
+from circus.exc import ConflictError  # type: ignore[import-untyped]
 from circus.sighandler import SysHandler  # type: ignore[import-untyped]
+from circus.sockets import CircusSocket  # type: ignore[import-untyped]
 
 with warnings.catch_warnings():  # BentoML's own imports warn
     warnings.simplefilter("ignore")
@@ -25,9 +27,10 @@ with warnings.catch_warnings():  # BentoML's own imports warn
     from _bentoml_impl.server import app, serving  # type: ignore[import-untyped]
     from _bentoml_impl.worker.service import main  # type: ignore[import-untyped]
     from bentoml._internal.configuration.containers import BentoMLContainer
-    from bentoml._internal.utils.circus import Arbiter
+    from bentoml._internal.utils.circus import Arbiter, create_standalone_arbiter
 
-    from service.workers.supervisor import API_SOCKET, install
+    from service.workers.board import create_board
+    from service.workers.supervisor import API_SOCKET, Supervisor, install
 
 
 def test_arbiter_is_started_through_this_method() -> None:
@@ -54,6 +57,21 @@ def test_workers_inherit_descriptors_and_the_environment() -> None:
 @pytest.mark.parametrize("name", ["manage_watchers", "reap_processes", "stop"])
 def test_arbiter_method(name: str) -> None:
     assert list(inspect.signature(getattr(circus.arbiter.Arbiter, name)).parameters) == ["self"]
+
+
+def test_check_that_comes_while_workers_are_replaced_is_passed_over() -> None:
+    """circus' timer calls it by this name, and would log what it throws."""
+    arbiter = create_standalone_arbiter([], sockets=[CircusSocket(API_SOCKET, "127.0.0.1", 0)])
+    assert "AsyncPeriodicCallback(self.arbiter.manage_watchers," in inspect.getsource(
+        type(arbiter.ctrl).start
+    )
+    arbiter._exclusive_running_command = "manage_watchers"
+    with pytest.raises(ConflictError):
+        arbiter.manage_watchers()
+    Supervisor(arbiter, create_board(1), 1.0)
+    assert arbiter.manage_watchers() is None
+    arbiter._exclusive_running_command = None
+    assert arbiter.manage_watchers() is not None
 
 
 @pytest.mark.parametrize("name", ["graceful_timeout", "hooks", "env", "processes", "respawn"])
