@@ -2,85 +2,32 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
-from playwright.sync_api import Browser, FilePayload, Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
-from models.evidence import Abstain, Metrics, Selective
-from models.image import encode_png
 from models.repository import ModelRepository
 from models.rollout import Rollout, Share
 from service.access.keys import add_key
-from tests.page.conftest import SCHEMES, WAIT_MS, WIDTHS, Open, assert_usable, opening
-from tests.server import ROOT, RunningServer, running_server
+from tests.page.conftest import (
+    BRIGHT_TOP,
+    SCHEMES,
+    WIDTHS,
+    Open,
+    assert_usable,
+    choose,
+    opening,
+    upload,
+)
+from tests.server import RunningServer, running_server
 from tests.tiny import publish_tiny
 
 pytestmark = pytest.mark.e2e
-
-expect.set_options(timeout=WAIT_MS)
-WORTH = Selective("test", 100, 0.5, 0.99)
-# Bright at the top, dark below: of the tiny model its label is "top", by its upper rows alone.
-BRIGHT_TOP = encode_png(
-    np.concatenate([np.full((2, 8, 1), 200, np.uint8), np.zeros((6, 8, 1), np.uint8)])
-)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of digits as shipped, and tiny ones of every kind that the page shows otherwise."""
-    root = tmp_path_factory.mktemp("page") / "models"
-    shutil.copytree(ROOT / "models" / "digits-cnn", root / "digits-cnn")
-    publish_tiny(root)
-    publish_tiny(root, "flat", gain=0.0)
-    publish_tiny(root, "picky", abstain=Abstain(0.99, 0.99, WORTH, WORTH))
-    publish_tiny(root, "several", task="multi-label")
-    counts = ((20, 5, 0, 0), (0, 25, 0, 0), (0, 0, 25, 0), (7, 0, 0, 18))
-    publish_tiny(
-        root, "scored", metrics=Metrics("test", 100, 0.88, (0.8, 1, 1, 0.72), 0.01, None, counts)
-    )
-    publish_tiny(root, "hostile", labels=("<b>x</b>", "a'b\"c", "c", "d"))
-    ModelRepository(root).set_default("tiny")
-    return root
-
-
-@pytest.fixture(scope="module")
-def server(root: Path) -> Iterator[RunningServer]:
-    with running_server(root, root.parent, reload_s=0.2, max_request_rows=200) as running:
-        yield running
-
-
-@pytest.fixture
-def open_page(browser: Browser, server: RunningServer) -> Iterator[Open]:
-    with opening(browser, server.url) as open_page:
-        yield open_page
-
-
-@pytest.fixture
-def page(open_page: Open, server: RunningServer) -> Page:
-    page = open_page()
-    page.goto(server.url)
-    expect(page.locator("#samples button")).to_have_count(8)
-    return page
-
-
-def choose(page: Page, model: str) -> None:
-    page.select_option("#model", model)
-    expect(page.locator("#card-title")).to_contain_text(f"{model}, version")
-
-
-def upload(page: Page, *files: tuple[str, bytes]) -> None:
-    kind = "application/octet-stream"
-    payloads: list[FilePayload] = [
-        {"name": name, "mimeType": kind, "buffer": body} for name, body in files
-    ]
-    page.set_input_files("#files", payloads)
 
 
 def test_upload_is_answered_with_what_the_model_saw(page: Page) -> None:
