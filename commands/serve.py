@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -154,6 +155,7 @@ def predict(
     show(response, as_json, tabulate(response, equal))
     rejected = [result for result in response["results"] if "error" in result]
     for result in rejected:
-        print_line(f"{result['image']}: {result['error']}", is_error=True)
+        way = "; `foveal score` takes folders" if Path(result["image"]).is_dir() else ""
+        print_line(f"{result['image']}: {result['error']}{way}", is_error=True)
     if rejected:
         raise typer.Exit(3)

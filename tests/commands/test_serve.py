@@ -146,6 +146,11 @@ def test_predict_answers_good_images_beside_bad_ones(shell: Shell, tmp_path: Pat
     assert [predictions[0]["index"] for predictions in good] == expected_N
 
 
+def test_predict_names_the_command_for_folders(shell: Shell, image: Path) -> None:
+    said = shell("predict", image.parent, image)
+    assert said.code == 3 and said.error.count("`foveal score` takes folders") == 1
+
+
 def test_predict_says_when_the_url_is_no_service(shell: Shell, image: Path) -> None:
     said = shell("predict", image, "--url", f"http://127.0.0.1:{free_port()}")
     assert said.code == 1
