@@ -9,15 +9,17 @@ import select
 import signal
 import socket
 import warnings
+from types import SimpleNamespace
 
 import circus.arbiter  # type: ignore[import-untyped]
+import circus.controller  # type: ignore[import-untyped]
 import circus.process  # type: ignore[import-untyped]
 import circus.watcher  # type: ignore[import-untyped]
 import pytest
 import uvloop
 from circus.exc import ConflictError  # type: ignore[import-untyped]
 from circus.sighandler import SysHandler  # type: ignore[import-untyped]
-from circus.sockets import CircusSocket  # type: ignore[import-untyped]
+from circus.util import synchronized  # type: ignore[import-untyped]
 
 with warnings.catch_warnings():  # BentoML's own imports warn
     warnings.simplefilter("ignore")
@@ -27,7 +29,7 @@ with warnings.catch_warnings():  # BentoML's own imports warn
     from _bentoml_impl.server import app, serving  # type: ignore[import-untyped]
     from _bentoml_impl.worker.service import main  # type: ignore[import-untyped]
     from bentoml._internal.configuration.containers import BentoMLContainer
-    from bentoml._internal.utils.circus import Arbiter, create_standalone_arbiter
+    from bentoml._internal.utils.circus import Arbiter
 
     from service.workers.board import create_board
     from service.workers.supervisor import API_SOCKET, Supervisor, install
@@ -59,19 +61,36 @@ def test_arbiter_method(name: str) -> None:
     assert list(inspect.signature(getattr(circus.arbiter.Arbiter, name)).parameters) == ["self"]
 
 
+class Busy:
+    """What circus' arbiter is while it replaces workers."""
+
+    loop = SimpleNamespace(asyncio_loop=None)
+    watchers = ()
+    _restarting = False
+    _exclusive_running_command: str | None = "manage_watchers"
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.sockets = {API_SOCKET: listener}
+
+    @synchronized("manage_watchers")  # type: ignore[untyped-decorator]
+    def manage_watchers(self) -> bool:
+        return True
+
+
 def test_check_that_comes_while_workers_are_replaced_is_passed_over() -> None:
     """circus' timer calls it by this name, and would log what it throws."""
-    arbiter = create_standalone_arbiter([], sockets=[CircusSocket(API_SOCKET, "127.0.0.1", 0)])
-    assert "AsyncPeriodicCallback(self.arbiter.manage_watchers," in inspect.getsource(
-        type(arbiter.ctrl).start
-    )
-    arbiter._exclusive_running_command = "manage_watchers"
-    with pytest.raises(ConflictError):
-        arbiter.manage_watchers()
-    Supervisor(arbiter, create_board(1), 1.0)
-    assert arbiter.manage_watchers() is None
-    arbiter._exclusive_running_command = None
-    assert arbiter.manage_watchers() is not None
+    source = inspect.getsource(circus.controller.Controller.start)
+    assert "AsyncPeriodicCallback(self.arbiter.manage_watchers," in source
+    source = inspect.getsource(circus.arbiter.Arbiter)
+    assert '@synchronized("manage_watchers")\n    @gen.coroutine\n    def manage_w' in source
+    with socket.socket() as listener:
+        arbiter = Busy(listener)
+        with pytest.raises(ConflictError):
+            arbiter.manage_watchers()
+        Supervisor(arbiter, create_board(1), 1.0)
+        assert arbiter.manage_watchers() is None
+        arbiter._exclusive_running_command = None
+        assert arbiter.manage_watchers()
 
 
 @pytest.mark.parametrize("name", ["graceful_timeout", "hooks", "env", "processes", "respawn"])
