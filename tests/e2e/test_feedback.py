@@ -361,6 +361,7 @@ def test_a_forgotten_answer_counts_if_it_is_recorded(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"feedback_rows": 64, "record": 1, "record_folder": recording}
     with running_server(tmp_path / "models", tmp_path, **settings) as server:
         ids = [ask(server, i % 24) for i in range(100)]
+        until(lambda: is_recording(recording), "a recording", 60)
         until(lambda: len(Index(recording).find(ids)) == 100, "all are recorded", 60)
         truths = [{"id": name, "index": BEST[i % 24]} for i, name in enumerate(ids)]
         truths[1]["index"] = WORST[1]
