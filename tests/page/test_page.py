@@ -4,12 +4,10 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, expect
 
 from models.repository import ModelRepository
 from models.rollout import Rollout, Share
@@ -134,54 +132,6 @@ def test_other_model_and_version_answer_the_same_picture(page: Page) -> None:
     expect(page.locator(".bars .number").first).to_contain_text("25.0")
     page.select_option("#version", "1")
     expect(page.locator("#code")).to_contain_text("/models/flat/versions/1/predict")
-
-
-@contextmanager
-def held(page: Page, path: str) -> Iterator[None]:
-    """Requests of a path wait until the end of the block."""
-    routes: list[Route] = []
-
-    def hold(route: Route) -> None:
-        routes.append(route)
-
-    page.route(path, hold)
-    yield
-    assert routes
-    for route in routes:
-        route.continue_()
-    page.unroute(path)
-
-
-def test_a_picture_sent_before_the_card_of_its_model_came(page: Page) -> None:
-    """It is answered, with that card, once; what comes late takes no answer and no map away."""
-    with held(page, "**/models/several"):
-        page.select_option("#model", "several")
-        upload(page, ("top.png", BRIGHT_TOP))
-        expect(page.locator("#answer")).to_contain_text("Answered by several, version 1.")
-        expect(page.locator(".bars .unseen").first).to_contain_text("threshold")
-    choose(page, "tiny")
-    expect(page.locator("#answer")).to_contain_text("Answered by tiny, version 1.")
-    asked: list[str] = []
-    with held(page, "**/golden/*"):
-        choose(page, "digits-cnn")
-        upload(page, ("top.png", BRIGHT_TOP))
-        expect(page.locator("#answer")).to_contain_text("Answered by digits-cnn, version")
-        page.click("#look")
-        expect(page.locator(".verdict strong")).to_be_visible()
-        page.on("request", lambda request: asked.append(request.url))
-    expect(page.get_by_alt_text("Golden image 7")).to_have_count(1)
-    page.wait_for_timeout(500)
-    assert not [url for url in asked if "/predict" in url]
-    expect(page.locator(".verdict strong")).to_be_visible()
-
-
-def test_a_model_chosen_before_the_answer_came_is_asked_too(page: Page) -> None:
-    with held(page, "**/models/tiny/predict"):
-        upload(page, ("top.png", BRIGHT_TOP))
-        choose(page, "picky")
-        expect(page.locator(".first")).to_have_text("It abstains")
-    page.wait_for_timeout(500)
-    expect(page.locator(".first")).to_have_text("It abstains")
 
 
 def test_abstaining_several_labels_and_labels_that_look_like_markup(page: Page) -> None:

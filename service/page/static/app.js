@@ -19,8 +19,9 @@ const state = {
   name: "",
   version: "", // "": the one that answers by default
   card: null,
-  files: [], // what was sent last; another model that is chosen is asked about it too
-  batch: null, // the last answer; see answer.js
+  isStale: true, // whether the card is not yet that of what is chosen
+  asked: null, // {files, isDrawing, path}: what was sent last, answered or not
+  batch: null, // the answer that is shown; see answer.js
   language: LANGUAGES[0],
   sums: null, // of /metrics, and when
 };
@@ -80,17 +81,35 @@ function showPicker() {
   $("model").disabled = $("version").disabled = false;
 }
 
-async function showCard() {
-  const { name, version } = state;
-  const card = await api.card(name, version);
-  if (name !== state.name || version !== state.version) return;
-  state.card = card;
+const chosenPath = () => api.predictPath(state.name, state.version, TOP);
+
+let showing = 0;
+
+// Show the card of what is chosen, and ask it what another model was asked last. Returns whether it
+// is shown: something else may have been chosen meanwhile.
+async function showChosen() {
+  const turn = ++showing;
+  let card;
+  try {
+    card = await api.card(state.name, state.version);
+  } catch (error) {
+    if (turn !== showing) return false;
+    throw error;
+  }
+  if (turn !== showing) return false;
+  showCard(card);
+  if (state.asked && state.asked.path !== chosenPath()) askAgain();
+  return true;
+}
+
+function showCard(card) {
+  Object.assign(state, { card, isStale: false });
   $("about").textContent = about(card);
   $("card-title").textContent = `${card.model}, version ${card.version}`;
   $("card").replaceChildren(...[h("div", { id: "candidates" }), details(card)]);
   $("card-part").hidden = false;
   showCandidates();
-  await showSamples(card);
+  showSamples(card);
   suggestDigits();
 }
 
@@ -100,51 +119,53 @@ function showCandidates() {
   $("candidates")?.replaceChildren(...[entry() && candidates(entry(), counts)].filter(Boolean));
 }
 
-async function showSamples({ model, version, golden }) {
-  let images = [];
+// What all else works without: null if the service refuses it.
+async function unlessRefused(answer) {
   try {
-    images = await Promise.all(golden.map((_, number) => api.golden(model, version, number)));
+    return await answer;
   } catch (error) {
-    if (!(error instanceof api.ServiceError)) throw error; // all else works without them
+    if (error instanceof api.ServiceError) return null;
+    throw error;
   }
+}
+
+async function showSamples({ model, version, golden }) {
+  const images = await Promise.all(golden.map((_, number) => unlessRefused(api.golden(model, version, number))));
   if (state.card.model !== model || state.card.version !== version) return;
-  $("samples-part").hidden = !images.length;
-  $("samples").replaceChildren(...images.map((blob, number) => {
+  $("samples-part").hidden = !images.some(Boolean);
+  $("samples").replaceChildren(...images.flatMap((blob, number) => {
+    if (!blob) return [];
     const name = `golden-${number}.png`;
     const image = h("img", { src: URL.createObjectURL(blob), alt: `Golden image ${number}, ${golden[number]}` });
     image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
-    return h("li", {}, h("button", { type: "button", title: golden[number], onclick: () => send([new File([blob], name, { type: "image/png" })]) }, image));
+    return h("li", {}, h("button", { type: "button", title: golden[number], onclick: () => take([new File([blob], name, { type: "image/png" })]) }, image));
   }));
 }
 
 async function choose(name, version) {
-  Object.assign(state, { name, version });
-  const turn = sending;
+  Object.assign(state, { name, version, isStale: true });
   showPicker();
   try {
-    await showCard();
-    tell("service");
-    // What was sent while the card came has gone to this model already.
-    if (state.files.length && turn === sending) await send(state.files);
+    if (await showChosen()) tell("service");
   } catch (error) {
-    tell("service", error);
+    tell("service", error); // the next look at the service tries again
   }
 }
 
 // What is served may have changed: a version was published, or one is gone.
 async function refresh() {
   const index = await api.index();
-  const before = JSON.stringify(state.index);
+  if (JSON.stringify(index) !== JSON.stringify(state.index)) state.isStale = true;
   state.index = index;
-  if (JSON.stringify(index) === before) return;
   if (!index.models.length) throw new api.ServiceError(503, "no model is loaded");
-  const answering = state.card?.version;
+  if (!state.isStale) return;
   if (!entry()) state.name = index.models.some(({ name }) => name === index.default) ? index.default : index.models[0].name;
   const { version, versions } = entry();
   if (!versions.includes(Number(state.version))) state.version = version === null ? String(versions.at(-1)) : "";
   showPicker();
-  await showCard();
-  if (answering && state.card.version !== answering) {
+  const before = state.card;
+  if (!(await showChosen())) return;
+  if (before?.model === state.card.model && before.version !== state.card.version) {
     $("said").textContent = `Version ${state.card.version} of ${state.name} answers now.`;
     $("about").textContent = `Version ${state.card.version} answers now. ${$("about").textContent}`;
   }
@@ -169,17 +190,18 @@ let sending = 0;
 // or another model chosen, while the answer came.
 async function cardOf({ model, version }) {
   const { card } = state;
-  return card.model === model && card.version === version ? card : api.card(model, version);
+  return card?.model === model && card.version === version ? card : api.card(model, version);
 }
 
 function forget({ items }) {
   items.forEach(({ url, seen }) => [url, seen].forEach((each) => each && URL.revokeObjectURL(each)));
 }
 
-async function send(files) {
+// Ask what is chosen; what is shown stays until the answer is whole.
+async function send(files, isDrawing = false) {
   const turn = ++sending;
-  state.files = files;
-  const path = api.predictPath(state.name, state.version, TOP);
+  const path = chosenPath();
+  state.asked = { files, isDrawing, path };
   tell("trouble");
   $("answer-part").setAttribute("aria-busy", "true");
   try {
@@ -191,57 +213,81 @@ async function send(files) {
       return { file, url, isSmall: await isSmall(url), result: said.results[number] };
     }));
     const batch = { items, selected: 0, times, path, card, precision: said.precision };
+    await see(batch, items[0]);
     if (turn !== sending) return forget(batch);
     if (state.batch) forget(state.batch);
     state.batch = batch;
-    await select(0);
-    showCode();
+    showAnswer();
   } catch (error) {
-    if (turn !== sending) return;
-    state.files = state.batch?.items.map(({ file }) => file) ?? [];
-    tell("trouble", error, () => send(files));
+    if (turn === sending) tell("trouble", error, () => send(files, isDrawing));
   } finally {
     if (turn === sending) $("answer-part").removeAttribute("aria-busy");
   }
 }
 
+// Ask what was asked last; a drawing is cut anew, as the model that is chosen now wants it.
+async function askAgain() {
+  const { asked } = state;
+  const file = asked.isDrawing ? await drawing() : null;
+  if (asked === state.asked) await send(file ? [file] : asked.files, asked.isDrawing);
+}
+
+const pixels = ({ card }, { file }) => api.pixels(card.model, card.version, file);
+
+// Get what the model saw of a picture.
+async function see(batch, item) {
+  if (item.result.error || item.seen) return;
+  item.png = await unlessRefused(pixels(batch, item));
+  if (item.png) item.seen = URL.createObjectURL(item.png);
+}
+
+let selecting = 0;
+
 async function select(number) {
+  const turn = ++selecting;
   const { batch } = state;
+  await see(batch, batch.items[number]);
+  if (batch !== state.batch || turn !== selecting) return;
   batch.selected = number;
-  const item = batch.items[number];
-  $("look-result").replaceChildren();
-  tell("look-trouble");
-  if (!item.result.error && !item.seen) {
-    item.png = await api.pixels(batch.card.model, batch.card.version, item.file);
-    item.seen = URL.createObjectURL(item.png);
-  }
-  if (batch !== state.batch || batch.selected !== number) return;
+  showAnswer();
+}
+
+function showAnswer() {
+  const { batch } = state;
+  const item = batch.items[batch.selected];
   const hadFocus = $("answer").contains(document.activeElement);
-  $("answer").replaceChildren(answer(batch, (other) => select(other).catch((error) => tell("trouble", error))));
+  $("answer").replaceChildren(answer(batch, select));
   if (hadFocus) $("answer").querySelector("[aria-pressed=true]")?.focus();
   $("said").textContent = sentence(item.file.name, item.result);
   $("look-part").hidden = Boolean(item.result.error);
+  $("look-result").replaceChildren();
+  tell("look-trouble");
+  Object.assign($("look"), { disabled: false, textContent: "Cover and compare" });
   $("code-part").hidden = false;
+  showCode();
 }
 
 async function showLook() {
   const { batch } = state;
   const item = batch.items[batch.selected];
+  const isShown = () => batch === state.batch && item === batch.items[batch.selected];
   const [{ label, index }] = item.result.predictions;
   $("look").disabled = true;
   tell("look-trouble");
   try {
     const { card } = batch;
+    item.png ??= await pixels(batch, item);
     const image = await pixelsOf(item.png, card.image.mode === "L" ? 1 : 3);
     const started = performance.now();
     const result = await look({ name: card.model, version: card.version }, image, index, card.limits);
     if (!result) throw new api.ServiceError(413, "even a coarse map of pictures of this size does not fit one request");
+    if (!isShown()) return;
     $("look").textContent = `Cover and compare (took ${milliseconds(performance.now() - started)})`;
-    if (item === state.batch.items[state.batch.selected]) $("look-result").replaceChildren(...lookView(image, result, label));
+    $("look-result").replaceChildren(...lookView(image, result, label));
   } catch (error) {
-    tell("look-trouble", error, showLook);
+    if (isShown()) tell("look-trouble", error, showLook);
   } finally {
-    $("look").disabled = false;
+    if (isShown()) $("look").disabled = false;
   }
 }
 
@@ -293,10 +339,13 @@ const knowsDigits = (labels) => labels.length === 10 && DIGITS.every((digit) => 
 async function suggestDigits() {
   const button = $("knows-digits");
   button.hidden = true;
-  if ($("drawing").hidden || !state.card || knowsDigits(state.card.labels)) return;
+  const { card } = state;
+  if ($("drawing").hidden || !card || knowsDigits(card.labels)) return;
   for (const { name } of state.index.models.filter(({ version }) => version !== null)) {
-    if (!knowsDigits((await api.card(name, "")).labels)) continue;
-    button.textContent = `${state.name} knows no digits: use ${name}`;
+    const other = await unlessRefused(api.card(name, ""));
+    if (card !== state.card) return;
+    if (!other || !knowsDigits(other.labels)) continue;
+    button.textContent = `${card.model} knows no digits: use ${name}`;
     button.onclick = () => choose(name, "");
     button.hidden = false;
     return;
@@ -304,10 +353,14 @@ async function suggestDigits() {
 }
 
 // Digits of few pixels fill their picture, larger ones stand in a margin of 4 of 28 (MNIST).
+function drawing() {
+  const { height, width } = state.card?.image ?? { height: 28, width: 28 };
+  return pad.file(Math.min(height, width) < 20 ? 0 : 4 / 28);
+}
+
 async function sendDrawing() {
-  const { height, width } = state.card.image;
-  const file = await pad.file(Math.min(height, width) < 20 ? 0 : 4 / 28);
-  if (file) await send([file]);
+  const file = await drawing();
+  if (file) take([file], true);
 }
 
 const pad = new Pad($("pad"), (text) => { $("pad-state").textContent = text; }, sendDrawing);
@@ -348,7 +401,7 @@ async function poll() {
       await readMetrics();
     } catch (error) {
       tell("service", error);
-      if (error.status === 401) return; // the form goes on
+      if (error.status === 401) wait = 10_000; // the form goes on before
       if (error.status === 429) wait = 1000 * Math.max(10, error.retryAfter);
     }
   }
@@ -358,9 +411,12 @@ async function poll() {
 
 // --- What people do ---
 
-function take(files) {
+// What comes before the models are known is asked as soon as they are.
+function take(files, isDrawing = false) {
   const [...all] = files;
-  if (all.length && state.card) send(all);
+  if (!all.length) return;
+  if (state.name) send(all, isDrawing);
+  else state.asked = { files: all, isDrawing, path: "" };
 }
 
 function listen() {
