@@ -10,7 +10,7 @@ import pytest
 from models import installation
 from models.installation import how_to_add
 from models.repository import ModelRepository
-from tests.server import ROOT
+from tests.server import ROOT, free_port
 from tests.shell import Shell
 
 PACKAGES = ("commands", "models", "report", "scoring", "service")
@@ -29,7 +29,8 @@ foveal.main(sys.argv[1:])
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FOVEAL_")}
-    return kept | {"XDG_DATA_HOME": str(tmp_path / "data"), "HOME": str(tmp_path)}
+    folders = {"XDG_DATA_HOME": str(tmp_path / "data"), "HOME": str(tmp_path)}
+    return kept | folders | {"FOVEAL_GRPC_PORT": str(free_port())}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder has another name")

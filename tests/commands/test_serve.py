@@ -25,7 +25,7 @@ def test_a_setting_that_is_wrong_is_named(shell: Shell, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "words", [("models", "list"), ("serve",), ("predict", "x.png")], ids=" ".join
+    "words", [("models", "list"), ("serve", "--port", "0"), ("predict", "x.png")], ids=" ".join
 )
 def test_a_setting_that_does_not_exist_is_named_by_every_command(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
