@@ -89,8 +89,9 @@ def _usage(error: typer.TyperException) -> str:
     """Return what is wrong with the command line; the library leaves out what it got."""
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     message = error.format_message()
-    is_help = "\n" in message and parameter is None
-    if context is None or is_help:
+    if context is None:
+        return message
+    if "\n" in message and parameter is None:  # a whole help text, to be shown as it is
         return message
     message = " ".join(message.split()).rstrip(".")  # a missing word's choices stand in lines
     if problems := getattr(error.__cause__, "errors", None):  # pydantic's

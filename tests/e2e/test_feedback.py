@@ -71,6 +71,12 @@ def rows(server: RunningServer, outcome: str, **labels: str) -> float:
     return server.metric("foveal_feedback_rows_total", **labels)
 
 
+def until_recorded(recording: Path, ids: list[str], count: int) -> None:
+    """Wait for the recording, which begins with its first row, and then for so many rows of ids."""
+    until(lambda: is_recording(recording), "a recording", 60)
+    until(lambda: len(Index(recording).find(ids)) == count, "all are recorded", 60)
+
+
 @contextlib.contextmanager
 def counting(server: RunningServer, expected: dict[str, int]) -> Iterator[None]:
     """Assert what a block adds to the rows by outcome, of all workers."""
@@ -221,8 +227,7 @@ def test_each_message_of_a_stream_has_its_own_id(tmp_path: Path, own: str) -> No
         ids = [each.infer_response.parameters["x-request-id"].string_param for each in answers]
         assert ids == [f"{whole}-{number}" for number in range(4)] and whole.startswith(own)
         told_of = [(ids[0], 0, 0), (ids[2], 0, 2), (ids[2], 1, 3), (ids[3], 0, 4)]
-        until(lambda: is_recording(recording), "a recording", 60)
-        until(lambda: len(Index(recording).find(ids)) == 4, "all are recorded", 60)
+        until_recorded(recording, ids, 4)
         for (name, row), document in Index(recording).find(ids).items():
             image = next(i for one, place, i in told_of if (one, place) == (name, row))
             assert document["index"] == BEST[image] and document["protocol"] == "v2_grpc"
@@ -361,8 +366,7 @@ def test_a_forgotten_answer_counts_if_it_is_recorded(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"feedback_rows": 64, "record": 1, "record_folder": recording}
     with running_server(tmp_path / "models", tmp_path, **settings) as server:
         ids = [ask(server, i % 24) for i in range(100)]
-        until(lambda: is_recording(recording), "a recording", 60)
-        until(lambda: len(Index(recording).find(ids)) == 100, "all are recorded", 60)
+        until_recorded(recording, ids, 100)
         truths = [{"id": name, "index": BEST[i % 24]} for i, name in enumerate(ids)]
         truths[1]["index"] = WORST[1]
         document = tell(server, [*truths, {"id": "never", "index": 0}]).json()

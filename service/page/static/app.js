@@ -19,7 +19,7 @@ const state = {
   name: "",
   version: "", // "": the one that answers by default
   card: null,
-  isStale: true, // whether the card is not yet that of what is chosen
+  isStale: true, // whether the card of what is chosen is still to come
   asked: null, // {files, isDrawing, path}: what was sent last, answered or not
   batch: null, // the answer that is shown; see answer.js
   language: LANGUAGES[0],
@@ -129,9 +129,10 @@ async function unlessRefused(answer) {
   }
 }
 
-async function showSamples({ model, version, golden }) {
+async function showSamples(card) {
+  const { model, version, golden } = card;
   const images = await Promise.all(golden.map((_, number) => unlessRefused(api.golden(model, version, number))));
-  if (state.card.model !== model || state.card.version !== version) return;
+  if (card !== state.card) return;
   $("samples-part").hidden = !images.some(Boolean);
   $("samples").replaceChildren(...images.flatMap((blob, number) => {
     if (!blob) return [];

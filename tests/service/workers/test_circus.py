@@ -88,7 +88,8 @@ def test_check_that_comes_while_workers_are_replaced_is_passed_over() -> None:
         with pytest.raises(ConflictError):
             arbiter.manage_watchers()
         Supervisor(arbiter, create_board(1), 1.0)
-        assert arbiter.manage_watchers() is None
+        passed_over = arbiter.manage_watchers()
+        assert passed_over is None
         arbiter._exclusive_running_command = None
         assert arbiter.manage_watchers()
 
